@@ -1,0 +1,76 @@
+# `make demo` and `make test` are all that a newcomer needs: both set up everything first.
+# Recipes use relative paths only, so that the folder's own path may hold spaces.
+
+PY := .venv/bin/python
+PACKAGES := adapterdistill actors serve
+PROTO := proto/adapterdistill/registry/v1/registry.proto
+STUBS := adapterdistill/registry/v1
+# An interpreter to build .venv with; found when empty.
+PYTHON ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+.PHONY: help
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 12
+
+.PHONY: setup
+setup: .venv/.setup  ## make .venv with the pinned dependencies (once)
+
+.venv/.setup: pyproject.toml constraints.txt
+	@python="$(PYTHON)"; \
+	for candidate in python3.11 python3; do \
+		if [ -z "$$python" ] && "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+		then python="$$candidate"; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "setup: needs Python 3.11 or later: install it, or name one with make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(PY) ]; then echo "setup: creating .venv with $$python"; "$$python" -m venv .venv; fi
+	@echo "setup: installing pinned packages (a minute or two)"
+	@# torch first and by its exact version: a range may bring a build with gigabytes of CUDA.
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: check
+check: setup proto-check  ## formatting, lint, types, layers, protobuf
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy --no-error-summary
+	@.venv/bin/lint-imports --no-logo
+	@echo "check: all passed"
+
+.PHONY: test
+test: setup  ## every test (under 10 minutes on 2 cores)
+	@$(PY) -m pytest
+
+.PHONY: test-unit
+test-unit: setup  ## unit and contract tests only: no Ray (under a minute)
+	@$(PY) -m pytest tests/unit tests/contract
+
+.PHONY: demo
+demo: setup  ## the main job on the sample tenants (under 6 minutes on 2 cores)
+	@.venv/bin/adapterdistill demo $(DEMO_ARGS)
+
+.PHONY: proto
+proto: setup  ## regenerate the gRPC stubs, which are committed
+	@$(PY) -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+
+.PHONY: proto-check
+proto-check: setup
+	@.venv/bin/buf lint
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PY) -m grpc_tools.protoc -I proto --python_out="$$fresh" --pyi_out="$$fresh" \
+		--grpc_python_out="$$fresh" $(PROTO) && \
+	for stub in registry_pb2.py registry_pb2.pyi registry_pb2_grpc.py; do \
+		cmp -s "$(STUBS)/$$stub" "$$fresh/$(STUBS)/$$stub" || \
+		{ echo "check: $(STUBS)/$$stub is stale: run 'make proto'" >&2; exit 1; }; \
+	done
+
+.PHONY: clean
+clean:  ## remove .venv, caches and what the demo left
+	@rm -rf .venv .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

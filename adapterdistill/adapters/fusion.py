@@ -1,0 +1,75 @@
+"""AdapterFusion (Pfeiffer et al., 2021, eq. 3), exact, without the [tokens, N, hidden] tensor.
+
+Per layer, with u_n = U_n a_n + c_n the output of adapter n (no residual) and x the layer's
+post-LayerNorm hidden state: s = softmax_n <Q x + b, K u_n>, o = sum_n s_n V u_n. As published in
+the adapters library: no division by sqrt(d), softmax over adapters, values before the sum. A bias
+on K would add the same number to every score and drops out of the softmax, so there is none.
+
+Re-associated: <Q x + b, K u_n> = (U_n^T q') . a_n + c_n . q' with q' = K^T (Q x + b), and
+o = V (sum_n s_n U_n a_n + sum_n s_n c_n). Memory and work grow with N * bottleneck_size instead
+of N * hidden_size.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adapterdistill.adapters.stack import AdapterStack
+
+VALUE_OFF_DIAGONAL = 1e-6
+
+
+class Fusion(nn.Module):
+    """Trainable queries, keys and values of all layers over the adapters of a stack.
+
+    Parameters (float32): `query_weight` [L, d, d], `query_bias` [L, d], `key_weight` [L, d, d],
+    `value_weight` [L, d, d]; weights act on column vectors.
+    """
+
+    def __init__(
+        self, query_weight: Tensor, query_bias: Tensor, key_weight: Tensor, value_weight: Tensor
+    ):
+        super().__init__()
+        self.query_weight = nn.Parameter(query_weight)
+        self.query_bias = nn.Parameter(query_bias)
+        self.key_weight = nn.Parameter(key_weight)
+        self.value_weight = nn.Parameter(value_weight)
+
+    @classmethod
+    def new(cls, num_layers: int, hidden_size: int, *, seed: int) -> "Fusion":
+        """Q, K from N(0, 0.02^2), V the identity plus 1e-6 elsewhere: near the teachers' mean."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (num_layers, hidden_size, hidden_size)
+        value = torch.full(shape, VALUE_OFF_DIAGONAL)
+        value.diagonal(dim1=1, dim2=2).fill_(1.0)
+        return cls(
+            torch.randn(shape, generator=generator) * 0.02,
+            torch.zeros(num_layers, hidden_size),
+            torch.randn(shape, generator=generator) * 0.02,
+            value,
+        )
+
+    def attention(
+        self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
+    ) -> tuple[Float[Tensor, "tokens units"], Float[Tensor, "tokens N"]]:
+        """Bottleneck activations [tokens, N * r] and attention weights [tokens, N] (sum 1)."""
+        a = stack.bottleneck(layer, x)
+        q = F.linear(x, self.query_weight[layer].to(x.dtype), self.query_bias[layer].to(x.dtype))
+        q = q @ self.key_weight[layer].to(x.dtype)
+        per_unit = F.linear(q, stack.up[layer].flatten(0, 1)) * a
+        scores = per_unit.unflatten(1, (stack.num_adapters, -1)).sum(-1, dtype=torch.float32)
+        scores = scores + F.linear(q, stack.up_bias[layer])
+        return a, scores.softmax(-1).to(x.dtype)
+
+    def forward(
+        self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
+    ) -> Float[Tensor, "tokens d"]:
+        """o, the attention-weighted sum of the adapters' values, at `layer`."""
+        a, weights = self.attention(layer, x, stack)
+        return F.linear(stack.weighted(layer, a, weights), self.value_weight[layer].to(x.dtype))
+
+    def value_regulariser(self) -> Tensor:
+        """sum_l ||I - V_l||_F^2: zero at V = I (the adapters library adds 0.01 of it)."""
+        eye = torch.eye(self.value_weight.shape[1], device=self.value_weight.device)
+        return (self.value_weight - eye).square().sum()

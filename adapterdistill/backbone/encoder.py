@@ -1,0 +1,124 @@
+"""A frozen post-LayerNorm transformer encoder as a pure function of packed tokens.
+
+Adapters enter as a `LayerDelta`. Nothing about a request is kept on the encoder, so threads and
+tenants cannot meet in it. Placement follows Pfeiffer et al. (2021), `seq_bn`: with f the FFN's
+output and a the attention block's, x = LN(f + a), and the layer returns LN(f + a + delta(x)) with
+the same pretrained LayerNorm.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapterdistill.backbone.attach import EncoderWeights, LayerWeights
+from adapterdistill.backbone.packed import PackedTokens, attend, mean_pool, pack
+from adapterdistill.manifest import EncoderRef
+
+LayerDelta = Callable[[int, Tensor], Tensor]
+"""(layer, x [tokens, hidden]) to what an adapter adds to the FFN's output, [tokens, hidden]."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class Encoder:
+    """A frozen encoder with its tokenizer, on one device, in one dtype. Thread-safe."""
+
+    def __init__(
+        self, weights: EncoderWeights, tokenizer: Any, ref: EncoderRef, *, max_tokens: int
+    ) -> None:
+        self.ref = ref
+        self.hidden_size = ref.hidden_size
+        self.num_layers = ref.num_layers
+        self.dtype = weights.words.dtype
+        self.device = weights.words.device
+        self.max_tokens = max_tokens
+        self._weights = weights
+        self._tokenizer = tokenizer
+        self._activation = _ACTIVATIONS[weights.activation]
+        special = tokenizer.encode("", add_special_tokens=True).ids
+        half = (len(special) + 1) // 2
+        self._head, self._tail = special[:half], special[half:]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with the encoder's special tokens, cut at `max_tokens`."""
+        room = self.max_tokens - len(self._head) - len(self._tail)
+        # Cut here, not in the tokenizer, whose truncation is state that threads would share.
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [[*self._head, *encoding.ids[:room], *self._tail] for encoding in encodings]
+
+    def hidden(self, tokens: PackedTokens, delta: LayerDelta | None = None) -> Tensor:
+        """Last hidden states, [tokens, hidden], of the encoder with `delta` at every layer."""
+        w = self._weights
+        h = F.embedding(tokens.input_ids, w.words) + F.embedding(tokens.position, w.positions)
+        h = self._norm(h, w.embedding_norm_weight, w.embedding_norm_bias)
+        for index, layer in enumerate(w.layers):
+            h = self._layer(index, layer, h, tokens, delta)
+        return h
+
+    def embed(self, tokens: PackedTokens, delta: LayerDelta | None = None) -> Tensor:
+        """Unit-length mean-pooled embeddings, [rows, hidden], float32."""
+        return F.normalize(mean_pool(self.hidden(tokens, delta), tokens), dim=-1)
+
+    @torch.no_grad()
+    def embed_texts(
+        self, texts: Sequence[str], delta: LayerDelta | None = None, *, batch_size: int = 64
+    ) -> Tensor:
+        """`embed` of texts, [texts, hidden] float32, without gradients, batched by length."""
+        return self.embed_ids(self.tokenize(texts), delta, batch_size=batch_size)
+
+    @torch.no_grad()
+    def embed_ids(
+        self,
+        rows: Sequence[Sequence[int]],
+        delta: LayerDelta | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """`embed` of token id rows, [rows, hidden] float32, without gradients."""
+        out = torch.empty(len(rows), self.hidden_size, dtype=torch.float32, device=self.device)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            tokens = pack([rows[row] for row in chosen], self.device)
+            out[torch.tensor(chosen, device=self.device)] = self.embed(tokens, delta)
+        return out
+
+    def _layer(
+        self,
+        index: int,
+        layer: LayerWeights,
+        h: Tensor,
+        tokens: PackedTokens,
+        delta: LayerDelta | None,
+    ) -> Tensor:
+        w = self._weights
+        qkv = F.linear(h, layer.qkv_weight, layer.qkv_bias)
+        mixed = attend(qkv, tokens, w.num_heads, w.relative_bias)
+        a = self._norm(
+            F.linear(mixed, layer.attention_weight, layer.attention_bias) + h,
+            layer.attention_norm_weight,
+            layer.attention_norm_bias,
+        )
+        inner = self._activation(F.linear(a, layer.up_weight, layer.up_bias))
+        f_plus_a = F.linear(inner, layer.down_weight, layer.down_bias) + a
+        x = self._norm(f_plus_a, layer.ffn_norm_weight, layer.ffn_norm_bias)
+        if delta is None:
+            return x
+        return self._norm(
+            f_plus_a + delta(index, x), layer.ffn_norm_weight, layer.ffn_norm_bias
+        )
+
+    def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(h, (self.hidden_size,), weight, bias, self._weights.norm_eps)

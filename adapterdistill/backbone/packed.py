@@ -1,0 +1,82 @@
+"""Packed batches: rows laid end to end without padding, and attention within each row.
+
+Matrix products see only real tokens. Rows are laid out in order of length, so that rows of one
+length are neighbours and their attention is one call without a mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """A batch of rows, their tokens laid end to end in order of length."""
+
+    input_ids: Tensor
+    """[tokens] int64."""
+    row_of_token: Tensor
+    """[tokens] int64, the row (in the caller's order) that each token belongs to."""
+    position: Tensor
+    """[tokens] int64, 0-based position of each token within its row."""
+    lengths: tuple[int, ...]
+    """[rows] tokens of each row, in the caller's order."""
+    groups: tuple[tuple[int, int], ...]
+    """(rows, length) of each run of equally long rows, in layout order."""
+
+
+def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> PackedTokens:
+    """Lay `rows` of token ids end to end.
+
+    Raises:
+        ValueError: there is no row, or a row has no token.
+    """
+    lengths = tuple(len(row) for row in rows)
+    if not lengths or min(lengths) == 0:
+        raise ValueError(f"every row needs a token, got rows of lengths {lengths[:8]}")
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    in_order = torch.tensor([lengths[row] for row in order])
+    starts = torch.repeat_interleave(in_order.cumsum(0) - in_order, in_order)
+    return PackedTokens(
+        input_ids=torch.tensor([i for row in order for i in rows[row]]).to(device),
+        row_of_token=torch.repeat_interleave(torch.tensor(order), in_order).to(device),
+        position=(torch.arange(int(in_order.sum())) - starts).to(device),
+        lengths=lengths,
+        groups=tuple((len(list(run)), length) for length, run in groupby(in_order.tolist())),
+    )
+
+
+def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | None) -> Tensor:
+    """Scaled dot-product attention of each token over the tokens of its own row.
+
+    Args:
+        qkv: [tokens, 3 * hidden], queries, keys and values side by side.
+        bias: [heads, T, T] added to the scores, with T at least the longest row; None for none.
+
+    Returns:
+        [tokens, hidden]
+    """
+    dtype = qkv.dtype
+    # The CPU's bfloat16 attention is slow backwards (measured 2.5 to 4 times), float32 is not.
+    if qkv.device.type == "cpu" and qkv.requires_grad:
+        qkv = qkv.float()
+    outputs = []
+    for chunk, (rows, length) in zip(
+        qkv.split([rows * length for rows, length in tokens.groups]), tokens.groups, strict=True
+    ):
+        q, k, v = chunk.view(rows, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if bias is None else bias[None, :, :length, :length].to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        outputs.append(mixed.transpose(1, 2).reshape(rows * length, -1))
+    return torch.cat(outputs).to(dtype)
+
+
+def mean_pool(hidden: Tensor, tokens: PackedTokens) -> Tensor:
+    """Mean over each row's tokens, in float32: [tokens, hidden] to [rows, hidden]."""
+    lengths = torch.tensor(tokens.lengths, device=hidden.device, dtype=torch.float32)
+    sums = hidden.new_zeros(len(tokens.lengths), hidden.shape[1], dtype=torch.float32)
+    return sums.index_add(0, tokens.row_of_token, hidden.float()) / lengths[:, None]

@@ -1,0 +1,288 @@
+"""The serving bundle: what a tenant's owner hands to the tenant's own serving deployment.
+
+    STORE/TENANT/live.json                                   {"bundle": BUNDLE_ID}
+    STORE/TENANT/versions/BUNDLE_ID/bundle.json              manifest, threshold, files' digests
+                                    adapter.safetensors      the registry's payload, byte for byte
+                                    faqs.parquet             faq_id, question, answer
+                                    index.safetensors        vectors, faq_of_vector
+
+BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
+`bundle.json`, which holds the digests of the other files. So the id proves all of the content,
+bundles are immutable, and writing the same bundle twice is harmless. Bundles hold the tenant's
+FAQs: they stay private to the tenant and never go to the registry.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from adapterdistill.data.schema import Faq
+from adapterdistill.errors import ServingError
+from adapterdistill.manifest import Manifest, Name, Record, Sha256, is_name, sha256_hex
+
+NEVER_ABSTAIN = -1.0
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}-[0-9a-f]{12}")
+_FAQ_COLUMNS = pa.schema(
+    [("faq_id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
+)
+_ADAPTER, _FAQS, _INDEX, _HEAD = (
+    "adapter.safetensors",
+    "faqs.parquet",
+    "index.safetensors",
+    "bundle.json",
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One adapter version with the tenant's FAQ index.
+
+    vectors: [entries, hidden_size] float32, unit length. An FAQ's score for a query is the largest
+        cosine over its vectors; a centroid index has one vector an FAQ.
+    faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
+    threshold: a query whose top score is below it is abstained from; NEVER_ABSTAIN = never.
+    """
+
+    manifest: Manifest
+    adapter_payload: bytes
+    faqs: list[Faq]
+    vectors: Tensor
+    faq_of_vector: Tensor
+    threshold: float = NEVER_ABSTAIN
+
+
+class _Head(Record):
+    """bundle.json"""
+
+    schema_version: int = Field(default=1, ge=1, le=1)
+    manifest: Manifest
+    threshold: float = Field(ge=-1, le=1)
+    files: dict[str, Sha256]
+
+
+class _Live(Record):
+    """live.json"""
+
+    tenant: Name
+    bundle: str
+
+
+def write_bundle(store: Path, bundle: Bundle) -> Path:
+    """Write all of the bundle or nothing; its folder's name is the bundle id. Idempotent.
+
+    Raises:
+        ServingError: the parts contradict each other.
+    """
+    _check(bundle)
+    contents = {
+        _ADAPTER: bundle.adapter_payload,
+        _FAQS: _faqs_to_bytes(bundle.faqs),
+        _INDEX: safetensors.torch.save(
+            {
+                "vectors": bundle.vectors.detach().contiguous(),
+                "faq_of_vector": bundle.faq_of_vector.contiguous(),
+            }
+        ),
+    }
+    head = _Head(
+        manifest=bundle.manifest,
+        threshold=bundle.threshold,
+        files={name: sha256_hex(content) for name, content in contents.items()},
+    ).canonical_json()
+    contents[_HEAD] = head
+    bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
+    folder = _bundle_folder(store, bundle.manifest.tenant, bundle_id)
+    if folder.exists():
+        if all(_has_content(folder / name, content) for name, content in contents.items()):
+            return folder
+        # Damaged on disk: move it aside, so that the name never shows a half-written bundle.
+        _remove_aside(folder)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.parent.parent / f".staged-{uuid.uuid4().hex}"
+    staged.mkdir()
+    try:
+        for name, content in contents.items():
+            _write_synced(staged / name, content)
+        _sync_folder(staged)
+        try:
+            staged.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another writer of the same content came first
+                raise
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return folder
+
+
+def set_live(store: Path, tenant: str, bundle_id: str) -> None:
+    """Point the tenant at a bundle that the store holds; replaces the pointer atomically.
+
+    Raises:
+        ServingError: the bundle is absent or damaged; the pointer then stays as it was.
+    """
+    read_bundle(store, tenant, bundle_id)
+    folder = _tenant_folder(store, tenant)
+    staged = folder / f".live-{uuid.uuid4().hex}"
+    try:
+        _write_synced(staged, _Live(tenant=tenant, bundle=bundle_id).canonical_json())
+        staged.replace(folder / "live.json")
+        _sync_folder(folder)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def tenants_in(store: Path) -> list[str]:
+    """Tenants with a live pointer, sorted. Raises ServingError if `store` is no folder."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(store) if entry.is_dir())
+    except OSError as error:
+        raise ServingError(f"bundle store cannot be read: {error.strerror}") from None
+    return [name for name in names if is_name(name) and (store / name / "live.json").is_file()]
+
+
+def live_bundle(store: Path, tenant: str) -> str:
+    """The id of the tenant's live bundle. Raises ServingError: no pointer, or a damaged one."""
+    try:
+        live = _Live.model_validate_json((_tenant_folder(store, tenant) / "live.json").read_bytes())
+    except OSError as error:
+        raise ServingError(f"tenant {tenant}: no live bundle ({error.strerror})") from None
+    except ValidationError:
+        raise ServingError(f"tenant {tenant}: live.json is damaged") from None
+    if live.tenant != tenant or _BUNDLE_ID.fullmatch(live.bundle) is None:
+        raise ServingError(f"tenant {tenant}: live.json names no bundle of this tenant")
+    return live.bundle
+
+
+def live_bundles(store: Path) -> dict[str, str]:
+    """Tenant -> id of its live bundle. Raises ServingError if any pointer is damaged."""
+    return {tenant: live_bundle(store, tenant) for tenant in tenants_in(store)}
+
+
+def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
+    """Read one bundle and verify every digest that its id promises.
+
+    Raises:
+        ServingError: absent, damaged, of another tenant, or contradicting itself.
+    """
+    folder = _bundle_folder(store, tenant, bundle_id)
+    subject = f"bundle {bundle_id[:12]} of tenant {tenant}"
+    try:
+        contents = {name: (folder / name).read_bytes() for name in (_HEAD, _ADAPTER, _FAQS, _INDEX)}
+    except OSError as error:
+        raise ServingError(f"{subject} cannot be read: {error.strerror}") from None
+    if sha256_hex(contents[_HEAD])[:12] != bundle_id[65:]:
+        raise ServingError(f"{subject} is damaged: {_HEAD} has not the digest in its id")
+    try:
+        head = _Head.model_validate_json(contents.pop(_HEAD))
+    except ValidationError:
+        raise ServingError(f"{subject} is damaged: {_HEAD} is malformed") from None
+    if head.manifest.tenant != tenant or head.manifest.version != bundle_id[:64]:
+        raise ServingError(f"{subject} holds another tenant's or another version's manifest")
+    for name, content in contents.items():
+        if head.files.get(name) != sha256_hex(content):
+            raise ServingError(f"{subject} is damaged: {name} has not its recorded digest")
+    try:
+        index = safetensors.torch.load(contents[_INDEX])
+        bundle = Bundle(
+            manifest=head.manifest,
+            adapter_payload=contents[_ADAPTER],
+            faqs=_faqs_from_bytes(contents[_FAQS]),
+            vectors=index["vectors"],
+            faq_of_vector=index["faq_of_vector"],
+            threshold=head.threshold,
+        )
+    except (SafetensorError, KeyError, pa.ArrowException):
+        raise ServingError(f"{subject} is malformed: its index or FAQs cannot be decoded") from None
+    _check(bundle)
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    """Raise ServingError unless the parts agree with each other."""
+    tenant, vectors, owner = bundle.manifest.tenant, bundle.vectors, bundle.faq_of_vector
+    hidden_size, num_faqs = bundle.manifest.encoder.hidden_size, len(bundle.faqs)
+    faults = (
+        (
+            sha256_hex(bundle.adapter_payload) != bundle.manifest.version,
+            "payload is not the version",
+        ),
+        (num_faqs == 0, "no FAQ"),
+        (len({faq.faq_id for faq in bundle.faqs}) != num_faqs, "duplicate faq_id"),
+        (vectors.dtype != torch.float32 or vectors.dim() != 2, "vectors are not a float32 matrix"),
+        (vectors.shape[-1:] != (hidden_size,), f"vectors are not {hidden_size} wide"),
+        (owner.dtype != torch.int64 or owner.shape != vectors.shape[:1], "not one FAQ a vector"),
+        (owner.unique().tolist() != list(range(num_faqs)), "not every FAQ has a vector"),
+        (not -1 <= bundle.threshold <= 1, "threshold is outside [-1, 1]"),
+    )
+    for is_fault, problem in faults:
+        if is_fault:
+            raise ServingError(f"bundle of tenant {tenant} refused: {problem}")
+    lengths = torch.linalg.vector_norm(vectors.double(), dim=-1)
+    if not bool(((lengths - 1).abs() < 1e-3).all()):  # also false for NaN
+        raise ServingError(f"bundle of tenant {tenant} refused: vectors are not of unit length")
+
+
+def _tenant_folder(store: Path, tenant: str) -> Path:
+    if not is_name(tenant):
+        raise ServingError("not a tenant name")
+    return store / tenant
+
+
+def _bundle_folder(store: Path, tenant: str, bundle_id: str) -> Path:
+    if _BUNDLE_ID.fullmatch(bundle_id) is None:
+        raise ServingError(f"tenant {tenant}: not a bundle id: expected SHA256-DIGEST12")
+    return _tenant_folder(store, tenant) / "versions" / bundle_id
+
+
+def _faqs_to_bytes(faqs: list[Faq]) -> bytes:
+    rows = [{"faq_id": f.faq_id, "question": f.question, "answer": f.answer} for f in faqs]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_FAQ_COLUMNS), sink)
+    return bytes(sink.getvalue())
+
+
+def _faqs_from_bytes(content: bytes) -> list[Faq]:
+    table = pq.read_table(pa.BufferReader(content))
+    if not table.schema.equals(_FAQ_COLUMNS):
+        raise pa.ArrowInvalid("other columns than an FAQ table's")
+    return [Faq(row["faq_id"], row["question"], row["answer"]) for row in table.to_pylist()]
+
+
+def _has_content(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _remove_aside(folder: Path) -> None:
+    aside = folder.parent.parent / f".damaged-{uuid.uuid4().hex}"
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

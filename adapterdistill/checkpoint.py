@@ -1,0 +1,136 @@
+"""Adapters as bytes, and the proof that loaded bytes are active. Knows tensors and bytes both.
+
+A payload is safetensors with one metadata key, `adapter_config`: JSON whose keys follow the
+adapters library where it has one. Equal weights give equal bytes, and so the same version.
+"""
+
+import hashlib
+import json
+from importlib import resources
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
+from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, sha256_hex
+
+_NAMES = ("down.weight", "down.bias", "up.weight", "up.bias")
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+GOLDEN_TOLERANCE = 0.02
+"""Euclidean, on unit vectors: bfloat16 against float32 moves a distance by up to 0.01 (tests)."""
+
+
+def pack_adapter(adapter: BottleneckAdapter, *, model_name: str) -> bytes:
+    """The adapter's payload; equal adapters give equal bytes."""
+    tensors = {
+        name: p.detach().cpu().contiguous()
+        for name, p in zip(_NAMES, adapter.parameters(), strict=True)
+    }
+    config = adapter_config(adapter, model_name=model_name)
+    return safetensors.torch.save(tensors, {"adapter_config": canonical_json(config).decode()})
+
+
+def adapter_config(adapter: BottleneckAdapter, *, model_name: str) -> dict[str, object]:
+    """The adapter's configuration with the adapters library's keys (`seq_bn`)."""
+    return {
+        "model_name": model_name,
+        "hidden_size": adapter.hidden_size,
+        "config": {
+            "architecture": None,
+            "mh_adapter": False,
+            "output_adapter": True,
+            "reduction_factor": adapter.hidden_size / adapter.bottleneck_size,
+            "non_linearity": "relu",
+            "original_ln_before": True,
+            "original_ln_after": True,
+            "ln_before": False,
+            "ln_after": False,
+            "residual_before_ln": True,
+            "adapter_residual_before_ln": False,
+            "is_parallel": False,
+            "scaling": 1.0,
+        },
+    }
+
+
+def tensor_specs(adapter: BottleneckAdapter) -> dict[str, TensorSpec]:
+    """dtype and shape of each tensor of the payload, for the manifest."""
+    return {
+        name: TensorSpec(dtype=_DTYPES[p.dtype], shape=tuple(p.shape))  # type: ignore[arg-type]
+        for name, p in zip(_NAMES, adapter.parameters(), strict=True)
+    }
+
+
+def unpack_adapter(payload: bytes) -> BottleneckAdapter:
+    """The adapter in a payload, float32.
+
+    Raises:
+        InvalidPayloadError: not safetensors, or not the tensors of a bottleneck adapter.
+    """
+    try:
+        tensors = safetensors.torch.load(payload)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InvalidPayloadError("payload is not valid safetensors") from error
+    if set(tensors) != set(_NAMES):
+        raise InvalidPayloadError(
+            f"payload holds {len(tensors)} tensors, expected exactly {', '.join(_NAMES)}"
+        )
+    if not all(t.dtype in _DTYPES and bool(t.isfinite().all()) for t in tensors.values()):
+        raise InvalidPayloadError("payload holds a tensor that is not finite floating point")
+    try:
+        return BottleneckAdapter(*(tensors[name].float() for name in _NAMES))
+    except ValueError as error:
+        raise InvalidPayloadError(f"payload refused: {error}") from error
+
+
+def probe_sentences() -> list[str]:
+    """Fixed sentences that ship with the project; they belong to no tenant."""
+    text = resources.files("adapterdistill.samples").joinpath("probes.json").read_text("utf-8")
+    return list(json.loads(text))
+
+
+def golden_vectors(encoder: Encoder, delta: LayerDelta) -> GoldenVectors:
+    """How far `delta` moves the encoder's embedding of each probe sentence."""
+    probes = probe_sentences()
+    return GoldenVectors(
+        probe_sha256=sha256_hex(canonical_json(probes)),
+        distances=tuple(round(d, 6) for d in _distances(encoder, delta, probes).tolist()),
+        tolerance=GOLDEN_TOLERANCE,
+    )
+
+
+def prove_active(encoder: Encoder, delta: LayerDelta, golden: GoldenVectors) -> None:
+    """Check that `delta` moves this encoder as its manifest says.
+
+    Raises:
+        EncoderMismatchError: it does not, so the encoder differs or the adapter is not active.
+    """
+    probes = probe_sentences()
+    if golden.probe_sha256 != sha256_hex(canonical_json(probes)):
+        raise EncoderMismatchError("golden vectors were made with other probe sentences")
+    found = _distances(encoder, delta, probes)
+    expected = torch.tensor(golden.distances, device=found.device)
+    worst = float((found - expected).abs().max()) if found.shape == expected.shape else 2.0
+    if worst > golden.tolerance:
+        raise EncoderMismatchError(
+            f"adapter moves the probe sentences by up to {worst:.4f} other than its manifest "
+            f"says (tolerance {golden.tolerance}): another encoder, or the adapter is not active"
+        )
+
+
+def _distances(encoder: Encoder, delta: LayerDelta, probes: list[str]) -> Tensor:
+    moved = encoder.embed_texts(probes, delta)
+    return (moved - encoder.embed_texts(probes)).norm(dim=-1)
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """sha256 over a module's parameters, to prove that they did not change."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""`adapterdistill data ...`: make, check and describe a tenant's folder on the owner's machine."""
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapterdistill.data import (
+    TenantDataset,
+    find_faults,
+    import_samples,
+    import_tenant,
+    sample_names,
+)
+from adapterdistill.data.schema import local_folder
+from adapterdistill.errors import ConfigError, DataError
+
+app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+
+
+Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a tenant that is there.")]
+Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Folder with faqs.* and maybe queries.*")],
+    target: Annotated[str, typer.Argument(help="The tenant folder to make.")],
+    k: Annotated[int | None, typer.Option(help="Keep k training queries of each FAQ.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and of the splits.")] = 0,
+    valid_fraction: Annotated[float, typer.Option(help="Training rows to hold out.")] = 0.0,
+    test_fraction: Annotated[float, typer.Option(help="Training rows to set aside.")] = 0.0,
+    overwrite: Overwrite = False,
+    output: Output = Format.table,
+) -> None:
+    """Make a tenant folder from CSV, JSON Lines or Parquet. On a fault nothing is written."""
+    try:
+        counts = import_tenant(
+            local_folder(source),
+            local_folder(target),
+            k=k,
+            seed=seed,
+            valid_fraction=valid_fraction,
+            test_fraction=test_fraction,
+            overwrite=overwrite,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _show({"path": target, **counts}, output)
+
+
+@app.command()
+def validate(folder: Folder, output: Output = Format.table) -> None:
+    """List every fault by file, row (from 0) and column. Exit code 3 if there is any."""
+    faults = find_faults(local_folder(folder))
+    if output is Format.json:
+        rows = [
+            {"file": f.file, "row": f.row, "column": f.column, "problem": f.problem} for f in faults
+        ]
+        typer.echo(json.dumps({"path": folder, "sound": not faults, "faults": rows}, indent=2))
+    elif not faults:
+        typer.echo(f"{folder}: no faults")
+    else:
+        table = Table("file", "row (from 0)", "column", "problem", title=Text(f"{folder}"))
+        for f in faults:
+            row = "" if f.row is None else str(f.row)
+            table.add_row(Text(f.file), row, Text(f.column or ""), Text(f.problem))
+        Console().print(table)
+        typer.echo(f"{len(faults)} fault(s)")
+    if faults:
+        raise typer.Exit(DataError.exit_code)
+
+
+@app.command()
+def describe(folder: Folder, output: Output = Format.table) -> None:
+    """Count FAQs and queries, and name the content by its digest."""
+    dataset = TenantDataset.open(local_folder(folder))
+    _show({"path": folder, **dataset.counts(), "digest": dataset.digest()}, output)
+
+
+@app.command()
+def samples(
+    target: Annotated[str, typer.Argument(help="Folder to make the tenant folders in.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this sample; may be repeated.")
+    ] = None,
+    overwrite: Overwrite = False,
+    output: Output = Format.table,
+) -> None:
+    """Write the invented sample tenants that ship with the project, one folder each."""
+    parent = local_folder(target)
+    names = name or sample_names()
+    unknown = set(names) - set(sample_names())
+    if unknown:
+        raise DataError(f"no such sample tenant; there are {', '.join(sample_names())}")
+    written = {
+        sample: import_samples(sample, parent / sample, overwrite=overwrite) for sample in names
+    }
+    if output is Format.json:
+        typer.echo(json.dumps(written, indent=2))
+        return
+    columns = ("faqs", "train", "valid", "test", "out_of_scope")
+    table = Table("tenant", *columns)
+    for sample, counts in written.items():
+        table.add_row(sample, *(str(counts[column]) for column in columns))
+    Console().print(table)
+
+
+def _show(values: dict[str, str | int], output: Format) -> None:
+    if output is Format.json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    table = Table(show_header=False)
+    for key, value in values.items():
+        table.add_row(key, Text(str(value), overflow="fold"))
+    Console().print(table)

@@ -1,0 +1,233 @@
+"""`adapterdistill registry ...`: run a registry, and read one.
+
+Imports neither torch nor Ray: `serve` is the registry's process and has little memory.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from adapterdistill.errors import ConfigError, NotFoundError
+from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.registry import server
+from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.client import Lineage, RegistryClient
+from adapterdistill.registry.wire import parse_alias_name
+
+app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
+MIB = 1 << 20
+_SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+
+
+Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", envvar="ADAPTERDISTILL_REGISTRY", help="The registry's HOST:PORT."),
+]
+AddressFile = Annotated[
+    Path | None, typer.Option("--address-file", help="A file that holds HOST:PORT.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a call may take.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="tenants/T/adapters/A/versions/SHA256 (8 digits of it will do),"
+        " or tenants/T/adapters/A/aliases/X."
+    ),
+]
+
+
+@app.command()
+def serve(
+    root: Annotated[Path, typer.Option(help="Folder of payloads and index; made if absent.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write HOST:PORT here once the registry is ready.")
+    ] = None,
+    max_payload_mib: Annotated[int, typer.Option(min=1, help="Largest payload, in MiB.")] = 64,
+    encoder_weights_sha256: Annotated[
+        str | None, typer.Option(help="Accept adapters of this encoder only.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Permit plain text beyond loopback.")
+    ] = False,
+) -> None:
+    """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def announce(address: str) -> None:
+        if port_file is not None:
+            _replace(port_file, f"{address}\n".encode())
+        typer.echo(address)
+
+    registry = server.RegistryServer(
+        root,
+        host=host,
+        port=port,
+        limits=Limits(max_payload_mib * MIB, encoder_weights_sha256),
+        insecure=insecure,
+    )
+    asyncio.run(server.serve(registry, announce))
+
+
+@app.command("list")
+def list_(
+    address: Address = None,
+    address_file: AddressFile = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's adapters.")] = None,
+    exclude_tenant: Annotated[str | None, typer.Option(help="None of this tenant's.")] = None,
+    all_versions: Annotated[
+        bool, typer.Option("--all-versions", help="Not only the newest of each adapter.")
+    ] = False,
+    timeout_s: Timeout = 10.0,
+    output: Output = Format.table,
+) -> None:
+    """List published adapters, newest first."""
+    with _connect(address, address_file, timeout_s) as client:
+        manifests = [
+            *client.list(tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions)
+        ]
+    if output is Format.json:
+        typer.echo(json.dumps([m.model_dump(mode="json") for m in manifests], indent=2))
+        return
+    table = Table("tenant", "adapter", "version", "method", "encoder", "teachers", "KiB")
+    for manifest in manifests:
+        cells = (
+            manifest.tenant,
+            manifest.adapter,
+            manifest.version[:12],
+            manifest.method,
+            manifest.encoder.name,
+            str(len(manifest.teachers)),
+            str(manifest.payload_bytes // 1024),
+        )
+        table.add_row(*map(Text, cells))  # Text: names are no rich markup
+    Console().print(table)
+
+
+@app.command()
+def show(
+    name: Name,
+    address: Address = None,
+    address_file: AddressFile = None,
+    timeout_s: Timeout = 10.0,
+    output: Output = Format.table,
+) -> None:
+    """Show one version: its manifest, its teachers and its students."""
+    with _connect(address, address_file, timeout_s) as client:
+        ref = _resolve(client, name)
+        manifest = client.get(ref)
+        lineage = client.lineage(ref)
+    relatives = _relatives(lineage)
+    if output is Format.json:
+        shown = {"manifest": manifest.model_dump(mode="json"), "lineage": relatives}
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    table = Table("field", Column("value", overflow="fold"), show_header=False)
+    for field, value in _facts(manifest).items():
+        table.add_row(field, Text(value))
+    for kind, members in relatives.items():
+        lines = [f"{depth}  {relative}" for relative, depth in members.items()]
+        table.add_row(kind, Text("\n".join(lines) or "none"))
+    Console().print(table)
+
+
+@app.command()
+def fetch(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; made if absent.")],
+    address: Address = None,
+    address_file: AddressFile = None,
+    timeout_s: Timeout = 60.0,
+    output: Output = Format.table,
+) -> None:
+    """Fetch one version, verified, into adapter.safetensors and manifest.json."""
+    with _connect(address, address_file, timeout_s) as client:
+        manifest, payload = client.fetch(_resolve(client, name))
+    _replace(folder / "adapter.safetensors", payload)
+    _replace(folder / "manifest.json", manifest.canonical_json())
+    if output is Format.json:
+        typer.echo(json.dumps({"name": manifest.ref.name, "folder": str(folder)}))
+    else:
+        typer.echo(f"{manifest.ref.name}: {len(payload)} bytes verified, in {folder}")
+
+
+def _connect(address: str | None, address_file: Path | None, timeout_s: float) -> RegistryClient:
+    if address_file is not None:
+        try:
+            address = address_file.read_text().strip()
+        except OSError:
+            raise ConfigError(f"cannot read the address file {address_file}") from None
+    if not address:
+        raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
+    return RegistryClient(address, timeout_s=timeout_s)
+
+
+def _resolve(client: RegistryClient, name: str) -> VersionRef:
+    if "/aliases/" in name:
+        return client.resolve_alias(*parse_alias_name(name))[0]
+    short = _SHORT_NAME.fullmatch(name)
+    if short is None:
+        return VersionRef.parse(name)
+    versions = client.list(tenant=short[1], latest_only=False)
+    found = [one.ref for one in versions if one.ref.name.startswith(name)]
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} versions begin with {name}; give more of the digest")
+    if not found:
+        raise NotFoundError(f"no version {name}")
+    return found[0]
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    return {
+        "name": manifest.ref.name,
+        "kind": manifest.kind,
+        "task, language": f"{manifest.task}, {manifest.language}",
+        "encoder": f"{manifest.encoder.name} {manifest.encoder.weights_sha256[:12]}",
+        "payload": f"{manifest.payload_bytes} bytes",
+        "tensors": "\n".join(
+            f"{name} {spec.dtype} {list(spec.shape)}" for name, spec in manifest.tensors.items()
+        ),
+        "method": f"{manifest.method}, seed {manifest.seed}",
+        "metrics": "\n".join(
+            f"{name} {metric.value:.4f} of {metric.count}"
+            for name, metric in manifest.metrics.items()
+        ),
+        "privacy": manifest.privacy,
+    }
+
+
+def _relatives(lineage: Lineage) -> Mapping[str, dict[str, int]]:
+    """Names with their depths."""
+    return {
+        "teachers": {one.ref.name: one.depth for one in lineage.ancestors},
+        "students": {one.ref.name: one.depth for one in lineage.descendants},
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file that others see whole or not at all."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(content)
+        staged.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,201 @@
+"""`adapterdistill serve` deploys the search endpoint; `adapterdistill query` asks it."""
+
+import json
+import os
+import secrets
+import signal
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapterdistill.errors import (
+    AdapterDistillError,
+    ConfigError,
+    OverloadedError,
+    ServingError,
+    UnknownTenantError,
+)
+from adapterdistill.manifest import is_name
+
+LOCAL = "local"
+DEFAULT_ADDRESS = "http://127.0.0.1:8000"
+_TIMEOUT_S = 30.0
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `serve` and `query` to the root command."""
+    app.command("serve")(serve)
+    app.command("query")(query)
+
+
+def serve(
+    store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
+    encoder: Annotated[str, typer.Option(help="Encoder's name or folder.")] = "minilm-l6",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
+    host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port that HTTP listens on.")] = 8000,
+    ray_address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="A running Ray cluster (host:port or auto), or `local` to start one and stay.",
+        ),
+    ] = LOCAL,
+    haproxy: Annotated[
+        bool,
+        typer.Option(
+            help="Local Ray only: HAProxy instead of Ray's own proxy. Several times as many "
+            "requests a second, but its statistics ports 8404 and 9101 listen on all interfaces."
+        ),
+    ] = False,
+) -> None:
+    """Deploy the search endpoint on Ray Serve.
+
+    On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
+    deploys and returns.
+    """
+    is_local = ray_address == LOCAL
+    if is_local:
+        _prepare_local_ray(haproxy=haproxy)
+    import ray
+
+    from serve.app import deploy
+
+    console = Console(stderr=True)
+    settings = {
+        "store": str(store.expanduser().resolve()),
+        "encoder": str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    with console.status("starting Ray Serve ..."):
+        _connect(ray, ray_address)
+        try:
+            address = deploy(settings, host=host, port=port)
+        except RuntimeError as error:
+            raise ServingError("Ray Serve could not deploy: see its log") from error
+    print(f"serving {store} at {address} (documentation at {address}/docs)", flush=True)
+    if is_local:
+        _wait_for_a_signal()
+        with console.status("stopping ..."):
+            from ray import serve as ray_serve
+
+            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
+
+
+def query(
+    tenant: Annotated[str, typer.Argument(help="The tenant whose FAQs are searched.")],
+    text: Annotated[str, typer.Argument(help="The question.")],
+    address: Annotated[
+        str, typer.Option(help="Where `adapterdistill serve` listens.")
+    ] = DEFAULT_ADDRESS,
+    top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
+    output: Annotated[
+        Format, typer.Option("--format", help="A table for people or JSON.")
+    ] = Format.table,
+) -> None:
+    """Ask a deployed tenant a question and show its ranked FAQs."""
+    answer = ask(address, tenant, text, top_k=top_k)
+    if output is Format.json:
+        print(json.dumps(answer, ensure_ascii=False, indent=2))
+    else:
+        Console().print(_table(answer))
+
+
+def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, Any]:
+    """The server's answer to one question.
+
+    Raises:
+        ConfigError: the address, the tenant's name or the question is malformed.
+        UnknownTenantError, OverloadedError: the server said so.
+        ServingError: the server does not answer, or fails.
+    """
+    import httpx
+
+    if not is_name(tenant):
+        raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
+    url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
+    try:
+        response = httpx.post(url, json={"query": text, "top_k": top_k}, timeout=_TIMEOUT_S)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise ConfigError(f"not an address: {address}") from None
+    except httpx.HTTPError as error:
+        raise ServingError(f"no answer from {address} ({type(error).__name__})") from None
+    try:
+        body: dict[str, Any] = response.json()
+    except ValueError:
+        raise ServingError(f"{address} is not an AdapterDistill server") from None
+    if response.status_code == 200:
+        return body
+    raise _error_of(response.status_code, str(body.get("message", "")))
+
+
+def _error_of(status: int, message: str) -> AdapterDistillError:
+    classes = {404: UnknownTenantError, 422: ConfigError, 503: OverloadedError}
+    return classes.get(status, ServingError)(message or f"the server answered with status {status}")
+
+
+def _table(answer: dict[str, Any]) -> Table:
+    [result] = answer["results"]
+    adapter = f"{answer['adapter']['name']} {answer['adapter']['version'][:12]}"
+    table = Table(
+        title=Text(f"{answer['tenant']}: adapter {adapter}"),
+        caption=Text("abstained: no FAQ is close enough") if result["abstained"] else None,
+    )
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    for name in ("question", "answer", "faq_id"):
+        table.add_column(name, overflow="fold")
+    for place, faq in enumerate(result["ranked"], start=1):
+        # Text, not str: a tenant's brackets are not markup.
+        cells = [Text(faq[name] or "-") for name in ("question", "answer", "faq_id")]
+        table.add_row(str(place), f"{faq['score']:.3f}", *cells)
+    return table
+
+
+def _prepare_local_ray(*, haproxy: bool) -> None:
+    """Set what Ray reads when it is imported; what the user has set stays."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Others on the machine can reach a local Ray's ports and would run code in it. The token
+        # lives in this process and its children only: no file that would change other clusters.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if haproxy else "0")
+    # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
+
+
+def _connect(ray: Any, ray_address: str) -> None:
+    if ray_address != LOCAL:
+        try:
+            ray.init(address=ray_address, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise ServingError(f"no Ray cluster at {ray_address}") from error
+        return
+    ray.init(
+        address=LOCAL,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100_000_000,  # nothing big passes through it; the default takes 30%
+    )
+
+
+def _wait_for_a_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

@@ -1,0 +1,155 @@
+"""What a run's TOML may say. Parsed at the edge; pure code takes keyword values instead.
+
+Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import Name, canonical_json, sha256_hex
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def _local_path(text: str) -> str:
+    if _SCHEME.match(text):
+        raise ValueError("must be a local path, not a URI: private data are read locally only")
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if "$" in expanded:
+        raise ValueError("names an environment variable that is not set")
+    return str(Path(expanded).absolute())
+
+
+LocalPath = Annotated[str, AfterValidator(_local_path)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EncoderConfig(Section):
+    """The shared frozen encoder."""
+
+    name: str = "minilm-l6"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "cpu"
+    max_tokens: int = Field(default=64, ge=8, le=8192)
+
+
+class RegistryConfig(Section):
+    """Where the teacher registry listens."""
+
+    address: str | None = None
+    """host:port"""
+    address_file: LocalPath | None = None
+    """A file that holds host:port, as `registry serve --port-file` writes it."""
+    timeout_s: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_address(self) -> "RegistryConfig":
+        if (self.address is None) == (self.address_file is None):
+            raise ValueError("give exactly one of address and address_file")
+        return self
+
+    def resolve(self) -> str:
+        """host:port; raises ConfigError if the address file cannot be read."""
+        if self.address is not None:
+            return self.address
+        try:
+            return Path(str(self.address_file)).read_text("utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"registry.address_file {self.address_file}: {error.strerror}"
+            ) from None
+
+
+class TrainingConfig(Section):
+    """Both stages of AdapterDistillation."""
+
+    method: Literal["adapter_distillation"] = "adapter_distillation"
+    bottleneck_size: int = Field(default=24, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    batch_size: int = Field(default=64, ge=4, le=4096)
+    extract_steps: int = Field(default=60, ge=1, le=100_000)
+    extract_learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    distil_steps: int = Field(default=60, ge=1, le=100_000)
+    distil_learning_rate: float = Field(default=5e-4, gt=0, le=1)
+    evaluate_every: int = Field(default=10, ge=1)
+    patience: int = Field(default=3, ge=1)
+    held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the training rows that bound the steps where a tenant has no valid rows."""
+    num_workers: int = Field(default=0, ge=0, le=256)
+    """0 trains in the owner's process; more start that many Ray Train workers on its node."""
+    use_gpu: bool = False
+    start_timeout_s: float = Field(default=120.0, gt=0)
+
+
+class TeacherConfig(Section):
+    """Which adapters of other tenants may teach."""
+
+    max_teachers: int = Field(default=16, ge=0, le=256)
+
+
+class PlacementConfig(Section):
+    """The node that the data owner is pinned to."""
+
+    resource: str | None = None
+    """A Ray custom resource that only the owner's node has; None lets any node run the owner."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    num_cpus: float = Field(default=0.5, ge=0)
+
+
+class OnboardConfig(Section):
+    """One tenant's way from private Parquet to a serving bundle."""
+
+    tenant: Name
+    adapter: Name = "faq"
+    data: LocalPath
+    """Folder with faqs.parquet and queries.parquet on the owner's node."""
+    workspace: LocalPath
+    """Owner-local folder for state, checkpoints and reports."""
+    serving_store: LocalPath
+    """The tenant's own serving store, read by its Serve deployment."""
+    encoder: EncoderConfig = EncoderConfig()
+    registry: RegistryConfig
+    training: TrainingConfig = TrainingConfig()
+    teachers: TeacherConfig = TeacherConfig()
+    placement: PlacementConfig = PlacementConfig()
+
+    def digest(self) -> str:
+        """sha256 of what decides the result: everything but addresses and places."""
+        keep = self.model_dump(mode="json", include={"encoder", "training", "teachers", "adapter"})
+        return sha256_hex(canonical_json(keep))
+
+
+def load_toml(path: Path) -> OnboardConfig:
+    """Read a run's TOML.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or keys are missing, unknown or out of
+            range; the message names file and keys.
+    """
+    try:
+        with path.open("rb") as file:
+            return parse_config(tomllib.load(file), source=str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def parse_config(values: dict[str, Any], *, source: str) -> OnboardConfig:
+    """Like `load_toml`, from values already parsed; `source` names them in errors."""
+    try:
+        return OnboardConfig.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"{source}: {faults}") from None

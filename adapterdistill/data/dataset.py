@@ -1,0 +1,220 @@
+"""A tenant's folder: open it checked, stream it, name its content, write it whole or not at all."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adapterdistill.data.checks import check_faqs, check_queries
+from adapterdistill.data.reading import BATCH_ROWS, Defect, UnreadableTableError, read_table
+from adapterdistill.data.schema import (
+    FAQ_COLUMNS,
+    FAQS_FILE,
+    QUERIES_FILE,
+    QUERY_COLUMNS,
+    SPLITS,
+    Faq,
+    Fault,
+    Query,
+    faults_message,
+    local_folder,
+)
+from adapterdistill.errors import DataError
+from adapterdistill.manifest import canonical_json
+
+_FAQ_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "answer") for c in FAQ_COLUMNS])
+_QUERY_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "faq_id") for c in QUERY_COLUMNS])
+
+
+def find_faults(folder: Path) -> list[Fault]:
+    """All faults, in order of file and row; empty for a sound tenant. Streams.
+
+    Raises:
+        DataError: `folder` is not a local path.
+    """
+    folder = local_folder(folder)
+    faqs, queries = folder / FAQS_FILE, folder / QUERIES_FILE
+    faults, faq_ids = check_faqs(read_table(faqs, FAQ_COLUMNS), FAQS_FILE)
+    if queries.exists():
+        faults += check_queries(read_table(queries, QUERY_COLUMNS), QUERIES_FILE, faq_ids)
+    return faults
+
+
+@dataclass(frozen=True)
+class TenantDataset:
+    """A tenant's folder that was found sound when it was opened."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> "TenantDataset":
+        """Raises DataError with the first faults and their number; never quotes a text."""
+        folder = local_folder(folder)
+        faults = find_faults(folder)
+        if faults:
+            raise DataError(faults_message(folder, faults))
+        return cls(folder)
+
+    def faqs(self) -> list[Faq]:
+        """All FAQs, in the file's order."""
+        rows = _sound_rows(self.path / FAQS_FILE, FAQ_COLUMNS, BATCH_ROWS)
+        return [Faq(_text(i), _text(question), answer) for i, question, answer in rows]
+
+    def queries(self, split: str | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[Query]:
+        """Streams the queries (of one split), in the file's order.
+
+        Raises:
+            ValueError: there is no such split, or `batch_rows` is not positive.
+            DataError: the file was changed since it was opened and is no longer sound.
+        """
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}")
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows must be positive, got {batch_rows}")
+        return self._queries(split, batch_rows)
+
+    def _queries(self, split: str | None, batch_rows: int) -> Iterator[Query]:
+        path = self.path / QUERIES_FILE
+        if not path.exists():
+            return
+        for query_id, text, faq_id, row_split in _sound_rows(path, QUERY_COLUMNS, batch_rows):
+            if split is None or row_split == split:
+                yield Query(_text(query_id), _text(text), faq_id, _text(row_split))
+
+    def counts(self) -> dict[str, int]:
+        """FAQs, and rows by split; a split's out-of-scope rows are in its count and in `oos_*`."""
+        faqs = self.faqs()
+        counts = {
+            "faqs": len(faqs),
+            "faqs_with_answer": sum(faq.answer is not None for faq in faqs),
+            **dict.fromkeys(SPLITS, 0),
+            "out_of_scope": 0,
+            **{f"oos_{split}": 0 for split in SPLITS if split != "unlabelled"},
+        }
+        for query in self.queries():
+            counts[query.split] += 1
+            if query.out_of_scope:
+                counts["out_of_scope"] += 1
+                counts[f"oos_{query.split}"] += 1
+        return counts
+
+    def digest(self) -> str:
+        """sha256 of the rows in the file's order, the same however Parquet encodes them.
+
+        A tenant without a query file has the digest of one with an empty query file.
+        """
+        digest = hashlib.sha256(b"adapterdistill tenant 1\n")
+        for faq in self.faqs():
+            digest.update(canonical_json([faq.faq_id, faq.question, faq.answer]) + b"\n")
+        digest.update(b"queries\n")
+        for query in self.queries():
+            row = [query.query_id, query.text, query.faq_id, query.split]
+            digest.update(canonical_json(row) + b"\n")
+        return digest.hexdigest()
+
+
+def _sound_rows(
+    path: Path, columns: Sequence[str], batch_rows: int
+) -> Iterator[tuple[str | None, ...]]:
+    try:
+        for batch in read_table(path, columns, batch_rows=batch_rows):
+            for row, cells in batch.rows():
+                if any(isinstance(cell, Defect) for cell in cells):
+                    raise UnreadableTableError([Fault(path.name, row, None, "is no longer sound")])
+                yield tuple(None if isinstance(cell, Defect) else cell for cell in cells)
+    except UnreadableTableError as error:
+        raise DataError(faults_message(path.parent, error.faults)) from None
+
+
+def _text(cell: str | None) -> str:
+    if cell is None:
+        raise DataError("a required value became null since the tenant was opened")
+    return cell
+
+
+def write_tenant(
+    folder: Path, faqs: Iterable[Faq], queries: Iterable[Query], *, overwrite: bool = False
+) -> None:
+    """Writes a tenant beside its place, checks it, and moves it there in one rename.
+
+    `overwrite` replaces a tenant folder; it never removes a folder that holds anything else.
+
+    Raises:
+        DataError: the rows break the format, or the folder is in the way. Nothing was written.
+    """
+    folder = local_folder(folder)
+    refuse_to_replace(folder, overwrite=overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+            staged = Path(staging) / "tenant"
+            staged.mkdir()
+            faq_rows = ((f.faq_id, f.question, f.answer) for f in faqs)
+            _write_table(staged / FAQS_FILE, _FAQ_SCHEMA, faq_rows)
+            query_rows = ((q.query_id, q.text, q.faq_id, q.split) for q in queries)
+            _write_table(staged / QUERIES_FILE, _QUERY_SCHEMA, query_rows)
+            faults = find_faults(staged)
+            if faults:
+                raise DataError(faults_message(folder, faults))
+            _fsync(staged)
+            _move(staged, folder, replaced=Path(staging) / "replaced")
+        _fsync(folder.parent)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{folder} cannot be written: {reason}") from error
+
+
+def _move(staged: Path, folder: Path, *, replaced: Path) -> None:
+    """Puts `staged` in the folder's place; a tenant that was there is back if that fails."""
+    if folder.exists():
+        folder.rename(replaced)
+    try:
+        staged.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
+
+
+def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    """Raises DataError unless a tenant may be written to `folder`."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is in the way: it is not a folder")
+    names = {entry.name for entry in folder.iterdir()}
+    if names - {FAQS_FILE, QUERIES_FILE}:
+        raise DataError(f"{folder} is in the way: it holds other files than a tenant's")
+    if names and not overwrite:
+        raise DataError(f"{folder} already holds a tenant; ask for overwriting to replace it")
+
+
+def _write_table(path: Path, schema: pa.Schema, rows: Iterable[Sequence[str | None]]) -> None:
+    stream = iter(rows)
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while chunk := list(islice(stream, BATCH_ROWS)):
+            columns = [[row[i] for row in chunk] for i in range(len(schema))]
+            try:
+                arrays = [pa.array(column, pa.string()) for column in columns]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+            except (pa.ArrowException, UnicodeEncodeError, TypeError):
+                # Arrow's and Python's messages quote the value.
+                raise DataError(f"{path.name}: a row holds a null or what is not text") from None
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

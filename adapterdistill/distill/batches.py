@@ -1,0 +1,102 @@
+"""Batches as a pure function of (rows, seed, step): resuming needs no sampler state."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapterdistill.backbone import PackedTokens, pack
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """A tenant's tokenised training texts."""
+
+    ids: Sequence[Sequence[int]]
+    """Token ids of each row."""
+    labels: Tensor
+    """[rows] int64: index of the row's FAQ, -1 for rows that nobody labelled."""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.labels):
+            raise ValueError(f"{len(self.ids)} rows of ids but {len(self.labels)} labels")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows: this worker's tokens, and the labels of the global batch."""
+
+    tokens: PackedTokens
+    labels: Tensor
+    """[global rows] int64."""
+    total_tokens: int
+    """Tokens of the global batch."""
+    world_size: int
+    share: Callable[[Tensor], Tensor]
+    """[local rows, d] to [global rows, d], with gradient to the local rows only."""
+    rows: tuple[int, ...] = ()
+    """Index into `TrainingRows` of each global row."""
+
+
+def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
+    """Indices of the rows of step `step`: all, if they fit; else FAQs in turn, equally many each.
+
+    A FAQ's rows are drawn without replacement within a batch; unlabelled rows are drawn at their
+    share of the data.
+    """
+    if len(rows.ids) <= batch_size:
+        return list(range(len(rows.ids)))
+    generator = torch.Generator().manual_seed((seed << 20) + step)
+    order = torch.randperm(len(rows.ids), generator=generator)
+    unlabelled = order[rows.labels[order] < 0].tolist()
+    num_unlabelled = batch_size * len(unlabelled) // len(order)
+    by_faq: dict[int, list[int]] = {}
+    for row in order.tolist():
+        if rows.labels[row] >= 0:
+            by_faq.setdefault(int(rows.labels[row]), []).append(row)
+    room = batch_size - num_unlabelled
+    per_faq = max(4, -(-room // len(by_faq))) if by_faq else 0
+    chosen = [row for faq in by_faq.values() for row in faq[:per_faq]][:room]
+    return chosen + unlabelled[:num_unlabelled]
+
+
+def make_batch(
+    rows: TrainingRows,
+    chosen: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batch:
+    """This worker's share of the global batch `chosen`: every `world_size`-th row from `rank`."""
+    local = list(chosen[rank::world_size])
+    return Batch(
+        tokens=pack([rows.ids[row] for row in local], device),
+        labels=rows.labels[list(chosen)].to(device),
+        total_tokens=sum(len(rows.ids[row]) for row in chosen),
+        world_size=world_size,
+        share=_alone if world_size == 1 else _gather(len(chosen), rank, world_size),
+        rows=tuple(chosen),
+    )
+
+
+def _alone(local: Tensor) -> Tensor:
+    return local
+
+
+def _gather(total: int, rank: int, world_size: int) -> Callable[[Tensor], Tensor]:
+    """All-gather of interleaved rows. Other workers' rows come as constants, so that the sum of
+    the workers' gradients of one global loss is that loss's gradient."""
+    largest = -(-total // world_size)
+
+    def share(local: Tensor) -> Tensor:
+        padded = local.detach().new_zeros(largest, local.shape[1])
+        padded[: len(local)] = local.detach()
+        parts = [torch.empty_like(padded) for _ in range(world_size)]
+        torch.distributed.all_gather(parts, padded)
+        everything = torch.stack(parts, dim=1).flatten(0, 1)[:total].clone()
+        everything[rank::world_size] = local
+        return everything
+
+    return share

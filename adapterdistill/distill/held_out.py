@@ -1,0 +1,39 @@
+"""Held-out rows: what bounds the steps and compares adapters."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.losses import TEMPERATURE
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Labelled queries that no training saw, ranked against an index of rows that it may see."""
+
+    encoder: Encoder
+    index: TrainingRows
+    queries: TrainingRows
+    num_faqs: int
+
+    def __call__(self, delta: LayerDelta) -> float:
+        """Minus the cross-entropy of the gold FAQ among centroids: smoother than top-1."""
+        queries = self.encoder.embed_ids(self.queries.ids, delta)
+        scores = queries @ self.centroids(delta).T / TEMPERATURE
+        return -float(F.cross_entropy(scores, self.queries.labels.to(scores.device)))
+
+    def centroids(self, delta: LayerDelta) -> Tensor:
+        """[faqs, hidden] unit-length means of each FAQ's index vectors."""
+        vectors = self.encoder.embed_ids(self.index.ids, delta)
+        return centroids(vectors, self.index.labels, self.num_faqs)
+
+
+def centroids(vectors: Tensor, labels: Tensor, num_faqs: int) -> Tensor:
+    """Unit-length mean of each FAQ's vectors, [faqs, hidden]; FAQs without one get zeros."""
+    labels = labels.to(vectors.device)
+    sums = torch.zeros(num_faqs, vectors.shape[1], device=vectors.device)
+    return F.normalize(sums.index_add(0, labels, vectors.float()), dim=-1)

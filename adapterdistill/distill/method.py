@@ -1,0 +1,65 @@
+"""What every training method is: an objective with a student, parameter groups and a loss."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.distill.batches import Batch
+from adapterdistill.distill.losses import supervised_contrastive
+
+
+class Objective(nn.Module):
+    """A loss over batches and the parameters that it trains.
+
+    Contract of `forward(batch)`: a scalar whose gradients, summed over the workers of a global
+    batch, are the gradients of the global loss.
+    """
+
+    student: BottleneckAdapter
+
+    def deployed(self) -> LayerDelta:
+        """What is served, and scored on held-out rows: the student alone unless overridden."""
+        return self.student
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
+        """AdamW groups; one group per learning rate."""
+        return [{"params": list(self.student.parameters()), "lr": learning_rate}]
+
+
+class OwnAdapter(Objective):
+    """Stage 1 (extract): the tenant's own rows train its adapter, nothing else."""
+
+    def __init__(self, encoder: Encoder, student: BottleneckAdapter) -> None:
+        super().__init__()
+        self._encoder = encoder
+        self.student = student
+
+    def forward(self, batch: Batch) -> Tensor:
+        embeddings = batch.share(self._encoder.embed(batch.tokens, self.student))
+        return supervised_contrastive(embeddings, batch.labels)
+
+
+class Recording:
+    """A `LayerDelta` that keeps each layer's output of one forward."""
+
+    def __init__(self, delta: LayerDelta) -> None:
+        self._delta = delta
+        self.outputs: list[Tensor] = []
+
+    def __call__(self, layer: int, x: Tensor) -> Tensor:
+        output = self._delta(layer, x)
+        self.outputs.append(output)
+        return output
+
+
+class HeldOut(Protocol):
+    """Scores a `LayerDelta` on held-out rows; higher is better."""
+
+    def __call__(self, delta: LayerDelta) -> float: ...
+
+
+Progress = Callable[[int, int, float, float | None], None]
+"""(step, steps, loss, held-out score or None)."""

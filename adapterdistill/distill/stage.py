@@ -1,0 +1,146 @@
+"""A training stage as data: what Ray Train workers receive, and how it becomes a training.
+
+A spec holds paths and numbers only. Rows are token ids in a file on the owner's node.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.held_out import HeldOutRows
+from adapterdistill.distill.method import Objective, OwnAdapter
+from adapterdistill.distill.training import (
+    Checkpoint,
+    Progress,
+    Schedule,
+    TrainResult,
+    Workers,
+    train,
+)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of one tenant. `teachers` empty: stage 1, own rows only."""
+
+    rows: str
+    """File written by `write_rows`."""
+    bottleneck_size: int
+    schedule: Schedule
+    seed: int
+    initial: str | None = None
+    """Payload of the adapter to start from; None starts near identity."""
+    teachers: tuple[str, ...] = ()
+    """Payload files of the frozen teachers."""
+    weights: DistilWeights = DistilWeights()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "StageSpec":
+        values = json.loads(text)
+        values["schedule"] = Schedule(**values["schedule"])
+        values["weights"] = DistilWeights(**values["weights"])
+        values["teachers"] = tuple(values["teachers"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """A tenant's rows as one stage sees them; `held_*` are empty where nothing is held out."""
+
+    train: TrainingRows
+    held_index: TrainingRows
+    held_queries: TrainingRows
+    num_faqs: int
+
+
+_PARTS = ("train", "held_index", "held_queries")
+
+
+def write_rows(path: Path, rows: StageRows) -> None:
+    """Token ids and labels as safetensors."""
+    tensors: dict[str, Tensor] = {"num_faqs": torch.tensor(rows.num_faqs)}
+    for part in _PARTS:
+        value: TrainingRows = getattr(rows, part)
+        lengths = [len(ids) for ids in value.ids]
+        tensors[f"{part}.ids"] = torch.tensor(
+            [i for ids in value.ids for i in ids], dtype=torch.int32
+        )
+        tensors[f"{part}.lengths"] = torch.tensor(lengths, dtype=torch.int64)
+        tensors[f"{part}.labels"] = value.labels
+    path.write_bytes(safetensors.torch.save(tensors))
+
+
+def read_rows(path: Path) -> StageRows:
+    tensors = safetensors.torch.load(path.read_bytes())
+
+    def part(name: str) -> TrainingRows:
+        pieces = tensors[f"{name}.ids"].split(tensors[f"{name}.lengths"].tolist())
+        return TrainingRows([piece.tolist() for piece in pieces], tensors[f"{name}.labels"])
+
+    return StageRows(*(part(name) for name in _PARTS), num_faqs=int(tensors["num_faqs"]))
+
+
+def load_payload(path: str) -> BottleneckAdapter:
+    return unpack_adapter(Path(path).read_bytes())
+
+
+def build_objective(spec: StageSpec, encoder: Encoder) -> Objective:
+    """The stage's objective with its starting parameters, on the encoder's device."""
+    student = (
+        load_payload(spec.initial)
+        if spec.initial is not None
+        else BottleneckAdapter.new(
+            encoder.num_layers, encoder.hidden_size, spec.bottleneck_size, seed=spec.seed
+        )
+    ).to(encoder.device)
+    if not spec.teachers:
+        return OwnAdapter(encoder, student)
+    teachers = AdapterStack.of(
+        [load_payload(path) for path in spec.teachers], dtype=encoder.dtype, device=encoder.device
+    )
+    fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=spec.seed)
+    return AdapterDistillation(
+        encoder, student, teachers, fusion.to(encoder.device), weights=spec.weights
+    )
+
+
+def run_stage(
+    spec: StageSpec,
+    encoder: Encoder,
+    *,
+    workers: Workers | None = None,
+    checkpoint: Checkpoint | None = None,
+    resume: bytes | None = None,
+    progress: Progress | None = None,
+) -> tuple[BottleneckAdapter, TrainResult]:
+    """Train one stage; returns the student at its best step."""
+    rows = read_rows(Path(spec.rows))
+    objective = build_objective(spec, encoder)
+    held_out = None
+    if rows.held_queries.ids:
+        held_out = HeldOutRows(encoder, rows.held_index, rows.held_queries, rows.num_faqs)
+    result = train(
+        objective,
+        rows.train,
+        spec.schedule,
+        seed=spec.seed,
+        device=encoder.device,
+        held_out=held_out,
+        workers=workers,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+    )
+    return objective.student, result

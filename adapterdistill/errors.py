@@ -1,0 +1,124 @@
+"""Every error that a user can cause, with its reason and exit code.
+
+Raise the domain error where the fault is found; translate once, at the edge: exit codes in
+`adapterdistill.cli`, gRPC statuses in `adapterdistill.registry.status`, HTTP statuses in
+`serve.app`. Messages name the subject, what was expected and what came, and never quote a
+tenant's text. Each error takes one positional message, so that it survives pickle.
+"""
+
+
+class AdapterDistillError(Exception):
+    """Base of all expected faults. `reason` is stable for machines; `exit_code` ends the CLI."""
+
+    reason = "INTERNAL"
+    exit_code = 1
+
+
+class ConfigError(AdapterDistillError):
+    """A setting is missing, unknown or out of range."""
+
+    reason = "INVALID_CONFIG"
+    exit_code = 2
+
+
+class DataError(AdapterDistillError):
+    """A tenant's data break the tenant format."""
+
+    reason = "INVALID_DATA"
+    exit_code = 3
+
+
+class EncoderError(AdapterDistillError):
+    """An encoder cannot be found, is not supported, or is not the one that was expected."""
+
+    reason = "INVALID_ENCODER"
+    exit_code = 4
+
+
+class EncoderMismatchError(EncoderError):
+    """An adapter was made for another encoder or tokenizer than the one at hand."""
+
+    reason = "ENCODER_MISMATCH"
+
+
+class InvalidPayloadError(AdapterDistillError):
+    """Bytes are not an adapter that may be stored or loaded."""
+
+    reason = "INVALID_PAYLOAD"
+    exit_code = 5
+
+
+class InvalidManifestError(InvalidPayloadError):
+    """A manifest is malformed or contradicts its payload."""
+
+    reason = "INVALID_MANIFEST"
+
+
+class DigestMismatchError(InvalidPayloadError):
+    """Bytes do not have the sha256 that was promised."""
+
+    reason = "DIGEST_MISMATCH"
+
+
+class PayloadTooLargeError(InvalidPayloadError):
+    """A payload exceeds the registry's limit."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+
+
+class RegistryError(AdapterDistillError):
+    """The registry refused or failed."""
+
+    reason = "REGISTRY_ERROR"
+    exit_code = 6
+
+
+class RegistryUnavailableError(RegistryError):
+    """The registry did not answer within the deadline."""
+
+    reason = "REGISTRY_UNAVAILABLE"
+
+
+class NotFoundError(RegistryError):
+    """The name is unknown, or not for this caller: both look the same."""
+
+    reason = "NOT_FOUND"
+
+
+class AliasConflictError(RegistryError):
+    """An alias was moved by somebody else since its etag was read."""
+
+    reason = "ALIAS_CONFLICT"
+
+
+class PlacementError(AdapterDistillError):
+    """No node offers the resource that a data owner is pinned to."""
+
+    reason = "NO_OWNER_NODE"
+    exit_code = 7
+
+
+class TrainingError(AdapterDistillError):
+    """Training failed or could not get its workers in time."""
+
+    reason = "TRAINING_FAILED"
+    exit_code = 8
+
+
+class ServingError(AdapterDistillError):
+    """A serving bundle or deployment is unusable."""
+
+    reason = "SERVING_ERROR"
+    exit_code = 9
+
+
+class UnknownTenantError(ServingError):
+    """No adapter is live for the tenant; there is never an answer from the bare encoder."""
+
+    reason = "UNKNOWN_TENANT"
+
+
+class OverloadedError(ServingError):
+    """The server has no room for another request now."""
+
+    reason = "OVERLOADED"

@@ -1,0 +1,1 @@
+"""Retrieval metrics, evaluation of an adapter on held-out rows, and the verdict."""

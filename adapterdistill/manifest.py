@@ -1,0 +1,144 @@
+"""What an adapter is and where it came from: names, refs and the manifest.
+
+The manifest travels with the payload; the payload's sha256 is the version. Canonical JSON (sorted
+keys, no spaces, UTF-8) makes the manifest itself reproducible.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from adapterdistill.errors import InvalidManifestError
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_VERSION_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)/versions/([0-9a-f]{64})")
+
+
+def sha256_hex(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a tenant, an adapter or an alias."""
+    return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
+
+
+class Record(BaseModel):
+    """Base of the frozen, closed records that cross a process or a disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical_json(self) -> bytes:
+        """Sorted keys, no spaces, UTF-8: equal records give equal bytes."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def canonical_json(value: object) -> bytes:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+class VersionRef(Record):
+    """Names one immutable adapter version."""
+
+    tenant: Name
+    adapter: Name
+    version: Sha256
+
+    @property
+    def name(self) -> str:
+        return f"tenants/{self.tenant}/adapters/{self.adapter}/versions/{self.version}"
+
+    @classmethod
+    def parse(cls, name: str) -> "VersionRef":
+        """Raises InvalidManifestError if `name` has not the form of a version's name."""
+        match = _VERSION_NAME.fullmatch(name)
+        if match is None or not is_name(match[1]) or not is_name(match[2]):
+            raise InvalidManifestError(
+                "not a version name: expected tenants/TENANT/adapters/ADAPTER/versions/SHA256"
+            )
+        return cls(tenant=match[1], adapter=match[2], version=match[3])
+
+
+class EncoderRef(Record):
+    """The frozen encoder that an adapter belongs to. Digests decide, the name informs."""
+
+    name: str = Field(max_length=200)
+    model_type: str = Field(max_length=40)
+    hidden_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    weights_sha256: Sha256
+    tokenizer_sha256: Sha256
+
+    def same_as(self, other: "EncoderRef") -> bool:
+        return (self.weights_sha256, self.tokenizer_sha256) == (
+            other.weights_sha256,
+            other.tokenizer_sha256,
+        )
+
+
+class TensorSpec(Record):
+    dtype: Literal["F32", "F16", "BF16"]
+    shape: tuple[int, ...]
+
+
+class Metric(Record):
+    """A measured value and how many rows it was measured on."""
+
+    value: float
+    count: int = Field(ge=0)
+
+
+class GoldenVectors(Record):
+    """How far the adapter moves the encoder's embedding of each probe sentence (Euclidean).
+
+    A loader that measures other distances has another encoder, or an adapter that is not active.
+    """
+
+    probe_sha256: Sha256
+    distances: tuple[float, ...]
+    tolerance: float = Field(gt=0)
+
+
+class Manifest(Record):
+    """Everything about a published adapter except its weights."""
+
+    schema_version: Literal[1] = 1
+    tenant: Name
+    adapter: Name
+    version: Sha256
+    payload_bytes: int = Field(gt=0)
+    kind: Literal["bottleneck", "fusion"]
+    task: str = Field(default="retrieval", max_length=40)
+    language: str = Field(default="en", max_length=20)
+    encoder: EncoderRef
+    tensors: dict[str, TensorSpec]
+    method: str = Field(max_length=60)
+    config_sha256: Sha256
+    seed: int
+    metrics: dict[str, Metric] = {}
+    teachers: tuple[str, ...] = ()
+    privacy: str = Field(max_length=2000)
+    golden: GoldenVectors
+
+    @property
+    def ref(self) -> VersionRef:
+        return VersionRef(tenant=self.tenant, adapter=self.adapter, version=self.version)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> "Manifest":
+        """Raises InvalidManifestError naming the fields at fault, without their values."""
+        try:
+            manifest = cls.model_validate_json(text)
+            for teacher in manifest.teachers:
+                VersionRef.parse(teacher)
+            return manifest
+        except ValidationError as error:
+            fields = sorted({".".join(map(str, e["loc"])) or "(whole)" for e in error.errors()})
+            raise InvalidManifestError(f"manifest refused: invalid {', '.join(fields)}") from None

@@ -1,0 +1,1 @@
+"""Publishes frozen adapters and hands them out: bytes and manifests over gRPC, never tensors."""

@@ -1,0 +1,155 @@
+"""The registry's process: listening, readiness and orderly shutdown around `RegistryService`."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.service import RegistryService
+from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
+from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
+
+SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+DEFAULT_LIMITS = Limits()
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 100),
+    # Dead clients are found within 80 s; clients may ping every 10 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    # A second registry on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+)
+logger = logging.getLogger(__name__)
+
+
+class RegistryServer:
+    """One registry on one folder. `start` and `stop` belong to one event loop."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+        insecure: bool = False,
+        max_concurrent_rpcs: int = 256,
+        readiness_interval_s: float = 5.0,
+    ) -> None:
+        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback.
+
+        Raises:
+            ConfigError: plain text beyond loopback is not permitted.
+        """
+        self._loopback = is_loopback(host)
+        if not self._loopback and not insecure:
+            raise ConfigError(
+                f"plain text is for loopback only, and {host} is not;"
+                " --insecure serves it all the same"
+            )
+        self._root = root
+        self._address = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._limits = limits
+        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._readiness_interval_s = readiness_interval_s
+
+    async def start(self) -> str:
+        """Serves from now on; returns the address.
+
+        Raises:
+            RegistryError: the port or the folder is in use, or unusable.
+        """
+        try:
+            self._service = await asyncio.to_thread(RegistryService, self._root, self._limits)
+        except (OSError, sqlite3.Error) as error:
+            raise RegistryError(f"cannot open the registry folder {self._root}: {error}") from None
+        self._health = health.aio.HealthServicer()
+        await self._set_serving(False)
+        self._server: Any = grpc.aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_rpcs
+        )
+        add_service: Any = registry_pb2_grpc.add_RegistryServiceServicer_to_server  # untyped
+        add_service(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        try:
+            port = self._server.add_insecure_port(f"{self._address}:{self._port}")
+        except RuntimeError:
+            self._service.close()
+            raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
+        await self._server.start()
+        address = f"{self._address}:{port}"
+        if self._loopback:
+            logger.info("listening on %s in plain text, which is for loopback only", address)
+        else:
+            logger.warning("listening on %s in plain text beyond loopback: --insecure", address)
+        await self._set_serving(await self._is_ready())
+        self._watch = asyncio.create_task(self._watch_readiness())
+        return address
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Refuses new calls, gives those in progress `grace_s` to end, and frees the folder."""
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        await asyncio.to_thread(self._service.close)
+        logger.info("stopped")
+
+    async def _set_serving(self, serving: bool) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if serving else statuses.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)
+
+    async def _is_ready(self) -> bool:
+        try:
+            async with asyncio.timeout(10):
+                await self._service.check()
+        except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
+            logger.error("not ready: %s", type(error).__name__)
+            return False
+        return True
+
+    async def _watch_readiness(self) -> None:
+        while True:
+            await asyncio.sleep(self._readiness_interval_s)
+            await self._set_serving(await self._is_ready())
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def serve(server: RegistryServer, ready: Callable[[str], None]) -> None:
+    """Runs `server` until SIGTERM or SIGINT, after telling `ready` its address."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    address = await server.start()
+    try:
+        ready(address)
+        await stopping.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,89 @@
+"""The one table between domain errors and gRPC statuses, read in both directions.
+
+A status carries `google.rpc.Status` with an `ErrorInfo`: its reason finds the error class again at
+the client, where a bare code (from gRPC itself) only says whether the registry answered.
+"""
+
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from adapterdistill import errors
+from adapterdistill.errors import AdapterDistillError
+
+DOMAIN = "adapterdistill"
+_DETAILS_KEY = "grpc-status-details-bin"
+# Trailers must stay under gRPC's 8 KiB; a message travels twice, percent-encoded and in base64.
+_MAX_MESSAGE = 600
+
+# An error takes the row of its nearest base.
+CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
+    errors.AdapterDistillError: grpc.StatusCode.INTERNAL,
+    errors.ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.EncoderError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InvalidPayloadError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.DigestMismatchError: grpc.StatusCode.DATA_LOSS,
+    errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AliasConflictError: grpc.StatusCode.ABORTED,
+}
+_NO_ANSWER = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        # Without a reason: gRPC's own limit on concurrent calls.
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+
+def code_of(error: AdapterDistillError) -> grpc.StatusCode:
+    return next(CODES[base] for base in type(error).__mro__ if base in CODES)
+
+
+def to_status(error: AdapterDistillError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes]]]:
+    """What to abort a call with: code, message and trailing metadata."""
+    code = code_of(error)
+    message = str(error)
+    if len(message) > _MAX_MESSAGE:
+        message = message[: _MAX_MESSAGE - 3] + "..."
+    # Text of the caller may hold lone surrogates, which protobuf cannot carry.
+    message = message.encode("utf-8", "replace").decode()
+    status = Status(code=code.value[0], message=message)
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN))
+    return code, message, ((_DETAILS_KEY, status.SerializeToString()),)
+
+
+def from_call(call: Any, subject: str) -> AdapterDistillError:
+    """The error that a failed call stands for; `subject` says what was called, and where.
+
+    Args:
+        call: a `grpc.RpcError` as a client's call raises it.
+    """
+    code: grpc.StatusCode = call.code()
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            status = Status.FromString(value)
+            for detail in status.details:
+                info = ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN:
+                    return _class_of(info.reason)(status.message)
+    if code in _NO_ANSWER:
+        return errors.RegistryUnavailableError(f"{subject}: {code.name}")
+    return errors.RegistryError(f"{subject}: {code.name}: {call.details()}")
+
+
+def _class_of(reason: str) -> type[AdapterDistillError]:
+    """The class with this reason; RegistryError for one that a newer registry may know."""
+    return _classes(AdapterDistillError).get(reason, errors.RegistryError)
+
+
+def _classes(base: type[AdapterDistillError]) -> dict[str, type[AdapterDistillError]]:
+    found = {base.reason: base}
+    for child in base.__subclasses__():
+        for reason, kind in _classes(child).items():
+            found.setdefault(reason, kind)  # a class without a reason of its own adds none
+    return found

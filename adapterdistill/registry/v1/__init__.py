@@ -1,0 +1,1 @@
+"""Stubs generated from proto/adapterdistill/registry/v1 by `make proto`; do not edit."""

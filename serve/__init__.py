@@ -1,0 +1,1 @@
+"""Serving: one encoder, every tenant's adapter beside it, mixed tenants in one batch."""

@@ -1,0 +1,123 @@
+"""The HTTP interface of one replica: a plain FastAPI app over a batcher, without Ray.
+
+Errors below become statuses here and nowhere else. No error quotes what came in: FastAPI's own
+422 echoes the input, so it is replaced.
+"""
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from adapterdistill.errors import AdapterDistillError, OverloadedError, UnknownTenantError
+from serve.batcher import Batcher
+from serve.engine import Engine, SearchAnswer, SearchItem
+from serve.schema import (
+    AdapterVersion,
+    ErrorBody,
+    Health,
+    SearchRequest,
+    SearchResponse,
+    TenantName,
+    TenantStatus,
+)
+
+RETRY_AFTER_S = 1
+_STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
+    UnknownTenantError: HTTPStatus.NOT_FOUND,
+    OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+# A location may hold a key of the caller's own making; only these words may be repeated to him.
+_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k"})
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "No adapter is live for the tenant."},
+    422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
+    503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
+}
+
+
+def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float]) -> FastAPI:
+    """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end."""
+    api = FastAPI(title="AdapterDistill serving", version="1", docs_url="/docs", redoc_url=None)
+    api.add_exception_handler(AdapterDistillError, _domain_error)
+    api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(Exception, _internal_error)
+
+    @api.post("/v1/tenants/{tenant}/search", responses=_ERRORS)
+    async def search(tenant: Annotated[TenantName, Path()], body: SearchRequest) -> SearchResponse:
+        """Rank the tenant's FAQs for each query."""
+        items = [SearchItem(tenant, text, body.top_k) for text in body.texts]
+        answers: list[SearchAnswer] = []
+        for outcome in await batcher.submit(items):
+            if isinstance(outcome, UnknownTenantError):
+                raise outcome
+            answers.append(outcome)
+        return SearchResponse.of(answers)
+
+    @api.get("/v1/tenants/{tenant}", responses={404: _ERRORS[404], 422: _ERRORS[422]})
+    async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
+        """What is live for the tenant."""
+        live = engine.snapshot.tenants.get(tenant)
+        if live is None:
+            raise UnknownTenantError(f"tenant {tenant} has no live adapter")
+        adapter = AdapterVersion(name=live.manifest.adapter, version=live.manifest.version)
+        return TenantStatus(tenant=tenant, adapter=adapter, num_faqs=len(live.faqs))
+
+    @api.get("/healthz")
+    async def healthz() -> Health:
+        """Whether this replica answers, and how fresh its view of the store is."""
+        return Health(
+            status="ok",
+            num_tenants=len(engine.snapshot.tenants),
+            seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
+        )
+
+    return api
+
+
+def _error(
+    status: HTTPStatus, reason: str, message: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    body = ErrorBody(reason=reason, message=message)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+def _domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AdapterDistillError)
+    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    wait = status == HTTPStatus.SERVICE_UNAVAILABLE
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if wait else None
+    return _error(status, error.reason, str(error), headers)
+
+
+def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
+    return _error(_INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(
+        str(part) if isinstance(part, int) or part in _KNOWN_PLACES else "(unknown field)"
+        for part in location
+    )
+
+
+def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot decode
+        return _error(_INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers) if error.headers else None
+    return _error(status, status.name, status.phrase, headers)
+
+
+def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the server failed on this request")

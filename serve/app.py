@@ -1,0 +1,123 @@
+"""The Ray Serve app: HTTP ingress and engine in one deployment.
+
+One deployment, because a hop to a second one costs more than the model (a query takes some
+milliseconds). `build` is the import path for `serve deploy`; `deploy` does the same from Python.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve import Application
+
+from adapterdistill.backbone import load_encoder
+from adapterdistill.errors import ServingError
+from serve.api import build_api
+from serve.batcher import Batcher
+from serve.engine import Engine
+from serve.settings import ServeSettings
+
+APP_NAME = "adapterdistill"
+REQUEST_TIMEOUT_S = 30.0
+_log = logging.getLogger("ray.serve")
+
+
+class SearchService:
+    """One replica: encoder, engine, batcher, and a thread that follows the store."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        settings = ServeSettings.of(args)
+        torch.set_num_threads(settings.threads)
+        settings.store.mkdir(parents=True, exist_ok=True)
+        encoder = load_encoder(
+            settings.encoder,
+            dtype=settings.dtype,
+            device=settings.device,
+            max_tokens=settings.max_tokens,
+        )
+        self._engine = Engine(encoder, settings.store)
+        self._batcher = Batcher(
+            self._engine.search,
+            max_batch=settings.max_batch,
+            max_wait_ms=settings.max_wait_ms,
+            max_queued=settings.max_queued,
+        )
+        self._refreshed_at = time.monotonic()
+        self._refresh()
+        self._stopping = threading.Event()
+        self._follower = threading.Thread(
+            target=self._follow_store, args=(settings.refresh_s,), name="refresh", daemon=True
+        )
+        self._follower.start()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._engine, self._batcher, lambda: self._refreshed_at)
+
+    def check_health(self) -> None:
+        """Ray Serve replaces the replica if this raises."""
+        if not self._follower.is_alive():
+            raise ServingError("the thread that follows the store has ended")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stopping"):
+            self._stopping.set()
+            self._batcher.close()
+
+    def _follow_store(self, refresh_s: float) -> None:
+        while not self._stopping.wait(refresh_s):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        try:
+            changed = self._engine.refresh()
+        except Exception:  # the store may be back in a second; what is loaded stays live
+            _log.exception("refresh failed; live adapters stay as they are")
+            return
+        self._refreshed_at = time.monotonic()
+        for tenant in changed.loaded:
+            version = self._engine.snapshot.tenants[tenant].manifest.version
+            _log.info("tenant %s: adapter version %s is live", tenant, version[:12])
+        for tenant in changed.dropped:
+            _log.info("tenant %s: no longer live", tenant)
+        for tenant, error in changed.refused.items():
+            _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The app with the given `ServeSettings`. Raises ConfigError."""
+    settings = ServeSettings.of(args)
+    replica: Any = ray_serve.ingress()(SearchService)
+    deployment: Any = ray_serve.deployment(
+        replica,
+        name="search",
+        num_replicas=settings.num_replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus},
+        # Above the batcher's own limit, so that the batcher answers 503 with Retry-After.
+        max_ongoing_requests=settings.max_queued + settings.max_batch + 64,
+        max_queued_requests=settings.max_queued,
+        health_check_period_s=5,
+        health_check_timeout_s=15,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10,
+    )
+    app: Application = deployment.bind(settings.model_dump(mode="json"))
+    return app
+
+
+def deploy(args: Mapping[str, Any], *, host: str = "127.0.0.1", port: int = 8000) -> str:
+    """Deploy on the connected Ray cluster, wait until it answers, and return its address.
+
+    HTTP only: Serve's gRPC proxy would listen on all interfaces, without TLS; it stays off as long
+    as no servicer is named.
+    """
+    app = build(args)
+    ray_serve.start(
+        http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}
+    )
+    ray_serve.run(app, name=APP_NAME, route_prefix="/")
+    return f"http://{host}:{port}"

@@ -1,0 +1,47 @@
+"""Settings of a serving deployment, as the `args` of a Serve config file give them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from adapterdistill.errors import ConfigError
+
+
+class ServeSettings(BaseModel):
+    """One deployment. Replicas may start anywhere, so `store` is an absolute path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: Path = Field(description="Folder of serving bundles; made if absent.")
+    encoder: str = "minilm-l6"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "cpu"
+    max_tokens: int = Field(default=128, ge=8, le=8192)
+    threads: int = Field(default=1, ge=1, le=256, description="torch threads of a replica.")
+    max_batch: int = Field(default=64, ge=1, le=4096, description="Queries in one forward.")
+    max_wait_ms: float = Field(default=0, ge=0, le=1000)
+    max_queued: int = Field(default=512, ge=64, description="Queries waiting in a replica.")
+    refresh_s: float = Field(default=1.0, ge=0.05, le=3600)
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: Path) -> Path:
+        store = store.expanduser()
+        if not store.is_absolute():
+            raise ValueError("must be an absolute path")
+        return store
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any]) -> "ServeSettings":
+        """Raises ConfigError naming the settings at fault."""
+        try:
+            return cls.model_validate(dict(args))
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise ConfigError(f"serving settings refused: {faults}") from None

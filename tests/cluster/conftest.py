@@ -1,0 +1,40 @@
+"""One local Ray for all cluster tests of a session: starting it takes seconds."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Ray reads these when it is imported, so they stand before the first import of it anywhere.
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would be written to the home folder
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its metrics ports are fixed and on all interfaces
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """Address of a local Ray of 2 CPUs that no dashboard and no other Ray shares."""
+    import ray
+
+    # Workers import the packages from this tree, whatever is installed.
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    # Short: Unix socket paths end at 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temp:
+        context = ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=temp,
+        )
+        try:
+            yield context.address_info["address"]
+        finally:
+            ray.shutdown()

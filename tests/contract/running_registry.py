@@ -1,0 +1,81 @@
+"""A real registry on loopback for the contract tests, and uploads made without its client."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from adapterdistill.errors import AdapterDistillError
+from adapterdistill.manifest import Manifest
+from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.status import from_call
+from adapterdistill.registry.v1 import registry_pb2 as pb
+from adapterdistill.registry.v1 import registry_pb2_grpc
+
+
+class Running:
+    """A registry in this process, on an event loop in a thread of its own."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.root = root
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.server = RegistryServer(root, **options)
+        self.address = self.run(self.server.start())
+        self.client = RegistryClient(self.address, timeout_s=10)
+        self.channel = grpc.insecure_channel(self.address)
+        self.stub: Any = registry_pb2_grpc.RegistryServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=30)
+
+    def close(self) -> None:
+        self.client.close()
+        self.channel.close()
+        self.run(self.server.stop(grace_s=1))
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=10)
+        self.loop.close()
+
+    def files(self) -> set[str]:
+        """Names of all payload files, staged ones too."""
+        folders = (self.root / "blobs", self.root / "staging")
+        return {p.name for folder in folders for p in folder.rglob("*") if p.is_file()}
+
+
+def parts(
+    manifest: Manifest, payload: bytes, chunk_bytes: int = 1 << 20
+) -> Iterator[pb.PublishRequest]:
+    """A correct upload, made without the client."""
+    header = pb.PublishHeader(name=manifest.ref.name, manifest_json=manifest.canonical_json())
+    yield pb.PublishRequest(header=header)
+    for offset in range(0, len(payload), chunk_bytes):
+        data = payload[offset : offset + chunk_bytes]
+        yield pb.PublishRequest(chunk=pb.Chunk(offset=offset, data=data))
+
+
+def refusal(call: Callable[[], object]) -> AdapterDistillError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return from_call(caught.value, "test")
+
+
+def refused_upload(registry: Running, upload: Iterable[pb.PublishRequest]) -> AdapterDistillError:
+    before = registry.files()
+    error = refusal(lambda: registry.stub.Publish(iter(upload), timeout=10))
+    assert registry.files() == before
+    return error
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        time.sleep(0.01)

@@ -1,0 +1,133 @@
+"""Tiny encoders, random adapters and serving bundles for tests."""
+
+import string
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, set_live, write_bundle
+from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
+from adapterdistill.data.schema import Faq
+from adapterdistill.manifest import Manifest, sha256_hex
+
+
+def save_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
+    """A random 2-layer BERT of hidden size 32 whose tokens are single characters."""
+    torch.manual_seed(seed)
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {word: n for n, word in enumerate(words)}
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def random_adapter(encoder: Encoder, *, seed: int, bottleneck_size: int = 6) -> BottleneckAdapter:
+    """An adapter strong enough that a wrong one changes every embedding plainly."""
+    adapter = BottleneckAdapter.new(
+        encoder.num_layers, encoder.hidden_size, bottleneck_size, seed=seed
+    )
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(
+                0, 0.5, generator=torch.Generator().manual_seed(seed + len(parameter))
+            )
+    return adapter.requires_grad_(False)
+
+
+def manifest_of(
+    encoder: Encoder, adapter: BottleneckAdapter, *, tenant: str, payload: bytes
+) -> Manifest:
+    return Manifest(
+        tenant=tenant,
+        adapter="faq",
+        version=sha256_hex(payload),
+        payload_bytes=len(payload),
+        kind="bottleneck",
+        encoder=encoder.ref,
+        tensors=tensor_specs(adapter),
+        method="test",
+        config_sha256="0" * 64,
+        seed=0,
+        privacy="made of random numbers",
+        golden=golden_vectors(encoder, adapter),
+    )
+
+
+@dataclass(frozen=True)
+class MadeTenant:
+    """A tenant as its maker knows it: the reference that a server's answers are held to."""
+
+    tenant: str
+    adapter: BottleneckAdapter
+    bundle: Bundle
+
+    def expected(self, encoder: Encoder, text: str) -> list[tuple[str, float]]:
+        """(faq_id, score) of every FAQ, best first: this adapter alone, by brute force."""
+        query = encoder.embed_texts([text], self.adapter)[0].double()
+        scores: dict[int, float] = {}
+        for vector, faq in zip(
+            self.bundle.vectors.double(), self.bundle.faq_of_vector.tolist(), strict=True
+        ):
+            scores[faq] = max(scores.get(faq, -2.0), float(query @ vector))
+        order = sorted(scores, key=lambda faq: (-scores[faq], faq))
+        return [(self.bundle.faqs[faq].faq_id, scores[faq]) for faq in order]
+
+
+@cache
+def make_tenant(
+    encoder: Encoder,
+    tenant: str,
+    *,
+    seed: int,
+    num_faqs: int = 5,
+    bottleneck_size: int = 6,
+    threshold: float = NEVER_ABSTAIN,
+) -> MadeTenant:
+    """A tenant with a random adapter; FAQ n has n % 3 + 1 random vectors."""
+    adapter = random_adapter(encoder, seed=seed, bottleneck_size=bottleneck_size)
+    payload = pack_adapter(adapter, model_name=encoder.ref.name)
+    owner = [n for n in range(num_faqs) for _ in range(n % 3 + 1)]
+    draws: Tensor = torch.randn(
+        len(owner), encoder.hidden_size, generator=torch.Generator().manual_seed(seed)
+    )
+    bundle = Bundle(
+        manifest=manifest_of(encoder, adapter, tenant=tenant, payload=payload),
+        adapter_payload=payload,
+        faqs=[
+            Faq(f"{tenant}-{n}", f"question {n} of {tenant}", f"answer {n}" if n % 2 else None)
+            for n in range(num_faqs)
+        ],
+        vectors=torch.nn.functional.normalize(draws, dim=-1),
+        faq_of_vector=torch.tensor(owner),
+        threshold=threshold,
+    )
+    return MadeTenant(tenant, adapter, bundle)
+
+
+def put_live(store: Path, made: MadeTenant) -> Path:
+    folder = write_bundle(store, made.bundle)
+    set_live(store, made.tenant, folder.name)
+    return folder

@@ -1,0 +1,153 @@
+"""`adapterdistill query` against a stand-in server on loopback."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from adapterdistill.cli.serving import register
+from adapterdistill.errors import (
+    AdapterDistillError,
+    ConfigError,
+    OverloadedError,
+    ServingError,
+    UnknownTenantError,
+)
+
+VERSION = "ab12" * 16
+RANKED = [
+    {"faq_id": "f1", "question": "[red]How?[/red]", "answer": None, "score": 0.91},
+    {"faq_id": "f2", "question": "When?", "answer": "Daily.", "score": 0.4},
+]
+
+
+def answer_of(*, abstained: bool = False) -> dict[str, Any]:
+    return {
+        "tenant": "acme",
+        "adapter": {"name": "faq", "version": VERSION},
+        "results": [{"ranked": RANKED, "abstained": abstained}],
+    }
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers every request with `status` and `content`, and keeps what it was asked."""
+
+    status = 200
+    content = b""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def will_answer(self, status: int, body: object) -> None:
+        self.status, self.content = status, json.dumps(body).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append((self.path, json.loads(body)))
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with StandIn() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def run(*args: str) -> str:
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(
+        app, ["query", *args], catch_exceptions=True, env={"COLUMNS": "120"}
+    )
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_the_table_shows_ranked_faqs_and_the_adapter_s_digest(server: StandIn) -> None:
+    server.will_answer(200, answer_of())
+    output = run("acme", "how?", "--address", server.address, "--top-k", "2")
+    assert server.asked == [("/v1/tenants/acme/search", {"query": "how?", "top_k": 2})]
+    assert VERSION[:12] in output
+    assert output.index("[red]How?[/red]") < output.index("When?")
+    assert "0.910" in output and "Daily." in output and "abstained" not in output
+
+
+def test_abstaining_is_shown(server: StandIn) -> None:
+    server.will_answer(200, answer_of(abstained=True))
+    assert "abstained" in run("acme", "how?", "--address", server.address)
+
+
+def test_json_is_the_server_s_answer(server: StandIn) -> None:
+    server.will_answer(200, answer_of())
+    output = run("acme", "how?", "--address", server.address + "/", "--format", "json")
+    assert json.loads(output) == answer_of()
+
+
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [
+        (404, UnknownTenantError),
+        (422, ConfigError),
+        (503, OverloadedError),
+        (500, ServingError),
+    ],
+)
+def test_the_server_s_refusals_are_our_errors(
+    server: StandIn, status: int, error_class: type[AdapterDistillError]
+) -> None:
+    server.will_answer(status, {"reason": "ANY", "message": "said the server"})
+    with pytest.raises(error_class, match="said the server") as raised:
+        run("acme", "how?", "--address", server.address)
+    assert type(raised.value) is error_class
+
+
+@pytest.mark.parametrize(
+    ("tenant", "address", "error_class"),
+    [
+        ("acme", "http://127.0.0.1:1", ServingError),
+        ("acme", "nonsense", ConfigError),
+        ("../x", "http://127.0.0.1:1", ConfigError),
+    ],
+)
+def test_wrong_addresses_and_names_are_named(
+    tenant: str, address: str, error_class: type[AdapterDistillError]
+) -> None:
+    with pytest.raises(error_class):
+        run(tenant, "secret question", "--address", address)
+
+
+def test_something_else_than_our_server_is_noticed(server: StandIn) -> None:
+    server.content = b"<html>"
+    with pytest.raises(ServingError, match="not an AdapterDistill server"):
+        run("acme", "how?", "--address", server.address)
+
+
+def test_asking_needs_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, adapterdistill.cli.serving, httpx;"
+        "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

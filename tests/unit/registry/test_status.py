@@ -1,0 +1,78 @@
+"""The status table: every error class survives the wire, and every code gRPC makes itself maps."""
+
+import grpc
+import pytest
+
+from adapterdistill import errors
+from adapterdistill.errors import AdapterDistillError, RegistryError, RegistryUnavailableError
+from adapterdistill.registry.status import code_of, from_call, to_status
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, AdapterDistillError)
+]
+
+
+class FakeCall:
+    """What a client sees of a failed call."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailer: object = ()) -> None:
+        self._answer = code, details, trailer
+
+    def code(self) -> grpc.StatusCode:
+        return self._answer[0]
+
+    def details(self) -> str:
+        return self._answer[1]
+
+    def trailing_metadata(self) -> object:
+        return self._answer[2]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_error_class_comes_back_as_itself(kind: type[AdapterDistillError]) -> None:
+    error = from_call(FakeCall(*to_status(kind("what was wrong: ü"))), "get")
+    assert type(error) is kind
+    assert str(error) == "what was wrong: ü"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.InvalidPayloadError, "INVALID_ARGUMENT"),
+        (errors.InvalidManifestError, "INVALID_ARGUMENT"),
+        (errors.PayloadTooLargeError, "INVALID_ARGUMENT"),
+        (errors.DigestMismatchError, "DATA_LOSS"),
+        (errors.EncoderMismatchError, "FAILED_PRECONDITION"),
+        (errors.NotFoundError, "NOT_FOUND"),
+        (errors.AliasConflictError, "ABORTED"),
+        (errors.RegistryUnavailableError, "UNAVAILABLE"),
+        (errors.RegistryError, "INTERNAL"),
+    ],
+)
+def test_codes_are_those_documented(kind: type[AdapterDistillError], code: str) -> None:
+    assert code_of(kind("x")).name == code
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code.name != "OK"])
+def test_status_without_reason_becomes_a_registry_error(code: grpc.StatusCode) -> None:
+    error = from_call(FakeCall(code, "by gRPC"), "get at registry")
+    assert isinstance(error, RegistryError)
+    transient = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED"}
+    assert isinstance(error, RegistryUnavailableError) == (code.name in transient)
+    assert "get at registry" in str(error)
+
+
+def test_long_message_is_cut_so_that_trailers_fit() -> None:
+    _, message, trailer = to_status(RegistryError("ü\ud800" * 100_000))
+    assert len(message.encode()) * 3 + len(trailer[0][1]) * 4 / 3 < 8192
+
+
+def test_reason_of_a_newer_registry_becomes_a_registry_error() -> None:
+    class NewerError(RegistryError):
+        reason = "NEWER"
+
+    answer = to_status(NewerError("x"))
+    NewerError.reason = "FORGOTTEN"
+    assert type(from_call(FakeCall(*answer), "get")) is RegistryError

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adapterdistill.errors import ConfigError
+from serve.settings import ServeSettings
+
+CONFIG = Path(__file__).resolve().parents[3] / "cluster" / "serve.yaml"
+
+
+def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    [app] = config["applications"]
+    assert app["import_path"] == "serve.app:build"
+    assert ServeSettings.of(app["args"]).store.is_absolute()
+    assert config["http_options"]["host"] == "127.0.0.1"
+    assert config["http_options"]["request_timeout_s"] > 0
+    assert "grpc_options" not in config
+
+
+@pytest.mark.parametrize(
+    ("args", "setting"),
+    [
+        ({}, "store"),
+        ({"store": "relative/path"}, "store"),
+        ({"store": "/bundles", "dtype": "float64"}, "dtype"),
+        ({"store": "/bundles", "threads": 0}, "threads"),
+        ({"store": "/bundles", "max_queued": 1}, "max_queued"),
+        ({"store": "/bundles", "treads": 2}, "treads"),
+    ],
+)
+def test_a_wrong_setting_is_named(args: dict[str, object], setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        ServeSettings.of(args)

@@ -1,0 +1,168 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.bundle import (
+    Bundle,
+    live_bundle,
+    live_bundles,
+    read_bundle,
+    set_live,
+    tenants_in,
+    write_bundle,
+)
+from adapterdistill.data.schema import Faq
+from adapterdistill.errors import ServingError
+from tests.serving_store import make_tenant, put_live, save_tiny_encoder
+
+FILES = ["bundle.json", "adapter.safetensors", "faqs.parquet", "index.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    torch.set_num_threads(1)
+    folder = save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+    return load_encoder(str(folder), dtype="float32")
+
+
+@pytest.fixture
+def bundle(encoder: Encoder) -> Bundle:
+    return make_tenant(encoder, "acme", seed=1, threshold=0.25).bundle
+
+
+def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path, bundle: Bundle) -> None:
+    folder = write_bundle(tmp_path, bundle)
+    found = read_bundle(tmp_path, "acme", folder.name)
+    assert folder.name.startswith(bundle.manifest.version)
+    assert (found.manifest, found.adapter_payload) == (bundle.manifest, bundle.adapter_payload)
+    assert (found.faqs, found.threshold) == (bundle.faqs, bundle.threshold)
+    assert torch.equal(found.vectors, bundle.vectors)
+    assert torch.equal(found.faq_of_vector, bundle.faq_of_vector)
+
+
+def test_writing_twice_is_harmless_and_heals_a_damaged_copy(tmp_path: Path, bundle: Bundle) -> None:
+    folder = write_bundle(tmp_path, bundle)
+    assert write_bundle(tmp_path, bundle) == folder
+    (folder / "faqs.parquet").write_bytes(b"")
+    assert write_bundle(tmp_path, bundle) == folder
+    read_bundle(tmp_path, "acme", folder.name)
+    assert sorted(p.name for p in (tmp_path / "acme").iterdir()) == ["versions"]
+
+
+def test_another_index_or_threshold_is_another_bundle_of_the_same_version(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    others = [replace(bundle, threshold=0.5), replace(bundle, vectors=-bundle.vectors)]
+    names = {write_bundle(tmp_path, b).name for b in [bundle, *others]}
+    assert len(names) == 3
+    assert {name[:64] for name in names} == {bundle.manifest.version}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_changed_byte_in_any_file_is_noticed(tmp_path: Path, bundle: Bundle, file: str) -> None:
+    folder = write_bundle(tmp_path, bundle)
+    whole = (folder / file).read_bytes()
+    for position in (0, len(whole) // 3, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        (folder / file).write_bytes(changed)
+        with pytest.raises(ServingError, match="damaged"):
+            read_bundle(tmp_path, "acme", folder.name)
+    (folder / file).unlink()
+    with pytest.raises(ServingError, match="cannot be read"):
+        read_bundle(tmp_path, "acme", folder.name)
+
+
+def test_a_bundle_of_another_tenant_is_not_read(
+    tmp_path: Path, encoder: Encoder, bundle: Bundle
+) -> None:
+    folder = write_bundle(tmp_path, bundle)
+    target = tmp_path / "other" / "versions" / folder.name
+    target.parent.mkdir(parents=True)
+    folder.rename(target)
+    with pytest.raises(ServingError, match="another tenant"):
+        read_bundle(tmp_path, "other", folder.name)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"adapter_payload": b"other"},
+        {"faqs": []},
+        {"threshold": 1.5},
+        {"threshold": float("nan")},
+        {"faq_of_vector": torch.zeros(9, dtype=torch.int64)},
+        {"faq_of_vector": torch.tensor([0, 1, 1, 2, 2, 2, 3, 4, 5])},
+        {"faq_of_vector": torch.tensor([0, 1, 1, 2, 2, 2, 3, 4])},
+        {"vectors": torch.ones(9, 32)},
+        {"vectors": torch.full((9, 32), float("nan"))},
+        {"vectors": torch.ones(9, 31)},
+        {"vectors": torch.ones(9, 32, dtype=torch.float64)},
+        {"vectors": torch.ones(32)},
+        {"faqs": [Faq("same", "question", None)] * 5},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+def test_a_bundle_that_contradicts_itself_is_not_written(
+    tmp_path: Path, bundle: Bundle, fault: dict[str, object]
+) -> None:
+    with pytest.raises(ServingError):
+        write_bundle(tmp_path, replace(bundle, **fault))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_live_pointers_move_atomically_and_only_to_sound_bundles(
+    tmp_path: Path, encoder: Encoder, bundle: Bundle
+) -> None:
+    first = put_live(tmp_path, make_tenant(encoder, "acme", seed=1))
+    second = write_bundle(tmp_path, make_tenant(encoder, "acme", seed=2).bundle)
+    assert live_bundles(tmp_path) == {"acme": first.name}
+    (second / "index.safetensors").write_bytes(b"")
+    with pytest.raises(ServingError):
+        set_live(tmp_path, "acme", second.name)
+    with pytest.raises(ServingError):
+        set_live(tmp_path, "acme", "0" * 64 + "-" + "0" * 12)
+    assert live_bundle(tmp_path, "acme") == first.name
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    ["", "{}", '{"tenant":"acme","bundle":"../../x"}', '{"tenant":"other","bundle":"%s"}'],
+)
+def test_a_damaged_pointer_is_an_error(tmp_path: Path, bundle: Bundle, pointer: str) -> None:
+    name = write_bundle(tmp_path, bundle).name
+    (tmp_path / "acme" / "live.json").write_text(pointer.replace("%s", name))
+    with pytest.raises(ServingError):
+        live_bundle(tmp_path, "acme")
+
+
+@pytest.mark.parametrize("tenant", ["..", "a/b", "", "Acme", "/etc"])
+def test_names_cannot_leave_the_store(tmp_path: Path, tenant: str) -> None:
+    for call in (
+        lambda: live_bundle(tmp_path, tenant),
+        lambda: read_bundle(tmp_path, tenant, "0" * 64 + "-" + "0" * 12),
+        lambda: set_live(tmp_path, tenant, "0" * 64 + "-" + "0" * 12),
+    ):
+        with pytest.raises(ServingError):
+            call()
+    with pytest.raises(ServingError):
+        read_bundle(tmp_path, "acme", "../../../etc")
+
+
+def test_only_tenants_with_a_pointer_are_live(tmp_path: Path, bundle: Bundle) -> None:
+    write_bundle(tmp_path, bundle)
+    (tmp_path / "Not-A-Name").mkdir()
+    (tmp_path / "a-file").write_text("")
+    assert tenants_in(tmp_path) == []
+    with pytest.raises(ServingError):
+        tenants_in(tmp_path / "absent")
+
+
+def test_no_message_quotes_the_tenant_s_text(tmp_path: Path, bundle: Bundle) -> None:
+    secret = replace(bundle, faqs=[Faq("same", "canary-4711", "canary-4711")] * 5)
+    with pytest.raises(ServingError) as refused:
+        write_bundle(tmp_path, secret)
+    assert "canary" not in str(refused.value)
