@@ -20,10 +20,15 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 def _local_path(text: str) -> str:
     if _SCHEME.match(text):
         raise ValueError("must be a local path, not a URI: private data are read locally only")
-    expanded = os.path.expanduser(os.path.expandvars(text))
+    expanded = os.path.expandvars(text)
     if "$" in expanded:
         raise ValueError("names an environment variable that is not set")
-    return str(Path(expanded).absolute())
+    if not expanded.strip():
+        raise ValueError("must name a file or folder, not be empty")
+    try:
+        return str(Path(expanded).expanduser().absolute())
+    except RuntimeError:
+        raise ValueError("names a user's home folder that is not known") from None
 
 
 LocalPath = Annotated[str, AfterValidator(_local_path)]
@@ -58,15 +63,20 @@ class RegistryConfig(Section):
         return self
 
     def resolve(self) -> str:
-        """host:port; raises ConfigError if the address file cannot be read."""
+        """host:port; raises ConfigError if the address file cannot be read or is empty."""
         if self.address is not None:
             return self.address
         try:
-            return Path(str(self.address_file)).read_text("utf-8").strip()
+            address = Path(str(self.address_file)).read_text("utf-8").strip()
         except OSError as error:
             raise ConfigError(
                 f"registry.address_file {self.address_file}: {error.strerror}"
             ) from None
+        except UnicodeDecodeError:
+            address = ""
+        if not address:
+            raise ConfigError(f"registry.address_file {self.address_file}: holds no host:port")
+        return address
 
 
 class TrainingConfig(Section):

@@ -23,6 +23,8 @@ class BottleneckAdapter(nn.Module):
         found = tuple(tuple(t.shape) for t in (down_bias, up_weight, up_bias))
         if found != expected:
             raise ValueError(f"adapter tensors have shapes {found}, expected {expected}")
+        if down_weight.numel() == 0:
+            raise ValueError(f"adapter has no weights: down_weight is {tuple(down_weight.shape)}")
         self.down_weight = nn.Parameter(down_weight)
         self.down_bias = nn.Parameter(down_bias)
         self.up_weight = nn.Parameter(up_weight)

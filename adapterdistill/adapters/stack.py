@@ -63,27 +63,27 @@ class AdapterStack:
     def num_adapters(self) -> int:
         return self.down.shape[1]
 
-    def bottleneck(
-        self, layer: int, x: Float[Tensor, "tokens d"]
-    ) -> Float[Tensor, "tokens units"]:
+    def bottleneck(self, layer: int, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens units"]:
         """relu(D_n x + b_n) of all adapters side by side: [tokens, N * r]."""
         down = self.down[layer].flatten(0, 1)
-        return F.relu(F.linear(x, down, self.down_bias[layer].flatten()))
+        a: Tensor = F.relu(F.linear(x, down, self.down_bias[layer].flatten()))
+        return a
 
     def weighted(
         self, layer: int, a: Float[Tensor, "tokens units"], weights: Float[Tensor, "tokens N"]
     ) -> Float[Tensor, "tokens d"]:
         """sum_n weights_n u_n from the bottleneck activations `a`, without building any u_n."""
         scaled = (a.unflatten(1, (self.num_adapters, -1)) * weights[:, :, None]).flatten(1)
-        return scaled @ self.up[layer].flatten(0, 1) + weights @ self.up_bias[layer]
+        out: Tensor = scaled @ self.up[layer].flatten(0, 1) + weights @ self.up_bias[layer]
+        return out
 
     def mean(self, weights: Float[Tensor, " N"] | None = None) -> LayerDelta:
         """The adapters' mean output (or a fixed convex combination), as one `LayerDelta`."""
         n = self.num_adapters
         share = torch.full((n,), 1 / n) if weights is None else weights
         share = share.to(self.down)
-        ups = [(self.up[layer] * share[:, None, None]).flatten(0, 1) for layer in range(len(self.up))]
-        biases = [share @ self.up_bias[layer] for layer in range(len(self.up))]
+        ups = (self.up * share[:, None, None]).flatten(1, 2)
+        biases = share @ self.up_bias
 
         def delta(layer: int, x: Tensor) -> Tensor:
             return torch.addmm(biases[layer], self.bottleneck(layer, x), ups[layer])
@@ -96,10 +96,10 @@ class AdapterStack:
         Args:
             slot_of_row: index of each row's adapter, in the caller's order; -1 for none.
         """
-        slots = slot_of_row.to(self.down.device)
         # Rows in layout order: runs of equally long rows are then plain views.
         slots = slot_of_row.to(self.down.device)[tokens.row_of_token[tokens.position == 0]]
         active = (slots >= 0).to(self.down.dtype)
+        all_active = bool((slots >= 0).all())
         index = slots.clamp(min=0)
 
         def delta(layer: int, x: Tensor) -> Tensor:
@@ -107,13 +107,15 @@ class AdapterStack:
             up = self.up[layer].index_select(0, index)
             down_bias = self.down_bias[layer].index_select(0, index)
             up_bias = self.up_bias[layer].index_select(0, index) * active[:, None]
-            up = up * active[:, None, None] if not bool(active.all()) else up
+            if not all_active:
+                up = up * active[:, None, None]
             outputs, first_row, first_token = [], 0, 0
             for rows, length in tokens.groups:
                 span = slice(first_row, first_row + rows)
                 chunk = x[first_token : first_token + rows * length].view(rows, length, -1)
                 a = torch.baddbmm(down_bias[span, None], chunk, down[span].transpose(1, 2))
-                outputs.append(torch.baddbmm(up_bias[span, None], F.relu(a), up[span]).flatten(0, 1))
+                u = torch.baddbmm(up_bias[span, None], F.relu(a), up[span])
+                outputs.append(u.flatten(0, 1))
                 first_row += rows
                 first_token += rows * length
             return torch.cat(outputs)

@@ -159,26 +159,36 @@ _FAMILIES = {
 _ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 
 
-def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
-    """The canonical form of a Hugging Face encoder.
-
-    Raises:
-        EncoderError: the encoder's family, activation or positions are not supported.
-    """
-    config = model.config
-    family = _FAMILIES.get(config.model_type)
-    if family is None:
+def check_supported(config: Any) -> None:
+    """Raises EncoderError if an encoder of this Hugging Face configuration cannot be read."""
+    if config.model_type not in _FAMILIES:
         raise EncoderError(
             f"encoder family {config.model_type!r} is not supported: expected one of "
             f"{', '.join(sorted(_FAMILIES))}"
         )
-    activation = config.activation if config.model_type == "distilbert" else config.hidden_act
+    if getattr(config, "is_decoder", False):
+        raise EncoderError("encoder is configured as a decoder, which sees no later token")
+    activation = _activation(config)
     position_kind = getattr(config, "position_embedding_type", "absolute")
     if activation not in _ACTIVATIONS or position_kind not in ("absolute", None):
         raise EncoderError(
             f"encoder needs activation {activation!r} and {position_kind!r} positions: supported "
             f"are {', '.join(_ACTIVATIONS)} and absolute positions"
         )
+
+
+def _activation(config: Any) -> str:
+    return str(config.activation if config.model_type == "distilbert" else config.hidden_act)
+
+
+def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
+    """The canonical form of a Hugging Face encoder whose configuration `check_supported` passed.
+
+    Raises:
+        EncoderError: the encoder has positions for fewer than `max_tokens` tokens.
+    """
+    config = model.config
+    family = _FAMILIES[config.model_type]
     embeddings = model.embeddings
     first = family.first_position(config)
     positions = embeddings.position_embeddings.weight[first : first + max_tokens]
@@ -198,5 +208,5 @@ def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
         relative_bias=_mpnet_bias(model, max_tokens) if config.model_type == "mpnet" else None,
         num_heads=config.num_attention_heads,
         norm_eps=norm.eps,
-        activation=activation,
+        activation=_activation(config),
     )

@@ -116,9 +116,7 @@ class Encoder:
         x = self._norm(f_plus_a, layer.ffn_norm_weight, layer.ffn_norm_bias)
         if delta is None:
             return x
-        return self._norm(
-            f_plus_a + delta(index, x), layer.ffn_norm_weight, layer.ffn_norm_bias
-        )
+        return self._norm(f_plus_a + delta(index, x), layer.ffn_norm_weight, layer.ffn_norm_bias)
 
     def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.layer_norm(h, (self.hidden_size,), weight, bias, self._weights.norm_eps)

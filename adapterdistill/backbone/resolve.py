@@ -3,14 +3,13 @@
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adapterdistill.backbone.attach import read_weights
+from adapterdistill.backbone.attach import check_supported, read_weights
 from adapterdistill.backbone.encoder import DTYPES, Encoder
 from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
 from adapterdistill.manifest import EncoderRef
@@ -37,13 +36,14 @@ def load_encoder(
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in it.
 
     Raises:
-        ConfigError: `dtype` or `max_tokens` is out of range.
+        ConfigError: `dtype` or `max_tokens` is out of range, or there is no such device.
         EncoderError: the encoder is not found, broken, or of an unsupported family.
     """
     if dtype not in ("auto", *DTYPES):
         raise ConfigError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
     if not 8 <= max_tokens <= 8192:
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
+    place = _device(device)
     folder = _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
     model, tokenizer = _load(folder, name)
     weights_file = folder / "model.safetensors"
@@ -53,7 +53,6 @@ def load_encoder(
             f"embedded encoder {name}: weights have sha256 {weights_sha256[:12]}..., expected "
             f"{_EMBEDDED_SHA256[:12]}...: reinstall the package that carries them"
         )
-    place = torch.device(device)
     chosen = _auto_dtype(place) if dtype == "auto" else DTYPES[dtype]
     with torch.no_grad():
         weights = read_weights(model, max_tokens=max_tokens).to(place, chosen)
@@ -67,6 +66,15 @@ def load_encoder(
         tokenizer_sha256=_file_sha256(folder / "tokenizer.json"),
     )
     return Encoder(weights, tokenizer, ref, max_tokens=max_tokens)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # a build without CUDA asserts
+        raise ConfigError(f"device {name!r} is not on this machine") from None
+    return device
 
 
 def _auto_dtype(device: torch.device) -> torch.dtype:
@@ -125,12 +133,27 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        check_supported(config)
+        model, found = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+    except EncoderError:
+        raise
+    except Exception as error:  # tokenizers and safetensors raise bare ones
         raise EncoderError(f"encoder {name!r} cannot be loaded ({type(error).__name__})") from error
+    # What a file lacks would come random, and other in every process. The pooler is not used.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise EncoderError(
+            f"encoder {name!r}: its weights lack {len(missing)} tensors that its configuration "
+            f"asks for, such as {missing[0]}"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return model.eval().requires_grad_(False), tokenizer

@@ -56,8 +56,8 @@ def serve(
     haproxy: Annotated[
         bool,
         typer.Option(
-            help="Local Ray only: HAProxy instead of Ray's own proxy. Several times as many "
-            "requests a second, but its statistics ports 8404 and 9101 listen on all interfaces."
+            help="Local Ray only: HAProxy instead of Ray's own proxy. Twice the requests "
+            "a second, but its statistics ports 8404 and 9101 listen on all interfaces."
         ),
     ] = False,
 ) -> None:
@@ -66,6 +66,20 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
+    from serve.settings import ServeSettings
+
+    folder = Path(encoder).expanduser()
+    if folder.is_dir():
+        encoder = str(folder.resolve())  # replicas have another working folder
+    elif encoder.startswith((".", "/", "~")):
+        raise ConfigError(f"encoder folder does not exist: {encoder}")
+    settings = {
+        "store": str(store.expanduser().resolve()),
+        "encoder": encoder,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    ServeSettings.of(settings)  # before Ray starts, which takes seconds
     is_local = ray_address == LOCAL
     if is_local:
         _prepare_local_ray(haproxy=haproxy)
@@ -74,18 +88,13 @@ def serve(
     from serve.app import deploy
 
     console = Console(stderr=True)
-    settings = {
-        "store": str(store.expanduser().resolve()),
-        "encoder": str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder,
-        "dtype": dtype,
-        "threads": threads,
-    }
     with console.status("starting Ray Serve ..."):
         _connect(ray, ray_address)
         try:
             address = deploy(settings, host=host, port=port)
         except RuntimeError as error:
-            raise ServingError("Ray Serve could not deploy: see its log") from error
+            last = (str(error).strip().splitlines() or ["no reason given"])[-1]
+            raise ServingError(f"Ray Serve could not deploy: {last[:300]}") from error
     print(f"serving {store} at {address} (documentation at {address}/docs)", flush=True)
     if is_local:
         _wait_for_a_signal()

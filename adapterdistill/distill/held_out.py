@@ -20,6 +20,11 @@ class HeldOutRows:
     queries: TrainingRows
     num_faqs: int
 
+    def __post_init__(self) -> None:
+        labels = torch.cat([self.index.labels, self.queries.labels])
+        if bool(((labels < 0) | (labels >= self.num_faqs)).any()):
+            raise ValueError(f"held-out labels must be from 0 to {self.num_faqs - 1}")
+
     def __call__(self, delta: LayerDelta) -> float:
         """Minus the cross-entropy of the gold FAQ among centroids: smoother than top-1."""
         queries = self.encoder.embed_ids(self.queries.ids, delta)

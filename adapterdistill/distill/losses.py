@@ -29,6 +29,8 @@ def supervised_contrastive(
         Zero (with a gradient of zero) where no anchor has a positive.
     """
     rows = len(labels)
+    if rows < 2:
+        return embeddings.sum() * 0.0
     logits = embeddings @ embeddings.T / temperature
     itself = torch.eye(rows, dtype=torch.bool, device=labels.device)
     log_share = logits.masked_fill(itself, -torch.inf).log_softmax(-1)

@@ -4,7 +4,7 @@ A spec holds paths and numbers only. Rows are token ids in a file on the owner's
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -17,15 +17,8 @@ from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import HeldOutRows
-from adapterdistill.distill.method import Objective, OwnAdapter
-from adapterdistill.distill.training import (
-    Checkpoint,
-    Progress,
-    Schedule,
-    TrainResult,
-    Workers,
-    train,
-)
+from adapterdistill.distill.method import Objective, OwnAdapter, Progress
+from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class StageSpec:
     """Payload of the adapter to start from; None starts near identity."""
     teachers: tuple[str, ...] = ()
     """Payload files of the frozen teachers."""
-    weights: DistilWeights = DistilWeights()
+    weights: DistilWeights = field(default_factory=DistilWeights)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -78,7 +71,7 @@ def write_rows(path: Path, rows: StageRows) -> None:
             [i for ids in value.ids for i in ids], dtype=torch.int32
         )
         tensors[f"{part}.lengths"] = torch.tensor(lengths, dtype=torch.int64)
-        tensors[f"{part}.labels"] = value.labels
+        tensors[f"{part}.labels"] = value.labels.clone()  # parts may share theirs
     path.write_bytes(safetensors.torch.save(tensors))
 
 
@@ -89,7 +82,8 @@ def read_rows(path: Path) -> StageRows:
         pieces = tensors[f"{name}.ids"].split(tensors[f"{name}.lengths"].tolist())
         return TrainingRows([piece.tolist() for piece in pieces], tensors[f"{name}.labels"])
 
-    return StageRows(*(part(name) for name in _PARTS), num_faqs=int(tensors["num_faqs"]))
+    train_rows, held_index, held_queries = map(part, _PARTS)
+    return StageRows(train_rows, held_index, held_queries, int(tensors["num_faqs"]))
 
 
 def load_payload(path: str) -> BottleneckAdapter:

@@ -75,9 +75,14 @@ def train(
     equals an uninterrupted one.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: there are fewer rows than workers, or the loss is not finite.
     """
     workers = workers or Workers()
+    rows_a_step = min(len(rows.ids), schedule.batch_size)
+    if rows_a_step < workers.world_size:
+        raise TrainingError(
+            f"{workers.world_size} workers need as many rows a step, got {rows_a_step}"
+        )
     started = time.perf_counter()
     optimizer = torch.optim.AdamW(
         objective.parameter_groups(schedule.learning_rate), weight_decay=schedule.weight_decay
@@ -187,9 +192,7 @@ class _Run:
                     if name.startswith(prefix)
                 }
         if "best.0" in tensors:
-            self._best = [
-                tensors[f"best.{i}"].to(p.device) for i, p in enumerate(self._parameters)
-            ]
+            self._best = [tensors[f"best.{i}"].to(p.device) for i, p in enumerate(self._parameters)]
         self.result.losses = tensors["losses"].tolist()
         self.step = self.result.steps = len(self.result.losses)
         self._since_best = int(tensors["since_best"])

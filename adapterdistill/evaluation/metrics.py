@@ -24,10 +24,10 @@ def faq_scores(
 def gold_ranks(
     scores: Float[Tensor, "queries faqs"], gold: Int[Tensor, " queries"]
 ) -> Int[Tensor, " queries"]:
-    """1-based rank of the gold FAQ; ties go to the FAQ that comes first."""
+    """1-based rank of the gold FAQ; ties go to the FAQ that comes first, NaN ranks last."""
     own = scores.gather(1, gold[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device)[None] < gold[:, None]
-    return 1 + (scores > own).sum(1) + ((scores == own) & earlier).sum(1)
+    return 1 + (~(scores <= own)).sum(1) + ((scores == own) & earlier).sum(1)
 
 
 def top1(ranks: Int[Tensor, " queries"]) -> float:
@@ -74,13 +74,14 @@ def paired_bootstrap(
     groups = [d.double() for d in differences if len(d)]
     if not groups:
         return Interval(float("nan"), float("nan"), float("nan"))
-    resampled = torch.stack(
-        [
-            group[torch.randint(len(group), (resamples, len(group)), generator=generator)].mean(1)
-            for group in groups
-        ]
-    )
     chosen = torch.randint(len(groups), (resamples, len(groups)), generator=generator)
-    means = resampled.T.gather(1, chosen).mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    drawn = torch.empty(resamples, len(groups), dtype=torch.float64)
+    for index, group in enumerate(groups):
+        # A group that is drawn twice draws its rows anew each time.
+        places = chosen == index
+        shape = (int(places.sum()), len(group))
+        drawn[places] = group[torch.randint(len(group), shape, generator=generator)].mean(1)
+    low, high = torch.quantile(
+        drawn.mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ).tolist()
     return Interval(float(torch.stack([g.mean() for g in groups]).mean()), low, high)

@@ -1,0 +1,176 @@
+"""Onboarding: the stages in order, each finished once. State is the owner's, on its disk.
+
+Runs as the driver of a Ray job. Killed at any point and submitted again, it goes on at the first
+stage that has not finished.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from actors.records import (
+    Bundled,
+    Decided,
+    Distilled,
+    Evaluated,
+    Extracted,
+    Fetched,
+    Published,
+    StageResult,
+    Validated,
+)
+from actors.train_loop import write_atomically
+from adapterdistill.config import OnboardConfig
+from adapterdistill.manifest import Record
+
+STAGES = ("validate", "extract", "fetch_teachers", "distil", "evaluate", "decide", "publish", "bundle")
+"""Methods of `DataOwner`, in order."""
+
+
+class OnboardReport(Record):
+    """All that is known of an onboarding: numbers, names and digests."""
+
+    tenant: str
+    submission_id: str | None
+    seconds: float
+    """Of this submission: stages that an earlier one finished cost nothing again."""
+    validate_stage: Validated
+    extract: Extracted
+    fetch_teachers: Fetched
+    distil: Distilled
+    evaluate: Evaluated
+    decide: Decided
+    publish: Published
+    bundle: Bundled
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds that each stage took when it ran."""
+        return {stage: self.result_of(stage).seconds for stage in STAGES}
+
+    def result_of(self, stage: str) -> StageResult:
+        result = getattr(self, _field(stage))
+        assert isinstance(result, StageResult)
+        return result
+
+
+def _field(stage: str) -> str:
+    return "validate_stage" if stage == "validate" else stage  # pydantic has a `validate`
+
+
+class StageRunner(Protocol):
+    """Runs one stage of one owner, here or elsewhere."""
+
+    def __call__(self, stage: str) -> StageResult: ...
+
+
+def onboard(
+    config: OnboardConfig,
+    run: StageRunner,
+    *,
+    submission_id: str | None = None,
+    emit: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> OnboardReport:
+    """Run all stages with `run`, tell each through `emit`, keep the report in the workspace."""
+    started = time.perf_counter()
+    results: dict[str, StageResult] = {}
+    for number, stage in enumerate(STAGES, start=1):
+        begun = time.perf_counter()
+        results[stage] = run(stage)
+        seconds = time.perf_counter() - begun
+        told = _summary(results[stage])
+        emit(f"[{number}/{len(STAGES)}] {config.tenant} {stage}: {told} ({seconds:.1f} s)")
+    report = OnboardReport(
+        tenant=config.tenant,
+        submission_id=submission_id,
+        seconds=round(time.perf_counter() - started, 3),
+        **{_field(stage): result for stage, result in results.items()},  # type: ignore[arg-type]
+    )
+    return report
+
+
+def _summary(result: StageResult) -> str:
+    match result:
+        case Validated():
+            c = result.counts
+            return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+        case Extracted(trained=False):
+            return "no labelled queries, nothing to train on"
+        case Distilled(trained=False):
+            return "no teachers"
+        case Extracted() | Distilled():
+            return f"best of {result.steps} steps is {result.best_step}"
+        case Fetched():
+            return f"{len(result.teachers)} teachers, {result.payload_bytes / 2**20:.1f} MiB"
+        case Evaluated():
+            gain = result.held_out and result.held_out.gain
+            return "nothing held out" if gain is None else f"held-out MRR {gain:+.4f}"
+        case Decided():
+            return f"{result.choice} ({result.reason})"
+        case Published():
+            return result.name
+        case Bundled():
+            return f"{result.bundle[:12]}, {result.index_vectors} vectors"
+        case _:
+            raise AssertionError(f"unknown stage result {type(result).__name__}")
+
+
+def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
+    """Keep the report as JSON in the tenant's workspace."""
+    path = Path(config.workspace) / config.tenant / "report.json"
+    text = json.dumps(report.model_dump(mode="json"), indent=2)
+    write_atomically(path, f"{text}\n".encode())
+    return path
+
+
+def in_process(config: OnboardConfig) -> StageRunner:
+    """Stages in this process, without Ray: for a laptop and for tests."""
+    from actors.data_owner import DataOwner
+
+    owner = DataOwner(config)
+
+    def run(stage: str) -> StageResult:
+        result = getattr(owner, stage)()
+        assert isinstance(result, StageResult)
+        return result
+
+    return run
+
+
+def on_cluster(config: OnboardConfig) -> StageRunner:
+    """Stages in a data owner actor on the owner's node of the Ray cluster at hand.
+
+    Raises:
+        PlacementError: the cluster has no such node.
+    """
+    import ray
+
+    from actors.placement import start_data_owner
+
+    if not ray.is_initialized():
+        ray.init(address="auto", log_to_driver=True, logging_level="warning")
+    owner: Any = start_data_owner(config)
+
+    def run(stage: str) -> StageResult:
+        try:
+            result = ray.get(getattr(owner, stage).remote())
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        assert isinstance(result, StageResult)
+        return result
+
+    return run
+
+
+def submission_id() -> str | None:
+    """The id of the Ray job that this process is the entrypoint of, if it is one."""
+    try:
+        job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    except json.JSONDecodeError:
+        print("RAY_JOB_CONFIG_JSON_ENV_VAR is not JSON", file=sys.stderr)
+        return None
+    found = job.get("metadata", {}).get("job_submission_id")
+    return None if found is None else str(found)

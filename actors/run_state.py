@@ -1,0 +1,49 @@
+"""A run's state on the owner's disk, outside Ray: results of finished stages."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from actors.records import StageResult
+from actors.train_loop import write_atomically
+from adapterdistill.config import OnboardConfig
+from adapterdistill.manifest import canonical_json, sha256_hex
+
+R = TypeVar("R", bound=StageResult)
+_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run's folder. Its name is what the run computes: submitting the same work again, under
+    whatever submission id, finds the stages that are done; other data or settings start anew."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
+        work = canonical_json([_FORMAT, config.tenant, config.digest(), data_sha256])
+        folder = Path(config.workspace) / config.tenant / "runs" / sha256_hex(work)[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder)
+
+    def result(self, kind: type[R]) -> R | None:
+        """The kept result of the stage, None if it has not finished."""
+        path = self._path(kind)
+        if not path.exists():
+            return None
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except (ValidationError, json.JSONDecodeError):
+            return None  # written by another version of the project: run the stage again
+
+    def keep(self, result: R) -> R:
+        """Keep the result; the stage is done from here on."""
+        write_atomically(self._path(type(result)), result.canonical_json())
+        return result
+
+    def _path(self, kind: type[StageResult]) -> Path:
+        return self.folder / "stages" / f"{kind.__name__.lower()}.json"

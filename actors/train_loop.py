@@ -1,0 +1,219 @@
+"""Runs a training stage in place or under Ray Train: the same loop, the same result.
+
+With `num_workers` 0 the stage runs in the calling process. Otherwise Ray Train's workers run it
+on the owner's node (they reserve a sliver of its resource), checkpoint each evaluation to the
+owner's workspace, and resume from there. Rows reach the workers as the path of a file.
+"""
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.checkpoint import pack_adapter
+from adapterdistill.distill.method import Progress
+from adapterdistill.distill.stage import StageSpec, run_stage
+from adapterdistill.distill.training import TrainResult, Workers
+from adapterdistill.errors import PlacementError, TrainingError
+from adapterdistill.manifest import Record, canonical_json, sha256_hex
+
+RESOURCE_SLIVER = 0.001
+_CHECKPOINT = "state.safetensors"
+
+
+class Outcome(Record):
+    """What a training stage reports; the adapter is in the file that the caller named."""
+
+    best_step: int
+    steps: int
+    held_out_score: float | None
+    losses: tuple[float, ...]
+    seconds: float
+    peak_rss_mb: float
+
+    @classmethod
+    def of(cls, result: TrainResult) -> "Outcome":
+        return cls(
+            best_step=result.best_step,
+            steps=result.steps,
+            held_out_score=result.best_score,
+            losses=tuple(result.losses),
+            seconds=round(result.seconds, 3),
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+
+@dataclass(frozen=True)
+class TrainWorkers:
+    """The Ray Train workers of one stage."""
+
+    num_workers: int
+    use_gpu: bool
+    resource: str | None
+    start_timeout_s: float
+
+
+def peak_rss_mb() -> float:
+    """This process's peak resident memory, MiB (Linux reports KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of `content` is at `path`, or what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".staged-", delete=False) as staged:
+        staged.write(content)
+        staged.flush()
+        os.fsync(staged.fileno())
+    Path(staged.name).replace(path)
+
+
+def train_in_place(
+    spec: StageSpec, encoder: Encoder, *, adapter: Path, progress: Progress | None = None
+) -> Outcome:
+    """Train in this process; `adapter` receives the payload. Resumes at the last checkpoint."""
+    kept = adapter.with_name(f"{adapter.stem}-{sha256_hex(spec.to_json().encode())[:12]}.state")
+
+    def checkpoint(step: int, state: bytes) -> None:
+        write_atomically(kept, state)
+
+    resume = kept.read_bytes() if kept.exists() else None
+    student, result = run_stage(
+        spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress
+    )
+    write_atomically(adapter, pack_adapter(student, model_name=encoder.ref.name))
+    kept.unlink(missing_ok=True)
+    return Outcome.of(result)
+
+
+def train_on_workers(
+    spec: StageSpec,
+    encoder: dict[str, Any],
+    *,
+    adapter: Path,
+    run_folder: Path,
+    workers: TrainWorkers,
+) -> Outcome:
+    """Train under Ray Train; called on the owner's node, from which the controller runs.
+
+    Args:
+        encoder: keyword arguments of `load_encoder`.
+        run_folder: owner-local folder of Ray Train's checkpoints.
+
+    Raises:
+        PlacementError: the cluster has not the resources that the workers need.
+        TrainingError: the training failed.
+    """
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(workers.start_timeout_s))
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    per_worker: dict[str, float] = {"CPU": 0.5}
+    if workers.use_gpu:
+        per_worker["GPU"] = 1
+    if workers.resource is not None:
+        per_worker[workers.resource] = RESOURCE_SLIVER
+    require_resources({name: n * workers.num_workers for name, n in per_worker.items()})
+    outcome = adapter.with_suffix(".outcome.json")
+    outcome.unlink(missing_ok=True)
+    digest = sha256_hex(spec.to_json().encode() + canonical_json(workers.num_workers))
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "spec": spec.to_json(),
+            "encoder": encoder,
+            "adapter": str(adapter),
+            "outcome": str(outcome),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.use_gpu,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name=f"{adapter.stem}-{digest[:12]}",
+            storage_path=str(run_folder),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise TrainingError(f"Ray Train failed: {_cause(error)}") from error
+    if not outcome.exists():
+        raise TrainingError("Ray Train ended without a result")
+    return Outcome.model_validate_json(outcome.read_bytes())
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error's type and, if it is one of ours, its message."""
+    from adapterdistill.errors import AdapterDistillError
+
+    while error.__cause__ is not None:
+        error = error.__cause__
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, AdapterDistillError) else name
+
+
+def require_resources(needed: dict[str, float]) -> None:
+    """Raises PlacementError if the whole cluster has less than `needed`."""
+    import ray
+
+    total = ray.cluster_resources()
+    short = [
+        f"{name}: needs {n:g}, the cluster has {total.get(name, 0):g}"
+        for name, n in needed.items()
+        if total.get(name, 0) < n
+    ]
+    if short:
+        raise PlacementError(f"not enough resources for training: {'; '.join(short)}")
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    import torch
+
+    context = ray.train.get_context()
+    workers = Workers(rank=context.get_world_rank(), world_size=context.get_world_size())
+    spec = StageSpec.from_json(config["spec"])
+    options = dict(config["encoder"])
+    if torch.cuda.is_available():
+        options["device"] = str(ray.train.torch.get_device())
+    encoder = load_encoder(**options)
+    student, result = run_stage(
+        spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()
+    )
+    if workers.rank == 0:
+        payload = pack_adapter(student, model_name=encoder.ref.name)
+        write_atomically(Path(config["adapter"]), payload)
+        write_atomically(Path(config["outcome"]), Outcome.of(result).canonical_json())
+
+
+def _reporter(workers: Workers) -> Callable[[int, bytes], None]:
+    import ray.train
+
+    def report(step: int, state: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = None
+            if workers.rank == 0:
+                (Path(folder) / _CHECKPOINT).write_bytes(state)
+                kept = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"step": step}, checkpoint=kept)
+
+    return report
+
+
+def _last_checkpoint() -> bytes | None:
+    import ray.train
+
+    kept = ray.train.get_checkpoint()
+    if kept is None:
+        return None
+    with kept.as_directory() as folder:
+        return (Path(folder) / _CHECKPOINT).read_bytes()

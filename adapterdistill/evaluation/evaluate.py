@@ -1,0 +1,94 @@
+"""How well an adapter ranks a tenant's FAQs, and the threshold below which it abstains."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.held_out import centroids
+from adapterdistill.evaluation.metrics import (
+    faq_scores,
+    gold_ranks,
+    mean_reciprocal_rank,
+    recall_at,
+    top1,
+)
+from adapterdistill.evaluation.rows import in_scope, out_of_scope
+from adapterdistill.manifest import Metric
+
+NEVER = -1.0
+FALSE_REJECTION = 0.05
+"""Share of answerable held-out queries that abstention may turn away."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Per-row results on labelled queries, and best scores of out-of-scope ones."""
+
+    ranks: Tensor
+    """[queries] int64, 1-based rank of the gold FAQ."""
+    best: Tensor
+    """[queries] float32, score of the first FAQ."""
+    best_out_of_scope: Tensor
+    """[out-of-scope queries] float32."""
+
+    def metrics(self) -> dict[str, Metric]:
+        """top1, mrr and recall_at_5 with their counts; empty without labelled queries."""
+        count = len(self.ranks)
+        if not count:
+            return {}
+        values = {
+            "top1": top1(self.ranks),
+            "mrr": mean_reciprocal_rank(self.ranks),
+            "recall_at_5": recall_at(self.ranks, 5),
+        }
+        return {name: Metric(value=round(v, 6), count=count) for name, v in values.items()}
+
+
+@torch.no_grad()
+def build_index(
+    encoder: Encoder, delta: LayerDelta, rows: TrainingRows, num_faqs: int
+) -> tuple[Tensor, Tensor]:
+    """One unit-length vector an FAQ, the centroid of its rows: ([faqs, d], [faqs])."""
+    vectors = encoder.embed_ids(rows.ids, delta)
+    return centroids(vectors, rows.labels, num_faqs).cpu(), torch.arange(num_faqs)
+
+
+@torch.no_grad()
+def rank_queries(
+    encoder: Encoder, delta: LayerDelta, index: TrainingRows, queries: TrainingRows, num_faqs: int
+) -> Ranking:
+    """Rank `queries` (labels -1 are out of scope) against an index built with the same adapter."""
+    vectors, faq_of_vector = build_index(encoder, delta, index, num_faqs)
+
+    def scores(rows: TrainingRows) -> Tensor:
+        return faq_scores(encoder.embed_ids(rows.ids, delta).cpu(), vectors, faq_of_vector, num_faqs)
+
+    labelled = in_scope(queries)
+    of_labelled = scores(labelled)
+    return Ranking(
+        ranks=gold_ranks(of_labelled, labelled.labels),
+        best=of_labelled.amax(1),
+        best_out_of_scope=scores(out_of_scope(queries)).amax(1),
+    )
+
+
+def abstention_threshold(ranking: Ranking) -> float:
+    """Top score under which a query is turned away.
+
+    Where held-out rows hold out-of-scope queries: the cut with the best balanced accuracy among
+    those that turn away at most 5% of answerable queries. Otherwise the cut that turns away 5%.
+    Without held-out rows: never.
+    """
+    if not len(ranking.best):
+        return NEVER
+    allowed = float(torch.quantile(ranking.best.double(), FALSE_REJECTION))
+    if not len(ranking.best_out_of_scope):
+        return round(allowed, 6)
+    cuts = torch.cat([ranking.best, ranking.best_out_of_scope, torch.tensor([allowed])]).double()
+    cuts = cuts[cuts <= allowed]
+    kept = (ranking.best[None] >= cuts[:, None]).double().mean(1)
+    refused = (ranking.best_out_of_scope[None] < cuts[:, None]).double().mean(1)
+    return round(float(cuts[(kept + refused).argmax()]), 6)

@@ -1,0 +1,84 @@
+"""The verdict between a tenant's own adapter and its distilled one, as pure functions."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from adapterdistill.evaluation.evaluate import Ranking
+from adapterdistill.evaluation.metrics import paired_bootstrap
+from adapterdistill.manifest import Metric, Record
+
+Choice = Literal["own", "distilled"]
+
+
+class Comparison(Record):
+    """Own against distilled on the same held-out rows. Numbers only."""
+
+    rows: int
+    own: dict[str, Metric]
+    distilled: dict[str, Metric]
+    gain: float | None
+    """Mean over rows of the reciprocal rank's difference, distilled minus own."""
+    gain_low: float | None
+    gain_high: float | None
+    """95% paired bootstrap interval of the gain."""
+    own_score: float | None
+    distilled_score: float | None
+    """Minus the cross-entropy of the gold FAQ: breaks a tie of ranks."""
+
+
+class Decision(Record):
+    """Which adapter is published, and why."""
+
+    choice: Choice
+    reason: str
+
+
+def compare(
+    own: Ranking, distilled: Ranking, *, own_score: float | None, distilled_score: float | None
+) -> Comparison:
+    """Compare two adapters row by row; the rankings are of the same queries in one order."""
+    rows = len(own.ranks)
+    gain = None
+    if rows:
+        gain = paired_bootstrap([_reciprocal(distilled.ranks) - _reciprocal(own.ranks)])
+    return Comparison(
+        rows=rows,
+        own=own.metrics(),
+        distilled=distilled.metrics(),
+        gain=round(gain.mean, 6) if gain else None,
+        gain_low=round(gain.low, 6) if gain else None,
+        gain_high=round(gain.high, 6) if gain else None,
+        own_score=own_score,
+        distilled_score=distilled_score,
+    )
+
+
+def _reciprocal(ranks: Tensor) -> Tensor:
+    return 1.0 / ranks.double()
+
+
+def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool) -> Decision:
+    """The student is taken where it ranks held-out rows better; the own adapter otherwise.
+
+    A tie of ranks goes to the lower cross-entropy, and a full tie to the own adapter. Without
+    held-out rows there is nothing to compare: the teachers' knowledge is taken where there is
+    no own training, the own adapter otherwise.
+    """
+    if not has_distilled:
+        return Decision(choice="own", reason="no teacher was available")
+    if not has_own:
+        return Decision(choice="distilled", reason="no labelled query to train an own adapter on")
+    if comparison is None or comparison.gain is None:
+        return Decision(choice="own", reason="no held-out row to show that the student is better")
+    gain, rows = comparison.gain, comparison.rows
+    if gain > 0:
+        return Decision(choice="distilled", reason=f"MRR +{gain:.4f} on {rows} held-out rows")
+    if gain < 0:
+        return Decision(choice="own", reason=f"student's MRR {gain:.4f} on {rows} held-out rows")
+    own, distilled = comparison.own_score, comparison.distilled_score
+    if own is not None and distilled is not None and distilled > own:
+        return Decision(
+            choice="distilled", reason=f"equal MRR, lower cross-entropy on {rows} held-out rows"
+        )
+    return Decision(choice="own", reason=f"student not better on {rows} held-out rows")

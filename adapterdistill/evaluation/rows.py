@@ -1,0 +1,127 @@
+"""A tenant's rows as token ids, split for training, choosing and testing. Texts are not kept."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.data import Query, TenantDataset, held_out
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.stage import StageRows
+
+OUT_OF_SCOPE = -1
+_CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class TenantRows:
+    """Token ids by split. Labels are positions in the FAQ list; OUT_OF_SCOPE for none."""
+
+    questions: TrainingRows
+    """One row an FAQ, in order."""
+    answers: TrainingRows
+    """The answers there are."""
+    train: TrainingRows
+    """Labelled training queries."""
+    held: TrainingRows
+    """Rows for choices only: `valid`, or a stable share of the training rows where there is none.
+    Includes out-of-scope rows."""
+    test: TrainingRows
+    """Rows for reporting only. Includes out-of-scope rows."""
+    unlabelled: TrainingRows
+    held_from_train: bool
+
+    @property
+    def num_faqs(self) -> int:
+        return len(self.questions.ids)
+
+    def index(self) -> TrainingRows:
+        """What serving ranks against: questions and every labelled training query."""
+        kept = join(self.questions, self.train)
+        return join(kept, in_scope(self.held)) if self.held_from_train else kept
+
+    def stage(self) -> StageRows:
+        """What training sees: questions and queries to fit, held-out queries to bound the steps.
+
+        Without labelled training rows the answers stand in, each a positive of its question.
+        """
+        fit = join(self.questions, self.train if self.train.ids else self.answers)
+        if not self.train.ids and not self.answers.ids:
+            fit = join(fit, self.unlabelled)
+        return StageRows(
+            train=fit,
+            held_index=join(self.questions, self.train),
+            held_queries=in_scope(self.held),
+            num_faqs=self.num_faqs,
+        )
+
+
+def tokenise(
+    dataset: TenantDataset, encoder: Encoder, *, seed: int, held_out_fraction: float
+) -> TenantRows:
+    """Read a tenant once, a batch of rows at a time, into token ids."""
+    faqs = dataset.faqs()
+    position = {faq.faq_id: i for i, faq in enumerate(faqs)}
+    questions = TrainingRows(
+        encoder.tokenize([faq.question for faq in faqs]), torch.arange(len(faqs))
+    )
+    answered = [(i, faq.answer) for i, faq in enumerate(faqs) if faq.answer]
+    answers = TrainingRows(
+        encoder.tokenize([text for _, text in answered]),
+        torch.tensor([i for i, _ in answered], dtype=torch.int64),
+    )
+    has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
+
+    def holds_out(query: Query) -> bool:
+        return held_out(query.query_id, seed=seed, fraction=held_out_fraction)
+
+    def part(split: str, keep: bool | None = None) -> TrainingRows:
+        chosen = (
+            q for q in dataset.queries(split) if keep is None or holds_out(q) == keep
+        )
+        return _tokenise(chosen, encoder, position)
+
+    return TenantRows(
+        questions=questions,
+        answers=answers,
+        train=in_scope(part("train", None if has_valid else False)),
+        held=part("valid") if has_valid else part("train", True),
+        test=part("test"),
+        unlabelled=part("unlabelled"),
+        held_from_train=not has_valid,
+    )
+
+
+def _tokenise(
+    queries: Iterable[Query], encoder: Encoder, position: dict[str, int]
+) -> TrainingRows:
+    ids: list[list[int]] = []
+    labels: list[int] = []
+    texts: list[str] = []
+    for query in queries:
+        texts.append(query.text)
+        labels.append(OUT_OF_SCOPE if query.faq_id is None else position[query.faq_id])
+        if len(texts) == _CHUNK_ROWS:
+            ids += encoder.tokenize(texts)
+            texts = []
+    if texts:
+        ids += encoder.tokenize(texts)
+    return TrainingRows(ids, torch.tensor(labels, dtype=torch.int64))
+
+
+def join(first: TrainingRows, second: TrainingRows) -> TrainingRows:
+    return TrainingRows([*first.ids, *second.ids], torch.cat([first.labels, second.labels]))
+
+
+def in_scope(rows: TrainingRows) -> TrainingRows:
+    return _select(rows, rows.labels >= 0)
+
+
+def out_of_scope(rows: TrainingRows) -> TrainingRows:
+    return _select(rows, rows.labels < 0)
+
+
+def _select(rows: TrainingRows, mask: torch.Tensor) -> TrainingRows:
+    kept = mask.nonzero().flatten().tolist()
+    return TrainingRows([rows.ids[row] for row in kept], rows.labels[mask])

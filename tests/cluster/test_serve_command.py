@@ -1,0 +1,64 @@
+"""`adapterdistill serve` as a person runs it: a process that serves until it is told to stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from adapterdistill.backbone import load_encoder
+from adapterdistill.cli.serving import ask
+from tests.serving_store import make_tenant, put_live, save_tiny_encoder
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def processes_marked(mark: str) -> list[psutil.Process]:
+    """Processes that carry the mark in their environment: all that the command started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if mark in process.environ().values() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    encoder = load_encoder(str(folder), dtype="float32")
+    made = make_tenant(encoder, "acme", seed=1)
+    put_live(tmp_path / "bundles", made)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    mark = f"serve-test-{os.getpid()}-{time.monotonic_ns()}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "ADAPTERDISTILL_TEST": mark}
+    command = [sys.executable, "-m", "adapterdistill", "serve", "--store", tmp_path / "bundles"]
+    command += ["--encoder", folder, "--dtype", "float32", "--port", port]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=environment, text=True, cwd=tmp_path
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert f"http://127.0.0.1:{port}" in server.stdout.readline()
+            answer = ask(f"http://127.0.0.1:{port}", "acme", "opening hours", top_k=1)
+            [best] = answer["results"][0]["ranked"]
+            assert best["faq_id"] == made.expected(encoder, "opening hours")[0][0]
+            assert not (tmp_path / ".ray").exists(), "a token file would change other clusters"
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+    deadline = time.monotonic() + 15
+    while left := processes_marked(mark):
+        assert time.monotonic() < deadline, f"left running: {[p.name() for p in left]}"
+        time.sleep(0.2)
