@@ -1,14 +1,11 @@
-"""Tiny encoders, random adapters and serving bundles for tests."""
+"""Serving bundles of random tenants for tests."""
 
-import string
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
@@ -16,45 +13,8 @@ from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, set_live, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.data.schema import Faq
 from adapterdistill.manifest import Manifest, sha256_hex
-
-
-def save_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
-    """A random 2-layer BERT of hidden size 32 whose tokens are single characters."""
-    torch.manual_seed(seed)
-    letters = string.ascii_lowercase + string.digits + string.punctuation
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
-    vocabulary = {word: n for n, word in enumerate(words)}
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def random_adapter(encoder: Encoder, *, seed: int, bottleneck_size: int = 6) -> BottleneckAdapter:
-    """An adapter strong enough that a wrong one changes every embedding plainly."""
-    adapter = BottleneckAdapter.new(
-        encoder.num_layers, encoder.hidden_size, bottleneck_size, seed=seed
-    )
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.normal_(
-                0, 0.5, generator=torch.Generator().manual_seed(seed + len(parameter))
-            )
-    return adapter.requires_grad_(False)
+from tests.tiny_encoders import random_adapter
+from tests.tiny_encoders import save_tiny_encoder as save_tiny_encoder
 
 
 def manifest_of(

@@ -2,7 +2,7 @@
 
 The only file that knows the encoders' module names. The families are all post-LayerNorm
 transformers and differ in names, position ids, segment embeddings and, for MPNet, a relative
-position bias. Weights are shared with the Hugging Face module, not copied.
+position bias. Weights as read are the Hugging Face module's.
 """
 
 from collections.abc import Callable
@@ -50,9 +50,11 @@ class EncoderWeights:
     norm_eps: float
     activation: str
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
+    def copied_to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
+        """A copy that shares nothing: as read, weights may be a mapped file, and change with it."""
+
         def move(value: Any) -> Any:
-            return value.to(device, dtype) if isinstance(value, Tensor) else value
+            return value.to(device, dtype, copy=True) if isinstance(value, Tensor) else value
 
         layers = tuple(
             LayerWeights(**{f.name: move(getattr(layer, f.name)) for f in fields(layer)})

@@ -55,7 +55,7 @@ def load_encoder(
         )
     chosen = _auto_dtype(place) if dtype == "auto" else DTYPES[dtype]
     with torch.no_grad():
-        weights = read_weights(model, max_tokens=max_tokens).to(place, chosen)
+        weights = read_weights(model, max_tokens=max_tokens).copied_to(place, chosen)
     config = model.config
     ref = EncoderRef(
         name=name if name == DEFAULT_ENCODER else Path(name).name,

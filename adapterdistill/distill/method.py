@@ -1,7 +1,6 @@
 """What every training method is: an objective with a student, parameter groups and a loss."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -55,11 +54,8 @@ class Recording:
         return output
 
 
-class HeldOut(Protocol):
-    """Scores a `LayerDelta` on held-out rows; higher is better."""
-
-    def __call__(self, delta: LayerDelta) -> float: ...
-
+HeldOut = Callable[[LayerDelta], float]
+"""Scores a `LayerDelta` on held-out rows; higher is better."""
 
 Progress = Callable[[int, int, float, float | None], None]
 """(step, steps, loss, held-out score or None)."""

@@ -1,21 +1,18 @@
 from pathlib import Path
 
 import pytest
-import torch
 
-from adapterdistill.backbone import Encoder, load_encoder
-from tests.serving_store import save_tiny_encoder
+from adapterdistill.backbone import Encoder
 
 
 @pytest.fixture(scope="session")
-def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+def encoder_folder(tiny_encoder_folder: Path) -> Path:
+    return tiny_encoder_folder
 
 
 @pytest.fixture(scope="session")
-def encoder(encoder_folder: Path) -> Encoder:
-    return load_encoder(str(encoder_folder), dtype="float32")
+def encoder(tiny_encoder: Encoder) -> Encoder:
+    return tiny_encoder
 
 
 @pytest.fixture

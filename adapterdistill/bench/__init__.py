@@ -1,0 +1,1 @@
+"""Benchmarks: does a new tenant gain from the others' adapters, and what does it cost."""
