@@ -5,13 +5,13 @@ keeps its result in the run's folder, and a stage that was done is answered from
 leaves is listed in `actors.records`; adapters leave only through the registry's client.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actors.files import write_atomically
 from actors.records import (
     Bundled,
     Decided,
@@ -21,25 +21,17 @@ from actors.records import (
     Fetched,
     Published,
     StageResult,
-    Trained,
     Validated,
 )
 from actors.run_state import RunState
-from actors.train_loop import (
-    Outcome,
-    TrainWorkers,
-    peak_rss_mb,
-    train_in_place,
-    train_on_workers,
-    write_atomically,
-)
+from actors.teachers import fetch_teachers
+from actors.train_loop import peak_rss_mb, train_stage
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import (
     golden_vectors,
     pack_adapter,
-    prove_active,
     tensor_specs,
     unpack_adapter,
 )
@@ -48,7 +40,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.stage import StageSpec, load_payload, write_rows
 from adapterdistill.distill.training import Schedule
-from adapterdistill.errors import EncoderMismatchError
+from adapterdistill.errors import NotFoundError, ServingError
 from adapterdistill.evaluation.evaluate import abstention_threshold, build_index, rank_queries
 from adapterdistill.evaluation.report import Comparison, compare, decide
 from adapterdistill.evaluation.rows import TenantRows, in_scope, tokenise
@@ -112,15 +104,20 @@ class DataOwner:
         """Frozen adapters of other tenants on the same encoder, from the registry."""
 
         def work() -> Fetched:
-            names, total = [], 0
             with self._registry() as registry:
-                for manifest in self._choose_teachers(registry):
-                    _, payload = registry.fetch(manifest.ref, encoder=self._encoder.ref)
-                    prove_active(self._encoder, unpack_adapter(payload), manifest.golden)
-                    write_atomically(self._teacher_file(manifest.ref.name), payload)
-                    names.append(manifest.ref.name)
-                    total += len(payload)
-            return Fetched(teachers=tuple(names), payload_bytes=total)
+                found = fetch_teachers(
+                    registry,
+                    self._encoder,
+                    tenant=self._config.tenant,
+                    max_teachers=self._config.teachers.max_teachers,
+                )
+            for name, payload in found.payloads.items():
+                write_atomically(self._teacher_file(name), payload)
+            return Fetched(
+                teachers=tuple(found.payloads),
+                payload_bytes=sum(map(len, found.payloads.values())),
+                refused=found.refused,
+            )
 
         return self._stage(Fetched, work)
 
@@ -151,7 +148,9 @@ class DataOwner:
         def work() -> Evaluated:
             if not distilled.trained:
                 own = self._load(_OWN)
-                return Evaluated(held_out=self._compare(own, own, "held"), test=self._compare(own, own, "test"))
+                return Evaluated(
+                    held_out=self._compare(own, own, "held"), test=self._compare(own, own, "test")
+                )
             pair = self._load(_OWN), self._load(_DISTILLED)
             return Evaluated(
                 held_out=self._compare(*pair, "held"), test=self._compare(*pair, "test")
@@ -175,13 +174,26 @@ class DataOwner:
             payload = self._chosen_payload()
             manifest = self._manifest(payload)
             with self._registry() as registry:
-                registry.publish(manifest, payload)
+                try:
+                    # The same weights were published before, by a run with other settings or
+                    # rows: a version keeps its first manifest.
+                    manifest = registry.get(manifest.ref)
+                except NotFoundError:
+                    registry.publish(manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
                 name=manifest.ref.name, payload_bytes=len(payload), metrics=manifest.metrics
             )
 
-        return self._stage(Published, work)
+        def is_published(kept: Published) -> bool:
+            try:
+                with self._registry() as registry:
+                    registry.get(VersionRef.parse(kept.name))
+            except NotFoundError:
+                return False  # another registry than last time, or an empty one
+            return True
+
+        return self._stage(Published, work, still_so=is_published)
 
     def bundle(self) -> Bundled:
         """The adapter with the private FAQ index into the tenant's own serving store, live."""
@@ -212,17 +224,29 @@ class DataOwner:
             bundles.set_live(store, self._config.tenant, folder.name)
             return Bundled(bundle=folder.name, threshold=threshold, index_vectors=len(vectors))
 
-        return self._stage(Bundled, work)
+        def is_live(kept: Bundled) -> bool:
+            store, tenant = Path(self._config.serving_store), self._config.tenant
+            try:
+                return bundles.live_bundle(store, tenant) == kept.bundle
+            except ServingError:
+                return False
+
+        return self._stage(Bundled, work, still_so=is_live)
 
     # What follows stays on the owner's node.
 
     def _stage(
-        self, kind: type[R], work: Callable[[], R], *, started: float | None = None
+        self,
+        kind: type[R],
+        work: Callable[[], R],
+        *,
+        started: float | None = None,
+        still_so: Callable[[R], bool] = lambda kept: True,
     ) -> R:
-        """The stage's kept result, or `work()`, timed and kept."""
+        """The stage's kept result while it is `still_so` outside, or `work()`, timed and kept."""
         state = self._opened()
         kept = state.result(kind)
-        if kept is not None:
+        if kept is not None and still_so(kept):
             return kept
         started = time.perf_counter() if started is None else started
         result = work()
@@ -295,11 +319,7 @@ class DataOwner:
         )
 
     def _train(self, name: str, spec: StageSpec, adapter: Path) -> dict[str, Any]:
-        t = self._config.training
-        if t.num_workers == 0:
-            outcome = train_in_place(spec, self._encoder, adapter=adapter, progress=_printer(name))
-        else:
-            outcome = self._train_on_workers(spec, adapter)
+        outcome = train_stage(name, spec, self._encoder, self._config, adapter=adapter)
         return {
             "trained": True,
             "best_step": outcome.best_step,
@@ -308,34 +328,6 @@ class DataOwner:
             "adapter_sha256": sha256_hex(adapter.read_bytes()),
             "training_peak_rss_mb": outcome.peak_rss_mb,
         }
-
-    def _train_on_workers(self, spec: StageSpec, adapter: Path) -> Outcome:
-        t = self._config.training
-        folder = self._folder / "ray_train"
-        outcome = train_on_workers(
-            spec,
-            self._config.encoder.model_dump(),
-            adapter=adapter,
-            run_folder=folder,
-            workers=TrainWorkers(
-                t.num_workers, t.use_gpu, self._config.placement.resource, t.start_timeout_s
-            ),
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        return outcome
-
-    def _choose_teachers(self, registry: RegistryClient) -> list[Manifest]:
-        """The newest adapter of each other tenant on this encoder, at most `max_teachers`."""
-        wanted = self._config.teachers.max_teachers
-        listed = registry.list(encoder=self._encoder.ref, exclude_tenant=self._config.tenant)
-        chosen: list[Manifest] = []
-        for manifest in listed:
-            if len(chosen) == wanted:
-                break
-            if not manifest.encoder.same_as(self._encoder.ref):
-                raise EncoderMismatchError(f"{manifest.ref.name} belongs to another encoder")
-            chosen.append(manifest)
-        return sorted(chosen, key=lambda m: m.ref.name)
 
     def _load(self, file: str) -> BottleneckAdapter:
         return load_payload(str(self._folder / file))
@@ -382,14 +374,3 @@ class DataOwner:
             privacy=PRIVACY,
             golden=golden_vectors(self._encoder, adapter),
         )
-
-
-def _printer(stage: str) -> Callable[[int, int, float, float | None], None]:
-    """Progress lines at each held-out score: numbers only, they reach the job's log."""
-
-    def line(step: int, steps: int, loss: float, score: float | None) -> None:
-        if score is not None or step == steps or step == 1:
-            scored = "" if score is None else f", held-out score {score:.4f}"
-            print(f"{stage}: step {step}/{steps}, loss {loss:.4f}{scored}", flush=True)
-
-    return line

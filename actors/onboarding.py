@@ -5,6 +5,7 @@ stage that has not finished.
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors.files import write_atomically
 from actors.records import (
     Bundled,
     Decided,
@@ -23,11 +25,20 @@ from actors.records import (
     StageResult,
     Validated,
 )
-from actors.train_loop import write_atomically
 from adapterdistill.config import OnboardConfig
+from adapterdistill.errors import PlacementError
 from adapterdistill.manifest import Record
 
-STAGES = ("validate", "extract", "fetch_teachers", "distil", "evaluate", "decide", "publish", "bundle")
+STAGES = (
+    "validate",
+    "extract",
+    "fetch_teachers",
+    "distil",
+    "evaluate",
+    "decide",
+    "publish",
+    "bundle",
+)
 """Methods of `DataOwner`, in order."""
 
 
@@ -74,7 +85,7 @@ def onboard(
     submission_id: str | None = None,
     emit: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> OnboardReport:
-    """Run all stages with `run`, tell each through `emit`, keep the report in the workspace."""
+    """Run all stages with `run`, each told through `emit`; the report is the caller's to keep."""
     started = time.perf_counter()
     results: dict[str, StageResult] = {}
     for number, stage in enumerate(STAGES, start=1):
@@ -83,13 +94,12 @@ def onboard(
         seconds = time.perf_counter() - begun
         told = _summary(results[stage])
         emit(f"[{number}/{len(STAGES)}] {config.tenant} {stage}: {told} ({seconds:.1f} s)")
-    report = OnboardReport(
+    return OnboardReport(
         tenant=config.tenant,
         submission_id=submission_id,
         seconds=round(time.perf_counter() - started, 3),
-        **{_field(stage): result for stage, result in results.items()},  # type: ignore[arg-type]
+        **{_field(stage): result for stage, result in results.items()},
     )
-    return report
 
 
 def _summary(result: StageResult) -> str:
@@ -104,7 +114,9 @@ def _summary(result: StageResult) -> str:
         case Extracted() | Distilled():
             return f"best of {result.steps} steps is {result.best_step}"
         case Fetched():
-            return f"{len(result.teachers)} teachers, {result.payload_bytes / 2**20:.1f} MiB"
+            refused = f", {len(result.refused)} refused" if result.refused else ""
+            mebibytes = result.payload_bytes / 2**20
+            return f"{len(result.teachers)} teachers, {mebibytes:.1f} MiB{refused}"
         case Evaluated():
             gain = result.held_out and result.held_out.gain
             return "nothing held out" if gain is None else f"held-out MRR {gain:+.4f}"
@@ -148,17 +160,20 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
     """
     import ray
 
-    from actors.placement import start_data_owner
+    from actors.placement import start_data_owner, wait_for
 
     if not ray.is_initialized():
-        ray.init(address="auto", log_to_driver=True, logging_level="warning")
+        try:
+            ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+        except ConnectionError:
+            raise PlacementError(
+                "no Ray cluster was found: submit with `ray job submit` or start one, or run in "
+                "this process with --local"
+            ) from None
     owner: Any = start_data_owner(config)
 
     def run(stage: str) -> StageResult:
-        try:
-            result = ray.get(getattr(owner, stage).remote())
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        result = wait_for(getattr(owner, stage).remote(), config.placement)
         assert isinstance(result, StageResult)
         return result
 

@@ -11,6 +11,7 @@ from adapterdistill.config import OnboardConfig, PlacementConfig
 from adapterdistill.errors import PlacementError
 
 _POLL_S = 0.5
+_WATCH_S = 5.0
 
 
 def wait_for_node(placement: PlacementConfig) -> None:
@@ -25,7 +26,7 @@ def wait_for_node(placement: PlacementConfig) -> None:
     if placement.resource is None:
         return
     deadline = time.monotonic() + placement.timeout_s
-    while ray.cluster_resources().get(placement.resource, 0) < RESOURCE_SLIVER:
+    while _offered(placement.resource) < RESOURCE_SLIVER:
         if time.monotonic() > deadline:
             raise PlacementError(
                 f"no node of the cluster offers the resource {placement.resource!r} (waited "
@@ -33,6 +34,32 @@ def wait_for_node(placement: PlacementConfig) -> None:
                 f"ray start --resources '{{\"{placement.resource}\": 1}}'"
             )
         time.sleep(_POLL_S)
+
+
+def _offered(resource: str) -> float:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return float(resources.get(resource, 0))
+
+
+def wait_for(result: Any, placement: PlacementConfig) -> Any:
+    """The value of the owner's `result`, an ObjectRef.
+
+    Raises:
+        PlacementError: the owner's node left the cluster and did not come back in time, or the
+            owner's process died too often. Ray would wait for the node forever.
+    """
+    while not ray.wait([result], timeout=_WATCH_S)[0]:
+        wait_for_node(placement)
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayActorError as error:
+        raise PlacementError(
+            f"the data owner's process or node died ({type(error).__name__}), perhaps for want of "
+            "memory; submit again to go on at the first stage that has not finished"
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        # Ray's own error prints where it was raised; the cause is what the owner raised.
+        raise error.cause from None
 
 
 def start_data_owner(config: OnboardConfig) -> Any:

@@ -3,22 +3,33 @@
 A test holds every public method of `DataOwner` to this list.
 """
 
-from adapterdistill.evaluation.report import Choice, Comparison
-from adapterdistill.manifest import Metric, Record
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from adapterdistill.evaluation.report import Choice, Comparison, MetricName, Reason
+from adapterdistill.manifest import Metric, Record, Sha256
 
 __all__ = [
     "LEAVES_OWNER",
     "Bundled",
     "Decided",
-    "Trained",
     "Distilled",
     "Evaluated",
     "Extracted",
     "Fetched",
     "Published",
     "StageResult",
+    "Trained",
     "Validated",
 ]
+
+_NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
+VersionName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^tenants/{_NAME}/adapters/{_NAME}/versions/[0-9a-f]{{64}}$"),
+]
+BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}-[0-9a-f]{12}$")]
 
 
 class StageResult(Record):
@@ -29,8 +40,8 @@ class StageResult(Record):
 
 
 class Validated(StageResult):
-    counts: dict[str, int]
-    data_sha256: str
+    counts: dict[MetricName, int]
+    data_sha256: Sha256
 
 
 class Trained(StageResult):
@@ -40,7 +51,7 @@ class Trained(StageResult):
     best_step: int = 0
     steps: int = 0
     held_out_score: float | None = None
-    adapter_sha256: str | None = None
+    adapter_sha256: Sha256 | None = None
     training_peak_rss_mb: float = 0.0
 
 
@@ -49,8 +60,10 @@ class Extracted(Trained):
 
 
 class Fetched(StageResult):
-    teachers: tuple[str, ...]
+    teachers: tuple[VersionName, ...]
     payload_bytes: int
+    refused: tuple[VersionName, ...] = ()
+    """Versions that do not move this encoder as their manifests say; they teach nobody."""
 
 
 class Distilled(Trained):
@@ -66,17 +79,17 @@ class Evaluated(StageResult):
 
 class Decided(StageResult):
     choice: Choice
-    reason: str
+    reason: Reason
 
 
 class Published(StageResult):
-    name: str
+    name: VersionName
     payload_bytes: int
-    metrics: dict[str, Metric]
+    metrics: dict[MetricName, Metric]
 
 
 class Bundled(StageResult):
-    bundle: str
+    bundle: BundleId
     threshold: float
     index_vectors: int
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from actors.files import write_atomically
 from actors.records import StageResult
-from actors.train_loop import write_atomically
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import canonical_json, sha256_hex
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from actors.train_loop import write_atomically
+from actors.files import write_atomically
 from adapterdistill.registry.server import RegistryServer
 
 ACTOR_NAME = "teacher-registry"
@@ -60,6 +60,4 @@ def start_teacher_registry(
         num_cpus=num_cpus,
         max_restarts=-1,
         max_task_retries=-1,
-    ).remote(
-        str(root), port=port, address_file=None if address_file is None else str(address_file)
-    )
+    ).remote(str(root), port=port, address_file=None if address_file is None else str(address_file))

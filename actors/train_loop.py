@@ -7,14 +7,20 @@ owner's workspace, and resume from there. Rows reach the workers as the path of 
 
 import os
 import resource
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from safetensors import SafetensorError
+
+from actors.files import write_atomically
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import pack_adapter
+from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.method import Progress
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import TrainResult, Workers
@@ -62,14 +68,36 @@ def peak_rss_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of `content` is at `path`, or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".staged-", delete=False) as staged:
-        staged.write(content)
-        staged.flush()
-        os.fsync(staged.fileno())
-    Path(staged.name).replace(path)
+def train_stage(
+    name: str, spec: StageSpec, encoder: Encoder, config: OnboardConfig, *, adapter: Path
+) -> Outcome:
+    """Train as the run's settings say, in place or on workers; `adapter` receives the payload."""
+    t = config.training
+    if t.num_workers == 0:
+        return train_in_place(spec, encoder, adapter=adapter, progress=_printer(name))
+    run_folder = adapter.parent / "ray_train"
+    outcome = train_on_workers(
+        spec,
+        config.encoder.model_dump(),
+        adapter=adapter,
+        run_folder=run_folder,
+        workers=TrainWorkers(
+            t.num_workers, t.use_gpu, config.placement.resource, t.start_timeout_s
+        ),
+    )
+    shutil.rmtree(run_folder, ignore_errors=True)
+    return outcome
+
+
+def _printer(stage: str) -> Progress:
+    """Progress lines at each held-out score: numbers only, they reach the job's log."""
+
+    def line(step: int, steps: int, loss: float, score: float | None) -> None:
+        if score is not None or step == steps or step == 1:
+            scored = "" if score is None else f", held-out score {score:.4f}"
+            print(f"{stage}: step {step}/{steps}, loss {loss:.4f}{scored}", flush=True)
+
+    return line
 
 
 def train_in_place(
@@ -81,13 +109,25 @@ def train_in_place(
     def checkpoint(step: int, state: bytes) -> None:
         write_atomically(kept, state)
 
-    resume = kept.read_bytes() if kept.exists() else None
+    resume = _readable_state(kept)
     student, result = run_stage(
         spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress
     )
     write_atomically(adapter, pack_adapter(student, model_name=encoder.ref.name))
     kept.unlink(missing_ok=True)
     return Outcome.of(result)
+
+
+def _readable_state(path: Path) -> bytes | None:
+    """The checkpoint, None if there is none or it is damaged: then the stage starts anew."""
+    if not path.exists():
+        return None
+    state = path.read_bytes()
+    try:
+        safetensors.torch.load(state)
+    except SafetensorError:
+        return None
+    return state
 
 
 def train_on_workers(
@@ -137,7 +177,8 @@ def train_on_workers(
         run_config=RunConfig(
             name=f"{adapter.stem}-{digest[:12]}",
             storage_path=str(run_folder),
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=2),
+            # Typed as Ray's older class, which has no such limit; without it Ray retries forever.
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=2),  # type: ignore[call-arg]
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -164,7 +205,7 @@ def require_resources(needed: dict[str, float]) -> None:
     """Raises PlacementError if the whole cluster has less than `needed`."""
     import ray
 
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     short = [
         f"{name}: needs {n:g}, the cluster has {total.get(name, 0):g}"
         for name, n in needed.items()

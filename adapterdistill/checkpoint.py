@@ -21,7 +21,8 @@ from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, s
 _NAMES = ("down.weight", "down.bias", "up.weight", "up.bias")
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 GOLDEN_TOLERANCE = 0.02
-"""Euclidean, on unit vectors: bfloat16 against float32 moves a distance by up to 0.01 (tests)."""
+"""Euclidean, on unit vectors. With MiniLM, bfloat16 against float32 changed a distance by at most
+0.003 where an adapter moves the probes by 0.2 to 0.9; a test holds it under a quarter of this."""
 
 
 def pack_adapter(adapter: BottleneckAdapter, *, model_name: str) -> bytes:

@@ -88,7 +88,11 @@ class Workbench:
             before = _fingerprint(arrival)
             outcome = method.run(arrival, cell.setting, None)
             result["train_s"] = round(perf_counter() - started, 3)
-            if outcome.adapter is not None and cell.method in (OWN, "permuted_labels", "pooled_base"):
+            if outcome.adapter is not None and cell.method in (
+                OWN,
+                "permuted_labels",
+                "pooled_base",
+            ):
                 name = self.encoder.ref.name
                 self.cache.write_payload(key, pack_adapter(outcome.adapter, model_name=name))
             if not cell.keep:
@@ -173,4 +177,3 @@ def _fingerprint(arrival: Arrival) -> list[str]:
     answers = arrival.encoder.embed_ids(rows, arrival.teachers[0]).cpu()
     plain = torch.nn.ParameterList([answers])
     return [*(state_digest(teacher) for teacher in arrival.teachers), state_digest(plain)]
-

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterable
 
+from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cells import Cell, Workbench
 from adapterdistill.bench.method_table import METHODS, POOL_ROWS_PER_FAQ
 from adapterdistill.bench.methods import BOTTLENECK_SIZE, CHECK_EVERY
-from adapterdistill.distill.training import Schedule
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.distill.training import Schedule
 
 FORWARD_SHARE = 0.3
 """A token's forward without gradients relative to its training step with an own adapter."""

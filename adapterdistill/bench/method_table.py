@@ -61,7 +61,10 @@ _ALL = (
 
 # What other cells are made from; never a row of the table.
 _PARTS = (
-    Method("permuted_labels", "Teacher of permuted labels", "1", methods.permuted_labels, step_cost=1),
+    Method(
+        "permuted_labels", "Teacher of permuted labels", "1", methods.permuted_labels,
+        step_cost=1.0,
+    ),
     Method(
         "pooled_base", "Pooled data", "1", methods.pooled_base,
         needs=frozenset({"pool"}), step_cost=1.0, needs_queries=False,

@@ -154,7 +154,9 @@ def permuted_labels(arrival: Arrival, setting: Setting, monitor: Monitor | None)
     """Stage 1 on labels that say nothing: what the control's teachers are."""
     generator = torch.Generator().manual_seed(arrival.seed)
     labels = arrival.rows.labels[torch.randperm(len(arrival.rows), generator=generator)]
-    return own_adapter(replace(arrival, rows=replace(arrival.rows, labels=labels)), setting, monitor)
+    return own_adapter(
+        replace(arrival, rows=replace(arrival.rows, labels=labels)), setting, monitor
+    )
 
 
 def teachers_mean(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
@@ -193,7 +195,7 @@ def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | 
 
 
 def shuffled_teachers(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    """Control: the teachers' weights in random order have their size and none of their knowledge."""
+    """Control: teachers' weights in random order, of the same size without the knowledge."""
     generator = torch.Generator().manual_seed(arrival.seed)
     noise = tuple(shuffled(adapter, generator) for adapter in arrival.teachers)
     return adapter_distillation(replace(arrival, teachers=noise), setting, monitor)

@@ -50,9 +50,7 @@ def score(embed: Embed, tenant: BenchTenant, index: TextRows) -> dict[str, Any]:
     return found
 
 
-def scores(
-    scoring: str, queries: Tensor, entries: Tensor, labels: Tensor, num_faqs: int
-) -> Tensor:
+def scores(scoring: str, queries: Tensor, entries: Tensor, labels: Tensor, num_faqs: int) -> Tensor:
     """[queries, faqs] scores of the FAQs, `entries` being the questions and then the queries."""
     if scoring == "question":
         return queries @ entries[:num_faqs].T

@@ -136,7 +136,7 @@ def plan(
                     continue
                 few = method.control or method.name in REFERENCES or k not in size.ks
                 uses = bool(method.needs - {"own"})
-                for count in ((counts[-1:] if few else counts) if uses else (0,)):
+                for count in (counts[-1:] if few else counts) if uses else (0,):
                     teachers = choose_teachers(name, tenants, count=count, seed=seed)
                     planned.append(
                         Planned(_cell(method, name, k, seed, teachers, choices, size), count)
@@ -170,9 +170,7 @@ def _cell(
     )  # fmt: skip
 
 
-def setting_of(
-    choices: Choices, method: str, k: int | None, tenant: str, size: Size
-) -> Setting:
+def setting_of(choices: Choices, method: str, k: int | None, tenant: str, size: Size) -> Setting:
     """What was chosen at this k, or at the nearest tuned k below (else above) it.
 
     With all training rows, and where no tenant has `valid` rows to tune on: the middle rate, and

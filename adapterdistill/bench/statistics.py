@@ -1,8 +1,9 @@
-"""From cells to figures: macro means, paired gains with intervals, out of scope, data efficiency."""
+"""From cells to figures: macro means, paired gains, out of scope, data efficiency."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ def curve_area(points: Mapping[int, float]) -> float | None:
     ks = sorted(points)
     if len(ks) < 2:
         return None
-    pairs = zip(ks, ks[1:], strict=False)
+    pairs = pairwise(ks)
     area = sum((points[a] + points[b]) / 2 * (b - a) for a, b in pairs)
     return area / (ks[-1] - ks[0])
 
@@ -189,7 +190,7 @@ def reaches_at(points: Mapping[int, float], level: float) -> float | None:
     ks = sorted(points)
     if ks and points[ks[0]] >= level:
         return float(ks[0])
-    for a, b in zip(ks, ks[1:], strict=False):
+    for a, b in pairwise(ks):
         if points[b] >= level:
             return a + (b - a) * (level - points[a]) / (points[b] - points[a])
     return None

@@ -8,9 +8,11 @@ phase only makes what the cache lacks.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cells import Cell, Workbench, all_parts
 from adapterdistill.bench.choices import Choice, choose
 from adapterdistill.bench.estimate import remaining_tokens, training_tokens_per_s
@@ -32,7 +34,6 @@ from adapterdistill.bench.tenants import (
     spread,
     tenant_names,
 )
-from adapterdistill.backbone import Encoder
 from adapterdistill.bench.workers import Runner
 
 
@@ -182,16 +183,18 @@ def _estimate(bench: Workbench, size: Size, seeds: int, processes: int) -> float
     """Seconds that the run will take, said before it starts; choices are taken as half the grid."""
     sample = max(bench.tenants.values(), key=lambda tenant: len(tenant.train))
     rate = training_tokens_per_s(bench.encoder, sample.arrival(3, seed=0).training())
-    own = {k: Setting(0.0, size.tuning_steps // 2) for k in size.tuning_ks}
+    own: dict[int | None, Setting] = {
+        k: Setting(0.0, size.tuning_steps // 2) for k in size.tuning_ks
+    }
     tuning = [*tuning_cells(size, bench.tenants, {}), *tuning_cells(size, bench.tenants, own)]
-    middle = {
+    middle: dict[tuple[str, int | None, str], Choice] = {
         (method.name, k, name): Choice(Setting(0.0, size.tuning_steps // 2), "centroid", 0.0)
         for method in TABLE.values()
         for k in size.tuning_ks
         for name in bench.tenants
     }
     scored = [[p.cell for p in plan(size, bench.tenants, s, middle)] for s in range(seeds)]
-    parts = [c for c in all_parts([*tuning, *sum(scored, [])]) if c.keep]
+    parts = [c for c in all_parts([*tuning, *chain.from_iterable(scored)]) if c.keep]
     work = {
         "teachers": remaining_tokens(bench, parts),
         "tuning": remaining_tokens(bench, tuning),

@@ -68,9 +68,7 @@ def run_here(bench: Workbench) -> Runner:
 
 
 @contextmanager
-def _processes(
-    crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path
-) -> Iterator[Runner]:
+def _processes(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> Iterator[Runner]:
     pool = ProcessPoolExecutor(
         crew.processes,
         mp_context=multiprocessing.get_context("spawn"),

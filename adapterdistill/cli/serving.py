@@ -101,7 +101,7 @@ def serve(
         with console.status("stopping ..."):
             from ray import serve as ray_serve
 
-            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+            ray_serve.shutdown()
             ray.shutdown()
 
 

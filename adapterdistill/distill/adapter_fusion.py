@@ -1,4 +1,4 @@
-"""AdapterFusion's stage 2 (Pfeiffer et al., 2021): Q, K, V over frozen adapters, kept at serving."""
+"""AdapterFusion, stage 2 (Pfeiffer et al., 2021): Q, K, V over frozen adapters."""
 
 from torch import Tensor
 

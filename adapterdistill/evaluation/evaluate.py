@@ -1,5 +1,6 @@
 """How well an adapter ranks a tenant's FAQs, and the threshold below which it abstains."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +65,9 @@ def rank_queries(
     vectors, faq_of_vector = build_index(encoder, delta, index, num_faqs)
 
     def scores(rows: TrainingRows) -> Tensor:
-        return faq_scores(encoder.embed_ids(rows.ids, delta).cpu(), vectors, faq_of_vector, num_faqs)
+        return faq_scores(
+            encoder.embed_ids(rows.ids, delta).cpu(), vectors, faq_of_vector, num_faqs
+        )
 
     labelled = in_scope(queries)
     of_labelled = scores(labelled)
@@ -86,9 +89,14 @@ def abstention_threshold(ranking: Ranking) -> float:
         return NEVER
     allowed = float(torch.quantile(ranking.best.double(), FALSE_REJECTION))
     if not len(ranking.best_out_of_scope):
-        return round(allowed, 6)
+        return _down(allowed)
     cuts = torch.cat([ranking.best, ranking.best_out_of_scope, torch.tensor([allowed])]).double()
     cuts = cuts[cuts <= allowed]
     kept = (ranking.best[None] >= cuts[:, None]).double().mean(1)
     refused = (ranking.best_out_of_scope[None] < cuts[:, None]).double().mean(1)
-    return round(float(cuts[(kept + refused).argmax()]), 6)
+    return _down(float(cuts[(kept + refused).argmax()]))
+
+
+def _down(cut: float) -> float:
+    """Rounded down: rounded up, the cut would turn away the very query that it was set at."""
+    return max(NEVER, math.floor(cut * 1e6) / 1e6)

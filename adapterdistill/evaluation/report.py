@@ -1,7 +1,8 @@
 """The verdict between a tenant's own adapter and its distilled one, as pure functions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import StringConstraints
 from torch import Tensor
 
 from adapterdistill.evaluation.evaluate import Ranking
@@ -9,14 +10,27 @@ from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.manifest import Metric, Record
 
 Choice = Literal["own", "distilled"]
+_NO_TEACHER = "no teacher was available"
+_UNTRAINED = "no labelled query to train an own adapter on"
+_NOTHING_HELD_OUT = "no held-out row to show that the student is better"
+_MEASURED = r"(student's )?MRR [+-]\d\.\d{4}|equal MRR, lower cross-entropy|student not better"
+Reason = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^({_NO_TEACHER}|{_UNTRAINED}|{_NOTHING_HELD_OUT}"
+        rf"|({_MEASURED}) on \d+ held-out rows)$"
+    ),
+]
+"""One of the forms that `decide` fills with numbers: it leaves the owner, so no text fits in."""
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 class Comparison(Record):
     """Own against distilled on the same held-out rows. Numbers only."""
 
     rows: int
-    own: dict[str, Metric]
-    distilled: dict[str, Metric]
+    own: dict[MetricName, Metric]
+    distilled: dict[MetricName, Metric]
     gain: float | None
     """Mean over rows of the reciprocal rank's difference, distilled minus own."""
     gain_low: float | None
@@ -31,7 +45,7 @@ class Decision(Record):
     """Which adapter is published, and why."""
 
     choice: Choice
-    reason: str
+    reason: Reason
 
 
 def compare(
@@ -63,14 +77,15 @@ def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool)
 
     A tie of ranks goes to the lower cross-entropy, and a full tie to the own adapter. Without
     held-out rows there is nothing to compare: the teachers' knowledge is taken where there is
-    no own training, the own adapter otherwise.
+    no own training, the own adapter otherwise. An own adapter without training is near identity,
+    and is compared like any other where there are held-out rows.
     """
     if not has_distilled:
-        return Decision(choice="own", reason="no teacher was available")
-    if not has_own:
-        return Decision(choice="distilled", reason="no labelled query to train an own adapter on")
+        return Decision(choice="own", reason=_NO_TEACHER)
     if comparison is None or comparison.gain is None:
-        return Decision(choice="own", reason="no held-out row to show that the student is better")
+        if has_own:
+            return Decision(choice="own", reason=_NOTHING_HELD_OUT)
+        return Decision(choice="distilled", reason=_UNTRAINED)
     gain, rows = comparison.gain, comparison.rows
     if gain > 0:
         return Decision(choice="distilled", reason=f"MRR +{gain:.4f} on {rows} held-out rows")

@@ -77,9 +77,7 @@ def tokenise(
         return held_out(query.query_id, seed=seed, fraction=held_out_fraction)
 
     def part(split: str, keep: bool | None = None) -> TrainingRows:
-        chosen = (
-            q for q in dataset.queries(split) if keep is None or holds_out(q) == keep
-        )
+        chosen = (q for q in dataset.queries(split) if keep is None or holds_out(q) == keep)
         return _tokenise(chosen, encoder, position)
 
     return TenantRows(
@@ -93,9 +91,7 @@ def tokenise(
     )
 
 
-def _tokenise(
-    queries: Iterable[Query], encoder: Encoder, position: dict[str, int]
-) -> TrainingRows:
+def _tokenise(queries: Iterable[Query], encoder: Encoder, position: dict[str, int]) -> TrainingRows:
     ids: list[list[int]] = []
     labels: list[int] = []
     texts: list[str] = []

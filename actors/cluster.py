@@ -1,0 +1,171 @@
+"""A Ray cluster of one's own on this machine: own ports, own folder, loopback, a token.
+
+`ray stop` would stop every Ray on the machine; this stops only what it started.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from adapterdistill.errors import ServingError
+
+_START_TIMEOUT_S = 90.0
+_STATE = "cluster.json"
+OBJECT_STORE_BYTES = 150_000_000
+_PORTS = (
+    "port",
+    "dashboard-port",
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+
+
+@dataclass(frozen=True)
+class OwnCluster:
+    """A running head node."""
+
+    pid: int
+    """Of `ray start --block`, leader of its own process group."""
+    address: str
+    dashboard: str
+    folder: str
+    environment: dict[str, str]
+    """What processes need to talk to this cluster."""
+
+    def save(self, folder: Path) -> None:
+        path = folder / _STATE
+        path.touch(mode=0o600)  # it holds the token
+        path.write_text(json.dumps(asdict(self)), "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "OwnCluster":
+        """Raises ServingError if no cluster was saved there."""
+        try:
+            return cls(**json.loads((folder / _STATE).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise ServingError(f"no cluster of a demo is recorded in {folder}") from None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_own_cluster(
+    folder: Path, *, num_cpus: int, resources: dict[str, float], environment: dict[str, str]
+) -> OwnCluster:
+    """Start a head node whose files are in `folder` (a short path: Unix sockets need it).
+
+    Raises:
+        ServingError: it did not come up in time; nothing of it is left running.
+    """
+    ports = {name: free_port() for name in _PORTS}
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **environment,
+    }
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1",
+        "--include-dashboard=true",
+        f"--num-cpus={num_cpus}",
+        f"--resources={json.dumps(resources)}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--temp-dir={folder / 'ray'}",
+        "--disable-usage-stats",
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]
+    with (folder / "ray-start.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **own},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    cluster = OwnCluster(
+        pid=process.pid,
+        address=f"127.0.0.1:{ports['port']}",
+        dashboard=f"http://127.0.0.1:{ports['dashboard-port']}",
+        folder=str(folder),
+        environment=own,
+    )
+    cluster.save(folder)
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not _answers(ports["dashboard-port"]) or not _answers(ports["port"]):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop_own_cluster(cluster)
+            raise ServingError(f"Ray did not start: see {folder / 'ray-start.log'}")
+        time.sleep(0.3)
+    return cluster
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def cluster_processes(cluster: OwnCluster) -> list[psutil.Process]:
+    """Every process of the cluster: its group, descendants, and those that name its folder."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        try:
+            mine = (
+                os.getpgid(process.pid) == cluster.pid
+                or any(cluster.folder in part for part in process.info["cmdline"] or ())
+                or (process.info["environ"] or {}).get("RAY_AUTH_TOKEN")
+                == cluster.environment["RAY_AUTH_TOKEN"]
+            )
+        except (psutil.Error, ProcessLookupError):
+            continue
+        if mine and process.pid != os.getpid():
+            found[process.pid] = process
+            for child in _children(process):
+                found[child.pid] = child
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def stop_own_cluster(cluster: OwnCluster, *, grace_s: float = 10.0) -> None:
+    """End every process of the cluster, politely first. Harmless if it has stopped."""
+    processes = cluster_processes(cluster)
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in {p.pid: p for p in [*alive, *cluster_processes(cluster)]}.values():
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        process.send_signal(number)

@@ -1,0 +1,28 @@
+"""What the second of two gloo workers runs, in a process of its own."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter
+from adapterdistill.distill.stage import StageSpec, run_stage
+from adapterdistill.distill.training import Workers
+
+
+def run_worker(rank: int, meeting: Path, encoder: Encoder, spec: StageSpec, result: Path) -> None:
+    """Join the other worker, train, leave the student's payload in `result`."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=meeting.as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        student, _ = run_stage(spec, encoder, workers=Workers(rank, 2))
+        result.write_bytes(pack_adapter(student, model_name="test"))
+    finally:
+        torch.distributed.destroy_process_group()

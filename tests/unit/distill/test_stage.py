@@ -1,0 +1,158 @@
+"""A stage as data, run alone and by two workers."""
+
+import json
+import multiprocessing
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.held_out import HeldOutRows
+from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.distill.stage import (
+    StageRows,
+    StageSpec,
+    build_objective,
+    read_rows,
+    run_stage,
+    write_rows,
+)
+from adapterdistill.distill.training import Schedule
+from tests.separable_tenant import NUM_FAQS, held_out_of, separable_rows, separable_stage
+from tests.tiny_encoders import random_adapter
+from tests.two_workers import run_worker
+
+SCHEDULE = Schedule(
+    max_steps=20, batch_size=18, evaluate_every=10, learning_rate=5e-3, warmup_steps=2
+)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
+    """Stage 2 with two teachers."""
+    write_rows(tmp_path / "rows.safetensors", separable_stage())
+    teachers = []
+    for seed in (1, 2):
+        file = tmp_path / f"teacher-{seed}.safetensors"
+        adapter = random_adapter(tiny_encoder, seed=seed, scale=0.1)
+        file.write_bytes(pack_adapter(adapter, model_name="test"))
+        teachers.append(str(file))
+    return StageSpec(
+        rows=str(tmp_path / "rows.safetensors"),
+        bottleneck_size=6,
+        schedule=SCHEDULE,
+        seed=1,
+        teachers=tuple(teachers),
+        weights=DistilWeights(feature=0.1, relation=0.1, embedding=0.1),  # teachers know nothing,
+    )
+
+
+def test_a_spec_survives_json(spec: StageSpec) -> None:
+    assert StageSpec.from_json(spec.to_json()) == spec
+    bare = StageSpec("rows", 4, Schedule(max_steps=1), 0, initial="start")
+    assert StageSpec.from_json(bare.to_json()) == bare
+    assert json.loads(bare.to_json())["schedule"] == asdict(bare.schedule)
+
+
+def test_rows_survive_their_file(tmp_path: Path) -> None:
+    shared = torch.tensor([0, 1, -1])
+    one = TrainingRows([[5, 6], [7], [8, 9, 30_000]], shared)
+    rows = StageRows(one, TrainingRows([[1], [2], [3]], shared), TrainingRows([[4]], shared[:1]), 2)
+    write_rows(tmp_path / "rows", rows)
+    found = read_rows(tmp_path / "rows")
+    assert found.num_faqs == 2
+    for part in ("train", "held_index", "held_queries"):
+        expected, got = getattr(rows, part), getattr(found, part)
+        assert [list(ids) for ids in got.ids] == expected.ids
+        assert torch.equal(got.labels, expected.labels)
+
+
+def test_a_stage_without_held_out_rows_survives_its_file(tmp_path: Path) -> None:
+    none = TrainingRows([], torch.tensor([], dtype=torch.int64))
+    write_rows(tmp_path / "rows", StageRows(separable_rows(1, seed=0), none, none, 6))
+    found = read_rows(tmp_path / "rows")
+    assert len(found.train.ids) == 6
+    assert list(found.held_queries.ids) == [] and len(found.held_index.labels) == 0
+
+
+def test_a_spec_builds_the_stage_that_it_says(spec: StageSpec, tiny_encoder: Encoder) -> None:
+    assert isinstance(build_objective(spec, tiny_encoder), AdapterDistillation)
+    first = build_objective(replace(spec, teachers=()), tiny_encoder)
+    assert isinstance(first, OwnAdapter) and first.student.bottleneck_size == 6
+    started = build_objective(replace(spec, initial=spec.teachers[0]), tiny_encoder)
+    teacher = unpack_adapter(Path(spec.teachers[0]).read_bytes())
+    for own, other in zip(started.student.parameters(), teacher.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_stage_learns_a_separable_tenant(
+    spec: StageSpec, tiny_encoder: Encoder, stage: int
+) -> None:
+    rows = StageRows(
+        separable_rows(40, seed=1), separable_rows(40, seed=1), separable_rows(5, seed=2), NUM_FAQS
+    )
+    write_rows(Path(spec.rows), rows)
+    schedule = Schedule(max_steps=50, learning_rate=2e-2, evaluate_every=25, batch_size=48)
+    spec = replace(
+        spec, schedule=schedule, bottleneck_size=16, teachers=spec.teachers if stage == 2 else ()
+    )
+    student, result = run_stage(spec, tiny_encoder)
+    assert result.best_score is not None
+    assert result.best_score > result.scores[0][1] + 0.5
+    held_out = HeldOutRows(tiny_encoder, rows.held_index, rows.held_queries, NUM_FAQS)
+    assert held_out(student) == pytest.approx(result.best_score, abs=1e-6)
+
+
+def test_held_out_scores_equal_a_brute_force_cross_entropy(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    held_out = held_out_of(tiny_encoder)
+    vectors = tiny_encoder.embed_ids(held_out.index.ids, adapter).double()
+    centroids = []
+    for faq in range(held_out.num_faqs):
+        mean = vectors[held_out.index.labels == faq].mean(0)
+        centroids.append(mean / mean.norm())
+    total = 0.0
+    for ids, gold in zip(held_out.queries.ids, held_out.queries.labels.tolist(), strict=True):
+        query = tiny_encoder.embed_ids([ids], adapter)[0].double()
+        shares = torch.stack([query @ c / 0.05 for c in centroids]).softmax(0)
+        total -= float(shares[gold].log())
+    expected = -total / len(held_out.queries.ids)
+    assert held_out(adapter) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("label", [-1, 6])
+def test_held_out_labels_out_of_range_are_refused(tiny_encoder: Encoder, label: int) -> None:
+    rows = separable_rows(1, seed=0)
+    wrong = TrainingRows([[2, 3]], torch.tensor([label]))
+    with pytest.raises(ValueError, match="labels must be from 0 to 5"):
+        HeldOutRows(tiny_encoder, rows, wrong, 6)
+    with pytest.raises(ValueError, match="labels must be from 0 to 5"):
+        HeldOutRows(tiny_encoder, wrong, rows, 6)
+
+
+def test_two_workers_agree_with_one(spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path) -> None:
+    spec = replace(spec, schedule=replace(SCHEDULE, max_steps=6, evaluate_every=3, batch_size=17))
+    alone, _ = run_stage(spec, tiny_encoder)
+    results = [tmp_path / f"student-{rank}" for rank in range(2)]
+    meeting = tmp_path / "meeting"
+    second = multiprocessing.get_context("spawn").Process(
+        target=run_worker, args=(1, meeting, tiny_encoder, spec, results[1]), daemon=True
+    )
+    second.start()
+    try:
+        run_worker(0, meeting, tiny_encoder, spec, results[0])
+        second.join(60)
+        assert second.exitcode == 0
+    finally:
+        second.kill()
+    first, other = (result.read_bytes() for result in results)
+    assert first == other
+    together = unpack_adapter(first)
+    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)

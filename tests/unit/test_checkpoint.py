@@ -1,0 +1,234 @@
+"""Adapters as bytes, and the proof that loaded bytes are active."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.checkpoint import (
+    GOLDEN_TOLERANCE,
+    golden_vectors,
+    pack_adapter,
+    probe_sentences,
+    prove_active,
+    state_digest,
+    tensor_specs,
+    unpack_adapter,
+)
+from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
+from adapterdistill.manifest import GoldenVectors
+from tests.tiny_encoders import random_adapter, save_tiny_encoder
+
+SHAPES = {
+    "down.weight": (2, 3, 8),
+    "down.bias": (2, 3),
+    "up.weight": (2, 8, 3),
+    "up.bias": (2, 8),
+}
+
+
+def tensors() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def made(encoder: Encoder, *, seed: int, move: float) -> BottleneckAdapter:
+    """An adapter of a trained one's strength: moves the probes by `move` on average."""
+    adapter = random_adapter(encoder, seed=seed, bottleneck_size=24, scale=0.02)
+    probes = probe_sentences()
+    bare = encoder.embed_texts(probes)
+    low, high = 0.1, 40.0
+    start = adapter.up_weight.clone()
+    for _ in range(8):
+        scale = (low * high) ** 0.5
+        adapter.up_weight.copy_(start * scale)
+        moved = float((encoder.embed_texts(probes, adapter) - bare).norm(dim=-1).mean())
+        low, high = (scale, high) if moved < move else (low, scale)
+    assert moved == pytest.approx(move, rel=0.1)
+    return adapter
+
+
+def test_what_is_packed_comes_back_exactly(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    again = unpack_adapter(pack_adapter(adapter, model_name="tiny"))
+    for one, other in zip(adapter.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other) and other.dtype == torch.float32
+
+
+def test_equal_adapters_give_equal_bytes_and_others_do_not(tiny_encoder: Encoder) -> None:
+    payloads = {
+        pack_adapter(random_adapter(tiny_encoder, seed=1).copy(), model_name="tiny")
+        for _ in range(20)
+    }
+    assert len(payloads) == 1
+    adapter = random_adapter(tiny_encoder, seed=1)
+    adapter.up_bias[1, 7] += 1e-3
+    assert pack_adapter(adapter, model_name="tiny") not in payloads
+
+
+def test_a_payload_names_its_tensors_and_configuration(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1, bottleneck_size=4)
+    payload = pack_adapter(adapter, model_name="tiny")
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    assert set(header.pop("__metadata__")) == {"adapter_config"}
+    specs = tensor_specs(adapter)
+    assert {name: (h["dtype"], tuple(h["shape"])) for name, h in header.items()} == {
+        name: (spec.dtype, spec.shape) for name, spec in specs.items()
+    }
+    assert specs["down.weight"].shape == (2, 4, 32)
+
+
+def test_the_configuration_has_the_adapters_library_s_keys(
+    tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    payload = pack_adapter(random_adapter(tiny_encoder, seed=1, bottleneck_size=4), model_name="m")
+    (tmp_path / "payload").write_bytes(payload)
+    with safe_open(tmp_path / "payload", framework="pt") as file:
+        config = json.loads(file.metadata()["adapter_config"])
+    assert (config["model_name"], config["hidden_size"]) == ("m", 32)
+    seq_bn = config["config"]
+    assert (seq_bn["reduction_factor"], seq_bn["non_linearity"]) == (8.0, "relu")
+    assert seq_bn["output_adapter"] and not seq_bn["mh_adapter"]
+    assert seq_bn["original_ln_before"] and seq_bn["original_ln_after"]
+    assert seq_bn["residual_before_ln"] and not seq_bn["adapter_residual_before_ln"]
+    assert not seq_bn["is_parallel"] and seq_bn["scaling"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_payloads_load_as_float32(dtype: torch.dtype) -> None:
+    halves = {name: value.to(dtype) for name, value in tensors().items()}
+    adapter = unpack_adapter(safetensors.torch.save(halves))
+    assert torch.equal(adapter.up_weight, halves["up.weight"].float())
+
+
+def bad_payloads() -> dict[str, bytes]:
+    def changed(**changes: Tensor | None) -> bytes:
+        kept = {**tensors(), **{name.replace("_", "."): v for name, v in changes.items()}}
+        return safetensors.torch.save({n: v for n, v in kept.items() if v is not None})
+
+    good = changed()
+    nan, infinite = tensors()["up.bias"], tensors()["up.bias"]
+    nan[1, 2], infinite[0, 0] = float("nan"), float("-inf")
+    torch_file = io.BytesIO()
+    torch.save(tensors(), torch_file)
+    return {
+        "empty": b"",
+        "noise": bytes(range(256)) * 4,
+        "pickle": pickle.dumps({"down.weight": [1.0]}),
+        "torch file": torch_file.getvalue(),
+        "truncated header": good[:20],
+        "truncated tensors": good[:-1],
+        "longer": good + b"\0",
+        "header past the end": (1 << 40).to_bytes(8, "little") + good[8:],
+        "missing": changed(up_bias=None),
+        "extra": changed(gate_weight=torch.zeros(1)),
+        "nan": changed(up_bias=nan),
+        "infinite": changed(up_bias=infinite),
+        "float64": changed(up_bias=torch.zeros(2, 8, dtype=torch.float64)),
+        "integers": changed(up_bias=torch.zeros(2, 8, dtype=torch.int32)),
+        "transposed": changed(up_weight=torch.zeros(2, 3, 8)),
+        "layers differ": changed(down_bias=torch.zeros(3, 3)),
+        "flat": changed(down_weight=torch.zeros(48)),
+        "no layers": safetensors.torch.save(
+            {name: torch.zeros(0, *shape[1:]) for name, shape in SHAPES.items()}
+        ),
+    }
+
+
+@pytest.mark.parametrize("fault", list(bad_payloads()))
+def test_a_payload_that_is_no_adapter_is_refused(fault: str) -> None:
+    with pytest.raises(InvalidPayloadError):
+        unpack_adapter(bad_payloads()[fault])
+
+
+def test_every_truncation_is_refused() -> None:
+    good = safetensors.torch.save(tensors())
+    for length in range(0, len(good), 7):
+        with pytest.raises(InvalidPayloadError):
+            unpack_adapter(good[:length])
+
+
+def test_the_adapter_at_work_passes_its_proof(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    golden = golden_vectors(tiny_encoder, adapter)
+    assert len(golden.distances) == len(probe_sentences()) and min(golden.distances) > 0.1
+    prove_active(tiny_encoder, unpack_adapter(pack_adapter(adapter, model_name="t")), golden)
+
+
+def test_golden_distances_are_between_unit_vectors(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    for text, distance in zip(
+        probe_sentences(), golden_vectors(tiny_encoder, adapter).distances, strict=True
+    ):
+        one, two = (tiny_encoder.embed_texts([text], d)[0].double() for d in (None, adapter))
+        assert distance == pytest.approx(float((2 - 2 * (one @ two)) ** 0.5), abs=1e-4)
+
+
+def test_another_adapter_none_and_another_encoder_fail_the_proof(
+    tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    golden = golden_vectors(tiny_encoder, adapter)
+    silent = adapter.copy().requires_grad_(False)
+    silent.up_weight.zero_()
+    silent.up_bias.zero_()
+    other = save_tiny_encoder(tmp_path_factory.mktemp("other"), seed=7)
+    for encoder, delta in (
+        (tiny_encoder, random_adapter(tiny_encoder, seed=2)),
+        (tiny_encoder, silent),
+        (load_encoder(str(other), dtype="float32"), adapter),
+    ):
+        with pytest.raises(EncoderMismatchError, match="tolerance"):
+            prove_active(encoder, delta, golden)
+
+
+def test_an_adapter_that_overflows_fails_the_proof(tiny_encoder: Encoder) -> None:
+    """Finite weights whose outputs are not: NaN compares with nothing."""
+    adapter = random_adapter(tiny_encoder, seed=1)
+    golden = golden_vectors(tiny_encoder, adapter)
+    adapter.up_weight.fill_(3e38)
+    adapter.down_weight.fill_(3e38)
+    assert unpack_adapter(pack_adapter(adapter, model_name="t")).bottleneck_size == 6
+    with pytest.raises(EncoderMismatchError):
+        prove_active(tiny_encoder, adapter, golden)
+
+
+def test_golden_vectors_of_other_probes_prove_nothing(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    golden = golden_vectors(tiny_encoder, adapter)
+    with pytest.raises(EncoderMismatchError, match="other probe sentences"):
+        prove_active(tiny_encoder, adapter, golden.model_copy(update={"probe_sha256": "0" * 64}))
+    short = GoldenVectors(
+        probe_sha256=golden.probe_sha256, distances=golden.distances[:-1], tolerance=1.0
+    )
+    with pytest.raises(EncoderMismatchError):
+        prove_active(tiny_encoder, adapter, short)
+
+
+@pytest.mark.parametrize("move", [0.2, 0.6])
+def test_bfloat16_stays_within_the_golden_tolerance(minilm: Encoder, move: float) -> None:
+    """Both ways: published from one precision, loaded in the other."""
+    half = load_encoder(dtype="bfloat16")
+    adapter = made(minilm, seed=3, move=move)
+    golden = golden_vectors(minilm, adapter)
+    rough = golden_vectors(half, adapter)
+    worst = max(abs(a - b) for a, b in zip(golden.distances, rough.distances, strict=True))
+    assert worst <= GOLDEN_TOLERANCE / 4
+    prove_active(half, adapter, golden)
+    prove_active(minilm, adapter, rough)
+
+
+def test_a_module_s_digest_changes_with_any_parameter(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    before = state_digest(adapter)
+    assert state_digest(adapter.copy()) == before
+    adapter.down_bias[0, 0] += 1e-6
+    assert state_digest(adapter) != before

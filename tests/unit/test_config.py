@@ -1,0 +1,115 @@
+"""What a run's TOML may say, and that every shipped one parses."""
+
+from pathlib import Path
+
+import pytest
+
+from adapterdistill.config import OnboardConfig, load_toml
+from adapterdistill.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "cluster" / "runs").glob("*.toml"))
+GOOD = """
+tenant = "acme"
+data = "data/acme"
+workspace = "work"
+serving_store = "store"
+[registry]
+address = "127.0.0.1:5000"
+"""
+
+
+def load(folder: Path, text: str | bytes) -> OnboardConfig:
+    file = folder / "run.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_toml(file)
+
+
+def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(tmp_path, GOOD)
+    assert config.data == str(tmp_path / "data" / "acme")
+    assert (config.adapter, config.encoder.name) == ("faq", "minilm-l6")
+    assert config.registry.resolve() == "127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (GOOD.replace('tenant = "acme"', ""), "tenant: Field required"),
+        (GOOD.replace("acme", "Not A Name", 1), "tenant:"),
+        (GOOD.replace("[registry]", "[registre]"), "registre: Extra inputs"),
+        (GOOD + "[training]\nepochs = 3\n", "training.epochs: Extra inputs"),
+        (GOOD + "[training]\nseed = -1\n", "training.seed:"),
+        (GOOD + "[training]\nbatch_size = 3\n", "training.batch_size:"),
+        (GOOD + "[training]\nheld_out_fraction = 1.0\n", "training.held_out_fraction:"),
+        (GOOD + "[training]\nextract_learning_rate = nan\n", "extract_learning_rate:"),
+        (GOOD + "[training]\nextract_steps = 'many'\n", "training.extract_steps:"),
+        (GOOD + '[training]\nmethod = "magic"\n', "training.method:"),
+        (GOOD + "[encoder]\nmax_tokens = 7\n", "encoder.max_tokens:"),
+        (GOOD + '[encoder]\ndtype = "float16"\n', "encoder.dtype:"),
+        (GOOD + "[teachers]\nmax_teachers = 257\n", "teachers.max_teachers:"),
+        (GOOD + "[placement]\ntimeout_s = 0\n", "placement.timeout_s:"),
+        (GOOD + 'address_file = "port"\n', "registry: .*exactly one of"),
+        (GOOD.replace('address = "127.0.0.1:5000"', ""), "registry: .*exactly one of"),
+        (GOOD.replace("data/acme", "s3://bucket/acme"), "data: .*local path, not a URI"),
+        (GOOD.replace("data/acme", "file:///acme"), "data: .*local path, not a URI"),
+        (GOOD.replace("data/acme", "$NO_SUCH_VARIABLE/acme"), "data: .*variable that is not set"),
+        (GOOD.replace("data/acme", ""), "data: .*not be empty"),
+        (GOOD.replace("data/acme", "~no-such-user/x"), "data: .*home folder that is not known"),
+        ("tenant = ", "not TOML"),
+        (b'tenant = "\xff"', "not TOML"),
+        ("", "tenant: Field required; .*registry: Field required"),
+    ],
+)
+def test_a_fault_names_file_and_key(tmp_path: Path, text: str | bytes, named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.toml: .*{named}"):
+        load(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
+        load_toml(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="directory"):
+        load_toml(tmp_path)
+
+
+def test_paths_may_hold_variables_and_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOMEWHERE", str(tmp_path / "some where"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = GOOD.replace("data/acme", "$SOMEWHERE/acme").replace('"work"', '"~/work"')
+    config = load(tmp_path, text)
+    assert config.data == str(tmp_path / "some where" / "acme")
+    assert config.workspace == str(tmp_path / "home" / "work")
+
+
+def test_the_address_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "port"
+    text = GOOD.replace('address = "127.0.0.1:5000"', f'address_file = "{file}"')
+    registry = load(tmp_path, text).registry
+    with pytest.raises(ConfigError, match=r"address_file .*No such file"):
+        registry.resolve()
+    for nothing in (b"", b"\n", b"\xff\xfe"):
+        file.write_bytes(nothing)
+        with pytest.raises(ConfigError, match="holds no host:port"):
+            registry.resolve()
+    file.write_text("127.0.0.1:6000\n")
+    assert registry.resolve() == "127.0.0.1:6000"
+
+
+def test_the_digest_is_of_what_decides_the_result(tmp_path: Path) -> None:
+    base = load(tmp_path, GOOD).digest()
+    elsewhere = GOOD.replace("data/acme", "other").replace("5000", "6000").replace('"work"', '"w"')
+    assert load(tmp_path, elsewhere).digest() == base
+    for change in ("[training]\nseed = 1\n", "[encoder]\nmax_tokens = 32\n"):
+        assert load(tmp_path, GOOD + change).digest() != base
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_run_parses(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTERDISTILL_HOME", str(tmp_path))
+    assert load_toml(file).tenant
