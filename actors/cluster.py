@@ -22,6 +22,8 @@ from adapterdistill.errors import ServingError
 _START_TIMEOUT_S = 90.0
 _STATE = "cluster.json"
 OBJECT_STORE_BYTES = 150_000_000
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Kept, for a Popen that is dropped warns that its process still runs; here it is meant to."""
 _PORTS = (
     "port",
     "dashboard-port",
@@ -104,6 +106,7 @@ def start_own_cluster(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _STARTED.append(process)
     cluster = OwnCluster(
         pid=process.pid,
         address=f"127.0.0.1:{ports['port']}",

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from actors.files import write_atomically
 from actors.records import (
     Bundled,
@@ -37,7 +39,6 @@ from adapterdistill.checkpoint import (
 )
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.stage import StageSpec, load_payload, write_rows
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import NotFoundError, ServingError
@@ -206,7 +207,7 @@ class DataOwner:
                 self._encoder, adapter, rows.index(), rows.num_faqs
             )
             ranking = rank_queries(
-                self._encoder, adapter, rows.stage().held_index, rows.held, rows.num_faqs
+                self._encoder, adapter, rows.held_index(), rows.held, rows.num_faqs
             )
             threshold = abstention_threshold(ranking)
             store = Path(self._config.serving_store)
@@ -295,6 +296,7 @@ class DataOwner:
 
     @cached_property
     def _encoder(self) -> Encoder:
+        torch.set_num_threads(self._config.training.threads)
         return load_encoder(**self._config.encoder.model_dump())
 
     @cached_property
@@ -338,15 +340,15 @@ class DataOwner:
         rows, encoder = self._rows, self._encoder
         queries = rows.held if part == "held" else rows.test
         # Held-out rows that came from training must not be in the index that ranks them.
-        index = rows.stage().held_index if part == "held" else rows.index()
+        index = rows.held_index() if part == "held" else rows.index()
         if not in_scope(queries).ids:
             return None
-        held = HeldOutRows(encoder, index, in_scope(queries), rows.num_faqs)
+        of_own = rank_queries(encoder, own, index, queries, rows.num_faqs)
+        of_distilled = of_own
+        if distilled is not own:
+            of_distilled = rank_queries(encoder, distilled, index, queries, rows.num_faqs)
         return compare(
-            rank_queries(encoder, own, index, queries, rows.num_faqs),
-            rank_queries(encoder, distilled, index, queries, rows.num_faqs),
-            own_score=held(own),
-            distilled_score=held(distilled),
+            of_own, of_distilled, own_score=of_own.score, distilled_score=of_distilled.score
         )
 
     def _chosen_payload(self) -> bytes:

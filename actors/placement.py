@@ -37,7 +37,7 @@ def wait_for_node(placement: PlacementConfig) -> None:
 
 
 def _offered(resource: str) -> float:
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources = ray.cluster_resources()
     return float(resources.get(resource, 0))
 
 

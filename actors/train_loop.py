@@ -8,6 +8,7 @@ owner's workspace, and resume from there. Rows reach the workers as the path of 
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.method import Progress
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import TrainResult, Workers
-from adapterdistill.errors import PlacementError, TrainingError
+from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
 from adapterdistill.manifest import Record, canonical_json, sha256_hex
 
 RESOURCE_SLIVER = 0.001
@@ -61,6 +62,7 @@ class TrainWorkers:
     use_gpu: bool
     resource: str | None
     start_timeout_s: float
+    threads: int = 1
 
 
 def peak_rss_mb() -> float:
@@ -82,7 +84,7 @@ def train_stage(
         adapter=adapter,
         run_folder=run_folder,
         workers=TrainWorkers(
-            t.num_workers, t.use_gpu, config.placement.resource, t.start_timeout_s
+            t.num_workers, t.use_gpu, config.placement.resource, t.start_timeout_s, t.threads
         ),
     )
     shutil.rmtree(run_folder, ignore_errors=True)
@@ -90,12 +92,19 @@ def train_stage(
 
 
 def _printer(stage: str) -> Progress:
-    """Progress lines at each held-out score: numbers only, they reach the job's log."""
+    """Progress lines at each held-out score: numbers only, they reach the job's log.
+
+    On stderr: stdout may be the report as JSON.
+    """
 
     def line(step: int, steps: int, loss: float, score: float | None) -> None:
         if score is not None or step == steps or step == 1:
             scored = "" if score is None else f", held-out score {score:.4f}"
-            print(f"{stage}: step {step}/{steps}, loss {loss:.4f}{scored}", flush=True)
+            print(
+                f"{stage}: step {step}/{steps}, loss {loss:.4f}{scored}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return line
 
@@ -166,6 +175,7 @@ def train_on_workers(
         train_loop_config={
             "spec": spec.to_json(),
             "encoder": encoder,
+            "threads": workers.threads,
             "adapter": str(adapter),
             "outcome": str(outcome),
         },
@@ -192,20 +202,21 @@ def train_on_workers(
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost error's type and, if it is one of ours, its message."""
-    from adapterdistill.errors import AdapterDistillError
-
-    while error.__cause__ is not None:
-        error = error.__cause__
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, AdapterDistillError) else name
+    """What failed first: its type and, if it is one of ours, its message. Others may quote rows."""
+    failures = getattr(error, "worker_failures", None) or {0: error.__cause__ or error}
+    # Ray wraps what a worker raised, with its traceback as the message.
+    raised = [getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)]
+    # One worker's fault makes the others lose their connection to it.
+    first = next((one for one in raised if isinstance(one, AdapterDistillError)), raised[0])
+    name = type(first).__name__
+    return f"{name}: {first}" if isinstance(first, AdapterDistillError) else name
 
 
 def require_resources(needed: dict[str, float]) -> None:
     """Raises PlacementError if the whole cluster has less than `needed`."""
     import ray
 
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    total = ray.cluster_resources()
     short = [
         f"{name}: needs {n:g}, the cluster has {total.get(name, 0):g}"
         for name, n in needed.items()
@@ -226,6 +237,7 @@ def train_loop(config: dict[str, Any]) -> None:
     options = dict(config["encoder"])
     if torch.cuda.is_available():
         options["device"] = str(ray.train.torch.get_device())
+    torch.set_num_threads(config["threads"])
     encoder = load_encoder(**options)
     student, result = run_stage(
         spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()

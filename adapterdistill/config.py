@@ -97,6 +97,9 @@ class TrainingConfig(Section):
     num_workers: int = Field(default=0, ge=0, le=256)
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
     use_gpu: bool = False
+    threads: int = Field(default=1, ge=1, le=1024)
+    """torch threads of each training process. More than the node has idle cores for is many times
+    slower, not faster, because threads wait for each other at every product."""
     start_timeout_s: float = Field(default=120.0, gt=0)
 
 

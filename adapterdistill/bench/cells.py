@@ -13,8 +13,9 @@ from adapterdistill.bench.cache import ResultCache, content_key
 from adapterdistill.bench.method_table import (
     METHODS,
     OWN,
+    POOL_RATE,
     POOL_ROWS_PER_FAQ,
-    POOL_SETTING,
+    POOL_STEPS_PER_TENANT,
     TEACHER_SEED,
     TEACHER_SETTING,
 )
@@ -142,9 +143,8 @@ def parts(cell: Cell, role: str) -> list[Cell]:
             return []
         return [Cell(OWN, cell.tenant, cell.k, cell.seed, cell.own)]
     if role == "base":
-        return [
-            Cell("pooled_base", cell.tenant, 0, cell.seed, POOL_SETTING, cell.teachers, keep=True)
-        ]
+        setting = Setting(POOL_RATE, POOL_STEPS_PER_TENANT * len(cell.teachers))
+        return [Cell("pooled_base", cell.tenant, 0, cell.seed, setting, cell.teachers, keep=True)]
     teacher = OWN if role == "teachers" else "permuted_labels"
     return [
         Cell(teacher, name, None, TEACHER_SEED, TEACHER_SETTING, keep=True)

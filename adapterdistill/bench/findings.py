@@ -6,8 +6,9 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from adapterdistill.bench.aims import aims
 from adapterdistill.bench.choices import Choice
-from adapterdistill.bench.method_table import OURS, OWN, TABLE
+from adapterdistill.bench.method_table import LABELS, OURS, OWN, VERDICT
 from adapterdistill.bench.statistics import (
     Gain,
     Row,
@@ -24,10 +25,6 @@ from adapterdistill.bench.statistics import (
 from adapterdistill.bench.tenants import BenchTenant, related
 from adapterdistill.bench.transfer import TransferRun
 
-VERDICT = "verdict"
-LABELS = {name: method.label for name, method in TABLE.items()} | {
-    VERDICT: "AdapterDistillation or own, by the verdict on held-out rows"
-}
 Rows = dict[Row, list[Scored]]
 
 
@@ -41,6 +38,7 @@ def findings(
         own = rows.get(Row(OWN, row.k, 0))
         if row.method == OURS and own and not row.unrelated:
             rows[Row(VERDICT, row.k, row.teacher_count)] = with_verdict(cells, own)
+    gains = _gains(rows)
     return {
         "benchmark": "transfer",
         "environment": dict(facts),
@@ -63,7 +61,8 @@ def findings(
             for name, tenant in sorted(tenants.items())
         ],
         "rows": [_row(row, cells) for row, cells in sorted(rows.items(), key=_order)],
-        "gains": _gains(rows),
+        "aims": aims(gains),
+        "gains": gains,
         "strata": _strata(rows),
         "curves": _curves(rows),
         "choices": _choices(run.choices),

@@ -12,7 +12,8 @@ OURS = "distillation"
 TEACHER_SETTING = Setting(learning_rate=1e-3, steps=100)
 """A teacher has all its rows, so no step count is too many; one setting for all of them."""
 TEACHER_SEED = 0
-POOL_SETTING = Setting(learning_rate=1e-3, steps=200)
+POOL_RATE = 1e-3
+POOL_STEPS_PER_TENANT = 20
 POOL_ROWS_PER_FAQ = 40
 
 _ALL = (
@@ -73,6 +74,12 @@ _PARTS = (
 
 TABLE = {method.name: method for method in _ALL}
 METHODS = TABLE | {method.name: method for method in _PARTS}
+
+VERDICT = "verdict"
+"""Not a method: own or distilled adapter, by the verdict on held-out rows."""
+LABELS = {name: method.label for name, method in TABLE.items()} | {
+    VERDICT: "AdapterDistillation or own, by the verdict on held-out rows"
+}
 
 REFERENCES = ("full_tuning", "pooled")
 """Costly, so run at few k."""

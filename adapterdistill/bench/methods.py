@@ -9,6 +9,7 @@ from torch import Tensor
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.bench.full_tuning import FullTuning
+from adapterdistill.bench.pooling import train_in_turn
 from adapterdistill.bench.scoring import Embed
 from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.tfidf import TfIdf
@@ -209,10 +210,15 @@ def full_tuning(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> 
 
 
 def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    """One adapter on everybody else's rows together, FAQs of all tenants told apart."""
+    """One adapter on everybody else's rows, a batch of each tenant in turn."""
     objective = OwnAdapter(arrival.encoder, arrival.fresh())
-    embed = _fit(objective, pooled(arrival.pool), setting, arrival, monitor)
-    return Outcome(embed, objective.student)
+    train_in_turn(
+        objective,
+        [rows.training() for rows in arrival.pool],
+        Schedule(max_steps=setting.steps, learning_rate=setting.learning_rate),
+        seed=arrival.seed,
+    )
+    return Outcome(embed_with(arrival.encoder, objective.student), objective.student)
 
 
 def pooled_data(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
@@ -239,15 +245,3 @@ def shuffled(adapter: BottleneckAdapter, generator: torch.Generator) -> Bottlene
         return part.detach().cpu().flatten()[order].view_as(part).to(part.device)
 
     return BottleneckAdapter(*(permute(part) for part in adapter.parameters()))
-
-
-def pooled(pool: Sequence[TextRows]) -> TrainingRows:
-    """All tenants' rows with labels that differ between tenants."""
-    ids: list[tuple[int, ...]] = []
-    labels: list[Tensor] = []
-    offset = 0
-    for rows in pool:
-        ids += rows.ids
-        labels.append(rows.labels + offset)
-        offset += int(rows.labels.max()) + 1
-    return TrainingRows(ids, torch.cat(labels))

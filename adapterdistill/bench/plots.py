@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapterdistill.bench.findings import LABELS, VERDICT
-from adapterdistill.bench.method_table import CONTROLS, OURS, OWN, REFERENCES
+from adapterdistill.bench.method_table import CONTROLS, LABELS, OURS, OWN, REFERENCES, VERDICT
 from adapterdistill.errors import ConfigError
 
 

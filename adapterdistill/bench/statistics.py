@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.bench.choices import choose_scoring
+from adapterdistill.bench.method_table import CONTROLS, OURS
 from adapterdistill.bench.sizes import Choices, Planned
 from adapterdistill.evaluation.metrics import (
     Interval,
@@ -72,7 +73,9 @@ def with_scoring(
         by_tenant: dict[str, str] = {}
         for plan, result in members:
             cell = plan.cell
-            tuned = choices.get((cell.method, cell.k, cell.tenant))
+            # A control is what it controls in all but its teachers.
+            method = OURS if cell.method in CONTROLS else cell.method
+            tuned = choices.get((method, cell.k, cell.tenant))
             if tuned is not None:
                 scoring = tuned.scoring
             else:

@@ -2,6 +2,7 @@
 
 import os
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -71,5 +72,45 @@ def transfer(
         seeds=seeds,
         time_limit_s=time_limit_s,
         draw=plots,
+    )
+    typer.echo(report)
+
+
+@app.command()
+def training(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="ADAPTERDISTILL_DATA", help="Tenants. Default: the samples."),
+    ] = None,
+    teachers: Annotated[str, typer.Option(help="Numbers of teachers.")] = "1,8,16,64",
+    rounds: Annotated[int, typer.Option(min=7, help="Timed steps of each kind.")] = 9,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
+    peer_env: Annotated[
+        Path | None,
+        typer.Option("--peer-env", help="Folder for the adapters library's own environment."),
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """What a training step costs against the number of teachers."""
+    from adapterdistill.bench.training_report import training_command
+
+    try:
+        counts = tuple(sorted({int(part) for part in teachers.split(",")}))
+    except ValueError:
+        raise ConfigError("--teachers takes whole numbers with commas between") from None
+    if counts[0] < 1:
+        raise ConfigError(f"--teachers must be 1 or more, got {counts[0]}")
+    report = training_command(
+        data=data or Path(str(files("adapterdistill"))) / "samples",
+        out=out,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        counts=counts,
+        rounds=rounds,
+        peer_env=peer_env,
+        max_tokens=_MAX_TOKENS,
     )
     typer.echo(report)

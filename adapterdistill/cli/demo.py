@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from actors.onboarding import STAGES
 from adapterdistill.cli.story import Demo, DemoResult, stop_cluster
 from adapterdistill.data import sample_names
 from adapterdistill.errors import ConfigError
@@ -55,7 +56,7 @@ def demo(
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
     with Demo(names, runs=runs, emit=console.print, keep=keep) as running:
         result = running.run()
-        console.print(_tenants(result), _answers(result), _memory(result))
+        console.print(_tenants(result), _stages(result), _answers(result), *_figures(result))
         if output is not None:
             output.write_text(json.dumps(result.as_json(), indent=2), "utf-8")
         if keep:
@@ -68,33 +69,34 @@ def demo(
 
 
 def _tenants(result: DemoResult) -> Table:
-    table = Table(title="Onboarded tenants (own -> distilled adapter)")
-    for name in ("tenant", "FAQs", "queries", "teachers"):
-        table.add_column(name, justify="left" if name == "tenant" else "right")
-    for name in ("held-out top-1", "held-out MRR", "test top-1", "decision", "seconds by stage"):
-        table.add_column(name)
+    table = Table(title="Own adapter -> distilled adapter, on held-out queries")
+    for name in ("tenant", "FAQs", "queries", "teachers", "top-1", "MRR", "decision"):
+        table.add_column(
+            name, justify="right" if name in ("FAQs", "queries", "teachers") else "left"
+        )
     for report in result.reports:
-        counts = report.validate_stage.counts
-        held, test = report.evaluate.held_out, report.evaluate.test
+        counts, held = report.validate_stage.counts, report.evaluate.held_out
         queries = sum(counts[split] for split in ("train", "valid", "test"))
         cells = [report.tenant, str(counts["faqs"]), str(queries)]
         cells.append(str(len(report.fetch_teachers.teachers)))
-        for comparison, metric in ((held, "top1"), (held, "mrr"), (test, "top1")):
-            if comparison is None or metric not in comparison.own:
+        for metric in ("top1", "mrr"):
+            if held is None or metric not in held.own:
                 cells.append("-")
                 continue
-            own, distilled = comparison.own[metric].value, comparison.distilled[metric].value
-            after = f" -> {distilled:.3f}" if report.distil.trained else ""
-            cells.append(f"{own:.3f}{after}")
-        cells.append(report.decide.choice)
-        cells.append(
-            " ".join(
-                f"{stage.split('_')[0]} {seconds:.1f}"
-                for stage, seconds in report.stage_seconds().items()
-                if seconds >= 0.05
-            )
-        )
-        table.add_row(*cells)
+            own, distilled = held.own[metric].value, held.distilled[metric].value
+            cells.append(f"{own:.3f} -> {distilled:.3f}" if report.distil.trained else f"{own:.3f}")
+        table.add_row(*cells, report.decide.choice)
+    return table
+
+
+def _stages(result: DemoResult) -> Table:
+    table = Table(title="Seconds by stage")
+    table.add_column("tenant")
+    for stage in STAGES:
+        table.add_column(stage.replace("_teachers", ""), justify="right")
+    for report in result.reports:
+        seconds = report.stage_seconds()
+        table.add_row(report.tenant, *(f"{seconds[stage]:.1f}" for stage in STAGES))
     return table
 
 
@@ -111,12 +113,7 @@ def _answers(result: DemoResult) -> Table:
     return table
 
 
-def _memory(result: DemoResult) -> Table:
-    table = Table(title="Peak memory, MB, and seconds")
-    for name in [*result.peak_rss_mb, *result.seconds]:
-        table.add_column(name, justify="right")
-    table.add_row(
-        *(f"{mb:.0f}" for mb in result.peak_rss_mb.values()),
-        *(f"{seconds:.0f}" for seconds in result.seconds.values()),
-    )
-    return table
+def _figures(result: DemoResult) -> list[str]:
+    peaks = ", ".join(f"{name} {mb:.0f} MB" for name, mb in result.peak_rss_mb.items())
+    seconds = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    return [f"Peak memory: {peaks}", f"Time: {seconds}"]

@@ -101,8 +101,13 @@ def build_objective(spec: StageSpec, encoder: Encoder) -> Objective:
     ).to(encoder.device)
     if not spec.teachers:
         return OwnAdapter(encoder, student)
+    # The own adapter, frozen as it is now, is fused with the teachers, as AdapterFusion does: what
+    # the student knows already stays within reach. The student itself is never among them.
+    own = () if spec.initial is None else (spec.initial,)
     teachers = AdapterStack.of(
-        [load_payload(path) for path in spec.teachers], dtype=encoder.dtype, device=encoder.device
+        [load_payload(path) for path in (*spec.teachers, *own)],
+        dtype=encoder.dtype,
+        device=encoder.device,
     )
     fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=spec.seed)
     return AdapterDistillation(

@@ -85,7 +85,9 @@ def train(
         )
     started = time.perf_counter()
     optimizer = torch.optim.AdamW(
-        objective.parameter_groups(schedule.learning_rate), weight_decay=schedule.weight_decay
+        objective.parameter_groups(schedule.learning_rate),
+        weight_decay=schedule.weight_decay,
+        fused=True,
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     model: nn.Module = objective

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.distill.batches import TrainingRows
-from adapterdistill.distill.held_out import centroids
+from adapterdistill.distill.held_out import centroids, cross_entropy
 from adapterdistill.evaluation.metrics import (
     faq_scores,
     gold_ranks,
@@ -34,6 +34,8 @@ class Ranking:
     """[queries] float32, score of the first FAQ."""
     best_out_of_scope: Tensor
     """[out-of-scope queries] float32."""
+    score: float | None = None
+    """Minus the calibrated cross-entropy of the gold FAQ; None without labelled queries."""
 
     def metrics(self) -> dict[str, Metric]:
         """top1, mrr and recall_at_5 with their counts; empty without labelled queries."""
@@ -75,6 +77,7 @@ def rank_queries(
         ranks=gold_ranks(of_labelled, labelled.labels),
         best=of_labelled.amax(1),
         best_out_of_scope=scores(out_of_scope(queries)).amax(1),
+        score=-cross_entropy(of_labelled, labelled.labels) if labelled.ids else None,
     )
 
 
@@ -87,7 +90,8 @@ def abstention_threshold(ranking: Ranking) -> float:
     """
     if not len(ranking.best):
         return NEVER
-    allowed = float(torch.quantile(ranking.best.double(), FALSE_REJECTION))
+    # An order statistic, not an interpolated quantile: that one turns away 1 of 2 rows, or 1 of 10.
+    allowed = float(ranking.best.sort().values[int(FALSE_REJECTION * len(ranking.best))])
     if not len(ranking.best_out_of_scope):
         return _down(allowed)
     cuts = torch.cat([ranking.best, ranking.best_out_of_scope, torch.tensor([allowed])]).double()

@@ -12,6 +12,9 @@ from adapterdistill.distill.stage import StageRows
 
 OUT_OF_SCOPE = -1
 _CHUNK_ROWS = 1024
+_INDEX_ROWS_PER_FAQ = 8
+_HELD_QUERIES = 300
+"""Bounds of what scores the steps of a training: each score embeds all of it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class TenantRows:
         kept = join(self.questions, self.train)
         return join(kept, in_scope(self.held)) if self.held_from_train else kept
 
+    def held_index(self) -> TrainingRows:
+        """What held-out rows are ranked against: an index without them."""
+        return join(self.questions, self.train)
+
     def stage(self) -> StageRows:
         """What training sees: questions and queries to fit, held-out queries to bound the steps.
 
@@ -51,8 +58,8 @@ class TenantRows:
             fit = join(fit, self.unlabelled)
         return StageRows(
             train=fit,
-            held_index=join(self.questions, self.train),
-            held_queries=in_scope(self.held),
+            held_index=join(self.questions, first_of_each(self.train, _INDEX_ROWS_PER_FAQ)),
+            held_queries=spread(in_scope(self.held), _HELD_QUERIES),
             num_faqs=self.num_faqs,
         )
 
@@ -84,7 +91,8 @@ def tokenise(
         questions=questions,
         answers=answers,
         train=in_scope(part("train", None if has_valid else False)),
-        held=part("valid") if has_valid else part("train", True),
+        # Valid rows that are all out of scope cannot choose, but do set when to abstain.
+        held=part("valid") if has_valid else join(part("train", True), part("valid")),
         test=part("test"),
         unlabelled=part("unlabelled"),
         held_from_train=not has_valid,
@@ -121,3 +129,23 @@ def out_of_scope(rows: TrainingRows) -> TrainingRows:
 def _select(rows: TrainingRows, mask: torch.Tensor) -> TrainingRows:
     kept = mask.nonzero().flatten().tolist()
     return TrainingRows([rows.ids[row] for row in kept], rows.labels[mask])
+
+
+def first_of_each(rows: TrainingRows, count: int) -> TrainingRows:
+    """The first `count` rows of each label, in order."""
+    seen: dict[int, int] = {}
+    mask = torch.zeros(len(rows.ids), dtype=torch.bool)
+    for row, label in enumerate(rows.labels.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        mask[row] = seen[label] <= count
+    return _select(rows, mask)
+
+
+def spread(rows: TrainingRows, count: int) -> TrainingRows:
+    """At most `count` rows, evenly spread over all, whatever order they were stored in."""
+    mask = torch.zeros(len(rows.ids), dtype=torch.bool)
+    if len(rows.ids) <= count:
+        mask[:] = True
+    else:
+        mask[torch.linspace(0, len(rows.ids) - 1, count).round().long()] = True
+    return _select(rows, mask)

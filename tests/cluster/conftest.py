@@ -18,7 +18,7 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
-    """Address of a local Ray of 2 CPUs that no dashboard and no other Ray shares."""
+    """Address of a local Ray, an owner's node of 2 CPUs, that no dashboard and no other shares."""
     import ray
 
     # Workers import the packages from this tree, whatever is installed.
@@ -29,6 +29,7 @@ def ray_cluster() -> Iterator[str]:
         context = ray.init(
             address="local",
             num_cpus=2,
+            resources={"owner:here": 1},
             object_store_memory=100_000_000,
             include_dashboard=False,
             log_to_driver=False,

@@ -122,6 +122,25 @@ def test_training_ends_after_patience_scores_without_a_new_best(tiny_encoder: En
     assert (result.steps, result.best_step) == (10, 6)
 
 
+def test_a_resumed_run_remembers_the_best_step_and_its_patience(tiny_encoder: Encoder) -> None:
+    schedule = Schedule(max_steps=30, batch_size=12, evaluate_every=2, patience=2)
+    states: dict[int, bytes] = {}
+    whole = own(tiny_encoder)
+    train(
+        whole,
+        ROWS,
+        schedule,
+        seed=0,
+        held_out=Scores(0.0, 2.0, 1.0, 1.5),
+        checkpoint=states.__setitem__,
+    )
+    resumed = own(tiny_encoder, seed=5)
+    result = train(resumed, ROWS, schedule, seed=0, held_out=Scores(1.5), resume=states[4])
+    assert (result.steps, result.best_step, result.best_score) == (6, 2, 2.0)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_last_step_is_scored_and_reported(tiny_encoder: Encoder) -> None:
     schedule = Schedule(max_steps=4, batch_size=12, evaluate_every=3)
     seen: list[tuple[int, int, float | None]] = []

@@ -1,0 +1,105 @@
+"""The report of the training benchmark."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.bench.environment import environment
+from adapterdistill.bench.report import table
+from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
+from adapterdistill.bench.training import BATCH_SIZE, measure_training
+from adapterdistill.distill.batches import TrainingRows
+
+
+def training_command(
+    *,
+    data: Path,
+    out: Path,
+    dtype: str,
+    device: str,
+    threads: int,
+    counts: tuple[int, ...],
+    rounds: int,
+    peer_env: Path | None,
+    max_tokens: int,
+) -> str:
+    """Measure, write report.json and report.md, and return the latter."""
+    torch.set_num_threads(threads)
+    encoder = load_encoder(dtype=dtype, device=device, max_tokens=max_tokens)
+    exact = load_encoder(dtype="float32", max_tokens=max_tokens)
+    rows = batch_rows(data, out / "tenants", exact)
+    found = measure_training(encoder, exact, rows, counts=counts, rounds=rounds, peer_env=peer_env)
+    found = {"benchmark": "training", "environment": environment(encoder), **found}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    text = markdown(found)
+    (out / "report.md").write_text(text)
+    return text
+
+
+def batch_rows(data: Path, workspace: Path, encoder: Encoder) -> TrainingRows:
+    """One batch of training queries from all tenants in turn: lengths as in the data."""
+    ids: list[tuple[int, ...]] = []
+    labels: list[int] = []
+    names = tenant_names(data)
+    for place, name in enumerate(names):
+        dataset = open_dataset(data / name, workspace)
+        tenant = read_tenant(dataset, name, encoder, max_test=1, max_valid=1)
+        share = len(range(place, BATCH_SIZE, len(names)))
+        # Two queries an FAQ where there is room, so that the loss has positives.
+        rows = tenant.train.select(tenant.train.labels.argsort(stable=True).tolist()[:share])
+        ids += rows.ids
+        labels += [1000 * place + label for label in rows.labels.tolist()]
+    return TrainingRows(ids, torch.tensor(labels))
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The report for people."""
+    env, peer = found["environment"], found["peer"]
+    equal = found["equal_to_plain_formula"]
+    parts = [
+        "# Cost of a training step",
+        f"A batch of {found['batch']['rows']} rows, {found['batch']['tokens']} tokens, lengths as "
+        f"in the data; bottleneck {found['bottleneck_size']}; {found['rounds']} rounds, all rows "
+        f"in turn; {env['dtype']} on {env['device']}, {env['threads_in_this_process']} thread(s), "
+        f"load {env['load_1_5_15_min'][0]} at the end. Relative to the own adapter's step of the "
+        "same side. A difference inside the spread is noise.",
+        table(
+            ("step", "N", "min ms", "median ms", "x own (min)", "x own (median)", "spread"),
+            (
+                (
+                    t["kind"],
+                    t["teachers"] or "",
+                    f"{1000 * t['min_s']:.1f}",
+                    f"{1000 * t['median_s']:.1f}",
+                    f"{t['ratio_of_minima']:.2f}",
+                    f"{t['ratio_of_medians']:.2f}",
+                    f"{100 * t['spread']:.0f}%",
+                )
+                for t in found["timings"]
+            ),
+        ),
+        "## Equality, checked before timing",
+        f"Factored against plain formula, float32: outputs differ by at most "
+        f"{equal['outputs']:.1e}, gradients by {equal['gradients']:.1e} of the largest.",
+        _peer(peer),
+        "## How it was run",
+        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _peer(peer: Mapping[str, Any]) -> str:
+    if "skipped" in peer:
+        return f"The adapters library was skipped: {peer['skipped']}."
+    d = peer["largest_difference"]
+    return (
+        f"With adapters {peer['adapters']} in its own environment, float32, rows padded to the "
+        f"longest: our adapter loaded there differs by {d['ours_loaded_there']:.1e}, one trained "
+        f"there and loaded here by {d['theirs_loaded_here']:.1e}, a fusion of equal weights by "
+        f"{d['fusion']:.1e}; control, another adapter: {d['control_another_adapter']:.1e}."
+    )

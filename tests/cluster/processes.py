@@ -1,0 +1,29 @@
+"""The processes of this session's Ray, found among this process's own children."""
+
+import time
+
+import psutil
+
+
+def ray_processes(name: str) -> list[psutil.Process]:
+    """Live Ray workers whose title holds `name`, such as an actor's class."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue  # it ended
+        if title.startswith("ray::") and name in title:
+            found.append(process)
+    return found
+
+
+def kill_one(name: str, *, timeout_s: float = 60) -> int:
+    """SIGKILL the first such worker as soon as there is one; returns its pid."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := ray_processes(name)):
+        assert time.monotonic() < deadline, f"no process of {name}"
+        time.sleep(0.05)
+    found[0].kill()
+    found[0].wait(timeout=10)
+    return found[0].pid

@@ -1,0 +1,143 @@
+"""Training on Ray Train's workers equals training in place, also when a worker dies."""
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.train_loop import (
+    Outcome,
+    TrainWorkers,
+    _cause,
+    train_in_place,
+    train_on_workers,
+)
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.distill.stage import StageSpec, write_rows
+from adapterdistill.distill.training import Schedule
+from adapterdistill.errors import PlacementError, TrainingError
+from tests.cluster.processes import kill_one
+from tests.separable_tenant import held_out_of, separable_stage
+from tests.tiny_encoders import random_adapter
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
+    """Stage 2 with one teacher; 17 rows a step, so that two workers' shares differ."""
+    write_rows(tmp_path / "rows.safetensors", separable_stage())
+    teacher = random_adapter(tiny_encoder, seed=1, scale=0.1)
+    (tmp_path / "teacher").write_bytes(pack_adapter(teacher, model_name="tiny"))
+    return StageSpec(
+        rows=str(tmp_path / "rows.safetensors"),
+        bottleneck_size=4,
+        schedule=Schedule(max_steps=6, batch_size=17, evaluate_every=3, learning_rate=5e-3),
+        seed=2,
+        teachers=(str(tmp_path / "teacher"),),
+    )
+
+
+def on_workers(
+    spec: StageSpec,
+    encoder: Path,
+    adapter: Path,
+    num_workers: int = 1,
+    resource: str | None = "owner:here",
+) -> Outcome:
+    return train_on_workers(
+        spec,
+        {"name": str(encoder), "dtype": "float32"},
+        adapter=adapter,
+        run_folder=adapter.parent / "ray_train",
+        workers=TrainWorkers(num_workers, False, resource, 60.0),
+    )
+
+
+def assert_same_adapter(one: Path, other: Path, *, within: float) -> None:
+    pairs = zip(
+        unpack_adapter(one.read_bytes()).parameters(),
+        unpack_adapter(other.read_bytes()).parameters(),
+        strict=True,
+    )
+    for left, right in pairs:
+        torch.testing.assert_close(left, right, rtol=0, atol=within)
+
+
+def test_two_workers_train_the_adapter_that_the_owner_would(
+    ray_cluster: str,
+    spec: StageSpec,
+    tiny_encoder: Encoder,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    in_place = train_in_place(spec, tiny_encoder, adapter=here)
+    outcome = on_workers(spec, tiny_encoder_folder, there, num_workers=2)
+    assert_same_adapter(here, there, within=1e-5)
+    assert (outcome.steps, outcome.best_step) == (in_place.steps, in_place.best_step)
+    assert outcome.held_out_score == pytest.approx(in_place.held_out_score, abs=1e-4)
+    adapter = unpack_adapter(there.read_bytes())
+    assert held_out_of(tiny_encoder)(adapter) == pytest.approx(outcome.held_out_score, abs=1e-5)
+
+
+def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
+    ray_cluster: str,
+    spec: StageSpec,
+    tiny_encoder: Encoder,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    schedule = replace(spec.schedule, max_steps=12, evaluate_every=2, patience=99)
+    spec = replace(spec, schedule=schedule)
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    in_place = train_in_place(spec, tiny_encoder, adapter=here)
+    found: list[Outcome] = []
+    training = threading.Thread(
+        target=lambda: found.append(on_workers(spec, tiny_encoder_folder, there)), daemon=True
+    )
+    training.start()
+    checkpoints = tmp_path / "ray_train"
+    deadline = time.monotonic() + 60
+    while not list(checkpoints.glob("*/checkpoint_*")):
+        assert time.monotonic() < deadline and training.is_alive()
+        time.sleep(0.02)
+    assert not there.exists()
+    kill_one("RayTrainWorker")
+    training.join(timeout=90)
+    assert found[0].steps == 12 and found[0].best_step == in_place.best_step
+    assert found[0].losses == pytest.approx(in_place.losses, abs=1e-4)
+    assert_same_adapter(here, there, within=1e-5)
+
+    # The same run once more has nothing left to train: it starts from the last checkpoint.
+    there.unlink()
+    again = on_workers(spec, tiny_encoder_folder, there)
+    assert again.seconds < found[0].seconds / 2
+    assert (again.steps, again.losses) == (12, found[0].losses)
+    assert_same_adapter(here, there, within=1e-5)
+
+
+def test_workers_that_no_node_can_hold_are_refused_at_once(
+    ray_cluster: str, spec: StageSpec, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "a.safetensors"
+    with pytest.raises(PlacementError, match=r"CPU: needs 4\.5, the cluster has 2"):
+        on_workers(spec, tiny_encoder_folder, adapter, num_workers=9)
+    with pytest.raises(PlacementError, match=r"owner:nobody: needs 0\.001, the cluster has 0"):
+        on_workers(spec, tiny_encoder_folder, adapter, resource="owner:nobody")
+
+
+def test_the_first_fault_of_a_training_is_said_without_rays_traceback() -> None:
+    from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    lost = UserExceptionWithTraceback(RuntimeError("a private row"), "Traceback: a private row")
+    ours = UserExceptionWithTraceback(TrainingError("loss is not finite"), "Traceback: ...")
+    both = WorkerGroupError("Traceback: ...", {0: lost, 1: ours})
+    assert _cause(both) == "TrainingError: loss is not finite"
+    assert _cause(WorkerGroupError("Traceback: ...", {0: lost})) == "RuntimeError"
+    assert _cause(OSError("a private path")) == "OSError"

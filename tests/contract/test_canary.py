@@ -1,0 +1,178 @@
+"""Words planted in a tenant's private texts are found nowhere outside its own folders.
+
+Two tenants are onboarded; the second has the first as its teacher. Searched are the bytes on the
+wire to and from the registry, the registry's files, all output, the reports, the manifests and the
+payloads, for the words and for their token ids.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.onboarding import OnboardReport, write_report
+from adapterdistill.backbone import Encoder
+from adapterdistill.config import OnboardConfig
+from adapterdistill.manifest import VersionRef
+from tests.contract.recording_proxy import RecordingProxy
+from tests.contract.running_registry import Running
+from tests.owner_runs import run_of, run_through, write_shop
+
+CANARIES = {"acre": "zephyrquartzacre", "brook": "vexingjumboklutz"}
+"""The word in every question, answer and query of each tenant."""
+CONTROL = "control-canary-word"
+"""The adapter's name in the positive control: it may be found, and is."""
+
+
+@dataclass(frozen=True)
+class Needles:
+    """What stands for one word: its text in several encodings, and its token ids."""
+
+    by_form: dict[str, bytes]
+
+    @classmethod
+    def of(cls, word: str, encoder: Encoder) -> "Needles":
+        ids = encoder.tokenize([word])[0][1:-1]
+        assert len(ids) >= 8  # long enough never to occur by chance
+        return cls(
+            {
+                "utf-8": word.encode(),
+                "upper case": word.upper().encode(),
+                "utf-16": word.encode("utf-16-le"),
+                "reversed": word[::-1].encode(),
+                "int32 ids": np.array(ids, "<i4").tobytes(),
+                "int64 ids": np.array(ids, "<i8").tobytes(),
+                "float32 ids": np.array(ids, "<f4").tobytes(),
+                "ids in JSON": ",".join(map(str, ids)).encode(),
+                "spaced ids in JSON": ", ".join(map(str, ids)).encode(),
+            }
+        )
+
+    def found_in(self, places: dict[str, bytes]) -> set[tuple[str, str]]:
+        return {
+            (place, form)
+            for place, content in places.items()
+            for form, needle in self.by_form.items()
+            if needle in content
+        }
+
+
+@dataclass(frozen=True)
+class Onboarded:
+    """Everything that two onboardings left outside the tenants' own folders, by place."""
+
+    configs: list[OnboardConfig]
+    reports: list[OnboardReport]
+    outside: dict[str, bytes]
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder.parent)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def onboarded(
+    tmp_path: Path,
+    tiny_encoder_folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Onboarded:
+    """Registry's and wire's bytes, output, reports, manifests and payloads of both tenants."""
+    caplog.set_level(logging.DEBUG)
+    registry = Running(tmp_path / "registry")
+    proxy = RecordingProxy(registry.address)
+    configs, reports, outside = [], [], {}
+    try:
+        for tenant, word in CANARIES.items():
+            write_shop(
+                tmp_path / "data" / tenant,
+                splits=("train", "train", "valid", "test", "unlabelled"),
+                out_of_scope=("train", "valid", "test"),
+                word=word,
+            )
+            config = run_of(
+                tmp_path,
+                tenant,
+                encoder=tiny_encoder_folder,
+                registry=proxy.address,
+                adapter=CONTROL,
+            )
+            report, lines = run_through(config)
+            configs.append(config)
+            reports.append(report)
+            outside[f"report of {tenant}"] = write_report(config, report).read_bytes()
+            outside[f"lines of {tenant}"] = "\n".join(lines).encode()
+            manifest, payload = registry.client.fetch(VersionRef.parse(report.publish.name))
+            outside[f"manifest of {tenant}"] = manifest.canonical_json()
+            outside[f"payload of {tenant}"] = payload
+        outside |= {f"running {name}": c for name, c in files_under(registry.root).items()}
+    finally:
+        proxy.close()
+        registry.close()
+    outside |= {f"wire {n}": part for n, part in enumerate(proxy.recorded())}
+    outside |= files_under(registry.root)
+    output = capfd.readouterr()
+    outside["stdout"], outside["stderr"] = output.out.encode(), output.err.encode()
+    outside["log"] = caplog.text.encode()
+    return Onboarded(configs, reports, outside)
+
+
+def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: Encoder) -> None:
+    # The second learnt from the first: its adapter went over the wire in both directions.
+    assert len(onboarded.reports[1].fetch_teachers.teachers) == 1
+    for word in CANARIES.values():
+        assert Needles.of(word, tiny_encoder).found_in(onboarded.outside) == set()
+
+
+def test_no_private_sentence_leaves_its_tenant(onboarded: Onboarded) -> None:
+    for sentence in ("where is the kite now", "what about a lamp", "the soup is at the desk"):
+        assert not [p for p, content in onboarded.outside.items() if sentence.encode() in content]
+
+
+def test_what_is_searched_holds_what_was_published(
+    onboarded: Onboarded, tiny_encoder: Encoder
+) -> None:
+    """The positive control: a word in the adapter's name is found where names go."""
+    found = {place for place, _ in Needles.of(CONTROL, tiny_encoder).found_in(onboarded.outside)}
+    for tenant in CANARIES:
+        assert {f"report of {tenant}", f"manifest of {tenant}", f"lines of {tenant}"} <= found
+    for kind in ("wire", "running registry", "registry"):
+        assert any(place.startswith(kind) for place in found), kind
+    wire = b"".join(c for place, c in onboarded.outside.items() if place.startswith("wire"))
+    for tenant in CANARIES:
+        payload = onboarded.outside[f"payload of {tenant}"]
+        tensors = payload[int.from_bytes(payload[:8], "little") + 8 :]
+        assert tensors[:2000] in wire  # a run of the weights, whole within one frame
+
+
+def test_the_owner_has_its_words_and_ids_in_its_own_folders(
+    onboarded: Onboarded, tiny_encoder: Encoder
+) -> None:
+    """The search for ids works: the owner's rows have them, and only the owner's folders."""
+    for config, (tenant, word) in zip(onboarded.configs, CANARIES.items(), strict=True):
+        needles = Needles.of(word, tiny_encoder)
+        forms = {form for _, form in needles.found_in(files_under(Path(config.workspace) / tenant))}
+        assert "int32 ids" in forms
+        for other in CANARIES.keys() - {tenant}:
+            for folder in (config.workspace, config.serving_store):
+                assert needles.found_in(files_under(Path(folder) / other)) == set()
+
+
+def test_a_payload_carries_the_trained_tensors_alone(onboarded: Onboarded) -> None:
+    import safetensors.torch
+
+    for tenant in CANARIES:
+        payload = onboarded.outside[f"payload of {tenant}"]
+        tensors = safetensors.torch.load(payload)
+        assert set(tensors) == {"down.weight", "down.bias", "up.weight", "up.bias"}
+        sizes = sum(t.numel() * 4 for t in tensors.values())
+        header = int.from_bytes(payload[:8], "little")
+        assert len(payload) == 8 + header + sizes
+        assert all(t.dtype == torch.float32 for t in tensors.values())

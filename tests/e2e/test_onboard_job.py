@@ -1,0 +1,121 @@
+"""Onboarding submitted with `ray job submit`: exit codes, and submitting the same work again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
+from adapterdistill.config import OnboardConfig
+from adapterdistill.manifest import VersionRef
+from tests.contract.running_registry import Running
+from tests.owner_runs import config_toml, run_of, write_shop
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "plover"
+pytestmark = pytest.mark.e2e
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster of the test's own with the node of one owner, and a registry outside it."""
+
+    home: Path
+    cluster: OwnCluster
+    registry: Running
+    encoder: Path
+
+    def config(self, tenant: str, **more: object) -> OnboardConfig:
+        return run_of(
+            self.home,
+            tenant,
+            encoder=self.encoder,
+            registry=self.registry.address,
+            placement={"resource": "owner:acme", "timeout_s": 5.0},
+            **more,
+        )
+
+    def submit(self, config: OnboardConfig, submission_id: str) -> tuple[int, str]:
+        """Exit status of `ray job submit` and what it printed, the job's log among it."""
+        toml = self.home / f"{config.tenant}.toml"
+        toml.write_text(config_toml(config))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
+                *(f"--address={self.cluster.dashboard}", f"--submission-id={submission_id}"),
+                *("--working-dir=.", "--", "python", "-m", "adapterdistill"),
+                *("onboard", "--config", str(toml)),
+            ],
+            cwd=ROOT,
+            env=os.environ | self.cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def site(tiny_encoder_folder: Path) -> Iterator[Site]:
+    home = Path(tempfile.mkdtemp(prefix="e2e-"))  # short: Ray's sockets live under it
+    registry = Running(home / "registry")
+    cluster = start_own_cluster(home, num_cpus=2, resources={"owner:acme": 1}, environment={})
+    try:
+        yield Site(home, cluster, registry, tiny_encoder_folder)
+    finally:
+        stop_own_cluster(cluster)
+        left = [process.cmdline() for process in cluster_processes(cluster)]
+        registry.close()
+        shutil.rmtree(home, ignore_errors=True)
+        assert left == []
+
+
+def test_a_job_onboards_and_submitting_the_same_work_again_is_harmless(site: Site) -> None:
+    write_shop(site.home / "data" / "acme", word=SECRET)
+    config = site.config("acme")
+    status, log = site.submit(config, "first")
+    assert status == 0, log
+    assert "[8/8] acme bundle:" in log and "succeeded" in log
+    assert SECRET not in log
+    path = site.home / "owners" / "acme" / "report.json"
+    report = json.loads(path.read_text())
+    assert report["submission_id"] == "first"
+    version = VersionRef.parse(report["publish"]["name"])
+    assert site.registry.client.get(version).tenant == "acme"
+
+    status, again = site.submit(config, "second")
+    assert status == 0, again
+    assert "step 1/" in log and "step 1/" not in again  # nothing was trained again
+    repeated = json.loads(path.read_text())
+    changed = {key for key in report if report[key] != repeated[key]}
+    assert changed <= {"submission_id", "seconds"}
+    versions = list(site.registry.client.list(tenant="acme", latest_only=False))
+    assert [manifest.ref for manifest in versions] == [version]
+
+
+def test_a_job_whose_data_are_at_fault_fails_with_their_exit_code(site: Site) -> None:
+    folder = write_shop(site.home / "data" / "broken", word=SECRET)
+    (folder / "queries.parquet").write_bytes((folder / "queries.parquet").read_bytes()[:-30])
+    status, log = site.submit(site.config("broken"), "broken")
+    assert status != 0
+    assert "exit code 3" in log and "error [INVALID_DATA]" in log and "queries.parquet" in log
+    assert SECRET not in log and "Traceback" not in log
+    assert not (site.home / "owners" / "broken").exists()
+
+
+def test_a_job_without_its_owners_node_fails_with_that_exit_code(site: Site) -> None:
+    write_shop(site.home / "data" / "lost")
+    config = site.config("lost")
+    placement = config.placement.model_copy(update={"resource": "owner:lost", "timeout_s": 1.0})
+    status, log = site.submit(config.model_copy(update={"placement": placement}), "lost")
+    assert status != 0
+    assert "exit code 7" in log and "owner:lost" in log and "Traceback" not in log

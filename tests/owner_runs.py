@@ -1,0 +1,120 @@
+"""Tenants made of invented words, and onboarding runs of them on the tiny encoder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from actors.data_owner import DataOwner
+from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.config import OnboardConfig, parse_config
+from adapterdistill.data import Faq, Query
+from adapterdistill.data.dataset import write_tenant
+
+TOPICS = ("kite", "lamp", "soup", "brick", "moss")
+_PHRASES = (
+    "where is the {} now",
+    "my {} is broken",
+    "do you sell a {} here",
+    "the {} came late again",
+    "how long does a {} last",
+    "can i bring back a {}",
+)
+
+
+def write_shop(
+    folder: Path,
+    *,
+    splits: tuple[str, ...] = ("train", "train", "train", "train", "test"),
+    answers: bool = True,
+    word: str = "",
+    out_of_scope: tuple[str, ...] = (),
+) -> Path:
+    """A tenant of five FAQs; each has one query for every entry of `splits`, in its split.
+
+    `word` is put into every text; `out_of_scope` names the split of each query that no FAQ answers.
+    """
+
+    def queries() -> Iterator[Query]:
+        for n, topic in enumerate(TOPICS):
+            for i, split in enumerate(splits):
+                text = f"{_PHRASES[i % len(_PHRASES)].format(topic)} {word} {i}"
+                label = None if split == "unlabelled" else f"faq-{n}"
+                yield Query(f"{topic}-{i}", text, label, split)
+        for i, split in enumerate(out_of_scope):
+            yield Query(f"other-{i}", f"what is the weather {word} {i}", None, split)
+
+    faqs = [
+        Faq(
+            f"faq-{n}",
+            f"what about a {topic} {word}?",
+            f"the {topic} is at the desk {word}" if answers else None,
+        )
+        for n, topic in enumerate(TOPICS)
+    ]
+    write_tenant(folder, faqs, queries())
+    return folder
+
+
+def run_of(
+    home: Path,
+    tenant: str,
+    *,
+    encoder: Path,
+    registry: str,
+    training: dict[str, Any] | None = None,
+    **more: Any,
+) -> OnboardConfig:
+    """Few steps on the tiny encoder; the tenant's data are at `home`/data/`tenant`."""
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "data": str(home / "data" / tenant),
+        "workspace": str(home / "owners"),
+        "serving_store": str(home / "serving"),
+        "encoder": {"name": str(encoder), "dtype": "float32"},
+        "registry": {"address": registry, "timeout_s": 10},
+        "training": {
+            "bottleneck_size": 4,
+            "threads": 1,  # tiny tensors: more only wait for each other
+            "batch_size": 32,
+            "extract_steps": 6,
+            "distil_steps": 6,
+            "evaluate_every": 2,
+            "extract_learning_rate": 0.005,
+            "distil_learning_rate": 0.005,
+            **(training or {}),
+        },
+    }
+    return parse_config(values | more, source="test")
+
+
+def run_through(config: OnboardConfig) -> tuple[OnboardReport, list[str]]:
+    """All stages in this process: the report and the lines that were told."""
+    lines: list[str] = []
+    return onboard(config, in_process(config), emit=lines.append), lines
+
+
+def folder_of(config: OnboardConfig) -> Path:
+    """The folder of the tenant's only run."""
+    (folder,) = (Path(config.workspace) / config.tenant / "runs").iterdir()
+    return folder
+
+
+def owner_after(config: OnboardConfig, *stages: str) -> DataOwner:
+    """A new owner that has run these stages."""
+    owner = DataOwner(config)
+    for stage in stages:
+        getattr(owner, stage)()
+    return owner
+
+
+def config_toml(config: OnboardConfig) -> str:
+    """The run's TOML file."""
+    lines, tables = [], []
+    for key, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            kept = {k: v for k, v in value.items() if v is not None}
+            tables += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in kept.items())]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join([*lines, *tables])

@@ -1,0 +1,88 @@
+"""What may leave a data owner: held to the list, and to types that no free text fits in."""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from actors.data_owner import DataOwner
+from actors.onboarding import STAGES, OnboardReport
+from actors.records import LEAVES_OWNER, Bundled, Fetched, Published, Validated
+from adapterdistill.manifest import Manifest
+
+SENTENCE = "where is my private parcel"
+
+
+def public_methods() -> dict[str, Any]:
+    members = inspect.getmembers(DataOwner, inspect.isfunction)
+    return {name: member for name, member in members if not name.startswith("_")}
+
+
+def free_text_in(kind: Any, path: str) -> Iterator[str]:
+    """Where a value of this type could carry text that no pattern bounds."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind in (int, float, bool, type(None)) or origin is Literal:
+        return
+    if origin is Annotated and args[0] is str:
+        patterns = [a.pattern for a in args[1:] if isinstance(a, StringConstraints) and a.pattern]
+        if not patterns:
+            yield path
+        for pattern in patterns:
+            assert pattern.startswith("^") and pattern.endswith("$"), path
+    elif origin in (typing.Union, types.UnionType, tuple, dict):
+        for arg in args:
+            if arg is not Ellipsis:
+                yield from free_text_in(arg, path)
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        assert kind.model_config.get("extra") == "forbid" and kind.model_config.get("frozen")
+        hints = typing.get_type_hints(kind, include_extras=True)
+        for name in kind.model_fields:
+            yield from free_text_in(hints[name], f"{path}.{name}")
+    else:
+        yield path
+
+
+def test_every_public_method_returns_a_listed_type() -> None:
+    methods = public_methods()
+    assert set(methods) == set(STAGES)
+    returned = {typing.get_type_hints(method)["return"] for method in methods.values()}
+    assert returned == set(LEAVES_OWNER)
+    for method in methods.values():
+        assert list(inspect.signature(method).parameters) == ["self"]
+
+
+def test_an_owner_has_no_public_attribute_but_its_stages() -> None:
+    public = {name for name in vars(DataOwner) if not name.startswith("_")}
+    assert public == set(STAGES)
+
+
+@pytest.mark.parametrize("record", LEAVES_OWNER)
+def test_no_listed_type_can_carry_free_text(record: type[BaseModel]) -> None:
+    assert list(free_text_in(record, record.__name__)) == []
+
+
+def test_the_walk_finds_free_text_where_there_is_some() -> None:
+    assert "Manifest.privacy" in list(free_text_in(Manifest, "Manifest"))
+
+
+def test_a_report_adds_only_its_own_name_and_id() -> None:
+    assert set(free_text_in(OnboardReport, "")) == {".tenant", ".submission_id"}
+
+
+@pytest.mark.parametrize(
+    ("record", "values"),
+    [
+        (Validated, {"counts": {SENTENCE: 1}, "data_sha256": "0" * 64}),
+        (Validated, {"counts": {}, "data_sha256": SENTENCE}),
+        (Fetched, {"teachers": [SENTENCE], "payload_bytes": 1}),
+        (Published, {"name": SENTENCE, "payload_bytes": 1, "metrics": {}}),
+        (Bundled, {"bundle": SENTENCE, "threshold": 0.1, "index_vectors": 1}),
+    ],
+)
+def test_a_sentence_fits_in_none(record: type[BaseModel], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        record.model_validate(values)

@@ -1,0 +1,79 @@
+"""State on the owner's disk: which runs share a folder, and what a damaged file does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.data_owner import DataOwner
+from actors.records import Decided, Extracted, Validated
+from actors.run_state import RunState
+from adapterdistill.backbone import Encoder
+from adapterdistill.config import OnboardConfig
+from tests.owner_runs import folder_of, run_of, write_shop
+
+DATA = "0" * 64
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_encoder_folder: Path) -> OnboardConfig:
+    return run_of(tmp_path, "acme", encoder=tiny_encoder_folder, registry="127.0.0.1:1")
+
+
+def changed(config: OnboardConfig, section: str, **values: Any) -> OnboardConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def test_the_same_work_finds_its_folder_and_other_work_has_another(config: OnboardConfig) -> None:
+    def folder(config: OnboardConfig, data: str = DATA) -> Path:
+        return RunState.open(config, data).folder
+
+    same = [
+        config,
+        config.model_copy(update={"serving_store": "/elsewhere"}),
+        changed(config, "registry", address="127.0.0.1:2"),
+        changed(config, "placement", resource="owner"),
+    ]
+    other = [
+        changed(config, "training", seed=1),
+        changed(config, "training", extract_steps=7),
+        changed(config, "encoder", dtype="bfloat16"),
+        changed(config, "teachers", max_teachers=3),
+        config.model_copy(update={"adapter": "second"}),
+        config.model_copy(update={"tenant": "other"}),
+    ]
+    assert {folder(one) for one in same} == {folder(config)}
+    assert len({folder(config), folder(config, "1" * 64), *map(folder, other)}) == len(other) + 2
+
+
+def test_results_are_kept_by_stage_and_read_back(config: OnboardConfig) -> None:
+    state = RunState.open(config, DATA)
+    assert state.result(Extracted) is None
+    kept = state.keep(Extracted(trained=False, seconds=1.5))
+    decided = state.keep(Decided(choice="own", reason="no teacher was available"))
+    again = RunState.open(config, DATA)
+    assert again.result(Extracted) == kept and again.result(Decided) == decided
+    assert again.result(Validated) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[]", b'{"trained": 1, "more": 2}', b'{"trained": true']
+)
+def test_a_damaged_result_counts_as_not_done(config: OnboardConfig, content: bytes) -> None:
+    state = RunState.open(config, DATA)
+    state.keep(Extracted(trained=False))
+    (state.folder / "stages" / "extracted.json").write_bytes(content)
+    assert state.result(Extracted) is None
+
+
+def test_a_stage_whose_kept_result_is_damaged_is_run_again(
+    config: OnboardConfig, tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    write_shop(tmp_path / "data" / "acme")
+    first = DataOwner(config).extract()
+    payload = (folder_of(config) / "own.safetensors").read_bytes()
+    (folder_of(config) / "own.safetensors").unlink()
+    (folder_of(config) / "stages" / "extracted.json").write_text("torn")
+    again = DataOwner(config).extract()
+    assert again.adapter_sha256 == first.adapter_sha256
+    assert (folder_of(config) / "own.safetensors").read_bytes() == payload

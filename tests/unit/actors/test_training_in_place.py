@@ -1,0 +1,98 @@
+"""Training in the owner's process: resumed after a kill it ends the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.train_loop import train_in_place
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.distill.stage import StageSpec, write_rows
+from adapterdistill.distill.training import Schedule
+from tests.separable_tenant import held_out_of, separable_stage
+from tests.tiny_encoders import random_adapter
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
+    write_rows(tmp_path / "rows.safetensors", separable_stage())
+    teacher = random_adapter(tiny_encoder, seed=1, scale=0.1)
+    (tmp_path / "teacher").write_bytes(pack_adapter(teacher, model_name="tiny"))
+    return StageSpec(
+        rows=str(tmp_path / "rows.safetensors"),
+        bottleneck_size=4,
+        schedule=Schedule(max_steps=9, batch_size=12, evaluate_every=3, learning_rate=5e-3),
+        seed=2,
+        teachers=(str(tmp_path / "teacher"),),
+    )
+
+
+def killed_at(step: int, spec: StageSpec, encoder: Encoder, adapter: Path) -> None:
+    def kill(at: int, *_: object) -> None:
+        if at == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_in_place(spec, encoder, adapter=adapter, progress=kill)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 6, 9])
+@pytest.mark.parametrize("teachers", [True, False])
+def test_killed_at_any_step_it_ends_as_if_it_had_not_been(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, step: int, teachers: bool
+) -> None:
+    spec = spec if teachers else replace(spec, teachers=())
+    whole = train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole" / "a.safetensors")
+    adapter = tmp_path / "killed" / "a.safetensors"
+    killed_at(step, spec, tiny_encoder, adapter)
+    assert not adapter.exists()
+    steps: list[int] = []
+    resumed = train_in_place(
+        spec, tiny_encoder, adapter=adapter, progress=lambda at, *_: steps.append(at)
+    )
+    assert adapter.read_bytes() == (tmp_path / "whole" / "a.safetensors").read_bytes()
+    assert steps == list(range(step // 3 * 3 + 1, 10))
+    assert (resumed.best_step, resumed.held_out_score) == (whole.best_step, whole.held_out_score)
+    assert resumed.losses == whole.losses
+    assert [p.name for p in adapter.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_the_adapter_has_the_score_that_is_told(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    outcome = train_in_place(spec, tiny_encoder, adapter=tmp_path / "a.safetensors")
+    adapter = unpack_adapter((tmp_path / "a.safetensors").read_bytes())
+    assert held_out_of(tiny_encoder)(adapter) == pytest.approx(outcome.held_out_score, abs=1e-6)
+    assert outcome.steps == 9 and outcome.peak_rss_mb > 50
+
+
+def test_a_damaged_checkpoint_starts_the_stage_anew(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole.safetensors")
+    adapter = tmp_path / "killed" / "whole.safetensors"
+    killed_at(6, spec, tiny_encoder, adapter)
+    (state,) = adapter.parent.glob("*.state")
+    state.write_bytes(state.read_bytes()[:100])
+    train_in_place(spec, tiny_encoder, adapter=adapter)
+    assert adapter.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_another_stage_does_not_take_up_the_checkpoint(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "killed" / "a.safetensors"
+    killed_at(6, spec, tiny_encoder, adapter)
+    steps: list[int] = []
+    train_in_place(
+        replace(spec, seed=3),
+        tiny_encoder,
+        adapter=adapter,
+        progress=lambda at, *_: steps.append(at),
+    )
+    assert steps[0] == 1

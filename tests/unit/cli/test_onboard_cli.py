@@ -1,0 +1,186 @@
+"""`adapterdistill onboard`: exit codes, what is printed, and the run files that ship."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adapterdistill import cli
+from adapterdistill.backbone import Encoder
+from adapterdistill.config import load_toml
+from adapterdistill.errors import PlacementError
+from adapterdistill.manifest import VersionRef
+from tests.contract.running_registry import Running
+from tests.owner_runs import config_toml, run_of, write_shop
+
+ROOT = Path(__file__).resolve().parents[3]
+SECRET = "plover"
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["onboard", *args])
+    assert isinstance(exited.value.code, int)
+    return exited.value.code
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path / "registry")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def toml(tmp_path: Path, tiny_encoder_folder: Path) -> Callable[..., str]:
+    """Writes a run's TOML."""
+
+    def write(registry: str = "127.0.0.1:1", **more: Any) -> str:
+        config = run_of(tmp_path, "acme", encoder=tiny_encoder_folder, registry=registry, **more)
+        path = tmp_path / "acme.toml"
+        path.write_text(config_toml(config))
+        assert load_toml(path) == config
+        return str(path)
+
+    return write
+
+
+def test_a_local_run_prints_its_stages_and_keeps_its_report(
+    tmp_path: Path, toml: Callable[..., str], registry: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shop(tmp_path / "data" / "acme", word=SECRET)
+    assert run("--config", toml(registry.address), "--local") == 0
+    printed = capfd.readouterr()
+    assert "[1/8] acme validate: 5 FAQs, 20 train, 0 valid, 5 test" in printed.out
+    assert "[8/8] acme bundle:" in printed.out and "peak MB" in printed.out
+    assert "extract: step 6/6" in printed.err
+    report = json.loads((tmp_path / "owners" / "acme" / "report.json").read_text())
+    assert report["tenant"] == "acme" and report["submission_id"] is None
+    assert registry.client.get(VersionRef.parse(report["publish"]["name"])).tenant == "acme"
+
+    assert run("--config", toml(registry.address), "--local", "--format", "json") == 0
+    again = capfd.readouterr()
+    assert json.loads(again.out)["publish"] == report["publish"]
+    assert "[8/8] acme bundle:" in again.err
+    assert "step " not in again.out + again.err  # nothing was trained again
+    assert SECRET not in printed.out + printed.err + again.out + again.err + json.dumps(report)
+
+
+def test_json_on_stdout_is_all_that_is_there(
+    tmp_path: Path, toml: Callable[..., str], registry: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shop(tmp_path / "data" / "acme")
+    assert run("--config", toml(registry.address), "--local", "--format", "json") == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["extract"]["trained"]
+    assert "extract: step 6/6" in printed.err
+
+
+def faulty(folder: Path) -> None:
+    """A query of a FAQ that there is not, and an empty text."""
+    table = pq.read_table(folder / "queries.parquet").to_pydict()
+    table["faq_id"][0], table["text"][1] = SECRET, ""
+    schema = pa.schema([(name, pa.string()) for name in table])
+    pq.write_table(pa.table(table, schema=schema), folder / "queries.parquet")
+
+
+def no_faqs(folder: Path) -> None:
+    (folder / "faqs.parquet").unlink()
+
+
+def torn(folder: Path) -> None:
+    path = folder / "faqs.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", [faulty, no_faqs, torn])
+def test_a_data_fault_exits_3_names_the_file_and_writes_nothing(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    damage: Callable[[Path], None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    damage(write_shop(tmp_path / "data" / "acme", word=SECRET))
+    assert run("--config", toml(), "--local") == 3
+    printed = capfd.readouterr()
+    assert printed.err.startswith("error [INVALID_DATA]: ") and printed.err.count("\n") == 1
+    assert ".parquet" in printed.err
+    assert SECRET not in printed.out + printed.err
+    assert not (tmp_path / "owners").exists() and not (tmp_path / "serving").exists()
+
+
+def test_a_registry_that_does_not_answer_exits_6(
+    tmp_path: Path, toml: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shop(tmp_path / "data" / "acme")
+    path = Path(toml())
+    path.write_text(path.read_text().replace("timeout_s = 10.0", "timeout_s = 0.5"))
+    assert run("--config", str(path), "--local") == 6
+    assert "error [REGISTRY_UNAVAILABLE]" in capfd.readouterr().err
+
+
+def test_another_encoder_than_there_is_exits_4(
+    tmp_path: Path, toml: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shop(tmp_path / "data" / "acme")
+    path = Path(toml())
+    path.write_text(
+        path.read_text().replace('[encoder]\nname = "', '[encoder]\nname = "/nonexistent')
+    )
+    assert run("--config", str(path), "--local") == 4
+    assert "error [INVALID_ENCODER]" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tenant = ", 'tenant = "a"\nbogus = 1', 'tenant = "Not A Name"']
+)
+def test_a_wrong_config_exits_2(
+    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    assert run("--config", str(tmp_path / "run.toml"), "--local") == 2
+    assert "run.toml" in capfd.readouterr().err
+    assert run("--config", str(tmp_path / "none.toml"), "--local") == 2
+
+
+def test_a_lost_cluster_exits_7(
+    toml: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def lost(_: object) -> None:
+        raise PlacementError("no Ray cluster was found")
+
+    monkeypatch.setattr("adapterdistill.cli.onboard.on_cluster", lost)
+    assert run("--config", toml()) == 7
+    assert "error [NO_OWNER_NODE]" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cluster" / "runs").glob("*.toml")), ids=str)
+def test_every_run_file_that_ships_is_valid(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTERDISTILL_HOME", str(tmp_path))
+    config = load_toml(path)
+    assert config.tenant == path.stem
+    assert config.data == str(tmp_path / "data" / path.stem)
+    assert config.placement.resource == f"owner:{path.stem}"
+
+
+def test_there_are_run_files_for_the_sample_tenants() -> None:
+    from adapterdistill.data.importing import sample_names
+
+    runs = {path.stem for path in (ROOT / "cluster" / "runs").glob("*.toml")}
+    assert set(sample_names()) <= runs
+
+
+def test_a_tiny_encoder_is_named_in_the_manifest_without_its_path(
+    tmp_path: Path, toml: Callable[..., str], registry: Running, tiny_encoder: Encoder
+) -> None:
+    write_shop(tmp_path / "data" / "acme", splits=())
+    assert run("--config", toml(registry.address), "--local") == 0
+    (manifest,) = registry.client.list()
+    assert "/" not in manifest.encoder.name
+    assert str(tmp_path).encode() not in manifest.canonical_json()

@@ -1,0 +1,113 @@
+"""Rankings and the abstention threshold against brute force."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.evaluation.evaluate import (
+    NEVER,
+    Ranking,
+    abstention_threshold,
+    build_index,
+    rank_queries,
+)
+from tests.tiny_encoders import random_adapter, random_rows
+
+SCORES = st.lists(st.integers(-50, 100).map(lambda n: n / 100 + 1e-7), min_size=1, max_size=40)
+
+
+def ranking(best: list[float], out_of_scope: list[float]) -> Ranking:
+    return Ranking(
+        torch.ones(len(best), dtype=torch.int64), torch.tensor(best), torch.tensor(out_of_scope)
+    )
+
+
+def refused(scores: torch.Tensor, cut: float) -> float:
+    return float((scores.double() < cut).double().mean())
+
+
+def test_rankings_equal_a_loop_over_queries_and_faqs(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    index = TrainingRows(random_rows([4, 5, 6, 7, 5, 6], seed=1), torch.tensor([0, 1, 2, 0, 2, 2]))
+    labels = torch.tensor([2, -1, 0, 1, -1, 1])
+    queries = TrainingRows(random_rows([3, 5, 4, 6, 7, 5], seed=2), labels)
+    found = rank_queries(tiny_encoder, adapter, index, queries, 3)
+
+    def embed(ids: list[int]) -> torch.Tensor:
+        return tiny_encoder.embed_ids([ids], adapter)[0].double()
+
+    centroids = []
+    for faq in range(3):
+        mine = [
+            embed(list(ids)) for ids, n in zip(index.ids, index.labels, strict=True) if n == faq
+        ]
+        mean = torch.stack(mine).mean(0)
+        centroids.append(mean / mean.norm())
+    ranks, best, outside = [], [], []
+    for ids, gold in zip(queries.ids, labels.tolist(), strict=True):
+        scores = [float(embed(list(ids)) @ c) for c in centroids]
+        if gold < 0:
+            outside.append(max(scores))
+            continue
+        best.append(max(scores))
+        ranks.append(1 + sorted(range(3), key=lambda faq: -scores[faq]).index(gold))
+    assert found.ranks.tolist() == ranks
+    assert found.best.tolist() == pytest.approx(best, abs=1e-5)
+    assert found.best_out_of_scope.tolist() == pytest.approx(outside, abs=1e-5)
+    metrics = found.metrics()
+    assert metrics["mrr"].value == pytest.approx(sum(1 / r for r in ranks) / 4, abs=1e-6)
+    assert metrics["top1"].value == pytest.approx(ranks.count(1) / 4)
+    assert {m.count for m in metrics.values()} == {4}
+
+
+def test_rankings_of_no_queries_are_empty(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    index = TrainingRows(random_rows([4, 5], seed=1), torch.tensor([0, 1]))
+    none = TrainingRows([], torch.tensor([], dtype=torch.int64))
+    found = rank_queries(tiny_encoder, adapter, index, none, 2)
+    assert found.metrics() == {}
+    assert abstention_threshold(found) == NEVER
+    vectors, faqs = build_index(tiny_encoder, adapter, index, 2)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(2)) and faqs.tolist() == [0, 1]
+
+
+def test_nothing_is_refused_without_answerable_held_out_queries() -> None:
+    assert abstention_threshold(ranking([], [])) == NEVER
+    assert abstention_threshold(ranking([], [0.1, 0.9])) == NEVER
+
+
+def test_a_single_held_out_query_is_not_refused_by_the_cut_set_at_it() -> None:
+    for score in (0.12345678, 0.9999999, -0.3333333):
+        assert refused(torch.tensor([score]), abstention_threshold(ranking([score], []))) == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORES)
+def test_at_most_a_twentieth_of_answerable_queries_is_refused(best: list[float]) -> None:
+    cut = abstention_threshold(ranking(best, []))
+    scores = torch.tensor(best)
+    assert refused(scores, cut) <= 0.05
+    # The largest such cut: any higher score as the cut would refuse too many.
+    for higher in scores[scores > cut + 2e-6].tolist():
+        assert refused(scores, higher) > 0.05
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORES, SCORES)
+def test_no_allowed_cut_separates_out_of_scope_queries_better(
+    best: list[float], outside: list[float]
+) -> None:
+    found = ranking(best, outside)
+    cut = abstention_threshold(found)
+
+    def balanced(at: float) -> float:
+        return 1 - refused(found.best, at) + refused(found.best_out_of_scope, at)
+
+    # Scores are 0.01 apart, so these cuts stand for all there are.
+    cuts = [n / 1000 for n in range(-1000, 1011)]
+    cuts = [cut for cut in cuts if refused(found.best, cut) <= 0.05]
+    assert refused(found.best, cut) <= 0.05
+    assert balanced(cut) >= max(map(balanced, [*cuts, -1.0])) - 1e-9
