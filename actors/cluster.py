@@ -119,7 +119,8 @@ def start_own_cluster(
     while not _answers(ports["dashboard-port"]) or not _answers(ports["port"]):
         if process.poll() is not None or time.monotonic() > deadline:
             stop_own_cluster(cluster)
-            raise ServingError(f"Ray did not start: see {folder / 'ray-start.log'}")
+            last = (folder / "ray-start.log").read_text("utf-8", "replace").strip().splitlines()
+            raise ServingError(f"Ray did not start: {' | '.join(last[-3:]) or 'it said nothing'}")
         time.sleep(0.3)
     return cluster
 

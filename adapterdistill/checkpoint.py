@@ -7,6 +7,7 @@ adapters library where it has one. Equal weights give equal bytes, and so the sa
 import hashlib
 import json
 from importlib import resources
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -35,7 +36,7 @@ def pack_adapter(adapter: BottleneckAdapter, *, model_name: str) -> bytes:
     return safetensors.torch.save(tensors, {"adapter_config": canonical_json(config).decode()})
 
 
-def adapter_config(adapter: BottleneckAdapter, *, model_name: str) -> dict[str, object]:
+def adapter_config(adapter: BottleneckAdapter, *, model_name: str) -> dict[str, Any]:
     """The adapter's configuration with the adapters library's keys (`seq_bn`)."""
     return {
         "model_name": model_name,
@@ -83,9 +84,29 @@ def unpack_adapter(payload: bytes) -> BottleneckAdapter:
     if not all(t.dtype in _DTYPES and bool(t.isfinite().all()) for t in tensors.values()):
         raise InvalidPayloadError("payload holds a tensor that is not finite floating point")
     try:
-        return BottleneckAdapter(*(tensors[name].float() for name in _NAMES))
+        adapter = BottleneckAdapter(*(tensors[name].float() for name in _NAMES))
     except ValueError as error:
         raise InvalidPayloadError(f"payload refused: {error}") from error
+    _check_declared(payload, adapter)
+    return adapter
+
+
+def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
+    """A payload that says that it is another kind of adapter is not loaded as this one."""
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    declared = header.get("__metadata__", {}).get("adapter_config")
+    if declared is None:
+        return
+    expected = adapter_config(adapter, model_name="")["config"]
+    try:
+        found = json.loads(declared)["config"]
+        different = sorted(key for key, value in expected.items() if found[key] != value)
+    except (ValueError, KeyError, TypeError):
+        raise InvalidPayloadError("payload's adapter_config is malformed") from None
+    if different:
+        raise InvalidPayloadError(
+            f"payload declares another kind of adapter: {', '.join(different)} differ"
+        )
 
 
 def probe_sentences() -> list[str]:

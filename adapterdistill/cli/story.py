@@ -78,7 +78,7 @@ class Demo:
         self._emit = emit
         self._keep = keep
         self._cluster: OwnCluster | None = None
-        self.home = Path(tempfile.mkdtemp(prefix="adapterdistill-"))
+        self.home = Path(tempfile.mkdtemp(prefix="ad-"))
 
     def __enter__(self) -> Self:
         return self

@@ -58,7 +58,10 @@ def test_the_demo_onboards_serves_answers_and_leaves_nothing(short_folder: Path)
     while left := processes_under(short_folder):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
-    assert [path.name for path in short_folder.iterdir()] == ["result.json"]
+    # What torch and multiprocessing cache in TMPDIR is theirs; the demo's own folder is gone.
+    assert not list(short_folder.glob("adapterdistill-*"))
+    files = [path for path in short_folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".parquet", ".safetensors", ".toml")]
 
     found = json.loads(result.read_text())
     first, second = found["reports"]

@@ -15,6 +15,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import (
     GOLDEN_TOLERANCE,
+    adapter_config,
     golden_vectors,
     pack_adapter,
     probe_sentences,
@@ -232,3 +233,21 @@ def test_a_module_s_digest_changes_with_any_parameter(tiny_encoder: Encoder) -> 
     assert state_digest(adapter.copy()) == before
     adapter.down_bias[0, 0] += 1e-6
     assert state_digest(adapter) != before
+
+
+def test_a_payload_that_declares_another_kind_of_adapter_is_refused() -> None:
+    adapter = BottleneckAdapter.new(2, 8, 4, seed=0)
+    config = adapter_config(adapter, model_name="m")
+    tensors = safetensors.torch.load(pack_adapter(adapter, model_name="m"))
+
+    def payload(declared: str) -> bytes:
+        return safetensors.torch.save(tensors, {"adapter_config": declared})
+
+    for key, value in {"non_linearity": "gelu", "scaling": 4.0, "is_parallel": True}.items():
+        other = {**config, "config": {**config["config"], key: value}}
+        with pytest.raises(InvalidPayloadError, match=key):
+            unpack_adapter(payload(json.dumps(other)))
+    for malformed in ("{", "[]", "{}", '{"config": 1}'):
+        with pytest.raises(InvalidPayloadError, match="malformed"):
+            unpack_adapter(payload(malformed))
+    assert unpack_adapter(safetensors.torch.save(tensors)).bottleneck_size == 4
