@@ -59,7 +59,7 @@ def test_the_demo_onboards_serves_answers_and_leaves_nothing(short_folder: Path)
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
     # What torch and multiprocessing cache in TMPDIR is theirs; the demo's own folder is gone.
-    assert not list(short_folder.glob("adapterdistill-*"))
+    assert not list(short_folder.glob("ad-*"))
     files = [path for path in short_folder.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".parquet", ".safetensors", ".toml")]
 
