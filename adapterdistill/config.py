@@ -107,6 +107,9 @@ class TeacherConfig(Section):
     """Which adapters of other tenants may teach."""
 
     max_teachers: int = Field(default=16, ge=0, le=256)
+    round: int = Field(default=0, ge=0)
+    """Raise it to run again, with the teachers that have joined since: a run that was finished is
+    otherwise answered from what it kept."""
 
 
 class PlacementConfig(Section):

@@ -13,7 +13,7 @@ from adapterdistill.bench.pooling import train_in_turn
 from adapterdistill.bench.scoring import Embed
 from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.tfidf import TfIdf
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
+from adapterdistill.distill.adapter_distillation import distillation_of
 from adapterdistill.distill.adapter_fusion import AdapterFusion
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.method import Objective, OwnAdapter
@@ -181,15 +181,12 @@ def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) 
 
 def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
     """Stage 2: the teachers' knowledge into one adapter, started from the own one."""
-    encoder = arrival.encoder
-    student = arrival.own.copy() if arrival.own is not None else arrival.fresh()
-    fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=arrival.seed)
-    objective = AdapterDistillation(
-        encoder,
-        student.to(encoder.device),
-        arrival.stack(),
-        fusion.to(encoder.device),
-        weights=DistilWeights(),
+    objective = distillation_of(
+        arrival.encoder,
+        arrival.teachers,
+        own=arrival.own,
+        student=arrival.own.copy() if arrival.own is not None else arrival.fresh(),
+        seed=arrival.seed,
     )
     embed = _fit(objective, arrival.rows.training(), setting, arrival, monitor)
     return Outcome(embed, objective.student)

@@ -9,6 +9,7 @@ never sees them and fails when served alone.
 The paper's equations were not to be had; this instance is this project's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -84,3 +85,26 @@ class AdapterDistillation(Objective):
         if w.embedding:
             loss = loss + w.embedding * embedding_distance(student, teacher)
         return loss
+
+
+def distillation_of(
+    encoder: Encoder,
+    teachers: Sequence[BottleneckAdapter],
+    *,
+    own: BottleneckAdapter | None,
+    student: BottleneckAdapter,
+    seed: int,
+    weights: DistilWeights | None = None,
+) -> AdapterDistillation:
+    """Stage 2 as this project runs it, on the encoder's device.
+
+    The own adapter, frozen as it is now, is fused with the teachers, as AdapterFusion does: what
+    the student knows already stays within reach. The student itself is never among them, or its
+    distance to the fusion could be closed without learning anything.
+    """
+    fused = [*teachers, *([] if own is None else [own])]
+    stack = AdapterStack.of(fused, dtype=encoder.dtype, device=encoder.device)
+    fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=seed)
+    return AdapterDistillation(
+        encoder, student.to(encoder.device), stack, fusion.to(encoder.device), weights=weights
+    )

@@ -16,7 +16,8 @@ class TrainingRows:
     ids: Sequence[Sequence[int]]
     """Token ids of each row."""
     labels: Tensor
-    """[rows] int64: index of the row's FAQ, -1 for rows that nobody labelled."""
+    """[rows] int64: index of the row's FAQ, -1 for rows that nobody labelled. The first row of a
+    FAQ is its question."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
@@ -42,8 +43,9 @@ class Batch:
 def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
     """Indices of the rows of step `step`: all, if they fit; else FAQs in turn, equally many each.
 
-    A FAQ's rows are drawn without replacement within a batch; unlabelled rows are drawn at their
-    share of the data.
+    A FAQ comes with its first row, which is its question, and with others drawn without
+    replacement: trained on pairs of queries alone, an adapter is worse than none where the index
+    is the questions. Unlabelled rows are drawn at their share of the data.
     """
     if len(rows.ids) <= batch_size:
         return list(range(len(rows.ids)))
@@ -57,8 +59,13 @@ def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) ->
             by_faq.setdefault(int(rows.labels[row]), []).append(row)
     room = batch_size - num_unlabelled
     per_faq = max(4, -(-room // len(by_faq))) if by_faq else 0
-    chosen = [row for faq in by_faq.values() for row in faq[:per_faq]][:room]
+    chosen = [row for faq in by_faq.values() for row in _question_first(faq)[:per_faq]][:room]
     return chosen + unlabelled[:num_unlabelled]
+
+
+def _question_first(faq: list[int]) -> list[int]:
+    question = min(faq)
+    return [question, *(row for row in faq if row != question)]
 
 
 def make_batch(

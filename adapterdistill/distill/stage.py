@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
+from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
+from adapterdistill.distill.adapter_distillation import DistilWeights, distillation_of
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import Objective, OwnAdapter, Progress
@@ -101,17 +101,13 @@ def build_objective(spec: StageSpec, encoder: Encoder) -> Objective:
     ).to(encoder.device)
     if not spec.teachers:
         return OwnAdapter(encoder, student)
-    # The own adapter, frozen as it is now, is fused with the teachers, as AdapterFusion does: what
-    # the student knows already stays within reach. The student itself is never among them.
-    own = () if spec.initial is None else (spec.initial,)
-    teachers = AdapterStack.of(
-        [load_payload(path) for path in (*spec.teachers, *own)],
-        dtype=encoder.dtype,
-        device=encoder.device,
-    )
-    fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=spec.seed)
-    return AdapterDistillation(
-        encoder, student, teachers, fusion.to(encoder.device), weights=spec.weights
+    return distillation_of(
+        encoder,
+        [load_payload(path) for path in spec.teachers],
+        own=None if spec.initial is None else load_payload(spec.initial),
+        student=student,
+        seed=spec.seed,
+        weights=spec.weights,
     )
 
 
