@@ -179,7 +179,7 @@ INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
     "extract": "actors.train_loop.pack_adapter",
     "fetch_teachers": "actors.teachers.prove_active",
-    "distil": "adapterdistill.distill.stage.AdapterDistillation.forward",
+    "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
     "evaluate": "actors.data_owner.compare",
     "decide": "actors.data_owner.Decided",
     "publish": "actors.data_owner.Published",
