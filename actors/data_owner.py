@@ -1,8 +1,9 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
-A plain class, tested without Ray; `data_owner_actor()` wraps it. Stages are idempotent: each
-keeps its result in the run's folder, and a stage that was done is answered from there. What
-leaves is listed in `actors.records`; adapters leave only through the registry's client.
+A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
+are idempotent: each keeps its result in the run's folder, and a stage that was done is answered
+from there. What leaves is listed in `actors.records`; adapters leave only through the registry's
+client.
 """
 
 import time
@@ -147,14 +148,12 @@ class DataOwner:
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
-            if not distilled.trained:
-                own = self._load(_OWN)
-                return Evaluated(
-                    held_out=self._compare(own, own, "held"), test=self._compare(own, own, "test")
-                )
-            pair = self._load(_OWN), self._load(_DISTILLED)
+            own = self._load(_OWN)
+            # Without a student the own adapter stands on both sides: its metrics, and no gain.
+            student = self._load(_DISTILLED) if distilled.trained else own
             return Evaluated(
-                held_out=self._compare(*pair, "held"), test=self._compare(*pair, "test")
+                held_out=self._compare(own, student, "held"),
+                test=self._compare(own, student, "test"),
             )
 
         return self._stage(Evaluated, work)

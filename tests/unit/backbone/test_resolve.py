@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -143,6 +144,6 @@ def test_too_few_positions_are_refused(folder: Path, tmp_path: Path) -> None:
     "setting",
     [{"dtype": "float16"}, {"max_tokens": 7}, {"max_tokens": 8193}, {"device": "nonesuch"}],
 )
-def test_settings_out_of_range_are_config_errors(setting: dict[str, object]) -> None:
+def test_settings_out_of_range_are_config_errors(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        load_encoder(**setting)  # type: ignore[arg-type]
+        load_encoder(**setting)
