@@ -17,35 +17,35 @@ POOL_STEPS_PER_TENANT = 20
 POOL_ROWS_PER_FAQ = 40
 
 _ALL = (
-    Method("tfidf", "TF-IDF", "2", methods.tfidf, needs_queries=False),
-    Method("frozen", "Frozen encoder", "2", methods.frozen, needs_queries=False),
+    Method("tfidf", "TF-IDF", "3", methods.tfidf, needs_queries=False),
+    Method("frozen", "Frozen encoder", "3", methods.frozen, needs_queries=False),
     Method(
-        OWN, "Own adapter", "2", methods.own_adapter,
+        OWN, "Own adapter", "3", methods.own_adapter,
         rates=_ADAPTER_RATES, max_steps=80, step_cost=1.0,
     ),
     Method(
-        "mean", "Mean of teachers' outputs", "2", methods.teachers_mean,
+        "mean", "Mean of teachers' outputs", "3", methods.teachers_mean,
         needs=_TEACHERS, needs_queries=False,
     ),
     Method(
-        "average", "Weight average of teachers", "2", methods.weight_average,
+        "average", "Weight average of teachers", "3", methods.weight_average,
         needs=_TEACHERS, needs_queries=False,
     ),
     Method(
-        "fusion", "AdapterFusion", "2", methods.adapter_fusion,
+        "fusion", "AdapterFusion", "3", methods.adapter_fusion,
         needs=_TEACHERS_AND_OWN, rates=(2e-5, 5e-5, 2e-4), max_steps=80, step_cost=1.6,
     ),
     Method(
-        OURS, "AdapterDistillation", "2", methods.adapter_distillation,
+        OURS, "AdapterDistillation", "3", methods.adapter_distillation,
         needs=_TEACHERS_AND_OWN, rates=_ADAPTER_RATES, max_steps=80, step_cost=2.6,
         needs_queries=False,
     ),
     Method(
-        "full_tuning", "Full fine-tuning", "2", methods.full_tuning,
+        "full_tuning", "Full fine-tuning", "3", methods.full_tuning,
         rates=(2e-5, 5e-5, 1e-4), max_steps=80, step_cost=2.5,
     ),
     Method(
-        "pooled", "Pooled data, then own rows", "2", methods.pooled_data,
+        "pooled", "Pooled data, then own rows", "3", methods.pooled_data,
         needs=frozenset({"base"}), rates=_ADAPTER_RATES, max_steps=80, step_cost=1.0,
     ),
     Method(
@@ -63,11 +63,11 @@ _ALL = (
 # What other cells are made from; never a row of the table.
 _PARTS = (
     Method(
-        "permuted_labels", "Teacher of permuted labels", "2", methods.permuted_labels,
+        "permuted_labels", "Teacher of permuted labels", "3", methods.permuted_labels,
         step_cost=1.0,
     ),
     Method(
-        "pooled_base", "Pooled data", "2", methods.pooled_base,
+        "pooled_base", "Pooled data", "3", methods.pooled_base,
         needs=frozenset({"pool"}), step_cost=1.0, needs_queries=False,
     ),
 )  # fmt: skip

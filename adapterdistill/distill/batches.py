@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,18 @@ class TrainingRows:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
             raise ValueError(f"{len(self.ids)} rows of ids but {len(self.labels)} labels")
+
+    @cached_property
+    def rows_by_faq(self) -> list[Tensor]:
+        """Each FAQ's rows in their order, the question first."""
+        labels, order = self.labels.sort(stable=True)
+        _, counts = labels[labels >= 0].unique_consecutive(return_counts=True)
+        return list(order[labels >= 0].split(counts.tolist()))
+
+    @cached_property
+    def unlabelled(self) -> Tensor:
+        """Rows that nobody labelled."""
+        return (self.labels < 0).nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -50,22 +63,20 @@ def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) ->
     if len(rows.ids) <= batch_size:
         return list(range(len(rows.ids)))
     generator = torch.Generator().manual_seed((seed << 20) + step)
-    order = torch.randperm(len(rows.ids), generator=generator)
-    unlabelled = order[rows.labels[order] < 0].tolist()
-    num_unlabelled = batch_size * len(unlabelled) // len(order)
-    by_faq: dict[int, list[int]] = {}
-    for row in order.tolist():
-        if rows.labels[row] >= 0:
-            by_faq.setdefault(int(rows.labels[row]), []).append(row)
-    room = batch_size - num_unlabelled
-    per_faq = max(4, -(-room // len(by_faq))) if by_faq else 0
-    chosen = [row for faq in by_faq.values() for row in _question_first(faq)[:per_faq]][:room]
-    return chosen + unlabelled[:num_unlabelled]
 
+    def draw(among: Tensor, count: int) -> list[int]:
+        chosen: list[int] = among[torch.randperm(len(among), generator=generator)[:count]].tolist()
+        return chosen
 
-def _question_first(faq: list[int]) -> list[int]:
-    question = min(faq)
-    return [question, *(row for row in faq if row != question)]
+    unlabelled = draw(rows.unlabelled, batch_size * len(rows.unlabelled) // len(rows.ids))
+    room, faqs = batch_size - len(unlabelled), rows.rows_by_faq
+    per_faq = max(4, -(-room // len(faqs))) if faqs else 0
+    labelled: list[int] = []
+    for faq in torch.randperm(len(faqs), generator=generator).tolist():
+        if len(labelled) >= room:
+            break
+        labelled += [int(faqs[faq][0]), *draw(faqs[faq][1:], per_faq - 1)]
+    return labelled[:room] + unlabelled
 
 
 def make_batch(
