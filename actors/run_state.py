@@ -1,6 +1,5 @@
 """A run's state on the owner's disk, outside Ray: results of finished stages."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +36,7 @@ class RunState:
             return None
         try:
             return kind.model_validate_json(path.read_bytes())
-        except (ValidationError, json.JSONDecodeError):
+        except ValidationError:
             return None  # written by another version of the project: run the stage again
 
     def keep(self, result: R) -> R:

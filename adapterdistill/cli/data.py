@@ -1,7 +1,6 @@
 """`adapterdistill data ...`: make, check and describe a tenant's folder on the owner's machine."""
 
 import json
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapterdistill.cli.output import Format
 from adapterdistill.data import (
     TenantDataset,
     find_faults,
@@ -20,11 +20,6 @@ from adapterdistill.data.schema import local_folder
 from adapterdistill.errors import ConfigError, DataError
 
 app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
 
 
 Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]

@@ -1,7 +1,6 @@
 """`adapterdistill onboard`: the entrypoint of an onboarding job."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +16,8 @@ from actors.onboarding import (
     write_report,
 )
 from actors.onboarding import onboard as run_stages
+from adapterdistill.cli.output import Format
 from adapterdistill.config import load_toml
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import server
@@ -28,11 +28,6 @@ from adapterdistill.registry.wire import parse_alias_name
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 MIB = 1 << 20
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
 
 
 Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]

@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import threading
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapterdistill.cli.output import Format
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
@@ -26,11 +26,6 @@ from adapterdistill.manifest import is_name
 LOCAL = "local"
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 _TIMEOUT_S = 30.0
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
 
 
 def register(app: typer.Typer) -> None:

@@ -28,7 +28,6 @@ from adapterdistill.data.importing import import_samples
 from adapterdistill.errors import ServingError, TrainingError
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
-_JOB_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ class Demo:
             tail = [*tail[-20:], line.rstrip()]
             if line.startswith("[") or "error [" in line or ": step " in line:
                 self._emit(f"   {_plain(line)}")
-        if process.wait(timeout=_JOB_TIMEOUT_S) != 0:
+        if process.wait() != 0:
             raise TrainingError(f"onboarding {tenant} failed: {' | '.join(tail[-5:])}")
         report = self.home / "owners" / tenant / "report.json"
         return OnboardReport.model_validate_json(report.read_bytes())
