@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from actors.files import write_atomically
+from actors.publishing import build_manifest
 from actors.records import (
     Bundled,
     Decided,
@@ -32,27 +33,18 @@ from actors.train_loop import peak_rss_mb, train_stage
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.checkpoint import (
-    golden_vectors,
-    pack_adapter,
-    tensor_specs,
-    unpack_adapter,
-)
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.stage import StageSpec, load_payload, write_rows
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import NotFoundError, ServingError
-from adapterdistill.evaluation.evaluate import abstention_threshold, build_index, rank_queries
-from adapterdistill.evaluation.report import Comparison, compare, decide
-from adapterdistill.evaluation.rows import TenantRows, in_scope, tokenise
+from adapterdistill.evaluation.evaluate import abstention_threshold, build_index, judge
+from adapterdistill.evaluation.report import compare, decide
+from adapterdistill.evaluation.rows import TenantRows, tokenise
 from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.client import RegistryClient
 
-PRIVACY = (
-    "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
-    "privacy: the weights may reveal something of the rows."
-)
 _OWN, _DISTILLED = "own.safetensors", "distilled.safetensors"
 R = TypeVar("R", bound=StageResult)
 
@@ -148,12 +140,15 @@ class DataOwner:
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
-            own = self._load(_OWN)
+            own = student = judge(self._encoder, self._load(_OWN), self._rows)
             # Without a student the own adapter stands on both sides: its metrics, and no gain.
-            student = self._load(_DISTILLED) if distilled.trained else own
+            if distilled.trained:
+                student = judge(self._encoder, self._load(_DISTILLED), self._rows)
             return Evaluated(
-                held_out=self._compare(own, student, "held"),
-                test=self._compare(own, student, "test"),
+                held_out=compare(own.held, student.held),
+                test=compare(own.test, student.test),
+                own_threshold=abstention_threshold(own.held),
+                distilled_threshold=abstention_threshold(student.held),
             )
 
         return self._stage(Evaluated, work)
@@ -172,7 +167,14 @@ class DataOwner:
 
         def work() -> Published:
             payload = self._chosen_payload()
-            manifest = self._manifest(payload)
+            manifest = build_manifest(
+                self._config,
+                self._encoder,
+                payload,
+                choice=self._done(Decided).choice,
+                held_out=self._done(Evaluated).held_out,
+                teachers=self._done(Fetched).teachers,
+            )
             with self._registry() as registry:
                 try:
                     # The same weights were published before, by a run with other settings or
@@ -200,15 +202,14 @@ class DataOwner:
         self._done(Published)
 
         def work() -> Bundled:
-            payload = self._chosen_payload()
-            adapter, rows = unpack_adapter(payload), self._rows
+            payload, rows = self._chosen_payload(), self._rows
             vectors, faq_of_vector = build_index(
-                self._encoder, adapter, rows.index(), rows.num_faqs
+                self._encoder, unpack_adapter(payload), rows.index(), rows.num_faqs
             )
-            ranking = rank_queries(
-                self._encoder, adapter, rows.held_index(), rows.held, rows.num_faqs
+            choice, evaluated = self._done(Decided).choice, self._done(Evaluated)
+            threshold = (
+                evaluated.own_threshold if choice == "own" else evaluated.distilled_threshold
             )
-            threshold = abstention_threshold(ranking)
             store = Path(self._config.serving_store)
             folder = bundles.write_bundle(
                 store,
@@ -333,45 +334,6 @@ class DataOwner:
     def _load(self, file: str) -> BottleneckAdapter:
         return load_payload(str(self._folder / file))
 
-    def _compare(
-        self, own: BottleneckAdapter, distilled: BottleneckAdapter, part: str
-    ) -> Comparison | None:
-        rows, encoder = self._rows, self._encoder
-        queries = rows.held if part == "held" else rows.test
-        # Held-out rows that came from training must not be in the index that ranks them.
-        index = rows.held_index() if part == "held" else rows.index()
-        if not in_scope(queries).ids:
-            return None
-        of_own = rank_queries(encoder, own, index, queries, rows.num_faqs)
-        of_distilled = of_own
-        if distilled is not own:
-            of_distilled = rank_queries(encoder, distilled, index, queries, rows.num_faqs)
-        return compare(
-            of_own, of_distilled, own_score=of_own.score, distilled_score=of_distilled.score
-        )
-
     def _chosen_payload(self) -> bytes:
         file = _OWN if self._done(Decided).choice == "own" else _DISTILLED
         return (self._folder / file).read_bytes()
-
-    def _manifest(self, payload: bytes) -> Manifest:
-        config, choice = self._config, self._done(Decided).choice
-        adapter = unpack_adapter(payload)
-        held_out = self._done(Evaluated).held_out
-        metrics = {} if held_out is None else getattr(held_out, choice)
-        return Manifest(
-            tenant=config.tenant,
-            adapter=config.adapter,
-            version=sha256_hex(payload),
-            payload_bytes=len(payload),
-            kind="bottleneck",
-            encoder=self._encoder.ref,
-            tensors=tensor_specs(adapter),
-            method="own_adapter" if choice == "own" else config.training.method,
-            config_sha256=config.digest(),
-            seed=config.training.seed,
-            metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
-            teachers=() if choice == "own" else self._done(Fetched).teachers,
-            privacy=PRIVACY,
-            golden=golden_vectors(self._encoder, adapter),
-        )

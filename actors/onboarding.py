@@ -118,8 +118,8 @@ def _summary(result: StageResult) -> str:
             mebibytes = result.payload_bytes / 2**20
             return f"{len(result.teachers)} teachers, {mebibytes:.1f} MiB{refused}"
         case Evaluated():
-            gain = result.held_out and result.held_out.gain
-            return "nothing held out" if gain is None else f"held-out MRR {gain:+.4f}"
+            found = result.held_out
+            return "nothing held out" if found is None else f"held-out MRR {found.gain:+.4f}"
         case Decided():
             return f"{result.choice} ({result.reason})"
         case Published():

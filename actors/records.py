@@ -75,6 +75,9 @@ class Evaluated(StageResult):
     """On held-out rows: decides."""
     test: Comparison | None
     """On test rows: reported, never used for a choice."""
+    own_threshold: float
+    distilled_threshold: float
+    """Top scores under which each adapter would abstain, set on held-out rows."""
 
 
 class Decided(StageResult):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import centroids, cross_entropy
 from adapterdistill.evaluation.metrics import (
@@ -16,10 +17,9 @@ from adapterdistill.evaluation.metrics import (
     recall_at,
     top1,
 )
-from adapterdistill.evaluation.rows import in_scope, out_of_scope
+from adapterdistill.evaluation.rows import TenantRows, in_scope, out_of_scope
 from adapterdistill.manifest import Metric
 
-NEVER = -1.0
 FALSE_REJECTION = 0.05
 """Share of answerable held-out queries that abstention may turn away."""
 
@@ -61,10 +61,11 @@ def build_index(
 
 @torch.no_grad()
 def rank_queries(
-    encoder: Encoder, delta: LayerDelta, index: TrainingRows, queries: TrainingRows, num_faqs: int
+    encoder: Encoder, delta: LayerDelta, index: tuple[Tensor, Tensor], queries: TrainingRows
 ) -> Ranking:
     """Rank `queries` (labels -1 are out of scope) against an index built with the same adapter."""
-    vectors, faq_of_vector = build_index(encoder, delta, index, num_faqs)
+    vectors, faq_of_vector = index
+    num_faqs = int(faq_of_vector.max()) + 1
 
     def scores(rows: TrainingRows) -> Tensor:
         return faq_scores(
@@ -81,6 +82,28 @@ def rank_queries(
     )
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One adapter on a tenant's rows."""
+
+    held: Ranking
+    """Held-out rows: for choices."""
+    test: Ranking
+    """Test rows: for the record."""
+
+
+def judge(encoder: Encoder, delta: LayerDelta, rows: TenantRows) -> Judged:
+    """Rank held-out and test rows, each against an index that does not hold them."""
+    index = build_index(encoder, delta, rows.index(), rows.num_faqs)
+    held_index = index
+    if rows.held_from_train:
+        held_index = build_index(encoder, delta, rows.held_index(), rows.num_faqs)
+    return Judged(
+        held=rank_queries(encoder, delta, held_index, rows.held),
+        test=rank_queries(encoder, delta, index, rows.test),
+    )
+
+
 def abstention_threshold(ranking: Ranking) -> float:
     """Top score under which a query is turned away.
 
@@ -89,7 +112,7 @@ def abstention_threshold(ranking: Ranking) -> float:
     Without held-out rows: never.
     """
     if not len(ranking.best):
-        return NEVER
+        return NEVER_ABSTAIN
     # An order statistic, not an interpolated quantile: that one turns away 1 of 2 rows, or 1 of 10.
     allowed = float(ranking.best.sort().values[int(FALSE_REJECTION * len(ranking.best))])
     if not len(ranking.best_out_of_scope):
@@ -103,4 +126,4 @@ def abstention_threshold(ranking: Ranking) -> float:
 
 def _down(cut: float) -> float:
     """Rounded down: rounded up, the cut would turn away the very query that it was set at."""
-    return max(NEVER, math.floor(cut * 1e6) / 1e6)
+    return max(NEVER_ABSTAIN, math.floor(cut * 1e6) / 1e6)

@@ -31,13 +31,13 @@ class Comparison(Record):
     rows: int
     own: dict[MetricName, Metric]
     distilled: dict[MetricName, Metric]
-    gain: float | None
+    gain: float
     """Mean over rows of the reciprocal rank's difference, distilled minus own."""
-    gain_low: float | None
-    gain_high: float | None
+    gain_low: float
+    gain_high: float
     """95% paired bootstrap interval of the gain."""
-    own_score: float | None
-    distilled_score: float | None
+    own_score: float
+    distilled_score: float
     """Minus the cross-entropy of the gold FAQ: breaks a tie of ranks."""
 
 
@@ -48,23 +48,23 @@ class Decision(Record):
     reason: Reason
 
 
-def compare(
-    own: Ranking, distilled: Ranking, *, own_score: float | None, distilled_score: float | None
-) -> Comparison:
-    """Compare two adapters row by row; the rankings are of the same queries in one order."""
-    rows = len(own.ranks)
-    gain = None
-    if rows:
-        gain = paired_bootstrap([_reciprocal(distilled.ranks) - _reciprocal(own.ranks)])
+def compare(own: Ranking, distilled: Ranking) -> Comparison | None:
+    """Compare two adapters row by row; the rankings are of the same queries in one order.
+
+    None where there is no labelled query.
+    """
+    if own.score is None or distilled.score is None:
+        return None
+    gain = paired_bootstrap([_reciprocal(distilled.ranks) - _reciprocal(own.ranks)])
     return Comparison(
-        rows=rows,
+        rows=len(own.ranks),
         own=own.metrics(),
         distilled=distilled.metrics(),
-        gain=round(gain.mean, 6) if gain else None,
-        gain_low=round(gain.low, 6) if gain else None,
-        gain_high=round(gain.high, 6) if gain else None,
-        own_score=own_score,
-        distilled_score=distilled_score,
+        gain=round(gain.mean, 6),
+        gain_low=round(gain.low, 6),
+        gain_high=round(gain.high, 6),
+        own_score=own.score,
+        distilled_score=distilled.score,
     )
 
 
@@ -82,7 +82,7 @@ def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool)
     """
     if not has_distilled:
         return Decision(choice="own", reason=_NO_TEACHER)
-    if comparison is None or comparison.gain is None:
+    if comparison is None:
         if has_own:
             return Decision(choice="own", reason=_NOTHING_HELD_OUT)
         return Decision(choice="distilled", reason=_UNTRAINED)
@@ -91,8 +91,7 @@ def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool)
         return Decision(choice="distilled", reason=f"MRR +{gain:.4f} on {rows} held-out rows")
     if gain < 0:
         return Decision(choice="own", reason=f"student's MRR {gain:.4f} on {rows} held-out rows")
-    own, distilled = comparison.own_score, comparison.distilled_score
-    if own is not None and distilled is not None and distilled > own:
+    if comparison.distilled_score > comparison.own_score:
         return Decision(
             choice="distilled", reason=f"equal MRR, lower cross-entropy on {rows} held-out rows"
         )

@@ -1,19 +1,25 @@
 """Rankings and the abstention threshold against brute force."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import NEVER_ABSTAIN
+from adapterdistill.data import TenantDataset
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.evaluation.evaluate import (
-    NEVER,
     Ranking,
     abstention_threshold,
     build_index,
+    judge,
     rank_queries,
 )
+from adapterdistill.evaluation.rows import join, tokenise
+from tests.owner_runs import write_shop
 from tests.tiny_encoders import random_adapter, random_rows
 
 SCORES = st.lists(st.integers(-50, 100).map(lambda n: n / 100 + 1e-7), min_size=1, max_size=40)
@@ -34,7 +40,9 @@ def test_rankings_equal_a_loop_over_queries_and_faqs(tiny_encoder: Encoder) -> N
     index = TrainingRows(random_rows([4, 5, 6, 7, 5, 6], seed=1), torch.tensor([0, 1, 2, 0, 2, 2]))
     labels = torch.tensor([2, -1, 0, 1, -1, 1])
     queries = TrainingRows(random_rows([3, 5, 4, 6, 7, 5], seed=2), labels)
-    found = rank_queries(tiny_encoder, adapter, index, queries, 3)
+    found = rank_queries(
+        tiny_encoder, adapter, build_index(tiny_encoder, adapter, index, 3), queries
+    )
 
     def embed(ids: list[int]) -> torch.Tensor:
         return tiny_encoder.embed_ids([ids], adapter)[0].double()
@@ -67,16 +75,36 @@ def test_rankings_of_no_queries_are_empty(tiny_encoder: Encoder) -> None:
     adapter = random_adapter(tiny_encoder, seed=1)
     index = TrainingRows(random_rows([4, 5], seed=1), torch.tensor([0, 1]))
     none = TrainingRows([], torch.tensor([], dtype=torch.int64))
-    found = rank_queries(tiny_encoder, adapter, index, none, 2)
-    assert found.metrics() == {}
-    assert abstention_threshold(found) == NEVER
     vectors, faqs = build_index(tiny_encoder, adapter, index, 2)
+    found = rank_queries(tiny_encoder, adapter, (vectors, faqs), none)
+    assert found.metrics() == {} and found.score is None
+    assert abstention_threshold(found) == NEVER_ABSTAIN
     assert torch.allclose(vectors.norm(dim=1), torch.ones(2)) and faqs.tolist() == [0, 1]
 
 
+def test_held_out_rows_taken_from_training_are_ranked_against_an_index_without_them(
+    tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    dataset = TenantDataset.open(write_shop(tmp_path / "t", splits=("train",) * 4 + ("test",)))
+    rows = tokenise(dataset, tiny_encoder, seed=3, held_out_fraction=0.2)
+    adapter = random_adapter(tiny_encoder, seed=1)
+    found = judge(tiny_encoder, adapter, rows)
+    without, whole = (
+        build_index(tiny_encoder, adapter, join(rows.questions, labelled), rows.num_faqs)
+        for labelled in (rows.train, join(rows.train, rows.held))
+    )
+    assert rows.held.ids and not torch.equal(without[0], whole[0])
+    for ranked, index, queries in (
+        (found.held, without, rows.held),
+        (found.test, whole, rows.test),
+    ):
+        expected = rank_queries(tiny_encoder, adapter, index, queries)
+        assert torch.equal(ranked.best, expected.best) and ranked.score == expected.score
+
+
 def test_nothing_is_refused_without_answerable_held_out_queries() -> None:
-    assert abstention_threshold(ranking([], [])) == NEVER
-    assert abstention_threshold(ranking([], [0.1, 0.9])) == NEVER
+    assert abstention_threshold(ranking([], [])) == NEVER_ABSTAIN
+    assert abstention_threshold(ranking([], [0.1, 0.9])) == NEVER_ABSTAIN
 
 
 def test_a_single_held_out_query_is_not_refused_by_the_cut_set_at_it() -> None:

@@ -11,11 +11,9 @@ from adapterdistill.evaluation.report import Comparison, Decision, compare, deci
 from adapterdistill.manifest import Metric
 
 
-def comparison(
-    gain: float | None, own: float | None = None, distilled: float | None = None
-) -> Comparison:
+def comparison(gain: float, own: float = -1.0, distilled: float = -1.0) -> Comparison:
     return Comparison(
-        rows=0 if gain is None else 12,
+        rows=12,
         own={},
         distilled={},
         gain=gain,
@@ -33,9 +31,7 @@ def comparison(
         (None, False, False, "own", "no teacher"),
         (comparison(0.0), True, False, "own", "no teacher"),
         (None, False, True, "distilled", "no labelled query"),
-        (comparison(None), False, True, "distilled", "no labelled query"),
         (None, True, True, "own", "no held-out row"),
-        (comparison(None), True, True, "own", "no held-out row"),
         (comparison(0.05), True, True, "distilled", "MRR +0.0500 on 12 held-out rows"),
         (comparison(-0.05), True, True, "own", "student's MRR -0.0500 on 12 held-out rows"),
         # An adapter without training is near identity: compared where rows are held out.
@@ -62,14 +58,14 @@ def test_a_reason_takes_no_free_text() -> None:
             Decision(choice="own", reason=text)
 
 
-def ranks(*values: int) -> Ranking:
-    return Ranking(torch.tensor(values, dtype=torch.int64), torch.rand(len(values)), torch.empty(0))
+def ranks(*values: int, score: float | None = -1.0) -> Ranking:
+    best, none = torch.rand(len(values)), torch.empty(0)
+    return Ranking(torch.tensor(values, dtype=torch.int64), best, none, score)
 
 
 def test_a_comparison_equals_the_hand_computation() -> None:
-    own, distilled = ranks(1, 2, 4, 10), ranks(1, 1, 2, 5)
-    found = compare(own, distilled, own_score=-1.5, distilled_score=-1.25)
-    assert found.rows == 4
+    found = compare(ranks(1, 2, 4, 10, score=-1.5), ranks(1, 1, 2, 5, score=-1.25))
+    assert found is not None and found.rows == 4
     assert found.own == {
         "top1": Metric(value=0.25, count=4),
         "mrr": Metric(value=round((1 + 0.5 + 0.25 + 0.1) / 4, 6), count=4),
@@ -77,16 +73,14 @@ def test_a_comparison_equals_the_hand_computation() -> None:
     }
     assert found.distilled["recall_at_5"] == Metric(value=1.0, count=4)
     assert found.gain == pytest.approx((0 + 0.5 + 0.25 + 0.1) / 4)
-    assert found.gain_low is not None and found.gain_high is not None
     assert 0 <= found.gain_low <= found.gain <= found.gain_high <= 0.5
     assert (found.own_score, found.distilled_score) == (-1.5, -1.25)
 
 
-def test_equal_rankings_gain_nothing_and_none_has_no_gain() -> None:
-    same = compare(ranks(1, 3), ranks(1, 3), own_score=None, distilled_score=None)
-    assert (same.gain, same.gain_low, same.gain_high) == (0.0, 0.0, 0.0)
-    empty = compare(ranks(), ranks(), own_score=None, distilled_score=None)
-    assert (empty.rows, empty.gain, empty.own) == (0, None, {})
+def test_equal_rankings_gain_nothing_and_none_are_not_compared() -> None:
+    same = compare(ranks(1, 3), ranks(1, 3))
+    assert same is not None and (same.gain, same.gain_low, same.gain_high) == (0.0, 0.0, 0.0)
+    assert compare(ranks(score=None), ranks(score=None)) is None
 
 
 def test_a_metric_is_named_by_a_short_word() -> None:

@@ -1,0 +1,47 @@
+"""What the registry is told of an adapter: its manifest."""
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
+from adapterdistill.config import OnboardConfig
+from adapterdistill.evaluation.report import Choice, Comparison
+from adapterdistill.manifest import Manifest, sha256_hex
+
+PRIVACY = (
+    "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
+    "privacy: the weights may reveal something of the rows."
+)
+
+
+def build_manifest(
+    config: OnboardConfig,
+    encoder: Encoder,
+    payload: bytes,
+    *,
+    choice: Choice,
+    held_out: Comparison | None,
+    teachers: tuple[str, ...],
+) -> Manifest:
+    """The manifest of the chosen adapter, with its metrics on held-out rows.
+
+    Args:
+        payload: the adapter as it is published.
+        teachers: version names of those that taught the student; an own adapter has none.
+    """
+    adapter = unpack_adapter(payload)
+    metrics = {} if held_out is None else getattr(held_out, choice)
+    return Manifest(
+        tenant=config.tenant,
+        adapter=config.adapter,
+        version=sha256_hex(payload),
+        payload_bytes=len(payload),
+        kind="bottleneck",
+        encoder=encoder.ref,
+        tensors=tensor_specs(adapter),
+        method="own_adapter" if choice == "own" else config.training.method,
+        config_sha256=config.digest(),
+        seed=config.training.seed,
+        metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
+        teachers=() if choice == "own" else teachers,
+        privacy=PRIVACY,
+        golden=golden_vectors(encoder, adapter),
+    )
