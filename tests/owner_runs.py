@@ -1,16 +1,24 @@
 """Tenants made of invented words, and onboarding runs of them on the tiny encoder."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from actors.data_owner import DataOwner
 from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data import Faq, Query
 from adapterdistill.data.dataset import write_tenant
+from adapterdistill.manifest import VersionRef
+from tests.contract.running_registry import Running
+from tests.serving_store import manifest_of
+from tests.tiny_encoders import random_adapter
 
+Configured = Callable[..., OnboardConfig]
+HELD = ("train", "train", "train", "valid", "test")
 TOPICS = ("kite", "lamp", "soup", "brick", "moss")
 _PHRASES = (
     "where is the {} now",
@@ -118,3 +126,21 @@ def config_toml(config: OnboardConfig) -> str:
         else:
             lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join([*lines, *tables])
+
+
+def publish(running: Running, encoder: Encoder, tenant: str, *, seed: int) -> None:
+    adapter = random_adapter(encoder, seed=seed, scale=0.05)
+    payload = pack_adapter(adapter, model_name=encoder.ref.name)
+    manifest = manifest_of(encoder, adapter, tenant=tenant, payload=payload)
+    running.client.publish(manifest, payload)
+
+
+def with_teachers(root: Path, encoder: Encoder) -> Running:
+    running = Running(root)
+    for n, tenant in enumerate(["baker", "cooper"]):
+        publish(running, encoder, tenant, seed=n)
+    return running
+
+
+def payload_of(registry: Running, report: OnboardReport) -> bytes:
+    return registry.client.fetch(VersionRef.parse(report.publish.name))[1]

@@ -1,0 +1,190 @@
+"""A run that was stopped, or lost what it had made, ends as if it had not been."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.data_owner import DataOwner
+from actors.onboarding import STAGES, OnboardReport
+from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import live_bundle, read_bundle, set_live
+from adapterdistill.errors import RegistryUnavailableError
+from adapterdistill.manifest import VersionRef
+from tests.contract.running_registry import Running
+from tests.owner_runs import (
+    HELD,
+    Configured,
+    folder_of,
+    owner_after,
+    payload_of,
+    run_of,
+    run_through,
+    with_teachers,
+    write_shop,
+)
+
+
+def what_was_made(report: OnboardReport) -> dict[str, Any]:
+    """The report without what differs between equal runs: time and memory."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if not k.endswith(("seconds", "rss_mb"))}
+        return value
+
+    stripped: dict[str, Any] = strip(report.model_dump(mode="json"))
+    return stripped
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_done_is_answered_and_not_done_again(
+    configured: Configured, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured()
+    run_through(config)
+    expected = getattr(DataOwner(config), stage)()
+    made: list[str] = []
+    monkeypatch.setattr("actors.data_owner.train_stage", lambda *_, **__: made.append("training"))
+    monkeypatch.setattr("actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch"))
+    monkeypatch.setattr("adapterdistill.bundle.write_bundle", lambda *_: made.append("bundle"))
+    owner = DataOwner(config)
+    assert getattr(owner, stage)() == getattr(owner, stage)() == expected
+    assert not made
+
+
+def test_stages_of_a_new_owner_run_the_earlier_ones_that_are_missing(
+    configured: Configured,
+) -> None:
+    config = configured()
+    bundled = DataOwner(config).bundle()
+    assert run_through(config)[0].bundle == bundled
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_folder: Path, tiny_encoder: Encoder
+) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("uninterrupted")
+    write_shop(home / "data" / "fletcher", splits=HELD)
+    running = with_teachers(home / "registry", tiny_encoder)
+    config = run_of(home, "fletcher", encoder=tiny_encoder_folder, registry=running.address)
+    made = what_was_made(run_through(config)[0])
+    running.close()
+    return made
+
+
+@pytest.mark.parametrize("done", range(1, len(STAGES)))
+def test_a_run_killed_after_any_stage_ends_as_if_it_had_not_been(
+    configured: Configured, uninterrupted: dict[str, Any], done: int
+) -> None:
+    config = configured()
+    owner_after(config, *STAGES[:done])
+    assert what_was_made(run_through(config)[0]) == uninterrupted
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the project catches it."""
+
+
+INSIDE = {
+    "validate": "adapterdistill.data.TenantDataset.counts",
+    "extract": "actors.train_loop.pack_adapter",
+    "fetch_teachers": "actors.teachers.prove_active",
+    "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
+    "evaluate": "actors.data_owner.compare",
+    "decide": "actors.data_owner.Decided",
+    "publish": "actors.data_owner.Published",
+    "bundle": "adapterdistill.bundle.set_live",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_inside_any_stage_ends_as_if_it_had_not_been(
+    configured: Configured,
+    uninterrupted: dict[str, Any],
+    stage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = configured()
+    with monkeypatch.context() as patch:
+
+        def kill(*_: Any, **__: Any) -> Any:
+            raise Killed
+
+        patch.setattr(INSIDE[stage], kill)
+        with pytest.raises(Killed):
+            run_through(config)
+    assert what_was_made(run_through(config)[0]) == uninterrupted
+
+
+def test_killed_between_publishing_and_keeping_the_result_publishes_the_same(
+    configured: Configured, registry: Running, uninterrupted: dict[str, Any]
+) -> None:
+    config = configured()
+    published = owner_after(config, *STAGES[:-1]).publish()
+    (folder_of(config) / "stages" / "published.json").unlink()
+    again = DataOwner(config).publish()
+    assert again.name == published.name == uninterrupted["publish"]["name"]
+    versions = registry.client.list(tenant="fletcher", latest_only=False)
+    assert [m.ref.name for m in versions] == [published.name]
+
+
+def test_a_registry_that_does_not_answer_is_said_and_ridden_out_by_the_next_run(
+    configured: Configured, registry: Running
+) -> None:
+    config = configured("knapper")
+    away = config.registry.model_copy(update={"address": "127.0.0.1:1", "timeout_s": 0.5})
+    with pytest.raises(RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
+        run_through(config.model_copy(update={"registry": away}))
+    assert run_through(config)[0].publish.name.startswith("tenants/knapper/")
+    assert (folder_of(config) / "manifest.json").exists()
+
+
+def test_the_same_weights_under_other_settings_keep_their_first_manifest(
+    configured: Configured, empty_registry: Running
+) -> None:
+    """Their version is the same: the registry holds one manifest for it."""
+    home = {"address": empty_registry.address, "splits": ()}
+    first = configured("lorimer", **home)
+    published = run_through(first)[0].publish
+    training = first.training.model_copy(update={"extract_steps": 7})
+    second = first.model_copy(update={"training": training})
+    assert second.digest() != first.digest()
+    report, _ = run_through(second)
+    assert report.publish.name == published.name
+    manifest = empty_registry.client.get(VersionRef.parse(published.name))
+    assert manifest.config_sha256 == first.digest()
+    bundle = read_bundle(Path(second.serving_store), "lorimer", report.bundle.bundle)
+    assert bundle.manifest == manifest
+
+
+def test_a_finished_run_is_published_and_made_live_again_where_that_was_lost(
+    configured: Configured, registry: Running, empty_registry: Running, tmp_path: Path
+) -> None:
+    # Without teachers: a registry refuses a student whose teachers it does not have.
+    config = configured("mercer", run={"teachers": {"max_teachers": 0}})
+    first, _ = run_through(config)
+    moved = config.model_copy(
+        update={
+            "registry": config.registry.model_copy(update={"address": empty_registry.address}),
+            "serving_store": str(tmp_path / "elsewhere"),
+        }
+    )
+    again, _ = run_through(moved)
+    assert again.publish.name == first.publish.name
+    assert payload_of(empty_registry, again) == payload_of(registry, first)
+    assert live_bundle(tmp_path / "elsewhere", "mercer") == first.bundle.bundle
+
+
+def test_going_back_to_earlier_rows_makes_their_bundle_live_again(
+    configured: Configured,
+) -> None:
+    config = configured("nailer")
+    first = run_through(config)[0].bundle.bundle
+    store = Path(config.serving_store)
+    other = configured("nailer", home=Path(config.workspace) / "b", word="soon")
+    second = run_through(other.model_copy(update={"serving_store": str(store)}))[0].bundle.bundle
+    assert first != second == live_bundle(store, "nailer")
+    assert run_through(config)[0].bundle.bundle == first == live_bundle(store, "nailer")
+    set_live(store, "nailer", second)
