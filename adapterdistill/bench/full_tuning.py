@@ -10,7 +10,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.backbone.attach import EncoderWeights, LayerWeights
 from adapterdistill.bench.tenants import TextRows
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import supervised_contrastive
+from adapterdistill.distill.losses import prototype_loss
 from adapterdistill.distill.method import Objective
 
 
@@ -36,7 +36,7 @@ class FullTuning(Objective):
 
     def forward(self, batch: Batch) -> Tensor:
         embeddings = batch.share(self._tuned().embed(batch.tokens))
-        return supervised_contrastive(embeddings, batch.labels)
+        return prototype_loss(embeddings, batch.labels)
 
     @torch.no_grad()
     def embed_rows(self, rows: TextRows) -> Tensor:

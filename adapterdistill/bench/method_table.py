@@ -5,11 +5,12 @@ from adapterdistill.bench.methods import Method, Setting
 
 _TEACHERS = frozenset({"teachers"})
 _TEACHERS_AND_OWN = frozenset({"teachers", "own"})
-_ADAPTER_RATES = (5e-4, 1e-3, 2e-3)
+_ADAPTER_RATES = (2e-4, 5e-4, 1e-3)
+_STRENGTHS = (0.4, 0.8, 1.6)
 
 OWN = "own"
 OURS = "distillation"
-TEACHER_SETTING = Setting(learning_rate=1e-3, steps=100)
+TEACHER_SETTING = Setting(tuned=1e-3, steps=100)
 """A teacher has all its rows, so no step count is too many; one setting for all of them."""
 TEACHER_SEED = 0
 POOL_RATE = 1e-3
@@ -17,57 +18,66 @@ POOL_STEPS_PER_TENANT = 20
 POOL_ROWS_PER_FAQ = 40
 
 _ALL = (
-    Method("tfidf", "TF-IDF", "3", methods.tfidf, needs_queries=False),
-    Method("frozen", "Frozen encoder", "3", methods.frozen, needs_queries=False),
+    Method("tfidf", "TF-IDF", "4", methods.tfidf, needs_queries=False),
+    Method("frozen", "Frozen encoder", "4", methods.frozen, needs_queries=False),
     Method(
-        OWN, "Own adapter", "3", methods.own_adapter,
-        rates=_ADAPTER_RATES, max_steps=80, step_cost=1.0,
+        OWN, "Own adapter", "4", methods.own_adapter,
+        rates=_ADAPTER_RATES, max_steps=60, step_cost=1.0,
     ),
     Method(
-        "mean", "Mean of teachers' outputs", "3", methods.teachers_mean,
+        "mean", "Mean of teachers' outputs", "4", methods.teachers_mean,
         needs=_TEACHERS, needs_queries=False,
     ),
     Method(
-        "average", "Weight average of teachers", "3", methods.weight_average,
+        "average", "Weight average of teachers", "4", methods.weight_average,
         needs=_TEACHERS, needs_queries=False,
     ),
     Method(
-        "fusion", "AdapterFusion", "3", methods.adapter_fusion,
-        needs=_TEACHERS_AND_OWN, rates=(2e-5, 5e-5, 2e-4), max_steps=80, step_cost=1.6,
+        "fusion", "AdapterFusion", "4", methods.adapter_fusion,
+        needs=_TEACHERS_AND_OWN, rates=(2e-5, 5e-5, 2e-4), max_steps=60, step_cost=1.6,
     ),
     Method(
-        OURS, "AdapterDistillation", "3", methods.adapter_distillation,
-        needs=_TEACHERS_AND_OWN, rates=_ADAPTER_RATES, max_steps=80, step_cost=2.6,
+        "composition", "Composition that the student imitates", "1", methods.composition,
+        needs=_TEACHERS_AND_OWN, needs_queries=False, tuned_as=OURS,
+    ),
+    Method(
+        OURS, "AdapterDistillation", "4", methods.adapter_distillation,
+        needs=_TEACHERS_AND_OWN, rates=_STRENGTHS, max_steps=60, step_cost=1.5,
         needs_queries=False,
     ),
     Method(
-        "full_tuning", "Full fine-tuning", "3", methods.full_tuning,
-        rates=(2e-5, 5e-5, 1e-4), max_steps=80, step_cost=2.5,
+        "attention", "AdapterDistillation with attention trained", "4",
+        methods.attention_distillation,
+        needs=_TEACHERS_AND_OWN, rates=_ADAPTER_RATES, max_steps=60, step_cost=2.6, only_ks=(3,),
     ),
     Method(
-        "pooled", "Pooled data, then own rows", "3", methods.pooled_data,
-        needs=frozenset({"base"}), rates=_ADAPTER_RATES, max_steps=80, step_cost=1.0,
+        "full_tuning", "Full fine-tuning", "4", methods.full_tuning,
+        rates=(2e-5, 5e-5, 1e-4), max_steps=60, step_cost=2.5,
     ),
     Method(
-        "shuffled_teachers", "Control: teachers with shuffled weights", "1",
+        "pooled", "Pooled data, then own rows", "4", methods.pooled_data,
+        needs=frozenset({"base"}), rates=_ADAPTER_RATES, max_steps=60, step_cost=1.0,
+    ),
+    Method(
+        "shuffled_teachers", "Control: teachers with shuffled weights", "2",
         methods.shuffled_teachers,
-        needs=_TEACHERS_AND_OWN, step_cost=2.6, control=True,
+        needs=_TEACHERS_AND_OWN, step_cost=1.5, control=True, tuned_as=OURS,
     ),
     Method(
-        "permuted_teachers", "Control: teachers of permuted labels", "1",
+        "permuted_teachers", "Control: teachers of permuted labels", "2",
         methods.adapter_distillation,
-        needs=frozenset({"permuted", "own"}), step_cost=2.6, control=True,
+        needs=frozenset({"permuted", "own"}), step_cost=1.5, control=True, tuned_as=OURS,
     ),
 )  # fmt: skip
 
 # What other cells are made from; never a row of the table.
 _PARTS = (
     Method(
-        "permuted_labels", "Teacher of permuted labels", "3", methods.permuted_labels,
+        "permuted_labels", "Teacher of permuted labels", "4", methods.permuted_labels,
         step_cost=1.0,
     ),
     Method(
-        "pooled_base", "Pooled data", "3", methods.pooled_base,
+        "pooled_base", "Pooled data", "4", methods.pooled_base,
         needs=frozenset({"pool"}), step_cost=1.0, needs_queries=False,
     ),
 )  # fmt: skip

@@ -13,8 +13,15 @@ from adapterdistill.bench.pooling import train_in_turn
 from adapterdistill.bench.scoring import Embed
 from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.tfidf import TfIdf
-from adapterdistill.distill.adapter_distillation import distillation_of
+from adapterdistill.distill.adapter_distillation import (
+    IMITATION_RATE,
+    Mixture,
+    composition_of,
+    distillation_of,
+    imitation_rows,
+)
 from adapterdistill.distill.adapter_fusion import AdapterFusion
+from adapterdistill.distill.attention_distillation import attention_distillation_of
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.method import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, train
@@ -28,7 +35,8 @@ CHECK_EVERY = 10
 class Setting:
     """What is tuned: the same grid size for every trained method."""
 
-    learning_rate: float
+    tuned: float
+    """The learning rate; for AdapterDistillation the mixture's strength."""
     steps: int
 
 
@@ -87,13 +95,17 @@ class Method:
     needs: frozenset[str] = frozenset()
     """Of "teachers", "own", "base", "pool"."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from; none: nothing is tuned."""
+    """Learning rates (or strengths) to choose from; none: nothing is tuned."""
     max_steps: int = 0
     step_cost: float = 0.0
     """A training step relative to an own adapter's, for the estimate."""
+    only_ks: tuple[int | None, ...] | None = None
+    """Where an ablation is run; None: everywhere."""
     needs_queries: bool = True
     """Whether it needs a training query, so that k = 0 is not for it."""
     control: bool = False
+    tuned_as: str | None = None
+    """The method whose choices this one takes over."""
 
 
 def embed_with(encoder: Encoder, delta: LayerDelta | None) -> Embed:
@@ -107,12 +119,13 @@ def _fit(
     arrival: Arrival,
     monitor: Monitor | None,
     embed: Embed | None = None,
+    learning_rate: float | None = None,
 ) -> Embed:
     """Train for the setting's steps; a monitor only watches. Returns the trained embedding."""
     trained = embed or embed_with(arrival.encoder, objective.deployed())
     schedule = Schedule(
         max_steps=setting.steps,
-        learning_rate=setting.learning_rate,
+        learning_rate=learning_rate or setting.tuned,
         evaluate_every=CHECK_EVERY,
         patience=setting.steps + 1,
     )
@@ -179,9 +192,33 @@ def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) 
     return Outcome(_fit(objective, arrival.rows.training(), setting, arrival, monitor))
 
 
+def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+    """What the student of stage 2 imitates: own adapter and weighted teachers, all kept."""
+    mixture = Mixture.of(arrival.encoder, arrival.teachers, arrival.rows.training())
+    composed = composition_of(mixture, arrival.own, strength=setting.tuned)
+    return Outcome(embed_with(arrival.encoder, composed))
+
+
 def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    """Stage 2: the teachers' knowledge into one adapter, started from the own one."""
+    """Stage 2: the student, started as the own adapter, imitates that composition."""
+    encoder, rows = arrival.encoder, arrival.rows.training()
     objective = distillation_of(
+        encoder,
+        arrival.teachers,
+        rows,
+        own=arrival.own,
+        strength=setting.tuned,
+        bottleneck_size=BOTTLENECK_SIZE,
+        seed=arrival.seed,
+    )
+    texts = imitation_rows(encoder, rows)
+    embed = _fit(objective, texts, setting, arrival, monitor, learning_rate=IMITATION_RATE)
+    return Outcome(embed, objective.student)
+
+
+def attention_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+    """The paper's figure: Q, K, V and the student trained together, on the own rows."""
+    objective = attention_distillation_of(
         arrival.encoder,
         arrival.teachers,
         own=arrival.own,
@@ -212,7 +249,7 @@ def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> 
     train_in_turn(
         objective,
         [rows.training() for rows in arrival.pool],
-        Schedule(max_steps=setting.steps, learning_rate=setting.learning_rate),
+        Schedule(max_steps=setting.steps, learning_rate=setting.tuned),
         seed=arrival.seed,
     )
     return Outcome(embed_with(arrival.encoder, objective.student), objective.student)

@@ -40,7 +40,7 @@ def markdown(found: Mapping[str, Any], plots: Sequence[str]) -> str:
         table(
             ("method", "k", "learning rate", "steps", "scoring", "tenants"),
             (
-                (LABELS.get(c["method"], c["method"]), _k(c["k"]), f"{c['learning_rate']:g}",
+                (LABELS.get(c["method"], c["method"]), _k(c["k"]), f"{c['tuned']:g}",
                  c["steps"], c["scoring"], c["tenants"])
                 for c in found["choices"]
             ),

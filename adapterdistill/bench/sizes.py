@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from adapterdistill.bench.cells import NO_TRAINING, Cell
 from adapterdistill.bench.choices import Choice
-from adapterdistill.bench.method_table import CONTROLS, OURS, OWN, REFERENCES, TABLE
+from adapterdistill.bench.method_table import OWN, REFERENCES, TABLE
 from adapterdistill.bench.methods import Method, Setting
 from adapterdistill.bench.tenants import BenchTenant, choose_teachers, related, spread
 
@@ -41,7 +41,7 @@ SIZES = {
     "standard": Size(
         "standard", tenants=None, seeds=5, ks=(0, 1, 3, 5, 10), teacher_counts=(4, 16),
         reference_ks=(3, None), control_ks=(3,), unrelated_ks=(3,), tuning_tenants=5,
-        tuning_ks=(0, 1, 3, 10), tuning_rates=3, tuning_steps=80, max_test=400, max_valid=150,
+        tuning_ks=(0, 1, 3, 10), tuning_rates=3, tuning_steps=60, max_test=400, max_valid=150,
     ),
     "full": Size(
         "full", tenants=None, seeds=5, ks=(0, 1, 3, 5, 10, None),
@@ -69,7 +69,7 @@ def teacher_counts(size: Size, tenants: Mapping[str, BenchTenant]) -> tuple[int,
 
 
 def grid(method: Method, size: Size) -> list[float]:
-    """The learning rates that the size tries: all, or those around the middle one."""
+    """The rates that the size tries: all, or those around the middle one."""
     middle = len(method.rates) // 2
     start = max(0, middle - size.tuning_rates // 2)
     return list(method.rates[start : start + size.tuning_rates])
@@ -81,6 +81,8 @@ def runs_at(method: Method, k: int | None, seed: int, size: Size) -> bool:
         return False
     if method.name in REFERENCES:
         return k in size.reference_ks and seed == 0
+    if method.only_ks is not None and k not in method.only_ks:
+        return False
     return not method.control or k in size.control_ks
 
 
@@ -160,7 +162,7 @@ def _cell(
     choices: Choices,
     size: Size,
 ) -> Cell:
-    tuned = OURS if method.name in CONTROLS else method.name
+    tuned = method.tuned_as or method.name
     setting = setting_of(choices, tuned, k, tenant, size) if TABLE[tuned].rates else NO_TRAINING
     starts_own = "own" in method.needs and k != 0
     return Cell(

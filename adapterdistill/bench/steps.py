@@ -9,13 +9,14 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
-from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.adapter_distillation import AdapterDistillation, composition_of
 from adapterdistill.distill.adapter_fusion import AdapterFusion
+from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.losses import (
     feature_distance,
+    prototype_loss,
     relation_distance,
-    supervised_contrastive,
 )
 from adapterdistill.distill.method import Objective, OwnAdapter, Recording
 
@@ -23,7 +24,8 @@ OWN = "own adapter"
 FUSION = "AdapterFusion"
 PLAIN = "AdapterFusion, plain formula"
 STUDENT = "student against a frozen fusion"
-STAGE_2 = "whole stage 2"
+ATTENTION = "attention and student trained together"
+STAGE_2 = "stage 2 of AdapterDistillation"
 
 
 class PlainFusion(AdapterFusion):
@@ -47,8 +49,8 @@ def plain_fusion(layer: int, x: Tensor, fusion: Fusion, stack: AdapterStack) -> 
     return (weights[..., None] * value).sum(1)
 
 
-class StudentStep(AdapterDistillation):
-    """The student's half of stage 2: the fusion is frozen and runs without gradients."""
+class StudentStep(AttentionDistillation):
+    """The student's half of that: the fusion is frozen and runs without gradients."""
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
         return [{"params": list(self.student.parameters()), "lr": learning_rate}]
@@ -59,7 +61,7 @@ class StudentStep(AdapterDistillation):
             teacher = self._encoder.embed(batch.tokens, fused)
         own = Recording(self.student)
         student = self._encoder.embed(batch.tokens, own)
-        loss = supervised_contrastive(student, batch.labels)
+        loss = prototype_loss(student, batch.labels)
         distance = feature_distance(own.outputs, fused.outputs, total_tokens=batch.total_tokens)
         return loss + distance + relation_distance(student, teacher)
 
@@ -93,11 +95,13 @@ def build_steps(
     def fusion() -> Fusion:
         return Fusion.new(*shape, seed=0).to(encoder.device)
 
+    composition = composition_of(stack.mean(), student(), strength=0.5)
     objectives: dict[str, Objective] = {
         OWN: OwnAdapter(encoder, student()),
         FUSION: AdapterFusion(encoder, stack, fusion()),
         STUDENT: StudentStep(encoder, student(), stack, fusion()),
-        STAGE_2: AdapterDistillation(encoder, student(), stack, fusion()),
+        ATTENTION: AttentionDistillation(encoder, student(), stack, fusion()),
+        STAGE_2: AdapterDistillation(encoder, student(), composition),
         PLAIN: PlainFusion(encoder, stack, fusion()),
     }
     return {name: Step(objective, batch) for name, objective in objectives.items()}
@@ -114,7 +118,7 @@ def disagreement(
         fusion = wide_fusion(encoder)
         objective = kind(encoder, stack, fusion)
         embeddings = encoder.embed(batch.tokens, objective.deployed())
-        supervised_contrastive(embeddings, batch.labels).backward()
+        prototype_loss(embeddings, batch.labels).backward()
         outputs.append(embeddings.detach())
         gradients.append([p.grad for p in fusion.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(list(fusion.parameters()))

@@ -5,7 +5,7 @@ from torch import Tensor
 from adapterdistill.adapters import AdapterStack, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import supervised_contrastive
+from adapterdistill.distill.losses import prototype_loss
 from adapterdistill.distill.method import Objective
 
 
@@ -36,4 +36,4 @@ class AdapterFusion(Objective):
     def forward(self, batch: Batch) -> Tensor:
         embeddings = batch.share(self._encoder.embed(batch.tokens, self.deployed()))
         regulariser = self._value_regulariser / batch.world_size * self.fusion.value_regulariser()
-        return supervised_contrastive(embeddings, batch.labels) + regulariser
+        return prototype_loss(embeddings, batch.labels) + regulariser

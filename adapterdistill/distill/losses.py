@@ -11,33 +11,36 @@ TEMPERATURE = 0.05
 """Scale 20, the usual choice for cosine similarities of sentence embeddings."""
 
 
-def supervised_contrastive(
+def prototype_loss(
     embeddings: Float[Tensor, "rows d"],
     labels: Int[Tensor, " rows"],
     *,
     temperature: float = TEMPERATURE,
 ) -> Float[Tensor, ""]:
-    """Mean over anchors of -mean_positives log softmax(similarity to all other rows).
+    """Mean cross-entropy of each row's FAQ among the batch's prototypes, as serving ranks.
 
-    Khosla et al. (2020), L_out. Positives of an anchor are the other rows of its label. Rows
-    labelled -1 are nobody's positive and no anchor, but everybody's negative.
+    A prototype is the unit-length mean of a FAQ's rows (Snell et al., 2017); a row's own FAQ is
+    taken without the row itself (the generalised end-to-end loss of Wan et al., 2018, eq. 6 and 8).
+    A row that is alone of its FAQ is a prototype for others and has no term; rows labelled -1
+    take no part.
 
     Args:
         embeddings: unit length.
 
     Returns:
-        Zero (with a gradient of zero) where no anchor has a positive.
+        Zero (with a gradient of zero) where no row has another of its FAQ.
     """
-    rows = len(labels)
-    if rows < 2:
+    known = labels >= 0
+    e = embeddings[known]
+    faqs, faq = labels[known].unique(return_inverse=True)
+    sums = torch.zeros(len(faqs), e.shape[1], dtype=e.dtype, device=e.device).index_add(0, faq, e)
+    cosines = e @ F.normalize(sums, dim=-1).T
+    without_itself = (e * F.normalize(sums[faq] - e, dim=-1)).sum(-1)
+    cosines = cosines.scatter(1, faq[:, None], without_itself[:, None])
+    has_others = faq.bincount(minlength=len(faqs))[faq] > 1
+    if not bool(has_others.any()):
         return embeddings.sum() * 0.0
-    logits = embeddings @ embeddings.T / temperature
-    itself = torch.eye(rows, dtype=torch.bool, device=labels.device)
-    log_share = logits.masked_fill(itself, -torch.inf).log_softmax(-1)
-    positive = (labels[:, None] == labels[None, :]) & (labels >= 0)[:, None] & ~itself
-    count = positive.sum(-1)
-    per_anchor = torch.where(positive, log_share, 0.0).sum(-1) / count.clamp(min=1)
-    return -per_anchor.sum() / (count > 0).sum().clamp(min=1)
+    return F.cross_entropy(cosines[has_others] / temperature, faq[has_others])
 
 
 def relation_distance(

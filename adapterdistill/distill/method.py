@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import supervised_contrastive
+from adapterdistill.distill.losses import prototype_loss
 
 
 class Objective(nn.Module):
@@ -38,7 +38,7 @@ class OwnAdapter(Objective):
 
     def forward(self, batch: Batch) -> Tensor:
         embeddings = batch.share(self._encoder.embed(batch.tokens, self.student))
-        return supervised_contrastive(embeddings, batch.labels)
+        return prototype_loss(embeddings, batch.labels)
 
 
 class Recording:

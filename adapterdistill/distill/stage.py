@@ -4,7 +4,7 @@ A spec holds paths and numbers only. Rows are token ids in a file on the owner's
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
-from adapterdistill.distill.adapter_distillation import DistilWeights, distillation_of
+from adapterdistill.distill.adapter_distillation import distillation_of, imitation_rows
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import Objective, OwnAdapter, Progress
@@ -34,7 +34,8 @@ class StageSpec:
     """Payload of the adapter to start from; None starts near identity."""
     teachers: tuple[str, ...] = ()
     """Payload files of the frozen teachers."""
-    weights: DistilWeights = field(default_factory=DistilWeights)
+    strength: float = 0.5
+    """Of the teachers' mixture that stage 2 adds to the own adapter; 1 is one teacher's."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -43,7 +44,6 @@ class StageSpec:
     def from_json(cls, text: str) -> "StageSpec":
         values = json.loads(text)
         values["schedule"] = Schedule(**values["schedule"])
-        values["weights"] = DistilWeights(**values["weights"])
         values["teachers"] = tuple(values["teachers"])
         return cls(**values)
 
@@ -90,25 +90,23 @@ def load_payload(path: str) -> BottleneckAdapter:
     return unpack_adapter(Path(path).read_bytes())
 
 
-def build_objective(spec: StageSpec, encoder: Encoder) -> Objective:
+def build_objective(spec: StageSpec, encoder: Encoder, rows: TrainingRows) -> Objective:
     """The stage's objective with its starting parameters, on the encoder's device."""
-    student = (
-        load_payload(spec.initial)
-        if spec.initial is not None
-        else BottleneckAdapter.new(
-            encoder.num_layers, encoder.hidden_size, spec.bottleneck_size, seed=spec.seed
+    initial = None if spec.initial is None else load_payload(spec.initial).to(encoder.device)
+    if spec.teachers:
+        return distillation_of(
+            encoder,
+            [load_payload(path).to(encoder.device) for path in spec.teachers],
+            rows,
+            own=initial,
+            strength=spec.strength,
+            bottleneck_size=spec.bottleneck_size,
+            seed=spec.seed,
         )
-    ).to(encoder.device)
-    if not spec.teachers:
-        return OwnAdapter(encoder, student)
-    return distillation_of(
-        encoder,
-        [load_payload(path) for path in spec.teachers],
-        own=None if spec.initial is None else load_payload(spec.initial),
-        student=student,
-        seed=spec.seed,
-        weights=spec.weights,
+    student = initial or BottleneckAdapter.new(
+        encoder.num_layers, encoder.hidden_size, spec.bottleneck_size, seed=spec.seed
     )
+    return OwnAdapter(encoder, student.to(encoder.device))
 
 
 def run_stage(
@@ -122,13 +120,14 @@ def run_stage(
 ) -> tuple[BottleneckAdapter, TrainResult]:
     """Train one stage; returns the student at its best step."""
     rows = read_rows(Path(spec.rows))
-    objective = build_objective(spec, encoder)
+    objective = build_objective(spec, encoder, rows.train)
+    texts = imitation_rows(encoder, rows.train) if spec.teachers else rows.train
     held_out = None
     if rows.held_queries.ids:
         held_out = HeldOutRows(encoder, rows.held_index, rows.held_queries, rows.num_faqs)
     result = train(
         objective,
-        rows.train,
+        texts,
         spec.schedule,
         seed=spec.seed,
         device=encoder.device,

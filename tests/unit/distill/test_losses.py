@@ -11,8 +11,8 @@ from torch import Tensor
 from adapterdistill.distill.losses import (
     embedding_distance,
     feature_distance,
+    prototype_loss,
     relation_distance,
-    supervised_contrastive,
 )
 
 TEMPERATURE = 0.05
@@ -22,18 +22,20 @@ def unit(rows: int, *, seed: int, size: int = 6) -> Tensor:
     return F.normalize(torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)))
 
 
-def contrastive_by_loops(embeddings: Tensor, labels: list[int], temperature: float) -> float:
+def prototype_by_loops(embeddings: Tensor, labels: list[int], temperature: float) -> float:
     e = embeddings.double()
-    anchors = []
+    terms = []
     for i, label in enumerate(labels):
-        others = [j for j in range(len(labels)) if j != i]
-        positives = [j for j in others if label >= 0 and labels[j] == label]
-        if not positives:
+        if label < 0 or labels.count(label) < 2:
             continue
-        total = sum(math.exp(float(e[i] @ e[j]) / temperature) for j in others)
-        logs = [float(e[i] @ e[p]) / temperature - math.log(total) for p in positives]
-        anchors.append(-sum(logs) / len(logs))
-    return sum(anchors) / len(anchors) if anchors else 0.0
+        cosines = {}
+        for faq in set(labels) - {-1}:
+            rows = [e[j] for j, other in enumerate(labels) if other == faq and j != i]
+            mean = torch.stack(rows).mean(0)
+            cosines[faq] = float(e[i] @ mean / mean.norm())
+        total = sum(math.exp(cosine / temperature) for cosine in cosines.values())
+        terms.append(math.log(total) - cosines[label] / temperature)
+    return sum(terms) / len(terms) if terms else 0.0
 
 
 def shares_by_loops(e: Tensor, row: int) -> list[float]:
@@ -45,35 +47,52 @@ def shares_by_loops(e: Tensor, row: int) -> list[float]:
     "labels",
     [
         [0, 0, 1, 1, 2, 2],
-        [0, 0, 0, 1, 2, -1],  # an anchor without a positive, a row without a label
+        [0, 0, 0, 1, 2, -1],  # rows alone of their FAQ, a row without a label
         [-1, -1, 3, 3, -1, 5, 3],
-        [7, 7],
+        [7, 7],  # one FAQ: nothing to tell apart
+        [2, 0, 1, 2, 0, 1, 1],
     ],
 )
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
-def test_supervised_contrastive_equals_its_loops(labels: list[int], temperature: float) -> None:
+def test_prototype_loss_equals_its_loops(labels: list[int], temperature: float) -> None:
     e = unit(len(labels), seed=1)
-    found = supervised_contrastive(e, torch.tensor(labels), temperature=temperature)
-    expected = contrastive_by_loops(e, labels, temperature)
+    found = prototype_loss(e, torch.tensor(labels), temperature=temperature)
+    expected = prototype_by_loops(e, labels, temperature)
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[0], [-1], [0, 1, 2], [-1, -1]])
 def test_without_positives_loss_and_gradient_are_zero(labels: list[int]) -> None:
     e = unit(len(labels), seed=2).requires_grad_()
-    loss = supervised_contrastive(e, torch.tensor(labels))
+    loss = prototype_loss(e, torch.tensor(labels))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert e.grad is not None and not e.grad.any()
 
 
-def test_unlabelled_rows_push_but_are_never_pulled() -> None:
-    """A row labelled -1 enters the sums of others: a gradient away from them, none as an anchor."""
-    e = unit(3, seed=3).requires_grad_()
-    supervised_contrastive(e, torch.tensor([4, 4, -1])).backward()
+def test_rows_without_a_label_take_no_part_and_rows_alone_only_push() -> None:
+    e = unit(4, seed=3).requires_grad_()
+    prototype_loss(e, torch.tensor([4, 4, 6, -1])).backward()
     assert e.grad is not None
+    assert not e.grad[3].any()
     away = -(e.grad[2] @ (e[0] + e[1]).detach())
     assert float(away) < 0
+
+
+def test_gradients_equal_finite_differences() -> None:
+    e = unit(6, seed=8).double()
+
+    def loss(rows: Tensor) -> Tensor:
+        unit_rows = F.normalize(rows, dim=-1).float()
+        return prototype_loss(unit_rows, torch.tensor([0, 0, 1, 1, 2, -1]), temperature=0.5)
+
+    rows = e.clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss(rows), rows)
+    for row, column in ((0, 0), (2, 3), (4, 1), (5, 2)):
+        step = torch.zeros_like(e)
+        step[row, column] = 1e-2
+        slope = (float(loss(e + step)) - float(loss(e - step))) / 2e-2
+        assert float(found[row, column]) == pytest.approx(slope, abs=2e-3)
 
 
 def test_relation_distance_equals_its_loops_and_is_zero_where_similarities_agree() -> None:
@@ -128,4 +147,4 @@ def test_shapes_are_checked_at_run_time() -> None:
     with pytest.raises(TypeCheckError):
         relation_distance(unit(4, seed=0), unit(5, seed=0))
     with pytest.raises(TypeCheckError):
-        supervised_contrastive(unit(4, seed=0), torch.zeros(3, dtype=torch.int64))
+        prototype_loss(unit(4, seed=0), torch.zeros(3, dtype=torch.int64))
