@@ -1,4 +1,4 @@
-"""The teachers' mixture and its imitation, against formulas by hand."""
+"""The composition and its imitation against formulas by hand; tests 2 to 5 of the method."""
 
 import pytest
 import torch
@@ -7,17 +7,21 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
 from adapterdistill.checkpoint import state_digest
-from adapterdistill.distill.batches import TrainingRows, make_batch
-from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.merging import (
+from adapterdistill.distill.adapter_distillation import (
+    FEATURE_WEIGHT,
     SHARPNESS,
-    Imitation,
-    merged_student,
-    mixture_of,
+    AdapterDistillation,
+    Mixture,
+    composition_of,
+    distillation_of,
+    imitation_rows,
     mixture_weights,
     public_texts,
 )
+from adapterdistill.distill.batches import TrainingRows, make_batch
+from adapterdistill.distill.losses import feature_distance, prototype_loss, relation_distance
 from adapterdistill.distill.method import Recording
+from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import separable_rows
 from tests.tiny_encoders import random_adapter
 
@@ -64,7 +68,7 @@ def test_the_mixture_is_the_weighted_sum_made_as_strong_as_the_teachers(
 ) -> None:
     teachers = teachers_of(tiny_encoder, 3)
     shares = mixture_weights(tiny_encoder, teachers, ROWS)
-    found = Recording(mixture_of(tiny_encoder, teachers, ROWS))
+    found = Recording(Mixture.of(tiny_encoder, teachers, ROWS))
     inputs: list[Tensor] = []
 
     def watched(layer: int, x: Tensor) -> Tensor:
@@ -87,45 +91,90 @@ def test_the_mixture_is_the_weighted_sum_made_as_strong_as_the_teachers(
 
 def test_one_teacher_is_its_own_mixture(tiny_encoder: Encoder) -> None:
     teacher = random_adapter(tiny_encoder, seed=1)
-    mixture = mixture_of(tiny_encoder, [teacher], ROWS)
+    mixture = Mixture.of(tiny_encoder, [teacher], ROWS)
     found = tiny_encoder.embed_ids(ROWS.ids, mixture)
     assert torch.allclose(found, tiny_encoder.embed_ids(ROWS.ids, teacher), atol=1e-5)
 
 
 def test_the_order_of_teachers_changes_nothing(tiny_encoder: Encoder) -> None:
     teachers = teachers_of(tiny_encoder, 4)
-    one = tiny_encoder.embed_ids(ROWS.ids, mixture_of(tiny_encoder, teachers, ROWS))
-    other = tiny_encoder.embed_ids(ROWS.ids, mixture_of(tiny_encoder, teachers[::-1], ROWS))
+    one = tiny_encoder.embed_ids(ROWS.ids, Mixture.of(tiny_encoder, teachers, ROWS))
+    other = tiny_encoder.embed_ids(ROWS.ids, Mixture.of(tiny_encoder, teachers[::-1], ROWS))
     assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_composition_adds_the_mixture_to_the_own_adapter(tiny_encoder: Encoder) -> None:
+    own, teacher = random_adapter(tiny_encoder, seed=1), random_adapter(tiny_encoder, seed=2)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for layer in range(2):
+        both = composition_of(teacher, own, strength=0.25)(layer, x)
+        alone = composition_of(teacher, None, strength=0.25)(layer, x)
+        assert torch.allclose(both, own(layer, x) + 0.25 * teacher(layer, x), atol=1e-6)
+        assert torch.allclose(alone, 0.25 * teacher(layer, x), atol=1e-6)
 
 
 def test_a_student_that_equals_the_only_teacher_has_no_distance(tiny_encoder: Encoder) -> None:
     teacher = random_adapter(tiny_encoder, seed=1)
-    imitation = Imitation(tiny_encoder, teacher.copy(), teacher)
-    loss = imitation(make_batch(ROWS, range(12)))
+    objective = AdapterDistillation(tiny_encoder, teacher.copy(), teacher)
+    loss = objective(make_batch(ROWS, range(12)))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     assert teacher.down_weight.grad is None
-    for parameter in imitation.student.parameters():
+    for parameter in objective.student.parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) < 1e-5
 
 
-def test_the_student_comes_close_to_the_mixture_and_teachers_stay_as_they_were(
+def test_the_loss_is_the_sum_of_its_distances_each_side_on_its_own_activations(
     tiny_encoder: Encoder,
 ) -> None:
-    teachers = teachers_of(tiny_encoder, 3)
-    before = [state_digest(teacher) for teacher in teachers]
-    student = merged_student(tiny_encoder, teachers, ROWS, bottleneck_size=6, seed=0)
-    again = merged_student(tiny_encoder, teachers, ROWS, bottleneck_size=6, seed=0)
-    assert state_digest(student) == state_digest(again)
-    assert [state_digest(teacher) for teacher in teachers] == before
-    mixture = mixture_of(tiny_encoder, teachers, ROWS)
-    goal = tiny_encoder.embed_ids(ROWS.ids, mixture)
-    bare = tiny_encoder.embed_ids(ROWS.ids)
-    found = tiny_encoder.embed_ids(ROWS.ids, student)
-    moved = 1 - float((bare * goal).sum(-1).mean())
-    missed = 1 - float((found * goal).sum(-1).mean())
-    assert missed < 0.4 * moved
+    student, teacher = random_adapter(tiny_encoder, seed=1), random_adapter(tiny_encoder, seed=2)
+    batch = make_batch(ROWS, range(12))
+    found, goal = Recording(student), Recording(teacher)
+    with torch.no_grad():
+        mine = tiny_encoder.embed(batch.tokens, found)
+        theirs = tiny_encoder.embed(batch.tokens, goal)
+        loss = AdapterDistillation(tiny_encoder, student, teacher)(batch)
+    features = feature_distance(found.outputs, goal.outputs, total_tokens=batch.total_tokens)
+    expected = FEATURE_WEIGHT * features + relation_distance(mine, theirs)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("with_own", [True, False])
+def test_the_student_comes_close_and_teachers_and_own_adapter_stay_as_they_were(
+    tiny_encoder: Encoder, with_own: bool
+) -> None:
+    own = random_adapter(tiny_encoder, seed=9, scale=0.1) if with_own else None
+    frozen = [*teachers_of(tiny_encoder, 3), *([own] if own else [])]
+    before = [state_digest(adapter) for adapter in frozen]
+    objective = distillation_of(
+        tiny_encoder, frozen[:3], ROWS, own=own, strength=1.0, bottleneck_size=6, seed=0
+    )
+    goal = tiny_encoder.embed_ids(ROWS.ids, objective.composition)
+
+    def missed() -> float:
+        found = tiny_encoder.embed_ids(ROWS.ids, objective.student)
+        return 1 - float((found * goal).sum(-1).mean())
+
+    start = missed()
+    assert own is None or state_digest(objective.student) == state_digest(own)
+    schedule = Schedule(max_steps=40, learning_rate=5e-3, batch_size=32)
+    train(objective, imitation_rows(tiny_encoder, ROWS), schedule, seed=0)
+    assert missed() < 0.5 * start
+    assert [state_digest(adapter) for adapter in frozen] == before
+    assert [p.shape for p in objective.student.parameters()] == [
+        p.shape for p in frozen[0].parameters()
+    ]
+
+
+def test_own_and_public_texts_are_drawn_about_as_often(tiny_encoder: Encoder) -> None:
+    rows = imitation_rows(tiny_encoder, ROWS)
+    public = len(public_texts())
+    own = sum(list(ids) in [list(mine) for mine in ROWS.ids] for ids in rows.ids)
+    assert len(rows.ids) == own + public
+    assert 0.9 * public < own <= public
+    assert not (rows.labels >= 0).any()
+    many = TrainingRows(ROWS.ids * 100, ROWS.labels.repeat(100))
+    assert len(imitation_rows(tiny_encoder, many).ids) == len(many.ids) + public
 
 
 def test_public_texts_are_the_samples_queries() -> None:

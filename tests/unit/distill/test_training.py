@@ -7,7 +7,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.method import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, TrainResult, Workers, train
@@ -22,9 +22,9 @@ def own(encoder: Encoder, *, seed: int = 0) -> OwnAdapter:
     return OwnAdapter(encoder, BottleneckAdapter.new(2, 32, 6, seed=seed))
 
 
-def distilled(encoder: Encoder) -> AdapterDistillation:
+def distilled(encoder: Encoder) -> AttentionDistillation:
     student = BottleneckAdapter.new(2, 32, 6, seed=0)
-    return AdapterDistillation(encoder, student, teachers_of(encoder), Fusion.new(2, 32, seed=0))
+    return AttentionDistillation(encoder, student, teachers_of(encoder), Fusion.new(2, 32, seed=0))
 
 
 class Scores:
