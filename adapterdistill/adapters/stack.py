@@ -63,6 +63,16 @@ class AdapterStack:
     def num_adapters(self) -> int:
         return self.down.shape[1]
 
+    def without(self, adapter: int) -> "AdapterStack":
+        """All but one; a stack of none adds nothing."""
+        others = [n for n in range(self.num_adapters) if n != adapter]
+        return AdapterStack(
+            self.down[:, others],
+            self.down_bias[:, others],
+            self.up[:, others],
+            self.up_bias[:, others],
+        )
+
     def bottleneck(self, layer: int, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens units"]:
         """relu(D_n x + b_n) of all adapters side by side: [tokens, N * r]."""
         down = self.down[layer].flatten(0, 1)

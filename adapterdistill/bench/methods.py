@@ -15,8 +15,7 @@ from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.tfidf import TfIdf
 from adapterdistill.distill.adapter_distillation import (
     IMITATION_RATE,
-    Mixture,
-    composition_of,
+    Composition,
     distillation_of,
     imitation_rows,
 )
@@ -194,9 +193,7 @@ def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) 
 
 def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
     """What the student of stage 2 imitates: own adapter and weighted teachers, all kept."""
-    mixture = Mixture.of(arrival.encoder, arrival.teachers, arrival.rows.training())
-    composed = composition_of(mixture, arrival.own, strength=setting.tuned)
-    return Outcome(embed_with(arrival.encoder, composed))
+    return Outcome(embed_with(arrival.encoder, _composed(arrival, setting)))
 
 
 def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
@@ -204,16 +201,23 @@ def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | 
     encoder, rows = arrival.encoder, arrival.rows.training()
     objective = distillation_of(
         encoder,
-        arrival.teachers,
-        rows,
-        own=arrival.own,
-        strength=setting.tuned,
+        _composed(arrival, setting),
         bottleneck_size=BOTTLENECK_SIZE,
         seed=arrival.seed,
     )
-    texts = imitation_rows(encoder, rows)
+    texts, _ = imitation_rows(encoder, rows)
     embed = _fit(objective, texts, setting, arrival, monitor, learning_rate=IMITATION_RATE)
     return Outcome(embed, objective.student)
+
+
+def _composed(arrival: Arrival, setting: Setting) -> Composition:
+    return Composition.of(
+        arrival.encoder,
+        arrival.teachers,
+        arrival.rows.training(),
+        own=arrival.own,
+        strength=setting.tuned,
+    )
 
 
 def attention_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, composition_of
+from adapterdistill.distill.adapter_distillation import AdapterDistillation, Composition, Mixture
 from adapterdistill.distill.adapter_fusion import AdapterFusion
 from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
@@ -95,7 +95,9 @@ def build_steps(
     def fusion() -> Fusion:
         return Fusion.new(*shape, seed=0).to(encoder.device)
 
-    composition = composition_of(stack.mean(), student(), strength=0.5)
+    even = torch.full((stack.num_adapters,), 1 / stack.num_adapters)
+    mixture = Mixture(stack, even, torch.ones(encoder.num_layers, device=encoder.device))
+    composition = Composition(mixture, student(), strength=0.5)
     objectives: dict[str, Objective] = {
         OWN: OwnAdapter(encoder, student()),
         FUSION: AdapterFusion(encoder, stack, fusion()),

@@ -13,7 +13,8 @@ draws, with attention over the teachers trained beside the student, is `attentio
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 
 import torch
@@ -28,30 +29,13 @@ from adapterdistill.distill.method import Objective, Recording
 
 SHARPNESS = 1.0
 """Of the softmax over teachers; 0 would be their mean."""
+STRENGTH_BESIDE_OWN = 0.4
+STRENGTH_ALONE = 1.6
+"""Of the mixture, 1 being a teacher's, beside an own adapter and where nothing could train one."""
 SCORED_ROWS = 256
 """The mixture is weighed and scaled on these many of the tenant's rows."""
 IMITATION_RATE = 2e-3
 FEATURE_WEIGHT = 5.0
-
-
-class AdapterDistillation(Objective):
-    """The student's distance to a frozen composition: of features and of similarities."""
-
-    def __init__(
-        self, encoder: Encoder, student: BottleneckAdapter, composition: LayerDelta
-    ) -> None:
-        super().__init__()
-        self._encoder = encoder
-        self.composition = composition
-        self.student = student
-
-    def forward(self, batch: Batch) -> Tensor:
-        goal, found = Recording(self.composition), Recording(self.student)
-        with torch.no_grad():
-            teacher = batch.share(self._encoder.embed(batch.tokens, goal))
-        student = batch.share(self._encoder.embed(batch.tokens, found))
-        distance = feature_distance(found.outputs, goal.outputs, total_tokens=batch.total_tokens)
-        return FEATURE_WEIGHT * distance + relation_distance(student, teacher)
 
 
 @dataclass(frozen=True)
@@ -62,15 +46,24 @@ class Mixture:
     encoder about half as far as one of them.
     """
 
+    stack: AdapterStack
     weights: Float[Tensor, " N"]
     """Each teacher's share; they sum to 1."""
     scales: Float[Tensor, " L"]
     """The teachers' weighted root mean square output on the rows over that of their sum."""
-    outputs: LayerDelta
-    """sum_n weights_n u_n, unscaled."""
+
+    @cached_property
+    def _outputs(self) -> LayerDelta:
+        return self.stack.mean(self.weights)
 
     def __call__(self, layer: int, x: Tensor) -> Tensor:
-        return (self.scales[layer] * self.outputs(layer, x)).to(x.dtype)
+        return (self.scales[layer] * self._outputs(layer, x)).to(x.dtype)
+
+    def without(self, teacher: int) -> "Mixture":
+        """As if one teacher had never been: the others share its weight."""
+        others = [n for n in range(len(self.weights)) if n != teacher]
+        kept = self.weights[others]
+        return replace(self, stack=self.stack.without(teacher), weights=kept / kept.sum())
 
     @classmethod
     @torch.no_grad()
@@ -83,7 +76,7 @@ class Mixture:
         weights = mixture_weights(encoder, teachers, sample)
         stack = AdapterStack.of(teachers, dtype=encoder.dtype, device=encoder.device)
         outputs, shares = stack.mean(weights), weights.to(encoder.device)
-        scales: list[Tensor] = []
+        scales: list[Tensor] = []  # of the layers so far: each layer meets the mixture's own input
 
         def measure(layer: int, x: Tensor) -> Tensor:
             mixed = outputs(layer, x)
@@ -93,7 +86,7 @@ class Mixture:
             return (scales[layer] * mixed).to(x.dtype)
 
         encoder.embed(pack(sample.ids, encoder.device), measure)
-        return cls(weights, torch.stack(scales), outputs)
+        return cls(stack, weights, torch.stack(scales))
 
 
 @torch.no_grad()
@@ -113,52 +106,84 @@ def mixture_weights(
     return torch.softmax(SHARPNESS * (losses.mean() - losses) / spread, 0).float().cpu()
 
 
-def composition_of(
-    mixture: LayerDelta, own: BottleneckAdapter | None, *, strength: float
-) -> LayerDelta:
-    """What the student imitates: the own adapter, if any, plus `strength` times the mixture.
+@dataclass(frozen=True)
+class Composition:
+    """What the student imitates: the own adapter, if any, plus `strength` times the mixture."""
 
-    Args:
-        strength: 1 adds as much as one teacher does.
-    """
-    if own is None:
-        return lambda layer, x: strength * mixture(layer, x)
-    return lambda layer, x: own(layer, x) + strength * mixture(layer, x)
+    mixture: Mixture
+    own: BottleneckAdapter | None
+    strength: float
+    """1 adds as much as one teacher does."""
+
+    def __call__(self, layer: int, x: Tensor) -> Tensor:
+        taught = self.strength * self.mixture(layer, x)
+        return taught if self.own is None else self.own(layer, x) + taught
+
+    def without(self, teacher: int) -> "Composition":
+        """As if one teacher had never been."""
+        return replace(self, mixture=self.mixture.without(teacher))
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        teachers: Sequence[BottleneckAdapter],
+        rows: TrainingRows,
+        *,
+        own: BottleneckAdapter | None,
+        strength: float | None = None,
+    ) -> "Composition":
+        """Of `teachers` for these training rows; `strength` None: the usual one."""
+        if strength is None:
+            strength = STRENGTH_ALONE if own is None else STRENGTH_BESIDE_OWN
+        return cls(Mixture.of(encoder, teachers, rows), own, strength)
+
+
+class AdapterDistillation(Objective):
+    """The student's distance to a frozen composition: of features and of similarities."""
+
+    def __init__(
+        self, encoder: Encoder, student: BottleneckAdapter, composition: Composition
+    ) -> None:
+        super().__init__()
+        self._encoder = encoder
+        self.composition = composition
+        self.student = student
+
+    def forward(self, batch: Batch) -> Tensor:
+        goal, found = Recording(self.composition), Recording(self.student)
+        with torch.no_grad():
+            teacher = batch.share(self._encoder.embed(batch.tokens, goal))
+        student = batch.share(self._encoder.embed(batch.tokens, found))
+        distance = feature_distance(found.outputs, goal.outputs, total_tokens=batch.total_tokens)
+        return FEATURE_WEIGHT * distance + relation_distance(student, teacher)
 
 
 def distillation_of(
-    encoder: Encoder,
-    teachers: Sequence[BottleneckAdapter],
-    rows: TrainingRows,
-    *,
-    own: BottleneckAdapter | None,
-    strength: float,
-    bottleneck_size: int,
-    seed: int,
+    encoder: Encoder, composition: Composition, *, bottleneck_size: int, seed: int
 ) -> AdapterDistillation:
-    """Stage 2 as this project runs it, on the encoder's device.
-
-    Args:
-        rows: the tenant's training rows, to weigh the teachers by.
-        own: where the student starts and what it keeps; None where nothing could train one.
-    """
+    """Stage 2 as this project runs it: the student starts as the own adapter, or near identity."""
     student = (
-        own.copy()
-        if own is not None
+        composition.own.copy()
+        if composition.own is not None
         else BottleneckAdapter.new(
             encoder.num_layers, encoder.hidden_size, bottleneck_size, seed=seed
         )
     )
-    mixture = Mixture.of(encoder, teachers, rows)
-    composition = composition_of(mixture, own, strength=strength)
     return AdapterDistillation(encoder, student.to(encoder.device), composition)
 
 
-def imitation_rows(encoder: Encoder, rows: TrainingRows) -> TrainingRows:
-    """What stage 2 trains on: the tenant's texts and public ones, about as many of each."""
+def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, Tensor]:
+    """What stage 2 trains on: the tenant's texts and public ones, about as many of each.
+
+    Returns:
+        The texts, unlabelled, and the row that each is, [texts] int64; -1 for a public one.
+    """
     public = encoder.tokenize(public_texts())
-    ids = [*list(rows.ids) * max(1, len(public) // len(rows.ids)), *public]
-    return TrainingRows(ids, torch.full((len(ids),), -1))
+    copies = max(1, len(public) // len(rows.ids))
+    ids = [*list(rows.ids) * copies, *public]
+    of_row = torch.cat([torch.arange(len(rows.ids)).repeat(copies), torch.full((len(public),), -1)])
+    return TrainingRows(ids, torch.full((len(ids),), -1)), of_row
 
 
 def public_texts() -> list[str]:

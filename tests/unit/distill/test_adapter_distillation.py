@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.adapters import AdapterStack, BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.adapter_distillation import (
     FEATURE_WEIGHT,
     SHARPNESS,
+    STRENGTH_ALONE,
+    STRENGTH_BESIDE_OWN,
     AdapterDistillation,
+    Composition,
     Mixture,
-    composition_of,
     distillation_of,
     imitation_rows,
     mixture_weights,
@@ -103,19 +105,56 @@ def test_the_order_of_teachers_changes_nothing(tiny_encoder: Encoder) -> None:
     assert torch.allclose(one, other, atol=1e-5)
 
 
+def even_mixture(encoder: Encoder, *teachers: BottleneckAdapter) -> Mixture:
+    shares = torch.full((len(teachers),), 1 / len(teachers))
+    return Mixture(AdapterStack.of(teachers), shares, torch.ones(encoder.num_layers))
+
+
 def test_the_composition_adds_the_mixture_to_the_own_adapter(tiny_encoder: Encoder) -> None:
     own, teacher = random_adapter(tiny_encoder, seed=1), random_adapter(tiny_encoder, seed=2)
+    mixture = even_mixture(tiny_encoder, teacher)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     for layer in range(2):
-        both = composition_of(teacher, own, strength=0.25)(layer, x)
-        alone = composition_of(teacher, None, strength=0.25)(layer, x)
+        both = Composition(mixture, own, 0.25)(layer, x)
+        alone = Composition(mixture, None, 0.25)(layer, x)
         assert torch.allclose(both, own(layer, x) + 0.25 * teacher(layer, x), atol=1e-6)
         assert torch.allclose(alone, 0.25 * teacher(layer, x), atol=1e-6)
 
 
+def test_where_no_own_adapter_was_trained_the_teachers_count_for_more(
+    tiny_encoder: Encoder,
+) -> None:
+    teachers, own = teachers_of(tiny_encoder, 2), random_adapter(tiny_encoder, seed=5)
+    alone = Composition.of(tiny_encoder, teachers, ROWS, own=None)
+    beside = Composition.of(tiny_encoder, teachers, ROWS, own=own)
+    assert (alone.strength, beside.strength) == (STRENGTH_ALONE, STRENGTH_BESIDE_OWN)
+    assert STRENGTH_ALONE > STRENGTH_BESIDE_OWN > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_composition_without_a_teacher_is_one_that_never_had_it(
+    tiny_encoder: Encoder, count: int
+) -> None:
+    own = random_adapter(tiny_encoder, seed=9)
+    teachers = teachers_of(tiny_encoder, count)
+    whole = Composition.of(tiny_encoder, teachers, ROWS, own=own, strength=0.7)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for left_out in range(count):
+        shares = [float(w) for n, w in enumerate(whole.mixture.weights) if n != left_out]
+        others = [t for n, t in enumerate(teachers) if n != left_out]
+        for layer in range(2):
+            taught = sum(
+                w / sum(shares) * teacher(layer, x)
+                for w, teacher in zip(shares, others, strict=True)
+            )
+            expected = own(layer, x) + 0.7 * whole.mixture.scales[layer] * taught
+            assert torch.allclose(whole.without(left_out)(layer, x), expected, atol=1e-5)
+
+
 def test_a_student_that_equals_the_only_teacher_has_no_distance(tiny_encoder: Encoder) -> None:
     teacher = random_adapter(tiny_encoder, seed=1)
-    objective = AdapterDistillation(tiny_encoder, teacher.copy(), teacher)
+    composition = Composition(even_mixture(tiny_encoder, teacher), None, 1.0)
+    objective = AdapterDistillation(tiny_encoder, teacher.copy(), composition)
     loss = objective(make_batch(ROWS, range(12)))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
@@ -128,12 +167,13 @@ def test_the_loss_is_the_sum_of_its_distances_each_side_on_its_own_activations(
     tiny_encoder: Encoder,
 ) -> None:
     student, teacher = random_adapter(tiny_encoder, seed=1), random_adapter(tiny_encoder, seed=2)
+    composition = Composition(even_mixture(tiny_encoder, teacher), None, 1.0)
     batch = make_batch(ROWS, range(12))
-    found, goal = Recording(student), Recording(teacher)
+    found, goal = Recording(student), Recording(composition)
     with torch.no_grad():
         mine = tiny_encoder.embed(batch.tokens, found)
         theirs = tiny_encoder.embed(batch.tokens, goal)
-        loss = AdapterDistillation(tiny_encoder, student, teacher)(batch)
+        loss = AdapterDistillation(tiny_encoder, student, composition)(batch)
     features = feature_distance(found.outputs, goal.outputs, total_tokens=batch.total_tokens)
     expected = FEATURE_WEIGHT * features + relation_distance(mine, theirs)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
@@ -146,9 +186,8 @@ def test_the_student_comes_close_and_teachers_and_own_adapter_stay_as_they_were(
     own = random_adapter(tiny_encoder, seed=9, scale=0.1) if with_own else None
     frozen = [*teachers_of(tiny_encoder, 3), *([own] if own else [])]
     before = [state_digest(adapter) for adapter in frozen]
-    objective = distillation_of(
-        tiny_encoder, frozen[:3], ROWS, own=own, strength=1.0, bottleneck_size=6, seed=0
-    )
+    composition = Composition.of(tiny_encoder, frozen[:3], ROWS, own=own, strength=1.0)
+    objective = distillation_of(tiny_encoder, composition, bottleneck_size=6, seed=0)
     goal = tiny_encoder.embed_ids(ROWS.ids, objective.composition)
 
     def missed() -> float:
@@ -158,7 +197,7 @@ def test_the_student_comes_close_and_teachers_and_own_adapter_stay_as_they_were(
     start = missed()
     assert own is None or state_digest(objective.student) == state_digest(own)
     schedule = Schedule(max_steps=40, learning_rate=5e-3, batch_size=32)
-    train(objective, imitation_rows(tiny_encoder, ROWS), schedule, seed=0)
+    train(objective, imitation_rows(tiny_encoder, ROWS)[0], schedule, seed=0)
     assert missed() < 0.5 * start
     assert [state_digest(adapter) for adapter in frozen] == before
     assert [p.shape for p in objective.student.parameters()] == [
@@ -166,15 +205,16 @@ def test_the_student_comes_close_and_teachers_and_own_adapter_stay_as_they_were(
     ]
 
 
-def test_own_and_public_texts_are_drawn_about_as_often(tiny_encoder: Encoder) -> None:
-    rows = imitation_rows(tiny_encoder, ROWS)
-    public = len(public_texts())
-    own = sum(list(ids) in [list(mine) for mine in ROWS.ids] for ids in rows.ids)
-    assert len(rows.ids) == own + public
-    assert 0.9 * public < own <= public
-    assert not (rows.labels >= 0).any()
-    many = TrainingRows(ROWS.ids * 100, ROWS.labels.repeat(100))
-    assert len(imitation_rows(tiny_encoder, many).ids) == len(many.ids) + public
+@pytest.mark.parametrize("copies", [1, 100])
+def test_own_and_public_texts_are_drawn_about_as_often(tiny_encoder: Encoder, copies: int) -> None:
+    mine = TrainingRows(ROWS.ids * copies, ROWS.labels.repeat(copies))
+    texts, of_row = imitation_rows(tiny_encoder, mine)
+    public, own = int((of_row < 0).sum()), int((of_row >= 0).sum())
+    assert public == len(public_texts()) and len(texts.ids) == public + own
+    assert own % len(mine.ids) == 0 and own > 0.9 * public
+    assert not (texts.labels >= 0).any()
+    for text, row in zip(texts.ids, of_row.tolist(), strict=True):
+        assert row < 0 or text == mine.ids[row]
 
 
 def test_public_texts_are_the_samples_queries() -> None:

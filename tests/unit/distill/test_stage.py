@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, DistilWeights
+from adapterdistill.distill.adapter_distillation import AdapterDistillation
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import OwnAdapter
@@ -23,7 +24,13 @@ from adapterdistill.distill.stage import (
     write_rows,
 )
 from adapterdistill.distill.training import Schedule
-from tests.separable_tenant import NUM_FAQS, held_out_of, separable_rows, separable_stage
+from tests.separable_tenant import (
+    NUM_FAQS,
+    fold_stage,
+    held_out_of,
+    separable_rows,
+    separable_stage,
+)
 from tests.tiny_encoders import random_adapter
 from tests.two_workers import run_worker
 
@@ -48,7 +55,6 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
         schedule=SCHEDULE,
         seed=1,
         teachers=tuple(teachers),
-        weights=DistilWeights(feature=0.1, relation=0.1, embedding=0.1),  # teachers know nothing,
     )
 
 
@@ -72,6 +78,15 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
         assert torch.equal(got.labels, expected.labels)
 
 
+def test_folds_survive_their_file(tmp_path: Path) -> None:
+    expected = fold_stage().folds
+    write_rows(tmp_path / "rows", fold_stage())
+    found = read_rows(tmp_path / "rows").folds
+    assert found is not None and expected is not None and torch.equal(found, expected)
+    write_rows(tmp_path / "rows", separable_stage())
+    assert read_rows(tmp_path / "rows").splits() == []
+
+
 def test_a_stage_without_held_out_rows_survives_its_file(tmp_path: Path) -> None:
     none = TrainingRows([], torch.tensor([], dtype=torch.int64))
     write_rows(tmp_path / "rows", StageRows(separable_rows(1, seed=0), none, none, 6))
@@ -81,32 +96,38 @@ def test_a_stage_without_held_out_rows_survives_its_file(tmp_path: Path) -> None
 
 
 def test_a_spec_builds_the_stage_that_it_says(spec: StageSpec, tiny_encoder: Encoder) -> None:
-    assert isinstance(build_objective(spec, tiny_encoder), AdapterDistillation)
-    first = build_objective(replace(spec, teachers=()), tiny_encoder)
+    rows = separable_stage().train
+    assert isinstance(build_objective(spec, tiny_encoder, rows), AdapterDistillation)
+    first = build_objective(replace(spec, teachers=()), tiny_encoder, rows)
     assert isinstance(first, OwnAdapter) and first.student.bottleneck_size == 6
-    started = build_objective(replace(spec, initial=spec.teachers[0]), tiny_encoder)
+    started = build_objective(replace(spec, initial=spec.teachers[0]), tiny_encoder, rows)
     teacher = unpack_adapter(Path(spec.teachers[0]).read_bytes())
     for own, other in zip(started.student.parameters(), teacher.parameters(), strict=True):
         assert torch.equal(own, other)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_stage_learns_a_separable_tenant(
-    spec: StageSpec, tiny_encoder: Encoder, stage: int
+def test_stage_1_learns_a_separable_tenant_and_stage_2_learns_it_from_a_teacher(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path
 ) -> None:
     rows = StageRows(
         separable_rows(40, seed=1), separable_rows(40, seed=1), separable_rows(5, seed=2), NUM_FAQS
     )
     write_rows(Path(spec.rows), rows)
     schedule = Schedule(max_steps=50, learning_rate=2e-2, evaluate_every=25, batch_size=48)
-    spec = replace(
-        spec, schedule=schedule, bottleneck_size=16, teachers=spec.teachers if stage == 2 else ()
-    )
-    student, result = run_stage(spec, tiny_encoder)
-    assert result.best_score is not None
-    assert result.best_score > result.scores[0][1] + 0.5
+    own = replace(spec, schedule=schedule, bottleneck_size=16, teachers=())
     held_out = HeldOutRows(tiny_encoder, rows.held_index, rows.held_queries, NUM_FAQS)
-    assert held_out(student) == pytest.approx(result.best_score, abs=1e-6)
+
+    def learns(stage: StageSpec) -> BottleneckAdapter:
+        trained = run_stage(stage, tiny_encoder)
+        result = trained.result
+        assert result.best_score is not None
+        assert result.best_score > result.scores[0][1] + 0.5
+        assert held_out(trained.student) == pytest.approx(result.best_score, abs=1e-6)
+        return trained.student
+
+    teacher = tmp_path / "learned.safetensors"
+    teacher.write_bytes(pack_adapter(learns(own), model_name="test"))
+    learns(replace(own, teachers=(str(teacher),)))
 
 
 def test_held_out_scores_equal_a_brute_force_cross_entropy(tiny_encoder: Encoder) -> None:
@@ -136,9 +157,14 @@ def test_held_out_labels_out_of_range_are_refused(tiny_encoder: Encoder, label: 
         HeldOutRows(tiny_encoder, wrong, rows, 6)
 
 
-def test_two_workers_agree_with_one(spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [separable_stage(), fold_stage()], ids=["held out", "folds"])
+def test_two_workers_agree_with_one(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, rows: StageRows
+) -> None:
+    write_rows(Path(spec.rows), rows)
     spec = replace(spec, schedule=replace(SCHEDULE, max_steps=6, evaluate_every=3, batch_size=17))
-    alone, _ = run_stage(spec, tiny_encoder)
+    trained = run_stage(spec, tiny_encoder)
+    assert len(trained.folds) == len(rows.splits())
     results = [tmp_path / f"student-{rank}" for rank in range(2)]
     meeting = tmp_path / "meeting"
     second = multiprocessing.get_context("spawn").Process(
@@ -151,8 +177,9 @@ def test_two_workers_agree_with_one(spec: StageSpec, tiny_encoder: Encoder, tmp_
         assert second.exitcode == 0
     finally:
         second.kill()
-    first, other = (result.read_bytes() for result in results)
-    assert first == other
-    together = unpack_adapter(first)
-    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    for number, student in enumerate((trained.student, *trained.folds)):
+        first, other = (Path(f"{result}-{number}").read_bytes() for result in results)
+        assert first == other
+        together = unpack_adapter(first)
+        for one, two in zip(student.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
