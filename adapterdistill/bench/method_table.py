@@ -48,7 +48,7 @@ _ALL = (
     Method(
         "attention", "AdapterDistillation with attention trained", "4",
         methods.attention_distillation,
-        needs=_TEACHERS_AND_OWN, rates=_ADAPTER_RATES, max_steps=60, step_cost=2.6, only_ks=(3,),
+        needs=_TEACHERS_AND_OWN, rates=_ADAPTER_RATES, max_steps=60, step_cost=2.6, ablation=True,
     ),
     Method(
         "full_tuning", "Full fine-tuning", "4", methods.full_tuning,

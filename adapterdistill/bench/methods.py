@@ -98,8 +98,8 @@ class Method:
     max_steps: int = 0
     step_cost: float = 0.0
     """A training step relative to an own adapter's, for the estimate."""
-    only_ks: tuple[int | None, ...] | None = None
-    """Where an ablation is run; None: everywhere."""
+    ablation: bool = False
+    """Run only where the controls are."""
     needs_queries: bool = True
     """Whether it needs a training query, so that k = 0 is not for it."""
     control: bool = False

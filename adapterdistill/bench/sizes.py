@@ -81,9 +81,7 @@ def runs_at(method: Method, k: int | None, seed: int, size: Size) -> bool:
         return False
     if method.name in REFERENCES:
         return k in size.reference_ks and seed == 0
-    if method.only_ks is not None and k not in method.only_ks:
-        return False
-    return not method.control or k in size.control_ks
+    return not (method.control or method.ablation) or k in size.control_ks
 
 
 def tuning_cells(

@@ -5,14 +5,22 @@ import torch
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.peer import PeerUnavailableError, set_up
-from adapterdistill.bench.steps import FUSION, OWN, PLAIN, STAGE_2, STUDENT, strong_adapters
+from adapterdistill.bench.steps import (
+    ATTENTION,
+    FUSION,
+    OWN,
+    PLAIN,
+    STAGE_2,
+    STUDENT,
+    strong_adapters,
+)
 from adapterdistill.bench.training import measure_training
 from adapterdistill.bench.training_report import batch_rows, markdown
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.batches import TrainingRows
 from tests.unit.bench.conftest import SAMPLES
 
-KINDS = {OWN, FUSION, STUDENT, STAGE_2, PLAIN}
+KINDS = {OWN, FUSION, STUDENT, ATTENTION, STAGE_2, PLAIN}
 
 
 @pytest.fixture(scope="module")
