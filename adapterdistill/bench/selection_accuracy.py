@@ -41,6 +41,7 @@ class Trial:
 
     method: str
     k: int
+    counts: tuple[int, ...]
     draws: int
     """Random sets beside the chosen one."""
 
@@ -50,22 +51,28 @@ class Size:
     """How much is run."""
 
     tenants: int | None
-    counts: tuple[int, ...]
-    trials: tuple[Trial, ...]
-    trials_of_halves: tuple[Trial, ...]
+    of_tenants: tuple[Trial, ...]
+    of_halves: tuple[Trial, ...]
 
 
-_MEANS = (Trial("mean", 0, 5), Trial("mean", 3, 5))
+def _means(counts: tuple[int, ...], draws: int) -> tuple[Trial, ...]:
+    return tuple(Trial("mean", k, counts, draws) for k in (0, 3))
+
+
+def _trained(counts: tuple[int, ...], draws: int) -> tuple[Trial, ...]:
+    return tuple(Trial(method, 3, counts, draws) for method in ("fusion", OURS))
+
+
+_COUNTS = (2, 4, 8, 16)
 SIZES = {
-    "quick": Size(6, (2, 4), (Trial("mean", 0, 2), Trial("mean", 3, 2)), (Trial("mean", 3, 2),)),
-    "standard": Size(
-        None, (2, 4, 8, 16), (*_MEANS, Trial("fusion", 3, 2), Trial(OURS, 3, 2)), _MEANS
-    ),
+    "quick": Size(6, _means((2, 4), 2), _means((2, 4), 2)[1:]),
+    "standard": Size(None, (*_means(_COUNTS, 5), *_trained((4, 8), 2)), _means(_COUNTS, 3)),
     "full": Size(
-        None, (2, 4, 8, 16), (*_MEANS, Trial("fusion", 3, 5), Trial(OURS, 3, 5)),
-        (*_MEANS, Trial("fusion", 3, 2), Trial(OURS, 3, 2)),
+        None,
+        (*_means(_COUNTS, 5), *_trained(_COUNTS, 5)),
+        (*_means(_COUNTS, 5), *_trained((4, 8), 2)),
     ),
-}  # fmt: skip
+}
 
 
 def halves(tenant: BenchTenant) -> list[BenchTenant]:
@@ -112,10 +119,10 @@ def measure_accuracy(bench: Workbench, size: Size) -> dict[str, Any]:
     return {
         "settings": {name: list(vars(s).values()) for name, s in SETTINGS.items()},
         "collections": [
-            {"name": name, "tenants": len(part.tenants), **_collection(part, size, trials)}
+            {"name": name, "tenants": len(part.tenants), **_collection(part, trials)}
             for name, part, trials in (
-                ("tenants", bench, size.trials),
-                ("halves", of_halves, size.trials_of_halves),
+                ("tenants", bench, size.of_tenants),
+                ("halves", of_halves, size.of_halves),
             )
         ],
     }
@@ -128,10 +135,9 @@ def akin(first: str, second: str) -> bool:
     return related(first, second)
 
 
-def _collection(bench: Workbench, size: Size, trials: Sequence[Trial]) -> dict[str, Any]:
+def _collection(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Any]:
     names = sorted(bench.tenants)
     signatures = _signatures(bench)
-    counts = sorted({min(count, len(names) - 1) for count in size.counts})
     orders = {
         (name, k): _order(bench, name, k, signatures)
         for name in names
@@ -139,7 +145,8 @@ def _collection(bench: Workbench, size: Size, trials: Sequence[Trial]) -> dict[s
     }
     table = []
     for trial in trials:
-        sets = {name: _sets(name, names, orders[name, trial.k], counts, trial) for name in names}
+        counts = sorted({min(count, len(names) - 1) for count in trial.counts})
+        sets = {n: _sets(n, orders[n, trial.k], counts, trial.draws) for n in names}
         work = [(name, chosen) for name in names for chosen in sets[name].values()]
         correct: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
         with phase(f"{trial.method} at k = {trial.k}", len(work)) as done:
@@ -178,14 +185,12 @@ Sets = dict[tuple[int, int], tuple[str, ...]]
 """(teachers, draw) to their names; draw -1 is the chosen set, and 0 teachers stands for all."""
 
 
-def _sets(
-    name: str, names: Sequence[str], order: Sequence[str], counts: Sequence[int], trial: Trial
-) -> Sets:
-    others = [other for other in names if other != name]
+def _sets(name: str, order: Sequence[str], counts: Sequence[int], draws: int) -> Sets:
+    others = sorted(order)
     sets: Sets = {(0, -1): tuple(others)}
     for count in counts:
         sets[count, -1] = tuple(sorted(order[:count]))
-        for draw in range(trial.draws):
+        for draw in range(draws):
             drawn = random.Random(f"{draw}|{name}").sample(others, count)
             sets[count, draw] = tuple(sorted(drawn))
     return sets

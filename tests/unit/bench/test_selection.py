@@ -19,7 +19,11 @@ from adapterdistill.bench.selection_accuracy import (
 )
 from adapterdistill.bench.tenants import BenchTenant
 
-TINY = Size(None, (1, 2), (Trial("mean", 0, 2), Trial(OURS, 3, 1)), (Trial("mean", 3, 2),))
+TINY = Size(
+    None,
+    (Trial("mean", 0, (1, 2), 2), Trial(OURS, 3, (1, 2), 1)),
+    (Trial("mean", 3, (1, 9), 2),),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +77,7 @@ def test_the_accuracy_of_the_chosen_is_paired_with_chance_and_all(bench: Workben
             if row["teachers"] == 2:  # there are two others: all are chosen, and drawn
                 assert figures["chosen"] == figures["all"] == pytest.approx(figures["random"])
     assert whole["related"][0]["arrivals"] == 0
+    assert [row["teachers"] for row in cut["table"]] == [1, 5]
     (of_halves,) = cut["related"]
     assert of_halves["arrivals"] == 6 and of_halves["listed"] == 5
 
