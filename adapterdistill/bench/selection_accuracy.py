@@ -66,7 +66,7 @@ def _trained(counts: tuple[int, ...], draws: int) -> tuple[Trial, ...]:
 _COUNTS = (2, 4, 8, 16)
 SIZES = {
     "quick": Size(6, _means((2, 4), 2), _means((2, 4), 2)[1:]),
-    "standard": Size(None, (*_means(_COUNTS, 5), *_trained((4, 8), 2)), _means(_COUNTS, 3)),
+    "standard": Size(None, (*_means((2, 4, 8), 5), *_trained((4,), 2)), _means((4, 8, 16), 2)),
     "full": Size(
         None,
         (*_means(_COUNTS, 5), *_trained(_COUNTS, 5)),
