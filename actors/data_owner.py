@@ -41,11 +41,12 @@ from adapterdistill.distill.stage import load_payload, write_rows
 from adapterdistill.errors import NotFoundError, ServingError
 from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, build_index, judge
 from adapterdistill.evaluation.report import compare, decide
-from adapterdistill.evaluation.rows import TenantRows, tokenise
+from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client import RegistryClient
 
 _OWN, _DISTILLED = "own.safetensors", "distilled.safetensors"
+_PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
 
@@ -82,7 +83,7 @@ class DataOwner:
         return self._stage(Extracted, work)
 
     def fetch_teachers(self) -> Fetched:
-        """Frozen adapters of other tenants on the same encoder, from the registry."""
+        """The frozen adapters of other tenants that suit the own texts best, from the registry."""
 
         def work() -> Fetched:
             with self._registry() as registry:
@@ -90,6 +91,7 @@ class DataOwner:
                     registry,
                     self._encoder,
                     tenant=self._config.tenant,
+                    rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
                     max_teachers=self._config.teachers.max_teachers,
                 )
             for name, payload in found.payloads.items():
@@ -98,6 +100,7 @@ class DataOwner:
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
                 refused=found.refused,
+                listed=found.listed,
             )
 
         return self._stage(Fetched, work)

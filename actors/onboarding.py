@@ -116,7 +116,8 @@ def _summary(result: StageResult) -> str:
         case Fetched():
             refused = f", {len(result.refused)} refused" if result.refused else ""
             mebibytes = result.payload_bytes / 2**20
-            return f"{len(result.teachers)} teachers, {mebibytes:.1f} MiB{refused}"
+            of = f"{len(result.teachers)} of {result.listed} teachers"
+            return f"{of}, {mebibytes:.1f} MiB{refused}"
         case Evaluated():
             found = result.held_out
             if found is None:

@@ -5,6 +5,7 @@ from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapt
 from adapterdistill.config import OnboardConfig
 from adapterdistill.evaluation.report import Choice, Comparison
 from adapterdistill.manifest import Manifest, sha256_hex
+from adapterdistill.selection import Probes
 
 PRIVACY = (
     "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
@@ -44,4 +45,5 @@ def build_manifest(
         teachers=() if choice == "own" else teachers,
         privacy=PRIVACY,
         golden=golden_vectors(encoder, adapter),
+        signature=Probes(encoder).signature(adapter),
     )

@@ -63,7 +63,9 @@ class Fetched(StageResult):
     teachers: tuple[VersionName, ...]
     payload_bytes: int
     refused: tuple[VersionName, ...] = ()
-    """Versions that do not move this encoder as their manifests say; they teach nobody."""
+    """Versions that are not what their manifests say; they teach nobody."""
+    listed: int = 0
+    """Adapters that the teachers were chosen from."""
 
 
 class Distilled(Trained):

@@ -1,11 +1,13 @@
 """Which adapters of other tenants teach, and the proof that they are what they say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import prove_active, unpack_adapter
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client import RegistryClient, Summary
+from adapterdistill.selection import Probes, by_relevance
 
 
 @dataclass
@@ -14,31 +16,50 @@ class Teachers:
 
     payloads: dict[str, bytes] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    listed: int = 0
+    """Adapters that these were chosen from, by their signatures."""
 
 
 def fetch_teachers(
-    registry: RegistryClient, encoder: Encoder, *, tenant: str, max_teachers: int
+    registry: RegistryClient,
+    encoder: Encoder,
+    *,
+    tenant: str,
+    rows: Sequence[Sequence[int]],
+    max_teachers: int,
 ) -> Teachers:
-    """The newest adapter of each other tenant on this encoder, at most `max_teachers`.
+    """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
-    One that does not move the encoder as its manifest says is passed over: otherwise a single
+    Of each tenant the newest adapter counts. Choosing happens here: the registry learns only which
+    are fetched. An adapter that is not what its manifest says is passed over: otherwise a single
     tenant's broken adapter would keep all others from joining.
+
+    Args:
+        rows: token ids of the tenant's own texts.
     """
     found = Teachers()
-    seen: set[str] = set()
-    listed = registry.list(encoder=encoder.ref, exclude_tenant=tenant) if max_teachers else ()
-    for manifest in listed:
-        name = manifest.ref.name
-        if manifest.kind != "bottleneck" or manifest.tenant in seen:
-            continue
-        seen.add(manifest.tenant)
+    if not max_teachers:
+        return found
+    newest: dict[str, Summary] = {}
+    for summary in registry.summaries(encoder=encoder.ref, exclude_tenant=tenant):
+        newest.setdefault(summary.ref.tenant, summary)
+    listed = list(newest.values())
+    found.listed = len(listed)
+    if not listed:
+        return found
+    probes = Probes(encoder)
+    for place in by_relevance(probes.profile(rows), [one.signature for one in listed]):
+        ref = listed[place].ref
         try:
-            manifest, payload = registry.fetch(manifest.ref, encoder=encoder.ref)
-            prove_active(encoder, unpack_adapter(payload), manifest.golden)
+            manifest, payload = registry.fetch(ref, encoder=encoder.ref)
+            adapter = unpack_adapter(payload)
+            prove_active(encoder, adapter, manifest.golden)
+            if manifest.signature is not None:
+                probes.prove(adapter, manifest.signature)
         except (EncoderMismatchError, InvalidPayloadError):
-            found.refused += (name,)
+            found.refused += (ref.name,)
             continue
-        found.payloads[name] = payload
+        found.payloads[ref.name] = payload
         if len(found.payloads) == max_teachers:
             break
     found.payloads = dict(sorted(found.payloads.items()))

@@ -108,6 +108,7 @@ class TeacherConfig(Section):
     """Which adapters of other tenants may teach."""
 
     max_teachers: int = Field(default=16, ge=0, le=256)
+    """Those that suit the own texts best, of all that the registry lists."""
     round: int = Field(default=0, ge=0)
     """Raise it to run again, with the teachers that have joined since: a run that was finished is
     otherwise answered from what it kept."""

@@ -4,12 +4,20 @@ The manifest travels with the payload; the payload's sha256 is the version. Cano
 keys, no spaces, UTF-8) makes the manifest itself reproducible.
 """
 
+import base64
 import hashlib
 import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from adapterdistill.errors import InvalidManifestError
 
@@ -106,6 +114,41 @@ class GoldenVectors(Record):
     tolerance: float = Field(gt=0)
 
 
+SIGNATURE_BYTES = 256
+
+
+def _signature_values(text: str) -> str:
+    values = base64.b64decode(text, validate=True)
+    # One spelling only, so that equal signatures give equal manifests.
+    if len(values) != SIGNATURE_BYTES or base64.b64encode(values).decode() != text:
+        raise ValueError(f"must be base64 of {SIGNATURE_BYTES} bytes")
+    return text
+
+
+class Signature(Record):
+    """Which of the public probe texts the adapter reads most: what others choose it by, unfetched.
+
+    `values` is base64 of one signed byte a probe, as `adapterdistill.selection` makes them.
+    """
+
+    probe_sha256: Sha256
+    values: Annotated[str, AfterValidator(_signature_values)]
+
+    @classmethod
+    def of(cls, probe_sha256: str, values: bytes) -> "Signature":
+        """Raises InvalidManifestError unless there are SIGNATURE_BYTES values."""
+        try:
+            return cls(probe_sha256=probe_sha256, values=base64.b64encode(values).decode())
+        except ValidationError:
+            raise InvalidManifestError(
+                f"signature refused: expected a probe sha256 and {SIGNATURE_BYTES} bytes, got"
+                f" {len(values)}"
+            ) from None
+
+    def to_bytes(self) -> bytes:
+        return base64.b64decode(self.values)
+
+
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
@@ -126,6 +169,8 @@ class Manifest(Record):
     teachers: tuple[str, ...] = ()
     privacy: str = Field(max_length=2000)
     golden: GoldenVectors
+    # Left out where there is none: the bytes of manifests made without one stay as they were.
+    signature: Signature | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def ref(self) -> VersionRef:

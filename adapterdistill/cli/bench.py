@@ -114,3 +114,31 @@ def training(
         max_tokens=_MAX_TOKENS,
     )
     typer.echo(report)
+
+
+@app.command()
+def selection(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADAPTERDISTILL_DATA", help="Folder of tenant folders, to measure accuracy too."
+        ),
+    ] = None,
+    size: Annotated[SizeName, typer.Option(help="How much of the accuracy.")] = SizeName.quick,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+) -> None:
+    """What choosing 16 teachers out of thousands costs, and how well it chooses. Resumable."""
+    from adapterdistill.bench.selection_report import selection_command
+    from adapterdistill.bench.workers import Crew
+
+    crew = Crew(processes=1, encoder=encoder, dtype=dtype, device=device, max_tokens=_MAX_TOKENS)
+    report = selection_command(
+        data=data, out=out, cache=cache or out / "cache", size=size.value, crew=crew
+    )
+    typer.echo(report)

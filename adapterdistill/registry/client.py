@@ -16,7 +16,7 @@ from adapterdistill.errors import (
     InvalidPayloadError,
     RegistryUnavailableError,
 )
-from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
+from adapterdistill.manifest import EncoderRef, Manifest, Signature, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -35,6 +35,14 @@ _OPTIONS = (
     # The registry is the only channel of a federation, never to pass through a web proxy unasked.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What choosing among many versions needs of each."""
+
+    ref: VersionRef
+    signature: Signature | None
 
 
 @dataclass(frozen=True)
@@ -142,19 +150,34 @@ class RegistryClient:
 
         `encoder` selects by digests; `latest_only` takes the newest version of each adapter.
         """
-        request = pb.ListVersionsRequest(
-            filter=pb.VersionFilter(
-                tenant=tenant or "",
-                exclude_tenant=exclude_tenant or "",
-                encoder=_digests(encoder),
-                latest_only=latest_only,
-            ),
-            page_size=_LIST_PAGE,
+        chosen = pb.VersionFilter(
+            tenant=tenant or "",
+            exclude_tenant=exclude_tenant or "",
+            encoder=_digests(encoder),
+            latest_only=latest_only,
         )
+        request = pb.ListVersionsRequest(filter=chosen, page_size=_LIST_PAGE)
+        for version in self._listed(request):
+            yield Manifest.from_json(version.manifest_json)
+
+    def summaries(self, *, encoder: EncoderRef, exclude_tenant: str) -> Iterator[Summary]:
+        """The newest version of each adapter of others, as `list` orders them, manifests left out.
+
+        Raises InvalidManifestError where the registry sends a malformed name or signature.
+        """
+        chosen = pb.VersionFilter(
+            exclude_tenant=exclude_tenant, encoder=_digests(encoder), latest_only=True
+        )
+        request = pb.ListVersionsRequest(
+            filter=chosen, page_size=wire.MAX_PAGE, view=pb.VERSION_VIEW_SUMMARY
+        )
+        for version in self._listed(request):
+            yield Summary(VersionRef.parse(version.name), wire.read_signature(version))
+
+    def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
         while True:
             page = self._call("list", self._stub.ListVersions, request)
-            for version in page.versions:
-                yield Manifest.from_json(version.manifest_json)
+            yield from page.versions
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -207,8 +207,10 @@ class RegistryService:
             max_rows=max_rows,
             max_bytes=wire.MAX_PAGE_BYTES,
         )
+        summary = request.view == pb.VERSION_VIEW_SUMMARY
+        message = wire.summary_message if summary else wire.version_message
         return pb.ListVersionsResponse(
-            versions=[wire.version_message(row) for row in rows],
+            versions=[message(row) for row in rows],
             next_page_token=wire.page_token(rows[-1].revision, newest, chosen) if more else "",
         )
 

@@ -6,7 +6,7 @@ import json
 import re
 
 from adapterdistill.errors import ConfigError, InvalidManifestError
-from adapterdistill.manifest import Manifest, canonical_json, is_name, sha256_hex
+from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.schema import AliasRow, Filter, Row
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -35,9 +35,38 @@ def version_message(row: Row) -> pb.Version:
         ),
         payload_bytes=manifest.payload_bytes,
         revision=row.revision,
+        signature=_signature_message(manifest.signature),
     )
     message.create_time.FromNanoseconds(row.created_ns)
     return message
+
+
+def summary_message(row: Row) -> pb.Version:
+    """Name, revision and signature alone, from a manifest that was checked when it came in."""
+    found = json.loads(row.manifest_json).get("signature")
+    signature = None if found is None else Signature.model_construct(**found)
+    return pb.Version(
+        name=row.ref.name, revision=row.revision, signature=_signature_message(signature)
+    )
+
+
+def _signature_message(signature: Signature | None) -> pb.Signature | None:
+    if signature is None:
+        return None
+    return pb.Signature(probe_sha256=signature.probe_sha256, values=signature.to_bytes())
+
+
+def read_signature(message: pb.Version) -> Signature | None:
+    """Of either view, also from a registry that knows no signatures.
+
+    Raises:
+        InvalidManifestError: the signature is malformed.
+    """
+    if message.HasField("signature"):
+        return Signature.of(message.signature.probe_sha256, message.signature.values)
+    if message.manifest_json:
+        return Manifest.from_json(message.manifest_json).signature
+    return None
 
 
 def alias_name(tenant: str, adapter: str, alias: str) -> str:

@@ -15,9 +15,16 @@ class AdapterKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ADAPTER_KIND_UNSPECIFIED: _ClassVar[AdapterKind]
     ADAPTER_KIND_BOTTLENECK: _ClassVar[AdapterKind]
     ADAPTER_KIND_FUSION: _ClassVar[AdapterKind]
+
+class VersionView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_VIEW_UNSPECIFIED: _ClassVar[VersionView]
+    VERSION_VIEW_SUMMARY: _ClassVar[VersionView]
 ADAPTER_KIND_UNSPECIFIED: AdapterKind
 ADAPTER_KIND_BOTTLENECK: AdapterKind
 ADAPTER_KIND_FUSION: AdapterKind
+VERSION_VIEW_UNSPECIFIED: VersionView
+VERSION_VIEW_SUMMARY: VersionView
 
 class EncoderDigests(_message.Message):
     __slots__ = ("weights_sha256", "tokenizer_sha256")
@@ -28,7 +35,7 @@ class EncoderDigests(_message.Message):
     def __init__(self, weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("name", "manifest_json", "kind", "task", "language", "encoder", "payload_bytes", "revision", "create_time")
+    __slots__ = ("name", "manifest_json", "kind", "task", "language", "encoder", "payload_bytes", "revision", "create_time", "signature")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +45,7 @@ class Version(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest_json: bytes
     kind: AdapterKind
@@ -47,7 +55,16 @@ class Version(_message.Message):
     payload_bytes: int
     revision: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., kind: _Optional[_Union[AdapterKind, str]] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., payload_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    signature: Signature
+    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., kind: _Optional[_Union[AdapterKind, str]] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., payload_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("probe_sha256", "values")
+    PROBE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    probe_sha256: str
+    values: bytes
+    def __init__(self, probe_sha256: _Optional[str] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class PublishHeader(_message.Message):
     __slots__ = ("name", "manifest_json")
@@ -120,14 +137,16 @@ class VersionFilter(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., exclude_tenant: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., latest_only: _Optional[bool] = ...) -> None: ...
 
 class ListVersionsRequest(_message.Message):
-    __slots__ = ("filter", "page_size", "page_token")
+    __slots__ = ("filter", "page_size", "page_token", "view")
     FILTER_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     filter: VersionFilter
     page_size: int
     page_token: str
-    def __init__(self, filter: _Optional[_Union[VersionFilter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    view: VersionView
+    def __init__(self, filter: _Optional[_Union[VersionFilter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[VersionView, str]] = ...) -> None: ...
 
 class ListVersionsResponse(_message.Message):
     __slots__ = ("versions", "next_page_token")

@@ -1,0 +1,119 @@
+"""Which of many listed adapters a data owner fetches, and that it fetches no other."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.data_owner import DataOwner
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.data import TenantDataset
+from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.registry.client import RegistryClient
+from adapterdistill.selection import Probes, by_relevance
+from tests.contract.running_registry import Running
+from tests.owner_runs import HELD, Configured, run_through
+from tests.serving_store import manifest_of
+from tests.tiny_encoders import random_adapter
+
+LISTED, WANTED = 12, 3
+
+
+def publish_signed(
+    running: Running, encoder: Encoder, tenant: str, *, seed: int, signed_as: int | None = None
+) -> Manifest:
+    """An adapter with the signature of the adapter of seed `signed_as`, by default its own."""
+    adapter = random_adapter(encoder, seed=seed, scale=0.05)
+    payload = pack_adapter(adapter, model_name=encoder.ref.name)
+    claimed = random_adapter(encoder, seed=seed if signed_as is None else signed_as, scale=0.05)
+    manifest = manifest_of(encoder, adapter, tenant=tenant, payload=payload)
+    signed = manifest.model_copy(update={"signature": Probes(encoder).signature(claimed)})
+    return running.client.publish(signed, payload)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("registry-of-many"))
+    for seed in range(LISTED):
+        publish_signed(running, tiny_encoder, f"tenant-{seed}", seed=seed)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the versions whose payloads are asked for, in order."""
+    names: list[str] = []
+    fetch = RegistryClient.fetch
+
+    def counted(self: RegistryClient, ref: VersionRef, **options: Any) -> tuple[Manifest, bytes]:
+        names.append(ref.name)
+        return fetch(self, ref, **options)
+
+    monkeypatch.setattr(RegistryClient, "fetch", counted)
+    return names
+
+
+@pytest.mark.parametrize("splits", [(), HELD], ids=["no queries", "with queries"])
+def test_only_those_that_suit_the_own_texts_best_are_fetched(
+    configured: Configured,
+    many: Running,
+    tiny_encoder: Encoder,
+    fetched: list[str],
+    splits: tuple[str, ...],
+) -> None:
+    run = {"teachers": {"max_teachers": WANTED}}
+    config = configured(address=many.address, splits=splits, run=run)
+    found = DataOwner(config).fetch_teachers()
+    dataset = TenantDataset.open(Path(config.data))
+    texts = [faq.question for faq in dataset.faqs()]
+    texts += [query.text for query in dataset.queries("train")]
+    listed = list(many.client.list(encoder=tiny_encoder.ref))
+    profile = Probes(tiny_encoder).profile(tiny_encoder.tokenize(texts))
+    order = by_relevance(profile, [manifest.signature for manifest in listed])
+    best = [listed[place].ref.name for place in islice(order, WANTED)]
+    assert fetched == best
+    assert found.teachers == tuple(sorted(best))
+    assert (found.listed, found.refused) == (LISTED, ())
+
+
+def test_nothing_is_listed_where_no_teacher_is_wanted(
+    configured: Configured, many: Running, fetched: list[str]
+) -> None:
+    config = configured(address=many.address, run={"teachers": {"max_teachers": 0}})
+    found = DataOwner(config).fetch_teachers()
+    assert (found.teachers, found.listed, fetched) == ((), 0, [])
+
+
+def test_an_adapter_with_anothers_signature_is_refused_and_the_next_takes_its_place(
+    configured: Configured, empty_registry: Running, tiny_encoder: Encoder
+) -> None:
+    liar = publish_signed(empty_registry, tiny_encoder, "liar", seed=1, signed_as=2)
+    for seed in (3, 4, 5):
+        publish_signed(empty_registry, tiny_encoder, f"honest-{seed}", seed=seed)
+    run = {"teachers": {"max_teachers": LISTED}}
+    report, lines = run_through(configured(address=empty_registry.address, run=run))
+    assert [VersionRef.parse(name).tenant for name in report.fetch_teachers.teachers] == [
+        "honest-3", "honest-4", "honest-5",
+    ]  # fmt: skip
+    assert report.fetch_teachers.refused == (liar.ref.name,)
+    assert "3 of 4 teachers" in lines[2]
+
+
+def test_what_is_published_is_signed(
+    configured: Configured, many: Running, tiny_encoder: Encoder
+) -> None:
+    config = configured("signer", address=many.address, run={"teachers": {"max_teachers": 1}})
+    report, _ = run_through(config)
+    ref = VersionRef.parse(report.publish.name)
+    (found,) = [
+        one
+        for one in many.client.summaries(encoder=tiny_encoder.ref, exclude_tenant="nobody")
+        if one.ref == ref
+    ]
+    manifest, payload = many.client.fetch(ref)
+    assert manifest.signature is not None and found.signature == manifest.signature
+    Probes(tiny_encoder).prove(unpack_adapter(payload), manifest.signature)
