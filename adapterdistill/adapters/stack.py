@@ -83,7 +83,7 @@ class AdapterStack:
         self, layer: int, a: Float[Tensor, "tokens units"], weights: Float[Tensor, "tokens N"]
     ) -> Float[Tensor, "tokens d"]:
         """sum_n weights_n u_n from the bottleneck activations `a`, without building any u_n."""
-        scaled = (a.unflatten(1, (self.num_adapters, -1)) * weights[:, :, None]).flatten(1)
+        scaled = (a.unflatten(1, self.down.shape[1:3]) * weights[:, :, None]).flatten(1)
         out: Tensor = scaled @ self.up[layer].flatten(0, 1) + weights @ self.up_bias[layer]
         return out
 

@@ -66,7 +66,7 @@ class AttentionDistillation(Objective):
 
     def fused(self) -> LayerDelta:
         """The teachers' fusion as it is now."""
-        return lambda layer, x: self.fusion(layer, x, self._teachers)
+        return self.fusion.over(self._teachers)
 
     def forward(self, batch: Batch) -> Tensor:
         w = self._weights

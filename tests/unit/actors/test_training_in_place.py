@@ -85,8 +85,8 @@ def test_killed_in_the_folds_or_after_them_it_leaves_the_same_adapters(
     with pytest.raises(Killed):
         train_in_place(spec, tiny_encoder, adapter=adapter, progress=kill)
     resumed = train_in_place(spec, tiny_encoder, adapter=adapter, progress=kill)
-    # Kept every third step, and told after that.
-    assert steps == last + 18 - last // 3 * 3
+    # The folds are kept every third step, the whole is trained again.
+    assert steps == last + 18 - min(last // 3 * 3, 9)
     files = {p.name: p.read_bytes() for p in adapter.parent.iterdir()}
     folds = [f"a.fold{fold}.safetensors" for fold in range(NUM_FOLDS)]
     assert sorted(files) == [*folds, "a.safetensors"]
