@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adapterdistill.adapters.stack import AdapterStack
+from adapterdistill.backbone import LayerDelta
 
 VALUE_OFF_DIAGONAL = 1e-6
 
@@ -50,26 +51,51 @@ class Fusion(nn.Module):
             value,
         )
 
+    def over(self, stack: AdapterStack) -> LayerDelta:
+        """The fusion of `stack`'s adapters, for one forward of the encoder."""
+        # All layers at once: each taken by itself would have a gradient of the size of all.
+        layers = list(zip(*(p.unbind() for p in self.parameters()), strict=True))
+        return lambda layer, x: _fused(layer, x, stack, *layers[layer])
+
     def attention(
         self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
-    ) -> tuple[Float[Tensor, "tokens units"], Float[Tensor, "tokens N"]]:
-        """Bottleneck activations [tokens, N * r] and attention weights [tokens, N] (sum 1)."""
-        a = stack.bottleneck(layer, x)
-        q = F.linear(x, self.query_weight[layer].to(x.dtype), self.query_bias[layer].to(x.dtype))
-        q = q @ self.key_weight[layer].to(x.dtype)
-        per_unit = F.linear(q, stack.up[layer].flatten(0, 1)) * a
-        scores = per_unit.unflatten(1, (stack.num_adapters, -1)).sum(-1, dtype=torch.float32)
-        scores = scores + F.linear(q, stack.up_bias[layer])
-        return a, scores.softmax(-1).to(x.dtype)
+    ) -> Float[Tensor, "tokens N"]:
+        """Attention weights (sum 1) at `layer`."""
+        query, query_bias, key, _ = (p[layer] for p in self.parameters())
+        return _attention(layer, x, stack, query, query_bias, key)[1]
 
     def forward(
         self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
     ) -> Float[Tensor, "tokens d"]:
         """o, the attention-weighted sum of the adapters' values, at `layer`."""
-        a, weights = self.attention(layer, x, stack)
-        return F.linear(stack.weighted(layer, a, weights), self.value_weight[layer].to(x.dtype))
+        return self.over(stack)(layer, x)
 
     def value_regulariser(self) -> Tensor:
         """sum_l ||I - V_l||_F^2: zero at V = I (the adapters library adds 0.01 of it)."""
         eye = torch.eye(self.value_weight.shape[1], device=self.value_weight.device)
         return (self.value_weight - eye).square().sum()
+
+
+def _attention(
+    layer: int, x: Tensor, stack: AdapterStack, query: Tensor, query_bias: Tensor, key: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Bottleneck activations [tokens, N * r] and attention weights [tokens, N]."""
+    a = stack.bottleneck(layer, x)
+    q = F.linear(x, query.to(x.dtype), query_bias.to(x.dtype)) @ key.to(x.dtype)
+    per_unit = F.linear(q, stack.up[layer].flatten(0, 1)) * a
+    scores = per_unit.unflatten(1, stack.down.shape[1:3]).sum(-1, dtype=torch.float32)
+    scores = scores + F.linear(q, stack.up_bias[layer])
+    return a, scores.softmax(-1).to(x.dtype)
+
+
+def _fused(
+    layer: int,
+    x: Tensor,
+    stack: AdapterStack,
+    query: Tensor,
+    query_bias: Tensor,
+    key: Tensor,
+    value: Tensor,
+) -> Tensor:
+    a, weights = _attention(layer, x, stack, query, query_bias, key)
+    return F.linear(stack.weighted(layer, a, weights), value.to(x.dtype))

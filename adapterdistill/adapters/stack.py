@@ -63,6 +63,16 @@ class AdapterStack:
     def num_adapters(self) -> int:
         return self.down.shape[1]
 
+    def without(self, adapter: int) -> "AdapterStack":
+        """All but one; a stack of none adds nothing."""
+        others = [n for n in range(self.num_adapters) if n != adapter]
+        return AdapterStack(
+            self.down[:, others],
+            self.down_bias[:, others],
+            self.up[:, others],
+            self.up_bias[:, others],
+        )
+
     def bottleneck(self, layer: int, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens units"]:
         """relu(D_n x + b_n) of all adapters side by side: [tokens, N * r]."""
         down = self.down[layer].flatten(0, 1)
@@ -73,7 +83,7 @@ class AdapterStack:
         self, layer: int, a: Float[Tensor, "tokens units"], weights: Float[Tensor, "tokens N"]
     ) -> Float[Tensor, "tokens d"]:
         """sum_n weights_n u_n from the bottleneck activations `a`, without building any u_n."""
-        scaled = (a.unflatten(1, (self.num_adapters, -1)) * weights[:, :, None]).flatten(1)
+        scaled = (a.unflatten(1, self.down.shape[1:3]) * weights[:, :, None]).flatten(1)
         out: Tensor = scaled @ self.up[layer].flatten(0, 1) + weights @ self.up_bias[layer]
         return out
 

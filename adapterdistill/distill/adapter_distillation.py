@@ -54,7 +54,7 @@ class AdapterDistillation(Objective):
     ) -> None:
         super().__init__()
         self._encoder = encoder
-        self._teachers = teachers
+        self.teachers = teachers
         self._weights = weights or DistilWeights()
         self._fusion_learning_rate = fusion_learning_rate
         self.student = student
@@ -64,9 +64,11 @@ class AdapterDistillation(Objective):
         fusion = {"params": list(self.fusion.parameters()), "lr": self._fusion_learning_rate}
         return [*super().parameter_groups(learning_rate), fusion]
 
-    def fused(self) -> LayerDelta:
-        """The teachers' fusion as it is now."""
-        return lambda layer, x: self.fusion(layer, x, self._teachers)
+    def fused(self, without: int | None = None) -> LayerDelta:
+        """The teachers' fusion as it is now; `without` one of them as if it had never been."""
+        return self.fusion.over(
+            self.teachers if without is None else self.teachers.without(without)
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         w = self._weights

@@ -28,7 +28,7 @@ class AdapterFusion(Objective):
 
     def deployed(self) -> LayerDelta:
         """The whole composition: every adapter and the fusion."""
-        return lambda layer, x: self.fusion(layer, x, self._adapters)
+        return self.fusion.over(self._adapters)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
         return [{"params": list(self.fusion.parameters()), "lr": learning_rate}]
