@@ -29,20 +29,20 @@ from actors.records import (
 )
 from actors.run_state import RunState
 from actors.teachers import fetch_teachers
-from actors.train_loop import peak_rss_mb, train_stage
+from actors.train_loop import peak_rss_mb
+from actors.training_stages import distil, extract, leave_untrained
 from adapterdistill import bundle as bundles
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.stage import StageSpec, load_payload, write_rows
-from adapterdistill.distill.training import Schedule
+from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.stage import load_payload, write_rows
 from adapterdistill.errors import NotFoundError, ServingError
-from adapterdistill.evaluation.evaluate import abstention_threshold, build_index, judge
+from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, build_index, judge
 from adapterdistill.evaluation.report import compare, decide
 from adapterdistill.evaluation.rows import TenantRows, tokenise
-from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
+from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client import RegistryClient
 
 _OWN, _DISTILLED = "own.safetensors", "distilled.safetensors"
@@ -73,24 +73,11 @@ class DataOwner:
 
         def work() -> Extracted:
             write_rows(self._rows_file, self._rows.stage())
-            t = self._config.training
             if not self._rows.train.ids:
-                untrained = BottleneckAdapter.new(
-                    self._encoder.num_layers,
-                    self._encoder.hidden_size,
-                    t.bottleneck_size,
-                    seed=t.seed,
-                )
-                payload = pack_adapter(untrained, model_name=self._encoder.ref.name)
-                write_atomically(self._folder / _OWN, payload)
-                return Extracted(trained=False)
-            spec = StageSpec(
-                rows=str(self._rows_file),
-                bottleneck_size=t.bottleneck_size,
-                schedule=self._schedule(t.extract_steps, t.extract_learning_rate),
-                seed=t.seed,
+                return leave_untrained(self._config, self._encoder, self._folder / _OWN)
+            return extract(
+                self._config, self._encoder, rows=self._rows_file, adapter=self._folder / _OWN
             )
-            return Extracted(**self._train("extract", spec, self._folder / _OWN))
 
         return self._stage(Extracted, work)
 
@@ -122,16 +109,14 @@ class DataOwner:
         def work() -> Distilled:
             if not fetched.teachers:
                 return Distilled(trained=False)
-            t = self._config.training
-            spec = StageSpec(
-                rows=str(self._rows_file),
-                bottleneck_size=t.bottleneck_size,
-                schedule=self._schedule(t.distil_steps, t.distil_learning_rate),
-                seed=t.seed,
-                initial=str(self._folder / _OWN) if extracted.trained else None,
-                teachers=tuple(str(self._teacher_file(name)) for name in fetched.teachers),
+            return distil(
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / _DISTILLED,
+                own=self._folder / _OWN if extracted.trained else None,
+                teachers={name: self._teacher_file(name) for name in fetched.teachers},
             )
-            return Distilled(**self._train("distil", spec, self._folder / _DISTILLED))
 
         return self._stage(Distilled, work)
 
@@ -140,12 +125,13 @@ class DataOwner:
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
-            own = student = judge(self._encoder, self._load(_OWN), self._rows)
+            own = student = self._judge(_OWN)
             # Without a student the own adapter stands on both sides: its metrics, and no gain.
             if distilled.trained:
-                student = judge(self._encoder, self._load(_DISTILLED), self._rows)
+                student = self._judge(_DISTILLED)
             return Evaluated(
                 held_out=compare(own.held, student.held),
+                folds=self._rows.num_folds,
                 test=compare(own.test, student.test),
                 own_threshold=abstention_threshold(own.held),
                 distilled_threshold=abstention_threshold(student.held),
@@ -310,29 +296,12 @@ class DataOwner:
         config = self._config.registry
         return RegistryClient(config.resolve(), timeout_s=config.timeout_s)
 
-    def _schedule(self, steps: int, learning_rate: float) -> Schedule:
-        t = self._config.training
-        return Schedule(
-            max_steps=steps,
-            learning_rate=learning_rate,
-            batch_size=t.batch_size,
-            evaluate_every=t.evaluate_every,
-            patience=t.patience,
-        )
-
-    def _train(self, name: str, spec: StageSpec, adapter: Path) -> dict[str, Any]:
-        outcome = train_stage(name, spec, self._encoder, self._config, adapter=adapter)
-        return {
-            "trained": True,
-            "best_step": outcome.best_step,
-            "steps": outcome.steps,
-            "held_out_score": outcome.held_out_score,
-            "adapter_sha256": sha256_hex(adapter.read_bytes()),
-            "training_peak_rss_mb": outcome.peak_rss_mb,
-        }
-
-    def _load(self, file: str) -> BottleneckAdapter:
-        return load_payload(str(self._folder / file))
+    def _judge(self, file: str) -> Judged:
+        """The adapter in `file`, and the folds' beside it, on the tenant's rows."""
+        files = [self._folder / file]
+        files += [fold_file(files[0], fold) for fold in range(self._rows.num_folds)]
+        whole, *folds = (load_payload(str(path)) for path in files)
+        return judge(self._encoder, whole, self._rows, folds)
 
     def _chosen_payload(self) -> bytes:
         file = _OWN if self._done(Decided).choice == "own" else _DISTILLED

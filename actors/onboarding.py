@@ -119,7 +119,10 @@ def _summary(result: StageResult) -> str:
             return f"{len(result.teachers)} teachers, {mebibytes:.1f} MiB{refused}"
         case Evaluated():
             found = result.held_out
-            return "nothing held out" if found is None else f"held-out MRR {found.gain:+.4f}"
+            if found is None:
+                return "nothing held out"
+            by = f", {result.folds} folds" if result.folds else ""
+            return f"held-out MRR {found.gain:+.4f} on {found.rows} rows{by}"
         case Decided():
             return f"{result.choice} ({result.reason})"
         case Published():

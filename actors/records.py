@@ -5,7 +5,7 @@ A test holds every public method of `DataOwner` to this list.
 
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from adapterdistill.evaluation.report import Choice, Comparison, MetricName, Reason
 from adapterdistill.manifest import Metric, Record, Sha256
@@ -67,12 +67,22 @@ class Fetched(StageResult):
 
 
 class Distilled(Trained):
-    """Stage 2."""
+    """Stage 2, and which teachers helped."""
+
+    attention: dict[VersionName, float] = Field(default_factory=dict)
+    """Each teacher's share of the fusion's attention over the training rows' tokens."""
+    own_attention: float | None = None
+    """The own adapter's: the rest. None where it was not fused."""
+    leave_one_out: dict[VersionName, float] = Field(default_factory=dict)
+    """Held-out score of the fusion without the teacher, minus that of the whole: below 0 where it
+    helped. On request."""
 
 
 class Evaluated(StageResult):
     held_out: Comparison | None
     """On held-out rows: decides."""
+    folds: int = 0
+    """Of the cross-validation that held them out; 0 without one."""
     test: Comparison | None
     """On test rows: reported, never used for a choice."""
     own_threshold: float

@@ -22,9 +22,10 @@ from actors.files import write_atomically
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
+from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.method import Progress
-from adapterdistill.distill.stage import StageSpec, run_stage
-from adapterdistill.distill.training import TrainResult, Workers
+from adapterdistill.distill.stage import StageSpec, TrainedStage, run_stage
+from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
 from adapterdistill.manifest import Record, canonical_json, sha256_hex
 
@@ -33,22 +34,28 @@ _CHECKPOINT = "state.safetensors"
 
 
 class Outcome(Record):
-    """What a training stage reports; the adapter is in the file that the caller named."""
+    """What a training stage reports; the adapters are in the files that the caller named."""
 
     best_step: int
     steps: int
     held_out_score: float | None
     losses: tuple[float, ...]
+    attention: tuple[float, ...]
+    leave_one_out: tuple[float, ...]
+    """As in `Teaching`; empty without teachers."""
     seconds: float
     peak_rss_mb: float
 
     @classmethod
-    def of(cls, result: TrainResult) -> "Outcome":
+    def of(cls, trained: TrainedStage) -> "Outcome":
+        result, teaching = trained.result, trained.teaching
         return cls(
             best_step=result.best_step,
             steps=result.steps,
             held_out_score=result.best_score,
             losses=tuple(result.losses),
+            attention=() if teaching is None else teaching.attention,
+            leave_one_out=() if teaching is None else teaching.leave_one_out,
             seconds=round(result.seconds, 3),
             peak_rss_mb=peak_rss_mb(),
         )
@@ -73,7 +80,10 @@ def peak_rss_mb() -> float:
 def train_stage(
     name: str, spec: StageSpec, encoder: Encoder, config: OnboardConfig, *, adapter: Path
 ) -> Outcome:
-    """Train as the run's settings say, in place or on workers; `adapter` receives the payload."""
+    """Train as the run's settings say, in place or on workers.
+
+    `adapter` receives the payload, and the folds' go beside it (`fold_file`).
+    """
     t = config.training
     if t.num_workers == 0:
         return train_in_place(spec, encoder, adapter=adapter, progress=_printer(name))
@@ -119,12 +129,17 @@ def train_in_place(
         write_atomically(kept, state)
 
     resume = _readable_state(kept)
-    student, result = run_stage(
-        spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress
-    )
-    write_atomically(adapter, pack_adapter(student, model_name=encoder.ref.name))
+    trained = run_stage(spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress)
+    _write_adapters(trained, encoder, adapter)
     kept.unlink(missing_ok=True)
-    return Outcome.of(result)
+    return Outcome.of(trained)
+
+
+def _write_adapters(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
+    for number, fold in enumerate(trained.folds):
+        payload = pack_adapter(fold, model_name=encoder.ref.name)
+        write_atomically(fold_file(adapter, number), payload)
+    write_atomically(adapter, pack_adapter(trained.student, model_name=encoder.ref.name))
 
 
 def _readable_state(path: Path) -> bytes | None:
@@ -239,13 +254,12 @@ def train_loop(config: dict[str, Any]) -> None:
         options["device"] = str(ray.train.torch.get_device())
     torch.set_num_threads(config["threads"])
     encoder = load_encoder(**options)
-    student, result = run_stage(
+    trained = run_stage(
         spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()
     )
     if workers.rank == 0:
-        payload = pack_adapter(student, model_name=encoder.ref.name)
-        write_atomically(Path(config["adapter"]), payload)
-        write_atomically(Path(config["outcome"]), Outcome.of(result).canonical_json())
+        _write_adapters(trained, encoder, Path(config["adapter"]))
+        write_atomically(Path(config["outcome"]), Outcome.of(trained).canonical_json())
 
 
 def _reporter(workers: Workers) -> Callable[[int, bytes], None]:

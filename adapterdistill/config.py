@@ -93,7 +93,8 @@ class TrainingConfig(Section):
     evaluate_every: int = Field(default=10, ge=1)
     patience: int = Field(default=3, ge=1)
     held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the training rows that bound the steps where a tenant has no valid rows."""
+    """Share of the training rows that bound the steps where a tenant has no valid rows, and too
+    many training rows for cross-validation."""
     num_workers: int = Field(default=0, ge=0, le=256)
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
     use_gpu: bool = False
@@ -110,6 +111,8 @@ class TeacherConfig(Section):
     round: int = Field(default=0, ge=0)
     """Raise it to run again, with the teachers that have joined since: a run that was finished is
     otherwise answered from what it kept."""
+    leave_one_out: bool = False
+    """Report what the held-out score of the teachers' fusion loses without each of them."""
 
 
 class PlacementConfig(Section):

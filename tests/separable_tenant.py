@@ -5,6 +5,7 @@ import torch
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.backbone import Encoder
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.stage import StageRows
 from tests.tiny_encoders import random_adapter
@@ -26,6 +27,18 @@ def separable_rows(per_faq: int, *, seed: int) -> TrainingRows:
 def separable_stage() -> StageRows:
     index = separable_rows(3, seed=1)
     return StageRows(index, index, separable_rows(5, seed=2), NUM_FAQS)
+
+
+def fold_stage() -> StageRows:
+    """One question and three queries an FAQ, held out by the folds in turn."""
+    questions, queries = separable_rows(1, seed=4), separable_rows(3, seed=1)
+    none = TrainingRows([], queries.labels[:0])
+    train = TrainingRows(
+        [*questions.ids, *queries.ids], torch.cat([questions.labels, queries.labels])
+    )
+    in_turn = torch.arange(3 * NUM_FAQS) % NUM_FOLDS
+    folds = torch.cat([torch.full((NUM_FAQS,), -1), in_turn])
+    return StageRows(train, none, none, NUM_FAQS, folds)
 
 
 def held_out_of(encoder: Encoder) -> HeldOutRows:

@@ -12,7 +12,7 @@ from adapterdistill.distill.training import Workers
 
 
 def run_worker(rank: int, meeting: Path, encoder: Encoder, spec: StageSpec, result: Path) -> None:
-    """Join the other worker, train, leave the student's payload in `result`."""
+    """Join the other worker, train, leave the payloads of student and folds in `result`-number."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo",
@@ -22,7 +22,8 @@ def run_worker(rank: int, meeting: Path, encoder: Encoder, spec: StageSpec, resu
         timeout=timedelta(seconds=60),
     )
     try:
-        student, _ = run_stage(spec, encoder, workers=Workers(rank, 2))
-        result.write_bytes(pack_adapter(student, model_name="test"))
+        trained = run_stage(spec, encoder, workers=Workers(rank, 2))
+        for number, student in enumerate((trained.student, *trained.folds)):
+            Path(f"{result}-{number}").write_bytes(pack_adapter(student, model_name="test"))
     finally:
         torch.distributed.destroy_process_group()

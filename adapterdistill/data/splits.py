@@ -17,10 +17,14 @@ def held_out(key: str, *, seed: int, fraction: float) -> bool:
     """
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")
-    digest = hashlib.sha256(f"{seed}|{key}".encode()).digest()
     # 53 bits fill a float exactly, so the draw is in [0, 1) on every machine.
-    draw = (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
+    draw = (int.from_bytes(row_key(key, seed=seed)[:8], "big") >> 11) / 2.0**53
     return draw < fraction
+
+
+def row_key(key: str, *, seed: int) -> bytes:
+    """Sorts rows named `key` at random: the same way for the same seed, another for another."""
+    return hashlib.sha256(f"{seed}|{key}".encode()).digest()
 
 
 def nested_key(text: str, *, seed: int, tenant: str) -> bytes:

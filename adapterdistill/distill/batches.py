@@ -36,6 +36,11 @@ class TrainingRows:
         """Rows that nobody labelled."""
         return (self.labels < 0).nonzero().flatten()
 
+    def select(self, mask: Tensor) -> "TrainingRows":
+        """The rows where `mask`, [rows] bool, is true."""
+        kept = mask.nonzero().flatten().tolist()
+        return TrainingRows([self.ids[row] for row in kept], self.labels[mask])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -51,6 +56,8 @@ class Batch:
     """[local rows, d] to [global rows, d], with gradient to the local rows only."""
     rows: tuple[int, ...] = ()
     """Index into `TrainingRows` of each global row."""
+    rank: int = 0
+    """This worker among `world_size`."""
 
 
 def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
@@ -96,6 +103,7 @@ def make_batch(
         world_size=world_size,
         share=_alone if world_size == 1 else _gather(len(chosen), rank, world_size),
         rows=tuple(chosen),
+        rank=rank,
     )
 
 

@@ -1,6 +1,7 @@
 """What every training method is: an objective with a student, parameter groups and a loss."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -56,6 +57,15 @@ class Recording:
 
 HeldOut = Callable[[LayerDelta], float]
 """Scores a `LayerDelta` on held-out rows; higher is better."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An objective, and what scores it on rows that it is not trained on."""
+
+    objective: Objective
+    held_out: HeldOut
+
 
 Progress = Callable[[int, int, float, float | None], None]
 """(step, steps, loss, held-out score or None)."""

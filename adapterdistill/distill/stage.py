@@ -4,7 +4,8 @@ A spec holds paths and numbers only. Rows are token ids in a file on the owner's
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -16,8 +17,10 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.distill.adapter_distillation import DistilWeights, distillation_of
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.folds import CrossValidation, fold_file, train_in_folds
 from adapterdistill.distill.held_out import HeldOutRows
-from adapterdistill.distill.method import Objective, OwnAdapter, Progress
+from adapterdistill.distill.method import Objective, OwnAdapter, Progress, Scored
+from adapterdistill.distill.teaching import Teaching, teaching_of
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
 
 
@@ -35,6 +38,14 @@ class StageSpec:
     teachers: tuple[str, ...] = ()
     """Payload files of the frozen teachers."""
     weights: DistilWeights = field(default_factory=DistilWeights)
+    leave_one_out: bool = False
+    """Whether to score the fusion without each teacher afterwards."""
+
+    def of_fold(self, fold: int) -> "StageSpec":
+        """The same, started from what the stage before left for the fold."""
+        if self.initial is None:
+            return self
+        return replace(self, initial=str(fold_file(Path(self.initial), fold)))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -56,6 +67,27 @@ class StageRows:
     held_index: TrainingRows
     held_queries: TrainingRows
     num_faqs: int
+    folds: Tensor | None = None
+    """[train rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
+
+    def scorer(self, encoder: Encoder) -> HeldOutRows:
+        """Scores adapters on the held-out rows, of which there must be some."""
+        return HeldOutRows(encoder, self.held_index, self.held_queries, self.num_faqs)
+
+    def splits(self) -> list["StageRows"]:
+        """The rows as each fold sees them: its own held out, the others to fit."""
+        if self.folds is None:
+            return []
+        labelled = self.train.labels >= 0
+        return [
+            StageRows(
+                train=self.train.select(self.folds != fold),
+                held_index=self.train.select((self.folds != fold) & labelled),
+                held_queries=self.train.select(self.folds == fold),
+                num_faqs=self.num_faqs,
+            )
+            for fold in range(int(self.folds.max()) + 1)
+        ]
 
 
 _PARTS = ("train", "held_index", "held_queries")
@@ -72,6 +104,8 @@ def write_rows(path: Path, rows: StageRows) -> None:
         )
         tensors[f"{part}.lengths"] = torch.tensor(lengths, dtype=torch.int64)
         tensors[f"{part}.labels"] = value.labels.clone()  # parts may share theirs
+    if rows.folds is not None:
+        tensors["folds"] = rows.folds
     path.write_bytes(safetensors.torch.save(tensors))
 
 
@@ -83,7 +117,9 @@ def read_rows(path: Path) -> StageRows:
         return TrainingRows([piece.tolist() for piece in pieces], tensors[f"{name}.labels"])
 
     train_rows, held_index, held_queries = map(part, _PARTS)
-    return StageRows(train_rows, held_index, held_queries, int(tensors["num_faqs"]))
+    return StageRows(
+        train_rows, held_index, held_queries, int(tensors["num_faqs"]), tensors.get("folds")
+    )
 
 
 def load_payload(path: str) -> BottleneckAdapter:
@@ -111,6 +147,18 @@ def build_objective(spec: StageSpec, encoder: Encoder) -> Objective:
     )
 
 
+@dataclass(frozen=True)
+class TrainedStage:
+    """What a stage leaves, each at the best step."""
+
+    student: BottleneckAdapter
+    folds: tuple[BottleneckAdapter, ...]
+    """Each fold's student; no row of the fold was trained on."""
+    result: TrainResult
+    teaching: Teaching | None = None
+    """Of stage 2."""
+
+
 def run_stage(
     spec: StageSpec,
     encoder: Encoder,
@@ -119,23 +167,40 @@ def run_stage(
     checkpoint: Checkpoint | None = None,
     resume: bytes | None = None,
     progress: Progress | None = None,
-) -> tuple[BottleneckAdapter, TrainResult]:
-    """Train one stage; returns the student at its best step."""
+) -> TrainedStage:
+    """Train one stage; where its rows have folds, those first."""
     rows = read_rows(Path(spec.rows))
     objective = build_objective(spec, encoder)
-    held_out = None
-    if rows.held_queries.ids:
-        held_out = HeldOutRows(encoder, rows.held_index, rows.held_queries, rows.num_faqs)
-    result = train(
-        objective,
-        rows.train,
-        spec.schedule,
-        seed=spec.seed,
-        device=encoder.device,
-        held_out=held_out,
-        workers=workers,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
+    folds = [
+        Scored(build_objective(spec.of_fold(number), encoder), part.scorer(encoder))
+        for number, part in enumerate(rows.splits())
+    ]
+    run = partial(train, seed=spec.seed, device=encoder.device, workers=workers, progress=progress)
+    if folds and rows.folds is not None:
+        scored = folds
+        result = train_in_folds(
+            run,
+            CrossValidation(folds, rows.train, rows.folds),
+            objective,
+            rows.train,
+            spec.schedule,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+    else:
+        held_out = rows.scorer(encoder) if rows.held_queries.ids else None
+        scored = [] if held_out is None else [Scored(objective, held_out)]
+        result = run(
+            objective,
+            rows.train,
+            spec.schedule,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+    return TrainedStage(
+        objective.student,
+        tuple(fold.objective.student for fold in folds),
+        result,
+        teaching_of(encoder, objective, rows.train, scored if spec.leave_one_out else ()),
     )
-    return objective.student, result

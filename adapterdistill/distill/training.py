@@ -93,7 +93,7 @@ def train(
     model: nn.Module = objective
     if workers.world_size > 1:
         model = DistributedDataParallel(objective)
-    run = _Run(objective, optimizer)
+    run = _Run(optimizer)
     if resume is not None:
         run.load(resume)
     elif held_out is not None:
@@ -128,9 +128,8 @@ def train(
 class _Run:
     """State between steps: parameters, optimiser, the best so far."""
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._objective = objective
         self._optimizer = optimizer
         self._best: list[Tensor] | None = None
         self._since_best = 0

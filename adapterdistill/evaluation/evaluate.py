@@ -1,6 +1,7 @@
 """How well an adapter ranks a tenant's FAQs, and the threshold below which it abstains."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from adapterdistill.evaluation.metrics import (
     recall_at,
     top1,
 )
-from adapterdistill.evaluation.rows import TenantRows, in_scope, out_of_scope
+from adapterdistill.evaluation.rows import TenantRows, in_scope, join, out_of_scope
 from adapterdistill.manifest import Metric
 
 FALSE_REJECTION = 0.05
@@ -92,15 +93,42 @@ class Judged:
     """Test rows: for the record."""
 
 
-def judge(encoder: Encoder, delta: LayerDelta, rows: TenantRows) -> Judged:
-    """Rank held-out and test rows, each against an index that does not hold them."""
+def judge(
+    encoder: Encoder, delta: LayerDelta, rows: TenantRows, folds: Sequence[LayerDelta] = ()
+) -> Judged:
+    """Rank held-out and test rows, each against an index that does not hold them.
+
+    Args:
+        folds: where `rows` has folds, the adapter of each: it ranks what the fold holds out, and
+            the out-of-scope rows, which no adapter was trained on.
+    """
     index = build_index(encoder, delta, rows.index(), rows.num_faqs)
     held_index = index
     if rows.held_from_train:
         held_index = build_index(encoder, delta, rows.held_index(), rows.num_faqs)
-    return Judged(
-        held=rank_queries(encoder, delta, held_index, rows.held),
-        test=rank_queries(encoder, delta, index, rows.test),
+    held = [rank_queries(encoder, delta, held_index, rows.held)]
+    if folds:
+        held = [
+            rank_queries(
+                encoder,
+                of_fold,
+                build_index(encoder, of_fold, part.held_index, rows.num_faqs),
+                join(part.held_queries, rows.held),
+            )
+            for of_fold, part in zip(folds, rows.stage().splits(), strict=True)
+        ]
+    return Judged(held=pool(held), test=rank_queries(encoder, delta, index, rows.test))
+
+
+def pool(parts: Sequence[Ranking]) -> Ranking:
+    """Rankings of several sets of queries as one."""
+    scored = [(part.score, len(part.ranks)) for part in parts if part.score is not None]
+    rows = sum(count for _, count in scored)
+    return Ranking(
+        ranks=torch.cat([part.ranks for part in parts]),
+        best=torch.cat([part.best for part in parts]),
+        best_out_of_scope=torch.cat([part.best_out_of_scope for part in parts]),
+        score=sum(score * count for score, count in scored) / rows if rows else None,
     )
 
 

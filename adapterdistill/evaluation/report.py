@@ -26,7 +26,7 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 class Comparison(Record):
-    """Own against distilled on the same held-out rows. Numbers only."""
+    """Own against distilled on the same rows, which trained neither. Numbers only."""
 
     rows: int
     own: dict[MetricName, Metric]

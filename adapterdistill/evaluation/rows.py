@@ -1,13 +1,16 @@
 """A tenant's rows as token ids, split for training, choosing and testing. Texts are not kept."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.data import Query, TenantDataset, held_out
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.folds import FEW_ROWS, assign_folds
 from adapterdistill.distill.stage import StageRows
 
 OUT_OF_SCOPE = -1
@@ -29,15 +32,21 @@ class TenantRows:
     """Labelled training queries."""
     held: TrainingRows
     """Rows for choices only: `valid`, or a stable share of the training rows where there is none.
-    Includes out-of-scope rows."""
+    Includes out-of-scope rows; none but those where there are `folds`."""
     test: TrainingRows
     """Rows for reporting only. Includes out-of-scope rows."""
     unlabelled: TrainingRows
     held_from_train: bool
+    folds: Tensor | None = None
+    """[train rows] int64: which fold holds the row out, -1 for none. None: no folds."""
 
     @property
     def num_faqs(self) -> int:
         return len(self.questions.ids)
+
+    @property
+    def num_folds(self) -> int:
+        return 0 if self.folds is None else int(self.folds.max()) + 1
 
     def index(self) -> TrainingRows:
         """What serving ranks against: questions and every labelled training query."""
@@ -56,18 +65,26 @@ class TenantRows:
         fit = join(self.questions, self.train if self.train.ids else self.answers)
         if not self.train.ids and not self.answers.ids:
             fit = join(fit, self.unlabelled)
+        folds = self.folds
+        if folds is not None:
+            folds = torch.cat([folds.new_full((self.num_faqs,), -1), folds])
         return StageRows(
             train=fit,
             held_index=join(self.questions, first_of_each(self.train, _INDEX_ROWS_PER_FAQ)),
             held_queries=spread(in_scope(self.held), _HELD_QUERIES),
             num_faqs=self.num_faqs,
+            folds=folds,
         )
 
 
 def tokenise(
     dataset: TenantDataset, encoder: Encoder, *, seed: int, held_out_fraction: float
 ) -> TenantRows:
-    """Read a tenant once, a batch of rows at a time, into token ids."""
+    """Read a tenant, a batch of rows at a time, into token ids.
+
+    What bounds the steps and compares adapters: `valid` rows where there are labelled ones, folds
+    where there are under `FEW_ROWS` labelled training rows, else `held_out_fraction` of those.
+    """
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}
     questions = TrainingRows(
@@ -78,24 +95,33 @@ def tokenise(
         encoder.tokenize([text for _, text in answered]),
         torch.tensor([i for i, _ in answered], dtype=torch.int64),
     )
+
+    def part(split: str, keep: Callable[[Query], bool] = lambda query: True) -> TrainingRows:
+        return _tokenise(filter(keep, dataset.queries(split)), encoder, position)
+
     has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
+    labelled = (q.query_id for q in dataset.queries("train") if not q.out_of_scope)
+    keys = list(islice(labelled, FEW_ROWS))
+    few = 0 < len(keys) < FEW_ROWS and not has_valid
 
     def holds_out(query: Query) -> bool:
+        if has_valid:
+            return False
+        if few:
+            return query.out_of_scope
         return held_out(query.query_id, seed=seed, fraction=held_out_fraction)
 
-    def part(split: str, keep: bool | None = None) -> TrainingRows:
-        chosen = (q for q in dataset.queries(split) if keep is None or holds_out(q) == keep)
-        return _tokenise(chosen, encoder, position)
-
+    train = part("train", lambda query: not query.out_of_scope and not holds_out(query))
     return TenantRows(
         questions=questions,
         answers=answers,
-        train=in_scope(part("train", None if has_valid else False)),
+        train=train,
         # Valid rows that are all out of scope cannot choose, but do set when to abstain.
-        held=part("valid") if has_valid else join(part("train", True), part("valid")),
+        held=join(part("train", holds_out), part("valid")),
         test=part("test"),
         unlabelled=part("unlabelled"),
-        held_from_train=not has_valid,
+        held_from_train=not has_valid and not few,
+        folds=assign_folds(questions, train, keys, seed=seed) if few else None,
     )
 
 
@@ -119,16 +145,11 @@ def join(first: TrainingRows, second: TrainingRows) -> TrainingRows:
 
 
 def in_scope(rows: TrainingRows) -> TrainingRows:
-    return _select(rows, rows.labels >= 0)
+    return rows.select(rows.labels >= 0)
 
 
 def out_of_scope(rows: TrainingRows) -> TrainingRows:
-    return _select(rows, rows.labels < 0)
-
-
-def _select(rows: TrainingRows, mask: torch.Tensor) -> TrainingRows:
-    kept = mask.nonzero().flatten().tolist()
-    return TrainingRows([rows.ids[row] for row in kept], rows.labels[mask])
+    return rows.select(rows.labels < 0)
 
 
 def first_of_each(rows: TrainingRows, count: int) -> TrainingRows:
@@ -138,7 +159,7 @@ def first_of_each(rows: TrainingRows, count: int) -> TrainingRows:
     for row, label in enumerate(rows.labels.tolist()):
         seen[label] = seen.get(label, 0) + 1
         mask[row] = seen[label] <= count
-    return _select(rows, mask)
+    return rows.select(mask)
 
 
 def spread(rows: TrainingRows, count: int) -> TrainingRows:
@@ -148,4 +169,4 @@ def spread(rows: TrainingRows, count: int) -> TrainingRows:
         mask[:] = True
     else:
         mask[torch.linspace(0, len(rows.ids) - 1, count).round().long()] = True
-    return _select(rows, mask)
+    return rows.select(mask)

@@ -17,11 +17,12 @@ from actors.train_loop import (
 )
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.distill.folds import NUM_FOLDS, fold_file
 from adapterdistill.distill.stage import StageSpec, write_rows
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import PlacementError, TrainingError
 from tests.cluster.processes import kill_one
-from tests.separable_tenant import held_out_of, separable_stage
+from tests.separable_tenant import fold_stage, held_out_of, separable_stage
 from tests.tiny_encoders import random_adapter
 
 pytestmark = pytest.mark.ray
@@ -92,6 +93,7 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     tiny_encoder_folder: Path,
     tmp_path: Path,
 ) -> None:
+    write_rows(Path(spec.rows), fold_stage())
     schedule = replace(spec.schedule, max_steps=12, evaluate_every=2, patience=99)
     spec = replace(spec, schedule=schedule)
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
@@ -112,6 +114,8 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     assert found[0].steps == 12 and found[0].best_step == in_place.best_step
     assert found[0].losses == pytest.approx(in_place.losses, abs=1e-4)
     assert_same_adapter(here, there, within=1e-5)
+    for fold in range(NUM_FOLDS):
+        assert_same_adapter(fold_file(here, fold), fold_file(there, fold), within=1e-5)
 
     # The same run once more has nothing left to train: it starts from the last checkpoint.
     there.unlink()

@@ -52,6 +52,43 @@ def test_a_tenant_goes_from_its_rows_to_a_live_bundle(
     )
 
 
+def test_few_rows_are_all_trained_on_and_judged_in_folds(
+    configured: Configured, registry: Running
+) -> None:
+    config = configured(
+        "founder",
+        splits=("train",) * 3 + ("test",),
+        out_of_scope=("train",),
+        run={"teachers": {"leave_one_out": True}},
+    )
+    report, lines = run_through(config)
+    held_out, distil = report.evaluate.held_out, report.distil
+    assert held_out is not None and held_out.rows == 15 and report.evaluate.folds == 2
+    assert "on 15 rows, 2 folds" in lines[4] and "on 15 held-out rows" in report.decide.reason
+    assert {m.count for m in [*held_out.own.values(), *held_out.distilled.values()]} == {15}
+    teachers = report.fetch_teachers.teachers
+    assert tuple(distil.attention) == tuple(distil.leave_one_out) == teachers
+    assert distil.own_attention is not None
+    assert sum(distil.attention.values()) + distil.own_attention == pytest.approx(1.0)
+    assert report.bundle.threshold > -1 and report.bundle.index_vectors == 5
+    manifest = registry.client.get(VersionRef.parse(report.publish.name))
+    assert manifest.metrics["held_out_mrr"].count == 15
+    # The folds' adapters are the owner's means of judging: they stay.
+    assert len(list(registry.client.list(tenant="founder", latest_only=False))) == 1
+
+
+def test_without_teachers_the_own_adapter_alone_is_judged_in_folds(
+    configured: Configured, empty_registry: Running
+) -> None:
+    report, _ = run_through(
+        configured("gilder", splits=("train", "test"), address=empty_registry.address)
+    )
+    held_out = report.evaluate.held_out
+    assert held_out is not None and held_out.rows == 5
+    assert held_out.own == held_out.distilled and held_out.gain == 0
+    assert report.distil.attention == {} and report.decide.choice == "own"
+
+
 def test_faqs_alone_with_teachers_are_distilled(configured: Configured, registry: Running) -> None:
     report, _ = run_through(configured("glover", splits=()))
     assert not report.extract.trained and report.distil.trained
@@ -60,7 +97,9 @@ def test_faqs_alone_with_teachers_are_distilled(configured: Configured, registry
     assert report.bundle.threshold == -1
     manifest = registry.client.get(VersionRef.parse(report.publish.name))
     assert manifest.teachers == report.fetch_teachers.teachers and manifest.metrics == {}
-    assert report.distil.steps == 6
+    assert report.distil.steps == 6 and report.distil.own_attention is None
+    assert sum(report.distil.attention.values()) == pytest.approx(1.0)
+    assert report.distil.leave_one_out == {} and report.evaluate.folds == 0
 
 
 @pytest.mark.parametrize("data", [{}, {"answers": False}])

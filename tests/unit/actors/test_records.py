@@ -11,7 +11,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 
 from actors.data_owner import DataOwner
 from actors.onboarding import STAGES, OnboardReport
-from actors.records import LEAVES_OWNER, Bundled, Fetched, Published, Validated
+from actors.records import LEAVES_OWNER, Bundled, Distilled, Fetched, Published, Validated
 from adapterdistill.manifest import Manifest
 
 SENTENCE = "where is my private parcel"
@@ -82,6 +82,9 @@ def test_a_report_adds_only_its_own_name_and_id() -> None:
         (Validated, {"counts": {SENTENCE: 1}, "data_sha256": "0" * 64}),
         (Validated, {"counts": {}, "data_sha256": SENTENCE}),
         (Fetched, {"teachers": [SENTENCE], "payload_bytes": 1}),
+        (Distilled, {"trained": True, "attention": {SENTENCE: 0.5}}),
+        (Distilled, {"trained": True, "leave_one_out": {SENTENCE: 0.5}}),
+        (Distilled, {"trained": True, "own_attention": SENTENCE}),
         (Published, {"name": SENTENCE, "payload_bytes": 1, "metrics": {}}),
         (Bundled, {"bundle": SENTENCE, "threshold": 0.1, "index_vectors": 1}),
     ],

@@ -45,7 +45,9 @@ def test_a_stage_that_is_done_is_answered_and_not_done_again(
     run_through(config)
     expected = getattr(DataOwner(config), stage)()
     made: list[str] = []
-    monkeypatch.setattr("actors.data_owner.train_stage", lambda *_, **__: made.append("training"))
+    monkeypatch.setattr(
+        "actors.training_stages.train_stage", lambda *_, **__: made.append("training")
+    )
     monkeypatch.setattr("actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch"))
     monkeypatch.setattr("adapterdistill.bundle.write_bundle", lambda *_: made.append("bundle"))
     owner = DataOwner(config)

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from actors.train_loop import train_in_place
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.batches import Batch
+from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.stage import StageSpec, write_rows
 from adapterdistill.distill.training import Schedule
-from tests.separable_tenant import held_out_of, separable_stage
+from tests.separable_tenant import fold_stage, held_out_of, separable_stage
 from tests.tiny_encoders import random_adapter
 
 
@@ -60,6 +64,58 @@ def test_killed_at_any_step_it_ends_as_if_it_had_not_been(
     assert (resumed.best_step, resumed.held_out_score) == (whole.best_step, whole.held_out_score)
     assert resumed.losses == whole.losses
     assert [p.name for p in adapter.parent.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("last", [1, 6, 8, 9, 10, 13, 18])
+def test_killed_in_the_folds_or_after_them_it_leaves_the_same_adapters(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, last: int
+) -> None:
+    write_rows(Path(spec.rows), fold_stage())
+    spec = replace(spec, leave_one_out=True)
+    whole = train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole" / "a.safetensors")
+    assert whole.steps == whole.best_step == 9  # of the folds, and then of the whole
+    adapter, steps = tmp_path / "killed" / "a.safetensors", 0
+
+    def kill(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == last:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_in_place(spec, tiny_encoder, adapter=adapter, progress=kill)
+    resumed = train_in_place(spec, tiny_encoder, adapter=adapter, progress=kill)
+    # The folds are kept every third step, the whole is trained again.
+    assert steps == last + 18 - min(last // 3 * 3, 9)
+    files = {p.name: p.read_bytes() for p in adapter.parent.iterdir()}
+    folds = [f"a.fold{fold}.safetensors" for fold in range(NUM_FOLDS)]
+    assert sorted(files) == [*folds, "a.safetensors"]
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
+    assert len(set(files.values())) == 1 + NUM_FOLDS
+    same = {"seconds": 0, "peak_rss_mb": 0}
+    assert resumed.model_copy(update=same) == whole.model_copy(update=same)
+
+
+def test_killed_between_two_folds_of_a_step_it_ends_as_if_it_had_not_been(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(Path(spec.rows), fold_stage())
+    train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole" / "a.safetensors")
+    adapter, forward, calls = tmp_path / "a.safetensors", AdapterDistillation.forward, 0
+
+    def kill(objective: AdapterDistillation, batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4 * NUM_FOLDS + 2:  # of the fifth step's first fold comes the second
+            raise Killed
+        return forward(objective, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterDistillation, "forward", kill)
+        with pytest.raises(Killed):
+            train_in_place(spec, tiny_encoder, adapter=adapter)
+    train_in_place(spec, tiny_encoder, adapter=adapter)
+    assert adapter.read_bytes() == (tmp_path / "whole" / "a.safetensors").read_bytes()
 
 
 def test_the_adapter_has_the_score_that_is_told(

@@ -23,7 +23,13 @@ from adapterdistill.distill.stage import (
     write_rows,
 )
 from adapterdistill.distill.training import Schedule
-from tests.separable_tenant import NUM_FAQS, held_out_of, separable_rows, separable_stage
+from tests.separable_tenant import (
+    NUM_FAQS,
+    fold_stage,
+    held_out_of,
+    separable_rows,
+    separable_stage,
+)
 from tests.tiny_encoders import random_adapter
 from tests.two_workers import run_worker
 
@@ -72,6 +78,15 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
         assert torch.equal(got.labels, expected.labels)
 
 
+def test_folds_survive_their_file(tmp_path: Path) -> None:
+    expected = fold_stage().folds
+    write_rows(tmp_path / "rows", fold_stage())
+    found = read_rows(tmp_path / "rows").folds
+    assert found is not None and expected is not None and torch.equal(found, expected)
+    write_rows(tmp_path / "rows", separable_stage())
+    assert read_rows(tmp_path / "rows").splits() == []
+
+
 def test_a_stage_without_held_out_rows_survives_its_file(tmp_path: Path) -> None:
     none = TrainingRows([], torch.tensor([], dtype=torch.int64))
     write_rows(tmp_path / "rows", StageRows(separable_rows(1, seed=0), none, none, 6))
@@ -102,11 +117,12 @@ def test_a_stage_learns_a_separable_tenant(
     spec = replace(
         spec, schedule=schedule, bottleneck_size=16, teachers=spec.teachers if stage == 2 else ()
     )
-    student, result = run_stage(spec, tiny_encoder)
+    trained = run_stage(spec, tiny_encoder)
+    result = trained.result
     assert result.best_score is not None
     assert result.best_score > result.scores[0][1] + 0.5
     held_out = HeldOutRows(tiny_encoder, rows.held_index, rows.held_queries, NUM_FAQS)
-    assert held_out(student) == pytest.approx(result.best_score, abs=1e-6)
+    assert held_out(trained.student) == pytest.approx(result.best_score, abs=1e-6)
 
 
 def test_held_out_scores_equal_a_brute_force_cross_entropy(tiny_encoder: Encoder) -> None:
@@ -136,9 +152,14 @@ def test_held_out_labels_out_of_range_are_refused(tiny_encoder: Encoder, label: 
         HeldOutRows(tiny_encoder, wrong, rows, 6)
 
 
-def test_two_workers_agree_with_one(spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [separable_stage(), fold_stage()], ids=["held out", "folds"])
+def test_two_workers_agree_with_one(
+    spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, rows: StageRows
+) -> None:
+    write_rows(Path(spec.rows), rows)
     spec = replace(spec, schedule=replace(SCHEDULE, max_steps=6, evaluate_every=3, batch_size=17))
-    alone, _ = run_stage(spec, tiny_encoder)
+    trained = run_stage(spec, tiny_encoder)
+    assert len(trained.folds) == len(rows.splits())
     results = [tmp_path / f"student-{rank}" for rank in range(2)]
     meeting = tmp_path / "meeting"
     second = multiprocessing.get_context("spawn").Process(
@@ -151,8 +172,9 @@ def test_two_workers_agree_with_one(spec: StageSpec, tiny_encoder: Encoder, tmp_
         assert second.exitcode == 0
     finally:
         second.kill()
-    first, other = (result.read_bytes() for result in results)
-    assert first == other
-    together = unpack_adapter(first)
-    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    for number, student in enumerate((trained.student, *trained.folds)):
+        first, other = (Path(f"{result}-{number}").read_bytes() for result in results)
+        assert first == other
+        together = unpack_adapter(first)
+        for one, two in zip(student.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-5)

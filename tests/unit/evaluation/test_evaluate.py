@@ -11,11 +11,14 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.folds import NUM_FOLDS
+from adapterdistill.distill.held_out import cross_entropy
 from adapterdistill.evaluation.evaluate import (
     Ranking,
     abstention_threshold,
     build_index,
     judge,
+    pool,
     rank_queries,
 )
 from adapterdistill.evaluation.rows import join, tokenise
@@ -85,7 +88,7 @@ def test_rankings_of_no_queries_are_empty(tiny_encoder: Encoder) -> None:
 def test_held_out_rows_taken_from_training_are_ranked_against_an_index_without_them(
     tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
-    dataset = TenantDataset.open(write_shop(tmp_path / "t", splits=("train",) * 4 + ("test",)))
+    dataset = TenantDataset.open(write_shop(tmp_path / "t", splits=("train",) * 51 + ("test",)))
     rows = tokenise(dataset, tiny_encoder, seed=3, held_out_fraction=0.2)
     adapter = random_adapter(tiny_encoder, seed=1)
     found = judge(tiny_encoder, adapter, rows)
@@ -100,6 +103,49 @@ def test_held_out_rows_taken_from_training_are_ranked_against_an_index_without_t
     ):
         expected = rank_queries(tiny_encoder, adapter, index, queries)
         assert torch.equal(ranked.best, expected.best) and ranked.score == expected.score
+
+
+def test_folds_are_judged_on_the_rows_that_each_held_out_as_a_loop_over_rows_judges(
+    tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    folder = write_shop(tmp_path / "t", splits=("train",) * 4, out_of_scope=("train", "valid"))
+    rows = tokenise(TenantDataset.open(folder), tiny_encoder, seed=3, held_out_fraction=0.2)
+    whole, *folds = (random_adapter(tiny_encoder, seed=n, scale=0.5) for n in range(1 + NUM_FOLDS))
+    found = judge(tiny_encoder, whole, rows, folds).held
+    assert rows.folds is not None
+    ranks, best, outside, surprise = [], [], [], []
+    for fold, adapter in enumerate(folds):
+        seen = join(rows.questions, rows.train.select(rows.folds != fold))
+        index, _ = build_index(tiny_encoder, adapter, seen, 5)
+        labelled = []
+        for row in (rows.folds == fold).nonzero().flatten().tolist():
+            scores = tiny_encoder.embed_ids([rows.train.ids[row]], adapter)[0] @ index.T
+            gold = int(rows.train.labels[row])
+            ranks.append(1 + int((scores > scores[gold]).sum()))
+            best.append(float(scores.max()))
+            labelled.append((scores, gold))
+        surprise += [cross_entropy(*scores_and_gold(labelled))] * len(labelled)
+        for ids in rows.held.ids:
+            outside.append(float((tiny_encoder.embed_ids([ids], adapter)[0] @ index.T).max()))
+    assert len(ranks) == 20 and len(set(ranks)) > 2
+    assert found.ranks.tolist() == ranks
+    assert found.best.tolist() == pytest.approx(best, abs=1e-5)
+    assert found.best_out_of_scope.tolist() == pytest.approx(outside, abs=1e-5)
+    assert found.score == pytest.approx(-sum(surprise) / 20, abs=1e-5)
+
+
+def scores_and_gold(labelled: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([scores for scores, _ in labelled]), torch.tensor([g for _, g in labelled])
+
+
+def test_pooled_rankings_weigh_every_row_alike() -> None:
+    one = Ranking(torch.tensor([1, 3]), torch.tensor([0.5, 0.25]), torch.tensor([0.1]), -2.0)
+    other = Ranking(torch.tensor([2]), torch.tensor([0.75]), torch.tensor([]), -0.5)
+    found = pool([one, other, ranking([], [0.3])])
+    assert found.ranks.tolist() == [1, 3, 2] and found.best.tolist() == [0.5, 0.25, 0.75]
+    assert found.best_out_of_scope.tolist() == pytest.approx([0.1, 0.3])
+    assert found.score == pytest.approx((-2.0 * 2 - 0.5) / 3)
+    assert pool([ranking([], []), ranking([], [])]).score is None
 
 
 def test_nothing_is_refused_without_answerable_held_out_queries() -> None:

@@ -8,11 +8,14 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.data import Query, TenantDataset, held_out
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.folds import FEW_ROWS, NUM_FOLDS
 from adapterdistill.evaluation.rows import OUT_OF_SCOPE, TenantRows, tokenise
 from tests.owner_runs import write_shop
 
 Row = tuple[tuple[int, ...], int]
-LABELLED = ("train", "train", "train", "train", "train", "test")
+FEW = ("train", "train", "train", "train", "train", "test")
+MANY = ("train",) * (FEW_ROWS // 5) + ("test",)
+"""Of each of the five FAQs."""
 
 
 def rows_of(rows: TrainingRows) -> set[Row]:
@@ -61,10 +64,10 @@ def test_valid_rows_are_held_and_all_train_rows_train(
 def test_without_valid_rows_a_stable_share_of_train_is_held(
     tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
-    folder = write_shop(tmp_path / "t", splits=LABELLED, out_of_scope=("train",) * 10)
+    folder = write_shop(tmp_path / "t", splits=MANY, out_of_scope=("train",) * 10)
     dataset = TenantDataset.open(folder)
     rows = read(dataset, tiny_encoder)
-    assert rows.held_from_train
+    assert rows.held_from_train and rows.folds is None
     assert rows_of(rows.held) == expected(dataset, tiny_encoder, "train", keep=True)
     assert rows_of(rows.train) == in_scope_of(expected(dataset, tiny_encoder, "train", keep=False))
     assert 0 < len(rows.held.ids) < len(rows.train.ids)
@@ -78,7 +81,7 @@ def test_without_valid_rows_a_stable_share_of_train_is_held(
 def test_held_and_test_rows_are_never_trained_on_nor_in_the_index_that_ranks_held_rows(
     tmp_path: Path, tiny_encoder: Encoder, has_valid: bool
 ) -> None:
-    splits = (*LABELLED, "valid") if has_valid else LABELLED
+    splits = (*FEW, "valid") if has_valid else MANY
     folder = write_shop(tmp_path / "t", splits=splits, out_of_scope=("train", "valid"))
     dataset = TenantDataset.open(folder)
     rows = read(dataset, tiny_encoder)
@@ -94,19 +97,42 @@ def test_held_and_test_rows_are_never_trained_on_nor_in_the_index_that_ranks_hel
     assert (in_scope_of(held) <= rows_of(rows.index())) == (not has_valid)
 
 
+def test_few_rows_without_valid_ones_all_train_and_each_is_held_out_once(
+    tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    folder = write_shop(tmp_path / "t", splits=FEW, out_of_scope=("train", "valid", "test"))
+    dataset = TenantDataset.open(folder)
+    rows = read(dataset, tiny_encoder)
+    stage = rows.stage()
+    labelled = in_scope_of(expected(dataset, tiny_encoder, "train"))
+    assert not rows.held_from_train and rows.num_folds == NUM_FOLDS
+    assert rows_of(rows.train) == labelled
+    assert rows_of(stage.train) == rows_of(rows.index()) == rows_of(rows.questions) | labelled
+    assert not stage.held_queries.ids
+    assert len(rows.held.ids) == 2 and not in_scope_of(rows_of(rows.held))
+    held = [rows_of(part.held_queries) for part in stage.splits()]
+    assert sorted(row for part in held for row in part) == sorted(labelled)
+    write_tenant(tmp_path / "other-order", dataset.faqs(), reversed(list(dataset.queries())))
+    again = read(TenantDataset.open(tmp_path / "other-order"), tiny_encoder)
+    assert [rows_of(part.held_queries) for part in again.stage().splits()] == held
+
+
 def test_a_valid_split_of_out_of_scope_rows_alone_holds_a_share_of_train(
     tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
-    folder = write_shop(tmp_path / "t", splits=LABELLED, out_of_scope=("valid", "valid"))
+    folder = write_shop(tmp_path / "t", splits=MANY, out_of_scope=("valid", "valid"))
     rows = read(TenantDataset.open(folder), tiny_encoder)
     assert rows.held_from_train
     assert rows_of(rows.stage().held_queries)
+    few = write_shop(tmp_path / "few", splits=FEW, out_of_scope=("valid", "valid"))
+    assert read(TenantDataset.open(few), tiny_encoder).num_folds == NUM_FOLDS
 
 
+@pytest.mark.parametrize("splits", [FEW, MANY])
 def test_out_of_scope_valid_rows_are_held_even_without_labelled_ones(
-    tmp_path: Path, tiny_encoder: Encoder
+    tmp_path: Path, tiny_encoder: Encoder, splits: tuple[str, ...]
 ) -> None:
-    folder = write_shop(tmp_path / "t", splits=LABELLED, out_of_scope=("valid", "valid"))
+    folder = write_shop(tmp_path / "t", splits=splits, out_of_scope=("valid", "valid"))
     dataset = TenantDataset.open(folder)
     rows = read(dataset, tiny_encoder)
     assert expected(dataset, tiny_encoder, "valid") <= rows_of(rows.held)
