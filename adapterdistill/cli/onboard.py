@@ -16,8 +16,10 @@ from actors.onboarding import (
     write_report,
 )
 from actors.onboarding import onboard as run_stages
+from actors.records import Distilled
 from adapterdistill.cli.output import Format
 from adapterdistill.config import load_toml
+from adapterdistill.manifest import VersionRef
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +51,10 @@ def onboard(
     if as_json:
         typer.echo(json.dumps(report.model_dump(mode="json")))
     else:
-        Console().print(_table(report))
+        console = Console()
+        console.print(_table(report))
+        if report.distil.trained:
+            console.print(_teachers(report.distil))
 
 
 def _table(report: OnboardReport) -> Table:
@@ -58,4 +63,22 @@ def _table(report: OnboardReport) -> Table:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage, seconds in report.stage_seconds().items():
         table.add_row(stage, f"{seconds:.1f}", f"{report.result_of(stage).peak_rss_mb:.0f}")
+    return table
+
+
+def _teachers(distil: Distilled) -> Table:
+    """Which teachers helped: those with the largest share of the attention first."""
+    caption = "left out: the fusion's held-out score without it, minus that with all"
+    table = Table(title="Teachers", caption=caption if distil.leave_one_out else None)
+    for column in ("teacher", "attention", "left out"):
+        table.add_column(column, justify="left" if column == "teacher" else "right")
+    for name, share in sorted(distil.attention.items(), key=lambda item: -item[1]):
+        ref, change = VersionRef.parse(name), distil.leave_one_out.get(name)
+        table.add_row(
+            f"{ref.tenant}/{ref.adapter} {ref.version[:12]}",
+            f"{share:.3f}",
+            "" if change is None else f"{change:+.4f}",
+        )
+    if distil.own_attention is not None:
+        table.add_row("(own adapter)", f"{distil.own_attention:.3f}", "")
     return table

@@ -15,7 +15,7 @@ from adapterdistill.config import load_toml
 from adapterdistill.errors import PlacementError
 from adapterdistill.manifest import VersionRef
 from tests.contract.running_registry import Running
-from tests.owner_runs import config_toml, run_of, write_shop
+from tests.owner_runs import config_toml, publish, run_of, write_shop
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET = "plover"
@@ -68,6 +68,32 @@ def test_a_local_run_prints_its_stages_and_keeps_its_report(
     assert "[8/8] acme bundle:" in again.err
     assert "step " not in again.out + again.err  # nothing was trained again
     assert SECRET not in printed.out + printed.err + again.out + again.err + json.dumps(report)
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_the_teachers_that_helped_are_printed(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    registry: Running,
+    capfd: pytest.CaptureFixture[str],
+    tiny_encoder: Encoder,
+    leave_one_out: bool,
+) -> None:
+    for seed, tenant in enumerate(["baker", "cooper"]):
+        publish(registry, tiny_encoder, tenant, seed=seed)
+    write_shop(tmp_path / "data" / "acme")
+    config = toml(registry.address, teachers={"leave_one_out": leave_one_out})
+    assert run("--config", config, "--local") == 0
+    printed = capfd.readouterr().out
+    report = json.loads((tmp_path / "owners" / "acme" / "report.json").read_text())
+    for name, share in report["distil"]["attention"].items():
+        ref = VersionRef.parse(name)
+        (line,) = [line for line in printed.splitlines() if f"{ref.tenant}/{ref.adapter}" in line]
+        assert ref.version[:12] in line and f"{share:.3f}" in line
+        change = report["distil"]["leave_one_out"].get(name)
+        assert (change is None) == (not leave_one_out)
+        assert change is None or f"{change:+.4f}" in line
+    assert "(own adapter)" in printed and ("left out:" in printed) == leave_one_out
 
 
 def test_json_on_stdout_is_all_that_is_there(
