@@ -88,7 +88,7 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=64, ge=4, le=4096)
     extract_steps: int = Field(default=60, ge=1, le=100_000)
     extract_learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    distil_steps: int = Field(default=60, ge=1, le=100_000)
+    distil_steps: int = Field(default=40, ge=1, le=100_000)
     distil_learning_rate: float = Field(default=2e-3, gt=0, le=1)
     evaluate_every: int = Field(default=10, ge=1)
     patience: int = Field(default=3, ge=1)
