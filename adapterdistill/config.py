@@ -86,7 +86,7 @@ class TrainingConfig(Section):
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
-    extract_steps: int = Field(default=60, ge=1, le=100_000)
+    extract_steps: int = Field(default=50, ge=1, le=100_000)
     extract_learning_rate: float = Field(default=1e-3, gt=0, le=1)
     distil_steps: int = Field(default=40, ge=1, le=100_000)
     distil_learning_rate: float = Field(default=2e-3, gt=0, le=1)
