@@ -179,7 +179,9 @@ def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, 
     Returns:
         The texts, unlabelled, and the row that each is, [texts] int64; -1 for a public one.
     """
-    public = encoder.tokenize(public_texts())
+    # A fold must not meet as a public text the row that it holds out.
+    mine = set(map(tuple, rows.ids))
+    public = [ids for ids in encoder.tokenize(public_texts()) if tuple(ids) not in mine]
     copies = max(1, len(public) // len(rows.ids))
     ids = [*list(rows.ids) * copies, *public]
     of_row = torch.cat([torch.arange(len(rows.ids)).repeat(copies), torch.full((len(public),), -1)])

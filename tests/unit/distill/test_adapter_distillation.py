@@ -217,6 +217,15 @@ def test_own_and_public_texts_are_drawn_about_as_often(tiny_encoder: Encoder, co
         assert row < 0 or text == mine.ids[row]
 
 
+def test_a_row_of_the_tenant_s_own_is_no_public_text(tiny_encoder: Encoder) -> None:
+    """Else a fold would be trained on what it holds out."""
+    shared = tiny_encoder.tokenize(public_texts()[:3])
+    mine = TrainingRows([*ROWS.ids, *shared], torch.cat([ROWS.labels, torch.tensor([0, 1, 2])]))
+    texts, of_row = imitation_rows(tiny_encoder, mine)
+    public = {tuple(ids) for ids, row in zip(texts.ids, of_row.tolist(), strict=True) if row < 0}
+    assert len(public) > 500 and not public & set(map(tuple, mine.ids))
+
+
 def test_public_texts_are_the_samples_queries() -> None:
     texts = public_texts()
     assert len(texts) == len(set(texts)) > 500
