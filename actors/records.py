@@ -72,7 +72,7 @@ class Distilled(Trained):
     """Stage 2, and which teachers helped."""
 
     weights: dict[VersionName, float] = Field(default_factory=dict)
-    """Each teacher's share of the mixture."""
+    """Each teacher's share of the teaching."""
     leave_one_out: dict[VersionName, float] = Field(default_factory=dict)
     """Held-out score of the composition without the teacher, minus that of the whole: below 0
     where it helped. On request."""

@@ -24,7 +24,7 @@ from adapterdistill.bench.scoring import Embed, score, valid_top1
 from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.checkpoint import pack_adapter, state_digest, unpack_adapter
 
-NO_TRAINING = Setting(tuned=0.0, steps=0)
+NO_TRAINING = Setting(learning_rate=0.0, steps=0)
 
 
 @dataclass(frozen=True)

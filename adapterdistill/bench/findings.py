@@ -187,10 +187,10 @@ def _choices(choices: Mapping[tuple[str, int | None, str], Choice]) -> list[dict
     """How often each setting was chosen, by method and k."""
     counts: dict[tuple[str, int | None], Counter[tuple[float, int, str]]] = {}
     for (method, k, _), choice in choices.items():
-        one = (choice.setting.tuned, choice.setting.steps, choice.scoring)
+        one = (choice.setting.learning_rate, choice.setting.steps, choice.scoring)
         counts.setdefault((method, k), Counter())[one] += 1
     return [
-        {"method": m, "k": k, "tuned": rate, "steps": steps, "scoring": s, "tenants": n}
+        {"method": m, "k": k, "learning_rate": rate, "steps": steps, "scoring": s, "tenants": n}
         for (m, k), counter in sorted(counts.items(), key=str)
         for (rate, steps, s), n in counter.most_common()
     ]

@@ -6,11 +6,10 @@ from adapterdistill.bench.methods import Method, Setting
 _TEACHERS = frozenset({"teachers"})
 _TEACHERS_AND_OWN = frozenset({"teachers", "own"})
 _ADAPTER_RATES = (2e-4, 5e-4, 1e-3)
-_STRENGTHS = (0.4, 0.8, 1.6)
 
 OWN = "own"
 OURS = "distillation"
-TEACHER_SETTING = Setting(tuned=1e-3, steps=100)
+TEACHER_SETTING = Setting(learning_rate=1e-3, steps=100)
 """A teacher has all its rows, so no step count is too many; one setting for all of them."""
 TEACHER_SEED = 0
 POOL_RATE = 1e-3
@@ -37,12 +36,12 @@ _ALL = (
         needs=_TEACHERS_AND_OWN, rates=(2e-5, 5e-5, 2e-4), max_steps=60, step_cost=1.6,
     ),
     Method(
-        "composition", "Composition that the student imitates", "1", methods.composition,
-        needs=_TEACHERS_AND_OWN, needs_queries=False, tuned_as=OURS,
+        "composition", "Composition that the student imitates", "2", methods.composition,
+        needs=_TEACHERS_AND_OWN, step_cost=1.6, ablation=True,
     ),
     Method(
-        OURS, "AdapterDistillation", "4", methods.adapter_distillation,
-        needs=_TEACHERS_AND_OWN, rates=_STRENGTHS, max_steps=60, step_cost=1.5,
+        OURS, "AdapterDistillation", "5", methods.adapter_distillation,
+        needs=_TEACHERS_AND_OWN, rates=(1e-3, 2e-3, 4e-3), max_steps=60, step_cost=1.6,
         needs_queries=False,
     ),
     Method(
@@ -59,12 +58,12 @@ _ALL = (
         needs=frozenset({"base"}), rates=_ADAPTER_RATES, max_steps=60, step_cost=1.0,
     ),
     Method(
-        "shuffled_teachers", "Control: teachers with shuffled weights", "2",
+        "shuffled_teachers", "Control: teachers with shuffled weights", "3",
         methods.shuffled_teachers,
         needs=_TEACHERS_AND_OWN, step_cost=1.5, control=True, tuned_as=OURS,
     ),
     Method(
-        "permuted_teachers", "Control: teachers of permuted labels", "2",
+        "permuted_teachers", "Control: teachers of permuted labels", "3",
         methods.adapter_distillation,
         needs=frozenset({"permuted", "own"}), step_cost=1.5, control=True, tuned_as=OURS,
     ),

@@ -14,8 +14,7 @@ from adapterdistill.bench.scoring import Embed
 from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.tfidf import TfIdf
 from adapterdistill.distill.adapter_distillation import (
-    IMITATION_RATE,
-    Composition,
+    AdapterDistillation,
     distillation_of,
     imitation_rows,
 )
@@ -32,10 +31,9 @@ CHECK_EVERY = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tuned: the same grid size for every trained method."""
+    """What is tuned."""
 
-    tuned: float
-    """The learning rate; for AdapterDistillation the mixture's strength."""
+    learning_rate: float
     steps: int
 
 
@@ -94,7 +92,7 @@ class Method:
     needs: frozenset[str] = frozenset()
     """Of "teachers", "own", "base", "pool"."""
     rates: tuple[float, ...] = ()
-    """Learning rates (or strengths) to choose from; none: nothing is tuned."""
+    """Learning rates to choose from; none: nothing is tuned."""
     max_steps: int = 0
     step_cost: float = 0.0
     """A training step relative to an own adapter's, for the estimate."""
@@ -118,13 +116,12 @@ def _fit(
     arrival: Arrival,
     monitor: Monitor | None,
     embed: Embed | None = None,
-    learning_rate: float | None = None,
 ) -> Embed:
     """Train for the setting's steps; a monitor only watches. Returns the trained embedding."""
     trained = embed or embed_with(arrival.encoder, objective.deployed())
     schedule = Schedule(
         max_steps=setting.steps,
-        learning_rate=learning_rate or setting.tuned,
+        learning_rate=setting.learning_rate,
         evaluate_every=CHECK_EVERY,
         patience=setting.steps + 1,
     )
@@ -192,31 +189,25 @@ def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) 
 
 
 def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    """What the student of stage 2 imitates: own adapter and weighted teachers, all kept."""
-    return Outcome(embed_with(arrival.encoder, _composed(arrival, setting)))
+    """What the student of stage 2 imitates, kept at serving."""
+    return Outcome(embed_with(arrival.encoder, _distillation(arrival).composition))
 
 
 def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
     """Stage 2: the student, started as the own adapter, imitates that composition."""
-    encoder, rows = arrival.encoder, arrival.rows.training()
-    objective = distillation_of(
-        encoder,
-        _composed(arrival, setting),
-        bottleneck_size=BOTTLENECK_SIZE,
-        seed=arrival.seed,
-    )
-    texts, _ = imitation_rows(encoder, rows)
-    embed = _fit(objective, texts, setting, arrival, monitor, learning_rate=IMITATION_RATE)
-    return Outcome(embed, objective.student)
+    objective = _distillation(arrival)
+    texts, _ = imitation_rows(arrival.encoder, arrival.rows.training())
+    return Outcome(_fit(objective, texts, setting, arrival, monitor), objective.student)
 
 
-def _composed(arrival: Arrival, setting: Setting) -> Composition:
-    return Composition.of(
+def _distillation(arrival: Arrival) -> AdapterDistillation:
+    return distillation_of(
         arrival.encoder,
         arrival.teachers,
         arrival.rows.training(),
         own=arrival.own,
-        strength=setting.tuned,
+        bottleneck_size=BOTTLENECK_SIZE,
+        seed=arrival.seed,
     )
 
 
@@ -253,7 +244,7 @@ def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> 
     train_in_turn(
         objective,
         [rows.training() for rows in arrival.pool],
-        Schedule(max_steps=setting.steps, learning_rate=setting.tuned),
+        Schedule(max_steps=setting.steps, learning_rate=setting.learning_rate),
         seed=arrival.seed,
     )
     return Outcome(embed_with(arrival.encoder, objective.student), objective.student)

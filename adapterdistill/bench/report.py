@@ -38,9 +38,9 @@ def markdown(found: Mapping[str, Any], plots: Sequence[str]) -> str:
         _out_of_scope(found["rows"]),
         "## What was chosen, on other tenants' `valid` rows",
         table(
-            ("method", "k", "rate or strength", "steps", "scoring", "tenants"),
+            ("method", "k", "learning rate", "steps", "scoring", "tenants"),
             (
-                (LABELS.get(c["method"], c["method"]), _k(c["k"]), f"{c['tuned']:g}",
+                (LABELS.get(c["method"], c["method"]), _k(c["k"]), f"{c['learning_rate']:g}",
                  c["steps"], c["scoring"], c["tenants"])
                 for c in found["choices"]
             ),

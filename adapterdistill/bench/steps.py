@@ -9,16 +9,13 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, Composition, Mixture
+from adapterdistill.distill.adapter_distillation import AdapterDistillation
 from adapterdistill.distill.adapter_fusion import AdapterFusion
 from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import (
-    feature_distance,
-    prototype_loss,
-    relation_distance,
-)
-from adapterdistill.distill.method import Objective, OwnAdapter, Recording
+from adapterdistill.distill.composition import FusedTeachers
+from adapterdistill.distill.losses import prototype_loss
+from adapterdistill.distill.method import Objective, OwnAdapter
 
 OWN = "own adapter"
 FUSION = "AdapterFusion"
@@ -47,23 +44,6 @@ def plain_fusion(layer: int, x: Tensor, fusion: Fusion, stack: AdapterStack) -> 
     value = F.linear(u, fusion.value_weight[layer].to(x.dtype))
     weights = (query[:, None] * key).sum(-1).softmax(-1)
     return (weights[..., None] * value).sum(1)
-
-
-class StudentStep(AttentionDistillation):
-    """The student's half of that: the fusion is frozen and runs without gradients."""
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        return [{"params": list(self.student.parameters()), "lr": learning_rate}]
-
-    def forward(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            fused = Recording(self.fused())
-            teacher = self._encoder.embed(batch.tokens, fused)
-        own = Recording(self.student)
-        student = self._encoder.embed(batch.tokens, own)
-        loss = prototype_loss(student, batch.labels)
-        distance = feature_distance(own.outputs, fused.outputs, total_tokens=batch.total_tokens)
-        return loss + distance + relation_distance(student, teacher)
 
 
 class Step:
@@ -96,14 +76,12 @@ def build_steps(
         return Fusion.new(*shape, seed=0).to(encoder.device)
 
     even = torch.full((stack.num_adapters,), 1 / stack.num_adapters)
-    mixture = Mixture(stack, even, torch.ones(encoder.num_layers, device=encoder.device))
-    composition = Composition(mixture, student(), strength=0.5)
+    frozen = FusedTeachers(stack, fusion().requires_grad_(False), student(), even)
     objectives: dict[str, Objective] = {
         OWN: OwnAdapter(encoder, student()),
         FUSION: AdapterFusion(encoder, stack, fusion()),
-        STUDENT: StudentStep(encoder, student(), stack, fusion()),
+        STUDENT: AdapterDistillation(encoder, student(), frozen),
         ATTENTION: AttentionDistillation(encoder, student(), stack, fusion()),
-        STAGE_2: AdapterDistillation(encoder, student(), composition),
         PLAIN: PlainFusion(encoder, stack, fusion()),
     }
     return {name: Step(objective, batch) for name, objective in objectives.items()}

@@ -24,13 +24,18 @@ from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.bench.peer import Peer, PeerUnavailableError, running, set_up
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.steps import (
+    FUSION,
     OWN,
+    STAGE_2,
+    STUDENT,
     build_steps,
     disagreement,
     strong_adapters,
     wide_fusion,
 )
+from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
+from adapterdistill.distill.composition import FUSION_STEPS
 
 BATCH_SIZE = 32
 TOLERANCE = 1e-5
@@ -144,7 +149,16 @@ def _time(
                 if turn:
                     timing.seconds.append(seconds)
             done()
-    return [*timings, *(timing for timing, _ in asked)]
+    whole = [_stage_2(timings, count) for count in counts]
+    return [*timings, *whole, *(timing for timing, _ in asked)]
+
+
+def _stage_2(timings: Sequence[Timing], count: int) -> Timing:
+    """All of stage 2 over its student updates: each bears its share of the fusion's training."""
+    share = FUSION_STEPS / TrainingConfig().distil_steps
+    seconds = {t.kind: t.seconds for t in timings if t.count == count}
+    rounds = zip(seconds[STUDENT], seconds[FUSION], strict=True)
+    return Timing(STAGE_2, count, [student + share * fusion for student, fusion in rounds])
 
 
 def _relative(timings: Sequence[Timing]) -> list[dict[str, Any]]:

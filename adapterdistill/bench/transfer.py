@@ -171,7 +171,7 @@ def _chosen(
         result = bench.cache.read(bench.key(cell))
         if result is not None:
             runs = watched.setdefault((cell.method, cell.k), {})
-            runs[cell.tenant, cell.setting.tuned] = result["checkpoints"]
+            runs[cell.tenant, cell.setting.learning_rate] = result["checkpoints"]
     return {
         (method, k, name): choose(runs, but=name)
         for (method, k), runs in watched.items()

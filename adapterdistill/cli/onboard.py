@@ -67,7 +67,7 @@ def _table(report: OnboardReport) -> Table:
 
 
 def _teachers(distil: Distilled) -> Table:
-    """Which teachers helped: those with the largest share of the mixture first."""
+    """Which teachers helped: those with the largest share of the teaching first."""
     caption = "left out: the composition's held-out score without it, minus that with all"
     table = Table(title="Teachers", caption=caption if distil.leave_one_out else None)
     for column in ("teacher", "share", "left out"):

@@ -16,7 +16,6 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.distill.adapter_distillation import (
-    Composition,
     distillation_of,
     imitation_rows,
 )
@@ -137,9 +136,13 @@ def build_objective(spec: StageSpec, encoder: Encoder, rows: TrainingRows) -> Ob
         )
         return OwnAdapter(encoder, student.to(encoder.device))
     teachers = [load_payload(path).to(encoder.device) for path in spec.teachers]
-    composition = Composition.of(encoder, teachers, rows, own=initial)
     return distillation_of(
-        encoder, composition, bottleneck_size=spec.bottleneck_size, seed=spec.seed
+        encoder,
+        teachers,
+        rows,
+        own=initial,
+        bottleneck_size=spec.bottleneck_size,
+        seed=spec.seed,
     )
 
 

@@ -1,9 +1,10 @@
-"""Which teachers helped: their share of the mixture, and what is lost without each."""
+"""Which teachers helped: their share of the composition, and what is lost without each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapterdistill.distill.adapter_distillation import AdapterDistillation, Composition
+from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.composition import Composition
 from adapterdistill.distill.method import HeldOut, Objective, Scored
 
 
@@ -12,7 +13,7 @@ class Teaching:
     """Of each teacher, in their order."""
 
     weights: tuple[float, ...]
-    """Share of the mixture; the sum is 1."""
+    """Share of the composition; the sum is 1."""
     leave_one_out: tuple[float, ...] = ()
     """Held-out score of the composition without it minus that of the whole: below 0 where it
     helped. Empty where that was not asked for, or nothing is held out."""
@@ -31,7 +32,7 @@ def teaching_of(objective: Objective, scored: Sequence[Scored]) -> Teaching | No
         for one in scored
         if isinstance(one.objective, AdapterDistillation)
     ]
-    return Teaching(tuple(objective.composition.mixture.weights.tolist()), leave_one_out(stages))
+    return Teaching(tuple(objective.composition.shares.tolist()), leave_one_out(stages))
 
 
 def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float, ...]:
@@ -48,4 +49,4 @@ def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float,
         without = [held_out(composition.without(teacher)) for composition, held_out in stages]
         return (sum(without) - sum(whole)) / len(stages)
 
-    return tuple(change(n) for n in range(len(stages[0][0].mixture.weights)))
+    return tuple(change(n) for n in range(len(stages[0][0].shares)))

@@ -28,7 +28,7 @@ TINY = Size(
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = {name: Setting(s.tuned, 1) for name, s in selection_accuracy.SETTINGS.items()}
+    short = {name: Setting(s.learning_rate, 1) for name, s in selection_accuracy.SETTINGS.items()}
     monkeypatch.setattr(selection_accuracy, "SETTINGS", short)
 
 

@@ -106,11 +106,11 @@ def test_a_choice_is_the_best_mean_of_the_other_tenants() -> None:
         ("c", 2e-3): [_top1(0.1), _top1(0.2, 0.4)],
     }
     found = choose(watched, but="a")
-    assert (found.setting.tuned, found.setting.steps) == (2e-3, 10)
+    assert (found.setting.learning_rate, found.setting.steps) == (2e-3, 10)
     assert (found.scoring, found.valid_top1) == ("centroid", pytest.approx(0.4))
     # All tenants: the first tenant's 0.9 counts then.
     found = choose(watched, but="nobody")
-    assert (found.setting.tuned, found.setting.steps, found.scoring) == (1e-3, 10, "best")
+    assert (found.setting.learning_rate, found.setting.steps, found.scoring) == (1e-3, 10, "best")
 
 
 def test_a_tied_choice_takes_fewer_steps() -> None:

@@ -104,7 +104,7 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
     names = ("own.safetensors", "teacher-1", "teacher-2")
     files = [tmp_path / name for name in names]
     files += [fold_file(files[0], fold) for fold in range(NUM_FOLDS)]
-    for seed, file in enumerate(files):
+    for seed, file in enumerate(files, 3):
         adapter = random_adapter(tiny_encoder, seed=seed, scale=0.1)
         file.write_bytes(pack_adapter(adapter, model_name="test"))
     return StageSpec(

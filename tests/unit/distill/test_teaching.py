@@ -9,9 +9,10 @@ import torch
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.distill.adapter_distillation import Composition, distillation_of
+from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.folds import NUM_FOLDS
-from adapterdistill.distill.method import OwnAdapter, Scored
+from adapterdistill.distill.method import HeldOut, OwnAdapter, Scored
 from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
 from adapterdistill.distill.teaching import leave_one_out, teaching_of
 from adapterdistill.distill.training import Schedule
@@ -21,9 +22,9 @@ from tests.tiny_encoders import random_adapter
 ROWS = separable_rows(4, seed=3)
 
 
-def composition_of(encoder: Encoder, count: int, *, strength: float = 1.0) -> Composition:
+def composition_of(encoder: Encoder, count: int) -> Composition:
     teachers = [random_adapter(encoder, seed=seed, scale=0.3) for seed in range(count)]
-    return Composition.of(encoder, teachers, ROWS, own=None, strength=strength)
+    return Mixture.of(encoder, teachers, ROWS)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -40,7 +41,12 @@ def test_leaving_one_out_is_the_change_of_the_held_out_score(
 
 def test_over_folds_the_change_is_that_of_the_mean_score(tiny_encoder: Encoder) -> None:
     score = held_out_of(tiny_encoder)
-    stages = [(composition_of(tiny_encoder, 3, strength=s), score) for s in (0.5, 1.0)]
+    teachers = [random_adapter(tiny_encoder, seed=seed, scale=0.3) for seed in range(3)]
+    composed = (
+        Mixture.of(tiny_encoder, teachers, ROWS),
+        FusedTeachers.of(tiny_encoder, teachers, ROWS, own=teachers[0], seed=0),
+    )
+    stages: list[tuple[Composition, HeldOut]] = [(composition, score) for composition in composed]
     each = [leave_one_out([stage]) for stage in stages]
     mean = [(one + other) / 2 for one, other in zip(*each, strict=True)]
     assert leave_one_out(stages) == pytest.approx(mean, abs=1e-6)
@@ -52,12 +58,13 @@ def test_a_stage_without_teachers_has_none_that_helped(tiny_encoder: Encoder) ->
     assert teaching_of(own, [Scored(own, held_out_of(tiny_encoder))]) is None
 
 
-def test_the_shares_are_those_of_the_mixture(tiny_encoder: Encoder) -> None:
+def test_the_shares_are_those_of_the_composition(tiny_encoder: Encoder) -> None:
     composition = composition_of(tiny_encoder, 3)
-    objective = distillation_of(tiny_encoder, composition, bottleneck_size=6, seed=0)
+    student = BottleneckAdapter.new(2, 32, 6, seed=0)
+    objective = AdapterDistillation(tiny_encoder, student, composition)
     found = teaching_of(objective, [])
     assert found is not None and found.leave_one_out == ()
-    assert found.weights == pytest.approx(composition.mixture.weights.tolist())
+    assert found.weights == pytest.approx(composition.shares.tolist())
 
 
 @pytest.mark.parametrize("folds", [True, False])
