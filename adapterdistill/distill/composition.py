@@ -30,8 +30,6 @@ OWN_STRENGTH = 0.4
 """Of the two in their sum. They point apart, so it is about as strong as each."""
 SHARPNESS = 1.0
 """Of the softmax over teachers; 0 would be their mean."""
-MIXTURE_STRENGTH = 1.6
-"""Of the mixture, 1 being as strong as a teacher."""
 SAMPLED_ROWS = 256
 """The mixture is weighed and scaled, and attention measured, on these many of the tenant's rows."""
 
@@ -122,8 +120,7 @@ class Mixture:
     shares: Float[Tensor, " N"]
     """Each teacher's weight; they sum to 1."""
     scales: Float[Tensor, " L"]
-    """`MIXTURE_STRENGTH` times the teachers' weighted root mean square output on the rows over
-    that of their sum."""
+    """The teachers' weighted root mean square output on the rows over that of their sum."""
 
     @cached_property
     def _outputs(self) -> LayerDelta:
@@ -154,7 +151,7 @@ class Mixture:
             mixed = outputs(layer, x)
             each = torch.stack([teacher(layer, x).float().square().mean() for teacher in teachers])
             of_sum = mixed.float().square().mean().clamp(min=1e-12)
-            scales.append(MIXTURE_STRENGTH * (shares @ each.sqrt()) / of_sum.sqrt())
+            scales.append((shares @ each.sqrt()) / of_sum.sqrt())
             return (scales[layer] * mixed).to(x.dtype)
 
         encoder.embed(pack(sample.ids, encoder.device), measure)
