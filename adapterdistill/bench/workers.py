@@ -5,6 +5,8 @@ product wait for each other whenever the machine does something else.
 """
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -42,8 +44,25 @@ Runner = Callable[[Sequence[Cell], Callable[[Cell], None], float | None], bool]
 _bench: Workbench | None = None
 
 
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ended.
+
+    A killed benchmark would otherwise leave workers that compute for nobody.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _start(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> None:
     global _bench
+    end_with_parent()
     torch.set_num_threads(1)
     _bench = Workbench(crew.load(), tenants, ResultCache(cache))
 
