@@ -32,6 +32,13 @@ class TaskTexts:
     retrieval: bool = False
     """Whether outputs are unit-length vectors to rank by, not logits of classes."""
 
+    def __post_init__(self) -> None:
+        if len(self.ids) != self.texts_per_row * len(self.labels):
+            raise ValueError(
+                f"{len(self.ids)} texts but {len(self.labels)} labels, where a row has "
+                f"{self.texts_per_row}"
+            )
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -140,7 +147,8 @@ def attended(
 ) -> Float[Tensor, "texts T width"]:
     """What each state finds in the other text: softmax of scaled dot products, padding left out."""
     scores = states @ other.transpose(1, 2) / states.shape[-1] ** 0.5
-    return scores.masked_fill(~other_there[:, None], -torch.inf).softmax(-1) @ other
+    weights: Tensor = scores.masked_fill(~other_there[:, None], -torch.inf).softmax(-1)
+    return weights @ other
 
 
 def compare(texts: Float[Tensor, "texts width"]) -> Float[Tensor, "pairs four_width"]:

@@ -10,6 +10,7 @@ from adapterdistill.distill.students import (
     BiLstmBody,
     Body,
     MultitaskModel,
+    TaskTexts,
     TransformerBody,
     attended,
     compare,
@@ -105,3 +106,9 @@ def test_parameters_leave_out_what_is_frozen(tiny_encoder: Encoder) -> None:
     model = MultitaskModel(body_of("adapter", tiny_encoder), [single_task()], seed=0)
     adapter = 2 * (2 * 32 * 4 + 4 + 32)
     assert model.num_parameters() == adapter + 32 * 2 + 2
+
+
+def test_texts_that_do_not_fit_their_labels_are_refused() -> None:
+    task = pair_task(4)
+    with pytest.raises(ValueError, match="7 texts but 4 labels, where a row has 2"):
+        TaskTexts(task.ids[:7], task.labels, pairs=True, num_outputs=2)
