@@ -1,4 +1,4 @@
-"""Encoders whose weights are trained: whole ones, and smaller ones cut out of a frozen one."""
+"""Encoders whose weights are trained: whole ones, and thinner ones cut out of a frozen one."""
 
 from dataclasses import fields, replace
 
@@ -36,68 +36,53 @@ class TrainableEncoder(nn.Module):
 
 
 @torch.no_grad()
-def smaller(encoder: Encoder, *, num_layers: int, width: int) -> Encoder:
-    """An encoder of `width` hidden units and `num_layers` layers, all cut out of `encoder`.
+def thinner(encoder: Encoder, *, num_layers: int, num_heads: int) -> Encoder:
+    """An encoder of `num_layers` layers with `num_heads` heads each, all cut out of `encoder`.
 
-    Layers are taken evenly, from the first on; hidden units are those that vary most over the
-    vocabulary; attention heads the first ones; FFN units, in the same proportion, those of the
-    largest weights. At full width the layers are exactly the encoder's. A start for training, not
-    an encoder of its own.
+    Layers are taken evenly, from the first on. Of each the heads with the largest weights are kept,
+    and the same share of the FFN's units. The hidden size stays, so that what is kept reads and
+    writes what it did, and word embeddings are the encoder's. A start for training.
 
     Raises:
-        ConfigError: it would be deeper or wider than `encoder`, or its width is not a whole number
-            of attention heads.
+        ConfigError: it would have more layers or heads than `encoder`, or none.
     """
-    w, hidden = encoder.weights, encoder.hidden_size
-    if not 1 <= num_layers <= encoder.num_layers:
+    w = encoder.weights
+    for name, asked, there in (
+        ("layers", num_layers, encoder.num_layers),
+        ("attention heads", num_heads, w.num_heads),
+    ):
+        if not 1 <= asked <= there:
+            raise ConfigError(
+                f"a student of {asked} {name}: its teacher has {there}; take 1 to {there}"
+            )
+    if w.relative_bias is not None and num_heads < w.num_heads:
         raise ConfigError(
-            f"a student of {num_layers} layers: its teacher has {encoder.num_layers}; take 1 to "
-            f"{encoder.num_layers}"
+            f"encoder {encoder.ref.name} shares a position bias between its layers by head: its "
+            f"student needs all {w.num_heads} heads"
         )
-    head_size = hidden // w.num_heads
-    if not 1 <= width <= hidden or width % head_size:
-        raise ConfigError(
-            f"a student {width} units wide: take a multiple of {head_size} (an attention head) up "
-            f"to its teacher's {hidden}"
-        )
-    spread = w.words.float().var(0) * w.embedding_norm_weight.float().square()
-    units = _largest(spread, width)
     chosen = [w.layers[i * encoder.num_layers // num_layers] for i in range(num_layers)]
-    return encoder.with_weights(
-        replace(
-            w,
-            words=w.words[:, units],
-            positions=w.positions[:, units],
-            embedding_norm_weight=w.embedding_norm_weight[units],
-            embedding_norm_bias=w.embedding_norm_bias[units],
-            layers=tuple(_smaller_layer(layer, units) for layer in chosen),
-            relative_bias=None
-            if w.relative_bias is None
-            else w.relative_bias[: width // head_size],
-            num_heads=width // head_size,
-        )
-    )
+    layers = tuple(_thinner(layer, num_heads, w.num_heads) for layer in chosen)
+    return encoder.with_weights(replace(w, layers=layers, num_heads=num_heads))
 
 
-def _smaller_layer(layer: LayerWeights, units: Tensor) -> LayerWeights:
-    width, hidden = len(units), len(layer.ffn_norm_weight)
+def _thinner(layer: LayerWeights, num_heads: int, of_heads: int) -> LayerWeights:
+    hidden = len(layer.ffn_norm_weight)
+    head_size = hidden // of_heads
+    values = layer.qkv_weight[2 * hidden :].float().view(of_heads, -1).norm(dim=1)
+    outputs = layer.attention_weight.float().view(hidden, of_heads, head_size).norm(dim=(0, 2))
+    heads = _largest(values * outputs, num_heads)
+    columns = (heads[:, None] * head_size + torch.arange(head_size, device=heads.device)).flatten()
+    qkv = torch.cat([columns, hidden + columns, 2 * hidden + columns])
     strength = layer.up_weight.float().norm(dim=1) * layer.down_weight.float().norm(dim=0)
-    inner = _largest(strength, len(strength) * width // hidden)
-    heads = torch.arange(width, device=units.device)
-    qkv = torch.cat([heads, hidden + heads, 2 * hidden + heads])
-    return LayerWeights(
-        qkv_weight=layer.qkv_weight[qkv][:, units],
+    inner = _largest(strength, max(1, len(strength) * num_heads // of_heads))
+    return replace(
+        layer,
+        qkv_weight=layer.qkv_weight[qkv],
         qkv_bias=layer.qkv_bias[qkv],
-        attention_weight=layer.attention_weight[units][:, heads],
-        attention_bias=layer.attention_bias[units],
-        attention_norm_weight=layer.attention_norm_weight[units],
-        attention_norm_bias=layer.attention_norm_bias[units],
-        up_weight=layer.up_weight[inner][:, units],
+        attention_weight=layer.attention_weight[:, columns],
+        up_weight=layer.up_weight[inner],
         up_bias=layer.up_bias[inner],
-        down_weight=layer.down_weight[units][:, inner],
-        down_bias=layer.down_bias[units],
-        ffn_norm_weight=layer.ffn_norm_weight[units],
-        ffn_norm_bias=layer.ffn_norm_bias[units],
+        down_weight=layer.down_weight[:, inner],
     )
 
 

@@ -47,7 +47,7 @@ class Shape:
     """The students' sizes."""
 
     layers: int = 2
-    width: int = 192
+    heads: int = 4
     lstm_size: int = 96
 
 
@@ -92,7 +92,7 @@ def _student(
     """An untrained student of `tasks`. Raises ConfigError where its shape is not the encoder's."""
     body: Body
     if kind == "transformer":
-        body = TransformerBody(encoder, num_layers=shape.layers, width=shape.width)
+        body = TransformerBody(encoder, num_layers=shape.layers, num_heads=shape.heads)
     else:
         pairs = any(task.train.pairs for task in tasks)
         body = BiLstmBody(encoder, hidden_size=shape.lstm_size, pairs=pairs, seed=seed)

@@ -156,7 +156,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             ),
         ),
         "## How it was run",
-        f"Transformer student: {shape['layers']} layers, {shape['width']} wide, cut out of the "
+        f"Transformer student: {shape['layers']} layers of {shape['heads']} heads, cut out of the "
         f"encoder. BiLSTM: {shape['lstm_size']} units each way, float32. Seed {found['seed']}.",
         table(
             ("task", "input", "classes", "train", "valid", "test"),

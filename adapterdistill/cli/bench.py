@@ -155,7 +155,9 @@ def multitask(
     ] = "",
     size: Annotated[SizeName, typer.Option(help="How many rows and epochs.")] = SizeName.quick,
     layers: Annotated[int, typer.Option(help="The Transformer student's layers.")] = 2,
-    width: Annotated[int, typer.Option(help="The Transformer student's hidden units.")] = 192,
+    heads: Annotated[
+        int, typer.Option(help="Its attention heads a layer; its FFNs shrink alike.")
+    ] = 4,
     lstm_size: Annotated[
         int, typer.Option("--lstm-size", min=1, help="The BiLSTM student's units each way.")
     ] = 96,
@@ -174,7 +176,7 @@ def multitask(
         tenants=[name for name in tenants.split(",") if name],
         out=out,
         size=size.value,
-        shape=Shape(layers, width, lstm_size),
+        shape=Shape(layers, heads, lstm_size),
         encoder=encoder,
         dtype=dtype,
         device=device,

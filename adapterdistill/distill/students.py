@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, PackedTokens, pack
 from adapterdistill.backbone.packed import mean_pool
-from adapterdistill.backbone.trainable import TrainableEncoder, smaller
+from adapterdistill.backbone.trainable import TrainableEncoder, thinner
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class AdapterBody(Body):
 
 
 class TransformerBody(Body):
-    """A smaller encoder, started from `encoder`'s layers; its word embeddings stay frozen."""
+    """A thinner encoder, started from `encoder`'s layers; its word embeddings stay frozen."""
 
-    def __init__(self, encoder: Encoder, *, num_layers: int, width: int) -> None:
-        """Raises ConfigError where it is deeper or wider than `encoder`."""
+    def __init__(self, encoder: Encoder, *, num_layers: int, num_heads: int) -> None:
+        """Raises ConfigError where it has more layers or heads than `encoder`."""
         super().__init__()
-        self.width = width
-        start = smaller(encoder, num_layers=num_layers, width=width)
-        self.num_frozen = start.weights.words.numel()
+        self.width = encoder.hidden_size
+        self.num_frozen = encoder.weights.words.numel()
+        start = thinner(encoder, num_layers=num_layers, num_heads=num_heads)
         self.encoder = TrainableEncoder(start, train_words=False)
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:

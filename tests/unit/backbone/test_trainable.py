@@ -1,12 +1,15 @@
-"""Trainable copies of an encoder, and smaller encoders cut out of it."""
+"""Trainable copies of an encoder, and thinner encoders cut out of it."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from adapterdistill.backbone import Encoder, pack
-from adapterdistill.backbone.trainable import TrainableEncoder, smaller
+from adapterdistill.backbone import Encoder, load_encoder, pack
+from adapterdistill.backbone.trainable import TrainableEncoder, thinner
 from adapterdistill.errors import ConfigError
-from tests.tiny_encoders import random_rows
+from tests.tiny_encoders import random_rows, save_tiny_encoder
 
 TOKENS = pack(random_rows([5, 3, 9]))
 
@@ -28,12 +31,12 @@ def test_gradients_reach_every_weight_of_the_copy_and_none_of_the_encoder(
     assert len(list(with_words.parameters())) == len(list(copy.parameters())) + 1
 
 
-def test_a_full_width_encoder_of_all_layers_is_the_encoder(tiny_encoder: Encoder) -> None:
-    whole = smaller(tiny_encoder, num_layers=2, width=32)
+def test_an_encoder_of_all_layers_and_heads_is_the_encoder(tiny_encoder: Encoder) -> None:
+    whole = thinner(tiny_encoder, num_layers=2, num_heads=4)
     assert torch.equal(whole.hidden(TOKENS), tiny_encoder.hidden(TOKENS))
 
 
-def test_a_full_width_encoder_of_one_layer_is_the_encoders_first(tiny_encoder: Encoder) -> None:
+def test_an_encoder_of_one_layer_is_the_encoders_first(tiny_encoder: Encoder) -> None:
     seen = []
 
     def stop(layer: int, x: torch.Tensor) -> torch.Tensor:
@@ -41,34 +44,53 @@ def test_a_full_width_encoder_of_one_layer_is_the_encoders_first(tiny_encoder: E
         return torch.zeros_like(x)
 
     tiny_encoder.hidden(TOKENS, stop)
-    first = smaller(tiny_encoder, num_layers=1, width=32)
+    first = thinner(tiny_encoder, num_layers=1, num_heads=4)
     torch.testing.assert_close(first.hidden(TOKENS), seen[0])
 
 
-def test_a_narrow_encoder_is_cut_from_the_encoders_weights(tiny_encoder: Encoder) -> None:
-    narrow = smaller(tiny_encoder, num_layers=2, width=16)
-    assert narrow.hidden(TOKENS).shape == (17, 16)
-    assert (narrow.hidden_size, narrow.weights.num_heads, narrow.num_layers) == (16, 2, 2)
-    spread = tiny_encoder.weights.words.var(0) * tiny_encoder.weights.embedding_norm_weight**2
-    units = sorted(sorted(range(32), key=lambda unit: -float(spread[unit]))[:16])
-    assert torch.equal(narrow.weights.words, tiny_encoder.weights.words[:, units])
-    layer, cut = tiny_encoder.weights.layers[1], narrow.weights.layers[1]
-    assert cut.up_weight.shape == (32, 16)
-    # Keys of the first two heads of four: rows 32 to 47 of queries, keys and values.
-    assert torch.equal(cut.qkv_weight[16:32], layer.qkv_weight[32:48][:, units])
+def test_what_is_cut_away_is_as_if_it_gave_nothing(tiny_encoder: Encoder) -> None:
+    """The thin encoder equals the whole one whose other heads and FFN units write zeros."""
+    weights = tiny_encoder.weights
+    thin = thinner(tiny_encoder, num_layers=2, num_heads=2)
+    silenced = []
+    for layer in weights.layers:
+        per_head = [
+            float(layer.qkv_weight[64 + 8 * h : 72 + 8 * h].norm())
+            * float(layer.attention_weight[:, 8 * h : 8 * h + 8].norm())
+            for h in range(4)
+        ]
+        per_unit = [
+            float(layer.up_weight[u].norm()) * float(layer.down_weight[:, u].norm())
+            for u in range(64)
+        ]
+        attention, down = layer.attention_weight.clone(), layer.down_weight.clone()
+        for h in sorted(range(4), key=per_head.__getitem__)[:2]:
+            attention[:, 8 * h : 8 * h + 8] = 0
+        down[:, sorted(range(64), key=per_unit.__getitem__)[:32]] = 0
+        silenced.append(replace(layer, attention_weight=attention, down_weight=down))
+    expected = tiny_encoder.with_weights(replace(weights, layers=tuple(silenced)))
+    torch.testing.assert_close(thin.hidden(TOKENS), expected.hidden(TOKENS))
+    assert thin.weights.layers[0].up_weight.shape == (32, 32) and thin.num_parameters < 8000
 
 
 @pytest.mark.parametrize(
-    ("num_layers", "width", "message"),
+    ("num_layers", "num_heads", "message"),
     [
-        (3, 32, "a student of 3 layers: its teacher has 2; take 1 to 2"),
-        (0, 32, "a student of 0 layers"),
-        (1, 40, "a student 40 units wide: take a multiple of 8 .* up to its teacher's 32"),
-        (1, 12, "a student 12 units wide"),
+        (3, 4, "a student of 3 layers: its teacher has 2; take 1 to 2"),
+        (0, 4, "a student of 0 layers"),
+        (1, 5, "a student of 5 attention heads: its teacher has 4"),
+        (1, 0, "a student of 0 attention heads"),
     ],
 )
 def test_a_student_deeper_or_wider_than_its_teacher_is_refused(
-    tiny_encoder: Encoder, num_layers: int, width: int, message: str
+    tiny_encoder: Encoder, num_layers: int, num_heads: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        smaller(tiny_encoder, num_layers=num_layers, width=width)
+        thinner(tiny_encoder, num_layers=num_layers, num_heads=num_heads)
+
+
+def test_heads_that_share_a_position_bias_are_kept(tmp_path: Path) -> None:
+    mpnet = load_encoder(str(save_tiny_encoder(tmp_path, family="mpnet")), dtype="float32")
+    assert thinner(mpnet, num_layers=1, num_heads=4).num_layers == 1
+    with pytest.raises(ConfigError, match="needs all 4 heads"):
+        thinner(mpnet, num_layers=1, num_heads=2)

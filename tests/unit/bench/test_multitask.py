@@ -56,7 +56,7 @@ def test_the_command_reports_every_model_training_task_and_aim(
     out = tmp_path / "out"
     tenant = "larkhill-vets"
     shutil.copytree(SAMPLES / tenant, data / "tenants" / tenant)
-    small = ("--tenants", tenant, "--layers", "1", "--width", "16", "--lstm-size", "6")
+    small = ("--tenants", tenant, "--layers", "1", "--heads", "2", "--lstm-size", "6")
     assert run(data, out, tiny_encoder_folder, *small) == 0
     found = json.loads((out / "report.json").read_text())
     trained = {(row["model"], row["training"]) for row in found["rows"]}
@@ -73,12 +73,12 @@ def test_the_command_reports_every_model_training_task_and_aim(
     assert SECRET not in text and SECRET not in json.dumps(found)
 
 
-def test_a_student_wider_than_its_teacher_is_refused_before_any_training(
+def test_a_student_larger_than_its_teacher_is_refused_before_any_training(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(data, tmp_path / "out", tiny_encoder_folder, "--width", "384") == 2
-    assert "384 units wide" in capsys.readouterr().err
-    assert run(data, tmp_path / "out", tiny_encoder_folder, "--layers", "9", "--width", "32") == 2
+    assert run(data, tmp_path / "out", tiny_encoder_folder, "--heads", "16") == 2
+    assert "16 attention heads: its teacher has 4" in capsys.readouterr().err
+    assert run(data, tmp_path / "out", tiny_encoder_folder, "--layers", "9") == 2
     assert "9 layers" in capsys.readouterr().err
 
 

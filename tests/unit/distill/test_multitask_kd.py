@@ -32,7 +32,7 @@ TASKS = [single_task(26, seed=1), pair_task(), single_task(18, seed=2, classes=3
 
 
 def student_of(encoder: Encoder, tasks: list[TaskTexts], *, seed: int = 0) -> MultitaskModel:
-    return MultitaskModel(TransformerBody(encoder, num_layers=1, width=16), tasks, seed=seed)
+    return MultitaskModel(TransformerBody(encoder, num_layers=1, num_heads=2), tasks, seed=seed)
 
 
 def teacher_of(encoder: Encoder, task: TaskTexts) -> MultitaskModel:

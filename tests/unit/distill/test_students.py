@@ -24,7 +24,7 @@ def body_of(kind: str, encoder: Encoder, *, pairs: bool = True) -> Body:
     if kind == "adapter":
         return AdapterBody(encoder, BottleneckAdapter.new(2, 32, 4, seed=0))
     if kind == "transformer":
-        return TransformerBody(encoder, num_layers=1, width=16)
+        return TransformerBody(encoder, num_layers=1, num_heads=2)
     return BiLstmBody(encoder, hidden_size=6, pairs=pairs, seed=0)
 
 
