@@ -70,7 +70,7 @@ def test_what_is_cut_away_is_as_if_it_gave_nothing(tiny_encoder: Encoder) -> Non
         silenced.append(replace(layer, attention_weight=attention, down_weight=down))
     expected = tiny_encoder.with_weights(replace(weights, layers=tuple(silenced)))
     torch.testing.assert_close(thin.hidden(TOKENS), expected.hidden(TOKENS))
-    assert thin.weights.layers[0].up_weight.shape == (32, 32) and thin.num_parameters < 8000
+    assert thin.weights.layers[0].up_weight.shape == (32, 32)
 
 
 @pytest.mark.parametrize(
