@@ -48,7 +48,7 @@ class Shape:
 
     layers: int = 2
     heads: int = 4
-    lstm_size: int = 96
+    lstm_size: int = 64
 
 
 def measure_multitask(

@@ -160,7 +160,7 @@ def multitask(
     ] = 4,
     lstm_size: Annotated[
         int, typer.Option("--lstm-size", min=1, help="The BiLSTM student's units each way.")
-    ] = 96,
+    ] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and of the order of batches.")] = 0,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
