@@ -47,7 +47,7 @@ class Shape:
     """The students' sizes."""
 
     layers: int = 2
-    heads: int = 4
+    heads: int = 3
     lstm_size: int = 64
 
 

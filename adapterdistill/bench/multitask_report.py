@@ -181,7 +181,7 @@ def _measured(aim: Mapping[str, Any]) -> str:
     if "difference" in aim:
         d = aim["difference"]
         return f"{100 * d['mean']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
-    return f"{aim['times_teacher']:.1f} times at {100 * aim['kept']:.1f}%"
+    return f"{aim['times_teacher']:.2f} times at {100 * aim['kept']:.1f}%"
 
 
 def _millions(count: int) -> str:

@@ -157,7 +157,7 @@ def multitask(
     layers: Annotated[int, typer.Option(help="The Transformer student's layers.")] = 2,
     heads: Annotated[
         int, typer.Option(help="Its attention heads a layer; its FFNs shrink alike.")
-    ] = 4,
+    ] = 3,
     lstm_size: Annotated[
         int, typer.Option("--lstm-size", min=1, help="The BiLSTM student's units each way.")
     ] = 64,
