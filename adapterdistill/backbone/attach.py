@@ -50,6 +50,17 @@ class EncoderWeights:
     norm_eps: float
     activation: str
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name, a layer's with its number in front: `3.up_weight`."""
+        found = {
+            f.name: value
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        for i, layer in enumerate(self.layers):
+            found |= {f"{i}.{f.name}": getattr(layer, f.name) for f in fields(layer)}
+        return found
+
     def copied_to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
         """A copy that shares nothing: as read, weights may be a mapped file, and change with it."""
 

@@ -51,6 +51,20 @@ class Encoder:
         half = (len(special) + 1) // 2
         self._head, self._tail = special[:half], special[half:]
 
+    @property
+    def weights(self) -> EncoderWeights:
+        return self._weights
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(part.numel() for part in self._weights.tensors().values())
+
+    def with_weights(self, weights: EncoderWeights) -> "Encoder":
+        """The same tokenizer over other weights, which say how wide and how deep it is."""
+        shape = {"hidden_size": weights.words.shape[1], "num_layers": len(weights.layers)}
+        ref = self.ref.model_copy(update=shape)
+        return Encoder(weights, self._tokenizer, ref, max_tokens=self.max_tokens)
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the encoder's special tokens, cut at `max_tokens`."""
         room = self.max_tokens - len(self._head) - len(self._tail)

@@ -142,3 +142,46 @@ def selection(
         data=data, out=out, cache=cache or out / "cache", size=size.value, crew=crew
     )
     typer.echo(report)
+
+
+@app.command()
+def multitask(
+    out: Out,
+    data: Annotated[
+        Path, typer.Option(help="Folder of tasks: *.jsonl, also in its `domains` and `pairs`.")
+    ],
+    tenants: Annotated[
+        str, typer.Option(help="Retrieval tasks: folders of `tenants` there, commas between.")
+    ] = "",
+    size: Annotated[SizeName, typer.Option(help="How many rows and epochs.")] = SizeName.quick,
+    layers: Annotated[int, typer.Option(help="The Transformer student's layers.")] = 2,
+    heads: Annotated[
+        int, typer.Option(help="Its attention heads a layer; its FFNs shrink alike.")
+    ] = 3,
+    lstm_size: Annotated[
+        int, typer.Option("--lstm-size", min=1, help="The BiLSTM student's units each way.")
+    ] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and of the order of batches.")] = 0,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+) -> None:
+    """What light students keep of several tasks' teachers, and how much faster they are."""
+    from adapterdistill.bench.multitask import Shape
+    from adapterdistill.bench.multitask_report import multitask_command
+
+    report = multitask_command(
+        data=data,
+        tenants=[name for name in tenants.split(",") if name],
+        out=out,
+        size=size.value,
+        shape=Shape(layers, heads, lstm_size),
+        encoder=encoder,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_tokens=_MAX_TOKENS,
+        seed=seed,
+    )
+    typer.echo(report)

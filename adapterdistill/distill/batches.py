@@ -60,6 +60,10 @@ class Batch:
     """This worker among `world_size`."""
 
 
+Choose = Callable[..., list[int]]
+"""(rows, batch_size=, seed=, step=) to the rows of a step: a pure function, like `choose_rows`."""
+
+
 def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
     """Indices of the rows of step `step`: all, if they fit; else FAQs in turn, equally many each.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adapterdistill.distill.batches import TrainingRows, choose_rows, make_batch
+from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows, make_batch
 from adapterdistill.distill.method import HeldOut, Objective, Progress
 from adapterdistill.errors import TrainingError
 
@@ -61,6 +61,7 @@ def train(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    choose: Choose = choose_rows,
     held_out: HeldOut | None = None,
     workers: Workers | None = None,
     checkpoint: Checkpoint | None = None,
@@ -102,7 +103,7 @@ def train(
         warm = min(1.0, (run.step + 1) / max(1, schedule.warmup_steps))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * warm
-        chosen = choose_rows(rows, batch_size=schedule.batch_size, seed=seed, step=run.step)
+        chosen = choose(rows, batch_size=schedule.batch_size, seed=seed, step=run.step)
         batch = make_batch(
             rows, chosen, device=device, rank=workers.rank, world_size=workers.world_size
         )

@@ -1,0 +1,91 @@
+"""Encoders whose weights are trained: whole ones, and thinner ones cut out of a frozen one."""
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from adapterdistill.backbone.attach import LayerWeights
+from adapterdistill.backbone.encoder import Encoder
+from adapterdistill.errors import ConfigError
+
+
+class TrainableEncoder(nn.Module):
+    """Float32 copies of an encoder's weights, cast to its dtype in every forward."""
+
+    def __init__(self, encoder: Encoder, *, train_words: bool = True) -> None:
+        """`train_words` False keeps the word embeddings as they are: most of the parameters."""
+        super().__init__()
+        self._encoder = encoder
+        found = encoder.weights.tensors()
+        self._names = [name for name in found if train_words or name != "words"]
+        self.parts = nn.ParameterList(
+            nn.Parameter(found[name].detach().float().clone()) for name in self._names
+        )
+
+    def cast(self) -> Encoder:
+        """The encoder of the present weights, with gradients to them."""
+        frozen, dtype = self._encoder.weights, self._encoder.dtype
+        parts = {n: part.to(dtype) for n, part in zip(self._names, self.parts, strict=True)}
+        layers = tuple(
+            LayerWeights(**{f.name: parts[f"{i}.{f.name}"] for f in fields(LayerWeights)})
+            for i in range(len(frozen.layers))
+        )
+        top = {name: part for name, part in parts.items() if "." not in name}
+        return self._encoder.with_weights(replace(frozen, layers=layers, **top))
+
+
+@torch.no_grad()
+def thinner(encoder: Encoder, *, num_layers: int, num_heads: int) -> Encoder:
+    """An encoder of `num_layers` layers with `num_heads` heads each, all cut out of `encoder`.
+
+    Layers are taken evenly, from the first on. Of each the heads with the largest weights are kept,
+    and the same share of the FFN's units. The hidden size stays, so that what is kept reads and
+    writes what it did, and word embeddings are the encoder's. A start for training.
+
+    Raises:
+        ConfigError: it would have more layers or heads than `encoder`, or none.
+    """
+    w = encoder.weights
+    for name, asked, there in (
+        ("layers", num_layers, encoder.num_layers),
+        ("attention heads", num_heads, w.num_heads),
+    ):
+        if not 1 <= asked <= there:
+            raise ConfigError(
+                f"a student of {asked} {name}: its teacher has {there}; take 1 to {there}"
+            )
+    if w.relative_bias is not None and num_heads < w.num_heads:
+        raise ConfigError(
+            f"encoder {encoder.ref.name} shares a position bias between its layers by head: its "
+            f"student needs all {w.num_heads} heads"
+        )
+    chosen = [w.layers[i * encoder.num_layers // num_layers] for i in range(num_layers)]
+    layers = tuple(_thinner(layer, num_heads, w.num_heads) for layer in chosen)
+    return encoder.with_weights(replace(w, layers=layers, num_heads=num_heads))
+
+
+def _thinner(layer: LayerWeights, num_heads: int, of_heads: int) -> LayerWeights:
+    hidden = len(layer.ffn_norm_weight)
+    head_size = hidden // of_heads
+    values = layer.qkv_weight[2 * hidden :].float().view(of_heads, -1).norm(dim=1)
+    outputs = layer.attention_weight.float().view(hidden, of_heads, head_size).norm(dim=(0, 2))
+    heads = _largest(values * outputs, num_heads)
+    columns = (heads[:, None] * head_size + torch.arange(head_size, device=heads.device)).flatten()
+    qkv = torch.cat([columns, hidden + columns, 2 * hidden + columns])
+    strength = layer.up_weight.float().norm(dim=1) * layer.down_weight.float().norm(dim=0)
+    inner = _largest(strength, max(1, len(strength) * num_heads // of_heads))
+    return replace(
+        layer,
+        qkv_weight=layer.qkv_weight[qkv],
+        qkv_bias=layer.qkv_bias[qkv],
+        attention_weight=layer.attention_weight[:, columns],
+        up_weight=layer.up_weight[inner],
+        up_bias=layer.up_bias[inner],
+        down_weight=layer.down_weight[:, inner],
+    )
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Places of the `count` largest values, in order of place."""
+    return values.topk(count).indices.sort().values
