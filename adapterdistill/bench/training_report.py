@@ -1,6 +1,7 @@
 """The report of the training benchmark."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.report import table
-from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
+from adapterdistill.bench.stages import measure_stages, small_rows
+from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.training import BATCH_SIZE, measure_training
 from adapterdistill.distill.batches import TrainingRows
 
@@ -33,6 +35,10 @@ def training_command(
     exact = load_encoder(dtype="float32", max_tokens=max_tokens)
     rows = batch_rows(data, out / "tenants", exact)
     found = measure_training(encoder, exact, rows, counts=counts, rounds=rounds, peer_env=peer_env)
+    as_onboarding = load_encoder(dtype="auto", device=device, max_tokens=max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        small = small_rows(_tenants(data, out / "tenants", exact))
+        found["small_tenant"] = measure_stages(as_onboarding, small, Path(folder))
     found = {"benchmark": "training", "environment": environment(encoder), **found}
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -45,16 +51,21 @@ def batch_rows(data: Path, workspace: Path, encoder: Encoder) -> TrainingRows:
     """One batch of training queries from all tenants in turn: lengths as in the data."""
     ids: list[tuple[int, ...]] = []
     labels: list[int] = []
-    names = tenant_names(data)
-    for place, name in enumerate(names):
-        dataset = open_dataset(data / name, workspace)
-        tenant = read_tenant(dataset, name, encoder, max_test=1, max_valid=1)
-        share = len(range(place, BATCH_SIZE, len(names)))
+    tenants = _tenants(data, workspace, encoder)
+    for place, tenant in enumerate(tenants):
+        share = len(range(place, BATCH_SIZE, len(tenants)))
         # Two queries an FAQ where there is room, so that the loss has positives.
         rows = tenant.train.select(tenant.train.labels.argsort(stable=True).tolist()[:share])
         ids += rows.ids
         labels += [1000 * place + label for label in rows.labels.tolist()]
     return TrainingRows(ids, torch.tensor(labels))
+
+
+def _tenants(data: Path, workspace: Path, encoder: Encoder) -> list[BenchTenant]:
+    return [
+        read_tenant(open_dataset(data / name, workspace), name, encoder, max_test=1, max_valid=1)
+        for name in tenant_names(data)
+    ]
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -83,6 +94,8 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for t in found["timings"]
             ),
         ),
+        "## A small tenant",
+        _small_tenant(found["small_tenant"]),
         "## Equality, checked before timing",
         f"Factored against plain formula, float32: outputs differ by at most "
         f"{equal['outputs']:.1e}, gradients by {equal['gradients']:.1e} of the largest.",
@@ -91,6 +104,24 @@ def markdown(found: Mapping[str, Any]) -> str:
         "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _small_tenant(small: Mapping[str, Any]) -> str:
+    shape = (
+        f"{small['faqs']} FAQs, {small['queries']} queries, {small['teachers']} teachers, "
+        f"{small['dtype']}: both stages as onboarding runs them, cross-validation and all steps "
+        "included. Shares of the processor time of a step."
+    )
+    rows = [
+        (
+            stage["stage"],
+            stage["steps"],
+            f"{stage['seconds']:.1f}",
+            ", ".join(f"{part} {100 * share:.0f}%" for part, share in stage["shares"].items()),
+        )
+        for stage in small["stages"]
+    ]
+    return shape + "\n\n" + table(("stage", "steps", "seconds", "where the time goes"), rows)
 
 
 def _peer(peer: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.bench import stages
 from adapterdistill.bench.peer import PeerUnavailableError, set_up
 from adapterdistill.bench.steps import (
     ATTENTION,
@@ -14,9 +15,11 @@ from adapterdistill.bench.steps import (
     STUDENT,
     strong_adapters,
 )
+from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.training import measure_training
-from adapterdistill.bench.training_report import batch_rows, markdown
+from adapterdistill.bench.training_report import _small_tenant, batch_rows, markdown
 from adapterdistill.checkpoint import state_digest
+from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import TrainingRows
 from tests.unit.bench.conftest import SAMPLES
 
@@ -41,7 +44,8 @@ def test_every_step_is_timed_in_every_round_and_reported(
         "dtype": "float32", "device": "cpu", "threads_in_this_process": 1,
         "load_1_5_15_min": [0.0, 0.0, 0.0],
     }  # fmt: skip
-    text = markdown({**found, "environment": facts})
+    small = {"faqs": 1, "queries": 2, "teachers": 3, "dtype": "float32", "stages": []}
+    text = markdown({**found, "environment": facts, "small_tenant": small})
     assert all(kind in text for kind in KINDS) and "skipped" in text
 
 
@@ -63,3 +67,28 @@ def test_a_peer_that_cannot_be_installed_is_skipped_with_a_word(
     in_the_way.write_text("not a folder")
     with pytest.raises(PeerUnavailableError, match="could not be installed"):
         set_up(in_the_way)
+
+
+def test_both_stages_of_a_small_tenant_are_timed_and_profiled(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = TrainingConfig(extract_steps=2, distil_steps=3, bottleneck_size=4)
+    monkeypatch.setattr(stages, "TrainingConfig", lambda: short)
+    names = tenant_names(SAMPLES)[:2]
+    tenants = [
+        read_tenant(open_dataset(SAMPLES / n, tmp_path), n, tiny_encoder, max_test=1, max_valid=1)
+        for n in names
+    ]
+    rows = stages.small_rows(tenants)
+    found = stages.measure_stages(tiny_encoder, rows, tmp_path)
+    assert found["faqs"] == int(rows.labels.max()) + 1 <= stages.FAQS
+    assert found["queries"] == len(rows) - found["faqs"] > found["faqs"]
+    assert [(s["stage"], s["steps"]) for s in found["stages"]] == [
+        ("own adapter", 2),
+        ("distillation", 3),
+    ]
+    for stage in found["stages"]:
+        assert stage["seconds"] >= 0
+        assert sum(stage["shares"].values()) == pytest.approx(1, abs=0.01)
+        assert stage["shares"]["matrix products"] > 0
+    assert "where the time goes" in _small_tenant(found)
