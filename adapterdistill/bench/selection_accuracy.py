@@ -65,7 +65,7 @@ def _trained(counts: tuple[int, ...], draws: int) -> tuple[Trial, ...]:
 
 _COUNTS = (2, 4, 8, 16)
 SIZES = {
-    "quick": Size(6, _means((2, 4), 2), _means((2, 4), 2)[1:]),
+    "quick": Size(None, _means((4, 8), 2), ()),
     "standard": Size(None, (*_means((2, 4, 8), 5), *_trained((4,), 2)), _means((4, 8, 16), 2)),
     "full": Size(
         None,
@@ -124,6 +124,7 @@ def measure_accuracy(bench: Workbench, size: Size) -> dict[str, Any]:
                 ("tenants", bench, size.of_tenants),
                 ("halves", of_halves, size.of_halves),
             )
+            if trials
         ],
     }
 

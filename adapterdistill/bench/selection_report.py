@@ -23,7 +23,6 @@ from adapterdistill.bench.workers import Crew
 
 COUNTS = (10, 100, 1_000, 10_000)
 MAX_TEACHERS = 16
-_MAX_TEST = 200
 _OWN_QUERIES = 3
 _MEBIBYTE = 2**20
 
@@ -55,7 +54,8 @@ def selection_command(
     }
     if data is not None:
         chosen = accuracy.SIZES[size]
-        reading = replace(SIZES["standard"], tenants=chosen.tenants, max_test=_MAX_TEST)
+        # Rows as in the transfer benchmark, so that both can use one cache of teachers.
+        reading = replace(SIZES["standard"], tenants=chosen.tenants)
         tenants = read_tenants(data, cache / "tenants", encoder, reading)
         bench = Workbench(encoder, tenants, ResultCache(cache))
         found["accuracy"] = {"size": size, **accuracy.measure_accuracy(bench, chosen)}
