@@ -2,13 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.report import table
 from adapterdistill.bench.stages import measure_stages, small_rows
@@ -33,12 +33,17 @@ def training_command(
     torch.set_num_threads(threads)
     encoder = load_encoder(dtype=dtype, device=device, max_tokens=max_tokens)
     exact = load_encoder(dtype="float32", max_tokens=max_tokens)
-    rows = batch_rows(data, out / "tenants", exact)
+    tenants = [
+        read_tenant(
+            open_dataset(data / name, out / "tenants"), name, exact, max_test=1, max_valid=1
+        )
+        for name in tenant_names(data)
+    ]
+    rows = batch_rows(tenants)
     found = measure_training(encoder, exact, rows, counts=counts, rounds=rounds, peer_env=peer_env)
     as_onboarding = load_encoder(dtype="auto", device=device, max_tokens=max_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        small = small_rows(_tenants(data, out / "tenants", exact))
-        found["small_tenant"] = measure_stages(as_onboarding, small, Path(folder))
+        found["small_tenant"] = measure_stages(as_onboarding, small_rows(tenants), Path(folder))
     found = {"benchmark": "training", "environment": environment(encoder), **found}
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -47,11 +52,10 @@ def training_command(
     return text
 
 
-def batch_rows(data: Path, workspace: Path, encoder: Encoder) -> TrainingRows:
+def batch_rows(tenants: Sequence[BenchTenant]) -> TrainingRows:
     """One batch of training queries from all tenants in turn: lengths as in the data."""
     ids: list[tuple[int, ...]] = []
     labels: list[int] = []
-    tenants = _tenants(data, workspace, encoder)
     for place, tenant in enumerate(tenants):
         share = len(range(place, BATCH_SIZE, len(tenants)))
         # Two queries an FAQ where there is room, so that the loss has positives.
@@ -59,13 +63,6 @@ def batch_rows(data: Path, workspace: Path, encoder: Encoder) -> TrainingRows:
         ids += rows.ids
         labels += [1000 * place + label for label in rows.labels.tolist()]
     return TrainingRows(ids, torch.tensor(labels))
-
-
-def _tenants(data: Path, workspace: Path, encoder: Encoder) -> list[BenchTenant]:
-    return [
-        read_tenant(open_dataset(data / name, workspace), name, encoder, max_test=1, max_valid=1)
-        for name in tenant_names(data)
-    ]
 
 
 def markdown(found: Mapping[str, Any]) -> str:

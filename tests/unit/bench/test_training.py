@@ -15,7 +15,7 @@ from adapterdistill.bench.steps import (
     STUDENT,
     strong_adapters,
 )
-from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
+from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.training import measure_training
 from adapterdistill.bench.training_report import _small_tenant, batch_rows, markdown
 from adapterdistill.checkpoint import state_digest
@@ -27,8 +27,17 @@ KINDS = {OWN, FUSION, STUDENT, ATTENTION, STAGE_2, PLAIN}
 
 
 @pytest.fixture(scope="module")
-def rows(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> TrainingRows:
-    return batch_rows(SAMPLES, tmp_path_factory.mktemp("tenants"), tiny_encoder)
+def tenants(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> list[BenchTenant]:
+    workspace = tmp_path_factory.mktemp("tenants")
+    return [
+        read_tenant(open_dataset(SAMPLES / n, workspace), n, tiny_encoder, max_test=1, max_valid=1)
+        for n in tenant_names(SAMPLES)
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows(tenants: list[BenchTenant]) -> TrainingRows:
+    return batch_rows(tenants)
 
 
 def test_every_step_is_timed_in_every_round_and_reported(
@@ -70,15 +79,13 @@ def test_a_peer_that_cannot_be_installed_is_skipped_with_a_word(
 
 
 def test_both_stages_of_a_small_tenant_are_timed_and_profiled(
-    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: Encoder,
+    tenants: list[BenchTenant],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short = TrainingConfig(extract_steps=2, distil_steps=3, bottleneck_size=4)
     monkeypatch.setattr(stages, "TrainingConfig", lambda: short)
-    names = tenant_names(SAMPLES)[:2]
-    tenants = [
-        read_tenant(open_dataset(SAMPLES / n, tmp_path), n, tiny_encoder, max_test=1, max_valid=1)
-        for n in names
-    ]
     rows = stages.small_rows(tenants)
     found = stages.measure_stages(tiny_encoder, rows, tmp_path)
     assert found["faqs"] == int(rows.labels.max()) + 1 <= stages.FAQS
