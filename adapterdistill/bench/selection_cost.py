@@ -244,6 +244,7 @@ def _listed_bytes(address: str, view: Any) -> int:
     )
     total = 0
     with grpc.insecure_channel(address, options=options) as channel:
+        # Generated stubs have no annotations.
         stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
         while True:
             page = stub.ListVersions(request, timeout=60)

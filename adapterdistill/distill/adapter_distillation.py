@@ -24,7 +24,6 @@ from adapterdistill.distill.composition import Composition, FusedTeachers, Mixtu
 from adapterdistill.distill.losses import feature_distance, relation_distance
 from adapterdistill.distill.method import Objective, Recording
 
-IMITATION_RATE = 2e-3
 FEATURE_WEIGHT = 5.0
 
 
