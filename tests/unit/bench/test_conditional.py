@@ -1,52 +1,60 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from adapterdistill.adapters import Routing
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench import conditional
-from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.conditional import Size, chosen, losses, rows_of_length
-from adapterdistill.bench.conditional_report import markdown, measure
+from adapterdistill.bench.conditional_report import conditional_command, markdown
 from adapterdistill.bench.tenants import BenchTenant
+from adapterdistill.bench.workers import Crew
+from tests.unit.bench.conftest import SAMPLES
 
 ROUTINGS = (Routing(2.0), Routing(5.0, to_all=True))
 TINY = Size(1, ROUTINGS, 2, 2, 12, 6, (8, 20), 7)
 
 
 def test_every_setting_is_timed_scored_and_reported(
-    tiny_encoder: Encoder,
+    tiny_encoder_folder: Path,
     tenants: dict[str, BenchTenant],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     means = sorted(t.test.tokens / len(t.test) for t in tenants.values())
     monkeypatch.setattr(conditional, "LONG", (means[0] + means[-1]) / 2)  # one of each kind
-    cache = ResultCache(tmp_path)
-    found = measure(tiny_encoder, list(tenants.values()), TINY, cache)
+    monkeypatch.setitem(conditional.SIZES, "quick", TINY)
+    crew = Crew(1, str(tiny_encoder_folder), "float32", "cpu", max_tokens=256)
+
+    def run() -> dict[str, Any]:
+        conditional_command(
+            data=SAMPLES, out=tmp_path, cache=tmp_path / "cache", size="quick", crew=crew
+        )
+        found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+        return found
+
+    found = run()
     assert [one["mean_tokens"] for one in found["lengths"]] == [8, 20]
     assert [group["kind"] for group in found["groups"]] == ["short", "long"]
     for group in found["groups"]:
         assert len(group["tenants"]) == 1
         assert [row["speed"] for row in group["accuracy"]] == [2, 5]
         assert all(row["faster_by_median"] > 0 for row in group["speed"]["conditional"])
-        tenant = tenants[group["tenants"][0]]
-        assert group["accuracy"][0]["test"]["queries"] == len(tenant.test)
-    before = [group["by_tenant"] for group in found["groups"]]
+        assert group["accuracy"][0]["test"]["queries"] == 12
     monkeypatch.setattr(conditional, "train", None)  # a second run trains nothing
-    again = measure(tiny_encoder, list(tenants.values()), TINY, cache)
-    assert [group["by_tenant"] for group in again["groups"]] == before
-    facts = {"threads": torch.get_num_threads()}
-    text = markdown(json.loads(json.dumps({"size": "tiny", "environment": facts, **found})))
+    again = run()
+    for group, before in zip(again["groups"], found["groups"], strict=True):
+        assert group["by_tenant"] == before["by_tenant"]
+    text = (tmp_path / "report.md").read_text()
     assert "n/k 2, k-to-k" in text and "n/k 5, k-to-all" in text
     assert "## Short queries" in text and "## Long queries" in text
     for tenant in tenants.values():
         assert not any(query in text for query in tenant.test.texts if len(query) > 12)
 
 
-def test_a_kind_that_no_tenant_has_is_named(tenants: dict[str, BenchTenant]) -> None:
+def test_a_kind_that_no_tenant_has_is_named() -> None:
     found = {
         "size": "tiny", "bottleneck_size": 64, "dense_steps": 1, "steps": 1, "rounds": 7,
         "lengths": [], "groups": [], "environment": {"threads": 1},
