@@ -60,6 +60,7 @@ def exact_soft_top_k(
     # The log of the largest weight that is shared, with as many at 1 as come before it.
     of_rest = falling.flip(-1).logcumsumexp(-1).flip(-1)
     at_one = (falling + left.log() - of_rest > 0).sum(-1, keepdim=True)
+    at_one = torch.minimum(at_one, k[:, None] - 1)  # against rounding: someone must share
     rest = (scores / epsilon).masked_fill(descending_ranks(scores) < at_one, -torch.inf)
     a = (k[:, None] - at_one).to(scores.dtype).log() - rest.logsumexp(-1, keepdim=True)
     return (scores / epsilon + a).clamp(max=0).exp()
