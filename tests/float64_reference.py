@@ -36,6 +36,29 @@ def adapter_output(adapter: BottleneckAdapter) -> Delta64:
     return u
 
 
+def bert_embedded(model: Any, ids: Sequence[int]) -> Tensor:
+    """What enters the first layer of a Hugging Face BERT, [tokens, hidden]."""
+    e = model.embeddings
+    tokens = torch.tensor(ids)
+    h = e.word_embeddings.weight.double()[tokens]
+    h = h + e.position_embeddings.weight.double()[: len(tokens)]
+    return layer_norm(h + e.token_type_embeddings.weight.double()[0], e.LayerNorm)
+
+
+def bert_residual(model: Any, index: int, own: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """f and a of one layer, [tokens, hidden] each, for the tokens `own` that attend to `seen`."""
+    layer, heads = model.encoder.layer[index], model.config.num_attention_heads
+    attention, mixed = layer.attention.self, []
+    q = linear(own, attention.query).chunk(heads, -1)
+    k, v = (linear(seen, part).chunk(heads, -1) for part in (attention.key, attention.value))
+    for head in range(heads):
+        scores = q[head] @ k[head].T / math.sqrt(q[head].shape[-1])
+        mixed.append(torch.softmax(scores, -1) @ v[head])
+    after = layer.attention.output
+    a = layer_norm(linear(torch.cat(mixed, -1), after.dense) + own, after.LayerNorm)
+    return linear(gelu(linear(a, layer.intermediate.dense)), layer.output.dense), a
+
+
 def bert_hidden(model: Any, ids: Sequence[int], delta: Delta64 | None = None) -> Tensor:
     """Last hidden states [tokens, hidden] of one row through a Hugging Face BERT.
 
@@ -43,28 +66,62 @@ def bert_hidden(model: Any, ids: Sequence[int], delta: Delta64 | None = None) ->
     adapter is the FFN's output f, its input is LN(f + a), and LN(f + delta + a) leaves the layer
     through the same LayerNorm.
     """
-    e = model.embeddings
-    tokens = torch.tensor(ids)
-    h = e.word_embeddings.weight.double()[tokens]
-    h = h + e.position_embeddings.weight.double()[: len(tokens)]
-    h = layer_norm(h + e.token_type_embeddings.weight.double()[0], e.LayerNorm)
-    heads = model.config.num_attention_heads
+    h = bert_embedded(model, ids)
     for index, layer in enumerate(model.encoder.layer):
-        own, mixed = layer.attention.self, []
-        q, k, v = (
-            part.chunk(heads, -1)
-            for part in (linear(h, own.query), linear(h, own.key), linear(h, own.value))
-        )
-        for head in range(heads):
-            scores = q[head] @ k[head].T / math.sqrt(q[head].shape[-1])
-            mixed.append(torch.softmax(scores, -1) @ v[head])
-        after = layer.attention.output
-        a = layer_norm(linear(torch.cat(mixed, -1), after.dense) + h, after.LayerNorm)
-        f = linear(gelu(linear(a, layer.intermediate.dense)), layer.output.dense)
+        f, a = bert_residual(model, index, h, h)
         h = layer_norm(f + a, layer.output.LayerNorm)
         if delta is not None:
             h = layer_norm(f + delta(index, h) + a, layer.output.LayerNorm)
     return h
+
+
+def parallel_hidden(model: Any, ids: Sequence[int], parallel: Delta64) -> Tensor:
+    """The same with the adapter on each layer's input: LN(f + a + P(X))."""
+    h = bert_embedded(model, ids)
+    for index, layer in enumerate(model.encoder.layer):
+        f, a = bert_residual(model, index, h, h)
+        h = layer_norm(f + a + parallel(index, h), layer.output.LayerNorm)
+    return h
+
+
+def conditional_hidden(
+    model: Any,
+    ids: Sequence[int],
+    parallel: Delta64,
+    router: Tensor,
+    k: int,
+    *,
+    epsilon: float,
+    to_all: bool,
+) -> Tensor:
+    """CoDA, token by token: Y = X + P(X) + m (LN(f + a + P(X)) - X - P(X)), f and a of the k."""
+    h = bert_embedded(model, ids)
+    for index, layer in enumerate(model.encoder.layer):
+        centred = h - h.mean(-1, keepdim=True)
+        spread = ((centred**2).mean(-1, keepdim=True) + 1e-5) ** 0.5
+        scores = (centred / spread @ router[index].double()).detach()
+        weights = bisected_top_k(scores, k, epsilon)
+        own = sorted(range(len(h)), key=lambda token: -float(scores[token]))[:k]
+        f, a = bert_residual(model, index, h[own], h if to_all else h[own])
+        skipping = h + parallel(index, h)
+        out = skipping.clone()
+        for place, token in enumerate(own):
+            passed = layer_norm(
+                f[place] + a[place] + parallel(index, h)[token], layer.output.LayerNorm
+            )
+            out[token] += weights[token] * (passed - skipping[token])
+        h = out
+    return h
+
+
+def bisected_top_k(scores: Tensor, k: int, epsilon: float) -> Tensor:
+    """Soft top-k of one row: min(1, exp((s + a) / epsilon)), a by bisection on the sum."""
+    low, high = -float(scores.max()) - 100.0, -float(scores.min()) + 100.0
+    for _ in range(200):
+        a = (low + high) / 2
+        total = sum(min(1.0, math.exp(min(0.0, (float(s) + a) / epsilon))) for s in scores)
+        low, high = (a, high) if total < k else (low, a)
+    return torch.exp(((scores.double() + high) / epsilon).clamp(max=0))
 
 
 def fused_output(

@@ -1,7 +1,15 @@
-"""Adapters: functions of one layer's hidden states, added inside the frozen encoder."""
+"""Adapters: what is added to the frozen encoder's layers, or decides which tokens pass them."""
 
 from adapterdistill.adapters.bottleneck import BottleneckAdapter
+from adapterdistill.adapters.conditional import ConditionalAdapter, Parallel, Routing
 from adapterdistill.adapters.fusion import Fusion
 from adapterdistill.adapters.stack import AdapterStack
 
-__all__ = ["AdapterStack", "BottleneckAdapter", "Fusion"]
+__all__ = [
+    "AdapterStack",
+    "BottleneckAdapter",
+    "ConditionalAdapter",
+    "Fusion",
+    "Parallel",
+    "Routing",
+]

@@ -1,35 +1,25 @@
 """A frozen post-LayerNorm transformer encoder as a pure function of packed tokens.
 
-Adapters enter as a `LayerDelta`. Nothing about a request is kept on the encoder, so threads and
-tenants cannot meet in it. Placement follows Pfeiffer et al. (2021), `seq_bn`: with f the FFN's
-output and a the attention block's, x = LN(f + a), and the layer returns LN(f + a + delta(x)) with
-the same pretrained LayerNorm.
+Adapters enter as a `LayerDelta`, or as a `LayerRule` where they do more than add to the FFN's
+output. Nothing about a request is kept on the encoder, so threads and tenants cannot meet in it.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.backbone.attach import EncoderWeights, LayerWeights
-from adapterdistill.backbone.packed import PackedTokens, attend, mean_pool, pack
+from adapterdistill.backbone.attach import EncoderWeights
+from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
+from adapterdistill.backbone.packed import PackedTokens, mean_pool, pack
 from adapterdistill.manifest import EncoderRef
 
-LayerDelta = Callable[[int, Tensor], Tensor]
-"""(layer, x [tokens, hidden]) to what an adapter adds to the FFN's output, [tokens, hidden]."""
+Adaptation = LayerDelta | LayerRule
+"""What adapts the encoder: an addition to every layer's FFN, or a rule that runs the layer."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 class Encoder:
@@ -46,7 +36,7 @@ class Encoder:
         self.max_tokens = max_tokens
         self._weights = weights
         self._tokenizer = tokenizer
-        self._activation = _ACTIVATIONS[weights.activation]
+        self._layers = [FrozenLayer(index, weights) for index in range(len(weights.layers))]
         special = tokenizer.encode("", add_special_tokens=True).ids
         half = (len(special) + 1) // 2
         self._head, self._tail = special[:half], special[half:]
@@ -72,22 +62,20 @@ class Encoder:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [[*self._head, *encoding.ids[:room], *self._tail] for encoding in encodings]
 
-    def hidden(self, tokens: PackedTokens, delta: LayerDelta | None = None) -> Tensor:
+    def hidden(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
         """Last hidden states, [tokens, hidden], of the encoder with `delta` at every layer."""
-        w = self._weights
-        h = F.embedding(tokens.input_ids, w.words) + F.embedding(tokens.position, w.positions)
-        h = self._norm(h, w.embedding_norm_weight, w.embedding_norm_bias)
-        for index, layer in enumerate(w.layers):
-            h = self._layer(index, layer, h, tokens, delta)
+        rule, h = rule_of(delta), self._embed_tokens(tokens)
+        for layer in self._layers:
+            h = rule.run(layer, h, tokens)
         return h
 
-    def embed(self, tokens: PackedTokens, delta: LayerDelta | None = None) -> Tensor:
+    def embed(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
         """Unit-length mean-pooled embeddings, [rows, hidden], float32."""
         return F.normalize(mean_pool(self.hidden(tokens, delta), tokens), dim=-1)
 
     @torch.no_grad()
     def embed_texts(
-        self, texts: Sequence[str], delta: LayerDelta | None = None, *, batch_size: int = 64
+        self, texts: Sequence[str], delta: Adaptation | None = None, *, batch_size: int = 64
     ) -> Tensor:
         """`embed` of texts, [texts, hidden] float32, without gradients, batched by length."""
         return self.embed_ids(self.tokenize(texts), delta, batch_size=batch_size)
@@ -96,7 +84,7 @@ class Encoder:
     def embed_ids(
         self,
         rows: Sequence[Sequence[int]],
-        delta: LayerDelta | None = None,
+        delta: Adaptation | None = None,
         *,
         batch_size: int = 64,
     ) -> Tensor:
@@ -109,28 +97,9 @@ class Encoder:
             out[torch.tensor(chosen, device=self.device)] = self.embed(tokens, delta)
         return out
 
-    def _layer(
-        self,
-        index: int,
-        layer: LayerWeights,
-        h: Tensor,
-        tokens: PackedTokens,
-        delta: LayerDelta | None,
-    ) -> Tensor:
+    def _embed_tokens(self, tokens: PackedTokens) -> Tensor:
         w = self._weights
-        qkv = F.linear(h, layer.qkv_weight, layer.qkv_bias)
-        mixed = attend(qkv, tokens, w.num_heads, w.relative_bias)
-        a = self._norm(
-            F.linear(mixed, layer.attention_weight, layer.attention_bias) + h,
-            layer.attention_norm_weight,
-            layer.attention_norm_bias,
+        h = F.embedding(tokens.input_ids, w.words) + F.embedding(tokens.position, w.positions)
+        return F.layer_norm(
+            h, (self.hidden_size,), w.embedding_norm_weight, w.embedding_norm_bias, w.norm_eps
         )
-        inner = self._activation(F.linear(a, layer.up_weight, layer.up_bias))
-        f_plus_a = F.linear(inner, layer.down_weight, layer.down_bias) + a
-        x = self._norm(f_plus_a, layer.ffn_norm_weight, layer.ffn_norm_bias)
-        if delta is None:
-            return x
-        return self._norm(f_plus_a + delta(index, x), layer.ffn_norm_weight, layer.ffn_norm_bias)
-
-    def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(h, (self.hidden_size,), weight, bias, self._weights.norm_eps)

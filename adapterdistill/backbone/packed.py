@@ -6,6 +6,7 @@ length are neighbours and their attention is one call without a mask.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -27,6 +28,23 @@ class PackedTokens:
     """[rows] tokens of each row, in the caller's order."""
     groups: tuple[tuple[int, int], ...]
     """(rows, length) of each run of equally long rows, in layout order."""
+
+    @cached_property
+    def place(self) -> Tensor:
+        """[tokens] int64, the row that each token belongs to, counted in layout order."""
+        in_layout = torch.tensor([length for rows, length in self.groups for _ in range(rows)])
+        places = torch.repeat_interleave(torch.arange(len(in_layout)), in_layout)
+        return places.to(self.position.device)
+
+
+@dataclass(frozen=True)
+class ChosenTokens:
+    """Some tokens of every row of a packed batch, in the batch's order."""
+
+    index: Tensor
+    """[chosen] int64, ascending places among the batch's tokens."""
+    groups: tuple[tuple[int, int, int], ...]
+    """(rows, chosen tokens of each, length of each) of each run of equally long rows."""
 
 
 def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> PackedTokens:
@@ -61,9 +79,7 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | Non
         [tokens, hidden]
     """
     dtype = qkv.dtype
-    # The CPU's bfloat16 attention is slow backwards (measured 2.5 to 4 times), float32 is not.
-    if qkv.device.type == "cpu" and qkv.requires_grad:
-        qkv = qkv.float()
+    qkv = _fit_for_attention(qkv)
     outputs = []
     for chunk, (rows, length) in zip(
         qkv.split([rows * length for rows, length in tokens.groups]), tokens.groups, strict=True
@@ -73,6 +89,57 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | Non
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         outputs.append(mixed.transpose(1, 2).reshape(rows * length, -1))
     return torch.cat(outputs).to(dtype)
+
+
+def attend_chosen(
+    queries: Tensor,
+    keys_values: Tensor,
+    tokens: PackedTokens,
+    chosen: ChosenTokens,
+    num_heads: int,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Attention of the chosen tokens to their row's chosen tokens, or to all tokens of their row.
+
+    Args:
+        queries: [chosen, hidden].
+        keys_values: keys and values side by side, [chosen, 2 * hidden] or [tokens, 2 * hidden].
+        bias: as in `attend`.
+
+    Returns:
+        [chosen, hidden]
+    """
+    to_all = len(keys_values) == len(tokens.position)
+    asking = tokens.position[chosen.index]
+    asked = tokens.position if to_all else asking
+    groups = [(rows, k, length if to_all else k) for rows, k, length in chosen.groups]
+    if not to_all:  # rows of one k are neighbours, whatever their length
+        runs = groupby(groups, key=lambda group: group[1])
+        groups = [(sum(rows for rows, _, _ in run), k, k) for k, run in runs]
+    dtype = queries.dtype
+    queries, keys_values = _fit_for_attention(queries), _fit_for_attention(keys_values)
+    outputs, first, first_asked = [], 0, 0
+    for rows, k, length in groups:
+        of_queries = slice(first, first + rows * k)
+        of_keys = slice(first_asked, first_asked + rows * length)
+        q = queries[of_queries].view(rows, k, num_heads, -1).transpose(1, 2)
+        both = keys_values[of_keys].view(rows, length, 2, num_heads, -1)
+        keys, values = both.permute(2, 0, 3, 1, 4)
+        mask = None
+        if bias is not None:
+            at = asking[of_queries].view(rows, k, 1), asked[of_keys].view(rows, 1, length)
+            mask = bias[:, at[0], at[1]].transpose(0, 1).to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        outputs.append(mixed.transpose(1, 2).reshape(rows * k, -1))
+        first, first_asked = of_queries.stop, of_keys.stop
+    return torch.cat(outputs).to(dtype)
+
+
+def _fit_for_attention(projected: Tensor) -> Tensor:
+    # The CPU's bfloat16 attention is slow backwards (measured 2.5 to 4 times), float32 is not.
+    if projected.device.type == "cpu" and projected.requires_grad:
+        return projected.float()
+    return projected
 
 
 def mean_pool(hidden: Tensor, tokens: PackedTokens) -> Tensor:

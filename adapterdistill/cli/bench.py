@@ -14,6 +14,8 @@ app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 
 # Texts in the data are short: longer ones are cut, the same for every method.
 _MAX_TOKENS = 48
+# Where skipping tokens is measured, long texts are the point.
+_MAX_TOKENS_LONG = 256
 
 
 class SizeName(StrEnum):
@@ -183,5 +185,39 @@ def multitask(
         threads=threads,
         max_tokens=_MAX_TOKENS,
         seed=seed,
+    )
+    typer.echo(report)
+
+
+@app.command()
+def conditional(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADAPTERDISTILL_DATA", help="Folder of tenant folders. Default: the samples."
+        ),
+    ] = None,
+    size: Annotated[SizeName, typer.Option(help="How much is run.")] = SizeName.quick,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+) -> None:
+    """What running fewer tokens saves and loses, beside the dense adapter. Resumable."""
+    from adapterdistill.bench.conditional_report import conditional_command
+    from adapterdistill.bench.workers import Crew
+
+    crew = Crew(
+        processes=1, encoder=encoder, dtype=dtype, device=device, max_tokens=_MAX_TOKENS_LONG
+    )
+    report = conditional_command(
+        data=data or Path(str(files("adapterdistill"))) / "samples",
+        out=out,
+        cache=cache or out / "cache",
+        size=size.value,
+        crew=crew,
     )
     typer.echo(report)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapterdistill.backbone import LayerDelta
+from adapterdistill.backbone import Adaptation
 from adapterdistill.data.splits import row_key
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.method import Objective, Scored
@@ -65,11 +65,11 @@ class CrossValidation(Objective):
         groups = (fold.objective.parameter_groups(learning_rate) for fold in self._folds)
         return list(chain.from_iterable(groups))
 
-    def deployed(self) -> LayerDelta:
+    def deployed(self) -> Adaptation:
         """The first fold's, of which `score` makes no use: none of them is served."""
         return self._folds[0].objective.deployed()
 
-    def score(self, _: LayerDelta) -> float:
+    def score(self, _: Adaptation) -> float:
         """Mean held-out score of the folds as they are now."""
         scores = [fold.held_out(fold.objective.deployed()) for fold in self._folds]
         return sum(scores) / len(scores)

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.backbone import (
+    Adaptation,
+    Encoder,
+    FrozenLayer,
+    LayerDelta,
+    LayerRule,
+    PackedTokens,
+    rule_of,
+)
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.losses import prototype_loss
 
@@ -20,7 +28,7 @@ class Objective(nn.Module):
 
     student: BottleneckAdapter
 
-    def deployed(self) -> LayerDelta:
+    def deployed(self) -> Adaptation:
         """What is served, and scored on held-out rows: the student alone unless overridden."""
         return self.student
 
@@ -38,7 +46,7 @@ class OwnAdapter(Objective):
         self.student = student
 
     def forward(self, batch: Batch) -> Tensor:
-        embeddings = batch.share(self._encoder.embed(batch.tokens, self.student))
+        embeddings = batch.share(self._encoder.embed(batch.tokens, self.deployed()))
         return prototype_loss(embeddings, batch.labels)
 
 
@@ -55,8 +63,21 @@ class Recording:
         return output
 
 
-HeldOut = Callable[[LayerDelta], float]
-"""Scores a `LayerDelta` on held-out rows; higher is better."""
+class HiddenStates(LayerRule):
+    """A rule that keeps each layer's output of one forward."""
+
+    def __init__(self, delta: Adaptation | None) -> None:
+        self._rule = rule_of(delta)
+        self.outputs: list[Tensor] = []
+
+    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
+        output = self._rule.run(layer, h, tokens)
+        self.outputs.append(output)
+        return output
+
+
+HeldOut = Callable[[Adaptation], float]
+"""Scores an adaptation of the encoder on held-out rows; higher is better."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""One frozen layer as pure functions of hidden states, and the rules by which one is run.
+
+A post-LayerNorm layer ends in a LayerNorm of a residual sum: f + a, with f the FFN's output and a
+the attention block's. `FrozenLayer` gives that sum and that LayerNorm apart, so that a rule can add
+to the sum, or make it for some tokens only.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapterdistill.backbone.attach import EncoderWeights
+from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, attend, attend_chosen
+
+LayerDelta = Callable[[int, Tensor], Tensor]
+"""(layer, x [tokens, hidden]) to what an adapter adds to the FFN's output, [tokens, hidden]."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class FrozenLayer:
+    """Layer `index` of an encoder. Keeps nothing of a call."""
+
+    def __init__(self, index: int, weights: EncoderWeights) -> None:
+        self.index = index
+        self._layer = weights.layers[index]
+        self._num_heads = weights.num_heads
+        self._relative_bias = weights.relative_bias
+        self._norm_eps = weights.norm_eps
+        self._activation = _ACTIVATIONS[weights.activation]
+
+    def residual(self, h: Tensor, tokens: PackedTokens) -> Tensor:
+        """f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
+        w = self._layer
+        qkv = F.linear(h, w.qkv_weight, w.qkv_bias)
+        return self._after_attention(attend(qkv, tokens, self._num_heads, self._relative_bias), h)
+
+    def residual_of(
+        self, h: Tensor, tokens: PackedTokens, chosen: ChosenTokens, *, to_all: bool
+    ) -> Tensor:
+        """f + a of the chosen tokens alone, [chosen, hidden], at the cost of these alone.
+
+        Args:
+            h: [tokens, hidden], of all tokens.
+            to_all: attend to every token of the row, whose keys and values are then computed;
+                else to the chosen ones only.
+        """
+        w = self._layer
+        own = h[chosen.index]
+        if to_all:
+            size = h.shape[1]
+            queries = F.linear(own, w.qkv_weight[:size], w.qkv_bias[:size])
+            keys_values = F.linear(h, w.qkv_weight[size:], w.qkv_bias[size:])
+        else:
+            qkv = F.linear(own, w.qkv_weight, w.qkv_bias)
+            queries, keys_values = qkv.tensor_split([h.shape[1]], dim=1)
+        mixed = attend_chosen(
+            queries, keys_values, tokens, chosen, self._num_heads, self._relative_bias
+        )
+        return self._after_attention(mixed, own)
+
+    def norm(self, residual: Tensor) -> Tensor:
+        """The layer's last LayerNorm."""
+        return self._norm(residual, self._layer.ffn_norm_weight, self._layer.ffn_norm_bias)
+
+    def _after_attention(self, mixed: Tensor, h: Tensor) -> Tensor:
+        w = self._layer
+        a = self._norm(
+            F.linear(mixed, w.attention_weight, w.attention_bias) + h,
+            w.attention_norm_weight,
+            w.attention_norm_bias,
+        )
+        inner = self._activation(F.linear(a, w.up_weight, w.up_bias))
+        return F.linear(inner, w.down_weight, w.down_bias) + a
+
+    def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(h, h.shape[-1:], weight, bias, self._norm_eps)
+
+
+class LayerRule(ABC):
+    """How a layer is run with an adapter that does more than add to the FFN's output."""
+
+    @abstractmethod
+    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
+        """The layer's output [tokens, hidden] from its input `h`."""
+
+
+class Sequential(LayerRule):
+    """A `LayerDelta` in Pfeiffer's place (`seq_bn`): x = LN(f + a), then LN(f + a + delta(x))."""
+
+    def __init__(self, delta: LayerDelta) -> None:
+        self._delta = delta
+
+    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
+        residual = layer.residual(h, tokens)
+        return layer.norm(residual + self._delta(layer.index, layer.norm(residual)))
+
+
+class Frozen(LayerRule):
+    """The layer as it is."""
+
+    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
+        return layer.norm(layer.residual(h, tokens))
+
+
+def rule_of(delta: LayerDelta | LayerRule | None) -> LayerRule:
+    """The rule itself, or the rule that an addition to the FFN's output makes."""
+    if isinstance(delta, LayerRule):
+        return delta
+    return Frozen() if delta is None else Sequential(delta)

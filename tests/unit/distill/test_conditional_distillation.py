@@ -1,0 +1,96 @@
+"""The light training of a conditional adapter towards the dense one."""
+
+import pytest
+import torch
+
+from adapterdistill.adapters import ConditionalAdapter, Parallel, Routing
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import state_digest
+from adapterdistill.distill.batches import make_batch
+from adapterdistill.distill.conditional_distillation import (
+    ConditionalDistillation,
+    OwnParallelAdapter,
+)
+from adapterdistill.distill.losses import relation_distance
+from adapterdistill.distill.method import HiddenStates
+from adapterdistill.distill.training import Schedule, train
+from tests.separable_tenant import held_out_of, separable_rows
+from tests.tiny_encoders import random_adapter
+
+ROWS = separable_rows(3, seed=1)
+ROUTING = Routing(2.0)
+
+
+def objective_of(encoder: Encoder, routing: Routing = ROUTING) -> ConditionalDistillation:
+    dense = random_adapter(encoder, seed=4, scale=0.1)
+    conditional = ConditionalAdapter.new(dense, seed=0)
+    return ConditionalDistillation(encoder, conditional, Parallel(dense), routing)
+
+
+def test_with_all_tokens_chosen_it_starts_at_the_dense_model(tiny_encoder: Encoder) -> None:
+    loss = objective_of(tiny_encoder, Routing(1.0))(make_batch(ROWS, range(12)))
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_distances_by_hand(tiny_encoder: Encoder) -> None:
+    objective = objective_of(tiny_encoder)
+    batch = make_batch(ROWS, range(12))
+    goal, found = HiddenStates(objective._dense), HiddenStates(objective.deployed())
+    with torch.no_grad():
+        theirs = tiny_encoder.embed(batch.tokens, goal)
+        mine = tiny_encoder.embed(batch.tokens, found)
+        loss = objective(batch)
+    distances = [
+        float((u - o).norm()) ** 2 / float(o.norm()) ** 2
+        for us, os in zip(found.outputs, goal.outputs, strict=True)
+        for u, o in zip(us.double(), os.double(), strict=True)
+    ]
+    expected = sum(distances) / len(distances) + float(relation_distance(mine, theirs))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_brings_it_close_to_the_dense_model_which_stays_as_it_was(
+    tiny_encoder: Encoder,
+) -> None:
+    objective = objective_of(tiny_encoder)
+    goal = tiny_encoder.embed_ids(ROWS.ids, objective._dense)
+
+    def missed() -> float:
+        found = tiny_encoder.embed_ids(ROWS.ids, objective.deployed())
+        return 1 - float((found * goal).sum(-1).mean())
+
+    before, router = missed(), objective.conditional.router.detach().clone()
+    schedule = Schedule(max_steps=40, learning_rate=5e-3)
+    train(objective, ROWS, schedule, seed=0)
+    assert missed() < 0.7 * before
+    assert not torch.equal(objective.conditional.router, router)
+    assert torch.equal(tiny_encoder.embed_ids(ROWS.ids, objective._dense), goal)
+
+
+def test_the_encoder_itself_or_an_adapter_in_another_place_may_teach(
+    tiny_encoder: Encoder,
+) -> None:
+    conditional = ConditionalAdapter.new(random_adapter(tiny_encoder, seed=1, scale=0.1), seed=0)
+    own = random_adapter(tiny_encoder, seed=2)
+    before = state_digest(own)
+    for teacher in (None, own):
+        objective = ConditionalDistillation(tiny_encoder, conditional, teacher, ROUTING)
+        objective(make_batch(ROWS, range(12))).backward()
+        assert all(parameter.grad is not None for parameter in conditional.parameters())
+    assert own.up_weight.grad is None and state_digest(own) == before
+
+
+def test_held_out_rows_bound_the_steps_of_either_objective(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1, scale=0.05).copy()
+    schedule = Schedule(max_steps=4, evaluate_every=2)
+    for objective in (OwnParallelAdapter(tiny_encoder, adapter), objective_of(tiny_encoder)):
+        result = train(objective, ROWS, schedule, seed=0, held_out=held_out_of(tiny_encoder))
+        assert [step for step, _ in result.scores] == [0, 2, 4]
+
+
+def test_the_dense_adapter_is_trained_in_its_own_place(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1, scale=0.05).copy()
+    objective = OwnParallelAdapter(tiny_encoder, adapter)
+    before = objective(make_batch(ROWS, range(18))).item()
+    train(objective, ROWS, Schedule(max_steps=30, learning_rate=5e-3), seed=0)
+    assert objective(make_batch(ROWS, range(18))).item() < 0.7 * before
