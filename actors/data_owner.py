@@ -23,6 +23,7 @@ from actors.records import (
     Evaluated,
     Extracted,
     Fetched,
+    Lightened,
     Published,
     StageResult,
     Validated,
@@ -30,22 +31,29 @@ from actors.records import (
 from actors.run_state import RunState
 from actors.teachers import fetch_teachers
 from actors.train_loop import peak_rss_mb
-from actors.training_stages import distil, extract, leave_untrained
+from actors.training_stages import (
+    distil,
+    extract,
+    leave_untrained,
+    make_form,
+    require_possible_form,
+)
 from adapterdistill import bundle as bundles
-from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.backbone import Embedder, Encoder, load_encoder
+from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.forms import ServedForm, unpack_form
 from adapterdistill.distill.stage import load_payload, write_rows
 from adapterdistill.errors import NotFoundError, ServingError
 from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, build_index, judge
-from adapterdistill.evaluation.report import compare, decide
+from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
 from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client import RegistryClient
 
-_OWN, _DISTILLED = "own.safetensors", "distilled.safetensors"
+_OWN, _DISTILLED, _FORM = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -58,9 +66,15 @@ class DataOwner:
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
-        """Open the tenant's folder; the run's folder is named by its content and the config."""
+        """Open the tenant's folder; the run's folder is named by its content and the config.
+
+        Raises:
+            DataError: the tenant's data break the format.
+            ConfigError: the encoder cannot have the form that the method makes.
+        """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
+        require_possible_form(self._config, lambda: self._encoder)
         self._state = RunState.open(self._config, data_sha256)
         counts = self._dataset.counts()
 
@@ -186,18 +200,60 @@ class DataOwner:
 
         return self._stage(Published, work, still_so=is_published)
 
-    def bundle(self) -> Bundled:
-        """The adapter with the private FAQ index into the tenant's own serving store, live."""
+    def lighten(self) -> Lightened:
+        """The method's cheaper form of the chosen adapter, served if it ranks about as well.
+
+        Nothing is trained where no row is held out: the form could not be shown to be as good.
+        """
         self._done(Published)
+
+        def work() -> Lightened:
+            made = self._config.form
+            if made is None or self._done(Evaluated).held_out is None:
+                kind = None if made is None else made.kind
+                return Lightened(trained=False, **decide_form(None, kind).model_dump())
+            told = make_form(
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / self._chosen,
+                form=self._folder / _FORM,
+            )
+            adapter = self._judge(self._chosen)
+            form = self._judge(_FORM, lambda file: self._form(file).embedder)
+            found = compare_form(adapter.held, form.held)
+            verdict = decide_form(found, made.kind, most_lost=made.most_lost)
+            return Lightened(
+                **told,
+                **verdict.model_dump(),
+                held_out=found,
+                test=compare_form(adapter.test, form.test),
+                threshold=abstention_threshold(form.held),
+            )
+
+        return self._stage(Lightened, work)
+
+    def bundle(self) -> Bundled:
+        """What is served, with the private FAQ index, into the tenant's own serving store, live."""
+        lightened = self._done(Lightened)
 
         def work() -> Bundled:
             payload, rows = self._chosen_payload(), self._rows
-            vectors, faq_of_vector = build_index(
-                self._encoder, unpack_adapter(payload), rows.index(), rows.num_faqs
-            )
+            embedder: Embedder = unpack_adapter(payload)
             choice, evaluated = self._done(Decided).choice, self._done(Evaluated)
             threshold = (
                 evaluated.own_threshold if choice == "own" else evaluated.distilled_threshold
+            )
+            form = None
+            if lightened.form != "adapter":
+                assert lightened.threshold is not None
+                file, threshold = self._folder / _FORM, lightened.threshold
+                embedder = self._form(file).embedder
+                golden = golden_vectors(self._encoder, embedder)
+                proven = bundles.ProvenForm(kind=lightened.form, golden=golden)
+                form = bundles.BundledForm(proven, file.read_bytes())
+            vectors, faq_of_vector = build_index(
+                self._encoder, embedder, rows.index(), rows.num_faqs
             )
             store = Path(self._config.serving_store)
             folder = bundles.write_bundle(
@@ -209,6 +265,7 @@ class DataOwner:
                     vectors=vectors,
                     faq_of_vector=faq_of_vector,
                     threshold=threshold,
+                    form=form,
                 ),
             )
             bundles.set_live(store, self._config.tenant, folder.name)
@@ -263,6 +320,7 @@ class DataOwner:
             Evaluated: self.evaluate,
             Decided: self.decide,
             Published: self.publish,
+            Lightened: self.lighten,
         }
         result = stages[kind]()
         assert isinstance(result, kind)
@@ -299,13 +357,19 @@ class DataOwner:
         config = self._config.registry
         return RegistryClient(config.resolve(), timeout_s=config.timeout_s)
 
-    def _judge(self, file: str) -> Judged:
-        """The adapter in `file`, and the folds' beside it, on the tenant's rows."""
+    def _judge(self, file: str, load: Callable[[Path], Embedder] = load_payload) -> Judged:
+        """What is in `file`, and the folds' beside it, on the tenant's rows."""
         files = [self._folder / file]
         files += [fold_file(files[0], fold) for fold in range(self._rows.num_folds)]
-        whole, *folds = (load_payload(str(path)) for path in files)
+        whole, *folds = map(load, files)
         return judge(self._encoder, whole, self._rows, folds)
 
+    def _form(self, file: Path) -> ServedForm:
+        return unpack_form(file.read_bytes(), self._encoder)
+
+    @property
+    def _chosen(self) -> str:
+        return _OWN if self._done(Decided).choice == "own" else _DISTILLED
+
     def _chosen_payload(self) -> bytes:
-        file = _OWN if self._done(Decided).choice == "own" else _DISTILLED
-        return (self._folder / file).read_bytes()
+        return (self._folder / self._chosen).read_bytes()

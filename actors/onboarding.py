@@ -21,6 +21,7 @@ from actors.records import (
     Evaluated,
     Extracted,
     Fetched,
+    Lightened,
     Published,
     StageResult,
     Validated,
@@ -37,6 +38,7 @@ STAGES = (
     "evaluate",
     "decide",
     "publish",
+    "lighten",
     "bundle",
 )
 """Methods of `DataOwner`, in order."""
@@ -56,6 +58,7 @@ class OnboardReport(Record):
     evaluate: Evaluated
     decide: Decided
     publish: Published
+    lighten: Lightened
     bundle: Bundled
 
     def stage_seconds(self) -> dict[str, float]:
@@ -128,6 +131,8 @@ def _summary(result: StageResult) -> str:
             return f"{result.choice} ({result.reason})"
         case Published():
             return result.name
+        case Lightened():
+            return f"{result.form} is served ({result.reason})"
         case Bundled():
             return f"{result.bundle[:12]}, {result.index_vectors} vectors"
         case _:

@@ -38,7 +38,8 @@ def build_manifest(
         kind="bottleneck",
         encoder=encoder.ref,
         tensors=tensor_specs(adapter),
-        method="own_adapter" if choice == "own" else config.training.method,
+        # What a run makes besides, a cheaper form to serve by, is not published.
+        method="own_adapter" if choice == "own" else "adapter_distillation",
         config_sha256=config.digest(),
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},

@@ -3,12 +3,19 @@
 A test holds every public method of `DataOwner` to this list.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from adapterdistill.evaluation.report import Choice, Comparison, MetricName, Reason
-from adapterdistill.manifest import Metric, Record, Sha256
+from adapterdistill.evaluation.report import (
+    Choice,
+    Comparison,
+    FormComparison,
+    FormReason,
+    MetricName,
+    Reason,
+)
+from adapterdistill.manifest import FormKind, Metric, Record, Sha256
 
 __all__ = [
     "LEAVES_OWNER",
@@ -18,6 +25,7 @@ __all__ = [
     "Evaluated",
     "Extracted",
     "Fetched",
+    "Lightened",
     "Published",
     "StageResult",
     "Trained",
@@ -101,6 +109,20 @@ class Published(StageResult):
     metrics: dict[MetricName, Metric]
 
 
+class Lightened(Trained):
+    """A cheaper form of the chosen adapter, and whether it is served in its place."""
+
+    form: FormKind | Literal["adapter"]
+    """What is served."""
+    reason: FormReason
+    held_out: FormComparison | None = None
+    """On held-out rows: decides."""
+    test: FormComparison | None = None
+    """On test rows: reported."""
+    threshold: float | None = None
+    """Top score under which the form would abstain."""
+
+
 class Bundled(StageResult):
     bundle: BundleId
     threshold: float
@@ -115,5 +137,6 @@ LEAVES_OWNER = (
     Evaluated,
     Decided,
     Published,
+    Lightened,
     Bundled,
 )

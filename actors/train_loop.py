@@ -20,11 +20,10 @@ from safetensors import SafetensorError
 
 from actors.files import write_atomically
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.method import Progress
-from adapterdistill.distill.stage import StageSpec, TrainedStage, run_stage
+from adapterdistill.distill.stage import StageSpec, TrainedStage, pack_trained, run_stage
 from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
 from adapterdistill.manifest import Record, canonical_json, sha256_hex
@@ -130,16 +129,15 @@ def train_in_place(
 
     resume = _readable_state(kept)
     trained = run_stage(spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress)
-    _write_adapters(trained, encoder, adapter)
+    _write_payloads(trained, encoder, adapter)
     kept.unlink(missing_ok=True)
     return Outcome.of(trained)
 
 
-def _write_adapters(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
+def _write_payloads(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
     for number, fold in enumerate(trained.folds):
-        payload = pack_adapter(fold, model_name=encoder.ref.name)
-        write_atomically(fold_file(adapter, number), payload)
-    write_atomically(adapter, pack_adapter(trained.student, model_name=encoder.ref.name))
+        write_atomically(fold_file(adapter, number), pack_trained(fold, encoder))
+    write_atomically(adapter, pack_trained(trained.student, encoder))
 
 
 def _readable_state(path: Path) -> bytes | None:
@@ -258,7 +256,7 @@ def train_loop(config: dict[str, Any]) -> None:
         spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()
     )
     if workers.rank == 0:
-        _write_adapters(trained, encoder, Path(config["adapter"]))
+        _write_payloads(trained, encoder, Path(config["adapter"]))
         write_atomically(Path(config["outcome"]), Outcome.of(trained).canonical_json())
 
 

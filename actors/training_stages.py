@@ -1,6 +1,7 @@
-"""The two training stages: what a run's settings make of them, and what they report."""
+"""The training stages: what a run's settings make of them, and what they report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from actors.train_loop import Outcome, train_stage
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.config import OnboardConfig
+from adapterdistill.config import ConditionalConfig, OnboardConfig
+from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.training import Schedule
+from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import sha256_hex
 
 
@@ -70,6 +73,55 @@ def distil(
         # Empty where it was not asked for.
         leave_one_out=dict(zip(teachers, outcome.leave_one_out, strict=False)),
     )
+
+
+def form_settings(config: OnboardConfig) -> FormSettings | None:
+    """The form that the run's method makes of the chosen adapter, if it makes one."""
+    form = config.form
+    if form is None:
+        return None
+    if isinstance(form, ConditionalConfig):
+        return ConditionalSettings(
+            bottleneck_size=config.training.bottleneck_size, speed=form.speed, to_all=form.to_all
+        )
+    return LightSettings(
+        body=form.body, layers=form.layers, heads=form.heads, lstm_size=form.lstm_size
+    )
+
+
+def require_possible_form(config: OnboardConfig, encoder: Callable[[], Encoder]) -> None:
+    """Raises ConfigError, before anything is trained, if the encoder cannot have the form."""
+    form = form_settings(config)
+    if form is None:
+        return
+    try:
+        form.new(encoder(), seed=0)
+    except ConfigError as error:
+        raise ConfigError(f"method {config.training.method}: {error}") from None
+
+
+def make_form(
+    config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path, form: Path
+) -> dict[str, Any]:
+    """Train the run's form towards the frozen `adapter`; `form` and the folds' are written.
+
+    Returns:
+        The fields of `Trained`.
+    """
+    t, made = config.training, config.form
+    assert made is not None
+    schedule = _schedule(config, made.steps, made.learning_rate)
+    spec = StageSpec(
+        rows=str(rows),
+        bottleneck_size=t.bottleneck_size,
+        # A form starts far from the adapter: its score moves slowly, and not always upwards.
+        schedule=replace(schedule, evaluate_every=max(t.evaluate_every, made.steps // 10)),
+        seed=t.seed,
+        initial=str(adapter),
+        form=form_settings(config),
+    )
+    outcome = train_stage("lighten", spec, encoder, config, adapter=form)
+    return _told(outcome, form)
 
 
 def _schedule(config: OnboardConfig, steps: int, learning_rate: float) -> Schedule:

@@ -5,6 +5,8 @@
                                     adapter.safetensors      the registry's payload, byte for byte
                                     faqs.parquet             faq_id, question, answer
                                     index.safetensors        vectors, faq_of_vector
+                                    form.safetensors         what is served in the adapter's place,
+                                                             if anything is
 
 BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
 `bundle.json`, which holds the digests of the other files. So the id proves all of the content,
@@ -30,24 +32,49 @@ from torch import Tensor
 
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.manifest import Manifest, Name, Record, Sha256, is_name, sha256_hex
+from adapterdistill.manifest import (
+    FormKind,
+    GoldenVectors,
+    Manifest,
+    Name,
+    Record,
+    Sha256,
+    is_name,
+    sha256_hex,
+)
 
 NEVER_ABSTAIN = -1.0
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}-[0-9a-f]{12}")
 _FAQ_COLUMNS = pa.schema(
     [("faq_id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
 )
-_ADAPTER, _FAQS, _INDEX, _HEAD = (
+_ADAPTER, _FAQS, _INDEX, _FORM, _HEAD = (
     "adapter.safetensors",
     "faqs.parquet",
     "index.safetensors",
+    "form.safetensors",
     "bundle.json",
 )
 
 
+class ProvenForm(Record):
+    """Which form of the adapter is served, and how far it moves the probe sentences."""
+
+    kind: FormKind
+    golden: GoldenVectors
+
+
+@dataclass(frozen=True)
+class BundledForm:
+    """A cheaper form of the adapter, which is served in its place."""
+
+    proven: ProvenForm
+    payload: bytes
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """One adapter version with the tenant's FAQ index.
+    """One adapter version with the tenant's FAQ index, which is made with what is served.
 
     vectors: [entries, hidden_size] float32, unit length. An FAQ's score for a query is the largest
         cosine over its vectors; a centroid index has one vector an FAQ.
@@ -61,6 +88,7 @@ class Bundle:
     vectors: Tensor
     faq_of_vector: Tensor
     threshold: float = NEVER_ABSTAIN
+    form: BundledForm | None = None
 
 
 class _Head(Record):
@@ -70,6 +98,8 @@ class _Head(Record):
     manifest: Manifest
     threshold: float = Field(ge=-1, le=1)
     files: dict[str, Sha256]
+    # Left out where there is none: the ids of bundles without one stay as they were.
+    form: ProvenForm | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class _Live(Record):
@@ -96,10 +126,13 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
             }
         ),
     }
+    if bundle.form is not None:
+        contents[_FORM] = bundle.form.payload
     head = _Head(
         manifest=bundle.manifest,
         threshold=bundle.threshold,
         files={name: sha256_hex(content) for name, content in contents.items()},
+        form=None if bundle.form is None else bundle.form.proven,
     ).canonical_json()
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
@@ -181,13 +214,14 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
     folder = _bundle_folder(store, tenant, bundle_id)
     subject = f"bundle {bundle_id[:12]} of tenant {tenant}"
     try:
-        contents = {name: (folder / name).read_bytes() for name in (_HEAD, _ADAPTER, _FAQS, _INDEX)}
+        head_bytes = (folder / _HEAD).read_bytes()
+        if sha256_hex(head_bytes)[:12] != bundle_id[65:]:
+            raise ServingError(f"{subject} is damaged: {_HEAD} has not the digest in its id")
+        head = _Head.model_validate_json(head_bytes)
+        names = [_ADAPTER, _FAQS, _INDEX] + ([_FORM] if head.form else [])
+        contents = {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise ServingError(f"{subject} cannot be read: {error.strerror}") from None
-    if sha256_hex(contents[_HEAD])[:12] != bundle_id[65:]:
-        raise ServingError(f"{subject} is damaged: {_HEAD} has not the digest in its id")
-    try:
-        head = _Head.model_validate_json(contents.pop(_HEAD))
     except ValidationError:
         raise ServingError(f"{subject} is damaged: {_HEAD} is malformed") from None
     if head.manifest.tenant != tenant or head.manifest.version != bundle_id[:64]:
@@ -204,6 +238,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
             vectors=index["vectors"],
             faq_of_vector=index["faq_of_vector"],
             threshold=head.threshold,
+            form=BundledForm(head.form, contents[_FORM]) if head.form else None,
         )
     except (SafetensorError, KeyError, pa.ArrowException):
         raise ServingError(f"{subject} is malformed: its index or FAQs cannot be decoded") from None

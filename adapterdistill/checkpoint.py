@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, LayerDelta
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
 from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, sha256_hex
 
@@ -115,8 +115,8 @@ def probe_sentences() -> list[str]:
     return list(json.loads(text))
 
 
-def golden_vectors(encoder: Encoder, delta: LayerDelta) -> GoldenVectors:
-    """How far `delta` moves the encoder's embedding of each probe sentence."""
+def golden_vectors(encoder: Encoder, delta: Embedder) -> GoldenVectors:
+    """How far `delta`'s embedding of each probe sentence is from the bare encoder's."""
     probes = probe_sentences()
     return GoldenVectors(
         probe_sha256=sha256_hex(canonical_json(probes)),
@@ -125,7 +125,7 @@ def golden_vectors(encoder: Encoder, delta: LayerDelta) -> GoldenVectors:
     )
 
 
-def prove_active(encoder: Encoder, delta: LayerDelta, golden: GoldenVectors) -> None:
+def prove_active(encoder: Encoder, delta: Embedder, golden: GoldenVectors) -> None:
     """Check that `delta` moves this encoder as its manifest says.
 
     Raises:
@@ -144,7 +144,7 @@ def prove_active(encoder: Encoder, delta: LayerDelta, golden: GoldenVectors) -> 
         )
 
 
-def _distances(encoder: Encoder, delta: LayerDelta, probes: list[str]) -> Tensor:
+def _distances(encoder: Encoder, delta: Embedder, probes: list[str]) -> Tensor:
     moved = encoder.embed_texts(probes, delta) - encoder.embed_texts(probes)
     return moved.square().sum(-1).sqrt()
 

@@ -7,12 +7,12 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.manifest import Name, canonical_json, sha256_hex
+from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -80,9 +80,11 @@ class RegistryConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Both stages of AdapterDistillation."""
+    """Both stages of AdapterDistillation, and what is made of the adapter that they leave."""
 
-    method: Literal["adapter_distillation"] = "adapter_distillation"
+    method: Literal["adapter_distillation", "conditional", "multitask_kd"] = "adapter_distillation"
+    """`adapter_distillation` serves the adapter itself. The others make a cheaper form of it
+    besides, which is served if it ranks as well; each has a section of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
@@ -102,6 +104,42 @@ class TrainingConfig(Section):
     """torch threads of each training process. More than the node has idle cores for is many times
     slower, not faster, because threads wait for each other at every product."""
     start_timeout_s: float = Field(default=120.0, gt=0)
+
+
+class FormConfig(Section):
+    """The training of a served form, and how much it may lose."""
+
+    kind: ClassVar[FormKind]
+    steps: int = Field(ge=1, le=100_000)
+    learning_rate: float = Field(gt=0, le=1)
+    most_lost: float = Field(default=0.01, ge=0, le=1)
+    """Top-1 that the form may lose on held-out rows against the adapter and still be served."""
+
+
+class ConditionalConfig(FormConfig):
+    """Method `conditional`: each frozen layer reads k of a text's n tokens."""
+
+    kind: ClassVar[FormKind] = "conditional"
+    speed: float = Field(default=2.0, ge=1)
+    """n / k"""
+    to_all: bool = True
+    """Chosen tokens attend to all tokens of their text, else to each other."""
+    steps: int = Field(default=200, ge=1, le=100_000)
+    learning_rate: float = Field(default=5e-3, gt=0, le=1)
+
+
+class LightConfig(FormConfig):
+    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder."""
+
+    kind: ClassVar[FormKind] = "multitask_kd"
+    body: Literal["transformer", "bilstm"] = "transformer"
+    layers: int = Field(default=2, ge=1)
+    """Of a Transformer, like `heads`: at most the encoder's."""
+    heads: int = Field(default=3, ge=1)
+    lstm_size: int = Field(default=64, ge=1)
+    """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
+    steps: int = Field(default=400, ge=1, le=100_000)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
 
 
 class TeacherConfig(Section):
@@ -141,11 +179,55 @@ class OnboardConfig(Section):
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
     placement: PlacementConfig = PlacementConfig()
+    conditional: ConditionalConfig | None = None
+    light: LightConfig | None = None
+
+    @model_validator(mode="after")
+    def _sections_of_the_method(self) -> "OnboardConfig":
+        method = self.training.method
+        for section, its_method in _METHOD_OF.items():
+            if getattr(self, section) is not None and method != its_method:
+                raise ValueError(
+                    f"[{section}] is for another method than {method}: remove it, or set "
+                    f'training.method = "{its_method}"'
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _form_that_can_be(self) -> "OnboardConfig":
+        form = self.form
+        if isinstance(form, ConditionalConfig) and form.speed > self.encoder.max_tokens:
+            raise ValueError(
+                f"conditional.speed {form.speed:g} leaves less than one of encoder.max_tokens, "
+                f"{self.encoder.max_tokens}: lower it"
+            )
+        if isinstance(form, LightConfig) and self.training.num_workers > 1:
+            raise ValueError(
+                "method multitask_kd trains in one worker: set training.num_workers to 0 or 1"
+            )
+        return self
+
+    @property
+    def form(self) -> ConditionalConfig | LightConfig | None:
+        """Settings of the form that the method makes of the adapter; None: it makes none."""
+        match self.training.method:
+            case "conditional":
+                return self.conditional or ConditionalConfig()
+            case "multitask_kd":
+                return self.light or LightConfig()
+            case "adapter_distillation":
+                return None
 
     def digest(self) -> str:
         """sha256 of what decides the result: everything but addresses and places."""
         keep = self.model_dump(mode="json", include={"encoder", "training", "teachers", "adapter"})
+        if self.form is not None:
+            keep["form"] = self.form.model_dump(mode="json")
         return sha256_hex(canonical_json(keep))
+
+
+_METHOD_OF = {"conditional": "conditional", "light": "multitask_kd"}
+"""Section of a form's settings to the method that it is for."""
 
 
 def load_toml(path: Path) -> OnboardConfig:

@@ -91,6 +91,10 @@ class EncoderRef(Record):
         )
 
 
+FormKind = Literal["conditional", "multitask_kd"]
+"""Cheaper forms of an adapter that a tenant may be served by, named like the methods of a run."""
+
+
 class TensorSpec(Record):
     dtype: Literal["F32", "F16", "BF16"]
     shape: tuple[int, ...]

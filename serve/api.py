@@ -67,7 +67,9 @@ def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float
         live = engine.snapshot.tenants.get(tenant)
         if live is None:
             raise UnknownTenantError(f"tenant {tenant} has no live adapter")
-        adapter = AdapterVersion(name=live.manifest.adapter, version=live.manifest.version)
+        adapter = AdapterVersion(
+            name=live.manifest.adapter, version=live.manifest.version, form=live.form
+        )
         return TenantStatus(tenant=tenant, adapter=adapter, num_faqs=len(live.faqs))
 
     @api.get("/healthz")

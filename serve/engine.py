@@ -1,8 +1,9 @@
-"""Answers batches of mixed tenants with one encoder forward. torch only, no Ray.
+"""Answers batches of mixed tenants, all adapters in one encoder forward. torch only, no Ray.
 
 A batch works on one `Snapshot`, taken once: tenants, adapters, indexes and thresholds of one
-moment. `refresh` builds the next snapshot beside it and swaps one reference, so searches need no
-lock, and an answer cannot mix two versions or two tenants.
+moment. Tenants that are served by a form of their adapter have a forward each. `refresh` builds
+the next snapshot beside it and swaps one reference, so searches need no lock, and an answer cannot
+mix two versions or two tenants.
 """
 
 import threading
@@ -11,23 +12,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import AdapterStack
-from adapterdistill.backbone import Encoder, pack
+from adapterdistill.backbone import Embedder, Encoder, pack
 from adapterdistill.checkpoint import prove_active, unpack_adapter
 from adapterdistill.data.schema import Faq
+from adapterdistill.distill.forms import ServedForm, unpack_form
 from adapterdistill.errors import (
     AdapterDistillError,
     EncoderMismatchError,
     ServingError,
     UnknownTenantError,
 )
-from adapterdistill.manifest import Manifest
+from adapterdistill.manifest import FormKind, Manifest
 from serve.adapter_bank import AdapterBank, Slot
 from serve.faq_index import FaqIndex, Ranking, rank
+
+ServedAs = FormKind | Literal["adapter"]
+"""What a tenant is served by: its adapter, or a cheaper form of it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class SearchAnswer:
     version: str
     ranked: tuple[RankedFaq, ...]
     abstained: bool
+    form: ServedAs = "adapter"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +73,15 @@ class LiveTenant:
 
     bundle_id: str
     manifest: Manifest
-    slot: Slot
+    served: Slot | ServedForm
+    """The adapter's place in the bank, or what is served in its stead."""
     index: FaqIndex
     faqs: tuple[Faq, ...]
     threshold: float
+
+    @property
+    def form(self) -> ServedAs:
+        return "adapter" if isinstance(self.served, Slot) else self.served.settings.kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +126,7 @@ class Engine:
         return self._snapshot
 
     def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | UnknownTenantError]:
-        """Answer a batch in one forward, in the order of `items`.
+        """Answer a batch in the order of `items`.
 
         An item of a tenant that is not live yields an error in its place and costs the others
         nothing. Nobody is answered from the bare encoder.
@@ -136,10 +149,31 @@ class Engine:
         if not known:
             return []
         ids = self._encoder.tokenize([item.text for item, _ in known])
-        tokens = pack(ids, self._encoder.device)
-        slots = torch.tensor([live.slot.number for _, live in known], device=self._encoder.device)
-        queries = self._encoder.embed(tokens, snapshot.stack.mixed(slots, tokens))
+        queries = self._embed(snapshot.stack, ids, [live.served for _, live in known])
         return rank(queries, [live.index for _, live in known], [item.top_k for item, _ in known])
+
+    def _embed(
+        self,
+        stack: AdapterStack,
+        ids: Sequence[Sequence[int]],
+        served: Sequence[Slot | ServedForm],
+    ) -> Tensor:
+        """Each row as its tenant is served, [rows, hidden]: adapters together, each form alone."""
+        device = self._encoder.device
+        rows_of: dict[ServedForm | None, list[int]] = {}
+        for row, one in enumerate(served):
+            rows_of.setdefault(None if isinstance(one, Slot) else one, []).append(row)
+        queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
+        for form, rows in rows_of.items():
+            tokens = pack([ids[row] for row in rows], device)
+            embedder: Embedder
+            if form is None:
+                slots = [one.number for one in served if isinstance(one, Slot)]
+                embedder = stack.mixed(torch.tensor(slots, device=device), tokens)
+            else:
+                embedder = form.embedder
+            queries[rows] = self._encoder.embed(tokens, embedder)
+        return queries
 
     def refresh(self) -> Refresh:
         """Load new and changed live bundles, drop those whose pointer is gone, swap the snapshot.
@@ -194,16 +228,29 @@ class Engine:
             )
         if manifest.kind != "bottleneck":
             raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
-        adapter = unpack_adapter(bundle.adapter_payload)
-        prove_active(self._encoder, adapter, manifest.golden)
         return LiveTenant(
             bundle_id=bundle_id,
             manifest=manifest,
-            slot=self._bank.place(adapter),
+            served=self._placed(bundle) if bundle.form is None else self._form(bundle.form),
             index=FaqIndex.of(bundle.vectors, bundle.faq_of_vector),
             faqs=tuple(bundle.faqs),
             threshold=bundle.threshold,
         )
+
+    def _placed(self, bundle: bundles.Bundle) -> Slot:
+        adapter = unpack_adapter(bundle.adapter_payload)
+        prove_active(self._encoder, adapter, bundle.manifest.golden)
+        return self._bank.place(adapter)
+
+    def _form(self, bundled: bundles.BundledForm) -> ServedForm:
+        form = unpack_form(bundled.payload, self._encoder)
+        if form.settings.kind != bundled.proven.kind:
+            raise ServingError(
+                f"the bundle's form is of kind {form.settings.kind}, its head says "
+                f"{bundled.proven.kind}"
+            )
+        prove_active(self._encoder, form.embedder, bundled.proven.golden)
+        return form
 
 
 def _answer(tenant: str, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
@@ -217,4 +264,5 @@ def _answer(tenant: str, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
         version=live.manifest.version,
         ranked=ranked,
         abstained=ranked[0].score < live.threshold,
+        form=live.form,
     )

@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from adapterdistill.manifest import NAME_PATTERN
-from serve.engine import SearchAnswer
+from serve.engine import SearchAnswer, ServedAs
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64
@@ -56,10 +56,14 @@ class SearchRequest(BaseModel):
 
 
 class AdapterVersion(BaseModel):
-    """Which adapter answered; `version` is the sha256 of its weights."""
+    """Which adapter answered; `version` is the sha256 of its weights.
+
+    `form` is what was served: the adapter itself, or a cheaper form that was made of it.
+    """
 
     name: str
     version: str
+    form: ServedAs = "adapter"
 
 
 class RankedFaq(BaseModel):
@@ -87,10 +91,12 @@ class SearchResponse(BaseModel):
     def of(cls, answers: list[SearchAnswer]) -> Self:
         """The response to one request, whose answers come from one adapter version."""
         first = answers[0]
-        assert {(a.tenant, a.version) for a in answers} == {(first.tenant, first.version)}
+        assert {(a.tenant, a.version, a.form) for a in answers} == {
+            (first.tenant, first.version, first.form)
+        }
         return cls(
             tenant=first.tenant,
-            adapter=AdapterVersion(name=first.adapter, version=first.version),
+            adapter=AdapterVersion(name=first.adapter, version=first.version, form=first.form),
             results=[
                 SearchResult(
                     ranked=[

@@ -119,10 +119,9 @@ def owner_after(config: OnboardConfig, *stages: str) -> DataOwner:
 def config_toml(config: OnboardConfig) -> str:
     """The run's TOML file."""
     lines, tables = [], []
-    for key, value in config.model_dump(mode="json").items():
+    for key, value in config.model_dump(mode="json", exclude_none=True).items():
         if isinstance(value, dict):
-            kept = {k: v for k, v in value.items() if v is not None}
-            tables += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in kept.items())]
+            tables += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in value.items())]
         else:
             lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join([*lines, *tables])

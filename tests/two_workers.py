@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.distill.stage import StageSpec, run_stage
+from adapterdistill.distill.stage import StageSpec, pack_trained, run_stage
 from adapterdistill.distill.training import Workers
 
 
@@ -24,6 +23,6 @@ def run_worker(rank: int, meeting: Path, encoder: Encoder, spec: StageSpec, resu
     try:
         trained = run_stage(spec, encoder, workers=Workers(rank, 2))
         for number, student in enumerate((trained.student, *trained.folds)):
-            Path(f"{result}-{number}").write_bytes(pack_adapter(student, model_name="test"))
+            Path(f"{result}-{number}").write_bytes(pack_trained(student, encoder))
     finally:
         torch.distributed.destroy_process_group()

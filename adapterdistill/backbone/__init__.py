@@ -1,10 +1,10 @@
 """The frozen encoder: resolved offline first, digested, run on packed tokens.
 
 Does not know adapters: they come to it as a `LayerDelta`, a function of the layer's hidden states,
-or as a `LayerRule`, which runs the layer.
+or as a `LayerRule`, which runs the layer. A `Replacement` stands in the encoder's place.
 """
 
-from adapterdistill.backbone.encoder import DTYPES, Adaptation, Encoder
+from adapterdistill.backbone.encoder import DTYPES, Adaptation, Embedder, Encoder, Replacement
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
 from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, pack
 from adapterdistill.backbone.resolve import DEFAULT_ENCODER, load_encoder
@@ -14,11 +14,13 @@ __all__ = [
     "DTYPES",
     "Adaptation",
     "ChosenTokens",
+    "Embedder",
     "Encoder",
     "FrozenLayer",
     "LayerDelta",
     "LayerRule",
     "PackedTokens",
+    "Replacement",
     "load_encoder",
     "pack",
     "rule_of",

@@ -1,9 +1,11 @@
 """A frozen post-LayerNorm transformer encoder as a pure function of packed tokens.
 
 Adapters enter as a `LayerDelta`, or as a `LayerRule` where they do more than add to the FFN's
-output. Nothing about a request is kept on the encoder, so threads and tenants cannot meet in it.
+output; a `Replacement` reads the tokens in the encoder's place. Nothing about a request is kept on
+the encoder, so threads and tenants cannot meet in it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,18 @@ from adapterdistill.manifest import EncoderRef
 
 Adaptation = LayerDelta | LayerRule
 """What adapts the encoder: an addition to every layer's FFN, or a rule that runs the layer."""
+
+
+class Replacement(ABC):
+    """A lighter model in the encoder's place, which reads the same tokens."""
+
+    @abstractmethod
+    def embed(self, tokens: PackedTokens) -> Tensor:
+        """Unit-length embeddings, [rows, hidden], float32."""
+
+
+Embedder = Adaptation | Replacement
+"""What a tenant's texts are embedded with: an adapted encoder, or a model in its place."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -69,13 +83,15 @@ class Encoder:
             h = rule.run(layer, h, tokens)
         return h
 
-    def embed(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
-        """Unit-length mean-pooled embeddings, [rows, hidden], float32."""
+    def embed(self, tokens: PackedTokens, delta: Embedder | None = None) -> Tensor:
+        """Unit-length embeddings, [rows, hidden], float32: mean-pooled, or the replacement's."""
+        if isinstance(delta, Replacement):
+            return delta.embed(tokens)
         return F.normalize(mean_pool(self.hidden(tokens, delta), tokens), dim=-1)
 
     @torch.no_grad()
     def embed_texts(
-        self, texts: Sequence[str], delta: Adaptation | None = None, *, batch_size: int = 64
+        self, texts: Sequence[str], delta: Embedder | None = None, *, batch_size: int = 64
     ) -> Tensor:
         """`embed` of texts, [texts, hidden] float32, without gradients, batched by length."""
         return self.embed_ids(self.tokenize(texts), delta, batch_size=batch_size)
@@ -84,7 +100,7 @@ class Encoder:
     def embed_ids(
         self,
         rows: Sequence[Sequence[int]],
-        delta: Adaptation | None = None,
+        delta: Embedder | None = None,
         *,
         batch_size: int = 64,
     ) -> Tensor:

@@ -1,5 +1,6 @@
 """Encoders whose weights are trained: whole ones, and thinner ones cut out of a frozen one."""
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 
 import torch
@@ -13,12 +14,12 @@ from adapterdistill.errors import ConfigError
 class TrainableEncoder(nn.Module):
     """Float32 copies of an encoder's weights, cast to its dtype in every forward."""
 
-    def __init__(self, encoder: Encoder, *, train_words: bool = True) -> None:
-        """`train_words` False keeps the word embeddings as they are: most of the parameters."""
+    def __init__(self, encoder: Encoder, *, frozen: Collection[str] = ()) -> None:
+        """`frozen` names weights that stay as they are, such as `words`: most of the parameters."""
         super().__init__()
         self._encoder = encoder
         found = encoder.weights.tensors()
-        self._names = [name for name in found if train_words or name != "words"]
+        self._names = [name for name in found if name not in frozen]
         self.parts = nn.ParameterList(
             nn.Parameter(found[name].detach().float().clone()) for name in self._names
         )

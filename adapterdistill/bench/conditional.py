@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Parallel, Routing
-from adapterdistill.backbone import Adaptation, Encoder
+from adapterdistill.backbone import Adaptation, Embedder, Encoder
 from adapterdistill.bench.cache import ResultCache, content_key
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.tenants import BenchTenant
@@ -198,7 +198,7 @@ class Accuracy:
         index: TrainingRows,
         held_out: HeldOutRows | None,
         routing: Routing,
-    ) -> Adaptation:
+    ) -> Embedder:
         conditional = ConditionalAdapter.new(dense, seed=SEED)
         objective = ConditionalDistillation(self._encoder, conditional, Parallel(dense), routing)
         texts, _ = imitation_rows(self._encoder, index)
@@ -223,7 +223,7 @@ class Accuracy:
         train(objective, rows, schedule, seed=SEED, device=device, held_out=held_out)
 
     def _ranks(
-        self, tenant: BenchTenant, index: TrainingRows, rule: Adaptation
+        self, tenant: BenchTenant, index: TrainingRows, rule: Embedder
     ) -> dict[str, list[int]]:
         built = build_index(self._encoder, rule, index, tenant.num_faqs)
         return {

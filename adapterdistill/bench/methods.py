@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
-from adapterdistill.backbone import Adaptation, Encoder
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bench.full_tuning import FullTuning
 from adapterdistill.bench.pooling import train_in_turn
 from adapterdistill.bench.scoring import Embed
@@ -105,7 +105,7 @@ class Method:
     """The method whose choices this one takes over."""
 
 
-def embed_with(encoder: Encoder, delta: Adaptation | None) -> Embed:
+def embed_with(encoder: Encoder, delta: Embedder | None) -> Embed:
     return lambda rows: encoder.embed_ids(rows.ids, delta, batch_size=128)
 
 
@@ -128,7 +128,7 @@ def _fit(
     # The loop keeps the best-scored step; a rising score keeps the last, as without a monitor.
     seen: list[float] = []
 
-    def watch(_: Adaptation) -> float:
+    def watch(_: Embedder) -> float:
         assert monitor is not None
         seen.append(monitor(trained))
         return float(len(seen))

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.steps import strong_adapters
 from adapterdistill.bench.tenants import BenchTenant, TextRows
-from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import assign_folds, fold_file
@@ -23,6 +21,7 @@ from adapterdistill.distill.stage import (
     StageSpec,
     TrainedStage,
     build_objective,
+    pack_trained,
     run_stage,
     texts_of,
     write_rows,
@@ -69,10 +68,10 @@ def measure_stages(encoder: Encoder, rows: TextRows, folder: Path) -> dict[str, 
     files = [folder / f"{n}.teacher" for n in range(TEACHERS)]
     teachers = strong_adapters(encoder, TEACHERS, t.bottleneck_size)
     for file, teacher in zip(files, teachers, strict=True):
-        _write(file, teacher)
-    _write(folder / "own", trained.student)
+        file.write_bytes(pack_trained(teacher, encoder))
+    (folder / "own").write_bytes(pack_trained(trained.student, encoder))
     for number, fold in enumerate(trained.folds):
-        _write(fold_file(folder / "own", number), fold)
+        fold_file(folder / "own", number).write_bytes(pack_trained(fold, encoder))
     distil = replace(
         own,
         schedule=_all_steps(t, t.distil_steps, t.distil_learning_rate),
@@ -125,14 +124,10 @@ def _timed(spec: StageSpec, encoder: Encoder) -> tuple[float, TrainedStage]:
     return time.perf_counter() - started, trained
 
 
-def _write(file: Path, adapter: BottleneckAdapter) -> None:
-    file.write_bytes(pack_adapter(adapter, model_name="bench"))
-
-
 def _shares(spec: StageSpec, encoder: Encoder, rows: StageRows) -> dict[str, float]:
     """Each part's share of the processor time of a few steps."""
     objective = build_objective(spec, encoder, rows.train)
-    texts, _ = texts_of(spec, encoder, rows)
+    texts = texts_of(spec, encoder, rows).rows
     schedule = replace(spec.schedule, max_steps=_PROFILED_STEPS)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         train(objective, texts, schedule, seed=spec.seed, device=encoder.device)

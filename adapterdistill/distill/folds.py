@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapterdistill.backbone import Adaptation
+from adapterdistill.backbone import Embedder
 from adapterdistill.data.splits import row_key
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.method import Objective, Scored
@@ -65,11 +65,11 @@ class CrossValidation(Objective):
         groups = (fold.objective.parameter_groups(learning_rate) for fold in self._folds)
         return list(chain.from_iterable(groups))
 
-    def deployed(self) -> Adaptation:
+    def deployed(self) -> Embedder:
         """The first fold's, of which `score` makes no use: none of them is served."""
         return self._folds[0].objective.deployed()
 
-    def score(self, _: Adaptation) -> float:
+    def score(self, _: Embedder) -> float:
         """Mean held-out score of the folds as they are now."""
         scores = [fold.held_out(fold.objective.deployed()) for fold in self._folds]
         return sum(scores) / len(scores)
@@ -78,6 +78,8 @@ class CrossValidation(Objective):
         losses = []
         for number, objective in enumerate(self._objectives):
             kept = [row for row in batch.rows if self._fold_of_row[row] != number]
+            if not kept and batch.world_size == 1:
+                continue  # a small batch may be all held out
             if len(kept) < batch.world_size:
                 raise TrainingError(
                     f"{batch.world_size} workers need as many rows a step, a fold got {len(kept)}"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.backbone import Adaptation, Encoder
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.distill.batches import TrainingRows
 
 TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
@@ -26,12 +26,12 @@ class HeldOutRows:
         if bool(((labels < 0) | (labels >= self.num_faqs)).any()):
             raise ValueError(f"held-out labels must be from 0 to {self.num_faqs - 1}")
 
-    def __call__(self, delta: Adaptation) -> float:
+    def __call__(self, delta: Embedder) -> float:
         """Minus the calibrated cross-entropy of the gold FAQ among centroids."""
         queries = self.encoder.embed_ids(self.queries.ids, delta)
         return -cross_entropy(queries @ self.centroids(delta).T, self.queries.labels)
 
-    def centroids(self, delta: Adaptation) -> Tensor:
+    def centroids(self, delta: Embedder) -> Tensor:
         """[faqs, hidden] unit-length means of each FAQ's index vectors."""
         vectors = self.encoder.embed_ids(self.index.ids, delta)
         return centroids(vectors, self.index.labels, self.num_faqs)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import (
     Adaptation,
+    Embedder,
     Encoder,
     FrozenLayer,
     LayerDelta,
@@ -28,7 +29,7 @@ class Objective(nn.Module):
 
     student: BottleneckAdapter
 
-    def deployed(self) -> Adaptation:
+    def deployed(self) -> Embedder:
         """What is served, and scored on held-out rows: the student alone unless overridden."""
         return self.student
 
@@ -76,8 +77,8 @@ class HiddenStates(LayerRule):
         return output
 
 
-HeldOut = Callable[[Adaptation], float]
-"""Scores an adaptation of the encoder on held-out rows; higher is better."""
+HeldOut = Callable[[Embedder], float]
+"""Scores what embeds texts on held-out rows; higher is better."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ The paper's full text was not to be had: the loss and its default follow notes o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +36,8 @@ def distillation_loss(
     the distance is 2 - 2 cos), labels FAQs, and `prototype_loss` stands in place of CE.
     """
     distance = (student - teacher.detach()).square().sum(-1).mean()
+    if alpha == 0:
+        return distance
     label_loss = (prototype_loss if retrieval else F.cross_entropy)(student, labels)
     return (1 - alpha) * distance + alpha * label_loss
 
@@ -45,12 +46,16 @@ class TaskBatches:
     """All tasks' training texts end to end, and which of them each step takes."""
 
     def __init__(self, tasks: Sequence[TaskTexts]) -> None:
-        """Raises ConfigError if there is no task, or one without rows or with one class only."""
+        """Raises ConfigError if there is no task, or one without rows or with one class only.
+
+        A retrieval task may have labels of -1 alone: its teacher tells all that is learnt.
+        """
         if not tasks:
             raise ConfigError("multi-task distillation needs a task, got none")
         for place, task in enumerate(tasks):
             classes = len(task.labels.unique())
-            if classes < 2:
+            for_teacher = task.retrieval and len(task) and bool((task.labels < 0).all())
+            if classes < 2 and not for_teacher:
                 raise ConfigError(
                     f"task {place} has {len(task)} training rows of {classes} class(es): give it "
                     "rows of two or more, or leave it out"
@@ -129,8 +134,7 @@ class MultitaskDistillation(Objective):
         self._targets = [logits.detach().cpu() for logits in targets]
         self._alpha = alpha
 
-    def deployed(self) -> Any:
-        """The model: no adapter's place holds it."""
+    def deployed(self) -> MultitaskModel:
         return self.model
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:

@@ -3,33 +3,44 @@
 A spec holds paths and numbers only. Rows are token ids in a file on the owner's node.
 """
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import (
     distillation_of,
     imitation_rows,
 )
-from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
 from adapterdistill.distill.folds import CrossValidation, fold_file, train_in_folds
+from adapterdistill.distill.forms import (
+    ConditionalSettings,
+    FormSettings,
+    ServedForm,
+    form_objective,
+    form_of,
+    pack_form,
+    retrieval_task,
+)
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import Objective, OwnAdapter, Progress, Scored
+from adapterdistill.distill.multitask_kd import TaskBatches
 from adapterdistill.distill.teaching import Teaching, teaching_of
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of one tenant. `teachers` empty: stage 1, own rows only."""
+    """One stage of one tenant: with `teachers` stage 2, with a `form` the making of that form from
+    the adapter `initial`, with neither stage 1, own rows only."""
 
     rows: str
     """File written by `write_rows`."""
@@ -42,6 +53,8 @@ class StageSpec:
     """Payload files of the frozen teachers."""
     leave_one_out: bool = False
     """Whether to score the teachers' composition without each of them afterwards."""
+    form: FormSettings | None = None
+    """What the adapter `initial` teaches; it is then frozen."""
 
     def of_fold(self, fold: int) -> "StageSpec":
         """The same, started from what the stage before left for the fold."""
@@ -50,14 +63,14 @@ class StageSpec:
         return replace(self, initial=str(fold_file(Path(self.initial), fold)))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        return _SPEC.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> "StageSpec":
-        values = json.loads(text)
-        values["schedule"] = Schedule(**values["schedule"])
-        values["teachers"] = tuple(values["teachers"])
-        return cls(**values)
+        return _SPEC.validate_json(text)
+
+
+_SPEC = TypeAdapter(StageSpec)
 
 
 @dataclass(frozen=True)
@@ -123,19 +136,55 @@ def read_rows(path: Path) -> StageRows:
     )
 
 
-def load_payload(path: str) -> BottleneckAdapter:
-    return unpack_adapter(Path(path).read_bytes())
+def load_payload(path: Path) -> BottleneckAdapter:
+    return unpack_adapter(path.read_bytes())
 
 
-def build_objective(spec: StageSpec, encoder: Encoder, rows: TrainingRows) -> Objective:
-    """The stage's objective on these training rows, on the encoder's device, at its start."""
-    initial = None if spec.initial is None else load_payload(spec.initial).to(encoder.device)
+@dataclass(frozen=True)
+class StageTexts:
+    """What a stage trains on."""
+
+    rows: TrainingRows
+    folds: Tensor | None
+    """[rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
+    tasks: TaskBatches | None = None
+    """The same texts as tasks, where a student of several tasks is trained."""
+
+    @property
+    def choose(self) -> Choose:
+        return choose_rows if self.tasks is None else self.tasks.choose
+
+
+def texts_of(spec: StageSpec, encoder: Encoder, rows: StageRows) -> StageTexts:
+    """The own rows in stage 1, and after it texts without labels, the own and public ones."""
+    if not spec.teachers and spec.form is None:
+        return StageTexts(rows.train, rows.folds)
+    texts, of_row = imitation_rows(encoder, rows.train)
+    folds = None if rows.folds is None else torch.where(of_row < 0, -1, rows.folds[of_row])
+    if spec.form is None or isinstance(spec.form, ConditionalSettings):
+        return StageTexts(texts, folds)
+    tasks = TaskBatches([retrieval_task(tuple(map(tuple, texts.ids)), encoder)])
+    return StageTexts(tasks.texts, folds, tasks)
+
+
+def build_objective(
+    spec: StageSpec, encoder: Encoder, rows: TrainingRows, tasks: TaskBatches | None = None
+) -> Objective:
+    """The stage's objective on these training rows, on the encoder's device, at its start.
+
+    Args:
+        tasks: of the stage's texts (`texts_of`).
+    """
+    initial = None if spec.initial is None else load_payload(Path(spec.initial)).to(encoder.device)
+    if spec.form is not None:
+        assert initial is not None, "a form is made from an adapter"
+        return form_objective(spec.form, encoder, initial, tasks, seed=spec.seed)
     if not spec.teachers:
         student = initial or BottleneckAdapter.new(
             encoder.num_layers, encoder.hidden_size, spec.bottleneck_size, seed=spec.seed
         )
         return OwnAdapter(encoder, student.to(encoder.device))
-    teachers = [load_payload(path).to(encoder.device) for path in spec.teachers]
+    teachers = [load_payload(Path(path)).to(encoder.device) for path in spec.teachers]
     return distillation_of(
         encoder,
         teachers,
@@ -146,24 +195,23 @@ def build_objective(spec: StageSpec, encoder: Encoder, rows: TrainingRows) -> Ob
     )
 
 
-def texts_of(
-    spec: StageSpec, encoder: Encoder, rows: StageRows
-) -> tuple[TrainingRows, Tensor | None]:
-    """What the stage trains on, and the fold that holds out each, [texts] int64, -1 for none."""
-    if not spec.teachers:
-        return rows.train, rows.folds
-    texts, of_row = imitation_rows(encoder, rows.train)
-    if rows.folds is None:
-        return texts, None
-    return texts, torch.where(of_row < 0, -1, rows.folds[of_row])
+Trained = BottleneckAdapter | ServedForm
+"""What a stage makes: an adapter, or a form of one."""
+
+
+def pack_trained(trained: Trained, encoder: Encoder) -> bytes:
+    """Its payload."""
+    if isinstance(trained, ServedForm):
+        return pack_form(trained)
+    return pack_adapter(trained, model_name=encoder.ref.name)
 
 
 @dataclass(frozen=True)
 class TrainedStage:
     """What a stage leaves, each at the best step."""
 
-    student: BottleneckAdapter
-    folds: tuple[BottleneckAdapter, ...]
+    student: Trained
+    folds: tuple[Trained, ...]
     """Each fold's student; no row of the fold was trained on."""
     result: TrainResult
     teaching: Teaching | None = None
@@ -181,20 +229,30 @@ def run_stage(
 ) -> TrainedStage:
     """Train one stage; where its rows have folds, those first."""
     rows = read_rows(Path(spec.rows))
-    objective = build_objective(spec, encoder, rows.train)
+    texts = texts_of(spec, encoder, rows)
+    objective = build_objective(spec, encoder, rows.train, texts.tasks)
     folds = [
-        Scored(build_objective(spec.of_fold(number), encoder, part.train), part.scorer(encoder))
+        Scored(
+            build_objective(spec.of_fold(number), encoder, part.train, texts.tasks),
+            part.scorer(encoder),
+        )
         for number, part in enumerate(rows.splits())
     ]
-    texts, fold_of_text = texts_of(spec, encoder, rows)
-    run = partial(train, seed=spec.seed, device=encoder.device, workers=workers, progress=progress)
-    if folds and fold_of_text is not None:
+    run = partial(
+        train,
+        seed=spec.seed,
+        device=encoder.device,
+        choose=texts.choose,
+        workers=workers,
+        progress=progress,
+    )
+    if folds and texts.folds is not None:
         scored = folds
         result = train_in_folds(
             run,
-            CrossValidation(folds, texts, fold_of_text),
+            CrossValidation(folds, texts.rows, texts.folds),
             objective,
-            texts,
+            texts.rows,
             spec.schedule,
             checkpoint=checkpoint,
             resume=resume,
@@ -204,15 +262,19 @@ def run_stage(
         scored = [] if held_out is None else [Scored(objective, held_out)]
         result = run(
             objective,
-            texts,
+            texts.rows,
             spec.schedule,
             held_out=held_out,
             checkpoint=checkpoint,
             resume=resume,
         )
+
+    def trained(of: Objective) -> Trained:
+        return of.student if spec.form is None else form_of(spec.form, of)
+
     return TrainedStage(
-        objective.student,
-        tuple(fold.objective.student for fold in folds),
+        trained(objective),
+        tuple(trained(fold.objective) for fold in folds),
         result,
         teaching_of(objective, scored if spec.leave_one_out else ()),
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, PackedTokens, pack
+from adapterdistill.backbone import Encoder, PackedTokens, Replacement, pack
 from adapterdistill.backbone.packed import mean_pool
 from adapterdistill.backbone.trainable import TrainableEncoder, thinner
 
@@ -75,15 +75,23 @@ class AdapterBody(Body):
 
 
 class TransformerBody(Body):
-    """A thinner encoder, started from `encoder`'s layers; its word embeddings stay frozen."""
+    """A thinner encoder, started from `encoder`'s layers; its word embeddings stay frozen.
 
-    def __init__(self, encoder: Encoder, *, num_layers: int, num_heads: int) -> None:
+    Without `train_positions`, so do those of positions: it then reads texts of any length that an
+    encoder reads, not of the length alone that its own reads.
+    """
+
+    def __init__(
+        self, encoder: Encoder, *, num_layers: int, num_heads: int, train_positions: bool = True
+    ) -> None:
         """Raises ConfigError where it has more layers or heads than `encoder`."""
         super().__init__()
         self.width = encoder.hidden_size
-        self.num_frozen = encoder.weights.words.numel()
+        frozen = {"words"} if train_positions else {"words", "positions", "relative_bias"}
+        weights = encoder.weights.tensors()
+        self.num_frozen = sum(weights[name].numel() for name in frozen & weights.keys())
         start = thinner(encoder, num_layers=num_layers, num_heads=num_heads)
-        self.encoder = TrainableEncoder(start, train_words=False)
+        self.encoder = TrainableEncoder(start, frozen=frozen)
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:
         pooled = mean_pool(self.encoder.cast().hidden(tokens), tokens)
@@ -157,8 +165,8 @@ def compare(texts: Float[Tensor, "texts width"]) -> Float[Tensor, "pairs four_wi
     return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
 
 
-class MultitaskModel(nn.Module):
-    """A body and a linear head a task."""
+class MultitaskModel(nn.Module, Replacement):
+    """A body and a linear head a task. Texts are embedded as its retrieval task ranks them."""
 
     def __init__(self, body: Body, tasks: Sequence[TaskTexts], *, seed: int) -> None:
         super().__init__()
@@ -182,6 +190,11 @@ class MultitaskModel(nn.Module):
         pairs, retrieval = self._kinds[task]
         outputs: Tensor = self.heads[task](self.body(tokens, pairs=pairs))
         return F.normalize(outputs, dim=-1) if retrieval else outputs
+
+    def embed(self, tokens: PackedTokens) -> Tensor:
+        """Unit-length vectors to rank by, [rows, outputs], of its first retrieval task."""
+        outputs: Tensor = self(tokens, self._kinds.index((False, True)))
+        return outputs.float()
 
     def start_from(self, joint: "MultitaskModel", task: int) -> None:
         """Take the shared body and the head of `task`, for a model of that task alone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapterdistill.backbone import Adaptation, Encoder
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import centroids, cross_entropy
@@ -53,7 +53,7 @@ class Ranking:
 
 @torch.no_grad()
 def build_index(
-    encoder: Encoder, delta: Adaptation, rows: TrainingRows, num_faqs: int
+    encoder: Encoder, delta: Embedder, rows: TrainingRows, num_faqs: int
 ) -> tuple[Tensor, Tensor]:
     """One unit-length vector an FAQ, the centroid of its rows: ([faqs, d], [faqs])."""
     vectors = encoder.embed_ids(rows.ids, delta)
@@ -62,7 +62,7 @@ def build_index(
 
 @torch.no_grad()
 def rank_queries(
-    encoder: Encoder, delta: Adaptation, index: tuple[Tensor, Tensor], queries: TrainingRows
+    encoder: Encoder, delta: Embedder, index: tuple[Tensor, Tensor], queries: TrainingRows
 ) -> Ranking:
     """Rank `queries` (labels -1 are out of scope) against an index built with the same adapter."""
     vectors, faq_of_vector = index
@@ -94,7 +94,7 @@ class Judged:
 
 
 def judge(
-    encoder: Encoder, delta: Adaptation, rows: TenantRows, folds: Sequence[Adaptation] = ()
+    encoder: Encoder, delta: Embedder, rows: TenantRows, folds: Sequence[Embedder] = ()
 ) -> Judged:
     """Rank held-out and test rows, each against an index that does not hold them.
 

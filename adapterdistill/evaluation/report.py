@@ -1,4 +1,4 @@
-"""The verdict between a tenant's own adapter and its distilled one, as pure functions."""
+"""The verdicts, as pure functions: own adapter or distilled, adapter or a cheaper form of it."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.metrics import paired_bootstrap
-from adapterdistill.manifest import Metric, Record
+from adapterdistill.manifest import FormKind, Metric, Record
 
 Choice = Literal["own", "distilled"]
 _NO_TEACHER = "no teacher was available"
@@ -22,6 +22,11 @@ Reason = Annotated[
     ),
 ]
 """One of the forms that `decide` fills with numbers: it leaves the owner, so no text fits in."""
+_NO_FORM = "the method makes no other form"
+_NO_FORM_SHOWN = "no held-out row to show what a form would lose"
+_LOST = r"top-1 lost -?\d\.\d{4}, at most \d\.\d{4} may be, on \d+ held-out rows"
+FormReason = Annotated[str, StringConstraints(pattern=rf"^({_NO_FORM}|{_NO_FORM_SHOWN}|{_LOST})$")]
+"""Like `Reason`, of `decide_form`."""
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -96,3 +101,63 @@ def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool)
             choice="distilled", reason=f"equal MRR, lower cross-entropy on {rows} held-out rows"
         )
     return Decision(choice="own", reason=f"student not better on {rows} held-out rows")
+
+
+class FormComparison(Record):
+    """The adapter against a cheaper form of it, on the same rows, which trained neither."""
+
+    rows: int
+    adapter: dict[MetricName, Metric]
+    form: dict[MetricName, Metric]
+    lost: float
+    """Top-1 of the adapter minus that of the form."""
+    lost_low: float
+    lost_high: float
+    """95% paired bootstrap interval of what is lost."""
+
+
+class FormDecision(Record):
+    """What the tenant is served by, and why."""
+
+    form: FormKind | Literal["adapter"]
+    reason: FormReason
+
+
+def compare_form(adapter: Ranking, form: Ranking) -> FormComparison | None:
+    """Like `compare`, of the adapter with a form of it."""
+    if adapter.score is None or form.score is None:
+        return None
+    lost = paired_bootstrap([_is_first(adapter.ranks) - _is_first(form.ranks)])
+    return FormComparison(
+        rows=len(adapter.ranks),
+        adapter=adapter.metrics(),
+        form=form.metrics(),
+        lost=round(lost.mean, 6),
+        lost_low=round(lost.low, 6),
+        lost_high=round(lost.high, 6),
+    )
+
+
+def _is_first(ranks: Tensor) -> Tensor:
+    return (ranks == 1).double()
+
+
+def decide_form(
+    comparison: FormComparison | None, kind: FormKind | None, *, most_lost: float = 0.0
+) -> FormDecision:
+    """The form is served where it loses at most `most_lost` of top-1 on held-out rows.
+
+    Otherwise, and where no row is held out, the adapter is.
+
+    Args:
+        kind: None where the method makes no form.
+    """
+    if kind is None:
+        return FormDecision(form="adapter", reason=_NO_FORM)
+    if comparison is None:
+        return FormDecision(form="adapter", reason=_NO_FORM_SHOWN)
+    return FormDecision(
+        form=kind if comparison.lost <= most_lost else "adapter",
+        reason=f"top-1 lost {comparison.lost:.4f}, at most {most_lost:.4f} may be, "
+        f"on {comparison.rows} held-out rows",
+    )

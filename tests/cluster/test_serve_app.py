@@ -66,7 +66,11 @@ def eventually(condition: Callable[[], bool], *, timeout_s: float = 20) -> None:
 
 def assert_answered_by(body: dict, made: MadeTenant, encoder: Encoder, texts: list[str]) -> None:
     assert body["tenant"] == made.tenant
-    assert body["adapter"] == {"name": "faq", "version": made.bundle.manifest.version}
+    assert body["adapter"] == {
+        "name": "faq",
+        "version": made.bundle.manifest.version,
+        "form": "adapter",
+    }
     for result, text in zip(body["results"], texts, strict=True):
         expected = made.expected(encoder, text)[: len(result["ranked"])]
         assert [r["faq_id"] for r in result["ranked"]] == [faq_id for faq_id, _ in expected]

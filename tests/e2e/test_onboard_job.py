@@ -84,7 +84,7 @@ def test_a_job_onboards_and_submitting_the_same_work_again_is_harmless(site: Sit
     config = site.config("acme")
     status, log = site.submit(config, "first")
     assert status == 0, log
-    assert "[8/8] acme bundle:" in log and "succeeded" in log
+    assert "[9/9] acme bundle:" in log and "succeeded" in log
     assert SECRET not in log
     path = site.home / "owners" / "acme" / "report.json"
     report = json.loads(path.read_text())

@@ -91,12 +91,13 @@ class Killed(BaseException):
 
 INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
-    "extract": "actors.train_loop.pack_adapter",
+    "extract": "actors.train_loop.pack_trained",
     "fetch_teachers": "actors.teachers.prove_active",
     "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
     "evaluate": "actors.data_owner.compare",
     "decide": "actors.data_owner.Decided",
     "publish": "actors.data_owner.Published",
+    "lighten": "actors.data_owner.Lightened",
     "bundle": "adapterdistill.bundle.set_live",
 }
 

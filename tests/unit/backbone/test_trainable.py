@@ -15,15 +15,15 @@ TOKENS = pack(random_rows([5, 3, 9]))
 
 
 def test_an_untrained_copy_gives_what_the_encoder_gives(tiny_encoder: Encoder) -> None:
-    for train_words in (True, False):
-        copy = TrainableEncoder(tiny_encoder, train_words=train_words)
+    for frozen in ((), {"words"}, {"words", "positions"}):
+        copy = TrainableEncoder(tiny_encoder, frozen=frozen)
         assert torch.equal(copy.cast().embed(TOKENS), tiny_encoder.embed(TOKENS))
 
 
 def test_gradients_reach_every_weight_of_the_copy_and_none_of_the_encoder(
     tiny_encoder: Encoder,
 ) -> None:
-    copy = TrainableEncoder(tiny_encoder, train_words=False)
+    copy = TrainableEncoder(tiny_encoder, frozen={"words"})
     copy.cast().hidden(TOKENS).square().sum().backward()
     assert all(part.grad is not None for part in copy.parts)
     assert not tiny_encoder.weights.layers[0].up_weight.requires_grad

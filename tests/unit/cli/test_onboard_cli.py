@@ -55,8 +55,8 @@ def test_a_local_run_prints_its_stages_and_keeps_its_report(
     write_shop(tmp_path / "data" / "acme", word=SECRET)
     assert run("--config", toml(registry.address), "--local") == 0
     printed = capfd.readouterr()
-    assert "[1/8] acme validate: 5 FAQs, 20 train, 0 valid, 5 test" in printed.out
-    assert "[8/8] acme bundle:" in printed.out and "peak MB" in printed.out
+    assert "[1/9] acme validate: 5 FAQs, 20 train, 0 valid, 5 test" in printed.out
+    assert "[9/9] acme bundle:" in printed.out and "peak MB" in printed.out
     assert "extract: step 6/6" in printed.err
     report = json.loads((tmp_path / "owners" / "acme" / "report.json").read_text())
     assert report["tenant"] == "acme" and report["submission_id"] is None
@@ -65,7 +65,7 @@ def test_a_local_run_prints_its_stages_and_keeps_its_report(
     assert run("--config", toml(registry.address), "--local", "--format", "json") == 0
     again = capfd.readouterr()
     assert json.loads(again.out)["publish"] == report["publish"]
-    assert "[8/8] acme bundle:" in again.err
+    assert "[9/9] acme bundle:" in again.err
     assert "step " not in again.out + again.err  # nothing was trained again
     assert SECRET not in printed.out + printed.err + again.out + again.err + json.dumps(report)
 

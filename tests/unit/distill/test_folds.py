@@ -122,7 +122,8 @@ def trained_by_hand(spec: StageSpec, encoder: Encoder, fold: int, steps: int) ->
     rows = read_rows(Path(spec.rows))
     assert rows.folds is not None
     objective = build_objective(spec.of_fold(fold), encoder, rows.splits()[fold].train)
-    texts, fold_of_text = texts_of(spec, encoder, rows)
+    found = texts_of(spec, encoder, rows)
+    texts, fold_of_text = found.rows, found.folds
     assert fold_of_text is not None
     optimizer = torch.optim.AdamW(
         objective.parameter_groups(SCHEDULE.learning_rate), weight_decay=0.01, fused=True
@@ -165,7 +166,7 @@ def test_each_fold_trains_alone_and_the_whole_on_all_rows_for_the_best_mean_scor
         by_hand = trained_by_hand(spec, tiny_encoder, fold, best)
         assert state_digest(student) == state_digest(by_hand)
     objective = build_objective(spec, tiny_encoder, rows.train)
-    texts, _ = texts_of(spec, tiny_encoder, rows)
+    texts = texts_of(spec, tiny_encoder, rows).rows
     train(objective, texts, replace(SCHEDULE, max_steps=best), seed=spec.seed)
     assert state_digest(trained.student) == state_digest(objective.student)
 
@@ -187,7 +188,8 @@ def test_what_a_fold_holds_out_does_not_reach_it(
             Scored(build_objective(spec.of_fold(fold), tiny_encoder, part.train), lambda _: 0.0)
             for fold, part in enumerate(rows.splits())
         ]
-        texts, fold_of_text = texts_of(spec, tiny_encoder, rows)
+        found = texts_of(spec, tiny_encoder, rows)
+        texts, fold_of_text = found.rows, found.folds
         assert fold_of_text is not None
         train(CrossValidation(folds, texts, fold_of_text), texts, SCHEDULE, seed=0)
         return [state_digest(fold.objective) for fold in folds]

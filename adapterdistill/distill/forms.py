@@ -1,0 +1,175 @@
+"""Served forms: cheaper models that a tenant may be served by in place of its adapter.
+
+A form is its settings, from which a model is built, and that model's weights. Its payload is
+safetensors with the settings as metadata; equal forms give equal bytes.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import safetensors.torch
+import torch
+from pydantic import Field, TypeAdapter
+from safetensors import SafetensorError
+from torch import nn
+
+from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Routing
+from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.distill.conditional_distillation import ConditionalDistillation
+from adapterdistill.distill.method import Objective
+from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
+from adapterdistill.distill.students import (
+    BiLstmBody,
+    Body,
+    MultitaskModel,
+    TaskTexts,
+    TransformerBody,
+)
+from adapterdistill.errors import ConfigError, InvalidPayloadError
+from adapterdistill.manifest import Record, canonical_json
+
+_METADATA = "served_form"
+
+
+class ConditionalSettings(Record):
+    """A conditional adapter (CoDA) at one speed."""
+
+    kind: Literal["conditional"] = "conditional"
+    bottleneck_size: int = Field(ge=1, le=1024)
+    speed: float = Field(ge=1, le=8192)
+    to_all: bool
+
+    def new(self, encoder: Encoder, *, seed: int) -> ConditionalAdapter:
+        """Near identity, with a random router."""
+        shape = (encoder.num_layers, encoder.hidden_size, self.bottleneck_size)
+        adapter = BottleneckAdapter.new(*shape, seed=seed)
+        return ConditionalAdapter.new(adapter, seed=seed).to(encoder.device)
+
+    def embedder(self, model: nn.Module) -> Embedder:
+        assert isinstance(model, ConditionalAdapter)
+        return model.at(self.routing)
+
+    @property
+    def routing(self) -> Routing:
+        return Routing(self.speed, to_all=self.to_all)
+
+
+class LightSettings(Record):
+    """A light student (multi-task distillation) of the encoder's word embeddings."""
+
+    kind: Literal["multitask_kd"] = "multitask_kd"
+    body: Literal["transformer", "bilstm"]
+    layers: int = Field(ge=1)
+    """Of a Transformer, like `heads`."""
+    heads: int = Field(ge=1)
+    lstm_size: int = Field(ge=1)
+    """Of each direction of a BiLSTM."""
+
+    def new(self, encoder: Encoder, *, seed: int) -> MultitaskModel:
+        """Raises ConfigError where it would have more than its teacher, the encoder, has."""
+        body: Body
+        if self.body == "transformer":
+            # Positions stay the encoder's: a server may read longer texts than the owner did.
+            body = TransformerBody(
+                encoder, num_layers=self.layers, num_heads=self.heads, train_positions=False
+            )
+        else:
+            if 2 * self.lstm_size > encoder.hidden_size:
+                raise ConfigError(
+                    f"a BiLSTM of lstm_size {self.lstm_size} is {2 * self.lstm_size} wide, its "
+                    f"teacher's embeddings {encoder.hidden_size}: take at most "
+                    f"{encoder.hidden_size // 2}"
+                )
+            body = BiLstmBody(encoder, hidden_size=self.lstm_size, pairs=False, seed=seed)
+        return MultitaskModel(body, [retrieval_task((), encoder)], seed=seed)
+
+    def embedder(self, model: nn.Module) -> Embedder:
+        assert isinstance(model, MultitaskModel)
+        return model
+
+
+FormSettings = Annotated[ConditionalSettings | LightSettings, Field(discriminator="kind")]
+_SETTINGS: TypeAdapter[ConditionalSettings | LightSettings] = TypeAdapter(FormSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class ServedForm:
+    """A trained form."""
+
+    settings: FormSettings
+    model: nn.Module
+
+    @property
+    def embedder(self) -> Embedder:
+        """What embeds texts as the form does."""
+        return self.settings.embedder(self.model)
+
+
+def retrieval_task(ids: tuple[tuple[int, ...], ...], encoder: Encoder) -> TaskTexts:
+    """A tenant's texts as a task: to be embedded where the encoder's adapter embeds them."""
+    labels = torch.full((len(ids),), -1)
+    return TaskTexts(ids, labels, pairs=False, num_outputs=encoder.hidden_size, retrieval=True)
+
+
+def form_objective(
+    settings: FormSettings,
+    encoder: Encoder,
+    adapter: BottleneckAdapter,
+    tasks: TaskBatches | None,
+    *,
+    seed: int,
+) -> Objective:
+    """A new form, and what brings it close to the frozen `adapter`.
+
+    Args:
+        tasks: of a light student: the texts, retrieval first.
+    """
+    adapter.requires_grad_(False)
+    if isinstance(settings, ConditionalSettings):
+        model = settings.new(encoder, seed=seed)
+        return ConditionalDistillation(encoder, model, adapter, settings.routing)
+    assert tasks is not None
+    targets = [encoder.embed_ids(tasks.tasks[0].ids, adapter)]
+    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks, targets)
+
+
+def form_of(settings: FormSettings, objective: Objective) -> ServedForm:
+    """The form that `objective`, made by `form_objective`, has trained."""
+    if isinstance(objective, ConditionalDistillation):
+        return ServedForm(settings, objective.conditional)
+    assert isinstance(objective, MultitaskDistillation)
+    return ServedForm(settings, objective.model)
+
+
+def pack_form(form: ServedForm) -> bytes:
+    """The form's payload."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in form.model.state_dict().items()}
+    settings = canonical_json(form.settings.model_dump(mode="json")).decode()
+    return safetensors.torch.save(tensors, {_METADATA: settings})
+
+
+def unpack_form(payload: bytes, encoder: Encoder) -> ServedForm:
+    """The frozen form in a payload, on the encoder's device.
+
+    Raises:
+        InvalidPayloadError: not safetensors, settings that are missing, malformed or not for this
+            encoder, or other tensors than the settings say.
+    """
+    try:
+        tensors = safetensors.torch.load(payload)
+        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        settings = _SETTINGS.validate_json(header["__metadata__"][_METADATA])
+    except (SafetensorError, ValueError, KeyError, TypeError):  # pydantic's too: it is a ValueError
+        raise InvalidPayloadError("payload is not a served form") from None
+    try:
+        model = settings.new(encoder, seed=0)
+    except ConfigError as error:
+        raise InvalidPayloadError(f"served form does not fit the encoder: {error}") from None
+    expected = {name: (t.dtype, t.shape) for name, t in model.state_dict().items()}
+    if {name: (t.dtype, t.shape) for name, t in tensors.items()} != expected:
+        raise InvalidPayloadError(f"served form has other tensors than its kind, {settings.kind}")
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise InvalidPayloadError("served form holds a tensor that is not finite")
+    model.load_state_dict(tensors)
+    return ServedForm(settings, model.requires_grad_(False).eval())
