@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, set_live, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.data.schema import Faq
@@ -41,11 +41,12 @@ class MadeTenant:
     """A tenant as its maker knows it: the reference that a server's answers are held to."""
 
     tenant: str
-    adapter: BottleneckAdapter
+    adapter: Embedder
+    """What it is served by."""
     bundle: Bundle
 
     def expected(self, encoder: Encoder, text: str) -> list[tuple[str, float]]:
-        """(faq_id, score) of every FAQ, best first: this adapter alone, by brute force."""
+        """(faq_id, score) of every FAQ, best first: this tenant alone, by brute force."""
         query = encoder.embed_texts([text], self.adapter)[0].double()
         scores: dict[int, float] = {}
         for vector, faq in zip(

@@ -27,6 +27,10 @@ CONTROL = "control-canary-word"
 """The adapter's name in the positive control: it may be found, and is."""
 
 
+FORM = {"training": {"method": "conditional"}, "conditional": {"steps": 4, "most_lost": 1.0}}
+"""The second tenant is served by a form."""
+
+
 @dataclass(frozen=True)
 class Needles:
     """What stands for one word: its text in several encodings, and its token ids."""
@@ -103,6 +107,7 @@ def onboarded(
                 encoder=tiny_encoder_folder,
                 registry=proxy.address,
                 adapter=CONTROL,
+                **(FORM if reports else {}),
             )
             report, lines = run_through(config)
             configs.append(config)
@@ -127,6 +132,7 @@ def onboarded(
 def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: Encoder) -> None:
     # The second learnt from the first: its adapter went over the wire in both directions.
     assert len(onboarded.reports[1].fetch_teachers.teachers) == 1
+    assert onboarded.reports[1].lighten.form == "conditional"
     for word in CANARIES.values():
         assert Needles.of(word, tiny_encoder).found_in(onboarded.outside) == set()
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from adapterdistill.bundle import (
 )
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
+from tests.random_forms import make_form_tenant
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 
 FILES = ["bundle.json", "adapter.safetensors", "faqs.parquet", "index.safetensors"]
@@ -59,6 +61,25 @@ def test_another_index_or_threshold_is_another_bundle_of_the_same_version(
     names = {write_bundle(tmp_path, b).name for b in [bundle, *others]}
     assert len(names) == 3
     assert {name[:64] for name in names} == {bundle.manifest.version}
+
+
+def test_a_form_is_a_further_file_and_part_of_the_id(
+    tmp_path: Path, bundle: Bundle, encoder: Encoder
+) -> None:
+    plain = write_bundle(tmp_path, bundle)
+    assert sorted(p.name for p in plain.iterdir()) == sorted(FILES)
+    assert "form" not in json.loads((plain / "bundle.json").read_text())
+    with_form = make_form_tenant(encoder, "acme", "conditional", seed=1).bundle
+    folder = write_bundle(tmp_path, with_form)
+    assert folder.name[:64] == plain.name[:64] and folder != plain
+    assert read_bundle(tmp_path, "acme", folder.name).form == with_form.form
+    file = folder / "form.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ServingError, match="safetensors has not its recorded digest"):
+        read_bundle(tmp_path, "acme", folder.name)
+    file.unlink()
+    with pytest.raises(ServingError, match="cannot be read"):
+        read_bundle(tmp_path, "acme", folder.name)
 
 
 @pytest.mark.parametrize("file", FILES)

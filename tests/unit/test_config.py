@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.config import OnboardConfig, load_toml
+from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig, load_toml
 from adapterdistill.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +17,10 @@ serving_store = "store"
 [registry]
 address = "127.0.0.1:5000"
 """
+
+
+CONDITIONAL = '[training]\nmethod = "conditional"\n'
+LIGHT = '[training]\nmethod = "multitask_kd"\n'
 
 
 def load(folder: Path, text: str | bytes) -> OnboardConfig:
@@ -57,6 +61,18 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD.replace("data/acme", "$NO_SUCH_VARIABLE/acme"), "data: .*variable that is not set"),
         (GOOD.replace("data/acme", ""), "data: .*not be empty"),
         (GOOD.replace("data/acme", "~no-such-user/x"), "data: .*home folder that is not known"),
+        (
+            GOOD + "[conditional]\n",
+            r"\[conditional\] is for another method than adapter_distillation: remove it, or set "
+            'training.method = "conditional"',
+        ),
+        (GOOD + f"[light]\n{CONDITIONAL}", r"\[light\] is for another method than conditional"),
+        (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 0.9\n", "conditional.speed:"),
+        (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 65\n", "encoder.max_tokens, 64: lower it"),
+        (GOOD + f"{CONDITIONAL}[conditional]\nmost_lost = -0.1\n", "conditional.most_lost:"),
+        (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
+        (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
+        (GOOD + f"{LIGHT}num_workers = 2\n", "one worker: set training.num_workers to 0 or 1"),
         ("tenant = ", "not TOML"),
         (b'tenant = "\xff"', "not TOML"),
         ("", "tenant: Field required; .*registry: Field required"),
@@ -105,6 +121,27 @@ def test_the_digest_is_of_what_decides_the_result(tmp_path: Path) -> None:
     assert load(tmp_path, elsewhere).digest() == base
     for change in ("[training]\nseed = 1\n", "[encoder]\nmax_tokens = 32\n"):
         assert load(tmp_path, GOOD + change).digest() != base
+
+
+def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: Path) -> None:
+    for method, section, form in (
+        (CONDITIONAL, "conditional", ConditionalConfig()),
+        (LIGHT, "light", LightConfig()),
+    ):
+        config = load(tmp_path, GOOD + method)
+        assert config.form == form
+        assert load(tmp_path, GOOD + method + f"[{section}]\n").digest() == config.digest()
+        changed = load(tmp_path, GOOD + method + f"[{section}]\nsteps = 7\n")
+        assert changed.digest() != config.digest()
+
+
+def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
+    tmp_path: Path,
+) -> None:
+    config = load(tmp_path, GOOD)
+    assert config.form is None
+    expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
+    assert config.digest() == expected
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

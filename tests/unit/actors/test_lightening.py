@@ -4,16 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
-from actors.data_owner import DataOwner
 from adapterdistill.backbone import load_encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import prove_active
+from adapterdistill.distill.batches import Batch
+from adapterdistill.distill.conditional_distillation import ConditionalDistillation
 from adapterdistill.distill.forms import unpack_form
+from adapterdistill.errors import ConfigError
+from adapterdistill.evaluation.evaluate import Ranking
+from adapterdistill.evaluation.report import FormComparison, compare_form
 from adapterdistill.manifest import VersionRef
 from serve.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
-from tests.owner_runs import Configured, run_through
+from tests.owner_runs import Configured, folder_of, run_through
 
 STEPS = {"steps": 4, "learning_rate": 0.005, "most_lost": 1.0}
 METHODS: dict[str, dict[str, Any]] = {
@@ -72,12 +77,74 @@ def test_a_form_is_made_judged_and_served(
     assert {r.faq_id: r.score for r in answer.ranked} == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_form_that_loses_too_much_is_not_served(configured: Configured, method: str) -> None:
-    config = configured("founder", run=run_with(method))
-    owner = DataOwner(config)
-    lost = owner.lighten().held_out
-    assert lost is not None
-    # The same run under a limit just below what the form loses; nothing lost cannot be refused.
-    if lost.lost <= 0:
-        pytest.skip("the form lost nothing")
+def test_where_a_form_loses_too_much_or_none_is_made_the_bundle_is_the_plain_one(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("founder", run=run_with("conditional", most_lost=0.25))
+    training = config.training.model_copy(update={"method": "adapter_distillation"})
+    plain = config.model_copy(update={"training": training, "conditional": None})
+    expected, lines = run_through(plain)
+    assert not expected.lighten.trained and expected.lighten.form == "adapter"
+    assert "adapter is served (the method makes no other form)" in lines[7]
+
+    def worse(adapter: Ranking, form: Ranking) -> FormComparison | None:
+        found = compare_form(adapter, form)
+        return found and found.model_copy(update={"lost": 0.2501})
+
+    monkeypatch.setattr("actors.data_owner.compare_form", worse)
+    report, lines = run_through(config)
+    assert report.lighten.trained and report.lighten.form == "adapter"
+    assert "adapter is served (top-1 lost 0.2501, at most 0.2500 may be" in lines[7]
+    assert report.publish.name == expected.publish.name
+    assert report.bundle.bundle == expected.bundle.bundle
+
+
+def test_where_no_row_is_held_out_no_form_is_trained(configured: Configured) -> None:
+    report, lines = run_through(configured("glover", splits=(), run=run_with("multitask_kd")))
+    assert not report.lighten.trained and report.lighten.form == "adapter"
+    assert "no held-out row to show what a form would lose" in lines[7]
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "said"),
+    [
+        ("multitask_kd", {"layers": 3}, "method multitask_kd: a student of 3 layers"),
+        ("multitask_kd", {"heads": 9}, "method multitask_kd: a student of 9 attention heads"),
+        ("multitask_kd", {"body": "bilstm", "lstm_size": 17}, "take at most 16"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused_before_anything_is_done(
+    configured: Configured, method: str, changed: dict[str, Any], said: str
+) -> None:
+    config = configured(run=run_with(method, **changed))
+    with pytest.raises(ConfigError, match=said):
+        run_through(config)
+    assert not Path(config.workspace).exists()
+
+
+def test_a_run_killed_while_its_form_is_trained_ends_as_if_it_had_not_been(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("hatter", splits=("train",) * 2, run=run_with("conditional", steps=20))
+    elsewhere = {"workspace": f"{config.workspace}-2", "serving_store": f"{config.serving_store}-2"}
+    expected, _ = run_through(config.model_copy(update=elsewhere))
+
+    class Killed(BaseException):
+        pass
+
+    forward, calls = ConditionalDistillation.forward, []
+
+    def dying(self: ConditionalDistillation, batch: Batch) -> Tensor:
+        calls.append(1)
+        if len(calls) == 15:
+            raise Killed
+        return forward(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionalDistillation, "forward", dying)
+        with pytest.raises(Killed):
+            run_through(config)
+    assert list(folder_of(config).glob("form-*.state"))
+    report, _ = run_through(config)
+    assert report.lighten.adapter_sha256 == expected.lighten.adapter_sha256
+    assert report.bundle.bundle == expected.bundle.bundle

@@ -7,7 +7,16 @@ import torch
 from pydantic import ValidationError
 
 from adapterdistill.evaluation.evaluate import Ranking
-from adapterdistill.evaluation.report import Comparison, Decision, compare, decide
+from adapterdistill.evaluation.report import (
+    Comparison,
+    Decision,
+    FormComparison,
+    FormDecision,
+    compare,
+    compare_form,
+    decide,
+    decide_form,
+)
 from adapterdistill.manifest import Metric
 
 
@@ -52,10 +61,46 @@ def test_the_verdict(
     assert reason in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("lost", "most_lost", "form"),
+    [
+        (0.02, 0.01, "adapter"),
+        (0.010001, 0.01, "adapter"),
+        (0.01, 0.01, "conditional"),
+        (0.0, 0.0, "conditional"),
+        (-0.1, 0.0, "conditional"),
+        (0.5, 1.0, "conditional"),
+    ],
+)
+def test_a_form_is_served_where_it_loses_little(lost: float, most_lost: float, form: str) -> None:
+    found = FormComparison(rows=12, adapter={}, form={}, lost=lost, lost_low=0, lost_high=0)
+    verdict = decide_form(found, "conditional", most_lost=most_lost)
+    assert verdict.form == form
+    said = f"top-1 lost {lost:.4f}, at most {most_lost:.4f} may be, on 12 held-out rows"
+    assert verdict.reason == said
+
+
+def test_without_a_form_or_held_out_rows_the_adapter_is_served() -> None:
+    assert decide_form(None, None).form == decide_form(None, "multitask_kd").form == "adapter"
+    assert "makes no other form" in decide_form(None, None).reason
+    assert "no held-out row" in decide_form(None, "multitask_kd").reason
+
+
+def test_a_form_is_compared_by_its_first_places() -> None:
+    adapter, form = ranks(1, 1, 2, 1), ranks(1, 2, 1, 3)
+    found = compare_form(adapter, form)
+    assert found is not None and (found.rows, found.lost) == (4, 0.25)
+    assert (found.adapter["top1"].value, found.form["top1"].value) == (0.75, 0.5)
+    assert found.lost_low <= found.lost <= found.lost_high
+    assert compare_form(adapter, ranks(score=None)) is None
+
+
 def test_a_reason_takes_no_free_text() -> None:
     for text in ("my private question", "MRR +0.0500 on 12 held-out rows of my private text", ""):
         with pytest.raises(ValidationError):
             Decision(choice="own", reason=text)
+        with pytest.raises(ValidationError):
+            FormDecision(form="adapter", reason=text)
 
 
 def ranks(*values: int, score: float | None = -1.0) -> Ranking:

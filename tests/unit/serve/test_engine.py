@@ -11,8 +11,15 @@ import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bundle import set_live, write_bundle
-from adapterdistill.errors import EncoderMismatchError, ServingError, UnknownTenantError
+from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.errors import (
+    EncoderMismatchError,
+    InvalidPayloadError,
+    ServingError,
+    UnknownTenantError,
+)
 from serve.engine import Engine, SearchAnswer, SearchItem
+from tests.random_forms import FORMS, make_form_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
 TEXTS = [
@@ -41,6 +48,7 @@ def answers(engine: Engine, items: Sequence[SearchItem]) -> list[SearchAnswer]:
 def assert_answers_as(answer: SearchAnswer, made: MadeTenant, encoder: Encoder, text: str) -> None:
     expected = made.expected(encoder, text)
     assert (answer.tenant, answer.version) == (made.tenant, made.bundle.manifest.version)
+    assert answer.form == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
     assert [r.faq_id for r in answer.ranked] == [faq_id for faq_id, _ in expected][
         : len(answer.ranked)
     ]
@@ -70,6 +78,65 @@ def test_the_wrong_adapter_would_be_noticed(store: Path, encoder: Encoder) -> No
         [answer] = answers(engine, [SearchItem("one", text, top_k=50)])
         wrong = dict(impostor.expected(encoder, text))
         assert max(abs(r.score - wrong[r.faq_id]) for r in answer.ranked) > 0.05
+
+
+def test_a_batch_of_all_forms_equals_each_tenant_alone(store: Path, encoder: Encoder) -> None:
+    made = [make_tenant(encoder, f"tenant-{n}", seed=n, bottleneck_size=4 + n) for n in range(3)]
+    for n, form in enumerate([*FORMS, *FORMS]):
+        made.append(make_form_tenant(encoder, f"tenant-{form}-{n}", form, seed=10 + n))
+    engine = serve_tenants(store, encoder, made)
+    asked = [(made[(5 * n) % 9], TEXTS[n % len(TEXTS)]) for n in range(60)]
+    items = [SearchItem(tenant.tenant, text, top_k=50) for tenant, text in asked]
+    for answer, (tenant, text) in zip(answers(engine, items), asked, strict=True):
+        assert_answers_as(answer, tenant, encoder, text)
+    # Forms alone, without one adapter among them, and each form's scores as no other's.
+    forms = [tenant for tenant in made if tenant.bundle.form]
+    for answer, tenant in zip(
+        answers(engine, [SearchItem(tenant.tenant, "hi", top_k=50) for tenant in forms]),
+        forms,
+        strict=True,
+    ):
+        assert_answers_as(answer, tenant, encoder, "hi")
+        plain = replace(tenant, adapter=unpack_adapter(tenant.bundle.adapter_payload))
+        others = [replace(tenant, adapter=o.adapter) for o in forms if o is not tenant]
+        for impostor in (plain, *others):
+            wrong = dict(impostor.expected(encoder, "hi"))
+            assert max(abs(r.score - wrong[r.faq_id]) for r in answer.ranked) > 0.02
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_is_not_what_its_bundle_says_is_refused(
+    store: Path, encoder: Encoder, form: str
+) -> None:
+    made = make_form_tenant(encoder, "acme", form, seed=1)
+    bundled = made.bundle.form
+    assert bundled is not None
+    old = make_tenant(encoder, "acme", seed=2)
+    other = make_form_tenant(encoder, "acme", form, seed=3).bundle.form
+    assert other is not None
+    kind = "conditional" if form != "conditional" else "multitask_kd"
+    renamed = bundled.proven.model_copy(update={"kind": kind})
+    for wrong, error in (
+        (replace(bundled, payload=other.payload), EncoderMismatchError),
+        (replace(bundled, proven=renamed), ServingError),
+        (replace(bundled, payload=made.bundle.adapter_payload), InvalidPayloadError),
+    ):
+        engine = serve_tenants(store, encoder, [old])
+        put_live(store, replace(made, bundle=replace(made.bundle, form=wrong)))
+        assert isinstance(engine.refresh().refused["acme"], error)
+        [answer] = answers(engine, [SearchItem("acme", "hi")])
+        assert_answers_as(answer, old, encoder, "hi")
+
+
+def test_a_tenant_moves_between_its_adapter_and_a_form(store: Path, encoder: Encoder) -> None:
+    plain = make_tenant(encoder, "acme", seed=1)
+    light = make_form_tenant(encoder, "acme", "transformer", seed=1)
+    engine = serve_tenants(store, encoder, [plain])
+    for made in (light, plain):
+        put_live(store, made)
+        engine.refresh()
+        [answer] = answers(engine, [SearchItem("acme", "hi")])
+        assert_answers_as(answer, made, encoder, "hi")
 
 
 def test_top_k_is_each_item_s_own(store: Path, encoder: Encoder) -> None:
