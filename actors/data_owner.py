@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from actors.bundling import is_live, make_live
 from actors.files import write_atomically
 from actors.publishing import build_manifest
 from actors.records import (
@@ -38,16 +39,14 @@ from actors.training_stages import (
     make_form,
     require_possible_form,
 )
-from adapterdistill import bundle as bundles
 from adapterdistill.backbone import Embedder, Encoder, load_encoder
-from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.forms import ServedForm, unpack_form
+from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.stage import load_payload, write_rows
-from adapterdistill.errors import NotFoundError, ServingError
-from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, build_index, judge
+from adapterdistill.errors import NotFoundError
+from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
 from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
 from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
 from adapterdistill.manifest import Manifest, VersionRef
@@ -220,7 +219,7 @@ class DataOwner:
                 form=self._folder / _FORM,
             )
             adapter = self._judge(self._chosen)
-            form = self._judge(_FORM, lambda file: self._form(file).embedder)
+            form = self._judge(_FORM, self._form_in)
             found = compare_form(adapter.held, form.held)
             verdict = decide_form(found, made.kind, most_lost=made.most_lost)
             return Lightened(
@@ -238,47 +237,25 @@ class DataOwner:
         lightened = self._done(Lightened)
 
         def work() -> Bundled:
-            payload, rows = self._chosen_payload(), self._rows
-            embedder: Embedder = unpack_adapter(payload)
-            choice, evaluated = self._done(Decided).choice, self._done(Evaluated)
+            evaluated, form = self._done(Evaluated), None
             threshold = (
-                evaluated.own_threshold if choice == "own" else evaluated.distilled_threshold
+                evaluated.own_threshold if self._chosen == _OWN else evaluated.distilled_threshold
             )
-            form = None
             if lightened.form != "adapter":
                 assert lightened.threshold is not None
-                file, threshold = self._folder / _FORM, lightened.threshold
-                embedder = self._form(file).embedder
-                golden = golden_vectors(self._encoder, embedder)
-                proven = bundles.ProvenForm(kind=lightened.form, golden=golden)
-                form = bundles.BundledForm(proven, file.read_bytes())
-            vectors, faq_of_vector = build_index(
-                self._encoder, embedder, rows.index(), rows.num_faqs
+                form, threshold = (self._folder / _FORM).read_bytes(), lightened.threshold
+            return make_live(
+                self._config,
+                self._encoder,
+                manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
+                payload=self._chosen_payload(),
+                form_payload=form,
+                rows=self._rows,
+                faqs=self._dataset.faqs(),
+                threshold=threshold,
             )
-            store = Path(self._config.serving_store)
-            folder = bundles.write_bundle(
-                store,
-                bundles.Bundle(
-                    manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
-                    adapter_payload=payload,
-                    faqs=self._dataset.faqs(),
-                    vectors=vectors,
-                    faq_of_vector=faq_of_vector,
-                    threshold=threshold,
-                    form=form,
-                ),
-            )
-            bundles.set_live(store, self._config.tenant, folder.name)
-            return Bundled(bundle=folder.name, threshold=threshold, index_vectors=len(vectors))
 
-        def is_live(kept: Bundled) -> bool:
-            store, tenant = Path(self._config.serving_store), self._config.tenant
-            try:
-                return bundles.live_bundle(store, tenant) == kept.bundle
-            except ServingError:
-                return False
-
-        return self._stage(Bundled, work, still_so=is_live)
+        return self._stage(Bundled, work, still_so=lambda kept: is_live(self._config, kept))
 
     # What follows stays on the owner's node.
 
@@ -364,8 +341,8 @@ class DataOwner:
         whole, *folds = map(load, files)
         return judge(self._encoder, whole, self._rows, folds)
 
-    def _form(self, file: Path) -> ServedForm:
-        return unpack_form(file.read_bytes(), self._encoder)
+    def _form_in(self, file: Path) -> Embedder:
+        return unpack_form(file.read_bytes(), self._encoder).embedder
 
     @property
     def _chosen(self) -> str:

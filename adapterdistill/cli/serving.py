@@ -154,9 +154,10 @@ def _error_of(status: int, message: str) -> AdapterDistillError:
 
 def _table(answer: dict[str, Any]) -> Table:
     [result] = answer["results"]
-    adapter = f"{answer['adapter']['name']} {answer['adapter']['version'][:12]}"
+    adapter = f"adapter {answer['adapter']['name']} {answer['adapter']['version'][:12]}"
+    form = answer["adapter"]["form"]
     table = Table(
-        title=Text(f"{answer['tenant']}: adapter {adapter}"),
+        title=Text(f"{answer['tenant']}: {adapter}{'' if form == 'adapter' else f', {form} form'}"),
         caption=Text("abstained: no FAQ is close enough") if result["abstained"] else None,
     )
     table.add_column("#", justify="right")

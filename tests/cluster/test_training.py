@@ -18,10 +18,12 @@ from actors.train_loop import (
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.folds import NUM_FOLDS, fold_file
+from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.stage import StageSpec, write_rows
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import PlacementError, TrainingError
 from tests.cluster.processes import kill_one
+from tests.random_forms import FORMS
 from tests.separable_tenant import fold_stage, held_out_of, separable_stage
 from tests.tiny_encoders import random_adapter
 
@@ -123,6 +125,24 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     assert again.seconds < found[0].seconds / 2
     assert (again.steps, again.losses) == (12, found[0].losses)
     assert_same_adapter(here, there, within=1e-5)
+
+
+def test_a_worker_makes_the_form_that_the_owner_would(
+    ray_cluster: str,
+    spec: StageSpec,
+    tiny_encoder: Encoder,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+) -> None:
+    spec = replace(spec, teachers=(), initial=spec.teachers[0], form=FORMS["transformer"])
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    in_place = train_in_place(spec, tiny_encoder, adapter=here)
+    outcome = on_workers(spec, tiny_encoder_folder, there)
+    assert (outcome.steps, outcome.best_step) == (in_place.steps, in_place.best_step)
+    assert outcome.losses == pytest.approx(in_place.losses, abs=1e-4)
+    forms = [unpack_form(file.read_bytes(), tiny_encoder) for file in (here, there)]
+    states = [form.model.state_dict() for form in forms]
+    torch.testing.assert_close(*states, rtol=0, atol=1e-5)
 
 
 def test_workers_that_no_node_can_hold_are_refused_at_once(

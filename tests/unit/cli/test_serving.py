@@ -28,10 +28,10 @@ RANKED = [
 ]
 
 
-def answer_of(*, abstained: bool = False) -> dict[str, Any]:
+def answer_of(*, abstained: bool = False, form: str = "adapter") -> dict[str, Any]:
     return {
         "tenant": "acme",
-        "adapter": {"name": "faq", "version": VERSION},
+        "adapter": {"name": "faq", "version": VERSION, "form": form},
         "results": [{"ranked": RANKED, "abstained": abstained}],
     }
 
@@ -93,6 +93,12 @@ def test_the_table_shows_ranked_faqs_and_the_adapter_s_digest(server: StandIn) -
     assert VERSION[:12] in output
     assert output.index("[red]How?[/red]") < output.index("When?")
     assert "0.910" in output and "Daily." in output and "abstained" not in output
+
+
+def test_a_form_is_named_where_one_is_served(server: StandIn) -> None:
+    for form, shown in (("adapter", False), ("conditional", True)):
+        server.will_answer(200, answer_of(form=form))
+        assert ("conditional form" in run("acme", "how?", "--address", server.address)) == shown
 
 
 def test_abstaining_is_shown(server: StandIn) -> None:
