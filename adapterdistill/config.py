@@ -117,15 +117,15 @@ class FormConfig(Section):
 
 
 class ConditionalConfig(FormConfig):
-    """Method `conditional`: each frozen layer reads k of a text's n tokens."""
+    """Method `conditional`: the frozen layers read k of a text's n tokens."""
 
     kind: ClassVar[FormKind] = "conditional"
     speed: float = Field(default=2.0, ge=1)
     """n / k"""
     to_all: bool = True
     """Chosen tokens attend to all tokens of their text, else to each other."""
-    steps: int = Field(default=200, ge=1, le=100_000)
-    learning_rate: float = Field(default=5e-3, gt=0, le=1)
+    steps: int = Field(default=100, ge=1, le=100_000)
+    learning_rate: float = Field(default=4e-4, gt=0, le=1)
 
 
 class LightConfig(FormConfig):

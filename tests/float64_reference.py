@@ -84,34 +84,36 @@ def parallel_hidden(model: Any, ids: Sequence[int], parallel: Delta64) -> Tensor
     return h
 
 
-def conditional_hidden(
+def conditional_embedding(
     model: Any,
     ids: Sequence[int],
-    parallel: Delta64,
+    adapter: Delta64,
+    skipping: Delta64,
     router: Tensor,
     k: int,
     *,
-    epsilon: float,
+    parallel: bool,
     to_all: bool,
 ) -> Tensor:
-    """CoDA, token by token: Y = X + P(X) + m (LN(f + a + P(X)) - X - P(X)), f and a of the k."""
+    """CoDA, token by token: k pass every layer as in the dense model, the others are X + S(X)."""
     h = bert_embedded(model, ids)
+    centred = h - h.mean(-1, keepdim=True)
+    spread = ((centred**2).mean(-1, keepdim=True) + 1e-5) ** 0.5
+    scores = (centred / spread @ router.double()).tolist()
+    places = range(len(ids))
+
+    def merit(token: int) -> tuple[bool, bool, float]:
+        return token in (0, len(ids) - 1), ids[token] not in ids[:token], scores[token]
+
+    own = sorted(sorted(places, key=merit, reverse=True)[:k])
     for index, layer in enumerate(model.encoder.layer):
-        centred = h - h.mean(-1, keepdim=True)
-        spread = ((centred**2).mean(-1, keepdim=True) + 1e-5) ** 0.5
-        scores = (centred / spread @ router[index].double()).detach()
-        weights = bisected_top_k(scores, k, epsilon)
-        own = sorted(range(len(h)), key=lambda token: -float(scores[token]))[:k]
         f, a = bert_residual(model, index, h[own], h if to_all else h[own])
-        skipping = h + parallel(index, h)
-        out = skipping.clone()
-        for place, token in enumerate(own):
-            passed = layer_norm(
-                f[place] + a[place] + parallel(index, h)[token], layer.output.LayerNorm
-            )
-            out[token] += weights[token] * (passed - skipping[token])
-        h = out
-    return h
+        norm = layer.output.LayerNorm
+        added = adapter(index, h[own] if parallel else layer_norm(f + a, norm))
+        h = h + skipping(index, h)
+        h[own] = layer_norm(f + a + added, norm)
+    pooled = h[own].mean(0)
+    return pooled / pooled.norm()
 
 
 def bisected_top_k(scores: Tensor, k: int, epsilon: float) -> Tensor:

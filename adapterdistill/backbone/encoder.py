@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adapterdistill.backbone.attach import EncoderWeights
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
-from adapterdistill.backbone.packed import PackedTokens, mean_pool, pack
+from adapterdistill.backbone.packed import PackedTokens, pack
 from adapterdistill.manifest import EncoderRef
 
 Adaptation = LayerDelta | LayerRule
@@ -78,16 +78,14 @@ class Encoder:
 
     def hidden(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
         """Last hidden states, [tokens, hidden], of the encoder with `delta` at every layer."""
-        rule, h = rule_of(delta), self._embed_tokens(tokens)
-        for layer in self._layers:
-            h = rule.run(layer, h, tokens)
-        return h
+        return self._run(tokens, delta)[1]
 
     def embed(self, tokens: PackedTokens, delta: Embedder | None = None) -> Tensor:
         """Unit-length embeddings, [rows, hidden], float32: mean-pooled, or the replacement's."""
         if isinstance(delta, Replacement):
             return delta.embed(tokens)
-        return F.normalize(mean_pool(self.hidden(tokens, delta), tokens), dim=-1)
+        rule, h = self._run(tokens, delta)
+        return F.normalize(rule.pool(h, tokens), dim=-1)
 
     @torch.no_grad()
     def embed_texts(
@@ -112,6 +110,14 @@ class Encoder:
             tokens = pack([rows[row] for row in chosen], self.device)
             out[torch.tensor(chosen, device=self.device)] = self.embed(tokens, delta)
         return out
+
+    def _run(self, tokens: PackedTokens, delta: Adaptation | None) -> tuple[LayerRule, Tensor]:
+        """The rule of this batch, and the last hidden states."""
+        h = self._embed_tokens(tokens)
+        rule = rule_of(delta).started(h, tokens)
+        for layer in self._layers:
+            h = rule.run(layer, h, tokens)
+        return rule, h
 
     def _embed_tokens(self, tokens: PackedTokens) -> Tensor:
         w = self._weights

@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapterdistill.backbone.attach import EncoderWeights
-from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, attend, attend_chosen
+from adapterdistill.backbone.packed import (
+    ChosenTokens,
+    PackedTokens,
+    attend,
+    attend_chosen,
+    mean_pool,
+)
 
 LayerDelta = Callable[[int, Tensor], Tensor]
 """(layer, x [tokens, hidden]) to what an adapter adds to the FFN's output, [tokens, hidden]."""
@@ -87,11 +93,23 @@ class FrozenLayer:
 
 
 class LayerRule(ABC):
-    """How a layer is run with an adapter that does more than add to the FFN's output."""
+    """How layers are run with an adapter that does more than add to the FFN's output."""
 
     @abstractmethod
+    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
+        """A layer's output from its residual sum f + a and its input, [tokens, hidden] each."""
+
     def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
         """The layer's output [tokens, hidden] from its input `h`."""
+        return self.finish(layer, layer.residual(h, tokens), h)
+
+    def started(self, h: Tensor, tokens: PackedTokens) -> "LayerRule":
+        """The rule for one batch, of which `h` enters the first layer. Rules keep nothing of it."""
+        return self
+
+    def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
+        """A vector a row from the last hidden states, [rows, hidden] float32: their mean."""
+        return mean_pool(h, tokens)
 
 
 class Sequential(LayerRule):
@@ -100,16 +118,15 @@ class Sequential(LayerRule):
     def __init__(self, delta: LayerDelta) -> None:
         self._delta = delta
 
-    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        residual = layer.residual(h, tokens)
+    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
         return layer.norm(residual + self._delta(layer.index, layer.norm(residual)))
 
 
 class Frozen(LayerRule):
     """The layer as it is."""
 
-    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        return layer.norm(layer.residual(h, tokens))
+    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
+        return layer.norm(residual)
 
 
 def rule_of(delta: LayerDelta | LayerRule | None) -> LayerRule:

@@ -1,30 +1,50 @@
-"""The light training of CoDA (Lei et al., 2023): a dense adapter into a conditional one.
+"""The light training of CoDA (Lei et al., 2023): a dense model into one that skips tokens.
 
-The paper continues the pretraining of its encoder with routing on. Here the conditional adapter
-starts as the tenant's dense parallel adapter with a random router, and learns to give the hidden
-states of every layer and the similarities between texts that the dense one gives. No label is used:
-any texts will do, the tenant's and public ones (`imitation_rows`).
+The paper continues the pretraining of its encoder with routing on. Here the encoder stays frozen,
+and what is new starts from closed forms: the router as the ridge regression of how rare a token is,
+each layer's skipping adapter as the reduced-rank regression of the dense model's next state. Then
+adapters and router learn to embed texts as the dense model does. No label is used: any texts will
+do, the tenant's and public ones.
 """
 
+import random
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
-from adapterdistill.adapters import ConditionalAdapter, Parallel, Routing
-from adapterdistill.backbone import Adaptation, Encoder, LayerRule
+from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Parallel, Routing
+from adapterdistill.backbone import Adaptation, Encoder, LayerRule, pack
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import feature_distance, relation_distance
+from adapterdistill.distill.losses import embedding_distance, similarity_distance
 from adapterdistill.distill.method import HiddenStates, Objective, OwnAdapter
+
+SKIPPING_SIZE = 64
+"""Bottleneck of the skipping adapter, the paper's."""
+FITTED_TEXTS = 300
+SIMILARITY_WEIGHT = 5.0
+ROUTER_RATE = 0.05
+"""Of the learning rate: every weight of the router moves every token's score."""
+_SPREAD = 2.0
+"""Standard deviation of a new router's scores."""
+_RIDGE = 0.01
+"""Of the mean variance of what is regressed on."""
+_ACTIVE = 4.0
+"""Standard deviations by which a fitted adapter's units are kept above the kink of their relu."""
 
 
 class OwnParallelAdapter(OwnAdapter):
-    """Stage 1 with the adapter on the layers' input: the dense form of a conditional adapter."""
+    """Stage 1 with the adapter on the layers' input: the paper's dense model."""
 
     def deployed(self) -> Parallel:
         return Parallel(self.student)
 
 
 class ConditionalDistillation(Objective):
-    """Trains adapter and router towards what a dense model gives."""
+    """Trains adapters and router to embed texts as a dense model does."""
 
     def __init__(
         self,
@@ -35,8 +55,7 @@ class ConditionalDistillation(Objective):
     ) -> None:
         """
         Args:
-            dense: the frozen teacher: a dense parallel adapter, any other adapter, or None for
-                the encoder itself.
+            dense: the frozen teacher: an adapter, or None for the encoder itself.
         """
         super().__init__()
         self._encoder = encoder
@@ -48,18 +67,107 @@ class ConditionalDistillation(Objective):
         return self.conditional.at(self._routing)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        return [{"params": list(self.conditional.parameters()), "lr": learning_rate}]
+        adapters = (self.conditional.adapter, self.conditional.skipping)
+        return [
+            {"params": [p for part in adapters for p in part.parameters()], "lr": learning_rate},
+            {"params": [self.conditional.router], "lr": ROUTER_RATE * learning_rate},
+        ]
 
     def forward(self, batch: Batch) -> Tensor:
-        goal, found = HiddenStates(self._dense), HiddenStates(self.deployed())
         with torch.no_grad():
-            teacher = batch.share(self._encoder.embed(batch.tokens, goal))
-        student = batch.share(self._encoder.embed(batch.tokens, found))
-        # Relative to the length of the teacher's state, which differs between layers.
-        lengths = [state.float().norm(dim=-1, keepdim=True) for state in goal.outputs]
-        distance = feature_distance(
-            [state / length for state, length in zip(found.outputs, lengths, strict=True)],
-            [state / length for state, length in zip(goal.outputs, lengths, strict=True)],
-            total_tokens=batch.total_tokens,
-        )
-        return distance + relation_distance(student, teacher)
+            teacher = batch.share(self._encoder.embed(batch.tokens, self._dense))
+        student = batch.share(self._encoder.embed(batch.tokens, self.deployed()))
+        return embedding_distance(student, teacher) + SIMILARITY_WEIGHT * similarity_distance(student, teacher)
+
+
+def fitted(
+    encoder: Encoder,
+    adapter: BottleneckAdapter,
+    texts: Sequence[Sequence[int]],
+    *,
+    skipping_size: int = SKIPPING_SIZE,
+    seed: int,
+    parallel: bool = False,
+) -> ConditionalAdapter:
+    """A conditional adapter at its start, on the encoder's device.
+
+    Args:
+        adapter: the tenant's, of which a copy is taken.
+        texts: token ids; some of them are enough.
+    """
+    chosen = random.Random(seed).sample(list(texts), min(len(texts), FITTED_TEXTS))
+    conditional = ConditionalAdapter.new(
+        adapter, skipping_size=skipping_size, seed=seed, parallel=parallel
+    ).to(encoder.device)
+    # Special tokens are always chosen: they are neither scored nor skipped.
+    inner = torch.tensor([0 < i < len(ids) - 1 for ids in chosen for i in range(len(ids))])
+    states = [state[inner.to(state.device)] for state in _states(encoder, conditional.dense, chosen)]
+    with torch.no_grad():
+        conditional.router.copy_(_fitted_router(states[0], rarity(chosen)[inner]))
+        _fit_skipping(conditional.skipping, states)
+    return conditional
+
+
+def rarity(texts: Sequence[Sequence[int]]) -> Float[Tensor, " tokens"]:
+    """log((texts + 1) / (those with the token + 1)) of every token, in their order."""
+    found_in = Counter(token for ids in texts for token in set(ids))
+    counts = torch.tensor([found_in[token] for ids in texts for token in ids])
+    return ((len(texts) + 1) / (counts + 1)).log()
+
+
+@torch.no_grad()
+def _states(
+    encoder: Encoder, dense: LayerRule, texts: Sequence[Sequence[int]]
+) -> list[Float[Tensor, "tokens d"]]:
+    """What enters the first layer and leaves each, float32, of all tokens in their order."""
+    by_text: list[list[Tensor]] = []
+    for ids in texts:
+        kept = HiddenStates(dense)
+        encoder.hidden(pack([ids], encoder.device), kept)
+        by_text.append([state.float() for state in [kept.entered, *kept.outputs]])
+    return [torch.cat(layer) for layer in zip(*by_text, strict=True)]
+
+
+def _fitted_router(
+    entering: Float[Tensor, "tokens d"], target: Float[Tensor, " tokens"]
+) -> Float[Tensor, " d"]:
+    x = F.layer_norm(entering, entering.shape[-1:])
+    target = target.to(x.device)
+    weights = _regressed(x, (target - target.mean())[:, None])[:, 0]
+    return weights * (_SPREAD / (x @ weights).std())
+
+
+def _fit_skipping(adapter: BottleneckAdapter, states: Sequence[Tensor]) -> None:
+    """Layer by layer: X + S(X) as near to the dense model's next state as its bottleneck lets it.
+
+    X is what the layers below, as fitted, leave. The rank is the bottleneck's; the units' biases
+    hold them above 0, so that S starts linear.
+    """
+    x = states[0]
+    for layer, after in enumerate(states[1:]):
+        mean, change = x.mean(0), after - x
+        centred = x - mean
+        best = _regressed(centred, change - change.mean(0))
+        # The rank that loses least of what is predicted (Izenman, 1975).
+        *_, directions = torch.linalg.svd(centred @ best, full_matrices=False)
+        up = directions[: adapter.bottleneck_size]
+        down = up @ best.T
+        size = (centred @ down.T).std(0).clamp(min=1e-6)
+        down, up = down / size[:, None], up * size[:, None]
+        bias = _ACTIVE - down @ mean
+        rank = len(up)
+        adapter.down_weight[layer, :rank] = down
+        adapter.down_bias[layer, :rank] = bias
+        adapter.up_weight[layer, :, :rank] = up.T
+        adapter.up_weight[layer, :, rank:] = 0
+        adapter.up_bias[layer] = change.mean(0) - up.T @ (down @ mean + bias)
+        x = x + adapter(layer, x)
+
+
+def _regressed(
+    x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]
+) -> Float[Tensor, "d e"]:
+    """Ridge regression of centred y on x."""
+    ridge = _RIDGE * x.square().sum() / x.shape[1]
+    inner = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)
+    return torch.linalg.solve(inner, x.T @ y)

@@ -5,6 +5,7 @@ safetensors with the settings as metadata; equal forms give equal bytes.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,7 +17,11 @@ from torch import nn
 
 from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Routing
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.distill.conditional_distillation import ConditionalDistillation
+from adapterdistill.distill.conditional_distillation import (
+    SKIPPING_SIZE,
+    ConditionalDistillation,
+    fitted,
+)
 from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
 from adapterdistill.distill.students import (
@@ -37,14 +42,15 @@ class ConditionalSettings(Record):
 
     kind: Literal["conditional"] = "conditional"
     bottleneck_size: int = Field(ge=1, le=1024)
+    skipping_size: int = Field(default=SKIPPING_SIZE, ge=1, le=1024)
     speed: float = Field(ge=1, le=8192)
     to_all: bool
 
     def new(self, encoder: Encoder, *, seed: int) -> ConditionalAdapter:
         """Near identity, with a random router."""
         shape = (encoder.num_layers, encoder.hidden_size, self.bottleneck_size)
-        adapter = BottleneckAdapter.new(*shape, seed=seed)
-        return ConditionalAdapter.new(adapter, seed=seed).to(encoder.device)
+        adapter = BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
+        return ConditionalAdapter.new(adapter, skipping_size=self.skipping_size, seed=seed)
 
     def embedder(self, model: nn.Module) -> Embedder:
         assert isinstance(model, ConditionalAdapter)
@@ -116,6 +122,7 @@ def form_objective(
     settings: FormSettings,
     encoder: Encoder,
     adapter: BottleneckAdapter,
+    texts: Sequence[Sequence[int]],
     tasks: TaskBatches | None,
     *,
     seed: int,
@@ -123,11 +130,14 @@ def form_objective(
     """A new form, and what brings it close to the frozen `adapter`.
 
     Args:
+        texts: token ids that a form may be fitted on before it is trained.
         tasks: of a light student: the texts, retrieval first.
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
-        model = settings.new(encoder, seed=seed)
+        model = fitted(
+            encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed
+        )
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
     targets = [encoder.embed_ids(tasks.tasks[0].ids, adapter)]

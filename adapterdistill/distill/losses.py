@@ -73,6 +73,17 @@ def embedding_distance(
     return 1.0 - (student * teacher.detach()).sum(-1).mean()
 
 
+def similarity_distance(
+    student: Float[Tensor, "rows d"], teacher: Float[Tensor, "rows d"]
+) -> Float[Tensor, ""]:
+    """Mean over pairs of rows of the squared difference of their cosines; no gradient to the teacher.
+
+    Unit-length embeddings.
+    """
+    goal = teacher.detach()
+    return (student @ student.T - goal @ goal.T).square().mean()
+
+
 def feature_distance(
     student: Sequence[Float[Tensor, "tokens d"]],
     teacher: Sequence[Float[Tensor, "tokens d"]],

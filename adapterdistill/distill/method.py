@@ -69,10 +69,16 @@ class HiddenStates(LayerRule):
 
     def __init__(self, delta: Adaptation | None) -> None:
         self._rule = rule_of(delta)
+        self.entered: Tensor | None = None
+        """What enters the first layer."""
         self.outputs: list[Tensor] = []
 
-    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        output = self._rule.run(layer, h, tokens)
+    def started(self, h: Tensor, tokens: PackedTokens) -> "HiddenStates":
+        self.entered = h
+        return self
+
+    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
+        output = self._rule.finish(layer, residual, h)
         self.outputs.append(output)
         return output
 

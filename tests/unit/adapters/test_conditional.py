@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Parallel, Routing
-from adapterdistill.adapters.conditional import Conditional, choose
+from adapterdistill.adapters.conditional import Conditional, Passage, choose
 from adapterdistill.backbone import (
     Encoder,
     FrozenLayer,
@@ -18,36 +18,36 @@ from adapterdistill.backbone import (
     pack,
 )
 from adapterdistill.errors import ConfigError
-from tests.float64_reference import adapter_output, conditional_hidden, parallel_hidden
+from tests.float64_reference import adapter_output, conditional_embedding, parallel_hidden
 from tests.tiny_encoders import FAMILIES, random_adapter, random_rows, save_tiny_encoder
 
 LENGTHS = [5, 2, 9, 5, 1, 9, 2, 5, 17, 30]
 MODES = pytest.mark.parametrize("to_all", [False, True])
+PLACES = pytest.mark.parametrize("parallel", [False, True])
 
 
-def conditional_of(encoder: Encoder, *, seed: int = 0, scale: float = 0.2) -> ConditionalAdapter:
-    return ConditionalAdapter.new(random_adapter(encoder, seed=seed, scale=scale), seed=seed)
-
-
-def silent(encoder: Encoder) -> ConditionalAdapter:
-    """An adapter whose up-projection gives zero."""
-    conditional = conditional_of(encoder)
+def conditional_of(
+    encoder: Encoder, *, seed: int = 0, scale: float = 0.2, parallel: bool = False
+) -> ConditionalAdapter:
+    conditional = ConditionalAdapter.new(
+        random_adapter(encoder, seed=seed, scale=scale),
+        skipping_size=3,
+        seed=seed,
+        parallel=parallel,
+    )
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        conditional.adapter.up_weight.zero_()
-        conditional.adapter.up_bias.zero_()
+        for parameter in conditional.skipping.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        conditional.router.mul_(3)
     return conditional
 
 
-class Watching(LayerRule):
-    """Keeps every layer's input and output."""
-
-    def __init__(self, rule: LayerRule) -> None:
-        self.rule, self.seen = rule, list[tuple[FrozenLayer, Tensor, Tensor]]()
-
-    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        out = self.rule.run(layer, h, tokens)
-        self.seen.append((layer, h, out))
-        return out
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The Hugging Face model of `tiny_encoder`: both are drawn from seed 0."""
+    folder = save_tiny_encoder(tmp_path_factory.mktemp("tiny-bert"))
+    return AutoModel.from_pretrained(folder).eval()
 
 
 def test_the_parallel_adapter_equals_its_formula(tiny_encoder: Encoder, tiny_bert: object) -> None:
@@ -62,85 +62,105 @@ def test_the_parallel_adapter_equals_its_formula(tiny_encoder: Encoder, tiny_ber
 
 
 @MODES
+@PLACES
 @pytest.mark.parametrize("speed", [2.0, 3.0, 5.0])
-def test_the_conditional_layer_equals_its_formula_token_by_token(
-    tiny_encoder: Encoder, tiny_bert: object, speed: float, to_all: bool
+def test_the_embedding_equals_its_formula_token_by_token(
+    tiny_encoder: Encoder, tiny_bert: object, speed: float, parallel: bool, to_all: bool
 ) -> None:
-    conditional = conditional_of(tiny_encoder, seed=2)
-    routing = Routing(speed, to_all=to_all, epsilon=0.5, exact=True)
+    conditional = conditional_of(tiny_encoder, seed=2, parallel=parallel)
+    routing = Routing(speed, to_all=to_all)
     rows = random_rows([30, 7, 12, 7])
-    tokens = pack(rows)
-    with torch.no_grad():
-        found = tiny_encoder.hidden(tokens, conditional.at(routing))
-    for place, row in enumerate(rows):
-        expected = conditional_hidden(
+    rows[0][5:8] = rows[0][1:4]  # repeated tokens come last
+    found = tiny_encoder.embed_ids(rows, conditional.at(routing))
+    for mine, row in zip(found, rows, strict=True):
+        expected = conditional_embedding(
             tiny_bert,
             row,
             adapter_output(conditional.adapter),
+            adapter_output(conditional.skipping),
             conditional.router.detach(),
-            -(-len(row) // int(speed)),
-            epsilon=0.5,
+            routing.chosen_of(len(row)),
+            parallel=parallel,
             to_all=to_all,
         )
-        mine = found[tokens.row_of_token == place].double()
-        torch.testing.assert_close(mine, expected, rtol=0, atol=5e-5)
+        torch.testing.assert_close(mine.double(), expected, rtol=0, atol=5e-5)
 
 
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The Hugging Face model of `tiny_encoder`: both are drawn from seed 0."""
-    folder = save_tiny_encoder(tmp_path_factory.mktemp("tiny-bert"))
-    return AutoModel.from_pretrained(folder).eval()
-
-
-def test_all_tokens_chosen_is_the_dense_parallel_adapter_exactly(tiny_encoder: Encoder) -> None:
-    conditional, tokens = conditional_of(tiny_encoder), pack(random_rows(LENGTHS))
-    dense = tiny_encoder.hidden(tokens, Parallel(conditional.adapter))
-    for routing in (Routing(1.0), Routing(1.0, to_all=True, exact=True)):
-        assert torch.equal(tiny_encoder.hidden(tokens, conditional.at(routing)), dense)
+@PLACES
+def test_all_tokens_chosen_is_the_dense_adapter_exactly(
+    tiny_encoder: Encoder, parallel: bool
+) -> None:
+    conditional = conditional_of(tiny_encoder, parallel=parallel)
+    tokens, adapter = pack(random_rows(LENGTHS)), conditional.adapter
+    dense = tiny_encoder.embed(tokens, Parallel(adapter) if parallel else adapter)
+    for routing in (Routing(1.0), Routing(1.0, to_all=False, exact=False)):
+        assert torch.equal(tiny_encoder.embed(tokens, conditional.at(routing)), dense)
 
 
 @MODES
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_of_which_all_tokens_are_chosen_run_densely_in_every_family(
+def test_through_gather_and_scatter_all_tokens_are_the_dense_adapter_in_every_family(
     family: str, to_all: bool, tmp_path: object
 ) -> None:
-    """One token of one is all of them at any speed; also through gather and scatter."""
     encoder = load_encoder(str(save_tiny_encoder(tmp_path, family=family)))  # type: ignore[arg-type]
     conditional, tokens = conditional_of(encoder), pack(random_rows(LENGTHS))
     rule = Conditional(conditional, Routing(1.0, to_all=to_all))
-    dense = encoder.hidden(tokens, Parallel(conditional.adapter))
-    torch.testing.assert_close(encoder.hidden(tokens, rule), dense, rtol=0, atol=2e-5)
+    dense = encoder.embed(tokens, conditional.adapter)
+    torch.testing.assert_close(encoder.embed(tokens, rule), dense, rtol=0, atol=2e-5)
 
 
+@PLACES
 def test_a_zero_up_projection_with_all_tokens_is_the_frozen_encoder_exactly(
-    tiny_encoder: Encoder,
+    tiny_encoder: Encoder, parallel: bool
 ) -> None:
-    tokens = pack(random_rows(LENGTHS))
-    found = tiny_encoder.hidden(tokens, silent(tiny_encoder).at(Routing(1.0)))
-    assert torch.equal(found, tiny_encoder.hidden(tokens))
+    conditional, tokens = conditional_of(tiny_encoder, parallel=parallel), pack(random_rows(LENGTHS))
+    with torch.no_grad():
+        conditional.adapter.up_weight.zero_()
+        conditional.adapter.up_bias.zero_()
+    found = tiny_encoder.embed(tokens, conditional.at(Routing(1.0)))
+    assert torch.equal(found, tiny_encoder.embed(tokens))
+
+
+class Watching(LayerRule):
+    """Keeps the rule of its batch, and every layer's input and output."""
+
+    def __init__(self, rule: LayerRule) -> None:
+        self.rule, self.seen = rule, list[tuple[FrozenLayer, Tensor, Tensor]]()
+
+    def started(self, h: Tensor, tokens: PackedTokens) -> "Watching":
+        self.rule = self.rule.started(h, tokens)
+        return self
+
+    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
+        out = self.rule.run(layer, h, tokens)
+        self.seen.append((layer, h, out))
+        return out
 
 
 @MODES
-def test_tokens_that_are_not_chosen_are_x_plus_the_adapter_exactly(
+def test_tokens_that_are_not_chosen_are_x_plus_their_adapter_exactly(
     tiny_encoder: Encoder, to_all: bool
 ) -> None:
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows(LENGTHS))
-    routing = Routing(2.0, to_all=to_all)
-    watching = Watching(conditional.at(routing))
-    tiny_encoder.hidden(tokens, watching)
+    watching = Watching(conditional.at(Routing(2.0, to_all=to_all)))
+    with torch.no_grad():
+        tiny_encoder.hidden(tokens, watching)
     assert len(watching.seen) == tiny_encoder.num_layers
+    passage = watching.rule
+    assert isinstance(passage, Passage)
+    skipped = torch.ones(len(tokens.position), dtype=torch.bool)
+    skipped[passage.chosen.index] = False
     for layer, h, out in watching.seen:
-        chosen, m = choose(conditional.scores(layer.index, h), tokens, routing)
-        skipped = torch.ones(len(h), dtype=torch.bool)
-        skipped[chosen.index] = False
-        past = h + conditional.adapter(layer.index, h)
+        # Nothing reads them again in k-to-k.
+        past = h + conditional.skipping(layer.index, h) if to_all else h
         assert torch.equal(out[skipped], past[skipped])
-        assert bool((out[chosen.index] != past[chosen.index]).any(-1).all())
-        assert bool((m > 0).all()) and bool((m <= 1 + 1e-6).all())
-        for row, length in enumerate(LENGTHS):
-            among = tokens.row_of_token[chosen.index] == row
-            assert int(among.sum()) == -(-length // 2)
+        assert bool((out[~skipped] != past[~skipped]).any(-1).all())
+    for row, length in enumerate(LENGTHS):
+        among = tokens.row_of_token[passage.chosen.index] == row
+        assert int(among.sum()) == Routing(2.0).chosen_of(length)
 
 
 @MODES
@@ -149,16 +169,28 @@ def test_only_k_to_all_sees_the_tokens_that_are_not_chosen(
 ) -> None:
     """Selection and m held."""
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows([12, 7]))
-    rule = Conditional(conditional, Routing(2.0, to_all=to_all))
-    watching = Watching(rule)
+    watching = Watching(conditional.at(Routing(2.0, to_all=to_all)))
     tiny_encoder.hidden(tokens, watching)
-    layer, h, _ = watching.seen[0]
-    chosen, m = choose(conditional.scores(layer.index, h), tokens, Routing(2.0))
+    passage, (layer, h, _) = watching.rule, watching.seen[0]
+    assert isinstance(passage, Passage)
+    index = passage.chosen.index
     changed = h + torch.randn(h.shape, generator=torch.Generator().manual_seed(1))
-    changed[chosen.index] = h[chosen.index]
-    before, after = (rule.with_choice(layer, x, tokens, chosen, m) for x in (h, changed))
-    same = torch.equal(before[chosen.index], after[chosen.index])
-    assert same != to_all
+    changed[index] = h[index]
+    before, after = (passage.run(layer, x, tokens)[index] for x in (h, changed))
+    assert torch.equal(before, after) != to_all
+
+
+@MODES
+def test_only_chosen_tokens_make_the_embedding(tiny_encoder: Encoder, to_all: bool) -> None:
+    conditional, tokens = conditional_of(tiny_encoder), pack(random_rows([12, 7]))
+    watching = Watching(conditional.at(Routing(3.0, to_all=to_all)))
+    h = tiny_encoder.hidden(tokens, watching)
+    passage = watching.rule
+    assert isinstance(passage, Passage)
+    pooled = passage.pool(h, tokens)
+    for row in range(2):
+        mine = [i for i in passage.chosen.index.tolist() if int(tokens.row_of_token[i]) == row]
+        torch.testing.assert_close(pooled[row], h[mine].mean(0))
 
 
 def test_the_frozen_layer_sees_the_chosen_tokens_alone(
@@ -190,33 +222,69 @@ def test_a_row_does_not_depend_on_its_batch(
     torch.testing.assert_close(together, alone, rtol=0, atol=5e-6)
 
 
-def test_equal_scores_choose_the_earlier_tokens_in_any_batch(tiny_encoder: Encoder) -> None:
-    conditional = conditional_of(tiny_encoder)
-    with torch.no_grad():
-        conditional.router.zero_()
+def test_one_rule_serves_threads_and_batches_without_keeping_anything(
+    tiny_encoder: Encoder,
+) -> None:
+    rule = conditional_of(tiny_encoder).at(Routing(2.0))
+    assert isinstance(rule, Conditional)
+    before = dict(vars(rule))
+    first = rule.started(torch.zeros(7, tiny_encoder.hidden_size), pack(random_rows([7])))
+    second = rule.started(torch.zeros(9, tiny_encoder.hidden_size), pack(random_rows([9])))
+    assert first is not second and vars(rule) == before
+
+
+def test_special_tokens_are_always_chosen_then_new_ones_then_repeated_ones() -> None:
+    row = [101, 7, 8, 7, 9, 8, 102]
+    scores = torch.tensor([-9.0, 1.0, 3.0, 8.0, 2.0, 7.0, -9.0])
+    orders = {3: [0, 2, 6], 4: [0, 2, 4, 6], 5: [0, 1, 2, 4, 6], 6: [0, 1, 2, 3, 4, 6]}
+    for k, expected in orders.items():
+        chosen, m = choose(scores, pack([row]), Routing(7 / k))
+        assert chosen.index.tolist() == expected
+        assert m.tolist() == [1.0] * k
+
+
+def test_equal_scores_choose_the_earlier_tokens_in_any_batch() -> None:
     for lengths in ([7], [7, 40]):
-        tokens = pack(random_rows(lengths))
-        chosen, m = choose(torch.zeros(sum(lengths)), tokens, Routing(2.0))
-        assert chosen.index[:4].tolist() == [0, 1, 2, 3]
-        torch.testing.assert_close(m[:4], torch.full((4,), 4 / 7))
+        rows = [list(range(10, 10 + length)) for length in lengths]
+        chosen, _ = choose(torch.zeros(sum(lengths)), pack(rows), Routing(2.0))
+        assert chosen.index[:4].tolist() == [0, 1, 2, 6]
 
 
-def test_m_is_the_routers_only_path_to_a_gradient(tiny_encoder: Encoder) -> None:
+def test_m_is_one_and_the_routers_only_path_to_a_gradient(tiny_encoder: Encoder) -> None:
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows(LENGTHS))
     conditional.adapter.requires_grad_(False)
+    conditional.skipping.requires_grad_(False)
     routing = Routing(2.0)
-
-    class Detached(LayerRule):
-        def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-            chosen, m = choose(conditional.scores(layer.index, h), tokens, routing)
-            rule = Conditional(conditional, routing)
-            return rule.with_choice(layer, h, tokens, chosen, m.detach())
-
     target = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(5))
-    (tiny_encoder.embed(tokens, conditional.at(routing)) * target).sum().backward()
+    embedded = tiny_encoder.embed(tokens, conditional.at(routing))
+    (embedded * target).sum().backward()
     assert conditional.router.grad is not None
-    assert bool((conditional.router.grad.abs().amax(1) > 1e-6).all())
-    assert not tiny_encoder.embed(tokens, Detached()).requires_grad
+    assert float(conditional.router.grad.abs().max()) > 1e-6
+
+    class Detached(Conditional):
+        def started(self, h: Tensor, tokens: PackedTokens) -> Passage:
+            passage = super().started(h, tokens)
+            return Passage(conditional, passage.chosen, passage.m.detach(), to_all=True)
+
+    without = tiny_encoder.embed(tokens, Detached(conditional, routing))
+    assert not without.requires_grad
+    torch.testing.assert_close(without, embedded.detach(), rtol=0, atol=2e-6)
+
+
+def test_the_gradient_of_m_is_that_of_the_soft_top_k() -> None:
+    from adapterdistill.adapters.soft_top_k import exact_soft_top_k
+
+    scores = torch.tensor([0.0, 0.3, -0.2, 1.0, 0.5, 0.0], requires_grad=True)
+    row, weights = [1, 2, 3, 4, 5, 6], torch.tensor([1.0, -2.0, 3.0])
+    chosen, m = choose(scores, pack([row]), Routing(2.0))
+    assert chosen.index.tolist() == [0, 3, 5]
+    (m * weights).sum().backward()
+    other = scores.detach().clone().requires_grad_()
+    padded = other.masked_fill(torch.tensor([1, 0, 0, 0, 0, 1]).bool(), 100.0)
+    soft = exact_soft_top_k(padded[None], torch.tensor([3]), epsilon=1.0)[0]
+    (soft[[0, 3, 5]] * weights).sum().backward()
+    assert scores.grad is not None and float(scores.grad.abs().max()) > 1e-3
+    torch.testing.assert_close(scores.grad, other.grad)
 
 
 def test_bfloat16_runs_as_float32_nearly(tiny_encoder_folder: object) -> None:
@@ -231,9 +299,12 @@ def test_bfloat16_runs_as_float32_nearly(tiny_encoder_folder: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "speed", "k"), [(1, 5.0, 1), (9, 3.0, 3), (10, 3.0, 4), (7, 1.5, 5)]
+    ("length", "speed", "k"),
+    [(1, 5.0, 1), (2, 5.0, 2), (4, 5.0, 3), (9, 3.0, 3), (10, 3.0, 4), (7, 1.5, 5)],
 )
-def test_k_is_the_length_over_the_speed_rounded_up(length: int, speed: float, k: int) -> None:
+def test_k_is_the_length_over_the_speed_rounded_up_and_three_where_there_are(
+    length: int, speed: float, k: int
+) -> None:
     assert Routing(speed).chosen_of(length) == k
 
 
@@ -246,16 +317,19 @@ def test_a_speed_below_1_would_choose_more_tokens_than_there_are_and_is_refused(
             Routing(2.0, epsilon=epsilon)
 
 
-def test_a_router_of_another_shape_than_the_adapter_is_refused() -> None:
+def test_parts_of_other_shapes_than_the_adapter_are_refused() -> None:
     adapter = BottleneckAdapter.new(2, 16, 4, seed=0)
-    with pytest.raises(ValueError, match=r"shape \(2, 15\), expected \(2, 16\)"):
-        ConditionalAdapter(adapter, torch.zeros(2, 15))
+    other = BottleneckAdapter.new(2, 15, 4, seed=0)
+    for skipping, router in ((adapter, torch.zeros(15)), (other, torch.zeros(16))):
+        with pytest.raises(ValueError, match=r"the adapter has \(2, 16\)"):
+            ConditionalAdapter(adapter, skipping, router)
 
 
 def test_a_new_router_scores_tokens_apart_and_its_adapter_is_a_copy(tiny_encoder: Encoder) -> None:
     adapter = random_adapter(tiny_encoder, seed=1)
-    first, second = (ConditionalAdapter.new(adapter, seed=seed) for seed in (1, 2))
+    first, second = (ConditionalAdapter.new(adapter, skipping_size=5, seed=s) for s in (1, 2))
     assert not torch.equal(first.router, second.router)
     assert torch.equal(first.adapter.up_weight, adapter.up_weight)
     assert first.adapter.up_weight is not adapter.up_weight
+    assert first.skipping.bottleneck_size == 5
     assert all(parameter.requires_grad for parameter in first.parameters())
