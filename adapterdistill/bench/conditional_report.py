@@ -12,10 +12,11 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench import conditional as bench
 from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.environment import environment
+from adapterdistill.bench.long_inputs import long_tenants
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.report import table
 from adapterdistill.bench.sizes import SIZES as TRANSFER_SIZES
-from adapterdistill.bench.tenants import BenchTenant, spread
+from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, spread
 from adapterdistill.bench.transfer import read_tenants
 from adapterdistill.bench.workers import Crew
 
@@ -33,7 +34,13 @@ def conditional_command(*, data: Path, out: Path, cache: Path, size: str, crew: 
         max_test=chosen.max_test,
         max_valid=chosen.max_valid,
     )
-    tenants = read_tenants(data, cache / "tenants", encoder, reading)
+    folder = data / "tenants" if (data / "tenants").is_dir() else data
+    tenants = read_tenants(folder, cache / "tenants", encoder, reading)
+    for made in long_tenants(data, cache / "long"):
+        dataset = open_dataset(made, cache / "tenants")
+        tenants[made.name] = read_tenant(
+            dataset, made.name, encoder, max_test=chosen.max_test, max_valid=chosen.max_valid
+        )
     found = {"size": size, **measure(encoder, list(tenants.values()), chosen, ResultCache(cache))}
     found["environment"] = environment(encoder)
     out.mkdir(parents=True, exist_ok=True)

@@ -195,7 +195,8 @@ def conditional(
     data: Annotated[
         Path | None,
         typer.Option(
-            envvar="ADAPTERDISTILL_DATA", help="Folder of tenant folders. Default: the samples."
+            envvar="ADAPTERDISTILL_DATA",
+            help="Tenants, and `tenants`, `pairs` there. Default: samples.",
         ),
     ] = None,
     size: Annotated[SizeName, typer.Option(help="How much is run.")] = SizeName.quick,

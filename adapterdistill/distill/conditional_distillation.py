@@ -77,7 +77,9 @@ class ConditionalDistillation(Objective):
         with torch.no_grad():
             teacher = batch.share(self._encoder.embed(batch.tokens, self._dense))
         student = batch.share(self._encoder.embed(batch.tokens, self.deployed()))
-        return embedding_distance(student, teacher) + SIMILARITY_WEIGHT * similarity_distance(student, teacher)
+        return embedding_distance(student, teacher) + SIMILARITY_WEIGHT * similarity_distance(
+            student, teacher
+        )
 
 
 def fitted(
@@ -101,7 +103,9 @@ def fitted(
     ).to(encoder.device)
     # Special tokens are always chosen: they are neither scored nor skipped.
     inner = torch.tensor([0 < i < len(ids) - 1 for ids in chosen for i in range(len(ids))])
-    states = [state[inner.to(state.device)] for state in _states(encoder, conditional.dense, chosen)]
+    states = [
+        state[inner.to(state.device)] for state in _states(encoder, conditional.dense, chosen)
+    ]
     with torch.no_grad():
         conditional.router.copy_(_fitted_router(states[0], rarity(chosen)[inner]))
         _fit_skipping(conditional.skipping, states)
@@ -164,9 +168,7 @@ def _fit_skipping(adapter: BottleneckAdapter, states: Sequence[Tensor]) -> None:
         x = x + adapter(layer, x)
 
 
-def _regressed(
-    x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]
-) -> Float[Tensor, "d e"]:
+def _regressed(x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]) -> Float[Tensor, "d e"]:
     """Ridge regression of centred y on x."""
     ridge = _RIDGE * x.square().sum() / x.shape[1]
     inner = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)

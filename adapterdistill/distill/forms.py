@@ -135,9 +135,7 @@ def form_objective(
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
-        model = fitted(
-            encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed
-        )
+        model = fitted(encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed)
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
     targets = [encoder.embed_ids(tasks.tasks[0].ids, adapter)]

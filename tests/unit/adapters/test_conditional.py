@@ -113,7 +113,10 @@ def test_through_gather_and_scatter_all_tokens_are_the_dense_adapter_in_every_fa
 def test_a_zero_up_projection_with_all_tokens_is_the_frozen_encoder_exactly(
     tiny_encoder: Encoder, parallel: bool
 ) -> None:
-    conditional, tokens = conditional_of(tiny_encoder, parallel=parallel), pack(random_rows(LENGTHS))
+    conditional, tokens = (
+        conditional_of(tiny_encoder, parallel=parallel),
+        pack(random_rows(LENGTHS)),
+    )
     with torch.no_grad():
         conditional.adapter.up_weight.zero_()
         conditional.adapter.up_bias.zero_()

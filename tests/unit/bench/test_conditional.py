@@ -13,7 +13,7 @@ from adapterdistill.bench.tenants import BenchTenant
 from adapterdistill.bench.workers import Crew
 from tests.unit.bench.conftest import SAMPLES
 
-ROUTINGS = (Routing(2.0), Routing(5.0, to_all=True))
+ROUTINGS = (Routing(2.0, to_all=False), Routing(5.0))
 TINY = Size(1, ROUTINGS, 2, 2, 12, 6, (8, 20), 7)
 
 

@@ -1,17 +1,21 @@
-"""The light training of a conditional adapter towards the dense one."""
+"""The light training of a conditional adapter towards the dense model, and where it starts."""
+
+import math
 
 import pytest
 import torch
 
 from adapterdistill.adapters import ConditionalAdapter, Parallel, Routing
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Encoder, pack
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.batches import make_batch
 from adapterdistill.distill.conditional_distillation import (
+    SIMILARITY_WEIGHT,
     ConditionalDistillation,
     OwnParallelAdapter,
+    fitted,
+    rarity,
 )
-from adapterdistill.distill.losses import relation_distance
 from adapterdistill.distill.method import HiddenStates
 from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import held_out_of, separable_rows
@@ -23,7 +27,7 @@ ROUTING = Routing(2.0)
 
 def objective_of(encoder: Encoder, routing: Routing = ROUTING) -> ConditionalDistillation:
     dense = random_adapter(encoder, seed=4, scale=0.1)
-    conditional = ConditionalAdapter.new(dense, seed=0)
+    conditional = ConditionalAdapter.new(dense, skipping_size=4, seed=0, parallel=True)
     return ConditionalDistillation(encoder, conditional, Parallel(dense), routing)
 
 
@@ -35,18 +39,61 @@ def test_with_all_tokens_chosen_it_starts_at_the_dense_model(tiny_encoder: Encod
 def test_the_loss_is_the_sum_of_its_distances_by_hand(tiny_encoder: Encoder) -> None:
     objective = objective_of(tiny_encoder)
     batch = make_batch(ROWS, range(12))
-    goal, found = HiddenStates(objective._dense), HiddenStates(objective.deployed())
     with torch.no_grad():
-        theirs = tiny_encoder.embed(batch.tokens, goal)
-        mine = tiny_encoder.embed(batch.tokens, found)
+        theirs = tiny_encoder.embed(batch.tokens, objective._dense).double()
+        mine = tiny_encoder.embed(batch.tokens, objective.deployed()).double()
         loss = objective(batch)
-    distances = [
-        float((u - o).norm()) ** 2 / float(o.norm()) ** 2
-        for us, os in zip(found.outputs, goal.outputs, strict=True)
-        for u, o in zip(us.double(), os.double(), strict=True)
+    turned = sum(1 - float(mine[row] @ theirs[row]) for row in range(12)) / 12
+    apart = [
+        (float(mine[i] @ mine[j]) - float(theirs[i] @ theirs[j])) ** 2
+        for i in range(12)
+        for j in range(12)
     ]
-    expected = sum(distances) / len(distances) + float(relation_distance(mine, theirs))
+    expected = turned + SIMILARITY_WEIGHT * sum(apart) / 144
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rarity_by_hand() -> None:
+    found = rarity([[1, 5, 5, 2], [1, 6, 2]])
+    assert found.tolist() == pytest.approx(
+        [0, math.log(3 / 2), math.log(3 / 2), 0, 0, math.log(3 / 2), 0]
+    )
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_it_starts_near_the_dense_model_and_with_rare_tokens_chosen(
+    tiny_encoder: Encoder, parallel: bool
+) -> None:
+    """Near: each layer's skipped states are nearer to the dense ones than the entering states."""
+    adapter = random_adapter(tiny_encoder, seed=4, scale=0.1)
+    conditional = fitted(
+        tiny_encoder, adapter, ROWS.ids, skipping_size=32, seed=0, parallel=parallel
+    )
+    assert state_digest(conditional.adapter) == state_digest(adapter)
+    dense = HiddenStates(conditional.dense)
+    tokens = pack(ROWS.ids)
+    with torch.no_grad():
+        tiny_encoder.hidden(tokens, dense)
+        assert dense.entered is not None
+        lengths = torch.tensor(tokens.lengths)[tokens.row_of_token]
+        inner = (tokens.position > 0) & (tokens.position < lengths - 1)
+        x = start = dense.entered[inner]
+        for layer, state in enumerate(dense.outputs):
+            x = x + conditional.skipping(layer, x)
+            assert (x - state[inner]).norm() < 0.6 * (start - state[inner]).norm()
+        scores = conditional.scores(dense.entered)[inner]
+    by_text = rarity(ROWS.ids).split([len(ids) for ids in ROWS.ids])
+    places = zip(tokens.row_of_token.tolist(), tokens.position.tolist(), strict=True)
+    rare = torch.stack([by_text[row][position] for row, position in places])[inner]
+    assert float(torch.corrcoef(torch.stack([scores, rare]))[0, 1]) > 0.6
+    assert float(scores.std()) == pytest.approx(2, rel=0.05)
+
+
+def test_a_bottleneck_wider_than_the_states_is_fitted_too(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=4, scale=0.1)
+    conditional = fitted(tiny_encoder, adapter, ROWS.ids, skipping_size=40, seed=0)
+    found = tiny_encoder.embed_ids(ROWS.ids, conditional.at(ROUTING))
+    assert bool(found.isfinite().all())
 
 
 def test_training_brings_it_close_to_the_dense_model_which_stays_as_it_was(
@@ -70,7 +117,9 @@ def test_training_brings_it_close_to_the_dense_model_which_stays_as_it_was(
 def test_the_encoder_itself_or_an_adapter_in_another_place_may_teach(
     tiny_encoder: Encoder,
 ) -> None:
-    conditional = ConditionalAdapter.new(random_adapter(tiny_encoder, seed=1, scale=0.1), seed=0)
+    conditional = ConditionalAdapter.new(
+        random_adapter(tiny_encoder, seed=1, scale=0.1), skipping_size=4, seed=0
+    )
     own = random_adapter(tiny_encoder, seed=2)
     before = state_digest(own)
     for teacher in (None, own):
