@@ -1,23 +1,22 @@
 """CoDA, conditional adapters (Lei et al., 2023), for a post-LayerNorm encoder.
 
 Of a row's n tokens a router chooses k, which pass the frozen layers; the others pass a bottleneck
-adapter alone. The paper's layer, of a pre-LayerNorm model, is Y = X + Z_adapter + m * Z_cond, with m
-the soft top-k weights of the router's scores on the k highest, 0 on the others. Here
+adapter alone. The paper's layer, of a pre-LayerNorm model, is Y = X + Z_adapter + m * Z_cond, with
+m the soft top-k weights of the router's scores on the k highest, 0 on the others. Here
 
     Z_adapter = S(X)    Z_cond = D(X) - (X + S(X))    so Y = (1 - m) (X + S(X)) + m D(X)
 
 with S the skipping tokens' adapter and D the tenant's dense layer, its own adapter included. So a
 token with m = 1 passes as in the dense model, and k = n is the dense model exactly.
 
-Where this departs from the paper, and why (on 277 long questions, against their short forms):
+Where this departs from the paper, and why (figures in MEASUREMENTS.md):
 - One choice a text, from what enters the first layer. The layers of a post-LayerNorm encoder differ
   so much that a token which passes some of them only is in no distribution that the next ones know.
-- The embedding is the mean of the chosen tokens. The skipped ones' states made of it another
-  embedding altogether (cosine to the dense one 0.39 instead of 0.78).
-- m is 1 for chosen tokens, and its gradient that of the soft top-k (straight through): as a factor it
-  would mix states of different layers (cosine 0.48 instead of 0.76).
-- The first and the last token, which are special, are always chosen: attention rests on them. A token
-  that the row had before comes after all that it had not, which no score of a token alone can tell.
+- The embedding is the mean of the chosen tokens: the skipped ones' states would swamp it.
+- m is 1 for chosen tokens, and its gradient that of the soft top-k (straight through): as a factor
+  it would mix states of different layers.
+- The first and the last token, which are special, are always chosen: attention rests on them. A
+  token that the row had before comes after all that it had not, which no score by token can tell.
 """
 
 import math

@@ -196,7 +196,7 @@ def conditional(
         Path | None,
         typer.Option(
             envvar="ADAPTERDISTILL_DATA",
-            help="Tenants, and `tenants`, `pairs` there. Default: samples.",
+            help="Tenants, or `tenants` and `pairs`. Default: samples.",
         ),
     ] = None,
     size: Annotated[SizeName, typer.Option(help="How much is run.")] = SizeName.quick,

@@ -107,7 +107,9 @@ def fitted(
         state[inner.to(state.device)] for state in _states(encoder, conditional.dense, chosen)
     ]
     with torch.no_grad():
-        conditional.router.copy_(_fitted_router(states[0], rarity(chosen)[inner]))
+        conditional.router.copy_(
+            _fitted_router(states[0], rarity(chosen).to(encoder.device)[inner])
+        )
         _fit_skipping(conditional.skipping, states)
     return conditional
 
@@ -128,6 +130,7 @@ def _states(
     for ids in texts:
         kept = HiddenStates(dense)
         encoder.hidden(pack([ids], encoder.device), kept)
+        assert kept.entered is not None
         by_text.append([state.float() for state in [kept.entered, *kept.outputs]])
     return [torch.cat(layer) for layer in zip(*by_text, strict=True)]
 
@@ -136,7 +139,6 @@ def _fitted_router(
     entering: Float[Tensor, "tokens d"], target: Float[Tensor, " tokens"]
 ) -> Float[Tensor, " d"]:
     x = F.layer_norm(entering, entering.shape[-1:])
-    target = target.to(x.device)
     weights = _regressed(x, (target - target.mean())[:, None])[:, 0]
     return weights * (_SPREAD / (x @ weights).std())
 
@@ -172,4 +174,5 @@ def _regressed(x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]) -> Float[
     """Ridge regression of centred y on x."""
     ridge = _RIDGE * x.square().sum() / x.shape[1]
     inner = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)
-    return torch.linalg.solve(inner, x.T @ y)
+    found: Tensor = torch.linalg.solve(inner, x.T @ y)
+    return found

@@ -76,9 +76,9 @@ def embedding_distance(
 def similarity_distance(
     student: Float[Tensor, "rows d"], teacher: Float[Tensor, "rows d"]
 ) -> Float[Tensor, ""]:
-    """Mean over pairs of rows of the squared difference of their cosines; no gradient to the teacher.
+    """Mean over pairs of rows of the squared difference of their cosines.
 
-    Unit-length embeddings.
+    Unit-length embeddings; no gradient to the teacher.
     """
     goal = teacher.detach()
     return (student @ student.T - goal @ goal.T).square().mean()
