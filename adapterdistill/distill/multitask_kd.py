@@ -28,14 +28,15 @@ def distillation_loss(
     labels: Int[Tensor, " rows"],
     *,
     alpha: float = 0.0,
+    spread: float = 1.0,
     retrieval: bool = False,
 ) -> Float[Tensor, ""]:
-    """(1 - alpha) * mean over rows of ||z^T - z^S||^2 + alpha * CE(labels, z^S), of logits z.
+    """(1 - alpha) * mean over rows of ||z^T - z^S||^2 / spread + alpha * CE(labels, z^S), logits z.
 
     No temperature, and no gradient to the teacher. In retrieval z are unit-length vectors (so that
     the distance is 2 - 2 cos), labels FAQs, and `prototype_loss` stands in place of CE.
     """
-    distance = (student - teacher.detach()).square().sum(-1).mean()
+    distance = (student - teacher.detach()).square().sum(-1).mean() / spread
     if alpha == 0:
         return distance
     label_loss = (prototype_loss if retrieval else F.cross_entropy)(student, labels)
@@ -119,6 +120,9 @@ class MultitaskDistillation(Objective):
             targets: each task's logits of its teacher, [rows, outputs]; any where alpha is 1.
             alpha: share of the labels' cross-entropy, 0 to 1.
 
+        Distances are relative to the spread of a task's targets: a sure teacher's logits are many
+        times as far apart as another's, and its task would be the only one that is learned.
+
         Raises:
             ConfigError: alpha is out of range, or a teacher's logits do not fit its task's rows.
         """
@@ -132,6 +136,7 @@ class MultitaskDistillation(Objective):
         self.model = model
         self.batches = batches
         self._targets = [logits.detach().cpu() for logits in targets]
+        self._spreads = [spread_of(logits) for logits in self._targets]
         self._alpha = alpha
 
     def deployed(self) -> MultitaskModel:
@@ -151,8 +156,14 @@ class MultitaskDistillation(Objective):
             self._targets[task][rows].to(device),
             texts.labels[rows].to(device),
             alpha=self._alpha,
+            spread=self._spreads[task],
             retrieval=texts.retrieval,
         )
+
+
+def spread_of(logits: Float[Tensor, "rows outputs"]) -> float:
+    """Mean squared distance of a row's logits from their mean; 1 where all rows have the same."""
+    return float(logits.var(dim=0, correction=0).sum()) or 1.0
 
 
 def no_targets(batches: TaskBatches) -> list[Tensor]:

@@ -16,6 +16,7 @@ from adapterdistill.distill.multitask_kd import (
     TaskBatches,
     distillation_loss,
     no_targets,
+    spread_of,
 )
 from adapterdistill.distill.students import (
     AdapterBody,
@@ -57,8 +58,24 @@ def test_the_loss_equals_float64_by_hand() -> None:
     distance = sum(float((goal[i] - z[i]) @ (goal[i] - z[i])) for i in range(5)) / 5
     entropy = -sum(float(z[i, y] - z[i].exp().sum().log()) for i, y in enumerate(labels)) / 5
     for alpha in (0.0, 0.3, 1.0):
-        found = float(distillation_loss(student, teacher, labels, alpha=alpha))
-        assert found == pytest.approx((1 - alpha) * distance + alpha * entropy, rel=1e-5)
+        for spread in (1.0, 2.5):
+            found = distillation_loss(student, teacher, labels, alpha=alpha, spread=spread)
+            expected = (1 - alpha) * distance / spread + alpha * entropy
+            assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_task_of_which_the_teacher_is_surer_weighs_no_more() -> None:
+    logits = torch.randn(6, 3)
+    mean = logits.double().mean(0)
+    by_hand = sum(float((z - mean) @ (z - mean)) for z in logits.double()) / 6
+    assert spread_of(logits) == pytest.approx(by_hand, rel=1e-5)
+    student, labels = torch.randn(6, 3), torch.zeros(6, dtype=torch.int64)
+    once, twice = (
+        distillation_loss(student * sure, logits * sure, labels, spread=spread_of(logits * sure))
+        for sure in (1.0, 20.0)
+    )
+    assert float(once) == pytest.approx(float(twice), rel=1e-4)
+    assert spread_of(torch.ones(4, 2)) == 1.0
 
 
 def test_the_distance_of_logits_notices_a_constant() -> None:
@@ -90,7 +107,7 @@ def test_one_task_is_ordinary_distillation(tiny_encoder: Encoder) -> None:
         texts = batches.choose(batches.texts, batch_size=8, seed=5, step=step)
         rows = [text // 2 for text in texts[::2]]
         logits = plain(make_batch(batches.texts, texts).tokens, 0)
-        loss = (logits - targets[0][rows]).pow(2).sum(1).mean()
+        loss = (logits - targets[0][rows]).pow(2).sum(1).mean() / spread_of(targets[0])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
