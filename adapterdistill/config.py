@@ -138,7 +138,7 @@ class LightConfig(FormConfig):
     heads: int = Field(default=3, ge=1)
     lstm_size: int = Field(default=64, ge=1)
     """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
-    steps: int = Field(default=400, ge=1, le=100_000)
+    steps: int = Field(default=1000, ge=1, le=100_000)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
 
 
