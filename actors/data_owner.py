@@ -217,6 +217,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / self._chosen,
                 form=self._folder / _FORM,
+                tasks=self._dataset.tasks(),
             )
             adapter = self._judge(self._chosen)
             form = self._judge(_FORM, self._form_in)

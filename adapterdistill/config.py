@@ -125,11 +125,14 @@ class ConditionalConfig(FormConfig):
     to_all: bool = True
     """Chosen tokens attend to all tokens of their text, else to each other."""
     steps: int = Field(default=200, ge=1, le=100_000)
-    learning_rate: float = Field(default=5e-3, gt=0, le=1)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
 
 
 class LightConfig(FormConfig):
-    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder."""
+    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder.
+
+    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps.
+    """
 
     kind: ClassVar[FormKind] = "multitask_kd"
     body: Literal["transformer", "bilstm"] = "transformer"

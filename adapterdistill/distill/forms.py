@@ -4,7 +4,6 @@ A form is its settings, from which a model is built, and that model's weights. I
 safetensors with the settings as metadata; equal forms give equal bytes.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,9 +15,10 @@ from torch import nn
 
 from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Routing
 from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.checkpoint import metadata_of
 from adapterdistill.distill.conditional_distillation import ConditionalDistillation
 from adapterdistill.distill.method import Objective
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
+from adapterdistill.distill.multitask_kd import MultitaskDistillation
 from adapterdistill.distill.students import (
     BiLstmBody,
     Body,
@@ -26,6 +26,7 @@ from adapterdistill.distill.students import (
     TaskTexts,
     TransformerBody,
 )
+from adapterdistill.distill.task_teachers import TaskSplits, TaughtTasks
 from adapterdistill.errors import ConfigError, InvalidPayloadError
 from adapterdistill.manifest import Record, canonical_json
 
@@ -55,6 +56,18 @@ class ConditionalSettings(Record):
         return Routing(self.speed, to_all=self.to_all)
 
 
+class TaskHead(Record):
+    """A classification task that a light student answers besides retrieval."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
+    classes: tuple[str, ...] = Field(min_length=2)
+    pairs: bool
+
+    @classmethod
+    def of(cls, task: TaskSplits) -> "TaskHead":
+        return cls(name=task.name, classes=task.classes, pairs=task.train.pairs)
+
+
 class LightSettings(Record):
     """A light student (multi-task distillation) of the encoder's word embeddings."""
 
@@ -65,6 +78,8 @@ class LightSettings(Record):
     heads: int = Field(ge=1)
     lstm_size: int = Field(ge=1)
     """Of each direction of a BiLSTM."""
+    tasks: tuple[TaskHead, ...] = ()
+    """Their heads are kept with the model; retrieval alone is served."""
 
     def new(self, encoder: Encoder, *, seed: int) -> MultitaskModel:
         """Raises ConfigError where it would have more than its teacher, the encoder, has."""
@@ -81,8 +96,11 @@ class LightSettings(Record):
                     f"teacher's embeddings {encoder.hidden_size}: take at most "
                     f"{encoder.hidden_size // 2}"
                 )
-            body = BiLstmBody(encoder, hidden_size=self.lstm_size, pairs=False, seed=seed)
-        return MultitaskModel(body, [retrieval_task((), encoder)], seed=seed)
+            pairs = any(task.pairs for task in self.tasks)
+            body = BiLstmBody(encoder, hidden_size=self.lstm_size, pairs=pairs, seed=seed)
+        none = torch.empty(0, dtype=torch.int64)
+        heads = [TaskTexts((), none, task.pairs, len(task.classes)) for task in self.tasks]
+        return MultitaskModel(body, [retrieval_task((), encoder), *heads], seed=seed)
 
     def embedder(self, model: nn.Module) -> Embedder:
         assert isinstance(model, MultitaskModel)
@@ -116,22 +134,22 @@ def form_objective(
     settings: FormSettings,
     encoder: Encoder,
     adapter: BottleneckAdapter,
-    tasks: TaskBatches | None,
+    tasks: TaughtTasks | None,
     *,
     seed: int,
 ) -> Objective:
     """A new form, and what brings it close to the frozen `adapter`.
 
     Args:
-        tasks: of a light student: the texts, retrieval first.
+        tasks: of a light student.
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
         model = settings.new(encoder, seed=seed)
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
-    targets = [encoder.embed_ids(tasks.tasks[0].ids, adapter)]
-    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks, targets)
+    targets = [encoder.embed_ids(tasks.batches.tasks[0].ids, adapter), *tasks.targets]
+    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks.batches, targets)
 
 
 def form_of(settings: FormSettings, objective: Objective) -> ServedForm:
@@ -158,9 +176,8 @@ def unpack_form(payload: bytes, encoder: Encoder) -> ServedForm:
     """
     try:
         tensors = safetensors.torch.load(payload)
-        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        settings = _SETTINGS.validate_json(header["__metadata__"][_METADATA])
-    except (SafetensorError, ValueError, KeyError, TypeError):  # pydantic's too: it is a ValueError
+        settings = _SETTINGS.validate_json(metadata_of(payload, _METADATA) or "")
+    except (SafetensorError, ValueError, KeyError):  # pydantic's too: it is a ValueError
         raise InvalidPayloadError("payload is not a served form") from None
     try:
         model = settings.new(encoder, seed=0)
