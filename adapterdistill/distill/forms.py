@@ -189,4 +189,6 @@ def unpack_form(payload: bytes, encoder: Encoder) -> ServedForm:
     if not all(bool(t.isfinite().all()) for t in tensors.values()):
         raise InvalidPayloadError("served form holds a tensor that is not finite")
     model.load_state_dict(tensors)
-    return ServedForm(settings, model.requires_grad_(False).eval())
+    if isinstance(model, MultitaskModel):
+        model.body.freeze()
+    return ServedForm(settings, model.requires_grad_(False))
