@@ -64,8 +64,13 @@ def write_shop(
     return folder
 
 
-def write_task(tenant: Path, name: str, *, rows: list[dict[str, Any]] | None = None) -> Path:
-    """A task of the tenant's: whether a text is glad or sad. `rows` replaces its rows."""
+def write_task(
+    tenant: Path, name: str, *, word: str = "", rows: list[dict[str, Any]] | None = None
+) -> Path:
+    """A task of the tenant's: whether a text is glad or sad. `rows` replaces its rows.
+
+    `word` is put into every text.
+    """
     path = tenant / "tasks" / f"{name}.jsonl"
     path.parent.mkdir(exist_ok=True)
     if rows is None:
@@ -74,7 +79,7 @@ def write_task(tenant: Path, name: str, *, rows: list[dict[str, Any]] | None = N
         rows = [
             {
                 "id": str(n),
-                "text": texts[n % 2].format(TOPICS[n % 5]) + f" {n}",
+                "text": texts[n % 2].format(TOPICS[n % 5]) + f" {word} {n}",
                 "label": ("glad", "sad")[n % 2],
                 "split": split,
             }

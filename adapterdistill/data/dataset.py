@@ -217,6 +217,8 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is in the way: it is not a folder")
     names = {entry.name for entry in folder.iterdir()}
+    if TASKS_FOLDER in names:
+        raise DataError(f"{folder} is in the way: it holds tasks, which would be lost: move them")
     if names - {FAQS_FILE, QUERIES_FILE}:
         raise DataError(f"{folder} is in the way: it holds other files than a tenant's")
     if names and not overwrite:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.data import TenantDataset, find_faults
+from adapterdistill.data.dataset import refuse_to_replace
 from adapterdistill.errors import DataError
 from tests.owner_runs import write_shop, write_task
 
@@ -26,6 +27,14 @@ def test_a_task_is_read_and_part_of_the_digest(tmp_path: Path) -> None:
     changed = TenantDataset.open(folder).digest()
     path.rename(path.with_name("mode.jsonl"))
     assert len({digest, with_task, changed, TenantDataset.open(folder).digest()}) == 4
+
+
+def test_a_tenant_with_tasks_is_not_replaced(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "acme")
+    task = write_task(folder, "mood")
+    with pytest.raises(DataError, match="holds tasks, which would be lost: move them"):
+        refuse_to_replace(folder, overwrite=True)
+    assert task.exists()
 
 
 def test_faults_of_tasks_are_named_by_file_row_and_field(tmp_path: Path) -> None:
