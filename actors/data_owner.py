@@ -16,7 +16,7 @@ import torch
 
 from actors.bundling import is_live, make_live
 from actors.files import write_atomically
-from actors.publishing import build_manifest
+from actors.publishing import build_manifest, is_published, publish_once
 from actors.records import (
     Bundled,
     Decided,
@@ -45,7 +45,6 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.stage import load_payload, write_rows
-from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
 from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
 from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
@@ -178,26 +177,17 @@ class DataOwner:
                 teachers=self._done(Fetched).teachers,
             )
             with self._registry() as registry:
-                try:
-                    # The same weights were published before, by a run with other settings or
-                    # rows: a version keeps its first manifest.
-                    manifest = registry.get(manifest.ref)
-                except NotFoundError:
-                    registry.publish(manifest, payload)
+                manifest = publish_once(registry, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
                 name=manifest.ref.name, payload_bytes=len(payload), metrics=manifest.metrics
             )
 
-        def is_published(kept: Published) -> bool:
-            try:
-                with self._registry() as registry:
-                    registry.get(VersionRef.parse(kept.name))
-            except NotFoundError:
-                return False  # another registry than last time, or an empty one
-            return True
+        def still_there(kept: Published) -> bool:
+            with self._registry() as registry:
+                return is_published(registry, kept.name)
 
-        return self._stage(Published, work, still_so=is_published)
+        return self._stage(Published, work, still_so=still_there)
 
     def lighten(self) -> Lightened:
         """The method's cheaper form of the chosen adapter, served if it ranks about as well.
@@ -217,6 +207,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / self._chosen,
                 form=self._folder / _FORM,
+                tasks=self._dataset.tasks(),
             )
             adapter = self._judge(self._chosen)
             form = self._judge(_FORM, self._form_in)

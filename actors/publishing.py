@@ -1,10 +1,12 @@
-"""What the registry is told of an adapter: its manifest."""
+"""What the registry is told of an adapter: its manifest, once."""
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
 from adapterdistill.config import OnboardConfig
+from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.report import Choice, Comparison
-from adapterdistill.manifest import Manifest, sha256_hex
+from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
+from adapterdistill.registry.client import RegistryClient
 from adapterdistill.selection import Probes
 
 PRIVACY = (
@@ -48,3 +50,25 @@ def build_manifest(
         golden=golden_vectors(encoder, adapter),
         signature=Probes(encoder).signature(adapter),
     )
+
+
+def publish_once(registry: RegistryClient, manifest: Manifest, payload: bytes) -> Manifest:
+    """Publish unless the version is there, and give the manifest that it has.
+
+    The same weights may have been published by a run with other settings or rows: a version keeps
+    its first manifest.
+    """
+    try:
+        return registry.get(manifest.ref)
+    except NotFoundError:
+        registry.publish(manifest, payload)
+        return manifest
+
+
+def is_published(registry: RegistryClient, name: str) -> bool:
+    """False for another registry than the one that it was published in, or an empty one."""
+    try:
+        registry.get(VersionRef.parse(name))
+    except NotFoundError:
+        return False
+    return True

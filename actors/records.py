@@ -121,6 +121,8 @@ class Lightened(Trained):
     """On test rows: reported."""
     threshold: float | None = None
     """Top score under which the form would abstain."""
+    tasks: dict[MetricName, dict[MetricName, Metric]] = Field(default_factory=dict)
+    """Accuracy on a light student's further tasks, of their teachers and of the student."""
 
 
 class Bundled(StageResult):

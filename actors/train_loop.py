@@ -26,7 +26,7 @@ from adapterdistill.distill.method import Progress
 from adapterdistill.distill.stage import StageSpec, TrainedStage, pack_trained, run_stage
 from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
-from adapterdistill.manifest import Record, canonical_json, sha256_hex
+from adapterdistill.manifest import Metric, Record, canonical_json, sha256_hex
 
 RESOURCE_SLIVER = 0.001
 _CHECKPOINT = "state.safetensors"
@@ -42,6 +42,8 @@ class Outcome(Record):
     weights: tuple[float, ...]
     leave_one_out: tuple[float, ...]
     """As in `Teaching`; empty without teachers."""
+    tasks: dict[str, dict[str, Metric]]
+    """As in `TrainedStage`."""
     seconds: float
     peak_rss_mb: float
 
@@ -55,6 +57,7 @@ class Outcome(Record):
             losses=tuple(result.losses),
             weights=() if teaching is None else teaching.weights,
             leave_one_out=() if teaching is None else teaching.leave_one_out,
+            tasks={name: dict(scores) for name, scores in trained.tasks.items()},
             seconds=round(result.seconds, 3),
             peak_rss_mb=peak_rss_mb(),
         )

@@ -1,6 +1,6 @@
 """The training stages: what a run's settings make of them, and what they report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from actors.train_loop import Outcome, train_stage
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.config import ConditionalConfig, OnboardConfig
-from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings
+from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig
+from adapterdistill.data.tasks import Task
+from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
 from adapterdistill.distill.stage import StageSpec
+from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import sha256_hex
@@ -75,8 +77,12 @@ def distil(
     )
 
 
-def form_settings(config: OnboardConfig) -> FormSettings | None:
-    """The form that the run's method makes of the chosen adapter, if it makes one."""
+def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> FormSettings | None:
+    """The form that the run's method makes of the chosen adapter, if it makes one.
+
+    Args:
+        tasks: what a light student learns besides retrieval.
+    """
     form = config.form
     if form is None:
         return None
@@ -85,7 +91,11 @@ def form_settings(config: OnboardConfig) -> FormSettings | None:
             bottleneck_size=config.training.bottleneck_size, speed=form.speed, to_all=form.to_all
         )
     return LightSettings(
-        body=form.body, layers=form.layers, heads=form.heads, lstm_size=form.lstm_size
+        body=form.body,
+        layers=form.layers,
+        heads=form.heads,
+        lstm_size=form.lstm_size,
+        tasks=tuple(map(TaskHead.of, tasks)),
     )
 
 
@@ -101,15 +111,28 @@ def require_possible_form(config: OnboardConfig, encoder: Callable[[], Encoder])
 
 
 def make_form(
-    config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path, form: Path
+    config: OnboardConfig,
+    encoder: Encoder,
+    *,
+    rows: Path,
+    adapter: Path,
+    form: Path,
+    tasks: Sequence[Task],
 ) -> dict[str, Any]:
     """Train the run's form towards the frozen `adapter`; `form` and the folds' are written.
 
+    Args:
+        tasks: what a light student learns besides retrieval; no other form does.
+
     Returns:
-        The fields of `Trained`.
+        The fields of `Trained`, and `tasks`.
     """
     t, made = config.training, config.form
     assert made is not None
+    splits = []
+    if isinstance(made, LightConfig):
+        splits = [tokenise_task(task, encoder) for task in tasks]
+        write_tasks(rows.with_name("tasks.safetensors"), splits)
     schedule = _schedule(config, made.steps, made.learning_rate)
     spec = StageSpec(
         rows=str(rows),
@@ -118,10 +141,11 @@ def make_form(
         schedule=replace(schedule, evaluate_every=max(t.evaluate_every, made.steps // 10)),
         seed=t.seed,
         initial=str(adapter),
-        form=form_settings(config),
+        form=form_settings(config, splits),
+        tasks=str(rows.with_name("tasks.safetensors")) if splits else None,
     )
     outcome = train_stage("lighten", spec, encoder, config, adapter=form)
-    return _told(outcome, form)
+    return _told(outcome, form) | {"tasks": outcome.tasks}
 
 
 def _schedule(config: OnboardConfig, steps: int, learning_rate: float) -> Schedule:

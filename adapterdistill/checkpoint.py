@@ -93,8 +93,7 @@ def unpack_adapter(payload: bytes) -> BottleneckAdapter:
 
 def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
     """A payload that says that it is another kind of adapter is not loaded as this one."""
-    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    declared = header.get("__metadata__", {}).get("adapter_config")
+    declared = metadata_of(payload, "adapter_config")
     if declared is None:
         return
     expected = adapter_config(adapter, model_name="")["config"]
@@ -107,6 +106,13 @@ def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
         raise InvalidPayloadError(
             f"payload declares another kind of adapter: {', '.join(different)} differ"
         )
+
+
+def metadata_of(payload: bytes, key: str) -> str | None:
+    """One entry of the metadata of sound safetensors, None if it is not there."""
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    found = header.get("__metadata__", {}).get(key)
+    return None if found is None else str(found)
 
 
 def probe_sentences() -> list[str]:

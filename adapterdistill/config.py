@@ -125,11 +125,14 @@ class ConditionalConfig(FormConfig):
     to_all: bool = True
     """Chosen tokens attend to all tokens of their text, else to each other."""
     steps: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=4e-4, gt=0, le=1)
+    learning_rate: float = Field(default=6e-4, gt=0, le=1)
 
 
 class LightConfig(FormConfig):
-    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder."""
+    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder.
+
+    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps.
+    """
 
     kind: ClassVar[FormKind] = "multitask_kd"
     body: Literal["transformer", "bilstm"] = "transformer"
@@ -138,7 +141,7 @@ class LightConfig(FormConfig):
     heads: int = Field(default=3, ge=1)
     lstm_size: int = Field(default=64, ge=1)
     """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
-    steps: int = Field(default=400, ge=1, le=100_000)
+    steps: int = Field(default=1000, ge=1, le=100_000)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
 
 

@@ -64,6 +64,31 @@ def write_shop(
     return folder
 
 
+def write_task(
+    tenant: Path, name: str, *, word: str = "", rows: list[dict[str, Any]] | None = None
+) -> Path:
+    """A task of the tenant's: whether a text is glad or sad. `rows` replaces its rows.
+
+    `word` is put into every text.
+    """
+    path = tenant / "tasks" / f"{name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    if rows is None:
+        splits = ["train"] * 24 + ["valid"] * 6 + ["test"] * 4
+        texts = ("thank you for the {}", "the {} is bad again")
+        rows = [
+            {
+                "id": str(n),
+                "text": texts[n % 2].format(TOPICS[n % 5]) + f" {word} {n}",
+                "label": ("glad", "sad")[n % 2],
+                "split": split,
+            }
+            for n, split in enumerate(splits)
+        ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def run_of(
     home: Path,
     tenant: str,

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import TextRows, open_dataset, read_tenant
 from adapterdistill.data.splits import nested_order
 from adapterdistill.data.tasks import TaskRow, read_task
 from adapterdistill.distill.students import TaskTexts
+from adapterdistill.distill.task_teachers import task_texts
 from adapterdistill.errors import DataError
 
 
@@ -68,15 +67,7 @@ def read_bench_task(path: Path, encoder: Encoder, size: MultitaskSize) -> BenchT
 
     def texts(rows: Sequence[TaskRow], limit: int | None) -> TaskTexts:
         order = nested_order([row.id for row in rows], seed=0, tenant=task.name)[:limit]
-        kept = [rows[i] for i in order]
-        written = [
-            text
-            for row in kept
-            for text in ((row.text,) if row.text_pair is None else (row.text, row.text_pair))
-        ]
-        labels = torch.tensor([task.classes.index(row.label) for row in kept])
-        ids = tuple(map(tuple, encoder.tokenize(written)))
-        return TaskTexts(ids, labels, task.pairs, len(task.classes))
+        return task_texts([rows[i] for i in order], task, encoder)
 
     return BenchTask(
         task.name,

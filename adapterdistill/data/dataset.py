@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,15 +20,18 @@ from adapterdistill.data.schema import (
     QUERIES_FILE,
     QUERY_COLUMNS,
     SPLITS,
+    TASKS_FOLDER,
     Faq,
     Fault,
     Query,
     faults_message,
     local_folder,
 )
+from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
 from adapterdistill.manifest import canonical_json
 
+_TASK_NAME = re.compile(r"[a-z0-9_]{1,40}")
 _FAQ_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "answer") for c in FAQ_COLUMNS])
 _QUERY_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "faq_id") for c in QUERY_COLUMNS])
 
@@ -43,7 +47,20 @@ def find_faults(folder: Path) -> list[Fault]:
     faults, faq_ids = check_faqs(read_table(faqs, FAQ_COLUMNS), FAQS_FILE)
     if queries.exists():
         faults += check_queries(read_table(queries, QUERY_COLUMNS), QUERIES_FILE, faq_ids)
+    for path in _task_files(folder):
+        name = f"{TASKS_FOLDER}/{path.name}"
+        if not _TASK_NAME.fullmatch(path.stem):
+            problem = "holds a file whose name is not up to 40 of a-z, 0-9 and _"
+            faults.append(Fault(TASKS_FOLDER, None, None, problem))
+            continue
+        found = check_task(path)
+        if not isinstance(found, Task):
+            faults += [replace(fault, file=name) for fault in found]
     return faults
+
+
+def _task_files(folder: Path) -> list[Path]:
+    return sorted((folder / TASKS_FOLDER).glob("*.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,14 @@ class TenantDataset:
             if split is None or row_split == split:
                 yield Query(_text(query_id), _text(text), faq_id, _text(row_split))
 
+    def tasks(self) -> list[Task]:
+        """Further tasks of the tenant's, by name: the files of its folder `tasks`, if it has one.
+
+        Raises:
+            DataError: a file was changed since the tenant was opened and is no longer sound.
+        """
+        return [read_task(path) for path in _task_files(self.path)]
+
     def counts(self) -> dict[str, int]:
         """FAQs, and rows by split; a split's out-of-scope rows are in its count and in `oos_*`."""
         faqs = self.faqs()
@@ -107,7 +132,8 @@ class TenantDataset:
     def digest(self) -> str:
         """sha256 of the rows in the file's order, the same however Parquet encodes them.
 
-        A tenant without a query file has the digest of one with an empty query file.
+        A tenant without a query file has the digest of one with an empty query file. Tasks count
+        where there are any.
         """
         digest = hashlib.sha256(b"adapterdistill tenant 1\n")
         for faq in self.faqs():
@@ -116,6 +142,8 @@ class TenantDataset:
         for query in self.queries():
             row = [query.query_id, query.text, query.faq_id, query.split]
             digest.update(canonical_json(row) + b"\n")
+        for task in self.tasks():
+            digest.update(canonical_json(["task", asdict(task)]) + b"\n")
         return digest.hexdigest()
 
 
@@ -189,6 +217,8 @@ def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is in the way: it is not a folder")
     names = {entry.name for entry in folder.iterdir()}
+    if TASKS_FOLDER in names:
+        raise DataError(f"{folder} is in the way: it holds tasks, which would be lost: move them")
     if names - {FAQS_FILE, QUERIES_FILE}:
         raise DataError(f"{folder} is in the way: it holds other files than a tenant's")
     if names and not overwrite:

@@ -13,6 +13,7 @@ NULLABLE_COLUMNS = {"faqs": frozenset({"answer"}), "queries": frozenset({"faq_id
 SPLITS = ("train", "valid", "test", "unlabelled")
 FAQS_FILE = "faqs.parquet"
 QUERIES_FILE = "queries.parquet"
+TASKS_FOLDER = "tasks"
 FAULTS_IN_MESSAGE = 20
 
 # "s3://bucket" as typed, "s3:/bucket" once pathlib has seen it; one letter is a Windows drive.

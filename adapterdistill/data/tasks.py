@@ -55,6 +55,14 @@ def read_task(path: Path, *, seed: int = 0) -> Task:
     """
     if path.suffix != ".jsonl":
         raise DataError(f"{path.name}: a task is a JSON Lines file, named *.jsonl")
+    found = check_task(path, seed=seed)
+    if isinstance(found, Task):
+        return found
+    raise DataError(faults_message(path.parent, found))
+
+
+def check_task(path: Path, *, seed: int = 0) -> Task | list[Fault]:
+    """The task as `read_task` reads it, or its faults."""
     rows: dict[str, list[TaskRow]] = {split: [] for split in TASK_SPLITS}
     places: dict[str, list[int]] = {split: [] for split in TASK_SPLITS}
     faults: list[Fault] = []
@@ -67,13 +75,13 @@ def read_task(path: Path, *, seed: int = 0) -> Task:
                 rows[split].append(_row(cells))
                 places[split].append(place)
     except UnreadableTableError as error:
-        raise DataError(faults_message(path.parent, [*faults, *error.faults])) from None
+        return [*faults, *error.faults]
     faults += _faults_between(path.name, rows, places)
     if not faults and not rows["valid"]:
         rows = _with_held_out(rows, seed)
         faults += _faults_of_held_out(path.name, rows)
     if faults:
-        raise DataError(faults_message(path.parent, faults))
+        return faults
     train = rows["train"]
     return Task(
         name=path.stem,

@@ -4,7 +4,6 @@ A form is its settings, from which a model is built, and that model's weights. I
 safetensors with the settings as metadata; equal forms give equal bytes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,13 +16,14 @@ from torch import nn
 
 from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Routing
 from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.checkpoint import metadata_of
 from adapterdistill.distill.conditional_distillation import (
     SKIPPING_SIZE,
     ConditionalDistillation,
     fitted,
 )
 from adapterdistill.distill.method import Objective
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
+from adapterdistill.distill.multitask_kd import MultitaskDistillation
 from adapterdistill.distill.students import (
     BiLstmBody,
     Body,
@@ -31,6 +31,7 @@ from adapterdistill.distill.students import (
     TaskTexts,
     TransformerBody,
 )
+from adapterdistill.distill.task_teachers import TaskSplits, TaughtTasks
 from adapterdistill.errors import ConfigError, InvalidPayloadError
 from adapterdistill.manifest import Record, canonical_json
 
@@ -61,6 +62,18 @@ class ConditionalSettings(Record):
         return Routing(self.speed, to_all=self.to_all)
 
 
+class TaskHead(Record):
+    """A classification task that a light student answers besides retrieval."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
+    classes: tuple[str, ...] = Field(min_length=2)
+    pairs: bool
+
+    @classmethod
+    def of(cls, task: TaskSplits) -> "TaskHead":
+        return cls(name=task.name, classes=task.classes, pairs=task.train.pairs)
+
+
 class LightSettings(Record):
     """A light student (multi-task distillation) of the encoder's word embeddings."""
 
@@ -71,6 +84,8 @@ class LightSettings(Record):
     heads: int = Field(ge=1)
     lstm_size: int = Field(ge=1)
     """Of each direction of a BiLSTM."""
+    tasks: tuple[TaskHead, ...] = ()
+    """Their heads are kept with the model; retrieval alone is served."""
 
     def new(self, encoder: Encoder, *, seed: int) -> MultitaskModel:
         """Raises ConfigError where it would have more than its teacher, the encoder, has."""
@@ -87,8 +102,11 @@ class LightSettings(Record):
                     f"teacher's embeddings {encoder.hidden_size}: take at most "
                     f"{encoder.hidden_size // 2}"
                 )
-            body = BiLstmBody(encoder, hidden_size=self.lstm_size, pairs=False, seed=seed)
-        return MultitaskModel(body, [retrieval_task((), encoder)], seed=seed)
+            pairs = any(task.pairs for task in self.tasks)
+            body = BiLstmBody(encoder, hidden_size=self.lstm_size, pairs=pairs, seed=seed)
+        none = torch.empty(0, dtype=torch.int64)
+        heads = [TaskTexts((), none, task.pairs, len(task.classes)) for task in self.tasks]
+        return MultitaskModel(body, [retrieval_task((), encoder), *heads], seed=seed)
 
     def embedder(self, model: nn.Module) -> Embedder:
         assert isinstance(model, MultitaskModel)
@@ -123,7 +141,7 @@ def form_objective(
     encoder: Encoder,
     adapter: BottleneckAdapter,
     texts: Sequence[Sequence[int]],
-    tasks: TaskBatches | None,
+    tasks: TaughtTasks | None,
     *,
     seed: int,
 ) -> Objective:
@@ -131,15 +149,15 @@ def form_objective(
 
     Args:
         texts: token ids that a form may be fitted on before it is trained.
-        tasks: of a light student: the texts, retrieval first.
+        tasks: of a light student.
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
         model = fitted(encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed)
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
-    targets = [encoder.embed_ids(tasks.tasks[0].ids, adapter)]
-    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks, targets)
+    targets = [encoder.embed_ids(tasks.batches.tasks[0].ids, adapter), *tasks.targets]
+    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks.batches, targets)
 
 
 def form_of(settings: FormSettings, objective: Objective) -> ServedForm:
@@ -166,9 +184,8 @@ def unpack_form(payload: bytes, encoder: Encoder) -> ServedForm:
     """
     try:
         tensors = safetensors.torch.load(payload)
-        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        settings = _SETTINGS.validate_json(header["__metadata__"][_METADATA])
-    except (SafetensorError, ValueError, KeyError, TypeError):  # pydantic's too: it is a ValueError
+        settings = _SETTINGS.validate_json(metadata_of(payload, _METADATA) or "")
+    except (SafetensorError, ValueError, KeyError):  # pydantic's too: it is a ValueError
         raise InvalidPayloadError("payload is not a served form") from None
     try:
         model = settings.new(encoder, seed=0)
@@ -180,4 +197,6 @@ def unpack_form(payload: bytes, encoder: Encoder) -> ServedForm:
     if not all(bool(t.isfinite().all()) for t in tensors.values()):
         raise InvalidPayloadError("served form holds a tensor that is not finite")
     model.load_state_dict(tensors)
-    return ServedForm(settings, model.requires_grad_(False).eval())
+    if isinstance(model, MultitaskModel):
+        model.body.freeze()
+    return ServedForm(settings, model.requires_grad_(False))

@@ -3,12 +3,14 @@
 A spec holds paths and numbers only. Rows are token ids in a file on the owner's node.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -32,9 +34,11 @@ from adapterdistill.distill.forms import (
 )
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import Objective, OwnAdapter, Progress, Scored
-from adapterdistill.distill.multitask_kd import TaskBatches
+from adapterdistill.distill.multitask_kd import MultitaskDistillation
+from adapterdistill.distill.task_teachers import TaughtTasks, read_tasks, taught_tasks
 from adapterdistill.distill.teaching import Teaching, teaching_of
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
+from adapterdistill.manifest import Metric
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class StageSpec:
     """Whether to score the teachers' composition without each of them afterwards."""
     form: FormSettings | None = None
     """What the adapter `initial` teaches; it is then frozen."""
+    tasks: str | None = None
+    """File written by `write_tasks`: what a light student learns besides, each of a new teacher."""
 
     def of_fold(self, fold: int) -> "StageSpec":
         """The same, started from what the stage before left for the fold."""
@@ -147,28 +153,41 @@ class StageTexts:
     rows: TrainingRows
     folds: Tensor | None
     """[rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
-    tasks: TaskBatches | None = None
-    """The same texts as tasks, where a student of several tasks is trained."""
+    tasks: TaughtTasks | None = None
+    """The same texts as tasks, where a light student is trained."""
 
     @property
     def choose(self) -> Choose:
-        return choose_rows if self.tasks is None else self.tasks.choose
+        return choose_rows if self.tasks is None else self.tasks.batches.choose
 
 
 def texts_of(spec: StageSpec, encoder: Encoder, rows: StageRows) -> StageTexts:
-    """The own rows in stage 1, and after it texts without labels, the own and public ones."""
+    """The own rows in stage 1, and after it texts without labels, the own and public ones.
+
+    For a light student, further tasks' texts besides: their teachers are trained here.
+    """
     if not spec.teachers and spec.form is None:
         return StageTexts(rows.train, rows.folds)
     texts, of_row = imitation_rows(encoder, rows.train)
     folds = None if rows.folds is None else torch.where(of_row < 0, -1, rows.folds[of_row])
     if spec.form is None or isinstance(spec.form, ConditionalSettings):
         return StageTexts(texts, folds)
-    tasks = TaskBatches([retrieval_task(tuple(map(tuple, texts.ids)), encoder)])
-    return StageTexts(tasks.texts, folds, tasks)
+    tasks = taught_tasks(
+        retrieval_task(tuple(map(tuple, texts.ids)), encoder),
+        [] if spec.tasks is None else read_tasks(Path(spec.tasks)),
+        encoder,
+        bottleneck_size=spec.bottleneck_size,
+        schedule=spec.schedule,
+        seed=spec.seed,
+    )
+    rows_of_all = tasks.batches.texts
+    if folds is not None:  # no fold holds out a row of another task
+        folds = F.pad(folds, (0, len(rows_of_all.ids) - len(folds)), value=-1)
+    return StageTexts(rows_of_all, folds, tasks)
 
 
 def build_objective(
-    spec: StageSpec, encoder: Encoder, rows: TrainingRows, tasks: TaskBatches | None = None
+    spec: StageSpec, encoder: Encoder, rows: TrainingRows, tasks: TaughtTasks | None = None
 ) -> Objective:
     """The stage's objective on these training rows, on the encoder's device, at its start.
 
@@ -217,6 +236,8 @@ class TrainedStage:
     result: TrainResult
     teaching: Teaching | None = None
     """Of stage 2."""
+    tasks: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
+    """Of a light student: accuracy on its further tasks, as `TaughtTasks.scores` gives it."""
 
 
 def run_stage(
@@ -273,9 +294,13 @@ def run_stage(
     def trained(of: Objective) -> Trained:
         return of.student if spec.form is None else form_of(spec.form, of)
 
+    of_tasks = None
+    if texts.tasks is not None and isinstance(objective, MultitaskDistillation):
+        of_tasks = texts.tasks.scores(objective.model)
     return TrainedStage(
         trained(objective),
         tuple(trained(fold.objective) for fold in folds),
         result,
         teaching_of(objective, scored if spec.leave_one_out else ()),
+        of_tasks or {},
     )

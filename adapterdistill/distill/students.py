@@ -58,6 +58,10 @@ class Body(nn.Module):
     def size(self, pairs: bool) -> int:
         return 4 * self.width if pairs else self.width
 
+    def freeze(self) -> None:
+        """Prepare for many forwards: the parameters change no more."""
+        self.requires_grad_(False)
+
 
 class AdapterBody(Body):
     """A frozen encoder with a trainable adapter: the mean of the last hidden states."""
@@ -92,9 +96,14 @@ class TransformerBody(Body):
         self.num_frozen = sum(weights[name].numel() for name in frozen & weights.keys())
         start = thinner(encoder, num_layers=num_layers, num_heads=num_heads)
         self.encoder = TrainableEncoder(start, frozen=frozen)
+        self._cast: Encoder | None = None
+
+    def freeze(self) -> None:
+        super().freeze()
+        self._cast = self.encoder.cast()
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:
-        pooled = mean_pool(self.encoder.cast().hidden(tokens), tokens)
+        pooled = mean_pool((self._cast or self.encoder.cast()).hidden(tokens), tokens)
         return compare(pooled) if pairs else pooled
 
 

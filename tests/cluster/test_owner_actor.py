@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.onboarding import on_cluster, onboard
+from actors.onboarding import STAGES, on_cluster, onboard
 from adapterdistill.config import OnboardConfig, PlacementConfig
 from adapterdistill.errors import DataError, PlacementError
 from adapterdistill.manifest import VersionRef
@@ -45,7 +45,7 @@ def test_an_owner_on_its_node_onboards_as_it_would_in_process(
     run = on_cluster(config)
     report = onboard(config, run, emit=lines.append)
     payload = registry.client.fetch(VersionRef.parse(report.publish.name))[1]
-    assert len(payload) == report.publish.payload_bytes and len(lines) == 8
+    assert len(payload) == report.publish.payload_bytes and len(lines) == len(STAGES)
     alone, _ = run_through(config.model_copy(update={"workspace": str(tmp_path / "alone")}))
     assert alone.publish.name == report.publish.name
     assert alone.bundle.bundle == report.bundle.bundle

@@ -19,7 +19,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import VersionRef
 from tests.contract.recording_proxy import RecordingProxy
 from tests.contract.running_registry import Running
-from tests.owner_runs import run_of, run_through, write_shop
+from tests.owner_runs import run_of, run_through, write_shop, write_task
 
 CANARIES = {"acre": "zephyrquartzacre", "brook": "vexingjumboklutz"}
 """The word in every question, answer and query of each tenant."""
@@ -27,8 +27,11 @@ CONTROL = "control-canary-word"
 """The adapter's name in the positive control: it may be found, and is."""
 
 
-FORM = {"training": {"method": "conditional"}, "conditional": {"steps": 4, "most_lost": 1.0}}
-"""The second tenant is served by a form."""
+FORM = {
+    "training": {"method": "multitask_kd"},
+    "light": {"layers": 1, "heads": 2, "steps": 4, "most_lost": 1.0},
+}
+"""The second tenant is served by a form, which learnt a task besides."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def onboarded(
                 out_of_scope=("train", "valid", "test"),
                 word=word,
             )
+            if reports:
+                write_task(tmp_path / "data" / tenant, "mood", word=word)
             config = run_of(
                 tmp_path,
                 tenant,
@@ -132,7 +137,9 @@ def onboarded(
 def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: Encoder) -> None:
     # The second learnt from the first: its adapter went over the wire in both directions.
     assert len(onboarded.reports[1].fetch_teachers.teachers) == 1
-    assert onboarded.reports[1].lighten.form == "conditional"
+    # And it is served by a form that learnt a task of its own besides.
+    assert onboarded.reports[1].lighten.form == "multitask_kd"
+    assert set(onboarded.reports[1].lighten.tasks) == {"mood"}
     for word in CANARIES.values():
         assert Needles.of(word, tiny_encoder).found_in(onboarded.outside) == set()
 

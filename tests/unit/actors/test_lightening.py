@@ -18,7 +18,7 @@ from adapterdistill.evaluation.report import FormComparison, compare_form
 from adapterdistill.manifest import VersionRef
 from serve.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
-from tests.owner_runs import Configured, folder_of, run_through
+from tests.owner_runs import Configured, folder_of, run_through, write_task
 
 STEPS = {"steps": 4, "learning_rate": 0.005, "most_lost": 1.0}
 METHODS: dict[str, dict[str, Any]] = {
@@ -75,6 +75,18 @@ def test_a_form_is_made_judged_and_served(
         for faq, vector in zip(bundle.faqs, bundle.vectors, strict=True)
     }
     assert {r.faq_id: r.score for r in answer.ranked} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_light_student_learns_the_tenant_s_further_tasks(configured: Configured) -> None:
+    config = configured("fletcher", splits=("train", "train"), run=run_with("multitask_kd"))
+    write_task(Path(config.data), "mood")
+    report, _ = run_through(config)
+    assert {name: m.count for name, m in report.lighten.tasks["mood"].items()} == {
+        "valid_teacher": 6, "valid_student": 6, "test_teacher": 4, "test_student": 4,
+    }  # fmt: skip
+    bundle = read_bundle(Path(config.serving_store), "fletcher", report.bundle.bundle)
+    assert bundle.form is not None
+    assert b'\\"classes\\":[\\"glad\\",\\"sad\\"]' in bundle.form.payload
 
 
 def test_where_a_form_loses_too_much_or_none_is_made_the_bundle_is_the_plain_one(

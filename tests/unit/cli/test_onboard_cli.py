@@ -123,6 +123,17 @@ def torn(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def test_a_form_that_cannot_be_exits_2_and_writes_nothing(
+    tmp_path: Path, toml: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shop(tmp_path / "data" / "acme", word=SECRET)
+    wrong = toml(training={"method": "multitask_kd"}, light={"layers": 3})
+    assert run("--config", wrong, "--local") == 2
+    said = "method multitask_kd: a student of 3 layers: its teacher has 2; take 1 to 2"
+    assert f"error [INVALID_CONFIG]: {said}" in capfd.readouterr().err
+    assert not (tmp_path / "owners").exists() and not (tmp_path / "serving").exists()
+
+
 @pytest.mark.parametrize("damage", [faulty, no_faqs, torn])
 def test_a_data_fault_exits_3_names_the_file_and_writes_nothing(
     tmp_path: Path,
@@ -190,9 +201,9 @@ def test_every_run_file_that_ships_is_valid(
 ) -> None:
     monkeypatch.setenv("ADAPTERDISTILL_HOME", str(tmp_path))
     config = load_toml(path)
-    assert config.tenant == path.stem
-    assert config.data == str(tmp_path / "data" / path.stem)
-    assert config.placement.resource == f"owner:{path.stem}"
+    assert path.stem in (config.tenant, f"{config.tenant}-conditional", f"{config.tenant}-light")
+    assert config.data == str(tmp_path / "data" / config.tenant)
+    assert config.placement.resource == f"owner:{config.tenant}"
 
 
 def test_there_are_run_files_for_the_sample_tenants() -> None:
