@@ -120,8 +120,9 @@ class MultitaskDistillation(Objective):
             targets: each task's logits of its teacher, [rows, outputs]; any where alpha is 1.
             alpha: share of the labels' cross-entropy, 0 to 1.
 
-        Distances are relative to the spread of a task's targets: a sure teacher's logits are many
-        times as far apart as another's, and its task would be the only one that is learned.
+        Distances of logits are relative to the spread of the task's targets: a sure teacher's are
+        many times as far apart as another's, and its task would be the only one that is learned.
+        Vectors to rank by are of unit length, all alike.
 
         Raises:
             ConfigError: alpha is out of range, or a teacher's logits do not fit its task's rows.
@@ -136,7 +137,10 @@ class MultitaskDistillation(Objective):
         self.model = model
         self.batches = batches
         self._targets = [logits.detach().cpu() for logits in targets]
-        self._spreads = [spread_of(logits) for logits in self._targets]
+        self._spreads = [
+            1.0 if task.retrieval else spread_of(logits)
+            for task, logits in zip(batches.tasks, self._targets, strict=True)
+        ]
         self._alpha = alpha
 
     def deployed(self) -> MultitaskModel:
