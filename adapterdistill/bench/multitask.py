@@ -34,7 +34,11 @@ from adapterdistill.distill.training import Schedule, train
 
 BATCH_SIZE = 32
 TEACHER_RATE = 1e-3
+ALPHA = 0.5
+"""Share of the labels in what a distilled student learns."""
 STUDENT_RATES = {"transformer": 1e-3, "bilstm": 2e-3}
+TUNED_SHARE = 3
+"""A student that has learnt all tasks is tuned to one for a third of the epochs."""
 TEACHER = "teacher"
 JOINT = "joint"
 TUNED = "joint, then each task"
@@ -123,7 +127,7 @@ class _Fit:
                 model,
                 batches,
                 no_targets(batches) if targets is None else targets,
-                alpha=1.0 if targets is None else 0.0,
+                alpha=1.0 if targets is None else ALPHA,
             ),
             batches.texts,
             Schedule(
@@ -165,10 +169,11 @@ def _trained(
     """The students of one kind, by how they were trained."""
     fit(joint, tasks, targets)
     found: dict[str, Models] = {JOINT: [(joint, i) for i in range(len(tasks))], TUNED: []}
+    few = replace(fit, epochs=max(1, fit.epochs // TUNED_SHARE))
     for i, task in enumerate(tasks):
         tuned = make([task])
         tuned.start_from(joint, i)
-        found[TUNED].append((fit(tuned, [task], targets[i : i + 1]), 0))
+        found[TUNED].append((few(tuned, [task], targets[i : i + 1]), 0))
     found[SINGLE] = [
         (fit(make([task]), [task], targets[i : i + 1]), 0) for i, task in enumerate(tasks)
     ]

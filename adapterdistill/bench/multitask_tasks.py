@@ -30,7 +30,7 @@ class MultitaskSize:
 
 SIZES = {
     "quick": MultitaskSize(1000, 300, 500, 3, 6, 7, 128),
-    "standard": MultitaskSize(4000, 500, 5000, 3, 6, 9, 256),
+    "standard": MultitaskSize(4000, 500, 5000, 3, 5, 9, 256),
     "full": MultitaskSize(None, 1500, 5000, 5, 12, 15, 512),
 }
 
