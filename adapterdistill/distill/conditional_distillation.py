@@ -28,6 +28,7 @@ FITTED_TEXTS = 300
 SIMILARITY_WEIGHT = 5.0
 ROUTER_RATE = 0.05
 """Of the learning rate: every weight of the router moves every token's score."""
+_BATCH = 32
 _SPREAD = 2.0
 """Standard deviation of a new router's scores."""
 _RIDGE = 0.01
@@ -98,6 +99,7 @@ def fitted(
         texts: token ids; some of them are enough.
     """
     chosen = random.Random(seed).sample(list(texts), min(len(texts), FITTED_TEXTS))
+    chosen.sort(key=len)
     conditional = ConditionalAdapter.new(
         adapter, skipping_size=skipping_size, seed=seed, parallel=parallel
     ).to(encoder.device)
@@ -125,14 +127,18 @@ def rarity(texts: Sequence[Sequence[int]]) -> Float[Tensor, " tokens"]:
 def _states(
     encoder: Encoder, dense: LayerRule, texts: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "tokens d"]]:
-    """What enters the first layer and leaves each, float32, of all tokens in their order."""
-    by_text: list[list[Tensor]] = []
-    for ids in texts:
+    """What enters the first layer and leaves each, float32, of all tokens in their order.
+
+    Args:
+        texts: in order of length, which is how batches are laid out.
+    """
+    by_batch: list[list[Tensor]] = []
+    for start in range(0, len(texts), _BATCH):
         kept = HiddenStates(dense)
-        encoder.hidden(pack([ids], encoder.device), kept)
+        encoder.hidden(pack(texts[start : start + _BATCH], encoder.device), kept)
         assert kept.entered is not None
-        by_text.append([state.float() for state in [kept.entered, *kept.outputs]])
-    return [torch.cat(layer) for layer in zip(*by_text, strict=True)]
+        by_batch.append([state.float() for state in [kept.entered, *kept.outputs]])
+    return [torch.cat(layer) for layer in zip(*by_batch, strict=True)]
 
 
 def _fitted_router(
@@ -155,7 +161,8 @@ def _fit_skipping(adapter: BottleneckAdapter, states: Sequence[Tensor]) -> None:
         centred = x - mean
         best = _regressed(centred, change - change.mean(0))
         # The rank that loses least of what is predicted (Izenman, 1975).
-        *_, directions = torch.linalg.svd(centred @ best, full_matrices=False)
+        predicted = best.T @ (centred.T @ centred) @ best
+        directions = torch.linalg.eigh(predicted).eigenvectors.T.flip(0)
         up = directions[: adapter.bottleneck_size]
         down = up @ best.T
         size = (centred @ down.T).std(0).clamp(min=1e-6)
