@@ -18,7 +18,7 @@ from tests.serving_store import MadeTenant, make_tenant
 
 LIGHT = LightSettings(body="transformer", layers=1, heads=2, lstm_size=1)
 FORMS: dict[str, FormSettings] = {
-    "conditional": ConditionalSettings(bottleneck_size=4, speed=2.0, to_all=True),
+    "conditional": ConditionalSettings(bottleneck_size=4, speed=2.0, least=3, to_all=True),
     "transformer": LIGHT,
     "bilstm": LIGHT.model_copy(update={"body": "bilstm", "lstm_size": 6}),
 }

@@ -33,7 +33,7 @@ from adapterdistill.adapters.soft_top_k import descending_ranks, exact_soft_top_
 from adapterdistill.backbone import ChosenTokens, FrozenLayer, LayerRule, PackedTokens, rule_of
 from adapterdistill.errors import ConfigError
 
-_SPECIAL = 2
+LEAST = 16
 _APART = 100.0
 """Added to special tokens' scores and taken from repeated ones': more than scores differ by."""
 
@@ -43,11 +43,13 @@ class Routing:
     """How many tokens pass the frozen layers, and what these see.
 
     Raises:
-        ConfigError: `speed` or `epsilon` is out of range.
+        ConfigError: `speed`, `least` or `epsilon` is out of range.
     """
 
     speed: float
     """n / k: of a row of n tokens, k = ceil(n / speed) pass the frozen layers. 1: all."""
+    least: int = LEAST
+    """Tokens that pass in any case: a short text has none to spare, and little time to save."""
     to_all: bool = True
     """Chosen tokens attend to all tokens of their row (k-to-all), else to each other (k-to-k)."""
     epsilon: float = 1.0
@@ -61,12 +63,20 @@ class Routing:
                 f"speed is tokens by chosen tokens, n / k: expected 1 (all) or more, got "
                 f"{self.speed}"
             )
+        if self.least < 3:
+            raise ConfigError(
+                f"least must leave a token beside the two special ones: 3 or more, got {self.least}"
+            )
         if not 0 < self.epsilon < math.inf:
             raise ConfigError(f"epsilon must be above 0, got {self.epsilon}")
 
     def chosen_of(self, length: int) -> int:
-        """k for a row of this many tokens: a text's special tokens are never all of it."""
-        return min(length, max(_SPECIAL + 1, math.ceil(length / self.speed)))
+        """k for a row of this many tokens."""
+        return min(length, max(self.least, math.ceil(length / self.speed)))
+
+    def skips(self, length: int) -> bool:
+        """Whether any token of a row of this many is skipped."""
+        return self.chosen_of(length) < length
 
 
 class Parallel(LayerRule):

@@ -27,6 +27,7 @@ from adapterdistill.distill.conditional_distillation import (
     ConditionalDistillation,
     OwnParallelAdapter,
     fitted,
+    skippable,
 )
 from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.training import Schedule, train
@@ -68,7 +69,7 @@ def _routings(*, to_all: tuple[bool, ...]) -> tuple[Routing, ...]:
 _LENGTHS = (8, 16, 32, 64, 128, 256)
 SIZES = {
     "quick": Size(2, _routings(to_all=(True,)), 30, 50, 200, 100, (16, 64, 128), 7),
-    "standard": Size(3, _routings(to_all=(False, True)), 60, 150, 400, 200, _LENGTHS, 9),
+    "standard": Size(2, _routings(to_all=(True, False)), 60, 100, 400, 200, _LENGTHS, 9),
     "full": Size(None, _routings(to_all=(False, True)), 60, 600, 2000, 300, _LENGTHS, 15),
 }
 
@@ -202,6 +203,7 @@ class Accuracy:
         routing: Routing,
     ) -> Embedder:
         texts, _ = imitation_rows(self._encoder, index)
+        texts = texts.select(skippable(texts.ids, routing))
         conditional = fitted(self._encoder, dense, texts.ids, seed=SEED, parallel=True)
         objective = ConditionalDistillation(self._encoder, conditional, Parallel(dense), routing)
         self._train(objective, texts, held_out, self._size.steps, RATE)

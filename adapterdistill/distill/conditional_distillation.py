@@ -26,7 +26,7 @@ SKIPPING_SIZE = 64
 """Bottleneck of the skipping adapter, the paper's."""
 FITTED_TEXTS = 300
 SIMILARITY_WEIGHT = 5.0
-ROUTER_RATE = 0.05
+ROUTER_RATE = 0.01
 """Of the learning rate: every weight of the router moves every token's score."""
 _BATCH = 32
 _SPREAD = 2.0
@@ -114,6 +114,12 @@ def fitted(
         )
         _fit_skipping(conditional.skipping, states)
     return conditional
+
+
+def skippable(ids: Sequence[Sequence[int]], routing: Routing) -> Tensor:
+    """Which texts are long enough to learn skipping from, [texts] bool: all, if none is."""
+    mask = torch.tensor([routing.skips(len(text)) for text in ids], dtype=torch.bool)
+    return mask if bool(mask.any()) else torch.ones_like(mask)
 
 
 def rarity(texts: Sequence[Sequence[int]]) -> Float[Tensor, " tokens"]:

@@ -14,13 +14,14 @@ from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from torch import nn
 
-from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Routing
+from adapterdistill.adapters import LEAST, BottleneckAdapter, ConditionalAdapter, Routing
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.checkpoint import metadata_of
 from adapterdistill.distill.conditional_distillation import (
     SKIPPING_SIZE,
     ConditionalDistillation,
     fitted,
+    skippable,
 )
 from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation
@@ -45,6 +46,7 @@ class ConditionalSettings(Record):
     bottleneck_size: int = Field(ge=1, le=1024)
     skipping_size: int = Field(default=SKIPPING_SIZE, ge=1, le=1024)
     speed: float = Field(ge=1, le=8192)
+    least: int = Field(default=LEAST, ge=3, le=8192)
     to_all: bool
 
     def new(self, encoder: Encoder, *, seed: int) -> ConditionalAdapter:
@@ -59,7 +61,7 @@ class ConditionalSettings(Record):
 
     @property
     def routing(self) -> Routing:
-        return Routing(self.speed, to_all=self.to_all)
+        return Routing(self.speed, least=self.least, to_all=self.to_all)
 
 
 class TaskHead(Record):
@@ -153,6 +155,8 @@ def form_objective(
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
+        long = skippable(texts, settings.routing).tolist()
+        texts = [ids for ids, kept in zip(texts, long, strict=True) if kept]
         model = fitted(encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed)
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None

@@ -22,6 +22,7 @@ from adapterdistill.distill.adapter_distillation import (
     imitation_rows,
 )
 from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
+from adapterdistill.distill.conditional_distillation import skippable
 from adapterdistill.distill.folds import CrossValidation, fold_file, train_in_folds
 from adapterdistill.distill.forms import (
     ConditionalSettings,
@@ -169,6 +170,9 @@ def texts_of(spec: StageSpec, encoder: Encoder, rows: StageRows) -> StageTexts:
     if not spec.teachers and spec.form is None:
         return StageTexts(rows.train, rows.folds)
     texts, of_row = imitation_rows(encoder, rows.train)
+    if isinstance(spec.form, ConditionalSettings):
+        long = skippable(texts.ids, spec.form.routing)
+        texts, of_row = texts.select(long), of_row[long]
     folds = None if rows.folds is None else torch.where(of_row < 0, -1, rows.folds[of_row])
     if spec.form is None or isinstance(spec.form, ConditionalSettings):
         return StageTexts(texts, folds)
@@ -197,6 +201,7 @@ def build_objective(
     initial = None if spec.initial is None else load_payload(Path(spec.initial)).to(encoder.device)
     if spec.form is not None:
         assert initial is not None, "a form is made from an adapter"
+        # Its own texts, not `texts_of`: a fold must not be fitted on what it holds out.
         texts, _ = imitation_rows(encoder, rows)
         return form_objective(spec.form, encoder, initial, texts.ids, tasks, seed=spec.seed)
     if not spec.teachers:

@@ -68,7 +68,7 @@ def test_the_embedding_equals_its_formula_token_by_token(
     tiny_encoder: Encoder, tiny_bert: object, speed: float, parallel: bool, to_all: bool
 ) -> None:
     conditional = conditional_of(tiny_encoder, seed=2, parallel=parallel)
-    routing = Routing(speed, to_all=to_all)
+    routing = Routing(speed, least=3, to_all=to_all)
     rows = random_rows([30, 7, 12, 7])
     rows[0][5:8] = rows[0][1:4]  # repeated tokens come last
     found = tiny_encoder.embed_ids(rows, conditional.at(routing))
@@ -93,7 +93,7 @@ def test_all_tokens_chosen_is_the_dense_adapter_exactly(
     conditional = conditional_of(tiny_encoder, parallel=parallel)
     tokens, adapter = pack(random_rows(LENGTHS)), conditional.adapter
     dense = tiny_encoder.embed(tokens, Parallel(adapter) if parallel else adapter)
-    for routing in (Routing(1.0), Routing(1.0, to_all=False, exact=False)):
+    for routing in (Routing(1.0, least=3), Routing(1.0, least=3, to_all=False, exact=False)):
         assert torch.equal(tiny_encoder.embed(tokens, conditional.at(routing)), dense)
 
 
@@ -104,7 +104,7 @@ def test_through_gather_and_scatter_all_tokens_are_the_dense_adapter_in_every_fa
 ) -> None:
     encoder = load_encoder(str(save_tiny_encoder(tmp_path, family=family)))  # type: ignore[arg-type]
     conditional, tokens = conditional_of(encoder), pack(random_rows(LENGTHS))
-    rule = Conditional(conditional, Routing(1.0, to_all=to_all))
+    rule = Conditional(conditional, Routing(1.0, least=3, to_all=to_all))
     dense = encoder.embed(tokens, conditional.adapter)
     torch.testing.assert_close(encoder.embed(tokens, rule), dense, rtol=0, atol=2e-5)
 
@@ -120,7 +120,7 @@ def test_a_zero_up_projection_with_all_tokens_is_the_frozen_encoder_exactly(
     with torch.no_grad():
         conditional.adapter.up_weight.zero_()
         conditional.adapter.up_bias.zero_()
-    found = tiny_encoder.embed(tokens, conditional.at(Routing(1.0)))
+    found = tiny_encoder.embed(tokens, conditional.at(Routing(1.0, least=3)))
     assert torch.equal(found, tiny_encoder.embed(tokens))
 
 
@@ -148,7 +148,7 @@ def test_tokens_that_are_not_chosen_are_x_plus_their_adapter_exactly(
     tiny_encoder: Encoder, to_all: bool
 ) -> None:
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows(LENGTHS))
-    watching = Watching(conditional.at(Routing(2.0, to_all=to_all)))
+    watching = Watching(conditional.at(Routing(2.0, least=3, to_all=to_all)))
     with torch.no_grad():
         tiny_encoder.hidden(tokens, watching)
     assert len(watching.seen) == tiny_encoder.num_layers
@@ -163,7 +163,7 @@ def test_tokens_that_are_not_chosen_are_x_plus_their_adapter_exactly(
         assert bool((out[~skipped] != past[~skipped]).any(-1).all())
     for row, length in enumerate(LENGTHS):
         among = tokens.row_of_token[passage.chosen.index] == row
-        assert int(among.sum()) == Routing(2.0).chosen_of(length)
+        assert int(among.sum()) == Routing(2.0, least=3).chosen_of(length)
 
 
 @MODES
@@ -172,7 +172,7 @@ def test_only_k_to_all_sees_the_tokens_that_are_not_chosen(
 ) -> None:
     """Selection and m held."""
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows([12, 7]))
-    watching = Watching(conditional.at(Routing(2.0, to_all=to_all)))
+    watching = Watching(conditional.at(Routing(2.0, least=3, to_all=to_all)))
     tiny_encoder.hidden(tokens, watching)
     passage, (layer, h, _) = watching.rule, watching.seen[0]
     assert isinstance(passage, Passage)
@@ -186,7 +186,7 @@ def test_only_k_to_all_sees_the_tokens_that_are_not_chosen(
 @MODES
 def test_only_chosen_tokens_make_the_embedding(tiny_encoder: Encoder, to_all: bool) -> None:
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows([12, 7]))
-    watching = Watching(conditional.at(Routing(3.0, to_all=to_all)))
+    watching = Watching(conditional.at(Routing(3.0, least=3, to_all=to_all)))
     h = tiny_encoder.hidden(tokens, watching)
     passage = watching.rule
     assert isinstance(passage, Passage)
@@ -209,7 +209,7 @@ def test_the_frozen_layer_sees_the_chosen_tokens_alone(
 
     monkeypatch.setattr(FrozenLayer, "_after_attention", counted)
     tokens = pack(random_rows([30, 12]))
-    tiny_encoder.hidden(tokens, conditional_of(tiny_encoder).at(Routing(3.0)))
+    tiny_encoder.hidden(tokens, conditional_of(tiny_encoder).at(Routing(3.0, least=3)))
     assert sizes == [10 + 4] * tiny_encoder.num_layers
 
 
@@ -219,7 +219,7 @@ def test_a_row_does_not_depend_on_its_batch(
     tiny_encoder: Encoder, exact: bool, to_all: bool
 ) -> None:
     rows = random_rows(LENGTHS * 2)
-    rule = conditional_of(tiny_encoder).at(Routing(2.5, to_all=to_all, exact=exact))
+    rule = conditional_of(tiny_encoder).at(Routing(2.5, least=3, to_all=to_all, exact=exact))
     together = tiny_encoder.embed_ids(rows, rule)
     alone = torch.cat([tiny_encoder.embed_ids([row], rule) for row in rows])
     torch.testing.assert_close(together, alone, rtol=0, atol=5e-6)
@@ -228,7 +228,7 @@ def test_a_row_does_not_depend_on_its_batch(
 def test_one_rule_serves_threads_and_batches_without_keeping_anything(
     tiny_encoder: Encoder,
 ) -> None:
-    rule = conditional_of(tiny_encoder).at(Routing(2.0))
+    rule = conditional_of(tiny_encoder).at(Routing(2.0, least=3))
     assert isinstance(rule, Conditional)
     before = dict(vars(rule))
     first = rule.started(torch.zeros(7, tiny_encoder.hidden_size), pack(random_rows([7])))
@@ -241,7 +241,7 @@ def test_special_tokens_are_always_chosen_then_new_ones_then_repeated_ones() -> 
     scores = torch.tensor([-9.0, 1.0, 3.0, 8.0, 2.0, 7.0, -9.0])
     orders = {3: [0, 2, 6], 4: [0, 2, 4, 6], 5: [0, 1, 2, 4, 6], 6: [0, 1, 2, 3, 4, 6]}
     for k, expected in orders.items():
-        chosen, m = choose(scores, pack([row]), Routing(7 / k))
+        chosen, m = choose(scores, pack([row]), Routing(7 / k, least=3))
         assert chosen.index.tolist() == expected
         assert m.tolist() == [1.0] * k
 
@@ -249,7 +249,7 @@ def test_special_tokens_are_always_chosen_then_new_ones_then_repeated_ones() -> 
 def test_equal_scores_choose_the_earlier_tokens_in_any_batch() -> None:
     for lengths in ([7], [7, 40]):
         rows = [list(range(10, 10 + length)) for length in lengths]
-        chosen, _ = choose(torch.zeros(sum(lengths)), pack(rows), Routing(2.0))
+        chosen, _ = choose(torch.zeros(sum(lengths)), pack(rows), Routing(2.0, least=3))
         assert chosen.index[:4].tolist() == [0, 1, 2, 6]
 
 
@@ -257,7 +257,7 @@ def test_m_is_one_and_the_routers_only_path_to_a_gradient(tiny_encoder: Encoder)
     conditional, tokens = conditional_of(tiny_encoder), pack(random_rows(LENGTHS))
     conditional.adapter.requires_grad_(False)
     conditional.skipping.requires_grad_(False)
-    routing = Routing(2.0)
+    routing = Routing(2.0, least=3)
     target = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(5))
     embedded = tiny_encoder.embed(tokens, conditional.at(routing))
     (embedded * target).sum().backward()
@@ -279,7 +279,7 @@ def test_the_gradient_of_m_is_that_of_the_soft_top_k() -> None:
 
     scores = torch.tensor([0.0, 0.3, -0.2, 1.0, 0.5, 0.0], requires_grad=True)
     row, weights = [1, 2, 3, 4, 5, 6], torch.tensor([1.0, -2.0, 3.0])
-    chosen, m = choose(scores, pack([row]), Routing(2.0))
+    chosen, m = choose(scores, pack([row]), Routing(2.0, least=3))
     assert chosen.index.tolist() == [0, 3, 5]
     (m * weights).sum().backward()
     other = scores.detach().clone().requires_grad_()
@@ -297,7 +297,7 @@ def test_bfloat16_runs_as_float32_nearly(tiny_encoder_folder: object) -> None:
     dense = Parallel(random_adapter(full, seed=1, scale=0.1))
     rough, fine = (encoder.embed_ids(rows, dense) for encoder in (half, full))
     assert float((rough * fine).sum(-1).min()) > 0.99
-    found = half.embed_ids(rows, conditional_of(half).at(Routing(2.0)))
+    found = half.embed_ids(rows, conditional_of(half).at(Routing(2.0, least=3)))
     assert found.dtype == torch.float32 and bool(found.isfinite().all())
 
 
@@ -305,19 +305,35 @@ def test_bfloat16_runs_as_float32_nearly(tiny_encoder_folder: object) -> None:
     ("length", "speed", "k"),
     [(1, 5.0, 1), (2, 5.0, 2), (4, 5.0, 3), (9, 3.0, 3), (10, 3.0, 4), (7, 1.5, 5)],
 )
-def test_k_is_the_length_over_the_speed_rounded_up_and_three_where_there_are(
+def test_k_is_the_length_over_the_speed_rounded_up_and_the_least_where_there_are(
     length: int, speed: float, k: int
 ) -> None:
-    assert Routing(speed).chosen_of(length) == k
+    routing = Routing(speed, least=3)
+    assert routing.chosen_of(length) == k
+    assert routing.skips(length) == (k < length)
+
+
+def test_short_texts_pass_whole_and_are_embedded_as_by_the_dense_model(
+    tiny_encoder: Encoder,
+) -> None:
+    conditional, rows = conditional_of(tiny_encoder), random_rows([16, 5, 1, 40])
+    found, dense = (
+        tiny_encoder.embed_ids(rows, rule)
+        for rule in (conditional.at(Routing(5.0)), conditional.adapter)
+    )
+    torch.testing.assert_close(found[:3], dense[:3], rtol=0, atol=5e-6)
+    assert float((found[3] - dense[3]).norm()) > 0.01
 
 
 def test_a_speed_below_1_would_choose_more_tokens_than_there_are_and_is_refused() -> None:
     for speed in (0.5, 0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ConfigError, match=r"n / k: expected 1 \(all\) or more, got"):
-            Routing(speed)
+            Routing(speed, least=3)
     for epsilon in (0.0, float("nan")):
         with pytest.raises(ConfigError, match="epsilon must be above 0, got"):
-            Routing(2.0, epsilon=epsilon)
+            Routing(2.0, least=3, epsilon=epsilon)
+    with pytest.raises(ConfigError, match="3 or more, got 2"):
+        Routing(2.0, least=2)
 
 
 def test_parts_of_other_shapes_than_the_adapter_are_refused() -> None:

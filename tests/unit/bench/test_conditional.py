@@ -13,7 +13,7 @@ from adapterdistill.bench.tenants import BenchTenant
 from adapterdistill.bench.workers import Crew
 from tests.unit.bench.conftest import SAMPLES
 
-ROUTINGS = (Routing(2.0, to_all=False), Routing(5.0))
+ROUTINGS = (Routing(2.0, least=3, to_all=False), Routing(5.0, least=3))
 TINY = Size(1, ROUTINGS, 2, 2, 12, 6, (8, 20), 7)
 
 
@@ -74,7 +74,7 @@ def test_the_setting_is_chosen_on_valid_rows_alone_and_the_fastest_that_loses_li
         tenant([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [2, 1, 1, 1]),
         tenant([1, 2], [2, 1], [1, 1], [1, 2]),
     ]
-    routings = [Routing(2.0), Routing(3.0), Routing(5.0)]
+    routings = [Routing(2.0, least=3), Routing(3.0, least=3), Routing(5.0, least=3)]
     rows = losses(found, routings)
     assert [row["valid"]["change"] for row in rows] == [0.0, 0.25, -0.125]
     assert [row["valid"]["dense_top1"] for row in rows] == [0.75] * 3

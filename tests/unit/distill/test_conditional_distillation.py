@@ -15,6 +15,7 @@ from adapterdistill.distill.conditional_distillation import (
     OwnParallelAdapter,
     fitted,
     rarity,
+    skippable,
 )
 from adapterdistill.distill.method import HiddenStates
 from adapterdistill.distill.training import Schedule, train
@@ -22,7 +23,7 @@ from tests.separable_tenant import held_out_of, separable_rows
 from tests.tiny_encoders import random_adapter
 
 ROWS = separable_rows(3, seed=1)
-ROUTING = Routing(2.0)
+ROUTING = Routing(2.0, least=3)
 
 
 def objective_of(encoder: Encoder, routing: Routing = ROUTING) -> ConditionalDistillation:
@@ -32,7 +33,7 @@ def objective_of(encoder: Encoder, routing: Routing = ROUTING) -> ConditionalDis
 
 
 def test_with_all_tokens_chosen_it_starts_at_the_dense_model(tiny_encoder: Encoder) -> None:
-    loss = objective_of(tiny_encoder, Routing(1.0))(make_batch(ROWS, range(12)))
+    loss = objective_of(tiny_encoder, Routing(1.0, least=3))(make_batch(ROWS, range(12)))
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
 
 
@@ -58,6 +59,12 @@ def test_rarity_by_hand() -> None:
     assert found.tolist() == pytest.approx(
         [0, math.log(3 / 2), math.log(3 / 2), 0, 0, math.log(3 / 2), 0]
     )
+
+
+def test_texts_too_short_to_skip_from_teach_nothing_unless_all_are() -> None:
+    ids = [[1] * length for length in (3, 16, 17, 40)]
+    assert skippable(ids, Routing(2.0)).tolist() == [False, False, True, True]
+    assert skippable(ids[:2], Routing(2.0)).tolist() == [True, True]
 
 
 @pytest.mark.parametrize("parallel", [False, True])
