@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from adapterdistill.backbone import PackedTokens
+
 DOMAIN_WEIGHT = 0.5
 """Of the corrupted-domain loss in the meta-teacher's (both in the authors' code)."""
 TRANSFERABLE_WEIGHT = 0.5
@@ -125,8 +127,10 @@ class DomainHead(nn.Module):
     def transferable(
         self, pooled: Float[Tensor, "rows d"], domains: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows d"]:
-        """Before the tanh: what the student must reproduce."""
-        out: Tensor = self.feature(self.domain(domains) + pooled)
+        """Before the tanh: what the student must reproduce. Domain -1 is one not trained on."""
+        # Index -1, of a domain that was not there, is the last: the mean of those that were.
+        known = torch.cat([self.domain.weight, self.domain.weight.mean(0, keepdim=True)])
+        out: Tensor = self.feature(known[domains] + pooled)
         return out
 
     def forward(
@@ -161,6 +165,29 @@ def row_distance(
     per_token = (student.float() - teacher.detach().float()).square().mean(-1)
     sums = per_token.new_zeros(len(lengths)).index_add(0, row_of_token, per_token)
     return sums / torch.tensor(lengths, device=sums.device)
+
+
+def score_distance(
+    student: Float[Tensor, " entries"], teacher: Float[Tensor, " entries"], tokens: PackedTokens
+) -> Float[Tensor, " rows"]:
+    """Mean squared difference of each row's attention scores, laid as `attention_scores` does."""
+    entries = torch.tensor([n * n for rows, n in tokens.groups for _ in range(rows)])
+    rows = tokens.row_of_token[tokens.position == 0]  # in the order of the layout
+    row_of_entry = rows.repeat_interleave(entries.to(rows.device))
+    squares = (student - teacher.detach()).square()
+    sums = squares.new_zeros(len(rows)).index_add(0, row_of_entry, squares)
+    return sums / torch.tensor(tokens.lengths, device=sums.device).square()
+
+
+def soft_cross_entropy(
+    student: Float[Tensor, "rows classes"],
+    teacher: Float[Tensor, "rows classes"],
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, " rows"]:
+    """Of the teacher's softmax at `temperature` and the student's, times temperature^2."""
+    wanted = (teacher.detach() / temperature).softmax(-1)
+    return -(wanted * (student / temperature).log_softmax(-1)).sum(-1) * temperature**2
 
 
 def meta_distillation_loss(
