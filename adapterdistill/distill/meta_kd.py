@@ -80,8 +80,8 @@ def typicality(
     """t of each row, in [-1, 1] (section 3.2).
 
     `own_share` * cos(e, its class in its domain) + (1 - `own_share`) * the mean over the other
-    domains of cos(e, its class there). A domain without the class takes no part; where no other
-    domain has it, its own is all.
+    domains of cos(e, its class there). A domain without the class takes no part: where no other
+    has it, its own is all, and the others are where its own has not.
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     of_class = F.normalize(prototypes.means, dim=-1)[:, labels]
@@ -93,7 +93,8 @@ def typicality(
     number = others.sum(1)
     of_others = (cosines * others).sum(1) / number.clamp(min=1)
     mixed = own_share * of_own + (1 - own_share) * of_others
-    return torch.where(number > 0, mixed, of_own)
+    mixed = torch.where(number > 0, mixed, of_own)
+    return torch.where((known & own).any(1), mixed, of_others)
 
 
 def row_weights(

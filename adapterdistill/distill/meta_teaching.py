@@ -138,6 +138,21 @@ class Teacher:
     head: nn.Module
     domain_head: DomainHead | None = None
 
+    @torch.no_grad()
+    def predict(
+        self, ids: Sequence[Sequence[int]], *, batch_size: int = 64
+    ) -> Float[Tensor, "rows classes"]:
+        """Logits of rows of token ids, batched by length."""
+        found: list[Tensor] = [torch.empty(0)] * len(ids)
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            tokens = pack([ids[row] for row in rows], self.encoder.device)
+            logits = self.head(mean_pool(self.encoder.hidden(tokens, self.delta), tokens))
+            for row, one in zip(rows, logits, strict=True):
+                found[row] = one
+        return torch.stack(found)
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -186,6 +201,16 @@ class Lesson:
         if teacher.domain_head is not None:
             transferable = teacher.domain_head.transferable(pooled, domains.to(pooled.device))
         return cls(hidden, scores, teacher.head(pooled), transferable)
+
+    def select(self, rows: Sequence[int]) -> "Lesson":
+        """Of some of the rows."""
+        chosen = list(rows)
+        return Lesson(
+            [self.hidden[row] for row in chosen],
+            [self.scores[row] for row in chosen],
+            self.logits[chosen],
+            None if self.transferable is None else self.transferable[chosen],
+        )
 
     def packed(self, rows: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Hidden states and scores of a batch of `rows`, laid as `pack` lays them."""

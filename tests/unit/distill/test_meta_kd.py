@@ -75,6 +75,14 @@ def test_a_domain_without_the_class_takes_no_part_in_typicality() -> None:
     assert float(found[0]) == pytest.approx(cosine(EMBEDDINGS[0], alone.means[0, 0]), abs=1e-5)
 
 
+def test_a_class_that_its_own_domain_lacks_is_typical_by_the_others() -> None:
+    rows = [r for r in range(ROWS) if IN_DOMAIN[r] != 0]
+    prototypes = prototypes_of(rows)
+    found = typicality(EMBEDDINGS[:1], LABELS[:1], IN_DOMAIN[:1], prototypes)
+    others = [cosine(EMBEDDINGS[0], prototypes.means[k, 0]) for k in (1, 2)]
+    assert float(found[0]) == pytest.approx(sum(others) / 2, abs=1e-5)
+
+
 def test_with_two_domains_the_authors_mean_of_centroids_agrees_at_one_half() -> None:
     """Their code averages the others' centroids, the paper their cosines: one other is both."""
     rows = [r for r in range(ROWS) if IN_DOMAIN[r] < 2]

@@ -122,6 +122,9 @@ def test_a_lesson_is_the_teacher_s_forward_of_each_row_alone(tiny_encoder: Encod
     tokens = pack([TEXTS.ids[row] for row in (4, 1, 2)])
     assert torch.allclose(hidden[1], tiny_encoder.hidden(tokens, model.body.adapter), atol=1e-5)
     assert len(scores[0]) == sum(n * n for n in tokens.lengths)
+    chosen = lesson.select([4, 1, 2])
+    assert torch.equal(chosen.packed([0, 1, 2])[0][1], hidden[1])
+    assert torch.equal(chosen.logits, lesson.logits[[4, 1, 2]])
 
 
 def test_a_domain_that_was_not_there_stands_for_the_mean_of_those_that_were() -> None:
