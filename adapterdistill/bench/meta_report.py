@@ -1,6 +1,7 @@
 """What `adapterdistill bench meta` does, and its report."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,12 +38,18 @@ def meta_command(
     size: str,
     shape: bench.Shape,
     seeds: int,
+    time_limit_s: float | None,
     encoder: str,
     dtype: str,
     device: str,
     max_tokens: int,
 ) -> str:
-    """Measure, write report.json and report.md, and return the latter."""
+    """Measure, write report.json and report.md, and return the latter.
+
+    Args:
+        time_limit_s: no newcomer is begun after this; the report is of those that were run.
+    """
+    started = time.monotonic()
     torch.set_num_threads(1)
     loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
     chosen = bench.SIZES[size]
@@ -54,6 +61,8 @@ def meta_command(
     with phase("newcomers", seeds * len(newcomers)) as done:
         for seed in range(seeds):
             for newcomer in newcomers:
+                if cells and time_limit_s and time.monotonic() - started > time_limit_s:
+                    break
                 cells.append((newcomer.name, run.of(newcomer, seed=seed)))
                 done()
     found = {
@@ -62,6 +71,7 @@ def meta_command(
         "shape": asdict(shape),
         "terms": asdict(bench.TERMS),
         "seeds": seeds,
+        "runs": [len(cells), seeds * len(newcomers)],
         "domains": {
             d.name: {"train": len(d.train), "valid": len(d.valid), "test": len(d.test)}
             for d in domains
@@ -140,7 +150,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [
         "# Meta-KD",
         f"{len(found['figures'][0]['by_domain'])} domains in turn are the newcomer, with a share "
-        f"of its training rows; {found['seeds']} seed(s). Test accuracy in %, the mean over "
+        f"of its training rows; {found['seeds']} seed(s), {found['runs'][0]} of "
+        f"{found['runs'][1]} runs. Test accuracy in %, the mean over "
         "newcomers; gains in points with 95% paired bootstrap intervals over newcomers, then rows.",
         table(
             ("newcomer's rows", "student of", "student", "its teacher", "gain over"),

@@ -202,6 +202,9 @@ def meta(
         SizeName.quick
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Of weights and of the order of batches.")] = 1,
+    time_limit_s: Annotated[
+        float | None, typer.Option("--time-limit-s", min=1, help="Stop starting work after this.")
+    ] = None,
     layers: Annotated[int, typer.Option(help="The students' layers.")] = 2,
     heads: Annotated[
         int, typer.Option(help="Their attention heads a layer; their FFNs shrink alike.")
@@ -225,6 +228,7 @@ def meta(
         size=size.value,
         shape=Shape(layers, heads),
         seeds=seeds,
+        time_limit_s=time_limit_s,
         encoder=encoder,
         dtype=dtype,
         device=device,
