@@ -1,10 +1,10 @@
 """What `adapterdistill bench meta` does, and its report."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ def meta_command(
     Args:
         time_limit_s: no newcomer is begun after this; the report is of those that were run.
     """
-    started = time.monotonic()
+    started = monotonic()
     torch.set_num_threads(1)
     loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
     chosen = bench.SIZES[size]
@@ -61,7 +61,7 @@ def meta_command(
     with phase("newcomers", seeds * len(newcomers)) as done:
         for seed in range(seeds):
             for newcomer in newcomers:
-                if cells and time_limit_s and time.monotonic() - started > time_limit_s:
+                if cells and time_limit_s and monotonic() - started > time_limit_s:
                     break
                 cells.append((newcomer.name, run.of(newcomer, seed=seed)))
                 done()

@@ -9,14 +9,14 @@ import torch
 
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import meta
+from adapterdistill.bench import meta, meta_report
 from adapterdistill.bench.meta import FEDERATED, META, MIXED, NONE, OWN, STUDENTS, MetaSize
 from adapterdistill.bench.meta_domains import first_of_each_class, read_domains
 from adapterdistill.bench.meta_report import figures
 from adapterdistill.errors import ConfigError, DataError
 from tests.task_texts import single_task
 
-TINY = MetaSize(None, (0.0, 0.1, 1.0), 2, 2, 2)
+TINY = MetaSize(None, (0.0, 0.1), 2, 2, 2)
 SECRET = "canary"
 
 
@@ -42,6 +42,11 @@ def data(tmp_path: Path) -> Path:
     return write(tmp_path / "mood.jsonl", rows)
 
 
+@pytest.fixture(autouse=True)
+def few_public_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta, "PUBLIC_TEXTS", 6)
+
+
 def run(data: Path, out: Path, encoder: Path, *options: str) -> int:
     with pytest.raises(SystemExit) as exited:
         cli.main(["bench", "meta", "--data", str(data), "--out", str(out), "--encoder",
@@ -54,7 +59,7 @@ def test_the_command_reports_every_student_and_goes_on_where_it_was(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(meta.SIZES, "quick", TINY)
-    out, options = tmp_path / "out", ("--leave-out", "films", "--heads", "2", "--seeds", "2")
+    out, options = tmp_path / "out", ("--leave-out", "films", "--heads", "2")
     assert run(data, out, tiny_encoder_folder, *options) == 0
     found = json.loads((out / "report.json").read_text())
     assert set(found["domains"]) == {"a", "b", "c"}
@@ -76,6 +81,18 @@ def test_the_command_reports_every_student_and_goes_on_where_it_was(
     monkeypatch.setattr(meta, "train", refuse)
     assert run(data, out, tiny_encoder_folder, *options) == 0
     assert json.loads((out / "report.json").read_text())["figures"] == found["figures"]
+
+
+def test_a_run_out_of_time_reports_the_newcomers_that_it_had(
+    data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(meta.SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
+    clock = iter([0.0, *range(100, 200)])
+    monkeypatch.setattr(meta_report, "monotonic", lambda: next(clock))
+    out, options = tmp_path / "out", ("--heads", "2", "--time-limit-s", "50")
+    assert run(data, out, tiny_encoder_folder, *options) == 0
+    assert json.loads((out / "report.json").read_text())["runs"] == [1, 4]
+    assert "1 of 4 runs" in (out / "report.md").read_text()
 
 
 def test_a_student_larger_than_its_teacher_is_refused_before_any_training(
