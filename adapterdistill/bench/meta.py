@@ -19,14 +19,13 @@ from adapterdistill.bench.meta_domains import Domain, first_of_each_class, join,
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import public_texts
-from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.batches import TrainingRows, choose_in_epochs
 from adapterdistill.distill.composition import Mixture
 from adapterdistill.distill.meta_distillation import MetaDistillation, Terms
 from adapterdistill.distill.meta_federated import PrototypeHead, read_prototypes, share_prototypes
 from adapterdistill.distill.meta_kd import DomainHead, Prototypes, row_weights, typicality
 from adapterdistill.distill.meta_teaching import Lesson, MetaTeaching, Teacher, check_domains
 from adapterdistill.distill.method import Objective
-from adapterdistill.distill.multitask_kd import TaskBatches
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts, TransformerBody
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import SharedPrototypes
@@ -247,13 +246,12 @@ class Newcomers:
         return student
 
     def _fit(self, objective: Objective, texts: TaskTexts, steps: int, seed: int) -> None:
-        batches = TaskBatches([texts])
         schedule = Schedule(
             max_steps=steps, learning_rate=RATE, warmup_steps=max(5, steps // 10),
             batch_size=BATCH_SIZE,
         )  # fmt: skip
-        device = self._encoder.device
-        train(objective, batches.texts, schedule, seed=seed, device=device, choose=batches.choose)
+        rows, device = TrainingRows(texts.ids, texts.labels), self._encoder.device
+        train(objective, rows, schedule, seed=seed, device=device, choose=choose_in_epochs)
         objective.requires_grad_(False)
 
     # Weights
