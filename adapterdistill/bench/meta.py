@@ -15,7 +15,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cache import ResultCache, content_key
-from adapterdistill.bench.meta_domains import Domain, first_of_each_class, join, select
+from adapterdistill.bench.meta_domains import Domain, MetaSize, first_of_each_class, join, select
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import public_texts
@@ -37,30 +37,8 @@ BATCH_SIZE = 32
 RATE = 1e-3
 PUBLIC_TEXTS = 120
 """Of the samples that ship here: what a federated student reads beside its own rows."""
-SHARES = (0.0, 0.01, 0.1, 1.0)
-"""Of the newcomer's rows."""
 TERMS = Terms(hidden=0.3, attention=0.3, transferable=0.15)
 """Of every distillation; chosen for the mixed-domain teacher's students, on `valid` rows."""
-
-
-@dataclass(frozen=True)
-class MetaSize:
-    """How much is run."""
-
-    domains: int | None
-    """How many take their turn as the newcomer; None for all."""
-    shares: tuple[float, ...]
-    teacher_steps: int
-    owner_steps: int
-    """Of a teacher of one domain."""
-    student_steps: int
-
-
-SIZES = {
-    "quick": MetaSize(2, (0.01, 1.0), 70, 30, 60),
-    "standard": MetaSize(None, SHARES, 80, 40, 70),
-    "full": MetaSize(None, SHARES, 210, 60, 140),
-}
 
 
 @dataclass(frozen=True)
@@ -112,8 +90,7 @@ class Newcomers:
         lessons = {}
         for kind in (MIXED, META):
             teacher = self._pooled_teacher(others, theirs, seed, meta=kind == META)
-            of_row = [domain_of for domain_of, d in enumerate(others) for _ in range(len(d.train))]
-            domains = torch.tensor([-1] * len(newcomer.train) + of_row)
+            domains = torch.cat([torch.full((len(newcomer.train),), -1), _places(others)])
             lessons[kind] = teacher, self._lesson(teacher, every.ids, domains)
         for share in self._size.shares:
             chosen = first_of_each_class(newcomer.train, share)
@@ -133,6 +110,7 @@ class Newcomers:
                 student = self._distilled(lesson.select(pooled), texts, weighed, seed)
                 scored.both(kind, share, teacher, student)
             head = PrototypeHead(self._prototypes([d.name for d in others], None))
+            head.to(self._encoder.device)
             federated, texts = self._federated(adapters, head, own)
             lesson = self._lesson(federated, texts.ids, torch.zeros(len(texts)).long())
             # Nobody labelled the public texts: the teacher's own class stands in.
@@ -154,7 +132,7 @@ class Newcomers:
                 "benchmark": "meta", "what": what, "name": name, "seed": seed, "rows": rows,
                 "encoder": encoder.ref.weights_sha256, "dtype": str(encoder.dtype),
                 "size": asdict(self._size), "shape": asdict(self._shape), "terms": asdict(TERMS),
-                "rate": RATE,
+                "rate": RATE, "public": len(self._public),
             }
         )  # fmt: skip
 
@@ -180,8 +158,7 @@ class Newcomers:
         head = None
         objective = MetaTeaching(model, texts.labels)
         if meta:
-            sizes = torch.tensor([len(domain.train) for domain in others])
-            domains = torch.arange(len(others)).repeat_interleave(sizes)
+            domains = _places(others)
             names = [domain.name for domain in others]
             check_domains(domains, names)
             prototypes = self._prototypes(names, None)
@@ -201,7 +178,7 @@ class Newcomers:
             adapter, model = self._adapter_model(domain.train, seed)
             names = [one.name for one in self._domains]
             prototypes = self._prototypes(names, None)
-            model.heads[0] = PrototypeHead(prototypes)
+            model.heads[0] = PrototypeHead(prototypes).to(self._encoder.device)
             place = torch.full((len(domain.train),), names.index(domain.name))
             typical = self._typical(domain.train, place, prototypes)
             objective = MetaTeaching(model, domain.train.labels, typical=typical)
@@ -275,6 +252,12 @@ class Newcomers:
         width = self._encoder.hidden_size
         found = [self._embedded[ids] for ids in texts.ids]
         return torch.stack(found) if found else torch.empty(0, width)
+
+
+def _places(domains: Sequence[Domain]) -> Tensor:
+    """[rows] int64: which of the domains each of their training rows, end to end, is of."""
+    sizes = torch.tensor([len(domain.train) for domain in domains])
+    return torch.arange(len(domains)).repeat_interleave(sizes)
 
 
 class _Scores:

@@ -14,7 +14,7 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.bench import meta as bench
 from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.environment import environment
-from adapterdistill.bench.meta_domains import read_domains
+from adapterdistill.bench.meta_domains import SIZES, read_domains
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.report import table
 from adapterdistill.bench.tenants import spread
@@ -52,7 +52,7 @@ def meta_command(
     started = monotonic()
     torch.set_num_threads(1)
     loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    chosen = bench.SIZES[size]
+    chosen = SIZES[size]
     classes, domains = read_domains(data, loaded, leave_out)
     run = bench.Newcomers(loaded, domains, classes, chosen, shape, ResultCache(cache))
     names = spread([domain.name for domain in domains], chosen.domains)

@@ -10,8 +10,13 @@ import torch
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench import meta, meta_report
-from adapterdistill.bench.meta import FEDERATED, META, MIXED, NONE, OWN, STUDENTS, MetaSize
-from adapterdistill.bench.meta_domains import first_of_each_class, read_domains
+from adapterdistill.bench.meta import FEDERATED, META, MIXED, NONE, OWN, STUDENTS
+from adapterdistill.bench.meta_domains import (
+    SIZES,
+    MetaSize,
+    first_of_each_class,
+    read_domains,
+)
 from adapterdistill.bench.meta_report import figures
 from adapterdistill.errors import ConfigError, DataError
 from tests.task_texts import single_task
@@ -58,7 +63,7 @@ def run(data: Path, out: Path, encoder: Path, *options: str) -> int:
 def test_the_command_reports_every_student_and_goes_on_where_it_was(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(meta.SIZES, "quick", TINY)
+    monkeypatch.setitem(SIZES, "quick", TINY)
     out, options = tmp_path / "out", ("--leave-out", "films", "--heads", "2")
     assert run(data, out, tiny_encoder_folder, *options) == 0
     found = json.loads((out / "report.json").read_text())
@@ -86,7 +91,7 @@ def test_the_command_reports_every_student_and_goes_on_where_it_was(
 def test_a_run_out_of_time_reports_the_newcomers_that_it_had(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(meta.SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
+    monkeypatch.setitem(SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
     clock = iter([0.0, *range(100, 200)])
     monkeypatch.setattr(meta_report, "monotonic", lambda: next(clock))
     out, options = tmp_path / "out", ("--heads", "2", "--time-limit-s", "50")
