@@ -57,7 +57,7 @@ def meta_command(
     run = bench.Newcomers(loaded, domains, classes, chosen, shape, ResultCache(cache))
     names = spread([domain.name for domain in domains], chosen.domains)
     newcomers = [domain for domain in domains if domain.name in names]
-    cells = []
+    cells: list[tuple[str, dict[str, Any]]] = []
     with phase("newcomers", seeds * len(newcomers)) as done:
         for seed in range(seeds):
             for newcomer in newcomers:
