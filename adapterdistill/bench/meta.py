@@ -71,6 +71,10 @@ class Newcomers:
         self._embedded = dict(zip(texts, encoder.embed_ids(texts).cpu(), strict=True))
         self._published = {d.name: self._publish(d.train) for d in domains}
 
+    def has(self, newcomer: Domain, *, seed: int) -> bool:
+        """Whether its results are there already."""
+        return self._key("newcomer", newcomer.name, seed) in self._cache
+
     def of(self, newcomer: Domain, *, seed: int) -> dict[str, Any]:
         """Hits on valid and test rows of every student and teacher, by the share of own rows."""
         key = self._key("newcomer", newcomer.name, seed)

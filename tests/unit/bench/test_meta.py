@@ -92,12 +92,16 @@ def test_a_run_out_of_time_reports_the_newcomers_that_it_had(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
-    clock = iter([0.0, *range(100, 200)])
+    clock = iter([0.0, *range(100, 200)])  # the first newcomer is begun already late
     monkeypatch.setattr(meta_report, "monotonic", lambda: next(clock))
     out, options = tmp_path / "out", ("--heads", "2", "--time-limit-s", "50")
     assert run(data, out, tiny_encoder_folder, *options) == 0
     assert json.loads((out / "report.json").read_text())["runs"] == [1, 4]
     assert "1 of 4 runs" in (out / "report.md").read_text()
+    assert run(data, out, tiny_encoder_folder, "--heads", "2") == 0  # goes on
+    clock = iter([0.0, *range(100, 200)])
+    assert run(data, out, tiny_encoder_folder, *options) == 0
+    assert json.loads((out / "report.json").read_text())["runs"] == [4, 4]
 
 
 def test_a_student_larger_than_its_teacher_is_refused_before_any_training(
