@@ -68,11 +68,11 @@ class DataOwner:
 
         Raises:
             DataError: the tenant's data break the format.
-            ConfigError: the encoder cannot have the form that the method makes.
+            ConfigError: the encoder, or the tasks, cannot have the form that the method makes.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
-        require_possible_form(self._config, lambda: self._encoder)
+        require_possible_form(self._config, lambda: self._encoder, self._dataset.tasks)
         self._state = RunState.open(self._config, data_sha256)
         counts = self._dataset.counts()
 
@@ -197,9 +197,8 @@ class DataOwner:
         self._done(Published)
 
         def work() -> Lightened:
-            made = self._config.form
+            made, kind = self._config.form, self._config.form_kind
             if made is None or self._done(Evaluated).held_out is None:
-                kind = None if made is None else made.kind
                 return Lightened(trained=False, **decide_form(None, kind).model_dump())
             told = make_form(
                 self._config,
@@ -212,7 +211,7 @@ class DataOwner:
             adapter = self._judge(self._chosen)
             form = self._judge(_FORM, self._form_in)
             found = compare_form(adapter.held, form.held)
-            verdict = decide_form(found, made.kind, most_lost=made.most_lost)
+            verdict = decide_form(found, kind, most_lost=made.most_lost)
             return Lightened(
                 **told,
                 **verdict.model_dump(),

@@ -14,6 +14,7 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
+from adapterdistill.distill.meta_tasks import domains_of
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
@@ -91,6 +92,7 @@ def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> Fo
             bottleneck_size=config.training.bottleneck_size, speed=form.speed, to_all=form.to_all
         )
     return LightSettings(
+        kind="meta_kd" if config.form_kind == "meta_kd" else "multitask_kd",
         body=form.body,
         layers=form.layers,
         heads=form.heads,
@@ -99,13 +101,23 @@ def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> Fo
     )
 
 
-def require_possible_form(config: OnboardConfig, encoder: Callable[[], Encoder]) -> None:
-    """Raises ConfigError, before anything is trained, if the encoder cannot have the form."""
+def require_possible_form(
+    config: OnboardConfig, encoder: Callable[[], Encoder], tasks: Callable[[], Sequence[Task]]
+) -> None:
+    """Raises ConfigError, before anything is trained, if the form cannot be.
+
+    The encoder may be too small for it, or the tenant's tasks without the domains that it needs.
+    """
     form = form_settings(config)
     if form is None:
         return
     try:
         form.new(encoder(), seed=0)
+        if form.kind == "meta_kd" and not any(list(map(domains_of, tasks()))):
+            raise ConfigError(
+                "no task in the tenant's folder tasks names domains: give the rows of one the "
+                'field domain, or set training.method = "multitask_kd"'
+            )
     except ConfigError as error:
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
@@ -131,7 +143,11 @@ def make_form(
     assert made is not None
     splits = []
     if isinstance(made, LightConfig):
-        splits = [tokenise_task(task, encoder) for task in tasks]
+        over_domains = config.form_kind == "meta_kd"
+        splits = [
+            tokenise_task(task, encoder, domains_of(task) if over_domains else None)
+            for task in tasks
+        ]
         write_tasks(rows.with_name("tasks.safetensors"), splits)
     schedule = _schedule(config, made.steps, made.learning_rate)
     spec = StageSpec(

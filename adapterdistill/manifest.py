@@ -94,7 +94,7 @@ class EncoderRef(Record):
         )
 
 
-FormKind = Literal["conditional", "multitask_kd"]
+FormKind = Literal["conditional", "multitask_kd", "meta_kd"]
 """Cheaper forms of an adapter that a tenant may be served by, named like the methods of a run."""
 
 

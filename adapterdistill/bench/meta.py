@@ -21,7 +21,7 @@ from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import public_texts
 from adapterdistill.distill.batches import TrainingRows, choose_in_epochs
 from adapterdistill.distill.composition import Mixture
-from adapterdistill.distill.meta_distillation import MetaDistillation, Terms
+from adapterdistill.distill.meta_distillation import TERMS, MetaDistillation
 from adapterdistill.distill.meta_federated import PrototypeHead, read_prototypes, share_prototypes
 from adapterdistill.distill.meta_kd import DomainHead, Prototypes, row_weights, typicality
 from adapterdistill.distill.meta_teaching import Lesson, MetaTeaching, Teacher, check_domains
@@ -37,8 +37,6 @@ BATCH_SIZE = 32
 RATE = 1e-3
 PUBLIC_TEXTS = 120
 """Of the samples that ship here: what a federated student reads beside its own rows."""
-TERMS = Terms(hidden=0.3, attention=0.3, transferable=0.15)
-"""Of every distillation; chosen for the mixed-domain teacher's students, on `valid` rows."""
 
 
 @dataclass(frozen=True)

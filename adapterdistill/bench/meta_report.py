@@ -18,6 +18,7 @@ from adapterdistill.bench.meta_domains import SIZES, read_domains
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.report import table
 from adapterdistill.bench.tenants import spread
+from adapterdistill.distill.meta_distillation import TERMS
 from adapterdistill.evaluation.metrics import paired_bootstrap
 
 REFERENCES = {
@@ -70,7 +71,7 @@ def meta_command(
         "benchmark": "meta",
         "size": {"name": size, **asdict(chosen)},
         "shape": asdict(shape),
-        "terms": asdict(bench.TERMS),
+        "terms": asdict(TERMS),
         "seeds": seeds,
         "runs": [len(cells), seeds * len(newcomers)],
         "domains": {

@@ -37,6 +37,11 @@ class Terms:
     """Share of the labels' cross-entropy in the soft labels' place, 0 to 1."""
 
 
+TERMS = Terms(hidden=0.3, attention=0.3, transferable=0.15)
+"""Of every distillation that is run; chosen for the benchmark's mixed-domain teacher's students, on
+`valid` rows."""
+
+
 class MetaDistillation(Objective):
     """The teacher's states, transferable feature and soft labels, each row by its own weight.
 
@@ -52,11 +57,13 @@ class MetaDistillation(Objective):
         weights: Float[Tensor, " rows"],
         *,
         terms: Terms = Terms(),
+        task: int = 0,
         seed: int,
     ) -> None:
         """
         Args:
             weights: lambda of each row.
+            task: the place of its head among the model's.
 
         Raises:
             ConfigError: the student is no Transformer, is wider than its teacher's embeddings, or
@@ -97,7 +104,7 @@ class MetaDistillation(Objective):
             # Of its one domain: the embedding of the domain is in the bias of the linear layer.
             self.feature = DomainHead(body.width, 1, seed=seed).to(device)
         self._lesson, self._labels, self._weights = lesson, labels, weights.cpu()
-        self._terms = terms
+        self._terms, self._task = terms, task
         self._layers = range(1, layers + 1)
 
     def deployed(self) -> Any:
@@ -114,7 +121,7 @@ class MetaDistillation(Objective):
         rows, tokens, terms = list(batch.rows), batch.tokens, self._terms
         seen = Observed(None, self._layers)
         pooled = mean_pool(self._body.encoder.cast().hidden(tokens, seen), tokens)
-        logits, device = self.model.heads[0](pooled), pooled.device
+        logits, device = self.model.heads[self._task](pooled), pooled.device
         hidden_wanted, scores_wanted = self._lesson.packed(rows)
         hidden = torch.stack(
             [

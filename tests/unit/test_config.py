@@ -21,6 +21,7 @@ address = "127.0.0.1:5000"
 
 CONDITIONAL = '[training]\nmethod = "conditional"\n'
 LIGHT = '[training]\nmethod = "multitask_kd"\n'
+META = '[training]\nmethod = "meta_kd"\n'
 
 
 def load(folder: Path, text: str | bytes) -> OnboardConfig:
@@ -73,6 +74,8 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
         (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
         (GOOD + f"{LIGHT}num_workers = 2\n", "one worker: set training.num_workers to 0 or 1"),
+        (GOOD + f"{META}num_workers = 2\n", "method meta_kd trains in one worker"),
+        (GOOD + f'{META}[light]\nbody = "bilstm"\n', 'set light.body = "transformer", or training'),
         ("tenant = ", "not TOML"),
         (b'tenant = "\xff"', "not TOML"),
         ("", "tenant: Field required; .*registry: Field required"),
@@ -127,6 +130,7 @@ def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: 
     for method, section, form in (
         (CONDITIONAL, "conditional", ConditionalConfig()),
         (LIGHT, "light", LightConfig()),
+        (META, "light", LightConfig()),
     ):
         config = load(tmp_path, GOOD + method)
         assert config.form == form
