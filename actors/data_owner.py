@@ -16,6 +16,7 @@ import torch
 
 from actors.bundling import is_live, make_live
 from actors.files import write_atomically
+from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, publish_once
 from actors.records import (
     Bundled,
@@ -108,6 +109,7 @@ class DataOwner:
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)
+            keep_prototypes(self._folder, found.prototypes)
             return Fetched(
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
@@ -175,6 +177,7 @@ class DataOwner:
                 choice=self._done(Decided).choice,
                 held_out=self._done(Evaluated).held_out,
                 teachers=self._done(Fetched).teachers,
+                prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
             with self._registry() as registry:
                 manifest = publish_once(registry, manifest, payload)
@@ -207,6 +210,7 @@ class DataOwner:
                 adapter=self._folder / self._chosen,
                 form=self._folder / _FORM,
                 tasks=self._dataset.tasks(),
+                prototypes=kept_prototypes(self._folder) if self._config.sharing else (),
             )
             adapter = self._judge(self._chosen)
             form = self._judge(_FORM, self._form_in)

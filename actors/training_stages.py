@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_atomically
+from actors.prototypes import require_shareable
 from actors.records import Distilled, Extracted
 from actors.train_loop import Outcome, train_stage
 from adapterdistill.adapters import BottleneckAdapter
@@ -19,7 +20,7 @@ from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
-from adapterdistill.manifest import sha256_hex
+from adapterdistill.manifest import SharedPrototypes, sha256_hex
 
 
 def leave_untrained(config: OnboardConfig, encoder: Encoder, adapter: Path) -> Extracted:
@@ -118,6 +119,7 @@ def require_possible_form(
                 "no task in the tenant's folder tasks names domains: give the rows of one the "
                 'field domain, or set training.method = "multitask_kd"'
             )
+        require_shareable(config, encoder(), tasks())
     except ConfigError as error:
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
@@ -130,11 +132,13 @@ def make_form(
     adapter: Path,
     form: Path,
     tasks: Sequence[Task],
+    prototypes: Sequence[SharedPrototypes] = (),
 ) -> dict[str, Any]:
     """Train the run's form towards the frozen `adapter`; `form` and the folds' are written.
 
     Args:
         tasks: what a light student learns besides retrieval; no other form does.
+        prototypes: what the teachers share of their domains.
 
     Returns:
         The fields of `Trained`, and `tasks`.
@@ -145,7 +149,7 @@ def make_form(
     if isinstance(made, LightConfig):
         over_domains = config.form_kind == "meta_kd"
         splits = [
-            tokenise_task(task, encoder, domains_of(task) if over_domains else None)
+            tokenise_task(task, encoder, domains_of(task, prototypes) if over_domains else None)
             for task in tasks
         ]
         write_tasks(rows.with_name("tasks.safetensors"), splits)

@@ -145,6 +145,24 @@ class LightConfig(FormConfig):
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
 
 
+class MetaConfig(Section):
+    """Method `meta_kd` among tenants: what they may know of each other's domains."""
+
+    share_prototypes: bool = False
+    """Publish the mean embedding of each class in each domain of the task that names domains, and
+    weigh its rows by those of the teachers that publish theirs, of the same classes."""
+    noise: float = Field(default=0.0, ge=0, le=1000)
+    """Standard deviation of what is added to each mean, over what one row can move it by."""
+
+    @model_validator(mode="after")
+    def _noise_of_something(self) -> "MetaConfig":
+        if self.noise and not self.share_prototypes:
+            raise ValueError(
+                "noise is of prototypes that are shared: set share_prototypes = true, or remove it"
+            )
+        return self
+
+
 class TeacherConfig(Section):
     """Which adapters of other tenants may teach."""
 
@@ -184,6 +202,7 @@ class OnboardConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     conditional: ConditionalConfig | None = None
     light: LightConfig | None = None
+    meta: MetaConfig | None = None
 
     @model_validator(mode="after")
     def _sections_of_the_method(self) -> "OnboardConfig":
@@ -233,15 +252,26 @@ class OnboardConfig(Section):
         method = self.training.method
         return None if method == "adapter_distillation" else method
 
+    @property
+    def sharing(self) -> MetaConfig | None:
+        """How prototypes are shared; None: they are not."""
+        return self.meta if self.meta is not None and self.meta.share_prototypes else None
+
     def digest(self) -> str:
         """sha256 of what decides the result: everything but addresses and places."""
         keep = self.model_dump(mode="json", include={"encoder", "training", "teachers", "adapter"})
         if self.form is not None:
             keep["form"] = self.form.model_dump(mode="json")
+        if self.sharing is not None:
+            keep["meta"] = self.sharing.model_dump(mode="json")
         return sha256_hex(canonical_json(keep))
 
 
-_METHODS_OF = {"conditional": ("conditional",), "light": ("multitask_kd", "meta_kd")}
+_METHODS_OF = {
+    "conditional": ("conditional",),
+    "light": ("multitask_kd", "meta_kd"),
+    "meta": ("meta_kd",),
+}
 """Section of a form's settings to the methods that it is for."""
 
 

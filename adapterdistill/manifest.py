@@ -160,17 +160,19 @@ MAX_PROTOTYPE_BYTES = 24 * 1024
 
 
 class SharedPrototypes(Record):
-    """The mean embedding of each class of the owner's rows: what other owners weigh theirs by.
+    """The mean embedding of each class of the owner's rows, domain by domain where these are of
+    several: what other owners weigh their own rows by.
 
     On the public frozen encoder, which is not adapted; each row's embedding is of length 1 at most.
     """
 
     classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...]
+    domains: int = Field(default=1, ge=1, exclude_if=lambda value: value == 1)
     counts: tuple[Annotated[int, Field(ge=0)], ...]
-    """Rows of each class. A class without rows has a mean of zeros."""
+    """Rows of each domain's classes. A class without rows has a mean of zeros."""
     width: int = Field(gt=0)
     means: str
-    """Base64 of little-endian float16, [classes, width]."""
+    """Base64 of little-endian float16, [domains, classes, width]."""
     noise: float = Field(ge=0)
     """Standard deviation of what was added to each mean, over what one row can move it by."""
 
@@ -178,11 +180,14 @@ class SharedPrototypes(Record):
     def _sound(self) -> "SharedPrototypes":
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must be two or more, each once")
-        if len(self.counts) != len(self.classes):
-            raise ValueError("counts must be as many as classes")
+        number = self.domains * len(self.classes)
+        if len(self.counts) != number:
+            raise ValueError("counts must be as many as domains x classes")
         values = self.to_bytes()
-        if len(values) > MAX_PROTOTYPE_BYTES or len(values) != 2 * len(self.classes) * self.width:
-            raise ValueError(f"means must be classes x width values, {MAX_PROTOTYPE_BYTES} bytes")
+        if len(values) > MAX_PROTOTYPE_BYTES or len(values) != 2 * number * self.width:
+            raise ValueError(
+                f"means must be domains x classes x width values, {MAX_PROTOTYPE_BYTES} bytes"
+            )
         if base64.b64encode(values).decode() != self.means:
             raise ValueError("means must be base64 in its one spelling")
         if not all(math.isfinite(value) for (value,) in struct.iter_unpack("<e", values)):

@@ -29,6 +29,7 @@ def share_prototypes(
     labels: Int[Tensor, " rows"],
     classes: Sequence[str],
     *,
+    domains: Int[Tensor, " rows"] | None = None,
     noise: float = 0.0,
     seed: int = 0,
 ) -> SharedPrototypes:
@@ -36,17 +37,20 @@ def share_prototypes(
 
     Args:
         embeddings: of the frozen encoder; longer ones are cut to length 1.
+        domains: of each row; None: the owner is one domain.
         noise: see `Prototypes.noised`. Keep `seed` to yourself: whoever knows it takes it out.
     """
     clipped = embeddings / embeddings.norm(dim=-1, keepdim=True).clamp(min=1.0)
-    here = torch.zeros_like(labels)
-    own = Prototypes.of(clipped, labels, here, num_classes=len(classes), num_domains=1)
+    of_row = torch.zeros_like(labels) if domains is None else domains
+    number = 1 if domains is None else int(domains.max()) + 1
+    own = Prototypes.of(clipped, labels, of_row, num_classes=len(classes), num_domains=number)
     if noise:
         own = own.noised(noise, seed=seed)
-    values = own.means[0].cpu().numpy().astype("<f2").tobytes()
+    values = own.means.cpu().numpy().astype("<f2").tobytes()
     return SharedPrototypes(
         classes=tuple(classes),
-        counts=tuple(own.counts[0].tolist()),
+        domains=number,
+        counts=tuple(own.counts.flatten().tolist()),
         width=embeddings.shape[1],
         means=base64.b64encode(values).decode(),
         noise=noise,
@@ -56,7 +60,7 @@ def share_prototypes(
 def read_prototypes(
     shared: Sequence[SharedPrototypes], classes: Sequence[str], *, width: int
 ) -> Prototypes:
-    """All owners' prototypes, a domain each.
+    """All owners' prototypes, one domain or more each.
 
     Raises:
         ConfigError: there are fewer than two owners, one's classes or width are others, or a class
@@ -74,14 +78,20 @@ def read_prototypes(
                 f"prototypes {place} are of {len(one.classes)} classes and width {one.width}, not "
                 f"of these {len(classes)} classes and width {width}: leave their owner out"
             )
-        values = np.frombuffer(one.to_bytes(), dtype="<f2").astype(np.float32)
-        means = torch.from_numpy(values).view(1, len(classes), width)
-        parts.append(Prototypes(means, torch.tensor([one.counts])))
+        parts.append(prototypes_in(one))
     joined = Prototypes.joined(parts)
     for name, count in zip(classes, joined.counts.sum(0).tolist(), strict=True):
         if not count:
             raise ConfigError(f"no domain has rows of class {name!r}: leave it out")
     return joined
+
+
+def prototypes_in(shared: SharedPrototypes) -> Prototypes:
+    """One owner's."""
+    values = np.frombuffer(shared.to_bytes(), dtype="<f2").astype(np.float32)
+    shape = (shared.domains, len(shared.classes))
+    means = torch.from_numpy(values).view(*shape, shared.width)
+    return Prototypes(means, torch.tensor(shared.counts).view(shape))
 
 
 class PrototypeHead(nn.Module):

@@ -15,11 +15,13 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.meta_distillation import TERMS, MetaDistillation
+from adapterdistill.distill.meta_federated import prototypes_in
 from adapterdistill.distill.meta_kd import DomainHead, Prototypes, row_weights, typicality
 from adapterdistill.distill.meta_teaching import Lesson, MetaTeaching, Teacher, check_domains
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
 from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import SharedPrototypes
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,15 @@ class Domains:
 
     number: int
     of_row: Int[Tensor, " rows"]
+    others: tuple[SharedPrototypes, ...] = ()
+    """What other tenants share of theirs, of the same classes."""
 
 
-def domains_of(task: Task) -> Domains | None:
+def domains_of(task: Task, others: Sequence[SharedPrototypes] = ()) -> Domains | None:
     """The task's domains in alphabetical order; None where no training row names one.
+
+    Args:
+        others: what other tenants share; that of the task's classes is kept.
 
     Raises:
         ConfigError: there is one domain only, one has no training row, a training row names none,
@@ -58,7 +65,8 @@ def domains_of(task: Task) -> Domains | None:
         check_domains(of_row, told)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return Domains(len(names), of_row)
+    same = tuple(one for one in others if one.classes == task.classes)
+    return Domains(len(names), of_row, same)
 
 
 class TaskOverDomains:
@@ -67,13 +75,14 @@ class TaskOverDomains:
     def __init__(self, texts: TaskTexts, domains: Domains, encoder: Encoder) -> None:
         self._texts, self._domains, self._encoder = texts, domains, encoder
         embeddings = encoder.embed_ids(texts.ids).cpu()
-        prototypes = Prototypes.of(
+        own = Prototypes.of(
             embeddings,
             texts.labels,
             domains.of_row,
             num_classes=texts.num_outputs,
             num_domains=domains.number,
         )
+        prototypes = Prototypes.joined([own, *map(prototypes_in, domains.others)])
         self._typical = typicality(embeddings, texts.labels, domains.of_row, prototypes)
 
     def teaching(self, model: MultitaskModel, *, seed: int) -> MetaTeaching:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,7 +21,7 @@ from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
 from adapterdistill.distill.training import Schedule, train
-from adapterdistill.manifest import Metric, canonical_json
+from adapterdistill.manifest import Metric, SharedPrototypes, canonical_json
 
 _SPLITS = ("train", "valid", "test")
 _METADATA = "tasks"
@@ -69,11 +70,15 @@ def write_tasks(path: Path, tasks: Sequence[TaskSplits]) -> None:
             tensors[f"{prefix}.labels"] = texts.labels
         if task.domains is not None:
             tensors[f"{place}.domains"] = task.domains.of_row
-    told = [
-        [task.name, task.classes, task.train.pairs, task.domains and task.domains.number]
-        for task in tasks
-    ]
+    told = [[task.name, task.classes, task.train.pairs, _told_of(task.domains)] for task in tasks]
     path.write_bytes(safetensors.torch.save(tensors, {_METADATA: canonical_json(told).decode()}))
+
+
+def _told_of(domains: Domains | None) -> list[Any] | None:
+    """Their number, and what others share of theirs."""
+    if domains is None:
+        return None
+    return [domains.number, *(one.model_dump(mode="json") for one in domains.others)]
 
 
 def read_tasks(path: Path) -> list[TaskSplits]:
@@ -87,9 +92,13 @@ def read_tasks(path: Path) -> list[TaskSplits]:
 
     found = []
     told = json.loads(metadata_of(payload, _METADATA) or "[]")
-    for place, (name, classes, pairs, number) in enumerate(told):
+    for place, (name, classes, pairs, told_of) in enumerate(told):
         train, valid, test = (texts(f"{place}.{split}", pairs, len(classes)) for split in _SPLITS)
-        domains = None if number is None else Domains(number, tensors[f"{place}.domains"])
+        domains = None
+        if told_of is not None:
+            number, *others = told_of
+            shared = tuple(map(SharedPrototypes.model_validate, others))
+            domains = Domains(number, tensors[f"{place}.domains"], shared)
         found.append(TaskSplits(name, tuple(classes), train, valid, test, domains))
     return found
 

@@ -79,6 +79,8 @@ def test_records_that_do_not_fit_are_refused_with_what_to_change() -> None:
         {"classes": ("neg", "")},
         {"counts": (3,)},
         {"counts": (3, -1)},
+        {"domains": 2},
+        {"domains": 0},
         {"width": 7},
         {"means": "A" * 43},
         {"means": "not base64!"},
@@ -98,7 +100,7 @@ def test_a_record_is_bounded() -> None:
     width = MAX_PROTOTYPE_BYTES // 4
     rows = torch.zeros(2, width)
     share_prototypes(rows, LABELS[:2], CLASSES)
-    with pytest.raises(ValidationError, match="means must be classes x width"):
+    with pytest.raises(ValidationError, match="means must be domains x classes x width"):
         share_prototypes(torch.zeros(2, width + 1), LABELS[:2], CLASSES)
 
 

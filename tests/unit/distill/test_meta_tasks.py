@@ -13,6 +13,7 @@ from adapterdistill.data.tasks import Task, TaskRow
 from adapterdistill.distill.batches import make_batch
 from adapterdistill.distill.forms import ServedForm, TaskHead, pack_form, unpack_form
 from adapterdistill.distill.meta_distillation import TERMS, MetaDistillation
+from adapterdistill.distill.meta_federated import prototypes_in, share_prototypes
 from adapterdistill.distill.meta_tasks import (
     Domains,
     MetaTasksDistillation,
@@ -81,15 +82,28 @@ def test_domains_that_cannot_be_are_refused_and_not_quoted(task: Task, said: str
 
 
 def test_domains_survive_their_file(tmp_path: Path) -> None:
-    write_tasks(tmp_path / "tasks", TASKS)
+    others = share_prototypes(torch.eye(4)[:2], torch.tensor([0, 1]), OVER_DOMAINS.classes)
+    with_others = replace(OVER_DOMAINS, domains=replace(DOMAINS, others=(others, others)))
+    write_tasks(tmp_path / "tasks", [PAIRS, with_others])
     pairs, found = read_tasks(tmp_path / "tasks")
     assert pairs.domains is None and found.domains is not None
-    assert found.domains.number == 3 and torch.equal(found.domains.of_row, DOMAINS.of_row)
+    assert found.domains.number == 3 and found.domains.others == (others, others)
+    assert torch.equal(found.domains.of_row, DOMAINS.of_row)
 
 
-def test_a_row_s_weight_is_its_typicality_by_the_teacher_s_certainty(tiny_encoder: Encoder) -> None:
-    texts = OVER_DOMAINS.train
-    over_domains = TaskOverDomains(texts, DOMAINS, tiny_encoder)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_row_s_weight_is_its_typicality_by_the_teacher_s_certainty(
+    tiny_encoder: Encoder, shared: bool
+) -> None:
+    texts, elsewhere = OVER_DOMAINS.train, single_task(24, seed=9)
+    others = share_prototypes(
+        tiny_encoder.embed_ids(elsewhere.ids),
+        elsewhere.labels,
+        OVER_DOMAINS.classes,
+        domains=torch.arange(24) // 2 % 2,
+    )
+    domains_with = replace(DOMAINS, others=(others,) if shared else ())
+    over_domains = TaskOverDomains(texts, domains_with, tiny_encoder)
     model = new_teacher(OVER_DOMAINS, tiny_encoder, bottleneck_size=4, seed=1)
     teaching = over_domains.teaching(model, seed=1).requires_grad_(False)
     found = over_domains.lesson(teaching, student_layers=1)
@@ -102,9 +116,11 @@ def test_a_row_s_weight_is_its_typicality_by_the_teacher_s_certainty(tiny_encode
         means = [
             embedded[(labels == labels[row]) & (domains == domain)].mean(0) for domain in range(3)
         ]
+        if shared:
+            means += list(prototypes_in(others).means[:, labels[row]].double())
         cosines = [float(F.cosine_similarity(embedded[row], mean, dim=0)) for mean in means]
         own = cosines.pop(int(domains[row]))
-        typical = 0.5 * own + 0.5 * sum(cosines) / 2
+        typical = 0.5 * own + 0.5 * sum(cosines) / (4 if shared else 2)
         p = float(sure[row, labels[row]])
         expected = (1 + typical) / (math.exp((1 - p) ** 2) + 1)
         assert float(found.weights[row]) == pytest.approx(expected, abs=1e-5)
