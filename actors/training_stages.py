@@ -114,12 +114,15 @@ def require_possible_form(
         return
     try:
         form.new(encoder(), seed=0)
-        if form.kind == "meta_kd" and not any(list(map(domains_of, tasks()))):
-            raise ConfigError(
-                "no task in the tenant's folder tasks names domains: give the rows of one the "
-                'field domain, or set training.method = "multitask_kd"'
-            )
-        require_shareable(config, encoder(), tasks())
+        if form.kind == "meta_kd":
+            found = tasks()
+            over_domains = [domains_of(task) for task in found]  # each is checked
+            if not any(over_domains):
+                raise ConfigError(
+                    "no task in the tenant's folder tasks names domains: give the rows of one the "
+                    'field domain, or set training.method = "multitask_kd"'
+                )
+            require_shareable(config, encoder(), found)
     except ConfigError as error:
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
