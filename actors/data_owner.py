@@ -16,6 +16,7 @@ import torch
 
 from actors.bundling import is_live, make_live
 from actors.files import write_atomically
+from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, publish_once
 from actors.records import (
     Bundled,
@@ -68,11 +69,11 @@ class DataOwner:
 
         Raises:
             DataError: the tenant's data break the format.
-            ConfigError: the encoder cannot have the form that the method makes.
+            ConfigError: the encoder, or the tasks, cannot have the form that the method makes.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
-        require_possible_form(self._config, lambda: self._encoder)
+        require_possible_form(self._config, lambda: self._encoder, self._dataset.tasks)
         self._state = RunState.open(self._config, data_sha256)
         counts = self._dataset.counts()
 
@@ -108,6 +109,7 @@ class DataOwner:
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)
+            keep_prototypes(self._folder, found.prototypes)
             return Fetched(
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
@@ -175,6 +177,7 @@ class DataOwner:
                 choice=self._done(Decided).choice,
                 held_out=self._done(Evaluated).held_out,
                 teachers=self._done(Fetched).teachers,
+                prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
             with self._registry() as registry:
                 manifest = publish_once(registry, manifest, payload)
@@ -197,9 +200,8 @@ class DataOwner:
         self._done(Published)
 
         def work() -> Lightened:
-            made = self._config.form
+            made, kind = self._config.form, self._config.form_kind
             if made is None or self._done(Evaluated).held_out is None:
-                kind = None if made is None else made.kind
                 return Lightened(trained=False, **decide_form(None, kind).model_dump())
             told = make_form(
                 self._config,
@@ -208,11 +210,12 @@ class DataOwner:
                 adapter=self._folder / self._chosen,
                 form=self._folder / _FORM,
                 tasks=self._dataset.tasks(),
+                prototypes=kept_prototypes(self._folder) if self._config.sharing else (),
             )
             adapter = self._judge(self._chosen)
             form = self._judge(_FORM, self._form_in)
             found = compare_form(adapter.held, form.held)
-            verdict = decide_form(found, made.kind, most_lost=made.most_lost)
+            verdict = decide_form(found, kind, most_lost=made.most_lost)
             return Lightened(
                 **told,
                 **verdict.model_dump(),

@@ -5,13 +5,17 @@ from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapt
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.report import Choice, Comparison
-from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
+from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef, sha256_hex
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.selection import Probes
 
 PRIVACY = (
     "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
     "privacy: the weights may reveal something of the rows."
+)
+PROTOTYPES_SHARED = (
+    " Prototypes are shared: the mean embedding of each class in each domain of one task's "
+    "training rows, with their numbers and the classes' names; the mean of few rows reveals these. "
 )
 
 
@@ -23,12 +27,14 @@ def build_manifest(
     choice: Choice,
     held_out: Comparison | None,
     teachers: tuple[str, ...],
+    prototypes: SharedPrototypes | None = None,
 ) -> Manifest:
     """The manifest of the chosen adapter, with its metrics on held-out rows.
 
     Args:
         payload: the adapter as it is published.
         teachers: version names of those that taught the student; an own adapter has none.
+        prototypes: of the tenant's task, where it shares them.
     """
     adapter = unpack_adapter(payload)
     metrics = {} if held_out is None else getattr(held_out, choice)
@@ -46,9 +52,22 @@ def build_manifest(
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
         teachers=() if choice == "own" else teachers,
-        privacy=PRIVACY,
+        privacy=PRIVACY + _told_of(prototypes),
         golden=golden_vectors(encoder, adapter),
         signature=Probes(encoder).signature(adapter),
+        prototypes=prototypes,
+    )
+
+
+def _told_of(prototypes: SharedPrototypes | None) -> str:
+    """What a privacy statement says of shared prototypes."""
+    if prototypes is None:
+        return ""
+    if not prototypes.noise:
+        return f"{PROTOTYPES_SHARED}No noise was added."
+    return (
+        f"{PROTOTYPES_SHARED}Gaussian noise was added, its standard deviation {prototypes.noise:g} "
+        "times what one row can move a mean by."
     )
 
 

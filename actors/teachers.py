@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import prove_active, unpack_adapter
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
+from adapterdistill.manifest import SharedPrototypes
 from adapterdistill.registry.client import RegistryClient, Summary
 from adapterdistill.selection import Probes, by_relevance
 
@@ -15,6 +16,8 @@ class Teachers:
     """Payloads by version name, sorted by name; `refused` names those that failed the proof."""
 
     payloads: dict[str, bytes] = field(default_factory=dict)
+    prototypes: dict[str, SharedPrototypes] = field(default_factory=dict)
+    """Of those whose manifests have some."""
     refused: tuple[str, ...] = ()
     listed: int = 0
     """Adapters that these were chosen from, by their signatures."""
@@ -60,6 +63,8 @@ def fetch_teachers(
             found.refused += (ref.name,)
             continue
         found.payloads[ref.name] = payload
+        if manifest.prototypes is not None:
+            found.prototypes[ref.name] = manifest.prototypes
         if len(found.payloads) == max_teachers:
             break
     found.payloads = dict(sorted(found.payloads.items()))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_atomically
+from actors.prototypes import require_shareable
 from actors.records import Distilled, Extracted
 from actors.train_loop import Outcome, train_stage
 from adapterdistill.adapters import BottleneckAdapter
@@ -14,11 +15,12 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
+from adapterdistill.distill.meta_tasks import domains_of
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
-from adapterdistill.manifest import sha256_hex
+from adapterdistill.manifest import SharedPrototypes, sha256_hex
 
 
 def leave_untrained(config: OnboardConfig, encoder: Encoder, adapter: Path) -> Extracted:
@@ -91,6 +93,7 @@ def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> Fo
             bottleneck_size=config.training.bottleneck_size, speed=form.speed, to_all=form.to_all
         )
     return LightSettings(
+        kind="meta_kd" if config.form_kind == "meta_kd" else "multitask_kd",
         body=form.body,
         layers=form.layers,
         heads=form.heads,
@@ -99,13 +102,27 @@ def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> Fo
     )
 
 
-def require_possible_form(config: OnboardConfig, encoder: Callable[[], Encoder]) -> None:
-    """Raises ConfigError, before anything is trained, if the encoder cannot have the form."""
+def require_possible_form(
+    config: OnboardConfig, encoder: Callable[[], Encoder], tasks: Callable[[], Sequence[Task]]
+) -> None:
+    """Raises ConfigError, before anything is trained, if the form cannot be.
+
+    The encoder may be too small for it, or the tenant's tasks without the domains that it needs.
+    """
     form = form_settings(config)
     if form is None:
         return
     try:
         form.new(encoder(), seed=0)
+        if form.kind == "meta_kd":
+            found = tasks()
+            over_domains = [domains_of(task) for task in found]  # each is checked
+            if not any(over_domains):
+                raise ConfigError(
+                    "no task in the tenant's folder tasks names domains: give the rows of one the "
+                    'field domain, or set training.method = "multitask_kd"'
+                )
+            require_shareable(config, encoder(), found)
     except ConfigError as error:
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
@@ -118,11 +135,13 @@ def make_form(
     adapter: Path,
     form: Path,
     tasks: Sequence[Task],
+    prototypes: Sequence[SharedPrototypes] = (),
 ) -> dict[str, Any]:
     """Train the run's form towards the frozen `adapter`; `form` and the folds' are written.
 
     Args:
         tasks: what a light student learns besides retrieval; no other form does.
+        prototypes: what the teachers share of their domains.
 
     Returns:
         The fields of `Trained`, and `tasks`.
@@ -131,7 +150,11 @@ def make_form(
     assert made is not None
     splits = []
     if isinstance(made, LightConfig):
-        splits = [tokenise_task(task, encoder) for task in tasks]
+        over_domains = config.form_kind == "meta_kd"
+        splits = [
+            tokenise_task(task, encoder, domains_of(task, prototypes) if over_domains else None)
+            for task in tasks
+        ]
         write_tasks(rows.with_name("tasks.safetensors"), splits)
     schedule = _schedule(config, made.steps, made.learning_rate)
     spec = StageSpec(

@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -82,9 +82,11 @@ class RegistryConfig(Section):
 class TrainingConfig(Section):
     """Both stages of AdapterDistillation, and what is made of the adapter that they leave."""
 
-    method: Literal["adapter_distillation", "conditional", "multitask_kd"] = "adapter_distillation"
+    method: Literal["adapter_distillation", "conditional", "multitask_kd", "meta_kd"] = (
+        "adapter_distillation"
+    )
     """`adapter_distillation` serves the adapter itself. The others make a cheaper form of it
-    besides, which is served if it ranks as well; each has a section of its own."""
+    besides, which is served if it ranks as well; a section says which."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
@@ -109,7 +111,6 @@ class TrainingConfig(Section):
 class FormConfig(Section):
     """The training of a served form, and how much it may lose."""
 
-    kind: ClassVar[FormKind]
     steps: int = Field(ge=1, le=100_000)
     learning_rate: float = Field(gt=0, le=1)
     most_lost: float = Field(default=0.01, ge=0, le=1)
@@ -119,7 +120,6 @@ class FormConfig(Section):
 class ConditionalConfig(FormConfig):
     """Method `conditional`: the frozen layers read k of a text's n tokens."""
 
-    kind: ClassVar[FormKind] = "conditional"
     speed: float = Field(default=2.0, ge=1)
     """n / k"""
     to_all: bool = True
@@ -129,12 +129,12 @@ class ConditionalConfig(FormConfig):
 
 
 class LightConfig(FormConfig):
-    """Method `multitask_kd`: a small Transformer or BiLSTM in place of the encoder.
+    """Methods `multitask_kd` and `meta_kd`: a small Transformer or BiLSTM in the encoder's place.
 
-    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps.
+    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps;
+    with `meta_kd`, tasks whose rows name domains from meta-teachers, by a Transformer only.
     """
 
-    kind: ClassVar[FormKind] = "multitask_kd"
     body: Literal["transformer", "bilstm"] = "transformer"
     layers: int = Field(default=2, ge=1)
     """Of a Transformer, like `heads`: at most the encoder's."""
@@ -143,6 +143,24 @@ class LightConfig(FormConfig):
     """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
     steps: int = Field(default=1000, ge=1, le=100_000)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
+
+
+class MetaConfig(Section):
+    """Method `meta_kd` among tenants: what they may know of each other's domains."""
+
+    share_prototypes: bool = False
+    """Publish the mean embedding of each class in each domain of the task that names domains, and
+    weigh its rows by those of the teachers that publish theirs, of the same classes."""
+    noise: float = Field(default=0.0, ge=0, le=1000)
+    """Standard deviation of what is added to each mean, over what one row can move it by."""
+
+    @model_validator(mode="after")
+    def _noise_of_something(self) -> "MetaConfig":
+        if self.noise and not self.share_prototypes:
+            raise ValueError(
+                "noise is of prototypes that are shared: set share_prototypes = true, or remove it"
+            )
+        return self
 
 
 class TeacherConfig(Section):
@@ -184,15 +202,17 @@ class OnboardConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     conditional: ConditionalConfig | None = None
     light: LightConfig | None = None
+    meta: MetaConfig | None = None
 
     @model_validator(mode="after")
     def _sections_of_the_method(self) -> "OnboardConfig":
         method = self.training.method
-        for section, its_method in _METHOD_OF.items():
-            if getattr(self, section) is not None and method != its_method:
+        for section, its_methods in _METHODS_OF.items():
+            if getattr(self, section) is not None and method not in its_methods:
+                others = " or ".join(f'"{one}"' for one in its_methods)
                 raise ValueError(
                     f"[{section}] is for another method than {method}: remove it, or set "
-                    f'training.method = "{its_method}"'
+                    f"training.method = {others}"
                 )
         return self
 
@@ -206,7 +226,12 @@ class OnboardConfig(Section):
             )
         if isinstance(form, LightConfig) and self.training.num_workers > 1:
             raise ValueError(
-                "method multitask_kd trains in one worker: set training.num_workers to 0 or 1"
+                f"method {self.form_kind} trains in one worker: set training.num_workers to 0 or 1"
+            )
+        if self.form_kind == "meta_kd" and isinstance(form, LightConfig) and form.body == "bilstm":
+            raise ValueError(
+                "method meta_kd makes a Transformer, whose layers learn the teacher's: set "
+                'light.body = "transformer", or training.method = "multitask_kd"'
             )
         return self
 
@@ -216,21 +241,38 @@ class OnboardConfig(Section):
         match self.training.method:
             case "conditional":
                 return self.conditional or ConditionalConfig()
-            case "multitask_kd":
+            case "multitask_kd" | "meta_kd":
                 return self.light or LightConfig()
             case "adapter_distillation":
                 return None
+
+    @property
+    def form_kind(self) -> FormKind | None:
+        """The form that the method makes of the adapter; None: it makes none."""
+        method = self.training.method
+        return None if method == "adapter_distillation" else method
+
+    @property
+    def sharing(self) -> MetaConfig | None:
+        """How prototypes are shared; None: they are not."""
+        return self.meta if self.meta is not None and self.meta.share_prototypes else None
 
     def digest(self) -> str:
         """sha256 of what decides the result: everything but addresses and places."""
         keep = self.model_dump(mode="json", include={"encoder", "training", "teachers", "adapter"})
         if self.form is not None:
             keep["form"] = self.form.model_dump(mode="json")
+        if self.sharing is not None:
+            keep["meta"] = self.sharing.model_dump(mode="json")
         return sha256_hex(canonical_json(keep))
 
 
-_METHOD_OF = {"conditional": "conditional", "light": "multitask_kd"}
-"""Section of a form's settings to the method that it is for."""
+_METHODS_OF = {
+    "conditional": ("conditional",),
+    "light": ("multitask_kd", "meta_kd"),
+    "meta": ("meta_kd",),
+}
+"""Section of a form's settings to the methods that it is for."""
 
 
 def load_toml(path: Path) -> OnboardConfig:

@@ -7,7 +7,9 @@ keys, no spaces, UTF-8) makes the manifest itself reproducible.
 import base64
 import hashlib
 import json
+import math
 import re
+import struct
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -17,6 +19,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 
 from adapterdistill.errors import InvalidManifestError
@@ -91,7 +94,7 @@ class EncoderRef(Record):
         )
 
 
-FormKind = Literal["conditional", "multitask_kd"]
+FormKind = Literal["conditional", "multitask_kd", "meta_kd"]
 """Cheaper forms of an adapter that a tenant may be served by, named like the methods of a run."""
 
 
@@ -153,6 +156,48 @@ class Signature(Record):
         return base64.b64decode(self.values)
 
 
+MAX_PROTOTYPE_BYTES = 24 * 1024
+
+
+class SharedPrototypes(Record):
+    """The mean embedding of each class of the owner's rows, domain by domain where these are of
+    several: what other owners weigh their own rows by.
+
+    On the public frozen encoder, which is not adapted; each row's embedding is of length 1 at most.
+    """
+
+    classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...]
+    domains: int = Field(default=1, ge=1, exclude_if=lambda value: value == 1)
+    counts: tuple[Annotated[int, Field(ge=0)], ...]
+    """Rows of each domain's classes. A class without rows has a mean of zeros."""
+    width: int = Field(gt=0)
+    means: str
+    """Base64 of little-endian float16, [domains, classes, width]."""
+    noise: float = Field(ge=0)
+    """Standard deviation of what was added to each mean, over what one row can move it by."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> "SharedPrototypes":
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes must be two or more, each once")
+        number = self.domains * len(self.classes)
+        if len(self.counts) != number:
+            raise ValueError("counts must be as many as domains x classes")
+        values = self.to_bytes()
+        if len(values) > MAX_PROTOTYPE_BYTES or len(values) != 2 * number * self.width:
+            raise ValueError(
+                f"means must be domains x classes x width values, {MAX_PROTOTYPE_BYTES} bytes"
+            )
+        if base64.b64encode(values).decode() != self.means:
+            raise ValueError("means must be base64 in its one spelling")
+        if not all(math.isfinite(value) for (value,) in struct.iter_unpack("<e", values)):
+            raise ValueError("means must be finite")
+        return self
+
+    def to_bytes(self) -> bytes:
+        return base64.b64decode(self.means, validate=True)
+
+
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
@@ -175,6 +220,15 @@ class Manifest(Record):
     golden: GoldenVectors
     # Left out where there is none: the bytes of manifests made without one stay as they were.
     signature: Signature | None = Field(default=None, exclude_if=lambda value: value is None)
+    prototypes: SharedPrototypes | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+
+    @model_validator(mode="after")
+    def _of_one_encoder(self) -> "Manifest":
+        if self.prototypes is not None and self.prototypes.width != self.encoder.hidden_size:
+            raise ValueError("prototypes must be as wide as the encoder's embeddings")
+        return self
 
     @property
     def ref(self) -> VersionRef:

@@ -65,11 +65,16 @@ def write_shop(
 
 
 def write_task(
-    tenant: Path, name: str, *, word: str = "", rows: list[dict[str, Any]] | None = None
+    tenant: Path,
+    name: str,
+    *,
+    word: str = "",
+    domains: tuple[str, ...] = (),
+    rows: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A task of the tenant's: whether a text is glad or sad. `rows` replaces its rows.
 
-    `word` is put into every text.
+    `word` is put into every text; rows are of the `domains` in turn, if there are any.
     """
     path = tenant / "tasks" / f"{name}.jsonl"
     path.parent.mkdir(exist_ok=True)
@@ -82,6 +87,7 @@ def write_task(
                 "text": texts[n % 2].format(TOPICS[n % 5]) + f" {word} {n}",
                 "label": ("glad", "sad")[n % 2],
                 "split": split,
+                **({"domain": domains[n // 2 % len(domains)]} if domains else {}),
             }
             for n, split in enumerate(splits)
         ]

@@ -18,6 +18,7 @@ from adapterdistill.backbone.packed import (
     PackedTokens,
     attend,
     attend_chosen,
+    attention_scores,
     mean_pool,
 )
 
@@ -73,6 +74,12 @@ class FrozenLayer:
             queries, keys_values, tokens, chosen, self._num_heads, self._relative_bias
         )
         return self._after_attention(mixed, own)
+
+    def scores(self, h: Tensor, tokens: PackedTokens) -> Tensor:
+        """Attention scores of every row, the mean over heads, as `attention_scores` lays them."""
+        w, both = self._layer, 2 * self._layer.qkv_weight.shape[0] // 3
+        queries_keys = F.linear(h, w.qkv_weight[:both], w.qkv_bias[:both])
+        return attention_scores(queries_keys, tokens, self._num_heads, self._relative_bias)
 
     def norm(self, residual: Tensor) -> Tensor:
         """The layer's last LayerNorm."""

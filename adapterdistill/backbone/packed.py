@@ -91,6 +91,33 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | Non
     return torch.cat(outputs).to(dtype)
 
 
+def attention_scores(
+    queries_keys: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | None
+) -> Tensor:
+    """What `attend` takes the softmax of: scaled dot products, the mean over heads, float32.
+
+    Args:
+        queries_keys: [tokens, 2 * hidden], side by side.
+        bias: as in `attend`.
+
+    Returns:
+        [sum of squared lengths]: each row's matrix laid flat, rows in the order of the layout.
+    """
+    outputs = []
+    for chunk, (rows, length) in zip(
+        queries_keys.split([rows * length for rows, length in tokens.groups]),
+        tokens.groups,
+        strict=True,
+    ):
+        # The heads' mean dot product is the whole vectors', over their number.
+        q, k = chunk.float().view(rows, length, 2, -1).unbind(2)
+        scores = q @ k.transpose(1, 2) / (num_heads * q.shape[-1]) ** 0.5
+        if bias is not None:
+            scores = scores + bias[:, :length, :length].float().mean(0)
+        outputs.append(scores.flatten())
+    return torch.cat(outputs)
+
+
 def attend_chosen(
     queries: Tensor,
     keys_values: Tensor,

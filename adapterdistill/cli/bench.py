@@ -190,6 +190,54 @@ def multitask(
 
 
 @app.command()
+def meta(
+    out: Out,
+    data: Annotated[
+        Path, typer.Option(help="A task of single texts with domains, a JSON Lines file.")
+    ],
+    leave_out: Annotated[
+        str, typer.Option("--leave-out", help="Domains that take no part, commas between.")
+    ] = "",
+    size: Annotated[SizeName, typer.Option(help="How many newcomers, rows, steps.")] = (
+        SizeName.quick
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Of weights and of the order of batches.")] = 1,
+    time_limit_s: Annotated[
+        float | None, typer.Option("--time-limit-s", min=1, help="Stop starting work after this.")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="The students' layers.")] = 2,
+    heads: Annotated[
+        int, typer.Option(help="Their attention heads a layer; their FFNs shrink alike.")
+    ] = 6,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+) -> None:
+    """What a light student of a late domain gains from the other domains. Resumable."""
+    from adapterdistill.bench.meta import Shape
+    from adapterdistill.bench.meta_report import meta_command
+
+    report = meta_command(
+        data=data,
+        leave_out=[name for name in leave_out.split(",") if name],
+        out=out,
+        cache=cache or out / "cache",
+        size=size.value,
+        shape=Shape(layers, heads),
+        seeds=seeds,
+        time_limit_s=time_limit_s,
+        encoder=encoder,
+        dtype=dtype,
+        device=device,
+        max_tokens=_MAX_TOKENS,
+    )
+    typer.echo(report)
+
+
+@app.command()
 def conditional(
     out: Out,
     data: Annotated[

@@ -90,6 +90,14 @@ def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) ->
     return labelled[:room] + unlabelled
 
 
+def choose_in_epochs(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
+    """Indices of the rows of step `step`, whatever their labels: every epoch is a new order."""
+    epoch, place = divmod(step, -(-len(rows.ids) // batch_size))
+    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    order: list[int] = torch.randperm(len(rows.ids), generator=generator).tolist()
+    return order[place * batch_size : (place + 1) * batch_size]
+
+
 def make_batch(
     rows: TrainingRows,
     chosen: Sequence[int],

@@ -23,6 +23,7 @@ from adapterdistill.distill.conditional_distillation import (
     fitted,
     skippable,
 )
+from adapterdistill.distill.meta_tasks import MetaTasksDistillation
 from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation
 from adapterdistill.distill.students import (
@@ -77,9 +78,9 @@ class TaskHead(Record):
 
 
 class LightSettings(Record):
-    """A light student (multi-task distillation) of the encoder's word embeddings."""
+    """A light student of the encoder's word embeddings (multi-task distillation, or Meta-KD)."""
 
-    kind: Literal["multitask_kd"] = "multitask_kd"
+    kind: Literal["multitask_kd", "meta_kd"] = "multitask_kd"
     body: Literal["transformer", "bilstm"]
     layers: int = Field(ge=1)
     """Of a Transformer, like `heads`."""
@@ -161,7 +162,11 @@ def form_objective(
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
     targets = [encoder.embed_ids(tasks.batches.tasks[0].ids, adapter), *tasks.targets]
-    return MultitaskDistillation(settings.new(encoder, seed=seed), tasks.batches, targets)
+    student = settings.new(encoder, seed=seed)
+    if not any(tasks.lessons):
+        return MultitaskDistillation(student, tasks.batches, targets)
+    lessons = [None, *tasks.lessons]  # the first task is the retrieval
+    return MetaTasksDistillation(student, tasks.batches, targets, lessons, seed=seed)
 
 
 def form_of(settings: FormSettings, objective: Objective) -> ServedForm:

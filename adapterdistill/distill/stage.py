@@ -181,6 +181,7 @@ def texts_of(spec: StageSpec, encoder: Encoder, rows: StageRows) -> StageTexts:
         [] if spec.tasks is None else read_tasks(Path(spec.tasks)),
         encoder,
         bottleneck_size=spec.bottleneck_size,
+        student_layers=spec.form.layers,
         schedule=spec.schedule,
         seed=spec.seed,
     )

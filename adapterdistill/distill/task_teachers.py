@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,10 +16,12 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import metadata_of
 from adapterdistill.data.tasks import Task, TaskRow
+from adapterdistill.distill.meta_tasks import Domains, TaskLesson, TaskOverDomains
+from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
 from adapterdistill.distill.training import Schedule, train
-from adapterdistill.manifest import Metric, canonical_json
+from adapterdistill.manifest import Metric, SharedPrototypes, canonical_json
 
 _SPLITS = ("train", "valid", "test")
 _METADATA = "tasks"
@@ -33,11 +36,13 @@ class TaskSplits:
     train: TaskTexts
     valid: TaskTexts
     test: TaskTexts
+    domains: Domains | None = None
+    """Of the training rows, where Meta-KD is to learn from these."""
 
 
-def tokenise_task(task: Task, encoder: Encoder) -> TaskSplits:
-    parts = (task_texts(getattr(task, split), task, encoder) for split in _SPLITS)
-    return TaskSplits(task.name, task.classes, *parts)
+def tokenise_task(task: Task, encoder: Encoder, domains: Domains | None = None) -> TaskSplits:
+    train, valid, test = (task_texts(getattr(task, split), task, encoder) for split in _SPLITS)
+    return TaskSplits(task.name, task.classes, train, valid, test, domains)
 
 
 def task_texts(rows: Sequence[TaskRow], task: Task, encoder: Encoder) -> TaskTexts:
@@ -53,7 +58,7 @@ def task_texts(rows: Sequence[TaskRow], task: Task, encoder: Encoder) -> TaskTex
 
 
 def write_tasks(path: Path, tasks: Sequence[TaskSplits]) -> None:
-    """Token ids and labels as safetensors."""
+    """Token ids, labels and domains as safetensors."""
     tensors: dict[str, Tensor] = {}
     for place, task in enumerate(tasks):
         for split in _SPLITS:
@@ -63,8 +68,17 @@ def write_tasks(path: Path, tasks: Sequence[TaskSplits]) -> None:
             tensors[f"{prefix}.ids"] = torch.tensor(flat, dtype=torch.int32)
             tensors[f"{prefix}.lengths"] = torch.tensor([len(ids) for ids in texts.ids])
             tensors[f"{prefix}.labels"] = texts.labels
-    told = [[task.name, task.classes, task.train.pairs] for task in tasks]
+        if task.domains is not None:
+            tensors[f"{place}.domains"] = task.domains.of_row
+    told = [[task.name, task.classes, task.train.pairs, _told_of(task.domains)] for task in tasks]
     path.write_bytes(safetensors.torch.save(tensors, {_METADATA: canonical_json(told).decode()}))
+
+
+def _told_of(domains: Domains | None) -> list[Any] | None:
+    """Their number, and what others share of theirs."""
+    if domains is None:
+        return None
+    return [domains.number, *(one.model_dump(mode="json") for one in domains.others)]
 
 
 def read_tasks(path: Path) -> list[TaskSplits]:
@@ -78,9 +92,14 @@ def read_tasks(path: Path) -> list[TaskSplits]:
 
     found = []
     told = json.loads(metadata_of(payload, _METADATA) or "[]")
-    for place, (name, classes, pairs) in enumerate(told):
-        parts = (texts(f"{place}.{split}", pairs, len(classes)) for split in _SPLITS)
-        found.append(TaskSplits(name, tuple(classes), *parts))
+    for place, (name, classes, pairs, told_of) in enumerate(told):
+        train, valid, test = (texts(f"{place}.{split}", pairs, len(classes)) for split in _SPLITS)
+        domains = None
+        if told_of is not None:
+            number, *others = told_of
+            shared = tuple(map(SharedPrototypes.model_validate, others))
+            domains = Domains(number, tensors[f"{place}.domains"], shared)
+        found.append(TaskSplits(name, tuple(classes), train, valid, test, domains))
     return found
 
 
@@ -91,6 +110,8 @@ class TaughtTasks:
     batches: TaskBatches
     tasks: tuple[TaskSplits, ...] = ()
     teachers: tuple[MultitaskModel, ...] = ()
+    lessons: tuple[TaskLesson | None, ...] = ()
+    """Of the tasks that Meta-KD teaches."""
 
     @cached_property
     def targets(self) -> list[Tensor]:
@@ -118,36 +139,62 @@ def taught_tasks(
     encoder: Encoder,
     *,
     bottleneck_size: int,
+    student_layers: int,
     schedule: Schedule,
     seed: int,
 ) -> TaughtTasks:
-    """Train each task's teacher."""
+    """Train each task's teacher; where the task has domains, a meta-teacher of these."""
     batches = TaskBatches([retrieval, *(task.train for task in tasks)])
-    teachers = [
-        task_teacher(task, encoder, bottleneck_size=bottleneck_size, schedule=schedule, seed=seed)
-        for task in tasks
-    ]
-    return TaughtTasks(batches, tuple(tasks), tuple(teachers))
+    teachers: list[MultitaskModel] = []
+    lessons: list[TaskLesson | None] = []
+    for task in tasks:
+        teacher = new_teacher(task, encoder, bottleneck_size=bottleneck_size, seed=seed)
+        lesson = None
+        if task.domains is None:
+            fit_teacher(teacher, task, schedule=schedule, seed=seed)
+        else:
+            over_domains = TaskOverDomains(task.train, task.domains, encoder)
+            teaching = over_domains.teaching(teacher, seed=seed)
+            fit_teacher(teacher, task, teaching, schedule=schedule, seed=seed)
+            lesson = over_domains.lesson(teaching, student_layers=student_layers)
+        teachers.append(teacher)
+        lessons.append(lesson)
+    return TaughtTasks(batches, tuple(tasks), tuple(teachers), tuple(lessons))
 
 
-def task_teacher(
-    task: TaskSplits, encoder: Encoder, *, bottleneck_size: int, schedule: Schedule, seed: int
+def new_teacher(
+    task: TaskSplits, encoder: Encoder, *, bottleneck_size: int, seed: int
 ) -> MultitaskModel:
-    """An adapter and a head, trained on the task's labels for the steps that `valid` rows allow."""
+    """An adapter near identity, and a head of the task's classes."""
     shape = (encoder.num_layers, encoder.hidden_size, bottleneck_size)
     body = AdapterBody(encoder, BottleneckAdapter.new(*shape, seed=seed).to(encoder.device))
-    teacher = MultitaskModel(body, [task.train], seed=seed)
+    return MultitaskModel(body, [task.train], seed=seed)
+
+
+def fit_teacher(
+    teacher: MultitaskModel,
+    task: TaskSplits,
+    objective: Objective | None = None,
+    *,
+    schedule: Schedule,
+    seed: int,
+) -> None:
+    """Train a teacher for the steps that the task's `valid` rows allow, and freeze it.
+
+    Args:
+        objective: of the task's rows; None: their labels alone.
+    """
     batches = TaskBatches([task.train])
     train(
-        MultitaskDistillation(teacher, batches, no_targets(batches), alpha=1.0),
+        objective or MultitaskDistillation(teacher, batches, no_targets(batches), alpha=1.0),
         batches.texts,
         schedule,
         seed=seed,
-        device=encoder.device,
+        device=next(teacher.parameters()).device,
         choose=batches.choose,
         held_out=lambda _: -_cross_entropy(teacher, task.valid),
     )
-    return teacher.requires_grad_(False)
+    (objective or teacher).requires_grad_(False)
 
 
 def _cross_entropy(model: MultitaskModel, texts: TaskTexts) -> float:

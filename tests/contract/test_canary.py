@@ -28,10 +28,11 @@ CONTROL = "control-canary-word"
 
 
 FORM = {
-    "training": {"method": "multitask_kd"},
+    "training": {"method": "meta_kd"},
     "light": {"layers": 1, "heads": 2, "steps": 4, "most_lost": 1.0},
+    "meta": {"share_prototypes": True},
 }
-"""The second tenant is served by a form, which learnt a task besides."""
+"""The second tenant is served by a form, which learnt a task besides, and shares prototypes."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def onboarded(
                 word=word,
             )
             if reports:
-                write_task(tmp_path / "data" / tenant, "mood", word=word)
+                domains = (f"{word} shop", f"{word} home")
+                write_task(tmp_path / "data" / tenant, "mood", word=word, domains=domains)
             config = run_of(
                 tmp_path,
                 tenant,
@@ -137,8 +139,9 @@ def onboarded(
 def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: Encoder) -> None:
     # The second learnt from the first: its adapter went over the wire in both directions.
     assert len(onboarded.reports[1].fetch_teachers.teachers) == 1
-    # And it is served by a form that learnt a task of its own besides.
-    assert onboarded.reports[1].lighten.form == "multitask_kd"
+    # And it is served by a form that learnt a task of its own besides, whose prototypes it shares.
+    assert onboarded.reports[1].lighten.form == "meta_kd"
+    assert b'"prototypes":{' in onboarded.outside["manifest of brook"]
     assert set(onboarded.reports[1].lighten.tasks) == {"mood"}
     for word in CANARIES.values():
         assert Needles.of(word, tiny_encoder).found_in(onboarded.outside) == set()

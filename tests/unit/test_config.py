@@ -21,6 +21,7 @@ address = "127.0.0.1:5000"
 
 CONDITIONAL = '[training]\nmethod = "conditional"\n'
 LIGHT = '[training]\nmethod = "multitask_kd"\n'
+META = '[training]\nmethod = "meta_kd"\n'
 
 
 def load(folder: Path, text: str | bytes) -> OnboardConfig:
@@ -73,6 +74,11 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
         (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
         (GOOD + f"{LIGHT}num_workers = 2\n", "one worker: set training.num_workers to 0 or 1"),
+        (GOOD + f"{LIGHT}[meta]\n", r"\[meta\] is for another method than multitask_kd"),
+        (GOOD + f"{META}[meta]\nnoise = 0.5\n", "meta: .*set share_prototypes = true, or remove"),
+        (GOOD + f"{META}[meta]\nshare_prototypes = true\nnoise = -1\n", "meta.noise:"),
+        (GOOD + f"{META}num_workers = 2\n", "method meta_kd trains in one worker"),
+        (GOOD + f'{META}[light]\nbody = "bilstm"\n', 'set light.body = "transformer", or training'),
         ("tenant = ", "not TOML"),
         (b'tenant = "\xff"', "not TOML"),
         ("", "tenant: Field required; .*registry: Field required"),
@@ -127,12 +133,22 @@ def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: 
     for method, section, form in (
         (CONDITIONAL, "conditional", ConditionalConfig()),
         (LIGHT, "light", LightConfig()),
+        (META, "light", LightConfig()),
     ):
         config = load(tmp_path, GOOD + method)
         assert config.form == form
         assert load(tmp_path, GOOD + method + f"[{section}]\n").digest() == config.digest()
         changed = load(tmp_path, GOOD + method + f"[{section}]\nsteps = 7\n")
         assert changed.digest() != config.digest()
+
+
+def test_sharing_prototypes_is_off_unless_asked_for_and_decides_the_result(tmp_path: Path) -> None:
+    digest = load(tmp_path, GOOD + META).digest()
+    off = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = false\n")
+    assert off.sharing is None and off.digest() == digest
+    on = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = true\n")
+    noised = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = true\nnoise = 1\n")
+    assert on.sharing is not None and len({digest, on.digest(), noised.digest()}) == 3
 
 
 def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(

@@ -24,6 +24,7 @@ STEPS = {"steps": 4, "learning_rate": 0.005, "most_lost": 1.0}
 METHODS: dict[str, dict[str, Any]] = {
     "conditional": {"conditional": {"speed": 2.0, **STEPS}},
     "multitask_kd": {"light": {"layers": 1, "heads": 2, **STEPS}},
+    "meta_kd": {"light": {"layers": 1, "heads": 2, **STEPS}},
 }
 
 
@@ -42,6 +43,8 @@ def test_a_form_is_made_judged_and_served(
     splits: tuple[str, ...],
 ) -> None:
     config = configured("fletcher", splits=splits, run=run_with(method))
+    if method == "meta_kd":
+        write_task(Path(config.data), "mood", domains=("shop", "home"))
     encoder = load_encoder(str(tiny_encoder_folder), dtype="float32", max_tokens=128)
     report, lines = run_through(config)
     made = report.lighten
@@ -77,9 +80,12 @@ def test_a_form_is_made_judged_and_served(
     assert {r.faq_id: r.score for r in answer.ranked} == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_light_student_learns_the_tenant_s_further_tasks(configured: Configured) -> None:
-    config = configured("fletcher", splits=("train", "train"), run=run_with("multitask_kd"))
-    write_task(Path(config.data), "mood")
+@pytest.mark.parametrize("method", ["multitask_kd", "meta_kd"])
+def test_a_light_student_learns_the_tenant_s_further_tasks(
+    configured: Configured, method: str
+) -> None:
+    config = configured("fletcher", splits=("train", "train"), run=run_with(method))
+    write_task(Path(config.data), "mood", domains=("shop", "home"))
     report, _ = run_through(config)
     assert {name: m.count for name, m in report.lighten.tasks["mood"].items()} == {
         "valid_teacher": 6, "valid_student": 6, "test_teacher": 4, "test_student": 4,
@@ -87,6 +93,7 @@ def test_a_light_student_learns_the_tenant_s_further_tasks(configured: Configure
     bundle = read_bundle(Path(config.serving_store), "fletcher", report.bundle.bundle)
     assert bundle.form is not None
     assert b'\\"classes\\":[\\"glad\\",\\"sad\\"]' in bundle.form.payload
+    assert f'\\"kind\\":\\"{method}\\"'.encode() in bundle.form.payload
 
 
 def test_where_a_form_loses_too_much_or_none_is_made_the_bundle_is_the_plain_one(
@@ -129,6 +136,25 @@ def test_a_form_that_cannot_be_is_refused_before_anything_is_done(
     configured: Configured, method: str, changed: dict[str, Any], said: str
 ) -> None:
     config = configured(run=run_with(method, **changed))
+    with pytest.raises(ConfigError, match=said):
+        run_through(config)
+    assert not Path(config.workspace).exists()
+
+
+@pytest.mark.parametrize(
+    ("domains", "said"),
+    [
+        (None, "no task in the tenant's folder tasks names domains: give the rows of one the"),
+        ((), 'method meta_kd: no task .* or set training.method = "multitask_kd"'),
+        (("shop",), r"meta_kd: tasks/mood.jsonl, field domain: .* several domains, got 1: add"),
+    ],
+)
+def test_meta_kd_without_domains_is_refused_before_anything_is_done(
+    configured: Configured, domains: tuple[str, ...] | None, said: str
+) -> None:
+    config = configured(run=run_with("meta_kd"))
+    if domains is not None:
+        write_task(Path(config.data), "mood", domains=domains)
     with pytest.raises(ConfigError, match=said):
         run_through(config)
     assert not Path(config.workspace).exists()

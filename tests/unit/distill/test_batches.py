@@ -5,7 +5,12 @@ from collections import Counter
 import pytest
 import torch
 
-from adapterdistill.distill.batches import TrainingRows, choose_rows, make_batch
+from adapterdistill.distill.batches import (
+    TrainingRows,
+    choose_in_epochs,
+    choose_rows,
+    make_batch,
+)
 from tests.tiny_encoders import random_rows
 
 
@@ -25,6 +30,21 @@ def test_the_same_seed_and_step_choose_the_same_rows() -> None:
     assert len({tuple(choose(seed, step)) for seed in (0, 1) for step in range(10)}) == 20
     assert torch.equal(torch.get_rng_state(), before)  # nobody else's draws change
     assert choose(2**31 - 1, 100_000)
+
+
+def test_an_epoch_meets_every_row_once_and_the_next_in_another_order() -> None:
+    rows = rows_with({0: 10, -1: 13})
+
+    def epoch(number: int, seed: int = 0) -> list[int]:
+        steps = range(3 * number, 3 * number + 3)
+        return [
+            row
+            for step in steps
+            for row in choose_in_epochs(rows, batch_size=8, seed=seed, step=step)
+        ]
+
+    assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(23))
+    assert epoch(0) == epoch(0) and epoch(0) != epoch(1) and epoch(0) != epoch(0, seed=1)
 
 
 def test_rows_that_fit_are_all_taken_every_step() -> None:

@@ -14,8 +14,9 @@ from adapterdistill.distill.students import MultitaskModel
 from adapterdistill.distill.task_teachers import (
     TaskSplits,
     accuracy,
+    fit_teacher,
+    new_teacher,
     read_tasks,
-    task_teacher,
     tokenise_task,
     write_tasks,
 )
@@ -54,7 +55,8 @@ def test_a_task_s_rows_become_token_ids_and_places_of_classes(tiny_encoder: Enco
 
 def test_a_teacher_learns_its_task_from_labels(tiny_encoder: Encoder) -> None:
     schedule = replace(SCHEDULE, max_steps=100, learning_rate=2e-2, patience=99)
-    teacher = task_teacher(TASKS[0], tiny_encoder, bottleneck_size=8, schedule=schedule, seed=0)
+    teacher = new_teacher(TASKS[0], tiny_encoder, bottleneck_size=8, seed=0)
+    fit_teacher(teacher, TASKS[0], schedule=schedule, seed=0)
     found = accuracy(teacher, 0, TASKS[0].test)
     by_hand = (teacher.predict(TASKS[0].test).argmax(1) == TASKS[0].test.labels).double().mean()
     assert found.count == 4 and found.value == float(by_hand) == 1.0

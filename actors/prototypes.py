@@ -1,0 +1,98 @@
+"""Prototypes of a task over domains, shared on request: the tenant's own, and its teachers'."""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from actors.files import write_atomically
+from adapterdistill.backbone import Encoder
+from adapterdistill.config import OnboardConfig
+from adapterdistill.data.tasks import Task
+from adapterdistill.distill.meta_federated import share_prototypes
+from adapterdistill.distill.meta_tasks import Domains, domains_of
+from adapterdistill.distill.task_teachers import task_texts
+from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes, canonical_json
+
+_KEY, _TEACHERS = "noise.key", "prototypes.json"
+_BY_NAME = TypeAdapter(dict[str, SharedPrototypes])
+
+
+def require_shareable(config: OnboardConfig, encoder: Encoder, tasks: Sequence[Task]) -> None:
+    """Raises ConfigError where the run shares prototypes and a manifest cannot take them."""
+    if config.sharing is None:
+        return
+    task, domains = _task_to_share(tasks)
+    cells = domains.number * len(task.classes)
+    nothing = base64.b64encode(bytes(2 * cells * encoder.hidden_size)).decode()
+    try:
+        SharedPrototypes(
+            classes=task.classes,
+            domains=domains.number,
+            counts=(0,) * cells,
+            width=encoder.hidden_size,
+            means=nothing,
+            noise=0,
+        )
+    except ValidationError:
+        raise ConfigError(
+            f"tasks/{task.name}.jsonl: {len(task.classes)} classes in {domains.number} domains of "
+            f"width {encoder.hidden_size} are more than {MAX_PROTOTYPE_BYTES} bytes, or a class's "
+            "name has over 100 characters: have fewer, or set meta.share_prototypes = false"
+        ) from None
+
+
+def own_prototypes(
+    config: OnboardConfig, encoder: Encoder, tasks: Sequence[Task]
+) -> SharedPrototypes | None:
+    """Of the task that names domains, clipped, and noised if asked; None unless the run shares."""
+    if config.sharing is None:
+        return None
+    task, domains = _task_to_share(tasks)
+    texts = task_texts(task.train, task, encoder)
+    return share_prototypes(
+        encoder.embed_ids(texts.ids).cpu(),
+        texts.labels,
+        task.classes,
+        domains=domains.of_row,
+        noise=config.sharing.noise,
+        seed=_noise_seed(config, config.sharing.noise, task),
+    )
+
+
+def keep_prototypes(folder: Path, found: Mapping[str, SharedPrototypes]) -> None:
+    """What the teachers share, by version name, into the run's folder."""
+    write_atomically(folder / _TEACHERS, _BY_NAME.dump_json(dict(found)))
+
+
+def kept_prototypes(folder: Path) -> tuple[SharedPrototypes, ...]:
+    return tuple(_BY_NAME.validate_json((folder / _TEACHERS).read_bytes()).values())
+
+
+def _task_to_share(tasks: Sequence[Task]) -> tuple[Task, Domains]:
+    found = [(task, domains) for task in tasks if (domains := domains_of(task)) is not None]
+    if len(found) != 1:
+        raise ConfigError(
+            f"meta.share_prototypes shares one task's, {len(found)} tasks name domains: leave the "
+            "field domain out of the others, or set it to false"
+        )
+    return found[0]
+
+
+def _noise_seed(config: OnboardConfig, noise: float, task: Task) -> int:
+    """Of the owner's secret and of all that the prototypes are made from.
+
+    Equal prototypes have equal noise, which publishing them often does not average out; others
+    have other noise, which no difference takes out.
+    """
+    file = Path(config.workspace) / config.tenant / _KEY
+    if not file.exists():
+        write_atomically(file, secrets.token_bytes(32))
+    made_from = [asdict(task), config.encoder.model_dump(mode="json"), noise]
+    keyed = hashlib.blake2b(canonical_json(made_from), key=file.read_bytes(), digest_size=7)
+    return int.from_bytes(keyed.digest())
