@@ -114,7 +114,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"Size {found['size']}. A parallel adapter of bottleneck {found['bottleneck_size']}, dense "
         f"({found['dense_steps']} steps at most on the tenant's rows) and conditional "
         f"({found['steps']} steps at most towards the dense one, without labels; k = ceil(n / "
-        "speed) of a row's n tokens pass each layer). Steps and settings are chosen on `valid` "
+        "speed) of a row's n tokens pass the layers, never fewer than 16). Steps and settings are chosen on `valid` "
         f"rows. Speeds are relative to the dense adapter's texts/s on the same rows, "
         f"{found['rounds']} rounds, all in turn, by medians (by minima in brackets).",
         "## Speed by length",
@@ -184,7 +184,10 @@ def _verdict(group: Mapping[str, Any], *, long: bool) -> str:
     aim = f"Aim: {AIMED_SPEED:g} times as fast, losing at most a point." if long else ""
     place = group["chosen"]
     if place is None:
-        return f"{aim} No setting loses at most a point on `valid` rows: NOT MET.".strip()
+        if not group["accuracy"][0]["valid"]["queries"]:
+            return f"{aim} No `valid` row to choose a setting by.".strip()
+        met = " NOT MET." if long else ""
+        return f"{aim} No setting loses at most a point on `valid` rows.{met}".strip()
     lost = group["accuracy"][place]["test"]["change"]
     faster = group["speed"]["conditional"][place]["faster_by_median"]
     met = faster >= AIMED_SPEED and lost >= -bench.MOST_LOST
