@@ -114,8 +114,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"Size {found['size']}. A parallel adapter of bottleneck {found['bottleneck_size']}, dense "
         f"({found['dense_steps']} steps at most on the tenant's rows) and conditional "
         f"({found['steps']} steps at most towards the dense one, without labels; k = ceil(n / "
-        "speed) of a row's n tokens pass the layers, never fewer than 16). Steps and settings are chosen on `valid` "
-        f"rows. Speeds are relative to the dense adapter's texts/s on the same rows, "
+        "speed) of a row's n tokens pass the layers, never fewer than 16). Steps and settings are "
+        f"chosen on `valid` rows. Speeds are relative to the dense adapter's texts/s on the same rows, "
         f"{found['rounds']} rounds, all in turn, by medians (by minima in brackets).",
         "## Speed by length",
         f"Batches of rows of one length, texts/s of the dense adapter and factors.\n\n"
