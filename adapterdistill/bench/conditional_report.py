@@ -115,8 +115,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"({found['dense_steps']} steps at most on the tenant's rows) and conditional "
         f"({found['steps']} steps at most towards the dense one, without labels; k = ceil(n / "
         "speed) of a row's n tokens pass the layers, never fewer than 16). Steps and settings are "
-        f"chosen on `valid` rows. Speeds are relative to the dense adapter's texts/s on the same rows, "
-        f"{found['rounds']} rounds, all in turn, by medians (by minima in brackets).",
+        "chosen on `valid` rows. Speeds are relative to the dense adapter's texts/s on the same "
+        f"rows, {found['rounds']} rounds, all in turn, by medians (by minima in brackets).",
         "## Speed by length",
         f"Batches of rows of one length, texts/s of the dense adapter and factors.\n\n"
         f"{_lengths(found['lengths'])}",
