@@ -4,7 +4,6 @@ A form is its settings, from which a model is built, and that model's weights. I
 safetensors with the settings as metadata; equal forms give equal bytes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +16,8 @@ from torch import nn
 from adapterdistill.adapters import LEAST, BottleneckAdapter, ConditionalAdapter, Routing
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.checkpoint import metadata_of
+from adapterdistill.distill.adapter_distillation import imitation_rows
+from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.conditional_distillation import (
     SKIPPING_SIZE,
     ConditionalDistillation,
@@ -143,7 +144,7 @@ def form_objective(
     settings: FormSettings,
     encoder: Encoder,
     adapter: BottleneckAdapter,
-    texts: Sequence[Sequence[int]],
+    rows: TrainingRows,
     tasks: TaughtTasks | None,
     *,
     seed: int,
@@ -151,14 +152,15 @@ def form_objective(
     """A new form, and what brings it close to the frozen `adapter`.
 
     Args:
-        texts: token ids that a form may be fitted on before it is trained.
+        rows: the tenant's training rows, on which a form may be fitted before it is trained. A
+            fold's own: it must not be fitted on what it holds out.
         tasks: of a light student.
     """
     adapter.requires_grad_(False)
     if isinstance(settings, ConditionalSettings):
-        long = skippable(texts, settings.routing).tolist()
-        texts = [ids for ids, kept in zip(texts, long, strict=True) if kept]
-        model = fitted(encoder, adapter, texts, skipping_size=settings.skipping_size, seed=seed)
+        texts, _ = imitation_rows(encoder, rows)
+        texts = texts.select(skippable(texts.ids, settings.routing))
+        model = fitted(encoder, adapter, texts.ids, skipping_size=settings.skipping_size, seed=seed)
         return ConditionalDistillation(encoder, model, adapter, settings.routing)
     assert tasks is not None
     targets = [encoder.embed_ids(tasks.batches.tasks[0].ids, adapter), *tasks.targets]

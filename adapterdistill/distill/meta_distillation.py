@@ -1,7 +1,6 @@
 """Meta-KD's student: a light Transformer that learns a domain, each row by its own weight."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from adapterdistill.distill.meta_kd import (
     soft_cross_entropy,
 )
 from adapterdistill.distill.meta_teaching import Lesson, Observed
-from adapterdistill.distill.method import Objective
+from adapterdistill.distill.method import ModelObjective
 from adapterdistill.distill.students import MultitaskModel, TransformerBody
 from adapterdistill.errors import ConfigError
 
@@ -42,7 +41,7 @@ TERMS = Terms(hidden=0.3, attention=0.3, transferable=0.15)
 `valid` rows."""
 
 
-class MetaDistillation(Objective):
+class MetaDistillation(ModelObjective):
     """The teacher's states, transferable feature and soft labels, each row by its own weight.
 
     With even weights and a teacher without domain head it is plain distillation of Transformers
@@ -90,7 +89,7 @@ class MetaDistillation(Objective):
             raise ConfigError(
                 f"the lesson is for {len(lesson.scores[0])} layers, the student has {layers}"
             )
-        self.model = model
+        self.model: MultitaskModel = model
         device = next(model.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -106,14 +105,6 @@ class MetaDistillation(Objective):
         self._lesson, self._labels, self._weights = lesson, labels, weights.cpu()
         self._terms, self._task = terms, task
         self._layers = range(1, layers + 1)
-
-    def deployed(self) -> Any:
-        """The model: no adapter's place holds it."""
-        return self.model
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
         if batch.world_size != 1:

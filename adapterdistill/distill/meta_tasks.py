@@ -118,7 +118,10 @@ class TaskLesson:
 
 
 class MetaTasksDistillation(MultitaskDistillation):
-    """Multi-task distillation whose tasks over domains have Meta-KD's loss. For one worker."""
+    """Multi-task distillation whose tasks over domains have Meta-KD's loss. For one worker.
+
+    What fits the student's states to its teachers' is trained with it, and not served.
+    """
 
     def __init__(
         self,
@@ -149,11 +152,6 @@ class MetaTasksDistillation(MultitaskDistillation):
                 if one is not None
             }
         )
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        """With what fits the student's states to its teachers', which is not served."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
         task, rows = self.batches.place(batch.rows)

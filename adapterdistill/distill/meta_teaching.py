@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from adapterdistill.backbone import (
 from adapterdistill.backbone.packed import mean_pool
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.meta_kd import DOMAIN_WEIGHT, DomainHead, corrupted, meta_teacher_loss
-from adapterdistill.distill.method import Objective
+from adapterdistill.distill.method import ModelObjective
 from adapterdistill.distill.students import MultitaskModel
 from adapterdistill.errors import ConfigError
 
@@ -43,7 +42,7 @@ def check_domains(domains: Int[Tensor, " rows"], names: Sequence[str]) -> None:
         )
 
 
-class MetaTeaching(Objective):
+class MetaTeaching(ModelObjective):
     """The meta-teacher's loss: a model's labels, and a domain head's corrupted domains, weighted.
 
     For one worker. Without weights and domain head it is plain training on all domains' rows.
@@ -65,20 +64,12 @@ class MetaTeaching(Objective):
             domains: of each row; needed with `domain_head`.
         """
         super().__init__()
-        self.model = model
+        self.model: MultitaskModel = model
         self.domain_head = domain_head
         self._labels = labels
         self._typical = torch.ones(len(labels)) if typical is None else typical.cpu()
         self._domains = domains
         self._domain_weight = domain_weight
-
-    def deployed(self) -> Any:
-        """The model: no adapter's place holds it."""
-        return self.model
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
         if batch.world_size != 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,6 +37,20 @@ class Objective(nn.Module):
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
         """AdamW groups; one group per learning rate."""
         return [{"params": list(self.student.parameters()), "lr": learning_rate}]
+
+
+class ModelObjective(Objective):
+    """Trains a model of its own, in the encoder's place or on it, and what helps to train it."""
+
+    model: nn.Module
+
+    def deployed(self) -> Any:
+        """The model alone."""
+        return self.model
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": learning_rate}]
 
 
 class OwnAdapter(Objective):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Objective
+from adapterdistill.distill.method import ModelObjective
 from adapterdistill.distill.students import MultitaskModel, TaskTexts
 from adapterdistill.errors import ConfigError
 
@@ -100,7 +100,7 @@ class TaskBatches:
         return [batches[i] for i in order.tolist()]
 
 
-class MultitaskDistillation(Objective):
+class MultitaskDistillation(ModelObjective):
     """The distance of a model's logits to its teachers', with its labels' cross-entropy.
 
     For one worker: the heads of tasks that a step does not meet get no gradient at all, so that
@@ -134,7 +134,7 @@ class MultitaskDistillation(Objective):
         found = [tuple(logits.shape) for logits in targets]
         if found != wanted:
             raise ConfigError(f"teachers' logits have shapes {found}, the tasks need {wanted}")
-        self.model = model
+        self.model: MultitaskModel = model
         self.batches = batches
         self._targets = [logits.detach().cpu() for logits in targets]
         self._spreads = [
@@ -142,12 +142,6 @@ class MultitaskDistillation(Objective):
             for task, logits in zip(batches.tasks, self._targets, strict=True)
         ]
         self._alpha = alpha
-
-    def deployed(self) -> MultitaskModel:
-        return self.model
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        return [{"params": list(self.model.parameters()), "lr": learning_rate}]
 
     def forward(self, batch: Batch) -> Tensor:
         if batch.world_size != 1:

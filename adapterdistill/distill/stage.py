@@ -202,9 +202,7 @@ def build_objective(
     initial = None if spec.initial is None else load_payload(Path(spec.initial)).to(encoder.device)
     if spec.form is not None:
         assert initial is not None, "a form is made from an adapter"
-        # Its own texts, not `texts_of`: a fold must not be fitted on what it holds out.
-        texts, _ = imitation_rows(encoder, rows)
-        return form_objective(spec.form, encoder, initial, texts.ids, tasks, seed=spec.seed)
+        return form_objective(spec.form, encoder, initial, rows, tasks, seed=spec.seed)
     if not spec.teachers:
         student = initial or BottleneckAdapter.new(
             encoder.num_layers, encoder.hidden_size, spec.bottleneck_size, seed=spec.seed

@@ -135,7 +135,7 @@ class Watching(LayerRule):
         return self
 
     def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.rule.finish(layer, residual, h)
 
     def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
         out = self.rule.run(layer, h, tokens)

@@ -1,6 +1,7 @@
 """Attention scores of packed rows against the plain formula in float64."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_scores_are_the_plain_formula_row_by_row(biased: bool) -> None:
     assert scores.double() == pytest.approx(torch.cat(expected), abs=1e-5)
 
 
-def test_a_layer_s_scores_are_those_that_its_attention_uses(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_layer_s_scores_are_those_that_its_attention_uses(tmp_path: Path) -> None:
     """Every row's scores are the same alone and beside longer rows."""
     encoder = load_encoder(str(save_tiny_encoder(tmp_path, family="mpnet")), dtype="float32")
     layer = FrozenLayer(1, encoder.weights)
