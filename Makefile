@@ -5,6 +5,7 @@ PY := .venv/bin/python
 PACKAGES := adapterdistill actors serve
 PROTO := proto/adapterdistill/registry/v1/registry.proto
 STUBS := adapterdistill/registry/v1
+RELEASED := proto/released.binpb
 # An interpreter to build .venv with; found when empty.
 PYTHON ?=
 
@@ -62,6 +63,8 @@ proto: setup  ## regenerate the gRPC stubs, which are committed
 .PHONY: proto-check
 proto-check: setup
 	@.venv/bin/buf lint
+	@.venv/bin/buf breaking --against $(RELEASED) || \
+		{ echo "check: $(PROTO) breaks clients of the last release: only add to it" >&2; exit 1; }
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(PY) -m grpc_tools.protoc -I proto --python_out="$$fresh" --pyi_out="$$fresh" \
 		--grpc_python_out="$$fresh" $(PROTO) && \
@@ -69,6 +72,11 @@ proto-check: setup
 		cmp -s "$(STUBS)/$$stub" "$$fresh/$(STUBS)/$$stub" || \
 		{ echo "check: $(STUBS)/$$stub is stale: run 'make proto'" >&2; exit 1; }; \
 	done
+
+.PHONY: proto-release
+proto-release: setup  ## at a release: keep its protocol and a session of its client
+	@.venv/bin/buf build --exclude-source-info -o $(RELEASED)
+	@$(PY) -m tests.contract.record_client
 
 .PHONY: clean
 clean:  ## remove .venv, caches and what the demo left
