@@ -169,7 +169,7 @@ class Engine:
             embedder: Embedder
             if form is None:
                 slots = [one.number for one in served if isinstance(one, Slot)]
-                embedder = stack.mixed(torch.tensor(slots, device=device), tokens)
+                embedder = stack.mixed(torch.tensor(slots), tokens)
             else:
                 embedder = form.embedder
             queries[rows] = self._encoder.embed(tokens, embedder)

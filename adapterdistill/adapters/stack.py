@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adapterdistill.adapters.bottleneck import BottleneckAdapter
+from adapterdistill.adapters.pieces import cut
 from adapterdistill.backbone import LayerDelta, PackedTokens
 
 
@@ -106,28 +107,19 @@ class AdapterStack:
         Args:
             slot_of_row: index of each row's adapter, in the caller's order; -1 for none.
         """
-        # Rows in layout order: runs of equally long rows are then plain views.
-        slots = slot_of_row.to(self.down.device)[tokens.row_of_token[tokens.position == 0]]
-        active = (slots >= 0).to(self.down.dtype)
-        all_active = bool((slots >= 0).all())
-        index = slots.clamp(min=0)
+        pieces = cut(slot_of_row, tokens)
+        slots = pieces.slots.clamp(min=0)
+        active = None if bool((slot_of_row >= 0).all()) else (pieces.slots >= 0).to(self.down.dtype)
 
         def delta(layer: int, x: Tensor) -> Tensor:
-            down = self.down[layer].index_select(0, index)
-            up = self.up[layer].index_select(0, index)
-            down_bias = self.down_bias[layer].index_select(0, index)
-            up_bias = self.up_bias[layer].index_select(0, index) * active[:, None]
-            if not all_active:
-                up = up * active[:, None, None]
-            outputs, first_row, first_token = [], 0, 0
-            for rows, length in tokens.groups:
-                span = slice(first_row, first_row + rows)
-                chunk = x[first_token : first_token + rows * length].view(rows, length, -1)
-                a = torch.baddbmm(down_bias[span, None], chunk, down[span].transpose(1, 2))
-                u = torch.baddbmm(up_bias[span, None], F.relu(a), up[span])
-                outputs.append(u.flatten(0, 1))
-                first_row += rows
-                first_token += rows * length
-            return torch.cat(outputs)
+            # Gathered a layer at a time: what is copied is used while it is in the cache.
+            down, up, down_bias, up_bias = (
+                part[layer].index_select(0, slots)
+                for part in (self.down, self.up, self.down_bias, self.up_bias)
+            )
+            if active is not None:
+                up, up_bias = up * active[:, None, None], up_bias * active[:, None]
+            a = torch.baddbmm(down_bias[:, None], pieces.gather(x), down.transpose(1, 2))
+            return pieces.scatter(torch.baddbmm(up_bias[:, None], F.relu(a), up))
 
         return delta
