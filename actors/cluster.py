@@ -33,6 +33,7 @@ _PORTS = (
     "dashboard-agent-grpc-port",
     "runtime-env-agent-port",
     "metrics-export-port",
+    "ray-client-server-port",
 )
 
 

@@ -1,9 +1,7 @@
 """The main job as one story: cluster, registry, onboarding jobs, serving, questions, the end."""
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ from actors.cluster import (
     stop_own_cluster,
 )
 from actors.onboarding import OnboardReport
+from adapterdistill.cli.jobs import submit_onboarding
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.importing import import_samples
 from adapterdistill.errors import ServingError, TrainingError
@@ -151,31 +150,13 @@ class Demo:
     def _onboard(self, tenant: str) -> OnboardReport:
         """`ray job submit`, its output shown as it comes."""
         assert self._cluster is not None
-        config = self._runs / f"{tenant}.toml"
-        command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
-            f"--address={self._cluster.dashboard}",
-            f"--submission-id=onboard-{tenant}",
-            "--working-dir=.",
-            "--",
-            *("python", "-m", "adapterdistill", "onboard", "--config", str(config)),
-        ]
-        self._emit(f"$ ray job submit --working-dir . -- {' '.join(command[-6:])}")
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+        status, tail = submit_onboarding(
+            self._cluster,
+            self._runs / f"{tenant}.toml",
+            submission_id=f"onboard-{tenant}",
+            emit=self._emit,
         )
-        assert process.stdout is not None
-        tail: list[str] = []
-        for line in process.stdout:
-            tail = [*tail[-20:], line.rstrip()]
-            if line.startswith("[") or "error [" in line or ": step " in line:
-                self._emit(f"   {_plain(line)}")
-        if process.wait() != 0:
+        if status != 0:
             raise TrainingError(f"onboarding {tenant} failed: {' | '.join(tail[-5:])}")
         report = self.home / "owners" / tenant / "report.json"
         return OnboardReport.model_validate_json(report.read_bytes())
@@ -231,12 +212,6 @@ def _answer(tenant: str, asked: str, body: dict[str, Any], elapsed_s: float) -> 
         version=body["adapter"]["version"],
         milliseconds=round(elapsed_s * 1000, 1),
     )
-
-
-def _plain(line: str) -> str:
-    """The line without the actor's prefix and colours that Ray adds."""
-    uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", line)
-    return re.sub(r"^\(\w+ pid=\d+\) ", "", uncoloured).rstrip()
 
 
 def _has_title(process: psutil.Process, title: str) -> bool:

@@ -9,12 +9,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from actors.onboarding import OnboardReport, write_report
 from adapterdistill.backbone import Encoder
+from adapterdistill.cli.canaries import Needles
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import VersionRef
 from tests.contract.recording_proxy import RecordingProxy
@@ -33,39 +33,6 @@ FORM = {
     "meta": {"share_prototypes": True},
 }
 """The second tenant is served by a form, which learnt a task besides, and shares prototypes."""
-
-
-@dataclass(frozen=True)
-class Needles:
-    """What stands for one word: its text in several encodings, and its token ids."""
-
-    by_form: dict[str, bytes]
-
-    @classmethod
-    def of(cls, word: str, encoder: Encoder) -> "Needles":
-        ids = encoder.tokenize([word])[0][1:-1]
-        assert len(ids) >= 8  # long enough never to occur by chance
-        return cls(
-            {
-                "utf-8": word.encode(),
-                "upper case": word.upper().encode(),
-                "utf-16": word.encode("utf-16-le"),
-                "reversed": word[::-1].encode(),
-                "int32 ids": np.array(ids, "<i4").tobytes(),
-                "int64 ids": np.array(ids, "<i8").tobytes(),
-                "float32 ids": np.array(ids, "<f4").tobytes(),
-                "ids in JSON": ",".join(map(str, ids)).encode(),
-                "spaced ids in JSON": ", ".join(map(str, ids)).encode(),
-            }
-        )
-
-    def found_in(self, places: dict[str, bytes]) -> set[tuple[str, str]]:
-        return {
-            (place, form)
-            for place, content in places.items()
-            for form, needle in self.by_form.items()
-            if needle in content
-        }
 
 
 @dataclass(frozen=True)
