@@ -17,7 +17,7 @@ import torch
 from actors.bundling import is_live, make_live
 from actors.files import write_atomically
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
-from actors.publishing import build_manifest, is_published, publish_once
+from actors.publishing import build_manifest, consent_of, is_published, publish_once
 from actors.records import (
     Bundled,
     Decided,
@@ -180,7 +180,7 @@ class DataOwner:
                 prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
             with self._registry() as registry:
-                manifest = publish_once(registry, manifest, payload)
+                manifest = publish_once(registry, manifest, payload, consent_of(self._config))
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
                 name=manifest.ref.name, payload_bytes=len(payload), metrics=manifest.metrics

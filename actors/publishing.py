@@ -6,6 +6,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.report import Choice, Comparison
 from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef, sha256_hex
+from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.selection import Probes
 
@@ -53,6 +54,7 @@ def build_manifest(
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
         teachers=() if choice == "own" else teachers,
         privacy=PRIVACY + _told_of(prototypes),
+        labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         signature=Probes(encoder).signature(adapter),
         prototypes=prototypes,
@@ -71,7 +73,20 @@ def _told_of(prototypes: SharedPrototypes | None) -> str:
     )
 
 
-def publish_once(registry: RegistryClient, manifest: Manifest, payload: bytes) -> Manifest:
+def consent_of(config: OnboardConfig) -> Consent:
+    """Who may learn from the adapter."""
+    match config.registry.share_with:
+        case "everyone":
+            return EVERYONE
+        case "nobody":
+            return NOBODY
+        case tenants:
+            return frozenset(tenants)
+
+
+def publish_once(
+    registry: RegistryClient, manifest: Manifest, payload: bytes, consent: Consent
+) -> Manifest:
     """Publish unless the version is there, and give the manifest that it has.
 
     The same weights may have been published by a run with other settings or rows: a version keeps
@@ -80,7 +95,7 @@ def publish_once(registry: RegistryClient, manifest: Manifest, payload: bytes) -
     try:
         return registry.get(manifest.ref)
     except NotFoundError:
-        registry.publish(manifest, payload)
+        registry.publish(manifest, payload, consent=consent)
         return manifest
 
 

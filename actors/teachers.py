@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import prove_active, unpack_adapter
-from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
+from adapterdistill.errors import (
+    EncoderMismatchError,
+    InvalidPayloadError,
+    NotFoundError,
+    SignatureError,
+    WithdrawnError,
+)
 from adapterdistill.manifest import SharedPrototypes
 from adapterdistill.registry.client import RegistryClient, Summary
 from adapterdistill.selection import Probes, by_relevance
@@ -59,9 +65,11 @@ def fetch_teachers(
             prove_active(encoder, adapter, manifest.golden)
             if manifest.signature is not None:
                 probes.prove(adapter, manifest.signature)
-        except (EncoderMismatchError, InvalidPayloadError):
+        except (EncoderMismatchError, InvalidPayloadError, SignatureError):
             found.refused += (ref.name,)
             continue
+        except (NotFoundError, WithdrawnError):
+            continue  # taken back, or out of sight, since it was listed
         found.payloads[ref.name] = payload
         if manifest.prototypes is not None:
             found.prototypes[ref.name] = manifest.prototypes

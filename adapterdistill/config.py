@@ -55,6 +55,11 @@ class RegistryConfig(Section):
     address_file: LocalPath | None = None
     """A file that holds host:port, as `registry serve --port-file` writes it."""
     timeout_s: float = Field(default=30.0, gt=0)
+    share_with: Literal["everyone", "nobody"] | tuple[Name, ...] = "everyone"
+    """The tenants that may see the adapter and learn from it. Decides for its first version;
+    `adapterdistill registry consent` changes it."""
+    labels: tuple[Name, ...] = Field(default=(), max_length=16)
+    """Words that others may find the adapter by."""
 
     @model_validator(mode="after")
     def _one_address(self) -> "RegistryConfig":

@@ -85,6 +85,42 @@ class NotFoundError(RegistryError):
     reason = "NOT_FOUND"
 
 
+class UnauthenticatedError(RegistryError):
+    """The caller's certificate is missing, revoked, expired or names nobody."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class NotPermittedError(RegistryError):
+    """The caller's role or name does not allow this call, whatever the registry holds."""
+
+    reason = "NOT_PERMITTED"
+
+
+class WithdrawnError(RegistryError):
+    """The version was taken back, by its owner or an operator."""
+
+    reason = "WITHDRAWN"
+
+
+class SignatureError(RegistryError):
+    """What was published is not signed by its owner, or not as it came."""
+
+    reason = "SIGNATURE_INVALID"
+
+
+class QuotaExceededError(RegistryError):
+    """The tenant has as much in the registry as it may have."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class RateLimitedError(RegistryError):
+    """The caller called too often, or has too many calls open; later is soon enough."""
+
+    reason = "RATE_LIMITED"
+
+
 class AliasConflictError(RegistryError):
     """An alias was moved by somebody else since its etag was read."""
 
@@ -122,3 +158,16 @@ class OverloadedError(ServingError):
     """The server has no room for another request now."""
 
     reason = "OVERLOADED"
+
+
+class IntegrityError(AdapterDistillError):
+    """What is on disk is not what was written."""
+
+    reason = "INTEGRITY"
+    exit_code = 10
+
+
+class AuditBrokenError(IntegrityError):
+    """An audit log was changed after it was written."""
+
+    reason = "AUDIT_BROKEN"

@@ -209,6 +209,8 @@ class Manifest(Record):
     kind: Literal["bottleneck", "fusion"]
     task: str = Field(default="retrieval", max_length=40)
     language: str = Field(default="en", max_length=20)
+    labels: tuple[Name, ...] = Field(default=(), max_length=16, exclude_if=lambda value: not value)
+    """Words that its owner lets others find it by."""
     encoder: EncoderRef
     tensors: dict[str, TensorSpec]
     method: str = Field(max_length=60)

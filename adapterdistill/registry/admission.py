@@ -46,6 +46,8 @@ class Limits:
 
     max_payload_bytes: int = 64 * 1024 * 1024
     encoder_weights_sha256: str | None = None
+    refuse_descendants: bool = False
+    """Hide from other owners what learnt from a withdrawn version."""
 
 
 def parse_manifest(manifest_json: bytes) -> Manifest:

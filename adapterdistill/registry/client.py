@@ -1,7 +1,7 @@
 """The owner's side of the registry: plain values in, plain values out, domain errors raised."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,9 +15,12 @@ from adapterdistill.errors import (
     InvalidManifestError,
     InvalidPayloadError,
     RegistryUnavailableError,
+    WithdrawnError,
 )
 from adapterdistill.manifest import EncoderRef, Manifest, Signature, VersionRef, sha256_hex
 from adapterdistill.registry import wire
+from adapterdistill.registry.access import EVERYONE, Consent
+from adapterdistill.registry.schema import State
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
@@ -35,6 +38,20 @@ _OPTIONS = (
     # The registry is the only channel of a federation, never to pass through a web proxy unasked.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version as the registry has it."""
+
+    manifest: Manifest
+    state: State
+    state_reason: str
+    """Why it is withdrawn or in quarantine."""
+    withdrawn_teacher: str
+    """Name of a withdrawn version that it learnt from, at any depth; empty if there is none."""
+    consent: Consent | None
+    """Who may learn from the adapter; None: that is not for this caller to know."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +111,16 @@ class RegistryClient:
     ) -> None:
         self.close()
 
-    def publish(self, manifest: Manifest, payload: bytes) -> Manifest:
+    def publish(
+        self, manifest: Manifest, payload: bytes, *, consent: Consent = EVERYONE
+    ) -> Manifest:
         """Returns once the version is on the registry's disk. Publishing it again is harmless.
 
+        `consent` says who may learn from the adapter, if this is its first version; `set_consent`
+        changes it.
+
         Raises:
+            WithdrawnError: the version, or a teacher of it, was taken back.
             DigestMismatchError: `payload` is not the manifest's; nothing was sent.
             InvalidManifestError: also if the version is published with another manifest.
             InvalidPayloadError, EncoderMismatchError: the registry does not admit it.
@@ -106,7 +129,7 @@ class RegistryClient:
             raise DigestMismatchError(f"the payload is not that of {manifest.ref.name}")
 
         def call(timeout_s: float) -> Manifest:
-            answer = self._stub.Publish(_upload(manifest, payload), timeout=timeout_s)
+            answer = self._stub.Publish(_upload(manifest, payload, consent), timeout=timeout_s)
             return Manifest.from_json(answer.version.manifest_json)
 
         return self._retried("publish", call)
@@ -133,10 +156,24 @@ class RegistryClient:
         return self._retried("fetch", call)
 
     def get(self, ref: VersionRef) -> Manifest:
-        """Raises NotFoundError if there is no such version for this caller."""
+        """Raises NotFoundError if there is no such version for this caller, WithdrawnError if it
+        was taken back."""
+        published = self.describe(ref)
+        if published.state == "withdrawn":
+            raise WithdrawnError(f"{ref.name} is withdrawn: {published.state_reason}")
+        return published.manifest
+
+    def describe(self, ref: VersionRef) -> Published:
+        """What the registry tells of a version, withdrawn or not; NotFoundError as `get`."""
         request = pb.GetVersionRequest(name=ref.name)
-        answer = self._call("get", self._stub.GetVersion, request)
-        return _manifest_of(ref, answer.version)
+        version = self._call("get", self._stub.GetVersion, request).version
+        return Published(
+            manifest=_manifest_of(ref, version),
+            state=wire.read_state(version),
+            state_reason=version.state_reason,
+            withdrawn_teacher=version.withdrawn_teacher,
+            consent=wire.read_consent(version.consent) if version.HasField("consent") else None,
+        )
 
     def list(
         self,
@@ -145,16 +182,23 @@ class RegistryClient:
         encoder: EncoderRef | None = None,
         exclude_tenant: str | None = None,
         latest_only: bool = True,
+        task: str | None = None,
+        language: str | None = None,
+        labels: Collection[str] = (),
     ) -> Iterator[Manifest]:
         """Versions as the registry has them when the first is asked for, newest first.
 
-        `encoder` selects by digests; `latest_only` takes the newest version of each adapter.
+        `encoder` selects by digests; `latest_only` takes the newest version of each adapter;
+        `labels` takes those that have all of them.
         """
         chosen = pb.VersionFilter(
             tenant=tenant or "",
             exclude_tenant=exclude_tenant or "",
             encoder=_digests(encoder),
             latest_only=latest_only,
+            task=task or "",
+            language=language or "",
+            labels=labels,
         )
         request = pb.ListVersionsRequest(filter=chosen, page_size=_LIST_PAGE)
         for version in self._listed(request):
@@ -214,6 +258,27 @@ class RegistryClient:
         )
         return Lineage(ancestors, descendants, answer.truncated)
 
+    def set_consent(self, tenant: str, adapter: str, consent: Consent) -> None:
+        """From now on only these may see the adapter and learn from it.
+
+        Raises NotFoundError if nothing of it is published.
+        """
+        request = pb.SetConsentRequest(
+            adapter_name=wire.adapter_name(tenant, adapter), consent=wire.consent_message(consent)
+        )
+        self._call("set_consent", self._stub.SetConsent, request)
+
+    def withdraw(self, ref: VersionRef, reason: str) -> tuple[Relative, ...]:
+        """Takes a version back for ever, its owner or an operator; returns those that learnt from
+        it and are marked now. `reason` is shown to whoever asks for the version."""
+        request = pb.WithdrawRequest(name=ref.name, reason=reason)
+        answer = self._call("withdraw", self._stub.Withdraw, request)
+        return tuple(Relative(VersionRef.parse(one.name), one.depth) for one in answer.descendants)
+
+    def release(self, ref: VersionRef) -> None:
+        """Lets a version out of quarantine; for operators."""
+        self._call("release", self._stub.ReleaseVersion, pb.ReleaseVersionRequest(name=ref.name))
+
     def health(self) -> bool:
         """Whether the registry answers, at once, that it is ready."""
         try:
@@ -254,8 +319,12 @@ def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:
     )
 
 
-def _upload(manifest: Manifest, payload: bytes) -> Iterator[pb.PublishRequest]:
-    header = pb.PublishHeader(name=manifest.ref.name, manifest_json=manifest.canonical_json())
+def _upload(manifest: Manifest, payload: bytes, consent: Consent) -> Iterator[pb.PublishRequest]:
+    header = pb.PublishHeader(
+        name=manifest.ref.name,
+        manifest_json=manifest.canonical_json(),
+        consent=wire.consent_message(consent),
+    )
     yield pb.PublishRequest(header=header)
     for offset in range(0, len(payload), wire.CHUNK_BYTES):
         data = payload[offset : offset + wire.CHUNK_BYTES]

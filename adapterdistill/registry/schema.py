@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
@@ -40,7 +41,79 @@ _MIGRATIONS = (
         PRIMARY KEY (tenant, adapter, alias)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- One row a change of the registry, written with it. Revisions of versions are those of the
+    -- event that made them.
+    CREATE TABLE events (
+        revision INTEGER PRIMARY KEY AUTOINCREMENT,
+        time_ns INTEGER NOT NULL,
+        caller TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        adapter TEXT NOT NULL,
+        name TEXT NOT NULL,
+        other_name TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        -- Told to those who have the adapter's consent, not to its owner alone.
+        public INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO events SELECT
+        revision, created_ns, 'anyone/anonymous', 'published', tenant, adapter,
+        'tenants/' || tenant || '/adapters/' || adapter || '/versions/' || version,
+        '', '', 1
+        FROM versions;
+    ALTER TABLE versions ADD COLUMN state TEXT NOT NULL DEFAULT 'active';
+    ALTER TABLE versions ADD COLUMN state_reason TEXT NOT NULL DEFAULT '';
+    ALTER TABLE versions ADD COLUMN withdrawn_teacher TEXT NOT NULL DEFAULT '';
+    ALTER TABLE versions ADD COLUMN statement BLOB;
+    ALTER TABLE versions ADD COLUMN statistics_json BLOB;
+    ALTER TABLE versions ADD COLUMN task TEXT NOT NULL DEFAULT '';
+    ALTER TABLE versions ADD COLUMN language TEXT NOT NULL DEFAULT '';
+    UPDATE versions SET
+        task = json_extract(CAST(manifest_json AS TEXT), '$.task'),
+        language = json_extract(CAST(manifest_json AS TEXT), '$.language');
+    CREATE TABLE labels (
+        label TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        PRIMARY KEY (label, revision)
+    ) STRICT, WITHOUT ROWID;
+    -- '*' allows everyone; an adapter without rows is for its owner alone.
+    CREATE TABLE consents (
+        tenant TEXT NOT NULL,
+        adapter TEXT NOT NULL,
+        allowed TEXT NOT NULL,
+        PRIMARY KEY (tenant, adapter, allowed)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO consents SELECT DISTINCT tenant, adapter, '*' FROM versions;
+    CREATE TABLE nonces (
+        tenant TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        PRIMARY KEY (tenant, nonce)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE requests (
+        caller TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        request_sha256 TEXT NOT NULL,
+        response BLOB NOT NULL,
+        time_ns INTEGER NOT NULL,
+        PRIMARY KEY (caller, request_id)
+    ) STRICT;
+    CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO secrets VALUES ('page_token', randomblob(32));
+    """,
 )
+
+
+State = Literal["active", "quarantined", "withdrawn"]
+EventKind = Literal[
+    "published",
+    "quarantined",
+    "released",
+    "withdrawn",
+    "teacher_withdrawn",
+    "consent_changed",
+    "alias_moved",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +126,10 @@ class Row:
     manifest_json: bytes
     revision: int
     created_ns: int
+    state: State
+    state_reason: str
+    withdrawn_teacher: str
+    statement: bytes | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +140,22 @@ class Filter:
     exclude_tenant: str | None = None
     encoder: tuple[str, str] | None = None  # weights, tokenizer
     latest_only: bool = False
+    task: str | None = None
+    language: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One change. `name` is of the version, or of the alias or adapter where these changed."""
+
+    revision: int
+    time_ns: int
+    caller: str
+    kind: EventKind
+    name: str
+    other_name: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class RegistryServer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
         await self._health.enter_graceful_shutdown()
+        self._service.end_watches()
         await self._server.stop(grace_s)
         await asyncio.to_thread(self._service.close)
         logger.info("stopped")

@@ -1,7 +1,7 @@
 """The calls of RegistryService, on a store and an index.
 
 Nothing here blocks the event loop: the index runs on one thread of its own, file work on a few
-others. An upload holds at most a few chunks in memory.
+others.
 """
 
 import asyncio
@@ -12,54 +12,66 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import grpc
-
 from adapterdistill.errors import (
     AdapterDistillError,
-    DigestMismatchError,
     EncoderMismatchError,
     InvalidManifestError,
-    InvalidPayloadError,
     RegistryError,
     RegistryUnavailableError,
 )
-from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import wire
-from adapterdistill.registry.admission import (
-    Limits,
-    check_manifest,
-    check_payload,
-    parse_manifest,
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry import standing, wire
+from adapterdistill.registry.access import (
+    Caller,
+    check_fetches,
+    check_operates,
+    check_owns,
+    check_withdraws,
 )
+from adapterdistill.registry.admission import Limits, check_manifest, parse_manifest
+from adapterdistill.registry.aliases import alias_of, set_alias
+from adapterdistill.registry.changes import after
+from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.index import Index
+from adapterdistill.registry.listing import page
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.status import to_status
 from adapterdistill.registry.store import BlobStore
+from adapterdistill.registry.transfers import Transfers
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
-MAX_TRANSFERS = 16
+HEARTBEAT_S = 15.0
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
-Call = Callable[["RegistryService", Any, Any], Awaitable[T]]
+Call = Callable[["RegistryService", Any, Any, Caller], Awaitable[T]]
 
 
-def _answered(call: Call[T]) -> Call[T]:
-    """Turns errors into statuses; what we did not foresee is logged and not shown."""
+def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitable[T]]:
+    """Tells the call who calls, and turns errors into statuses; what we did not foresee is logged
+    and not shown."""
 
     @functools.wraps(call)
     async def answer(self: "RegistryService", request: Any, context: Any) -> T:
         refusal: AdapterDistillError
+        caller: Caller | None = None
         try:
-            return await call(self, request, context)
+            caller = caller_of(context)
+            return await call(self, request, context, caller)
         except AdapterDistillError as error:
             refusal = error
         except Exception:
             logger.exception("%s failed", call.__name__)
             refusal = RegistryError("the registry failed; its log has the cause")
         code, message, trailer = to_status(refusal)
-        logger.info("%s refused: %s %s", call.__name__, code.name, refusal.reason)
+        logger.info(
+            "%s of %s refused: %s %s",
+            call.__name__,
+            caller or "nobody known",
+            code.name,
+            refusal.reason,
+        )
         await context.abort(code, message, trailer)
         raise AssertionError("abort returned")
 
@@ -75,133 +87,128 @@ class RegistryService:
     def __init__(self, root: Path, limits: Limits, *, idle_timeout_s: float = 30.0) -> None:
         """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
         self._limits = limits
-        self._idle_timeout_s = idle_timeout_s
         self._store = BlobStore(root)
         try:
-            self._index = Index(root / "index.sqlite3")
+            self._index = Index(
+                root / "index.sqlite3", refuse_descendants=limits.refuse_descendants
+            )
         except BaseException:
             self._store.close()
             raise
         swept = self._store.sweep(self._index.payloads())
         if swept:
             logger.info("removed %d files of unfinished uploads", swept)
+        self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = ThreadPoolExecutor(1, "registry-index")
-        self._disk_threads = ThreadPoolExecutor(4, "registry-disk")
-        self._transfers = asyncio.Semaphore(MAX_TRANSFERS)
+        self._transfers = Transfers(self._store, idle_timeout_s=idle_timeout_s)
+        self._changed = asyncio.Event()
+        self._stopping = False
 
     def close(self) -> None:
         """Waits for work in progress; the folder may then be opened again."""
-        self._disk_threads.shutdown()
+        self._transfers.close()
         self._index_thread.shutdown()
         self._index.close()
         self._store.close()
 
+    def end_watches(self) -> None:
+        """Ends the calls that would never end by themselves."""
+        self._stopping = True
+        self._tell_watchers()
+
     async def check(self) -> None:
         """Raises whatever stands in the way of serving calls."""
         await self._on_index(self._index.check)
-        await self._on_disk(self._store.check_writable)
+        await self._transfers.on_disk(self._store.check_writable)
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         work = functools.partial(call, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
 
-    async def _on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._disk_threads, work)
+    async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `_on_index`, for what changes the index: watchers hear of it."""
+        result = await self._on_index(call, *args, **kwargs)
+        self._tell_watchers()
+        return result
+
+    def _tell_watchers(self) -> None:
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
 
     @_answered
-    async def Publish(self, _requests: Any, context: Any) -> pb.PublishResponse:  # noqa: N802
-        first = await self._read(context)
+    async def Publish(  # noqa: N802
+        self, _requests: Any, context: Any, caller: Caller
+    ) -> pb.PublishResponse:
+        first = await self._transfers.read(context)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidManifestError("the first message of an upload must be its header")
         manifest = parse_manifest(first.header.manifest_json)
+        check_owns(caller, manifest.tenant)
         if first.header.name != manifest.ref.name:
             raise InvalidManifestError("the header's name is not that of its manifest")
+        consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
-        row = await self._on_index(self._index.published, manifest)
-        stored_bytes = await self._on_disk(self._store.size, manifest.version)
+        row = await self._on_index(self._index.published, manifest, caller)
         # A payload that the disk lost is taken again.
-        if row is None or stored_bytes != manifest.payload_bytes:
-            async with self._transfers:
-                row = await self._receive(manifest, context)
+        if row is None or not await self._transfers.has(manifest):
+            await self._transfers.receive(manifest, context)
+            # Last: the version exists from here on.
+            row = await self._change(self._index.add, manifest, caller, consent=consent)
             logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
-        return pb.PublishResponse(version=wire.version_message(row))
+        return pb.PublishResponse(version=await self._told(row, caller))
 
-    async def _receive(self, manifest: Manifest, context: Any) -> Row:
-        with self._store.stage() as staged:
-            while (request := await self._read(context)) is not None:
-                if request.WhichOneof("part") != "chunk":
-                    raise InvalidPayloadError("after the header, every message must be a chunk")
-                _check_chunk(request.chunk, staged.size, manifest.payload_bytes)
-                await self._on_disk(staged.write, request.chunk.data)
-            if staged.size != manifest.payload_bytes:
-                raise InvalidPayloadError(
-                    f"upload ended at {staged.size} of {manifest.payload_bytes} bytes"
-                )
-            if staged.sha256() != manifest.version:
-                raise DigestMismatchError(
-                    f"payload has sha256 {staged.sha256()[:12]},"
-                    f" its version says {manifest.version[:12]}"
-                )
-            await self._on_disk(check_payload, staged.path, manifest)
-            await self._on_disk(staged.commit)
-        # Last: the version exists from here on.
-        return await self._on_index(self._index.add, manifest)
-
-    async def _read(self, context: Any) -> Any:
-        """The client's next message, or None at the end of its stream."""
-        try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                request = await context.read()
-        except TimeoutError:
-            raise RegistryUnavailableError(
-                f"upload given up: nothing came for {self._idle_timeout_s:g} s"
-            ) from None
-        return None if request is grpc.aio.EOF else request
+    async def _told(self, row: Row, caller: Caller) -> pb.Version:
+        """The version as the caller may know it."""
+        if not (caller.sees_all or caller.name == row.ref.tenant):
+            return wire.version_message(row)
+        consent = await self._on_index(self._index.consent, row.ref.tenant, row.ref.adapter)
+        return wire.version_message(row, consent)
 
     @_answered
-    async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:  # noqa: N802
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name))
+    async def QueryUpload(  # noqa: N802
+        self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
+    ) -> Any:
+        ref = VersionRef.parse(request.name)
+        check_owns(caller, ref.tenant)
+        row = await self._on_index(self._index.find, ref, caller)
+        return pb.QueryUploadResponse(offset=0, published=row is not None)
+
+    @_answered
+    async def Fetch(  # noqa: N802
+        self, request: pb.FetchRequest, context: Any, caller: Caller
+    ) -> None:
+        check_fetches(caller)
+        row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
         wanted = wire.read_encoder(request)
         if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
             raise EncoderMismatchError(
                 f"{row.ref.name} belongs to another encoder, {row.weights_sha256[:12]}"
             )
-        async with self._transfers:
-            with self._store.open(row.ref.version) as file:
-                await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
-                offset = 0
-                while data := await self._on_disk(file.read, wire.CHUNK_BYTES):
-                    chunk = pb.Chunk(offset=offset, data=data)
-                    await self._write(context, pb.FetchResponse(chunk=chunk))
-                    offset += len(data)
-
-    async def _write(self, context: Any, response: pb.FetchResponse) -> None:
-        try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                await context.write(response)
-        except TimeoutError:
-            raise RegistryUnavailableError(
-                f"download given up: nothing was read for {self._idle_timeout_s:g} s"
-            ) from None
+        await self._transfers.send(row, context)
 
     @_answered
-    async def GetVersion(self, request: pb.GetVersionRequest, _context: Any) -> Any:  # noqa: N802
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name))
-        return pb.GetVersionResponse(version=wire.version_message(row))
+    async def GetVersion(  # noqa: N802
+        self, request: pb.GetVersionRequest, _context: Any, caller: Caller
+    ) -> Any:
+        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
+        return pb.GetVersionResponse(version=await self._told(row, caller))
 
     @_answered
-    async def ListVersions(self, request: pb.ListVersionsRequest, _context: Any) -> Any:  # noqa: N802
+    async def ListVersions(  # noqa: N802
+        self, request: pb.ListVersionsRequest, _context: Any, caller: Caller
+    ) -> Any:
         chosen = wire.read_filter(request.filter)
         max_rows = wire.read_page_size(request.page_size)
         if request.page_token:
-            before, newest = wire.read_page_token(request.page_token, chosen)
+            before, newest = self._pages.read(request.page_token, chosen, caller)
         else:
             newest = await self._on_index(self._index.newest_revision)
             before = newest + 1
         rows, more = await self._on_index(
-            self._index.page,
+            page,
+            self._index,
             chosen,
+            caller,
             before=before,
             newest=newest,
             max_rows=max_rows,
@@ -209,43 +216,115 @@ class RegistryService:
         )
         summary = request.view == pb.VERSION_VIEW_SUMMARY
         message = wire.summary_message if summary else wire.version_message
+        following = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
         return pb.ListVersionsResponse(
-            versions=[message(row) for row in rows],
-            next_page_token=wire.page_token(rows[-1].revision, newest, chosen) if more else "",
+            versions=[message(row) for row in rows], next_page_token=following
         )
 
     @_answered
-    async def GetAlias(self, request: pb.GetAliasRequest, _context: Any) -> Any:  # noqa: N802
-        row = await self._on_index(self._index.alias, *wire.parse_alias_name(request.name))
+    async def GetAlias(  # noqa: N802
+        self, request: pb.GetAliasRequest, _context: Any, caller: Caller
+    ) -> Any:
+        tenant, adapter, alias = wire.parse_alias_name(request.name)
+        row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
         return pb.GetAliasResponse(alias=wire.alias_message(row))
 
     @_answered
-    async def SetAlias(self, request: pb.SetAliasRequest, _context: Any) -> Any:  # noqa: N802
+    async def SetAlias(  # noqa: N802
+        self, request: pb.SetAliasRequest, _context: Any, caller: Caller
+    ) -> Any:
         ref = VersionRef.parse(request.alias.version_name)
+        check_owns(caller, ref.tenant)
         tenant, adapter, alias = wire.parse_alias_name(request.alias.name)
         if (tenant, adapter) != (ref.tenant, ref.adapter):
             raise InvalidManifestError("an alias names versions of its own adapter only")
         etag = request.alias.etag or None
-        row = await self._on_index(self._index.set_alias, ref, alias, etag)
+        row = await self._change(set_alias, self._index, ref, alias, etag, caller)
         return pb.SetAliasResponse(alias=wire.alias_message(row))
 
     @_answered
-    async def GetLineage(self, request: pb.GetLineageRequest, _context: Any) -> Any:  # noqa: N802
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name))
-        up, up_cut = await self._on_index(self._index.ancestors, row.ref, MAX_RELATIVES)
-        down, down_cut = await self._on_index(self._index.descendants, row.ref, MAX_RELATIVES)
+    async def GetLineage(  # noqa: N802
+        self, request: pb.GetLineageRequest, _context: Any, caller: Caller
+    ) -> Any:
+        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
+        up, up_cut = await self._on_index(
+            self._index.relatives, row.ref, "ancestors", MAX_RELATIVES
+        )
+        down, down_cut = await self._on_index(
+            self._index.relatives, row.ref, "descendants", MAX_RELATIVES
+        )
         return pb.GetLineageResponse(
-            ancestors=[pb.Relative(name=name, depth=depth) for name, depth in up],
-            descendants=[pb.Relative(name=name, depth=depth) for name, depth in down],
+            ancestors=await self._relatives(up, caller),
+            descendants=await self._relatives(down, caller),
             truncated=up_cut or down_cut,
         )
 
+    async def _relatives(
+        self, relatives: list[tuple[str, int]], caller: Caller
+    ) -> list[pb.Relative]:
+        visible = await self._on_index(self._index.visible, relatives, caller)
+        return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
-def _check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> None:
-    size = len(chunk.data)
-    if chunk.offset != expected_offset:
-        raise InvalidPayloadError(f"chunk at offset {chunk.offset}, expected {expected_offset}")
-    if not 0 < size <= wire.CHUNK_BYTES:
-        raise InvalidPayloadError(f"chunk of {size} bytes, expected 1 to {wire.CHUNK_BYTES}")
-    if expected_offset + size > payload_bytes:
-        raise InvalidPayloadError(f"upload exceeds the {payload_bytes} bytes of its manifest")
+    @_answered
+    async def SetConsent(  # noqa: N802
+        self, request: pb.SetConsentRequest, _context: Any, caller: Caller
+    ) -> Any:
+        tenant, adapter = wire.parse_adapter_name(request.adapter_name)
+        check_owns(caller, tenant)
+        consent = wire.read_consent(request.consent)
+        await self._change(standing.set_consent, self._index, tenant, adapter, consent, caller)
+        logger.info("%s changed the consent of %s", caller, request.adapter_name)
+        return pb.SetConsentResponse(consent=wire.consent_message(consent))
+
+    @_answered
+    async def Withdraw(  # noqa: N802
+        self, request: pb.WithdrawRequest, _context: Any, caller: Caller
+    ) -> Any:
+        ref = VersionRef.parse(request.name)
+        check_withdraws(caller, ref.tenant)
+        reason = wire.read_reason(request.reason)
+        row = await self._change(standing.withdraw, self._index, ref, reason, caller)
+        logger.info("%s withdrew %s", caller, ref.name)
+        down, _ = await self._on_index(self._index.relatives, ref, "descendants", MAX_RELATIVES)
+        return pb.WithdrawResponse(
+            version=await self._told(row, caller), descendants=await self._relatives(down, caller)
+        )
+
+    @_answered
+    async def ReleaseVersion(  # noqa: N802
+        self, request: pb.ReleaseVersionRequest, _context: Any, caller: Caller
+    ) -> Any:
+        check_operates(caller)
+        ref = VersionRef.parse(request.name)
+        row = await self._change(standing.release, self._index, ref, caller)
+        logger.info("%s released %s", caller, ref.name)
+        return pb.ReleaseVersionResponse(version=await self._told(row, caller))
+
+    @_answered
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: Any, caller: Caller
+    ) -> None:
+        revision = request.after_revision
+        adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
+        while True:
+            # Both before the look: what changes after it ends the wait below.
+            changed = self._changed
+            newest = await self._on_index(self._index.newest_revision)
+            events = await self._on_index(
+                after, self._index.db, revision, caller, adapters=adapters
+            )
+            for event in events:
+                revision = event.revision
+                message = wire.event_message(event)
+                await context.write(pb.WatchResponse(event=message, revision=revision))
+            if events:
+                continue
+            revision = max(revision, newest)
+            await context.write(pb.WatchResponse(revision=revision))
+            if self._stopping:
+                raise RegistryUnavailableError("the registry is stopping: watch again later")
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await changed.wait()
+            except TimeoutError:
+                continue

@@ -28,6 +28,13 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AliasConflictError: grpc.StatusCode.ABORTED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotPermittedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.WithdrawnError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SignatureError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.IntegrityError: grpc.StatusCode.DATA_LOSS,
 }
 _NO_ANSWER = frozenset(
     {

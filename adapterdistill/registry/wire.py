@@ -1,13 +1,15 @@
 """How rows, names and pages look in messages: the one file that knows both index and protobuf."""
 
 import base64
-import binascii
 import json
 import re
 
+from cryptography.fernet import Fernet, InvalidToken
+
 from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
-from adapterdistill.registry.schema import AliasRow, Filter, Row
+from adapterdistill.registry.access import EVERYONE, Caller, Consent
+from adapterdistill.registry.schema import AliasRow, EventKind, EventRow, Filter, Row, State
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -16,13 +18,31 @@ DEFAULT_PAGE = 100
 MAX_PAGE = 500
 MAX_PAGE_BYTES = 3 << 20
 _ALIAS_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)/aliases/([^/]+)")
+_ADAPTER_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)")
+MAX_CONSENTING = 1000
+MAX_REASON = 500
+_STATES: dict[State, pb.VersionState] = {
+    "active": pb.VERSION_STATE_ACTIVE,
+    "quarantined": pb.VERSION_STATE_QUARANTINED,
+    "withdrawn": pb.VERSION_STATE_WITHDRAWN,
+}
+_EVENTS: dict[EventKind, pb.EventKind] = {
+    "published": pb.EVENT_KIND_PUBLISHED,
+    "quarantined": pb.EVENT_KIND_QUARANTINED,
+    "released": pb.EVENT_KIND_RELEASED,
+    "withdrawn": pb.EVENT_KIND_WITHDRAWN,
+    "teacher_withdrawn": pb.EVENT_KIND_TEACHER_WITHDRAWN,
+    "consent_changed": pb.EVENT_KIND_CONSENT_CHANGED,
+    "alias_moved": pb.EVENT_KIND_ALIAS_MOVED,
+}
 _KINDS = {
     "bottleneck": pb.ADAPTER_KIND_BOTTLENECK,
     "fusion": pb.ADAPTER_KIND_FUSION,
 }
 
 
-def version_message(row: Row) -> pb.Version:
+def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
+    """`consent` is for those who may know it."""
     manifest = Manifest.from_json(row.manifest_json)
     message = pb.Version(
         name=row.ref.name,
@@ -36,7 +56,13 @@ def version_message(row: Row) -> pb.Version:
         payload_bytes=manifest.payload_bytes,
         revision=row.revision,
         signature=_signature_message(manifest.signature),
+        state=_STATES[row.state],
+        state_reason=row.state_reason,
+        withdrawn_teacher=row.withdrawn_teacher,
+        consent=None if consent is None else consent_message(consent),
     )
+    if row.statement is not None:
+        message.statement.ParseFromString(row.statement)
     message.create_time.FromNanoseconds(row.created_ns)
     return message
 
@@ -69,6 +95,18 @@ def read_signature(message: pb.Version) -> Signature | None:
     return None
 
 
+def parse_adapter_name(name: str) -> tuple[str, str]:
+    """Tenant and adapter; raises InvalidManifestError if `name` is none of an adapter."""
+    match = _ADAPTER_NAME.fullmatch(name)
+    if match is None or not all(map(is_name, match.groups())):
+        raise InvalidManifestError("not an adapter name: expected tenants/TENANT/adapters/ADAPTER")
+    return match[1], match[2]
+
+
+def adapter_name(tenant: str, adapter: str) -> str:
+    return f"tenants/{tenant}/adapters/{adapter}"
+
+
 def alias_name(tenant: str, adapter: str, alias: str) -> str:
     return f"tenants/{tenant}/adapters/{adapter}/aliases/{alias}"
 
@@ -97,7 +135,54 @@ def read_filter(message: pb.VersionFilter) -> Filter:
         exclude_tenant=message.exclude_tenant or None,
         encoder=read_encoder(message),
         latest_only=message.latest_only,
+        task=message.task or None,
+        language=message.language or None,
+        labels=tuple(sorted(set(message.labels))),
     )
+
+
+def read_state(message: pb.Version) -> State:
+    """Active also for a registry that knows no states."""
+    return next((s for s, number in _STATES.items() if number == message.state), "active")
+
+
+def consent_message(consent: Consent) -> pb.Consent:
+    return pb.Consent(everyone=consent == EVERYONE, tenants=sorted(consent - EVERYONE))
+
+
+def read_consent(message: pb.Consent) -> Consent:
+    """Raises InvalidManifestError if it names what is no tenant, or too many."""
+    if message.everyone:
+        return EVERYONE
+    if len(message.tenants) > MAX_CONSENTING or not all(map(is_name, message.tenants)):
+        raise InvalidManifestError(
+            f"consent must name tenants, {MAX_CONSENTING} at most, or be for everyone"
+        )
+    return frozenset(message.tenants)
+
+
+def read_first_consent(header: pb.PublishHeader) -> Consent:
+    """As `read_consent`; everyone where the header says nothing."""
+    return read_consent(header.consent) if header.HasField("consent") else EVERYONE
+
+
+def read_reason(text: str) -> str:
+    """Raises ConfigError unless it is 1 to 500 printable characters."""
+    if not 0 < len(text) <= MAX_REASON or not text.isprintable():
+        raise ConfigError(f"a reason must be 1 to {MAX_REASON} printable characters")
+    return text
+
+
+def event_message(row: EventRow) -> pb.Event:
+    message = pb.Event(
+        revision=row.revision,
+        kind=_EVENTS[row.kind],
+        name=row.name,
+        other_name=row.other_name,
+        reason=row.reason,
+    )
+    message.time.FromNanoseconds(row.time_ns)
+    return message
 
 
 def read_encoder(message: pb.VersionFilter | pb.FetchRequest) -> tuple[str, str] | None:
@@ -112,24 +197,32 @@ def read_page_size(page_size: int) -> int:
     return min(page_size or DEFAULT_PAGE, MAX_PAGE)
 
 
-def page_token(before: int, newest: int, chosen: Filter) -> str:
-    """A token for the versions with revision < `before` of the listing begun at `newest`."""
-    token = canonical_json([before, newest, _fingerprint(chosen)])
-    return base64.urlsafe_b64encode(token).decode()
+class PageTokens:
+    """Opaque page tokens, each good for one filter and one caller.
+
+    Encrypted with a key of the registry (Fernet), so that a token tells nothing and none can be
+    made up.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        """`key` is 32 random bytes."""
+        self._fernet = Fernet(base64.urlsafe_b64encode(key))
+
+    def token(self, before: int, newest: int, chosen: Filter, caller: Caller) -> str:
+        """For the versions with revision < `before` of the listing begun at `newest`."""
+        content = canonical_json([before, newest, _fingerprint(chosen, caller)])
+        return self._fernet.encrypt(content).decode()
+
+    def read(self, token: str, chosen: Filter, caller: Caller) -> tuple[int, int]:
+        """`before` and `newest`; ConfigError unless the token was made for filter and caller."""
+        try:
+            before, newest, fingerprint = json.loads(self._fernet.decrypt(token.encode()))
+        except (InvalidToken, UnicodeEncodeError):
+            raise ConfigError("page_token is not one that this registry made") from None
+        if fingerprint != _fingerprint(chosen, caller):
+            raise ConfigError("page_token belongs to another filter or caller")
+        return before, newest
 
 
-def read_page_token(token: str, chosen: Filter) -> tuple[int, int]:
-    """`before` and `newest`; raises ConfigError unless the token was made for this filter."""
-    try:
-        before, newest, fingerprint = json.loads(base64.b64decode(token, b"-_", validate=True))
-        if type(before) is int and type(newest) is int and 0 < before <= newest < 1 << 62:
-            if fingerprint == _fingerprint(chosen):
-                return before, newest
-            raise ConfigError("page_token belongs to another filter")
-    except (binascii.Error, ValueError, TypeError, RecursionError):
-        pass
-    raise ConfigError("page_token is not one that this registry made")
-
-
-def _fingerprint(chosen: Filter) -> str:
-    return sha256_hex(repr(chosen).encode())[:16]
+def _fingerprint(chosen: Filter, caller: Caller) -> str:
+    return sha256_hex(repr((chosen, caller)).encode())

@@ -31,7 +31,8 @@ class RegistryServiceStub:
     Resource names: tenants/{tenant}/adapters/{adapter}/versions/{sha256 of the payload}.
     A version never changes and its name is never given to anything else. Errors are
     google.rpc.Status with an ErrorInfo whose reason is stable and whose domain is "adapterdistill".
-    Every call may be repeated with the same effect.
+    Every call may be repeated with the same effect. Who calls is read from the client certificate;
+    what a caller may not see is answered as if it were not there.
     """
 
     def __init__(self, channel):
@@ -75,6 +76,31 @@ class RegistryServiceStub:
                 request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.QueryUpload = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/QueryUpload',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.FromString,
+                _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/SetConsent',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentResponse.FromString,
+                _registered_method=True)
+        self.Withdraw = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/Withdraw',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawResponse.FromString,
+                _registered_method=True)
+        self.ReleaseVersion = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/ReleaseVersion',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/adapterdistill.registry.v1.RegistryService/Watch',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -83,7 +109,8 @@ class RegistryServiceServicer:
     Resource names: tenants/{tenant}/adapters/{adapter}/versions/{sha256 of the payload}.
     A version never changes and its name is never given to anything else. Errors are
     google.rpc.Status with an ErrorInfo whose reason is stable and whose domain is "adapterdistill".
-    Every call may be repeated with the same effect.
+    Every call may be repeated with the same effect. Who calls is read from the client certificate;
+    what a caller may not see is answered as if it were not there.
     """
 
     def Publish(self, request_iterator, context):
@@ -136,6 +163,42 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryUpload(self, request, context):
+        """Tells how much of an upload that broke off is on disk. Publish goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsent(self, request, context):
+        """Says who may see an adapter and learn from it, from now on: every version of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Withdraw(self, request, context):
+        """Takes a version back for ever: it is listed and fetched no more, and those that learnt from it,
+        at any depth, are marked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseVersion(self, request, context):
+        """Lets out a version that admission put into quarantine. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Sends every change that the caller may see, oldest first, then waits for more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -174,6 +237,31 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.FromString,
                     response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.SerializeToString,
             ),
+            'QueryUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryUpload,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentResponse.SerializeToString,
+            ),
+            'Withdraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Withdraw,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawResponse.SerializeToString,
+            ),
+            'ReleaseVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseVersion,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'adapterdistill.registry.v1.RegistryService', rpc_method_handlers)
@@ -188,7 +276,8 @@ class RegistryService:
     Resource names: tenants/{tenant}/adapters/{adapter}/versions/{sha256 of the payload}.
     A version never changes and its name is never given to anything else. Errors are
     google.rpc.Status with an ErrorInfo whose reason is stable and whose domain is "adapterdistill".
-    Every call may be repeated with the same effect.
+    Every call may be repeated with the same effect. Who calls is read from the client certificate;
+    what a caller may not see is answered as if it were not there.
     """
 
     @staticmethod
@@ -370,6 +459,141 @@ class RegistryService:
             '/adapterdistill.registry.v1.RegistryService/GetLineage',
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/QueryUpload',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/SetConsent',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Withdraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/Withdraw',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WithdrawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/ReleaseVersion',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/Watch',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

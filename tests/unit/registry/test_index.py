@@ -16,9 +16,12 @@ from adapterdistill.errors import (
     RegistryError,
 )
 from adapterdistill.manifest import Manifest
+from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.aliases import alias_of, set_alias
 from adapterdistill.registry.index import Index
+from adapterdistill.registry.listing import page
 from adapterdistill.registry.schema import Filter, Row
-from adapterdistill.registry.wire import page_token, read_page_size, read_page_token
+from adapterdistill.registry.wire import PageTokens, read_page_size
 from tests.unit.registry.samples import encoder_fields, manifest_of
 
 
@@ -40,12 +43,12 @@ def listed(
     newest = index.newest_revision()
     before, more, rows = newest + 1, True, []
     while more:
-        page, more = index.page(
-            chosen, before=before, newest=newest, max_rows=max_rows, max_bytes=max_bytes
+        found, more = page(
+            index, chosen, before=before, newest=newest, max_rows=max_rows, max_bytes=max_bytes
         )
-        assert len(page) <= max_rows
-        rows += page
-        before = page[-1].revision if page else 0
+        assert len(found) <= max_rows
+        rows += found
+        before = found[-1].revision if found else 0
     return rows
 
 
@@ -140,8 +143,8 @@ def test_pages_stay_within_their_bytes_but_never_stand_still(index: Index) -> No
     for number in range(9):
         index.add(version(number))
     size = len(version(0).canonical_json())
-    page, more = index.page(Filter(), before=10, newest=9, max_rows=9, max_bytes=3 * size)
-    assert (len(page), more) == (3, True)
+    found, more = page(index, Filter(), before=10, newest=9, max_rows=9, max_bytes=3 * size)
+    assert (len(found), more) == (3, True)
     assert len(listed(index, Filter(), max_bytes=1)) == 9
 
 
@@ -149,26 +152,32 @@ def test_listing_does_not_see_what_was_published_after_its_first_page(index: Ind
     for number in range(4):
         index.add(version(number, adapter=f"adapter{number}"))
     chosen = Filter(latest_only=True)
-    page, _ = index.page(chosen, before=5, newest=4, max_rows=2, max_bytes=1 << 20)
+    first, _ = page(index, chosen, before=5, newest=4, max_rows=2, max_bytes=1 << 20)
     index.add(version(99, adapter="adapter0"))
-    rest, more = index.page(
-        chosen, before=page[-1].revision, newest=4, max_rows=9, max_bytes=1 << 20
+    rest, more = page(
+        index, chosen, before=first[-1].revision, newest=4, max_rows=9, max_bytes=1 << 20
     )
-    assert [row.ref.adapter for row in page + rest] == [f"adapter{n}" for n in (3, 2, 1, 0)]
+    assert [row.ref.adapter for row in first + rest] == [f"adapter{n}" for n in (3, 2, 1, 0)]
     assert not more
 
 
-def test_page_token_is_good_for_its_filter_only() -> None:
-    token = page_token(3, 9, Filter(tenant="a"))
-    assert read_page_token(token, Filter(tenant="a")) == (3, 9)
+def test_page_token_is_good_for_its_filter_and_caller_only(index: Index) -> None:
+    tokens = PageTokens(index.secret("page_token"))
+    token = tokens.token(3, 9, Filter(tenant="a"), ANYONE)
+    assert tokens.read(token, Filter(tenant="a"), ANYONE) == (3, 9)
     with pytest.raises(ConfigError, match="another filter"):
-        read_page_token(token, Filter(tenant="b"))
+        tokens.read(token, Filter(tenant="b"), ANYONE)
+    with pytest.raises(ConfigError, match="or caller"):
+        tokens.read(token, Filter(tenant="a"), Caller("owner", "acme"))
 
 
-@pytest.mark.parametrize("token", ["x", "ü", "e30=", "W10=", "WzEsMiwzXQ==", "W1tbW1tbW1tb", "%%"])
-def test_invented_page_tokens_are_refused(token: str) -> None:
+@pytest.mark.parametrize("token", ["x", "ü", "e30=", "W10=", "WzEsMiwzXQ==", "\ud800", "%%"])
+def test_invented_page_tokens_are_refused(token: str, index: Index) -> None:
+    tokens = PageTokens(index.secret("page_token"))
     with pytest.raises(ConfigError):
-        read_page_token(token, Filter())
+        tokens.read(token, Filter(), ANYONE)
+    with pytest.raises(ConfigError):  # of another registry
+        tokens.read(PageTokens(bytes(32)).token(3, 9, Filter(), ANYONE), Filter(), ANYONE)
 
 
 def test_page_size_has_a_default_and_a_maximum() -> None:
@@ -180,36 +189,36 @@ def test_page_size_has_a_default_and_a_maximum() -> None:
 def test_alias_moves_only_with_its_current_etag(index: Index) -> None:
     one, two, three = (index.add(version(n)).ref for n in (1, 2, 3))
     with pytest.raises(NotFoundError):
-        index.alias("acme", "faq", "live")
-    first = index.set_alias(one, "live", None)
+        alias_of(index, "acme", "faq", "live")
+    first = set_alias(index, one, "live", None)
     with pytest.raises(AliasConflictError):
-        index.set_alias(two, "live", None)
-    second = index.set_alias(two, "live", first.etag)
+        set_alias(index, two, "live", None)
+    second = set_alias(index, two, "live", first.etag)
     with pytest.raises(AliasConflictError):
-        index.set_alias(three, "live", first.etag)
+        set_alias(index, three, "live", first.etag)
     with pytest.raises(AliasConflictError, match="does not exist"):
-        index.set_alias(three, "other", first.etag)
-    assert index.alias("acme", "faq", "live") == second
+        set_alias(index, three, "other", first.etag)
+    assert alias_of(index, "acme", "faq", "live") == second
     assert (second.ref, second.etag) != (first.ref, first.etag)
 
 
 def test_alias_set_again_to_the_same_version_stays_as_it_is(index: Index) -> None:
     one = index.add(version(1)).ref
-    first = index.set_alias(one, "live", None)
-    assert index.set_alias(one, "live", None) == first
-    assert index.set_alias(one, "live", "stale") == first
+    first = set_alias(index, one, "live", None)
+    assert set_alias(index, one, "live", None) == first
+    assert set_alias(index, one, "live", "stale") == first
 
 
 def test_alias_that_returns_to_a_version_has_a_new_etag(index: Index) -> None:
     one, two = (index.add(version(n)).ref for n in (1, 2))
-    first = index.set_alias(one, "live", None)
-    second = index.set_alias(two, "live", first.etag)
-    assert index.set_alias(one, "live", second.etag).etag not in (first.etag, second.etag)
+    first = set_alias(index, one, "live", None)
+    second = set_alias(index, two, "live", first.etag)
+    assert set_alias(index, one, "live", second.etag).etag not in (first.etag, second.etag)
 
 
 def test_alias_of_an_unpublished_version_is_refused(index: Index) -> None:
     with pytest.raises(NotFoundError):
-        index.set_alias(version(1).ref, "live", None)
+        set_alias(index, version(1).ref, "live", None)
 
 
 def test_lineage_equals_a_brute_force_search(index: Index) -> None:
@@ -233,10 +242,10 @@ def test_lineage_equals_a_brute_force_search(index: Index) -> None:
     up = {name: depths(name) for name in teachers_of}
     for manifest in manifests:
         name = manifest.ref.name
-        ancestors, cut = index.ancestors(manifest.ref, 1000)
+        ancestors, cut = index.relatives(manifest.ref, "ancestors", 1000)
         assert (dict(ancestors), cut) == (up[name], False)
         assert [d for _, d in ancestors] == sorted(d for _, d in ancestors)
-        descendants, _ = index.descendants(manifest.ref, 1000)
+        descendants, _ = index.relatives(manifest.ref, "descendants", 1000)
         assert dict(descendants) == {n: up[n][name] for n in up if name in up[n]}
 
 
@@ -245,9 +254,9 @@ def test_lineage_stops_at_its_limit_and_says_so(index: Index) -> None:
     index.add(teacher)
     for number in range(1, 6):
         index.add(version(number, tenant=f"t{number}", teachers=[teacher.ref.name]))
-    assert len(index.descendants(teacher.ref, 5)[0]) == 5
-    assert index.descendants(teacher.ref, 5)[1] is False
-    cut, truncated = index.descendants(teacher.ref, 4)
+    assert len(index.relatives(teacher.ref, "descendants", 5)[0]) == 5
+    assert index.relatives(teacher.ref, "descendants", 5)[1] is False
+    cut, truncated = index.relatives(teacher.ref, "descendants", 4)
     assert (len(cut), truncated) == (4, True)
 
 
