@@ -63,6 +63,9 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Permit plain text beyond loopback.")
     ] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="Keep here every message that passes, for an inspection.")
+    ] = None,
 ) -> None:
     """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -78,6 +81,7 @@ def serve(
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256),
         insecure=insecure,
+        record=record,
     )
     asyncio.run(server.serve(registry, announce))
 

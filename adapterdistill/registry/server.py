@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.recording import Recorder
 from adapterdistill.registry.service import RegistryService
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
@@ -49,8 +50,10 @@ class RegistryServer:
         insecure: bool = False,
         max_concurrent_rpcs: int = 256,
         readiness_interval_s: float = 5.0,
+        record: Path | None = None,
     ) -> None:
-        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback.
+        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback; all that
+        passes is kept in the file `record`.
 
         Raises:
             ConfigError: plain text beyond loopback is not permitted.
@@ -67,6 +70,7 @@ class RegistryServer:
         self._limits = limits
         self._max_concurrent_rpcs = max_concurrent_rpcs
         self._readiness_interval_s = readiness_interval_s
+        self._recorder = None if record is None else Recorder(record)
 
     async def start(self) -> str:
         """Serves from now on; returns the address.
@@ -81,7 +85,9 @@ class RegistryServer:
         self._health = health.aio.HealthServicer()
         await self._set_serving(False)
         self._server: Any = grpc.aio.server(
-            options=_OPTIONS, maximum_concurrent_rpcs=self._max_concurrent_rpcs
+            interceptors=[] if self._recorder is None else [self._recorder],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=self._max_concurrent_rpcs,
         )
         add_service: Any = registry_pb2_grpc.add_RegistryServiceServicer_to_server  # untyped
         add_service(self._service, self._server)

@@ -1,0 +1,74 @@
+"""A story in steps, each with what was expected of it and what came."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from adapterdistill.errors import AdapterDistillError, TrainingError
+
+
+@dataclass(frozen=True)
+class Step:
+    """It passes if what came is what was expected, to the letter."""
+
+    name: str
+    expected: str
+    came: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return self.came == self.expected
+
+
+class Steps:
+    """Those taken so far, each told through `emit`."""
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        self.taken: list[Step] = []
+        self._emit = emit
+
+    def take(self, name: str, expected: str, work: Callable[[], str]) -> None:
+        """What came is what `work` gives, or the reason of the error with which it was refused."""
+        self._emit(f"== {name}")
+        started = time.perf_counter()
+        try:
+            came = work()
+        except AdapterDistillError as error:
+            came = error.reason if error.reason == expected else f"{error.reason}: {error}"
+        step = Step(name, expected, came, round(time.perf_counter() - started, 1))
+        self.taken.append(step)
+        self._emit(f"   {'pass' if step.passed else 'FAIL'}: {came}")
+
+    def must(self, name: str, expected: str, work: Callable[[], str]) -> None:
+        """Like `take`, for a step without which the rest says nothing.
+
+        Raises:
+            TrainingError: it did not pass.
+        """
+        self.take(name, expected, work)
+        if not self.taken[-1].passed:
+            raise TrainingError(f"this ends here: {name}: {self.taken[-1].came}")
+
+    @property
+    def passed(self) -> bool:
+        return all(step.passed for step in self.taken)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(step) | {"passed": step.passed} for step in self.taken]
+
+    def table(self, title: str) -> Table:
+        table = Table(title=title, show_lines=True)
+        for name in ("step", "expected", "came"):
+            table.add_column(name, overflow="fold")
+        table.add_column("")
+        table.add_column("s", justify="right")
+        for step in self.taken:
+            verdict = Text("pass", "green") if step.passed else Text("FAIL", "bold red")
+            cells = (Text(text) for text in (step.name, step.expected, step.came))
+            table.add_row(*cells, verdict, f"{step.seconds:.1f}")
+        return table

@@ -1,0 +1,99 @@
+"""Keeps all that passes a registry in plain bytes: what an owner sends, and what it is answered.
+
+TLS hides this from anyone on the wire. It is for the tests and studies that search it for private
+text; what owners send is published anyway, but who asked for what is in it too.
+"""
+
+import inspect
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from adapterdistill.errors import ConfigError
+
+
+class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+    """Appends to a file each message as it was serialised, and each call's metadata and refusal.
+
+    Before each part comes a line of JSON: the call, the kind of part, and how many bytes follow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError if the file cannot be written."""
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        """The call's handler, recorded; None for a call that there is not."""
+        self._keep(details.method, "metadata", _metadata_bytes(details.invocation_metadata))
+        handler = await continuation(details)
+        return handler and self._recorded(details.method, handler)
+
+    def _recorded(self, method: str, handler: Any) -> Any:
+        read, write = handler.request_deserializer, handler.response_serializer
+
+        def reading(data: bytes) -> Any:
+            self._keep(method, "request", data)
+            return read(data)
+
+        def writing(message: Any) -> bytes:
+            data: bytes = write(message)
+            self._keep(method, "response", data)
+            return data
+
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        behaviour = getattr(handler, kind)
+        # What gRPC would run another way than the coroutine below.
+        assert inspect.iscoroutinefunction(behaviour), method
+
+        async def answering(request: Any, context: Any) -> Any:
+            return await behaviour(request, _RecordedContext(context, method, self._keep))
+
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(answering, request_deserializer=reading, response_serializer=writing)
+
+    def _keep(self, method: str, part: str, data: bytes) -> None:
+        head = json.dumps({"call": method, "part": part, "bytes": len(data)}).encode()
+        with self._lock, self._path.open("ab") as file:
+            file.write(b"%s\n%s\n" % (head, data))
+
+
+class _RecordedContext:
+    """A call's context whose refusal and trailers are recorded."""
+
+    def __init__(self, context: Any, method: str, keep: Callable[[str, str, bytes], None]) -> None:
+        self._context, self._method, self._keep = context, method, keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        told = f"{code.name} {details}\n".encode() + _metadata_bytes(trailing_metadata)
+        self._keep(self._method, "refusal", told)
+        await self._context.abort(code, details, trailing_metadata)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self._keep(self._method, "trailer", _metadata_bytes(metadata))
+        self._context.set_trailing_metadata(metadata)
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
+
+
+def _metadata_bytes(metadata: Any) -> bytes:
+    """One line an entry: its key and its value."""
+    return b"".join(
+        b"%s: %s\n" % (key.encode(), value if isinstance(value, bytes) else value.encode())
+        for key, value in metadata or ()
+    )
