@@ -1,0 +1,170 @@
+"""Who is unlike the others: laws of the median, and adapters of known fault."""
+
+import statistics as standard
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapterdistill.registry.population import (
+    MIN_ADAPTERS,
+    TRAITS,
+    judge,
+    weighted_median,
+)
+from adapterdistill.registry.statistics import Statistics
+from tests.unit.registry.samples import Arrays
+from tests.unit.registry.test_statistics import measured
+
+LAYERS, HIDDEN = 4, 48
+Change = Callable[[Arrays], None]
+
+
+def like_trained(seed: int, bottleneck: int = 12) -> Arrays:
+    """Random weights with norms, ranks and offsets as training leaves them on MiniLM."""
+    random = np.random.default_rng(seed)
+    scale = random.uniform(0.035, 0.05)
+    shapes = {
+        "down.weight": (LAYERS, bottleneck, HIDDEN),
+        "down.bias": (LAYERS, bottleneck),
+        "up.weight": (LAYERS, HIDDEN, bottleneck),
+        "up.bias": (LAYERS, HIDDEN),
+    }
+    tensors = {n: random.normal(size=s).astype("f4") * scale for n, s in shapes.items()}
+    for bias in ("down.bias", "up.bias"):
+        tensors[bias] *= 0.3
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Statistics]]:
+    folder = tmp_path_factory.mktemp("crowd")
+    return [
+        (f"tenant-{n % 6}", measured(like_trained(n, (8, 12, 24)[n % 3]), folder))
+        for n in range(18)
+    ]
+
+
+def scaled(by: float) -> Change:
+    def change(tensors: Arrays) -> None:
+        tensors["up.weight"] *= by
+
+    return change
+
+
+def spiked(tensors: Arrays) -> None:
+    """One direction of one layer, three times as strong as all that the layer did."""
+    tensors["up.weight"][2, :, 0] = 0.08
+    tensors["down.weight"][2, 0] = 0.3
+
+
+def narrow(tensors: Arrays) -> None:
+    """Every layer uses a few directions, as strongly as it used all before."""
+    tensors["up.weight"][:, :, 3:] *= 0.05
+    tensors["up.weight"] *= 2
+
+
+def noisy(tensors: Arrays) -> None:
+    random = np.random.default_rng(1)
+    tensors["up.weight"] += random.normal(size=tensors["up.weight"].shape).astype("f4")
+
+
+def constant(tensors: Arrays) -> None:
+    tensors["up.bias"] += 0.5
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "five times as strong": (scaled(5), "strongest layer"),
+    "twenty times as strong": (scaled(20), "strongest layer"),
+    "a spike": (spiked, "over its others"),
+    "few directions": (narrow, "narrowness"),
+    "noise": (noisy, "strongest layer"),
+    "a constant": (constant, "constant"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_and_named(
+    fault: str, crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    change, named = FAULTS[fault]
+    tensors = like_trained(100)
+    change(tensors)
+    assert any(named in reason for reason in judge(measured(tensors, tmp_path), crowd))
+
+
+@pytest.mark.parametrize("bottleneck", [8, 16, 24, 40])
+def test_one_like_the_others_passes_whatever_its_bottleneck(
+    bottleneck: int, crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    for seed in range(200, 205):
+        assert judge(measured(like_trained(seed, bottleneck), tmp_path), crowd) == ()
+
+
+def test_a_weak_or_empty_adapter_passes(
+    crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    tensors = like_trained(100)
+    for by in (0.01, 0):
+        scaled(by)(tensors)
+        assert judge(measured(tensors, tmp_path), crowd) == ()
+
+
+def test_nothing_is_an_outlier_of_too_small_a_population(
+    crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    tensors = like_trained(100)
+    scaled(5)(tensors)
+    outlier = measured(tensors, tmp_path)
+    assert judge(outlier, crowd[:MIN_ADAPTERS])
+    assert judge(outlier, crowd[: MIN_ADAPTERS - 1]) == ()
+    assert judge(outlier, [(f"tenant-{n % 2}", one) for n, (_, one) in enumerate(crowd)]) == ()
+
+
+def test_what_no_adapter_should_be_needs_no_population(tmp_path: Path) -> None:
+    for by, named in ((1000, "strongest layer"),):
+        tensors = like_trained(100)
+        scaled(by)(tensors)
+        assert any(named in reason for reason in judge(measured(tensors, tmp_path), []))
+    assert judge(measured(like_trained(100), tmp_path), []) == ()
+
+
+def test_a_tenant_with_many_adapters_has_one_vote(
+    crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    tensors = like_trained(100)
+    scaled(6)(tensors)
+    outlier = measured(tensors, tmp_path)
+    flood = [("tenant-0", outlier)] * 500
+    assert judge(outlier, [*crowd, *flood])
+    assert judge(crowd[0][1], [*crowd, *flood]) == ()
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_equal_weights_give_the_common_median(values: list[float]) -> None:
+    assert weighted_median(values, [1.0] * len(values)) == standard.median_low(values)
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.integers(1, 5)), min_size=1, max_size=12))
+def test_a_weight_counts_like_so_many_values(weighted: list[tuple[float, int]]) -> None:
+    repeated = [value for value, times in weighted for _ in range(times)]
+    values, weights = [v for v, _ in weighted], [float(w) for _, w in weighted]
+    assert weighted_median(values, weights) == standard.median_low(repeated)
+
+
+def test_a_third_of_the_tenants_cannot_make_the_outlier_usual(
+    crowd: list[tuple[str, Statistics]], tmp_path: Path
+) -> None:
+    tensors = like_trained(100)
+    scaled(20)(tensors)
+    outlier = measured(tensors, tmp_path)
+    accomplices = [("tenant-0", outlier), ("tenant-1", outlier)]
+    honest = [one for one in crowd if one[0] not in ("tenant-0", "tenant-1")]
+    assert judge(outlier, [*honest, *accomplices])
+
+
+def test_traits_have_names_of_their_own() -> None:
+    assert len({trait.name for trait in TRAITS}) == len(TRAITS)
