@@ -1,4 +1,4 @@
-"""The adapters library in an environment of its own, talked to in JSON lines."""
+"""Another library in an environment of its own, talked to in JSON lines."""
 
 import json
 import os
@@ -6,47 +6,71 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapterdistill.bench.progress import say
 
-REQUIREMENTS = ("torch==2.13.0", "transformers==4.57.6", "adapters==1.3.0")
 _INSTALL_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is compared with, and the script beside this file that speaks for it."""
+
+    module: str
+    version: str
+    requirements: tuple[str, ...]
+    script: str
+
+
+ADAPTERS = Library(
+    "adapters",
+    "1.3.0",
+    ("torch==2.13.0", "transformers==4.57.6", "adapters==1.3.0"),
+    "peer_script.py",
+)
+SENTENCES = Library(
+    "sentence_transformers",
+    "6.2.0",
+    ("torch==2.13.0", "sentence-transformers==6.2.0"),
+    "sentence_script.py",
+)
 
 
 class PeerUnavailableError(Exception):
     """The library cannot be used here; says why in a few words."""
 
 
-def set_up(folder: Path) -> Path:
+def set_up(folder: Path, library: Library) -> Path:
     """The Python of the peer's environment, made with pip if it is not there.
 
     Raises:
         PeerUnavailableError: it cannot be made, for example without a package index.
     """
     python = folder / "bin" / "python"
-    if python.exists() and _works(python):
+    if python.exists() and _works(python, library):
         return python
-    say(f"setting up the peer's environment: {', '.join(REQUIREMENTS)}")
+    say(f"setting up the peer's environment: {', '.join(library.requirements)}")
     try:
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
         subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS],
+            [str(python), "-m", "pip", "install", "--quiet", *library.requirements],
             check=True, timeout=_INSTALL_TIMEOUT_S, capture_output=True, text=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise PeerUnavailableError(
             f"its environment could not be installed ({type(error).__name__})"
         ) from error
-    if not _works(python):
+    if not _works(python, library):
         raise PeerUnavailableError("its environment was installed but does not import")
     return python
 
 
-def _works(python: Path) -> bool:
-    check = "import adapters, sys; sys.exit(adapters.__version__ != '1.3.0')"
+def _works(python: Path, library: Library) -> bool:
+    check = f"import {library.module} as m, sys; sys.exit(m.__version__ != {library.version!r})"
     done = subprocess.run([str(python), "-I", "-c", check], capture_output=True, env=_environment())
     return done.returncode == 0
 
@@ -81,12 +105,12 @@ class Peer:
 
 
 @contextmanager
-def running(python: Path, log: Path) -> Iterator[Peer]:
+def running(python: Path, library: Library, log: Path) -> Iterator[Peer]:
     """The peer process for the length of a `with`; what it prints to stderr goes to `log`."""
     with log.open("w") as errors:
         process = subprocess.Popen(
             # Isolated: the script's own folder holds modules named like the standard library's.
-            [str(python), "-I", str(Path(__file__).with_name("peer_script.py"))],
+            [str(python), "-I", str(Path(__file__).with_name(library.script))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             env=_environment(), cwd=log.parent,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.adapters.interchange import from_library, to_library
 from adapterdistill.backbone import Encoder, resolve
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
-from adapterdistill.bench.peer import Peer, PeerUnavailableError, running, set_up
+from adapterdistill.bench.peer import ADAPTERS, Peer, PeerUnavailableError, running, set_up
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.steps import (
     FUSION,
@@ -91,8 +91,8 @@ def measure_training(
         found["peer"] = {"skipped": "not asked for: name its environment's folder"}
         if peer_env is not None:
             try:
-                python = set_up(peer_env)
-                peer = stack.enter_context(running(python, Path(exchange) / "peer.log"))
+                python = set_up(peer_env, ADAPTERS)
+                peer = stack.enter_context(running(python, ADAPTERS, Path(exchange) / "peer.log"))
                 found["peer"] = _meet(peer, exact, rows, teachers, Path(exchange))
             except PeerUnavailableError as error:
                 peer, found["peer"] = None, {"skipped": str(error)}

@@ -1,5 +1,6 @@
 """`adapterdistill bench ...`: measure what the adapters of others bring, and what it costs."""
 
+import json
 import os
 from enum import StrEnum
 from importlib.resources import files
@@ -8,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
@@ -16,12 +18,20 @@ app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 _MAX_TOKENS = 48
 # Where skipping tokens is measured, long texts are the point.
 _MAX_TOKENS_LONG = 256
+# What a server cuts at by default.
+_MAX_TOKENS_SERVED = 128
 
 
 class SizeName(StrEnum):
     quick = "quick"
     standard = "standard"
     full = "full"
+
+
+class ServingSizeName(StrEnum):
+    tiny = "tiny"
+    quick = "quick"
+    standard = "standard"
 
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the report and the cache.")]
@@ -116,6 +126,50 @@ def training(
         max_tokens=_MAX_TOKENS,
     )
     typer.echo(report)
+
+
+@app.command()
+def serving(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADAPTERDISTILL_DATA",
+            help="Folder of a faqs.jsonl of many tenants, or with it in `faqbanks`. "
+            "Default: the samples, again and again.",
+        ),
+    ] = None,
+    size: Annotated[ServingSizeName, typer.Option(help="How much is run.")] = (
+        ServingSizeName.quick
+    ),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
+    peer_env: Annotated[
+        Path | None,
+        typer.Option("--peer-env", help="Folder for sentence-transformers' own environment."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    output: Annotated[
+        Format, typer.Option("--format", help="Tables for people or JSON.")
+    ] = Format.table,
+) -> None:
+    """How fast many tenants are served, beside the bare encoder and sentence-transformers."""
+    from adapterdistill.bench.serving_report import markdown, serving_command
+
+    folder = data or Path(str(files("adapterdistill"))) / "samples"
+    found = serving_command(
+        data=folder / "faqbanks" if (folder / "faqbanks").is_dir() else folder,
+        out=out,
+        size=size.value,
+        encoder=encoder,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        peer_env=peer_env,
+        max_tokens=_MAX_TOKENS_SERVED,
+    )
+    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
 
 
 @app.command()

@@ -5,7 +5,7 @@ import torch
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench import stages
-from adapterdistill.bench.peer import PeerUnavailableError, set_up
+from adapterdistill.bench.peer import ADAPTERS, PeerUnavailableError, set_up
 from adapterdistill.bench.steps import (
     ATTENTION,
     FUSION,
@@ -75,7 +75,7 @@ def test_a_peer_that_cannot_be_installed_is_skipped_with_a_word(
     in_the_way = tmp_path / "env"
     in_the_way.write_text("not a folder")
     with pytest.raises(PeerUnavailableError, match="could not be installed"):
-        set_up(in_the_way)
+        set_up(in_the_way, ADAPTERS)
 
 
 def test_both_stages_of_a_small_tenant_are_timed_and_profiled(

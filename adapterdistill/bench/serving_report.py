@@ -1,0 +1,164 @@
+"""The report of the serving benchmark."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapterdistill.backbone import load_encoder
+from adapterdistill.bench.environment import environment
+from adapterdistill.bench.report import table
+from adapterdistill.bench.serving import SERVING_SIZES, measure_engine
+from adapterdistill.bench.serving_banks import read_banks
+from adapterdistill.bench.serving_sides import (
+    ALONE,
+    BARE,
+    SENTENCES_BFLOAT16,
+    SENTENCES_FLOAT32,
+)
+
+AIMED_MIX, AIMED_BATCH = "32 tenants", 32
+_AIMS = ((BARE, 0.9), (SENTENCES_FLOAT32, 4.0), (SENTENCES_BFLOAT16, 1.4), (ALONE, 3.0))
+_TOP1_POINTS = 0.1
+
+
+def serving_command(
+    *,
+    data: Path,
+    out: Path,
+    size: str,
+    encoder: str,
+    dtype: str,
+    device: str,
+    threads: int,
+    peer_env: Path | None,
+    max_tokens: int,
+) -> dict[str, Any]:
+    """Measure, write report.json and report.md, and return what the former holds."""
+    torch.set_num_threads(threads)
+    timed = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
+    exact = load_encoder(encoder, dtype="float32", max_tokens=max_tokens)
+    chosen = SERVING_SIZES[size]
+    banks = read_banks(data, chosen.tenants)
+    engine = measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
+    found = {
+        "benchmark": "serving",
+        "size": size,
+        "environment": environment(timed),
+        "engine": engine,
+        "aims": list(aims(engine)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    (out / "report.md").write_text(markdown(found))
+    return found
+
+
+def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every aim that the run has figures for, and whether it is met."""
+    for cell in engine["timings"]:
+        if (cell["mix"], cell["batch"]) != (AIMED_MIX, AIMED_BATCH):
+            continue
+        for side, least in _AIMS:
+            if side in cell["sides"]:
+                measured = cell["sides"][side]["mixed_is_times_as_fast"]
+                text = f"mixed batch, times as fast as: {side}"
+                yield {"aim": text, "least": least, "measured": measured, "met": measured >= least}
+    lost = 100 * (engine["top1"]["float32"] - engine["top1"]["engine"])
+    yield {
+        "aim": "top-1 points below float32",
+        "most": _TOP1_POINTS,
+        "measured": round(lost, 3),
+        "met": lost <= _TOP1_POINTS,
+    }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The report for people."""
+    env, engine = found["environment"], found["engine"]
+    top1, equal = engine["top1"], engine["equality"]
+    parts = [
+        "# Serving",
+        f"{engine['tenants_resident']} tenants resident; {engine['rounds']} rounds, all sides in "
+        f"turn on the same texts, each batch run once before; {env['dtype']} on {env['device']}, "
+        f"{env['threads_in_this_process']} thread(s), load {env['load_1_5_15_min'][0]} at the end. "
+        "From texts to embeddings; ratios are medians over rounds.",
+        table(
+            ("aim", "aimed at", "measured", "met"),
+            (
+                (
+                    a["aim"],
+                    f">= {a['least']}" if "least" in a else f"<= {a['most']}",
+                    a["measured"],
+                    "yes" if a["met"] else "no",
+                )
+                for a in found["aims"]
+            ),
+        ),
+        "## Engine",
+        table(
+            ("batch", "mix", "side", "min ms", "median ms", "texts/s", "mixed is times as fast"),
+            _rows(engine["timings"]),
+        ),
+        "## Floor",
+        _floor(engine["floor"]),
+        "## Checked before timing",
+        f"Float32, rows of mixed batches against each adapter alone: differ by at most "
+        f"{equal['largest_difference']:.1e}; control, another adapter: at least "
+        f"{equal['control_another_adapter']:.1e}.",
+        f"Top-1 over {top1['texts']} texts: {top1['engine']:.4f}, in float32 "
+        f"{top1['float32']:.4f}; the same best FAQ for {100 * top1['same_answer']:.2f}%.",
+        _peer(engine["peer"]),
+        "## How it was run",
+        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(timings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
+    for cell in timings:
+        for name, side in cell["sides"].items():
+            yield (
+                cell["batch"],
+                cell["mix"],
+                name,
+                f"{side['min_ms']:.1f}",
+                f"{side['median_ms']:.1f}",
+                f"{side['texts_per_s']:.0f}",
+                f"{side['mixed_is_times_as_fast']:.2f}",
+            )
+
+
+def _floor(floor: Mapping[str, Any]) -> str:
+    per_token = floor["flops_per_token"]
+    words = (
+        f"A token takes {per_token['encoder'] / 1e6:.1f} million operations in the encoder and "
+        f"{per_token['adapter'] / 1e6:.2f} in an adapter, of "
+        f"{floor['bytes_of_an_adapter'] / 1e3:.0f} kB. This machine's large products run at "
+        f"{floor['gflops_per_s']:.0f} GFLOP/s, reads at {floor['read_gbytes_per_s']:.1f} GB/s. "
+        "Milliseconds a batch at these rates, and as found:"
+    )
+    rows = (
+        (
+            c["batch"],
+            c["mix"],
+            f"{c['encoder_ms']:.1f}",
+            f"{c['encoder_took_ms']:.1f}",
+            f"{c['adapters_ms']:.2f} ({c['of_which_reading_ms']:.2f} reading)",
+            f"{c['adapters_took_ms']:.2f}",
+        )
+        for c in floor["cells"]
+    )
+    head = ("batch", "mix", "encoder: floor", "took", "adapters: floor", "took")
+    return words + "\n\n" + table(head, rows)
+
+
+def _peer(peer: Mapping[str, Any]) -> str:
+    if "skipped" in peer:
+        return f"sentence-transformers was skipped: {peer['skipped']}."
+    return (
+        f"sentence-transformers {peer['version']} with torch {peer['torch']} in its own "
+        f"environment: the bare encoder's embeddings differ by {peer['largest_difference']:.1e}."
+    )

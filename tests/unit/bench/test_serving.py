@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.serving import SERVING_SIZES, measure_engine
+from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.bench.serving_checks import check_equality
+from adapterdistill.bench.serving_report import AIMED_BATCH, AIMED_MIX, aims, markdown
+from adapterdistill.bench.serving_sides import (
+    ALONE,
+    BARE,
+    MIXED,
+    MIXES,
+    SEARCH,
+    SENTENCES_FLOAT32,
+)
+from adapterdistill.errors import DataError
+from serve.engine import Engine
+from tests.unit.bench.conftest import SAMPLES
+
+TINY = SERVING_SIZES["tiny"]
+
+
+@pytest.fixture(scope="module")
+def banks() -> list[Bank]:
+    return read_banks(SAMPLES, TINY.tenants)
+
+
+def test_every_side_is_timed_in_every_cell_and_reported(
+    tiny_encoder: Encoder, banks: list[Bank]
+) -> None:
+    engine = measure_engine(tiny_encoder, tiny_encoder, banks, TINY, peer_env=None)
+    assert [cell["mix"] for cell in engine["timings"]] == list(MIXES)
+    for cell in engine["timings"]:
+        assert set(cell["sides"]) == {BARE, MIXED, ALONE, SEARCH}
+        assert cell["sides"][MIXED]["mixed_is_times_as_fast"] == 1
+    tenants = {cell["mix"]: cell["median_tenants"] for cell in engine["timings"]}
+    assert tenants["one tenant"] == 1 and tenants["32 tenants"] == 6
+    assert engine["tenants_resident"] == 10
+    assert engine["equality"]["largest_difference"] < 1e-5
+    assert engine["top1"]["same_answer"] == 1 and 0 < engine["top1"]["engine"] <= 1
+    env = {
+        "dtype": "float32", "device": "cpu", "threads_in_this_process": 1,
+        "load_1_5_15_min": [0.0, 0.0, 0.0],
+    }  # fmt: skip
+    text = markdown({"environment": env, "engine": engine, "aims": list(aims(engine))})
+    assert all(word in text for word in (*MIXES, BARE, MIXED, ALONE, SEARCH, "skipped"))
+
+
+def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
+    def cell(mix: str, batch: int, ratio: float) -> dict[str, object]:
+        sides = {name: {"mixed_is_times_as_fast": ratio} for name in (BARE, SENTENCES_FLOAT32)}
+        return {"mix": mix, "batch": batch, "sides": sides}
+
+    engine = {
+        "timings": [
+            cell("one tenant", AIMED_BATCH, 9),
+            cell(AIMED_MIX, AIMED_BATCH, 0.95),
+            cell(AIMED_MIX, 4 * AIMED_BATCH, 9),
+        ],
+        "top1": {"float32": 0.8, "engine": 0.7985},
+    }
+    assert [(a["measured"], a["met"]) for a in aims(engine)] == [
+        (0.95, True),
+        (0.95, False),
+        (0.15, False),
+    ]
+
+
+def test_a_wrong_adapter_fails_the_check(
+    tiny_encoder: Encoder, banks: list[Bank], tmp_path: Path
+) -> None:
+    adapters = random_adapters(tiny_encoder, 3)
+    fill_store(tmp_path, banks, tiny_encoder, adapters)
+    engine = Engine(tiny_encoder, tmp_path)
+    engine.refresh()
+    check_equality(tiny_encoder, engine, banks, adapters)
+    with pytest.raises(AssertionError, match="not each adapter's alone"):
+        check_equality(tiny_encoder, engine, banks, adapters[::-1])
+
+
+def test_banks_come_from_one_table_of_all_tenants_and_come_again_under_names_that_are_allowed(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"tenant": tenant, "faq_id": f"{tenant}/{n}", "question": f"question {n}", "answer": "yes"}
+        for tenant in ("b.*", "A")
+        for n in range(2)
+    ]
+    (tmp_path / "faqs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    banks = read_banks(tmp_path, 3)
+    assert [bank.tenant for bank in banks] == ["a", "b.0", "a.copy-1"]
+    assert [faq.faq_id for faq in banks[1].faqs] == ["b.*/0", "b.*/1"]
+    assert banks[0].asked == (("yes", "A/0"), ("yes", "A/1"))
+
+
+def test_a_folder_without_tenants_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected faqs\.jsonl"):
+        read_banks(tmp_path, 3)
+
+
+def test_random_adapters_differ(tiny_encoder: Encoder) -> None:
+    one, two = random_adapters(tiny_encoder, 2)
+    assert not torch.equal(one.up_weight, two.up_weight)
