@@ -79,6 +79,12 @@ class RegistryUnavailableError(RegistryError):
     reason = "REGISTRY_UNAVAILABLE"
 
 
+class InvalidRequestError(RegistryError):
+    """What came is no message of the call."""
+
+    reason = "INVALID_REQUEST"
+
+
 class NotFoundError(RegistryError):
     """The name is unknown, or not for this caller: both look the same."""
 

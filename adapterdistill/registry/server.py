@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.malformed import ParsesOrMarks
 from adapterdistill.registry.recording import Recorder
 from adapterdistill.registry.service import RegistryService
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -85,7 +86,7 @@ class RegistryServer:
         self._health = health.aio.HealthServicer()
         await self._set_serving(False)
         self._server: Any = grpc.aio.server(
-            interceptors=[] if self._recorder is None else [self._recorder],
+            interceptors=[*filter(None, [self._recorder]), ParsesOrMarks(SERVICE_NAME)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=self._max_concurrent_rpcs,
         )

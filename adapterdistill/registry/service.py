@@ -34,6 +34,7 @@ from adapterdistill.registry.changes import after
 from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.listing import page
+from adapterdistill.registry.malformed import checked
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.status import to_status
 from adapterdistill.registry.store import BlobStore
@@ -58,7 +59,7 @@ def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitabl
         caller: Caller | None = None
         try:
             caller = caller_of(context)
-            return await call(self, request, context, caller)
+            return await call(self, checked(request), context, caller)
         except AdapterDistillError as error:
             refusal = error
         except Exception:

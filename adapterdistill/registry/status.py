@@ -26,6 +26,7 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.InvalidPayloadError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.DigestMismatchError: grpc.StatusCode.DATA_LOSS,
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AliasConflictError: grpc.StatusCode.ABORTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,

@@ -16,6 +16,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry import wire
 from adapterdistill.registry.admission import check_payload
+from adapterdistill.registry.malformed import checked
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.store import BlobStore
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -82,7 +83,7 @@ class Transfers:
             raise RegistryUnavailableError(
                 f"upload given up: nothing came for {self._idle_timeout_s:g} s"
             ) from None
-        return None if request is grpc.aio.EOF else request
+        return None if request is grpc.aio.EOF else checked(request)
 
     async def send(self, row: Row, context: Any) -> None:
         """Writes the version's record, then its payload in chunks."""
