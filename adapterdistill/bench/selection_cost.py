@@ -5,12 +5,9 @@ weights, signature and manifest; payloads are stored of those alone that will be
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.bench.progress import phase
+from adapterdistill.bench.registry_process import serving
 from adapterdistill.checkpoint import (
     golden_vectors,
     pack_adapter,
@@ -40,7 +38,6 @@ from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.selection import Probes, by_relevance
 
 ROUNDS = 7
-_START_TIMEOUT_S = 60.0
 _LINEAGE = 16
 _METRICS = ("mrr", "recall_at_1", "recall_at_3", "recall_at_5")
 
@@ -71,8 +68,8 @@ def measure_cost(
         for count in sorted(counts):
             _fill(root, encoder, manifests, range(stored, count), wanted)
             stored = count
-            with _serving(root) as address:
-                measured = _measure(address, encoder, rows, max_teachers, rounds)
+            with serving(root) as server:
+                measured = _measure(server.address, encoder, rows, max_teachers, rounds)
             found.append({"adapters": count, **measured})
     return {
         "max_teachers": max_teachers,
@@ -141,29 +138,6 @@ def _fill(
             done()
     index.close()
     store.close()
-
-
-@contextmanager
-def _serving(root: Path) -> Iterator[str]:
-    """A registry process on `root`; yields its address."""
-    port_file = root.parent / "address"
-    port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "adapterdistill", "registry", "serve"]
-    process = subprocess.Popen(
-        [*command, "--root", str(root), "--port-file", str(port_file)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not port_file.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError("the benchmark's registry did not start")
-            time.sleep(0.05)
-        yield port_file.read_text().strip()
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def _measure(

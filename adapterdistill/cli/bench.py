@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli.output import Format
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, RegistryError
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 
@@ -324,3 +324,44 @@ def conditional(
         crew=crew,
     )
     typer.echo(report)
+
+
+class RegistrySize(StrEnum):
+    tiny = "tiny"
+    quick = "quick"
+    standard = "standard"
+
+
+@app.command()
+def registry(
+    out: Out,
+    size: Annotated[RegistrySize, typer.Option(help="How much of everything.")] = (
+        RegistrySize.quick
+    ),
+    adapters: Annotated[
+        int | None, typer.Option(min=0, help="Adapters to hold. Default: the size's; 0: none.")
+    ] = None,
+    fuzz: Annotated[
+        int | None, typer.Option(min=0, help="Mutated calls. Default: the size's; 0: none.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the mutated calls.")] = 0,
+    output: Annotated[
+        Format, typer.Option("--format", help="A table for people or JSON.")
+    ] = Format.table,
+) -> None:
+    """A registry process under load and under mutated calls. Fails if it shows a fault."""
+    from dataclasses import replace
+
+    from adapterdistill.bench.registry import SIZES, registry_command
+
+    chosen = SIZES[size.value]
+    chosen = replace(
+        chosen,
+        adapters=chosen.adapters if adapters is None else adapters,
+        fuzz=chosen.fuzz if fuzz is None else fuzz,
+    )
+    found = registry_command(out=out, size=chosen, seed=seed)
+    text = (out / "report.json").read_text() if output is Format.json else None
+    typer.echo(text or (out / "report.md").read_text())
+    if found["faults"]:
+        raise RegistryError(f"the registry showed {len(found['faults'])} faults: see the report")

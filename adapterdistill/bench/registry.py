@@ -1,0 +1,105 @@
+"""What `adapterdistill bench registry` does: a registry under load, under fuzz and under kills."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from adapterdistill.bench import registry_fuzz
+from adapterdistill.bench.environment import environment
+from adapterdistill.bench.registry_crowd import Crowd, fill
+from adapterdistill.bench.registry_latency import latencies, watch_latency
+from adapterdistill.bench.registry_mixed import crowded
+from adapterdistill.bench.registry_process import serving
+from adapterdistill.bench.registry_report import markdown
+from adapterdistill.bench.registry_samples import MINILM
+from adapterdistill.bench.registry_speed import LARGE, transfers
+from adapterdistill.registry.client import RegistryClient
+
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. 0 adapters, cases or kills leave that part out."""
+
+    adapters: int
+    fuzz: int
+    kills: int
+    calls: int
+    """Timed calls of each kind."""
+    watched: int
+    rounds: int
+    """Of publishing and fetching beside copying."""
+    files: int
+    mixed_s: float
+
+
+SIZES = {
+    "tiny": Size(12, 300, 1, 8, 3, 1, 2, 0.5),
+    "quick": Size(500, 5_000, 5, 200, 20, 5, 16, 5.0),
+    "standard": Size(10_000, 100_000, 100, 2_000, 200, 9, 32, 30.0),
+}
+
+
+def registry_command(*, out: Path, size: Size, seed: int) -> dict[str, Any]:
+    """Measure, write report.json and report.md, and return what is in the former."""
+    found: dict[str, Any] = {"benchmark": "registry"}
+    if size.adapters:
+        found["load"] = measure_load(size)
+    if size.fuzz:
+        found["fuzz"] = registry_fuzz.fuzz(size.fuzz, seed=seed)
+    found["faults"] = list(faults(found))
+    found["environment"] = environment()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    (out / "report.md").write_text(markdown(found))
+    return found
+
+
+def measure_load(size: Size) -> dict[str, Any]:
+    """Fill a registry and measure it; memory is the server's, in bytes."""
+    found: dict[str, Any] = {"adapters": size.adapters}
+    with (
+        TemporaryDirectory() as folder,
+        serving(Path(folder) / "registry") as server,
+        Crowd(lambda _tenant: RegistryClient(server.address, timeout_s=_TIMEOUT_S)) as crowd,
+    ):
+        memory = {"at_start": server.resident_bytes()}
+        published, found["fill"] = fill(crowd, size.adapters)
+        memory["filled"] = server.resident_bytes()
+        found["latency"] = latencies(crowd, published, size.calls)
+        memory["after_single_calls"] = server.resident_bytes()
+        found["watch"] = watch_latency(crowd, size.watched, 1_000_000)
+        beside = Path(folder) / "beside"
+        found["speed"] = [
+            transfers(
+                crowd,
+                beside / name,
+                shape,
+                rounds=size.rounds,
+                files=files,
+                first_number=first_number,
+            )
+            for name, shape, files, first_number in (
+                ("small", MINILM, size.files, 2_000_000),
+                ("large", LARGE, max(1, size.files // 8), 3_000_000),
+            )
+        ]
+        memory["after_transfers"] = server.resident_bytes()
+        found["mixed"] = crowded(
+            crowd, server, published, seconds=size.mixed_s, first_seed=10_000_000
+        )
+        memory |= {"after_mixed": server.resident_bytes(), "peak": server.peak_bytes()}
+    return found | {"memory": memory}
+
+
+def faults(found: Mapping[str, Any]) -> Iterator[str]:
+    """What must not be, of all parts."""
+    if "load" in found:
+        errors = found["load"]["mixed"]["errors"]
+        yield from (f"mixed calls: {count} x {what}" for what, count in errors.items())
+    if "fuzz" in found:
+        yield from registry_fuzz.failed(found["fuzz"])
