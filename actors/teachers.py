@@ -13,7 +13,8 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import SharedPrototypes
-from adapterdistill.registry.client import RegistryClient, Summary
+from adapterdistill.registry.answers import Summary
+from adapterdistill.registry.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
 
 

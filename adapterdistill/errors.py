@@ -13,12 +13,32 @@ class AdapterDistillError(Exception):
     reason = "INTERNAL"
     exit_code = 1
 
+    def __init__(
+        self, message: str = "", *, field: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        """`field` names the argument at fault; the same may succeed after `retry_after_s`."""
+        super().__init__(message)
+        self.field = field
+        self.retry_after_s = retry_after_s
+
 
 class ConfigError(AdapterDistillError):
     """A setting is missing, unknown or out of range."""
 
     reason = "INVALID_CONFIG"
     exit_code = 2
+
+
+class DeadlineRequiredError(ConfigError):
+    """A call came without a deadline."""
+
+    reason = "DEADLINE_REQUIRED"
+
+
+class RequestIdReusedError(ConfigError):
+    """A request id came with another request than before."""
+
+    reason = "REQUEST_ID_REUSED"
 
 
 class DataError(AdapterDistillError):
@@ -58,6 +78,18 @@ class DigestMismatchError(InvalidPayloadError):
     """Bytes do not have the sha256 that was promised."""
 
     reason = "DIGEST_MISMATCH"
+
+
+class ChunkChecksumError(InvalidPayloadError):
+    """A part of a payload was damaged on the way; what came before it is good."""
+
+    reason = "CHUNK_CHECKSUM"
+
+
+class UploadIncompleteError(InvalidPayloadError):
+    """An upload begins after the bytes that the registry has of it, or ends before its last."""
+
+    reason = "UPLOAD_INCOMPLETE"
 
 
 class PayloadTooLargeError(InvalidPayloadError):

@@ -30,6 +30,7 @@ from adapterdistill.checkpoint import (
 )
 from adapterdistill.manifest import GoldenVectors, Manifest, Metric, sha256_hex
 from adapterdistill.registry import wire
+from adapterdistill.registry.access import ANYONE
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.store import BlobStore
@@ -131,9 +132,10 @@ def _fill(
                 adapter = _adapter(encoder, place)
                 golden = golden_vectors(encoder, adapter)
                 manifest = manifest.model_copy(update={"golden": golden})
-                with store.stage() as staged:
-                    staged.write(pack_adapter(adapter, model_name=encoder.ref.name))
-                    staged.commit()
+                payload = pack_adapter(adapter, model_name=encoder.ref.name)
+                with store.staging.begin(ANYONE, manifest.version).open() as upload:
+                    upload.write(payload)
+                    store.commit(upload)
             index.add(manifest)
             done()
     index.close()

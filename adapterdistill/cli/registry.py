@@ -22,7 +22,8 @@ from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import server
 from adapterdistill.registry.admission import Limits
-from adapterdistill.registry.client import Lineage, RegistryClient
+from adapterdistill.registry.answers import Lineage
+from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.wire import parse_alias_name
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)

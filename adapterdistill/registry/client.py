@@ -1,29 +1,30 @@
 """The owner's side of the registry: plain values in, plain values out, domain errors raised."""
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from adapterdistill.errors import (
     DigestMismatchError,
-    InvalidManifestError,
-    InvalidPayloadError,
     RegistryUnavailableError,
+    UploadIncompleteError,
     WithdrawnError,
 )
-from adapterdistill.manifest import EncoderRef, Manifest, Signature, VersionRef, sha256_hex
+from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
-from adapterdistill.registry.schema import State
+from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
+from adapterdistill.registry.retrying import retried
 from adapterdistill.registry.status import from_call
+from adapterdistill.registry.streams import Download, Progress, manifest_of, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
+from adapterdistill.registry.watching import Change, changes_of
 
 T = TypeVar("T")
 _LIST_PAGE = 200
@@ -40,50 +41,12 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Published:
-    """A version as the registry has it."""
-
-    manifest: Manifest
-    state: State
-    state_reason: str
-    """Why it is withdrawn or in quarantine."""
-    withdrawn_teacher: str
-    """Name of a withdrawn version that it learnt from, at any depth; empty if there is none."""
-    consent: Consent | None
-    """Who may learn from the adapter; None: that is not for this caller to know."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What choosing among many versions needs of each."""
-
-    ref: VersionRef
-    signature: Signature | None
-
-
-@dataclass(frozen=True)
-class Relative:
-    """An ancestor or descendant; depth 1 is a direct teacher or student."""
-
-    ref: VersionRef
-    depth: int
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Nearest first. `truncated`: there are more than the registry tells in one answer."""
-
-    ancestors: tuple[Relative, ...]
-    descendants: tuple[Relative, ...]
-    truncated: bool
-
-
 class RegistryClient:
     """Calls the registry at `address` (HOST:PORT). Thread-safe; never carry it over a fork.
 
-    Each call has `timeout_s` in all. While the registry cannot be reached it is tried again until
-    then, so that a restart is ridden out; every call may be repeated without harm.
+    Each call has `timeout_s` in all. While the registry cannot be reached, or asks to come later,
+    it is tried again until then, so that a restart is ridden out; every call may be repeated
+    without harm.
 
     Every method raises RegistryUnavailableError when the time is over, and otherwise the error
     that the registry raised: its type survives the wire.
@@ -92,12 +55,14 @@ class RegistryClient:
     def __init__(self, address: str, *, timeout_s: float = 30.0) -> None:
         self.address = address
         self.timeout_s = timeout_s
+        self._closed = False
         self._channel: Any = grpc.insecure_channel(address, options=_OPTIONS)
         stub_class: Any = registry_pb2_grpc.RegistryServiceStub  # generated without types
         self._stub: Any = stub_class(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def close(self) -> None:
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -112,9 +77,15 @@ class RegistryClient:
         self.close()
 
     def publish(
-        self, manifest: Manifest, payload: bytes, *, consent: Consent = EVERYONE
+        self,
+        manifest: Manifest,
+        payload: bytes,
+        *,
+        consent: Consent = EVERYONE,
+        on_progress: Progress | None = None,
     ) -> Manifest:
-        """Returns once the version is on the registry's disk. Publishing it again is harmless.
+        """Returns once the version is on the registry's disk. Publishing it again is harmless, and
+        goes on where an upload broke off.
 
         `consent` says who may learn from the adapter, if this is its first version; `set_consent`
         changes it.
@@ -128,28 +99,56 @@ class RegistryClient:
         if sha256_hex(payload) != manifest.version:
             raise DigestMismatchError(f"the payload is not that of {manifest.ref.name}")
 
+        header = pb.PublishHeader(
+            name=manifest.ref.name,
+            manifest_json=manifest.canonical_json(),
+            consent=wire.consent_message(consent),
+        )
+
         def call(timeout_s: float) -> Manifest:
-            answer = self._stub.Publish(_upload(manifest, payload, consent), timeout=timeout_s)
+            deadline = time.monotonic() + timeout_s
+            offset = 0
+            if len(payload) > wire.CHUNK_BYTES:  # less is sooner sent than asked for
+                query = pb.QueryUploadRequest(name=manifest.ref.name)
+                staged_bytes = self._stub.QueryUpload(query, timeout=timeout_s).offset
+                offset = min(staged_bytes, len(payload) - 1)
+            messages = upload_messages(header, payload, offset, on_progress)
+            left_s = max(deadline - time.monotonic(), 0.001)
+            try:
+                answer = self._stub.Publish(messages, timeout=left_s)
+            except grpc.RpcError as error:
+                fault = from_call(error, "publish")
+                if offset and isinstance(fault, DigestMismatchError):
+                    raise UploadIncompleteError("what was kept of the upload was damaged") from None
+                raise
             return Manifest.from_json(answer.version.manifest_json)
 
         return self._retried("publish", call)
 
     def fetch(
-        self, ref: VersionRef, *, encoder: EncoderRef | None = None
+        self,
+        ref: VersionRef,
+        *,
+        encoder: EncoderRef | None = None,
+        on_progress: Progress | None = None,
     ) -> tuple[Manifest, bytes]:
-        """The version's manifest and payload, whose sha256 was verified.
+        """The version's manifest and payload, whose sha256 was verified. After a broken connection
+        it goes on with what came before.
 
         Raises:
             NotFoundError: there is no such version for this caller.
             EncoderMismatchError: `encoder` is given and the version belongs to another.
             DigestMismatchError: what came is not the version's payload.
         """
-        request = pb.FetchRequest(name=ref.name, encoder=_digests(encoder))
+        download = Download(ref, on_progress)
 
         def call(timeout_s: float) -> tuple[Manifest, bytes]:
+            request = pb.FetchRequest(
+                name=ref.name, encoder=_digests(encoder), offset=download.size
+            )
             responses = self._stub.Fetch(request, timeout=timeout_s)
             try:
-                return _download(ref, responses)
+                return download.take(responses)
             finally:
                 responses.cancel()  # of an answer that is complete, this does nothing
 
@@ -168,7 +167,7 @@ class RegistryClient:
         request = pb.GetVersionRequest(name=ref.name)
         version = self._call("get", self._stub.GetVersion, request).version
         return Published(
-            manifest=_manifest_of(ref, version),
+            manifest=manifest_of(ref, version),
             state=wire.read_state(version),
             state_reason=version.state_reason,
             withdrawn_teacher=version.withdrawn_teacher,
@@ -245,7 +244,7 @@ class RegistryClient:
             version_name=ref.name,
             etag=etag or "",
         )
-        request = pb.SetAliasRequest(alias=message)
+        request = pb.SetAliasRequest(alias=message, request_id=_new_id())
         return str(self._call("set_alias", self._stub.SetAlias, request).alias.etag)
 
     def lineage(self, ref: VersionRef) -> Lineage:
@@ -264,20 +263,43 @@ class RegistryClient:
         Raises NotFoundError if nothing of it is published.
         """
         request = pb.SetConsentRequest(
-            adapter_name=wire.adapter_name(tenant, adapter), consent=wire.consent_message(consent)
+            adapter_name=wire.adapter_name(tenant, adapter),
+            consent=wire.consent_message(consent),
+            request_id=_new_id(),
         )
         self._call("set_consent", self._stub.SetConsent, request)
 
     def withdraw(self, ref: VersionRef, reason: str) -> tuple[Relative, ...]:
         """Takes a version back for ever, its owner or an operator; returns those that learnt from
         it and are marked now. `reason` is shown to whoever asks for the version."""
-        request = pb.WithdrawRequest(name=ref.name, reason=reason)
+        request = pb.WithdrawRequest(name=ref.name, reason=reason, request_id=_new_id())
         answer = self._call("withdraw", self._stub.Withdraw, request)
         return tuple(Relative(VersionRef.parse(one.name), one.depth) for one in answer.descendants)
 
     def release(self, ref: VersionRef) -> None:
         """Lets a version out of quarantine; for operators."""
-        self._call("release", self._stub.ReleaseVersion, pb.ReleaseVersionRequest(name=ref.name))
+        request = pb.ReleaseVersionRequest(name=ref.name, request_id=_new_id())
+        self._call("release", self._stub.ReleaseVersion, request)
+
+    def watch(
+        self, after_revision: int = 0, adapters: Collection[tuple[str, str]] = ()
+    ) -> Iterator[Change]:
+        """Every change after a revision that this caller may see, oldest first, and then each as it
+        comes: of these adapters (tenant, adapter), or of all.
+
+        It survives restarts of the registry. Raises RegistryUnavailableError once that is out of
+        reach for `timeout_s`, and whenever this client is closed.
+        """
+        names = [wire.adapter_name(*adapter) for adapter in adapters]
+
+        def start(revision: int) -> Any:
+            request = pb.WatchRequest(after_revision=revision, adapter_names=names)
+            if self._closed:
+                raise RegistryUnavailableError("the client is closed")
+            return self._stub.Watch(request)
+
+        subject = f"watch at registry {self.address}"
+        return changes_of(start, after_revision, patience_s=self.timeout_s, subject=subject)
 
     def health(self) -> bool:
         """Whether the registry answers, at once, that it is ready."""
@@ -293,22 +315,9 @@ class RegistryClient:
         return self._retried(what, lambda timeout_s: method(request, timeout=timeout_s))
 
     def _retried(self, what: str, call: Callable[[float], T]) -> T:
-        """`call(seconds left)`, again while the registry is unavailable and time is left."""
-        deadline = time.monotonic() + self.timeout_s
-        attempts = Retrying(
-            retry=retry_if_exception_type(RegistryUnavailableError),
-            stop=stop_before_delay(self.timeout_s),
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            reraise=True,
-        )
-
-        def attempt() -> T:
-            try:
-                return call(max(deadline - time.monotonic(), 0.001))
-            except grpc.RpcError as error:
-                raise from_call(error, f"{what} at registry {self.address}") from None
-
-        return attempts(attempt)
+        """`call(seconds left)`, again while a later one may succeed and time is left."""
+        subject = f"{what} at registry {self.address}"
+        return retried(call, timeout_s=self.timeout_s, subject=subject)
 
 
 def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:
@@ -319,37 +328,6 @@ def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:
     )
 
 
-def _upload(manifest: Manifest, payload: bytes, consent: Consent) -> Iterator[pb.PublishRequest]:
-    header = pb.PublishHeader(
-        name=manifest.ref.name,
-        manifest_json=manifest.canonical_json(),
-        consent=wire.consent_message(consent),
-    )
-    yield pb.PublishRequest(header=header)
-    for offset in range(0, len(payload), wire.CHUNK_BYTES):
-        data = payload[offset : offset + wire.CHUNK_BYTES]
-        yield pb.PublishRequest(chunk=pb.Chunk(offset=offset, data=data))
-
-
-def _download(ref: VersionRef, responses: Iterator[pb.FetchResponse]) -> tuple[Manifest, bytes]:
-    first = next(responses, None)
-    if first is None or first.WhichOneof("part") != "version":
-        raise InvalidManifestError(f"the download of {ref.name} began without its manifest")
-    manifest = _manifest_of(ref, first.version)
-    payload = bytearray()
-    for response in responses:
-        if response.chunk.offset != len(payload):
-            raise InvalidPayloadError(f"the download of {ref.name} has gaps")
-        payload += response.chunk.data
-        if len(payload) > manifest.payload_bytes:
-            break  # whatever it is, it is not the payload: take no more of it
-    if sha256_hex(bytes(payload)) != ref.version:
-        raise DigestMismatchError(f"what came for {ref.name} does not have its sha256")
-    return manifest, bytes(payload)
-
-
-def _manifest_of(ref: VersionRef, version: pb.Version) -> Manifest:
-    manifest = Manifest.from_json(version.manifest_json)
-    if manifest.ref != ref:
-        raise InvalidManifestError(f"the registry answered {ref.name} with another version")
-    return manifest
+def _new_id() -> str:
+    """Of one change, whose retries all bear it."""
+    return str(uuid.uuid4())

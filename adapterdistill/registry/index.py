@@ -19,6 +19,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import changes, lineage
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
+from adapterdistill.registry.quotas import Stored
 from adapterdistill.registry.schema import Row, connect, transaction
 
 COLUMNS = (
@@ -168,8 +169,8 @@ class Index:
             self.db.execute(
                 "INSERT INTO versions (revision, tenant, adapter, version, weights_sha256,"
                 " tokenizer_sha256, manifest_json, created_ns, state, state_reason,"
-                " withdrawn_teacher, statement, statistics_json, task, language)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     revision,
                     *adapter,
@@ -185,6 +186,7 @@ class Index:
                     statistics_json,
                     manifest.task,
                     manifest.language,
+                    manifest.payload_bytes,
                 ),
             )
             self.db.executemany(
@@ -196,6 +198,14 @@ class Index:
                 [(label, revision) for label in manifest.labels],
             )
         return self.get(manifest.ref)
+
+    def stored(self, tenant: str) -> Stored:
+        """What the tenant has here, in whatever state."""
+        found = self.db.execute(
+            "SELECT coalesce(sum(payload_bytes), 0), count(*) FROM versions WHERE tenant = ?",
+            (tenant,),
+        ).fetchone()
+        return Stored(*found)
 
     def consent(self, tenant: str, adapter: str) -> Consent:
         rows = self.db.execute(

@@ -72,6 +72,11 @@ _MIGRATIONS = (
     UPDATE versions SET
         task = json_extract(CAST(manifest_json AS TEXT), '$.task'),
         language = json_extract(CAST(manifest_json AS TEXT), '$.language');
+    ALTER TABLE versions ADD COLUMN payload_bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE versions SET payload_bytes =
+        json_extract(CAST(manifest_json AS TEXT), '$.payload_bytes');
+    -- Answers what a tenant has stored without reading its rows.
+    CREATE INDEX versions_by_tenant ON versions (tenant, payload_bytes);
     CREATE TABLE labels (
         label TEXT NOT NULL,
         revision INTEGER NOT NULL,
@@ -98,6 +103,7 @@ _MIGRATIONS = (
         time_ns INTEGER NOT NULL,
         PRIMARY KEY (caller, request_id)
     ) STRICT;
+    CREATE INDEX requests_by_time ON requests (time_ns);
     CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO secrets VALUES ('page_token', randomblob(32));
     """,
@@ -187,7 +193,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commits on leaving, rolls back on an error; other writers wait."""
+    """Commits on leaving, rolls back on an error; other writers wait. Within another, is a part
+    of it."""
+    within = db.in_transaction
+    if within:
+        yield
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -12,10 +12,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission import Limits
 from adapterdistill.registry.malformed import ParsesOrMarks
+from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.recording import Recorder
 from adapterdistill.registry.service import RegistryService
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -23,6 +25,7 @@ from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 DEFAULT_LIMITS = Limits()
+DEFAULT_QUOTAS = Quotas()
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -48,13 +51,16 @@ class RegistryServer:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: Limits = DEFAULT_LIMITS,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        reflection: bool = False,
         insecure: bool = False,
         max_concurrent_rpcs: int = 256,
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
     ) -> None:
-        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback; all that
-        passes is kept in the file `record`.
+        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback; `reflection`
+        tells anybody who connects what calls there are; all that passes is kept in the file
+        `record`.
 
         Raises:
             ConfigError: plain text beyond loopback is not permitted.
@@ -69,6 +75,8 @@ class RegistryServer:
         self._address = f"[{host}]" if ":" in host else host
         self._port = port
         self._limits = limits
+        self._quotas = quotas
+        self._reflection = reflection
         self._max_concurrent_rpcs = max_concurrent_rpcs
         self._readiness_interval_s = readiness_interval_s
         self._recorder = None if record is None else Recorder(record)
@@ -80,7 +88,9 @@ class RegistryServer:
             RegistryError: the port or the folder is in use, or unusable.
         """
         try:
-            self._service = await asyncio.to_thread(RegistryService, self._root, self._limits)
+            self._service = await asyncio.to_thread(
+                RegistryService, self._root, self._limits, self._quotas
+            )
         except (OSError, sqlite3.Error) as error:
             raise RegistryError(f"cannot open the registry folder {self._root}: {error}") from None
         self._health = health.aio.HealthServicer()
@@ -93,6 +103,9 @@ class RegistryServer:
         add_service: Any = registry_pb2_grpc.add_RegistryServiceServicer_to_server  # untyped
         add_service(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._reflection:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         try:
             port = self._server.add_insecure_port(f"{self._address}:{self._port}")
         except RuntimeError:

@@ -14,12 +14,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from adapterdistill.errors import (
     AdapterDistillError,
+    DeadlineRequiredError,
     EncoderMismatchError,
     InvalidManifestError,
+    NotFoundError,
     RegistryError,
     RegistryUnavailableError,
 )
-from adapterdistill.manifest import VersionRef
+from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import standing, wire
 from adapterdistill.registry.access import (
     Caller,
@@ -35,6 +37,8 @@ from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.listing import page
 from adapterdistill.registry.malformed import checked
+from adapterdistill.registry.quotas import CallLimits, Quotas, StorageQuota
+from adapterdistill.registry.requests import Answer, once
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.status import to_status
 from adapterdistill.registry.store import BlobStore
@@ -43,6 +47,7 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
 HEARTBEAT_S = 15.0
+DEFAULT_QUOTAS = Quotas()
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +64,9 @@ def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitabl
         caller: Caller | None = None
         try:
             caller = caller_of(context)
-            return await call(self, checked(request), context, caller)
+            with self._limited.hold(caller):
+                _check_deadline(call.__name__, context)
+                return await call(self, checked(request), context, caller)
         except AdapterDistillError as error:
             refusal = error
         except Exception:
@@ -79,16 +86,31 @@ def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitabl
     return answer
 
 
+def _check_deadline(name: str, context: Any) -> None:
+    """A call without one could hold what it uses for ever."""
+    if name != "Watch" and context.time_remaining() is None:
+        raise DeadlineRequiredError(f"{name} needs a deadline, and came without")
+
+
 class RegistryService:
     """Implements the service of registry.proto; open from construction to `close`.
 
     Its methods bear the names of the calls, which gRPC looks up.
     """
 
-    def __init__(self, root: Path, limits: Limits, *, idle_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        *,
+        idle_timeout_s: float = 30.0,
+    ) -> None:
         """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
         self._limits = limits
-        self._store = BlobStore(root)
+        self._limited = CallLimits(quotas)
+        self._storage = StorageQuota(quotas)
+        self._store = BlobStore(root, quotas)
         try:
             self._index = Index(
                 root / "index.sqlite3", refuse_descendants=limits.refuse_descendants
@@ -98,10 +120,10 @@ class RegistryService:
             raise
         swept = self._store.sweep(self._index.payloads())
         if swept:
-            logger.info("removed %d files of unfinished uploads", swept)
+            logger.info("removed %d files of uploads that nobody goes on with", swept)
         self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = ThreadPoolExecutor(1, "registry-index")
-        self._transfers = Transfers(self._store, idle_timeout_s=idle_timeout_s)
+        self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -132,6 +154,16 @@ class RegistryService:
         self._tell_watchers()
         return result
 
+    async def _once(
+        self,
+        caller: Caller,
+        request: Any,
+        answer: type[Answer],
+        change: Callable[[], Answer],
+    ) -> Answer:
+        """As `_change`; a request that the caller repeats is answered as the first time."""
+        return await self._change(once, self._index.db, caller, request, answer, change)
+
     def _tell_watchers(self) -> None:
         told, self._changed = self._changed, asyncio.Event()
         told.set()
@@ -152,27 +184,21 @@ class RegistryService:
         row = await self._on_index(self._index.published, manifest, caller)
         # A payload that the disk lost is taken again.
         if row is None or not await self._transfers.has(manifest):
-            await self._transfers.receive(manifest, context)
-            # Last: the version exists from here on.
-            row = await self._change(self._index.add, manifest, caller, consent=consent)
+            self._limited.take_publish(caller)
+            stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
+            async with self._storage.reserve(manifest.tenant, manifest.payload_bytes, stored):
+                await self._transfers.receive(manifest, caller, context)
+                # Last: the version exists from here on.
+                row = await self._change(self._index.add, manifest, caller, consent=consent)
             logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
-        return pb.PublishResponse(version=await self._told(row, caller))
+        return pb.PublishResponse(version=await self._on_index(self._told, row, caller))
 
-    async def _told(self, row: Row, caller: Caller) -> pb.Version:
+    def _told(self, row: Row, caller: Caller) -> pb.Version:
         """The version as the caller may know it."""
         if not (caller.sees_all or caller.name == row.ref.tenant):
             return wire.version_message(row)
-        consent = await self._on_index(self._index.consent, row.ref.tenant, row.ref.adapter)
+        consent = self._index.consent(row.ref.tenant, row.ref.adapter)
         return wire.version_message(row, consent)
-
-    @_answered
-    async def QueryUpload(  # noqa: N802
-        self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
-    ) -> Any:
-        ref = VersionRef.parse(request.name)
-        check_owns(caller, ref.tenant)
-        row = await self._on_index(self._index.find, ref, caller)
-        return pb.QueryUploadResponse(offset=0, published=row is not None)
 
     @_answered
     async def Fetch(  # noqa: N802
@@ -185,14 +211,29 @@ class RegistryService:
             raise EncoderMismatchError(
                 f"{row.ref.name} belongs to another encoder, {row.weights_sha256[:12]}"
             )
-        await self._transfers.send(row, context)
+        await self._transfers.send(row, request.offset, caller, context)
+
+    @_answered
+    async def QueryUpload(  # noqa: N802
+        self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
+    ) -> Any:
+        ref = VersionRef.parse(request.name)
+        check_owns(caller, ref.tenant)
+        try:
+            row = await self._on_index(self._index.get_active, ref, caller)
+        except NotFoundError:
+            published = False
+        else:
+            published = await self._transfers.has(Manifest.from_json(row.manifest_json))
+        offset = 0 if published else self._transfers.staged_bytes(caller, ref.version)
+        return pb.QueryUploadResponse(offset=offset, published=published)
 
     @_answered
     async def GetVersion(  # noqa: N802
         self, request: pb.GetVersionRequest, _context: Any, caller: Caller
     ) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        return pb.GetVersionResponse(version=await self._told(row, caller))
+        return pb.GetVersionResponse(version=await self._on_index(self._told, row, caller))
 
     @_answered
     async def ListVersions(  # noqa: N802
@@ -240,8 +281,12 @@ class RegistryService:
         if (tenant, adapter) != (ref.tenant, ref.adapter):
             raise InvalidManifestError("an alias names versions of its own adapter only")
         etag = request.alias.etag or None
-        row = await self._change(set_alias, self._index, ref, alias, etag, caller)
-        return pb.SetAliasResponse(alias=wire.alias_message(row))
+
+        def change() -> pb.SetAliasResponse:
+            row = set_alias(self._index, ref, alias, etag, caller)
+            return pb.SetAliasResponse(alias=wire.alias_message(row))
+
+        return await self._once(caller, request, pb.SetAliasResponse, change)
 
     @_answered
     async def GetLineage(  # noqa: N802
@@ -255,15 +300,13 @@ class RegistryService:
             self._index.relatives, row.ref, "descendants", MAX_RELATIVES
         )
         return pb.GetLineageResponse(
-            ancestors=await self._relatives(up, caller),
-            descendants=await self._relatives(down, caller),
+            ancestors=await self._on_index(self._relatives, up, caller),
+            descendants=await self._on_index(self._relatives, down, caller),
             truncated=up_cut or down_cut,
         )
 
-    async def _relatives(
-        self, relatives: list[tuple[str, int]], caller: Caller
-    ) -> list[pb.Relative]:
-        visible = await self._on_index(self._index.visible, relatives, caller)
+    def _relatives(self, relatives: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
+        visible = self._index.visible(relatives, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @_answered
@@ -273,9 +316,13 @@ class RegistryService:
         tenant, adapter = wire.parse_adapter_name(request.adapter_name)
         check_owns(caller, tenant)
         consent = wire.read_consent(request.consent)
-        await self._change(standing.set_consent, self._index, tenant, adapter, consent, caller)
-        logger.info("%s changed the consent of %s", caller, request.adapter_name)
-        return pb.SetConsentResponse(consent=wire.consent_message(consent))
+
+        def change() -> pb.SetConsentResponse:
+            standing.set_consent(self._index, tenant, adapter, consent, caller)
+            logger.info("%s changed the consent of %s", caller, request.adapter_name)
+            return pb.SetConsentResponse(consent=wire.consent_message(consent))
+
+        return await self._once(caller, request, pb.SetConsentResponse, change)
 
     @_answered
     async def Withdraw(  # noqa: N802
@@ -284,12 +331,16 @@ class RegistryService:
         ref = VersionRef.parse(request.name)
         check_withdraws(caller, ref.tenant)
         reason = wire.read_reason(request.reason)
-        row = await self._change(standing.withdraw, self._index, ref, reason, caller)
-        logger.info("%s withdrew %s", caller, ref.name)
-        down, _ = await self._on_index(self._index.relatives, ref, "descendants", MAX_RELATIVES)
-        return pb.WithdrawResponse(
-            version=await self._told(row, caller), descendants=await self._relatives(down, caller)
-        )
+
+        def change() -> pb.WithdrawResponse:
+            row = standing.withdraw(self._index, ref, reason, caller)
+            logger.info("%s withdrew %s", caller, ref.name)
+            down, _ = self._index.relatives(ref, "descendants", MAX_RELATIVES)
+            return pb.WithdrawResponse(
+                version=self._told(row, caller), descendants=self._relatives(down, caller)
+            )
+
+        return await self._once(caller, request, pb.WithdrawResponse, change)
 
     @_answered
     async def ReleaseVersion(  # noqa: N802
@@ -297,9 +348,13 @@ class RegistryService:
     ) -> Any:
         check_operates(caller)
         ref = VersionRef.parse(request.name)
-        row = await self._change(standing.release, self._index, ref, caller)
-        logger.info("%s released %s", caller, ref.name)
-        return pb.ReleaseVersionResponse(version=await self._told(row, caller))
+
+        def change() -> pb.ReleaseVersionResponse:
+            row = standing.release(self._index, ref, caller)
+            logger.info("%s released %s", caller, ref.name)
+            return pb.ReleaseVersionResponse(version=self._told(row, caller))
+
+        return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 
     @_answered
     async def Watch(  # noqa: N802

@@ -1,13 +1,18 @@
 """The one table between domain errors and gRPC statuses, read in both directions.
 
 A status carries `google.rpc.Status` with an `ErrorInfo`: its reason finds the error class again at
-the client, where a bare code (from gRPC itself) only says whether the registry answered.
+the client, where a bare code (from gRPC itself) only says whether the registry answered. Where the
+error knows them, `RetryInfo`, `BadRequest` and `QuotaFailure` say when to call again, which
+argument is at fault, and whose quota is used up.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from adapterdistill import errors
@@ -25,6 +30,8 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.EncoderError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvalidPayloadError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.DigestMismatchError: grpc.StatusCode.DATA_LOSS,
+    errors.ChunkChecksumError: grpc.StatusCode.DATA_LOSS,
+    errors.UploadIncompleteError: grpc.StatusCode.ABORTED,
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -62,7 +69,21 @@ def to_status(error: AdapterDistillError) -> tuple[grpc.StatusCode, str, tuple[t
     message = message.encode("utf-8", "replace").decode()
     status = Status(code=code.value[0], message=message)
     status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN))
+    for detail in _details(error, message):
+        status.details.add().Pack(detail)
     return code, message, ((_DETAILS_KEY, status.SerializeToString()),)
+
+
+def _details(error: AdapterDistillError, message: str) -> Iterator[Message]:
+    if error.retry_after_s is not None:
+        wait = RetryInfo()
+        wait.retry_delay.FromNanoseconds(math.ceil(error.retry_after_s * 1e9))
+        yield wait
+    if error.field is not None:
+        violation = BadRequest.FieldViolation(field=error.field, description=message)
+        yield BadRequest(field_violations=[violation])
+    if isinstance(error, errors.QuotaExceededError):
+        yield QuotaFailure(violations=[QuotaFailure.Violation(description=message)])
 
 
 def from_call(call: Any, subject: str) -> AdapterDistillError:
@@ -75,13 +96,23 @@ def from_call(call: Any, subject: str) -> AdapterDistillError:
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             status = Status.FromString(value)
-            for detail in status.details:
-                info = ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    return _class_of(info.reason)(status.message)
+            reason = _found(status, ErrorInfo())
+            if reason is not None and reason.domain == DOMAIN:
+                error = _class_of(reason.reason)(status.message)
+                wait, fault = _found(status, RetryInfo()), _found(status, BadRequest())
+                if wait is not None:
+                    error.retry_after_s = wait.retry_delay.ToNanoseconds() / 1e9
+                if fault is not None and fault.field_violations:
+                    error.field = fault.field_violations[0].field
+                return error
     if code in _NO_ANSWER:
         return errors.RegistryUnavailableError(f"{subject}: {code.name}")
     return errors.RegistryError(f"{subject}: {code.name}: {call.details()}")
+
+
+def _found(status: Status, kind: Any) -> Any:
+    """The status's detail of this kind, unpacked into it; None if there is none."""
+    return next((kind for detail in status.details if detail.Unpack(kind)), None)
 
 
 def _class_of(reason: str) -> type[AdapterDistillError]:

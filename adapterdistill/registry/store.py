@@ -1,85 +1,21 @@
 """Payload bytes on disk, each file named by its sha256.
 
-A payload is written to a staged file, flushed to disk, and renamed into place; a file under `blobs`
-is therefore always whole. Files that no index row names are harmless and swept at the next start.
+A payload is staged, flushed to disk, and renamed into place; a file under `blobs` is therefore
+always whole. Files that no index row names are harmless and swept at the next start.
 """
 
 import fcntl
-import hashlib
 import os
-import threading
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 from uuid import uuid4
 
 from adapterdistill.errors import RegistryError
+from adapterdistill.registry.quotas import Quotas
+from adapterdistill.registry.staging import Staging, Upload
 
-
-class StagedBlob:
-    """A payload on its way in. Leaving its `with` block uncommitted removes the file.
-
-    The methods may be called from different threads: an upload that is cancelled discards the file
-    while its last write may still run.
-    """
-
-    def __init__(self, staging: Path, blobs: Path) -> None:
-        self.path = staging / uuid4().hex
-        self.size = 0
-        self._blobs = blobs
-        self._digest = hashlib.sha256()
-        self._lock = threading.Lock()
-        self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        with self._lock:
-            if self._file is None:
-                raise RegistryError("the upload was given up")
-            # An unbuffered write may take only a part.
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
-            self._digest.update(data)
-            self.size += len(data)
-
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def commit(self) -> str:
-        """Makes the payload durable under its sha256, which it returns."""
-        with self._lock:
-            if self._file is None:
-                raise RegistryError("the upload was given up")
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
-            sha256 = self.sha256()
-            target = _blob_path(self._blobs, sha256)
-            if not target.parent.exists():
-                target.parent.mkdir(exist_ok=True)
-                _sync_folder(self._blobs)
-            self.path.replace(target)
-            _sync_folder(target.parent)
-            return sha256
-
-    def discard(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-                self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.discard()
+DEFAULT_QUOTAS = Quotas()
 
 
 class BlobStore:
@@ -89,7 +25,7 @@ class BlobStore:
         RegistryError: another process has the folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quotas: Quotas = DEFAULT_QUOTAS) -> None:
         self.root = root
         self._staging = root / "staging"
         self._blobs = root / "blobs"
@@ -101,9 +37,18 @@ class BlobStore:
         except OSError:
             self._lock.close()
             raise RegistryError(f"another registry process uses the folder {root.name}") from None
+        self.staging = Staging(self._staging, quotas)
 
-    def stage(self) -> StagedBlob:
-        return StagedBlob(self._staging, self._blobs)
+    def commit(self, upload: Upload) -> str:
+        """Makes the payload durable under its sha256, which it returns."""
+        sha256 = upload.sha256()
+        target = _blob_path(self._blobs, sha256)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(self._blobs)
+        upload.commit(target)
+        _sync_folder(target.parent)
+        return sha256
 
     def open(self, sha256: str) -> IO[bytes]:
         """Raises RegistryError if the payload is not there: the disk lost it."""
@@ -119,12 +64,12 @@ class BlobStore:
             return None
 
     def sweep(self, keep: Collection[str]) -> int:
-        """Removes and counts staged files and payloads not in `keep`. Not while uploads run."""
-        stale = [*self._staging.iterdir()]
-        stale += [blob for blob in self._blobs.glob("*/*") if blob.name not in keep]
-        for path in stale:
+        """Removes and counts payloads not in `keep`, and what is staged and stale. Not while
+        uploads run."""
+        orphans = [blob for blob in self._blobs.glob("*/*") if blob.name not in keep]
+        for path in orphans:
             path.unlink()
-        return len(stale)
+        return len(orphans) + self.staging.sweep()
 
     def check_writable(self) -> None:
         """Raises OSError when uploads cannot be staged."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -9,16 +10,22 @@ from typing import Any, ParamSpec, TypeVar
 import grpc
 
 from adapterdistill.errors import (
+    ConfigError,
     DigestMismatchError,
     InvalidPayloadError,
     RegistryUnavailableError,
+    UploadIncompleteError,
 )
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry import wire
+from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission import check_payload
 from adapterdistill.registry.malformed import checked
+from adapterdistill.registry.quotas import Quotas, TransferSlots, limited_name
 from adapterdistill.registry.schema import Row
+from adapterdistill.registry.staging import Upload, may_go_on
 from adapterdistill.registry.store import BlobStore
+from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_TRANSFERS = 16
@@ -29,12 +36,12 @@ T = TypeVar("T")
 class Transfers:
     """Moves payloads between streams and the store, on a few threads of its own."""
 
-    def __init__(self, store: BlobStore, *, idle_timeout_s: float) -> None:
+    def __init__(self, store: BlobStore, quotas: Quotas, *, idle_timeout_s: float) -> None:
         """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
         self._store = store
         self._idle_timeout_s = idle_timeout_s
         self._threads = ThreadPoolExecutor(4, "registry-disk")
-        self._slots = asyncio.Semaphore(MAX_TRANSFERS)
+        self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
 
     def close(self) -> None:
         """Waits for work in progress."""
@@ -48,31 +55,63 @@ class Transfers:
         """Whether the payload is on disk, whole."""
         return await self.on_disk(self._store.size, manifest.version) == manifest.payload_bytes
 
-    async def receive(self, manifest: Manifest, context: Any) -> None:
+    async def receive(self, manifest: Manifest, caller: Caller, context: Any) -> None:
         """Stores the payload that the rest of the client's stream brings, if it is admitted.
 
         Raises:
             InvalidPayloadError, DigestMismatchError: it is not what the manifest says.
+            UploadIncompleteError: it begins after what is here of the caller's, or ends early.
             RegistryUnavailableError: the client fell silent.
         """
-        async with self._slots:
-            with self._store.stage() as staged:
-                while (request := await self.read(context)) is not None:
-                    if request.WhichOneof("part") != "chunk":
-                        raise InvalidPayloadError("after the header, every message must be a chunk")
-                    _check_chunk(request.chunk, staged.size, manifest.payload_bytes)
-                    await self.on_disk(staged.write, request.chunk.data)
-                if staged.size != manifest.payload_bytes:
-                    raise InvalidPayloadError(
-                        f"upload ended at {staged.size} of {manifest.payload_bytes} bytes"
-                    )
-                if staged.sha256() != manifest.version:
-                    raise DigestMismatchError(
-                        f"payload has sha256 {staged.sha256()[:12]},"
-                        f" its version says {manifest.version[:12]}"
-                    )
-                await self.on_disk(check_payload, staged.path, manifest)
-                await self.on_disk(staged.commit)
+        async with self._slots.hold(limited_name(caller)):
+            await self.on_disk(self._store.staging.sweep)
+            first = await self._read_chunk(context)
+            offset = 0 if first is None else first.offset
+            if not 0 <= offset < manifest.payload_bytes:
+                raise InvalidPayloadError(
+                    f"upload from byte {offset} of {manifest.payload_bytes}, expected one of these"
+                )
+            upload = self._store.staging.begin(caller, manifest.version)
+            try:
+                await self.on_disk(upload.open, offset)
+                await self._fill(upload, first, manifest, context)
+            except BaseException as error:
+                # Even when this call is cancelled, which may be while its last write runs.
+                await asyncio.shield(self.on_disk(upload.leave, keep=may_go_on(error)))
+                raise
+
+    async def _fill(
+        self, upload: Upload, chunk: pb.Chunk | None, manifest: Manifest, context: Any
+    ) -> None:
+        while chunk is not None:
+            check_chunk(chunk, upload.size, manifest.payload_bytes)
+            await self.on_disk(upload.write, chunk.data)
+            chunk = await self._read_chunk(context)
+        if upload.size != manifest.payload_bytes:
+            raise UploadIncompleteError(
+                f"upload ended at {upload.size} of {manifest.payload_bytes} bytes"
+            )
+        if upload.sha256() != manifest.version:
+            raise DigestMismatchError(
+                f"payload has sha256 {upload.sha256()[:12]},"
+                f" its version says {manifest.version[:12]}"
+            )
+        await self.on_disk(check_payload, upload.path, manifest)
+        await self.on_disk(self._store.commit, upload)
+
+    async def _read_chunk(self, context: Any) -> pb.Chunk | None:
+        """The client's next chunk, or None at the end of its stream."""
+        request = await self.read(context)
+        if request is None:
+            return None
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidPayloadError("after the header, every message must be a chunk")
+        chunk: pb.Chunk = request.chunk
+        return chunk
+
+    def staged_bytes(self, caller: Caller, sha256: str) -> int:
+        """From where the caller may go on with its upload of a payload."""
+        return self._store.staging.durable_bytes(caller, sha256)
 
     async def read(self, context: Any) -> Any:
         """The client's next message, or None at the end of its stream."""
@@ -85,14 +124,19 @@ class Transfers:
             ) from None
         return None if request is grpc.aio.EOF else checked(request)
 
-    async def send(self, row: Row, context: Any) -> None:
-        """Writes the version's record, then its payload in chunks."""
-        async with self._slots:
+    async def send(self, row: Row, offset: int, caller: Caller, context: Any) -> None:
+        """Writes the version's record, then its payload from `offset` in chunks."""
+        async with self._slots.hold(limited_name(caller)):
             with self._store.open(row.ref.version) as file:
+                payload_bytes = file.seek(0, os.SEEK_END)
+                if not 0 <= offset <= payload_bytes:
+                    raise ConfigError(
+                        f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
+                    )
+                file.seek(offset)
                 await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
-                offset = 0
                 while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
-                    chunk = pb.Chunk(offset=offset, data=data)
+                    chunk = chunk_message(offset, data)
                     await self._write(context, pb.FetchResponse(chunk=chunk))
                     offset += len(data)
 
@@ -104,13 +148,3 @@ class Transfers:
             raise RegistryUnavailableError(
                 f"download given up: nothing was read for {self._idle_timeout_s:g} s"
             ) from None
-
-
-def _check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> None:
-    size = len(chunk.data)
-    if chunk.offset != expected_offset:
-        raise InvalidPayloadError(f"chunk at offset {chunk.offset}, expected {expected_offset}")
-    if not 0 < size <= wire.CHUNK_BYTES:
-        raise InvalidPayloadError(f"chunk of {size} bytes, expected 1 to {wire.CHUNK_BYTES}")
-    if expected_offset + size > payload_bytes:
-        raise InvalidPayloadError(f"upload exceeds the {payload_bytes} bytes of its manifest")

@@ -12,11 +12,49 @@ import pytest
 
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import Manifest
+from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
+
+
+class Deadlines(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
+):
+    """Gives every call a deadline, 10 s where the test gives none."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        changed = details._replace(timeout=details.timeout or 10)
+        return continuation(changed, request)
+
+    intercept_unary_stream = intercept_stream_unary = intercept_unary_unary
+
+
+class CallingAs(Deadlines):
+    """Says in a header who calls, for registries in tests that believe it: see `believing`."""
+
+    def __init__(self, caller: str) -> None:
+        self._caller = caller
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        headers = [*(details.metadata or ()), ("test-caller", self._caller)]
+        changed = details._replace(metadata=headers)
+        return super().intercept_unary_unary(continuation, changed, request)
+
+    intercept_unary_stream = intercept_stream_unary = intercept_unary_unary
+
+
+def believing(context: Any) -> Caller:
+    """In place of `caller_of`: the caller that a header names, without any proof."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "test-caller":
+            role, _, name = value.partition("/")
+            return Caller(role, name)
+    return ANYONE
 
 
 class Running:
@@ -31,7 +69,19 @@ class Running:
         self.address = self.run(self.server.start())
         self.client = RegistryClient(self.address, timeout_s=10)
         self.channel = grpc.insecure_channel(self.address)
-        self.stub: Any = registry_pb2_grpc.RegistryServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        patient = grpc.intercept_channel(self.channel, Deadlines())
+        self.stub: Any = registry_pb2_grpc.RegistryServiceStub(patient)  # type: ignore[no-untyped-call]
+
+    def stub_of(self, caller: str) -> Any:
+        """Calls as `caller` (ROLE/NAME), if the registry believes it."""
+        channel = grpc.intercept_channel(self.channel, CallingAs(caller))
+        return registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    def client_of(self, caller: str, timeout_s: float = 10) -> RegistryClient:
+        client = RegistryClient(self.address, timeout_s=timeout_s)
+        channel = grpc.intercept_channel(client._channel, CallingAs(caller))
+        client._stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+        return client
 
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=30)

@@ -75,3 +75,19 @@ def sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
     """A valid adapter with its own digest."""
     payload = payload_of(arrays(seed))
     return manifest_of(payload, **changes), payload
+
+
+def large_sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
+    """As `sample`, of about 8 MiB: several chunks."""
+    hidden, bottleneck = 8192, 64
+    encoder = encoder_fields() | {"hidden_size": hidden}
+    shapes = {
+        "down.weight": (LAYERS, bottleneck, hidden),
+        "down.bias": (LAYERS, bottleneck),
+        "up.weight": (LAYERS, hidden, bottleneck),
+        "up.bias": (LAYERS, hidden),
+    }
+    random = np.random.default_rng(seed)
+    tensors = {name: random.random(shape, "float32") for name, shape in shapes.items()}
+    payload = payload_of(tensors)
+    return manifest_of(payload, tensors, encoder=encoder, **changes), payload

@@ -1,0 +1,61 @@
+"""When a client calls again: while time is left, and not before the registry asks for it."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_before_delay,
+    wait_random_exponential,
+)
+
+from adapterdistill.errors import (
+    AdapterDistillError,
+    ChunkChecksumError,
+    RateLimitedError,
+    RegistryUnavailableError,
+    UploadIncompleteError,
+)
+from adapterdistill.registry.status import from_call
+
+T = TypeVar("T")
+TRANSIENT: tuple[type[AdapterDistillError], ...] = (
+    RegistryUnavailableError,
+    RateLimitedError,
+    ChunkChecksumError,
+    UploadIncompleteError,
+)
+"""What a later call may not meet again."""
+_backoff = wait_random_exponential(multiplier=0.1, max=2.0)
+
+
+def retried(call: Callable[[float], T], *, timeout_s: float, subject: str) -> T:
+    """`call(seconds left)`, again while it fails for a moment only and time is left.
+
+    Raises the last error; `subject` says in it what was called, and where.
+    """
+    deadline = time.monotonic() + timeout_s
+    attempts = Retrying(
+        retry=retry_if_exception_type(TRANSIENT),
+        stop=stop_before_delay(timeout_s),
+        wait=_wait,
+        reraise=True,
+    )
+
+    def attempt() -> T:
+        try:
+            return call(max(deadline - time.monotonic(), 0.001))
+        except grpc.RpcError as error:
+            raise from_call(error, subject) from None
+
+    return attempts(attempt)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked_s = error.retry_after_s if isinstance(error, AdapterDistillError) else None
+    return max(_backoff(state), asked_s or 0.0)

@@ -1,0 +1,98 @@
+"""A version as the messages of an upload, and out of those of a download."""
+
+from collections.abc import Callable, Iterator
+
+import google_crc32c
+
+from adapterdistill.errors import (
+    ChunkChecksumError,
+    DigestMismatchError,
+    InvalidManifestError,
+    InvalidPayloadError,
+)
+from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
+from adapterdistill.registry import wire
+from adapterdistill.registry.v1 import registry_pb2 as pb
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes of how many are done; of an upload, from another thread."""
+
+
+def chunk_message(offset: int, data: bytes) -> pb.Chunk:
+    return pb.Chunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+
+
+def check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> None:
+    """Whether this is a payload's next chunk, as it was sent.
+
+    Raises:
+        ChunkChecksumError: it was damaged on the way.
+        InvalidPayloadError: it is not the next, or too large.
+    """
+    size = len(chunk.data)
+    if chunk.offset != expected_offset:
+        raise InvalidPayloadError(f"chunk at offset {chunk.offset}, expected {expected_offset}")
+    if not 0 < size <= wire.CHUNK_BYTES:
+        raise InvalidPayloadError(f"chunk of {size} bytes, expected 1 to {wire.CHUNK_BYTES}")
+    if expected_offset + size > payload_bytes:
+        raise InvalidPayloadError(f"more than the {payload_bytes} bytes that the manifest names")
+    # An older peer sends none.
+    if chunk.HasField("crc32c") and chunk.crc32c != google_crc32c.value(chunk.data):
+        raise ChunkChecksumError(f"the {size} bytes at offset {chunk.offset} do not have their crc")
+
+
+def upload_messages(
+    header: pb.PublishHeader, payload: bytes, offset: int, on_progress: Progress | None
+) -> Iterator[pb.PublishRequest]:
+    """The header, and the payload from `offset`."""
+    yield pb.PublishRequest(header=header)
+    for start in range(offset, len(payload), wire.CHUNK_BYTES):
+        data = payload[start : start + wire.CHUNK_BYTES]
+        yield pb.PublishRequest(chunk=chunk_message(start, data))
+        if on_progress is not None:  # gRPC took the chunk: it asks for the next
+            on_progress(start + len(data), len(payload))
+
+
+class Download:
+    """A version on its way in, which goes on after a broken connection with what it has."""
+
+    def __init__(self, ref: VersionRef, on_progress: Progress | None = None) -> None:
+        self._ref = ref
+        self._on_progress = on_progress
+        self._payload = bytearray()
+
+    @property
+    def size(self) -> int:
+        """Bytes that came so far."""
+        return len(self._payload)
+
+    def take(self, responses: Iterator[pb.FetchResponse]) -> tuple[Manifest, bytes]:
+        """The whole, verified, when `responses`, asked for from `size`, have brought the rest.
+
+        Raises:
+            InvalidManifestError, InvalidPayloadError: what comes breaks the protocol.
+            ChunkChecksumError: a chunk was damaged on the way; those before it count.
+            DigestMismatchError: the whole is not the version's payload; nothing of it counts.
+        """
+        first = next(responses, None)
+        if first is None or first.WhichOneof("part") != "version":
+            raise InvalidManifestError(f"the download of {self._ref.name} has no manifest")
+        manifest = manifest_of(self._ref, first.version)
+        for response in responses:
+            check_chunk(response.chunk, self.size, manifest.payload_bytes)
+            self._payload += response.chunk.data
+            if self._on_progress is not None:
+                self._on_progress(self.size, manifest.payload_bytes)
+        payload = bytes(self._payload)
+        if sha256_hex(payload) != self._ref.version:
+            self._payload.clear()
+            raise DigestMismatchError(f"what came for {self._ref.name} does not have its sha256")
+        return manifest, payload
+
+
+def manifest_of(ref: VersionRef, version: pb.Version) -> Manifest:
+    """Raises InvalidManifestError if the registry answered with another version than `ref`."""
+    manifest = Manifest.from_json(version.manifest_json)
+    if manifest.ref != ref:
+        raise InvalidManifestError(f"the registry answered {ref.name} with another version")
+    return manifest
