@@ -1,0 +1,225 @@
+"""The registry's private certificate authority: a folder of files that the operator's commands use.
+
+    ROOT/authority/ca.key, ca.pem       the authority; only who enrols and revokes needs them
+    ROOT/authority/issued/SERIAL.pem    every certificate that it gave to a caller
+    ROOT/authority/crl.pem              what it revoked
+    ROOT/server/                        all that the server reads: server.pem, ca.pem, crl.pem
+
+The server takes up changes of its folder by itself. Where the authority is kept on another machine,
+ROOT/server is what to copy from there.
+"""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from adapterdistill.errors import ConfigError, NotFoundError
+from adapterdistill.registry import pem
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.certificates import (
+    Usage,
+    bearer_of,
+    caller_uri,
+    check_crl,
+    is_for,
+    is_revoked,
+    serial_of,
+)
+from adapterdistill.registry.issuing import (
+    PublicKey,
+    host_names,
+    new_authority,
+    new_certificate,
+    new_crl,
+    revocation_of,
+)
+
+OPERATOR = Caller("operator", "operator")
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate that the authority gave to a caller."""
+
+    caller: Caller
+    usage: Usage
+    serial: str
+    expires: datetime
+    revoked: bool
+
+
+def create(root: Path, hosts: Sequence[str]) -> None:
+    """Makes the authority, the server's credentials, and in ROOT/operator those of an operator.
+
+    Args:
+        hosts: DNS names and IP addresses at which clients reach the server.
+
+    Raises:
+        ConfigError: there is an authority already, a host is malformed, or files cannot be written.
+    """
+    folder, staged = root / "authority", root / ".authority"
+    host_names(hosts)
+    if folder.exists():
+        raise ConfigError(f"{folder}: there is an authority already")
+    key = pem.new_tls_key()
+    certificate = new_authority(key, CA_LIFETIME)
+    crl = new_crl(certificate, key, [])
+    pem.write(staged / "ca.key", pem.key_pem(key), private=True)
+    pem.write(staged / pem.CA_PEM, pem.certificate_pem(certificate))
+    pem.write(staged / pem.CRL_PEM, crl.public_bytes(Encoding.PEM))
+    pem.write(staged / "lock", b"")
+    try:
+        staged.chmod(0o700)
+        staged.rename(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot make {folder}: {error.strerror}") from None
+    with opened(root) as authority:
+        authority.certify_server(hosts)
+        request = pem.request_credentials(root / "operator", OPERATOR)
+        pem.write(root / "operator" / pem.CERTIFICATES, authority.enrol(OPERATOR, request))
+
+
+@contextmanager
+def opened(root: Path) -> Iterator["Authority"]:
+    """The authority of this registry, for one command alone.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    folder = root / "authority"
+    try:
+        lock = (folder / "lock").open("rb")
+    except OSError:
+        raise ConfigError(f"{folder}: no authority to be read; registry init makes one") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Authority(root)
+
+
+class Authority:
+    """The authority in ROOT/authority. Made by `opened`: one command at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "authority"
+        self._server = root / pem.SERVER_FOLDER
+        self._key = pem.read_tls_key(self._folder / "ca.key")
+        self.certificate = pem.read_certificates(self._folder / pem.CA_PEM)[0]
+        self._crl = pem.read_crl(self._folder / pem.CRL_PEM)
+        check_crl(self._crl, self.certificate)
+
+    def enrol(
+        self,
+        caller: Caller,
+        request: Path,
+        *,
+        new_keys: bool = False,
+        lifetime: timedelta = LIFETIME,
+    ) -> bytes:
+        """Certificates for the keys of a request.pem; what its sender keeps as certificates.pem.
+
+        Args:
+            new_keys: other keys than the caller's certificates have that still hold are accepted.
+
+        Raises:
+            ConfigError: the request is malformed or another's, or its keys are new.
+            UnauthenticatedError: the request names nobody.
+        """
+        asked, tls, signing = pem.read_request(request)
+        keys: tuple[PublicKey, ...] = (tls, signing)
+        if asked != caller:
+            raise ConfigError(f"{request} asks for certificates of {asked}, not of {caller}")
+        known = {_raw(one.public_key()) for one in self._held_by(caller)}
+        if known and not known.issuperset(map(_raw, keys)) and not new_keys:
+            raise ConfigError(
+                f"{caller} has certificates with other keys than {request}: make sure that it comes"
+                " from whom it names, then give --new-keys, or revoke the others first"
+            )
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(caller_uri(caller))])
+        given = [
+            new_certificate(self.certificate, self._key, key, usage, names, lifetime)
+            for key, usage in zip(keys, (Usage.client, Usage.signing), strict=True)
+        ]
+        for one in given:
+            file = self._folder / "issued" / f"{serial_of(one)}.pem"
+            pem.write(file, pem.certificate_pem(one))
+        return pem.certificate_pem(*given, self.certificate)
+
+    def certify_server(self, hosts: Sequence[str] = (), *, lifetime: timedelta = LIFETIME) -> None:
+        """A new key and certificate for the server, for these hosts; none: those that it has.
+
+        Raises:
+            ConfigError: a host is malformed, or there is none.
+        """
+        file = self._server / pem.SERVER_PEM
+        names = host_names(hosts) if hosts or not file.exists() else _names_in(file)
+        key = pem.new_tls_key()
+        certificate = new_certificate(
+            self.certificate, self._key, key.public_key(), Usage.server, names, lifetime
+        )
+        pem.write(self._server / pem.CA_PEM, pem.certificate_pem(self.certificate))
+        pem.write(self._server / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
+        # One file, so that nobody reads the key of one with the certificate of another.
+        pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate), private=True)
+
+    def revoke(self, caller: Caller | None = None, serial: str | None = None) -> list[Issued]:
+        """Revokes all certificates of the caller, or the one with this serial; returns them.
+
+        Raises:
+            NotFoundError: there is no such certificate.
+        """
+        chosen = [
+            one
+            for one in self._certificates()
+            if serial_of(one) == serial or (caller is not None and bearer_of(one) == caller)
+        ]
+        if not chosen:
+            raise NotFoundError(f"no certificate of {caller or serial} was given")
+        revoked = [revocation_of(one) for one in chosen if not is_revoked(one, self._crl)]
+        self._crl = new_crl(self.certificate, self._key, [*self._crl, *revoked])
+        for folder in (self._folder, self._server):
+            pem.write(folder / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
+        return [self._issued(one) for one in chosen]
+
+    def issued(self) -> list[Issued]:
+        """Every certificate that was given to a caller, oldest first."""
+        return [self._issued(one) for one in self._certificates()]
+
+    def _issued(self, certificate: x509.Certificate) -> Issued:
+        return Issued(
+            bearer_of(certificate),
+            Usage.client if is_for(certificate, Usage.client) else Usage.signing,
+            serial_of(certificate),
+            certificate.not_valid_after_utc,
+            is_revoked(certificate, self._crl),
+        )
+
+    def _certificates(self) -> list[x509.Certificate]:
+        files = (self._folder / "issued").glob("*.pem")
+        found = [one for file in files for one in pem.read_certificates(file)]
+        return sorted(found, key=lambda one: (one.not_valid_before_utc, one.serial_number))
+
+    def _held_by(self, caller: Caller) -> Iterator[x509.Certificate]:
+        """The caller's certificates that are good now."""
+        for one in self._certificates():
+            good = one.not_valid_after_utc > datetime.now(UTC) and not is_revoked(one, self._crl)
+            if good and bearer_of(one) == caller:
+                yield one
+
+
+def _names_in(server_pem: Path) -> x509.SubjectAlternativeName:
+    _, certificate = pem.read_server(server_pem)
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def _raw(key: Any) -> bytes:
+    raw: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return raw

@@ -1,0 +1,133 @@
+"""What a certificate says: who bears it, for what use, and whether that still holds.
+
+The bearer is the one entry of the certificate's subject alternative name (RFC 5280, 4.2.1.6), a URI
+`adapterdistill://ROLE/NAME`. A certificate is for one use only, which its extended key usage says:
+one that signs adapters opens no connection, and the other way round.
+"""
+
+import re
+from datetime import datetime
+from enum import Enum
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from adapterdistill.errors import UnauthenticatedError
+from adapterdistill.manifest import is_name
+from adapterdistill.registry.access import Caller, Role
+
+ROLES: tuple[Role, ...] = ("owner", "operator", "auditor")
+_URI = re.compile(r"adapterdistill://([a-z]+)/([^/]+)")
+
+
+class Usage(Enum):
+    """What a certificate is for."""
+
+    client = ExtendedKeyUsageOID.CLIENT_AUTH
+    server = ExtendedKeyUsageOID.SERVER_AUTH
+    signing = ExtendedKeyUsageOID.CODE_SIGNING
+
+
+def caller_uri(caller: Caller) -> str:
+    return f"adapterdistill://{caller.role}/{caller.name}"
+
+
+def read_caller_uri(uri: str) -> Caller:
+    """Raises UnauthenticatedError unless `uri` is exactly what `caller_uri` gives."""
+    match = _URI.fullmatch(uri)
+    for role in ROLES:
+        if match is not None and match[1] == role and is_name(match[2]):
+            return Caller(role, match[2])
+    raise UnauthenticatedError(
+        "the certificate names nobody: expected adapterdistill://ROLE/NAME in its"
+        f" subject alternative name, with a ROLE of {', '.join(ROLES)}"
+    )
+
+
+def bearer_of(document: x509.Certificate | x509.CertificateSigningRequest) -> Caller:
+    """Whom the certificate or the request for one names, believed or not.
+
+    Raises:
+        UnauthenticatedError: it names nobody, or more than one.
+    """
+    try:
+        found = document.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = list(found.value)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        names = []
+    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
+        raise UnauthenticatedError(
+            "a certificate must have exactly one subject alternative name, a URI;"
+            f" this one has {len(names)} names"
+        )
+    return read_caller_uri(names[0].value)
+
+
+def serial_of(certificate: x509.Certificate | x509.RevokedCertificate) -> str:
+    """As it is printed and typed: lower-case hexadecimal."""
+    return f"{certificate.serial_number:x}"
+
+
+def is_for(certificate: x509.Certificate, usage: Usage) -> bool:
+    """Whether the certificate is for this use, and for no other."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return list(usages) == [usage.value] and not limits.ca
+
+
+def verify_certificate(
+    der: bytes,
+    ca: x509.Certificate,
+    crl: x509.CertificateRevocationList | None,
+    at: datetime,
+    usage: Usage = Usage.signing,
+) -> Caller:
+    """The bearer of a certificate that `ca` issued for `usage`, that holds at the time `at`.
+
+    Args:
+        der: the certificate, from anywhere.
+        ca: the authority that is trusted; it issues every certificate itself.
+        crl: its revocation list, verified (`check_crl`); None: revocation is not looked at.
+        at: with a time zone. Whoever it was revoked from, a revoked certificate is never valid,
+            since its key may have been in other hands at any time before.
+
+    Raises:
+        UnauthenticatedError: the certificate is malformed, another authority's, for another use,
+            not valid yet, expired, revoked, or names nobody.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise UnauthenticatedError(
+            "the certificate is not one of the registry's authority"
+        ) from None
+    if not is_for(certificate, usage):
+        raise UnauthenticatedError(
+            f"certificate {serial_of(certificate)} is not for {usage.name} use"
+        )
+    bearer = bearer_of(certificate)
+    for one, subject in ((certificate, str(bearer)), (ca, "the authority")):
+        what = f"certificate {serial_of(one)} of {subject}"
+        if at < one.not_valid_before_utc:
+            raise UnauthenticatedError(f"{what} is not valid before {one.not_valid_before_utc}")
+        if at > one.not_valid_after_utc:
+            raise UnauthenticatedError(f"{what} expired at {one.not_valid_after_utc}")
+    if crl is not None and is_revoked(certificate, crl):
+        raise UnauthenticatedError(f"certificate {serial_of(certificate)} of {bearer} is revoked")
+    return bearer
+
+
+def is_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
+    return crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+
+
+def check_crl(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> None:
+    """Raises UnauthenticatedError unless `ca` signed the revocation list."""
+    key: object = ca.public_key()
+    if crl.issuer != ca.subject or not crl.is_signature_valid(key):  # type: ignore[arg-type]
+        raise UnauthenticatedError("the revocation list is not signed by the registry's authority")

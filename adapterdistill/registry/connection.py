@@ -1,0 +1,145 @@
+"""A client's channel to the registry: by its credentials, or plain text where it has none."""
+
+import logging
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from adapterdistill.errors import ConfigError, UnauthenticatedError
+from adapterdistill.registry import pem
+from adapterdistill.registry.certificates import serial_of
+from adapterdistill.registry.credentials import (
+    Credentials,
+    Reread,
+    credential_files,
+    read_credentials,
+)
+
+OPTIONS = ()  # moved here from the client
+# What gRPC says where the client itself refused the server, for good.
+_SERVER_REFUSED = (
+    "TSI_PROTOCOL_FAILURE",
+    "CERTIFICATE_VERIFY_FAILED",
+    "Hostname Verification Check failed",
+    "security handshaker",
+)
+logger = logging.getLogger(__name__)
+
+
+class Connection:
+    """Opens a channel when it is first asked for one, and another when the credentials changed.
+
+    Calls that began on the channel before may end on it. Thread-safe.
+    """
+
+    def __init__(self, address: str, credentials: Path | None) -> None:
+        """Raises ConfigError if the credentials folder is unusable."""
+        self._address = address
+        self._folder = credentials
+        self._lock = threading.Lock()
+        self._channels: list[Any] = []  # the one before and the one now
+        self._read: Reread[Credentials] | None = None
+        if credentials is not None:
+            files = credential_files(credentials)
+            self._read = Reread(files, lambda: read_credentials(credentials))
+        self.channel()
+
+    def channel(self) -> Any:
+        """The channel for the next call.
+
+        gRPC for Python reads a channel's certificate once (grpc issue 41779), hence a new channel
+        for a renewed one.
+        """
+        with self._lock:
+            if self._read is None:
+                if not self._channels:
+                    self._channels = [grpc.insecure_channel(self._address, options=OPTIONS)]
+                return self._channels[-1]
+            try:
+                credentials, changed = self._read()
+            except ConfigError as error:
+                if not self._channels:
+                    raise
+                # Perhaps half copied; what was read before is good until it expires.
+                logger.warning("the credentials stay as they were: %s", error)
+                return self._channels[-1]
+            if changed:
+                secure = credentials.for_grpc()
+                channel = grpc.secure_channel(self._address, secure, options=OPTIONS)
+                for old in self._channels[:-1]:
+                    old.close()
+                self._channels = [*self._channels[-1:], channel]
+            return self._channels[-1]
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """As they were when a channel was last asked for; None: plain text."""
+        return None if self._read is None else self._read.value
+
+    def close(self) -> None:
+        with self._lock:
+            for channel in self._channels:
+                channel.close()
+
+    def refusal(self, error: Any, timeout_s: float) -> UnauthenticatedError | None:
+        """Why no connection will come about, if that is certain; None: it may yet.
+
+        A server that refuses a certificate hangs up without a word (TLS 1.3, and gRPC sends no
+        alert), which looks like a server that died: so it is tried once more by hand.
+
+        Args:
+            error: the `grpc.RpcError` of a call that failed.
+            timeout_s: for the trial.
+        """
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        details = str(error.details())
+        credentials = self.credentials
+        where = f"registry {self._address}"
+        if credentials is None:
+            if _hung_up(details) and self._probe(timeout_s) is not None:
+                return UnauthenticatedError(
+                    f"{where} speaks TLS only: a credentials folder is needed"
+                )
+            return None
+        try:
+            credentials.check()
+        except UnauthenticatedError as fault:
+            return UnauthenticatedError(f"{self._folder}: {fault}; have it renewed")
+        if any(sign in details for sign in _SERVER_REFUSED):
+            return UnauthenticatedError(
+                f"{where} is not the one that these credentials are for, or speaks no TLS:"
+                f" {details[-200:]}"
+            )
+        if _hung_up(details) and self._probe(timeout_s) == b"":
+            return UnauthenticatedError(
+                f"{where} refuses certificate {serial_of(credentials.certificate)} of"
+                f" {credentials.caller}: another authority's, or expired by its clock"
+            )
+        return None
+
+    def _probe(self, timeout_s: float) -> bytes | None:
+        """What the server says first over TLS, nothing if it hangs up; None: there is no TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # gRPC has verified it, or is about to
+        context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        host, _, port = self._address.rpartition(":")
+        try:
+            if self._folder is not None:
+                context.load_cert_chain(self._folder / pem.CERTIFICATES, self._folder / pem.TLS_KEY)
+            with (
+                socket.create_connection((host.strip("[]"), int(port)), timeout_s) as plain,
+                context.wrap_socket(plain) as secured,
+            ):
+                return secured.recv(1)
+        except (OSError, ValueError):
+            return None
+
+
+def _hung_up(details: str) -> bool:
+    return "Socket closed" in details or "Connection reset" in details

@@ -1,0 +1,191 @@
+"""Credentials in folders, taken up again whenever their files change.
+
+A server's: ROOT/server, as the authority writes it. A caller's: its own keys with the certificates
+that it got for them.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from adapterdistill.errors import ConfigError, UnauthenticatedError
+from adapterdistill.registry import pem
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.certificates import (
+    Usage,
+    bearer_of,
+    check_crl,
+    is_for,
+    verify_certificate,
+)
+
+T = TypeVar("T")
+Stamp = tuple[tuple[int, int, int] | None, ...]
+logger = logging.getLogger(__name__)
+
+
+def stamp_of(files: Sequence[Path]) -> Stamp:
+    """Differs after a file was replaced or changed."""
+
+    def one(file: Path) -> tuple[int, int, int] | None:
+        try:
+            found = file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    return tuple(map(one, files))
+
+
+class Reread(Generic[T]):
+    """What `read` makes of the files, read again when one of them changed."""
+
+    def __init__(self, files: Sequence[Path], read: Callable[[], T]) -> None:
+        self._files = files
+        self._read = read
+        self._stamp: Stamp | None = None
+        self.value: T
+        """As it was last read; there is none before the first call."""
+
+    def __call__(self) -> tuple[T, bool]:
+        """The value, and whether it is another than at the last call. Raises as `read` does."""
+        stamp = stamp_of(self._files)  # before reading: a change meanwhile is found the next time
+        changed = stamp != self._stamp
+        if changed:
+            self.value = self._read()
+            self._stamp = stamp
+        return self.value, changed
+
+
+class ServerCredentials:
+    """The registry's own certificate, and whose it believes. Changed files count at once:
+    revocations for every further call, certificates for every further connection.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError if anything in the folder is missing, malformed or open to others."""
+        files = [folder / name for name in (pem.SERVER_PEM, pem.CA_PEM, pem.CRL_PEM)]
+        self._identity = Reread(files[:2], lambda: _read_identity(files[0], files[1]))
+        self._trust = Reread(files[1:], lambda: _read_trust(files[1], files[2]))
+        self._trust()
+        self._first = self._identity()[0]
+
+    def for_grpc(self) -> Any:
+        """Mutual TLS: a connection without a certificate of the authority is refused."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._first, self._configuration, require_client_authentication=True
+        )
+
+    def _configuration(self) -> Any:
+        """Asked at every handshake; None: as before."""
+        try:
+            configuration, changed = self._identity()
+        except ConfigError as error:
+            logger.error("the server's certificate stays as it was: %s", error)
+            return None
+        if changed:
+            logger.info("took up the server's new certificate")
+        return configuration if changed else None
+
+    def verify(self, der: bytes, usage: Usage, at: datetime | None = None) -> Caller:
+        """The bearer of a certificate that holds at the time `at`, by default now.
+
+        Raises:
+            UnauthenticatedError: it does not hold (`verify_certificate`), or the revocation list
+                cannot be read or is not the authority's, so that nobody can be let in.
+        """
+        try:
+            (ca, crl), _ = self._trust()
+        except ConfigError as error:
+            logger.error("nobody is let in: %s", error)
+            raise UnauthenticatedError(
+                "the registry cannot read its revocation list, and lets nobody in until it can"
+            ) from None
+        return verify_certificate(der, ca, crl, at or datetime.now(UTC), usage)
+
+
+def _read_identity(server_pem: Path, ca_pem: Path) -> Any:
+    key, certificate = pem.read_server(server_pem)
+    (ca, *_) = pem.read_certificates(ca_pem)
+    return grpc.ssl_server_certificate_configuration(
+        [(key, pem.certificate_pem(certificate))], root_certificates=pem.certificate_pem(ca)
+    )
+
+
+def _read_trust(
+    ca_pem: Path, crl_pem: Path
+) -> tuple[x509.Certificate, x509.CertificateRevocationList]:
+    (ca, *_) = pem.read_certificates(ca_pem)
+    crl = pem.read_crl(crl_pem)
+    try:
+        check_crl(crl, ca)
+    except UnauthenticatedError as error:
+        raise ConfigError(f"{crl_pem}: {error}") from None
+    return ca, crl
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A caller's own: what it shows on a connection, what it signs with, and whom it believes."""
+
+    caller: Caller
+    tls_key_pem: bytes
+    certificate: x509.Certificate
+    signing_key: Ed25519PrivateKey
+    signing_certificate: x509.Certificate
+    ca: x509.Certificate
+
+    def for_grpc(self) -> Any:
+        return grpc.ssl_channel_credentials(
+            pem.certificate_pem(self.ca), self.tls_key_pem, pem.certificate_pem(self.certificate)
+        )
+
+    def check(self) -> None:
+        """Raises UnauthenticatedError if the certificate for connections does not hold now."""
+        der = self.certificate.public_bytes(Encoding.DER)
+        verify_certificate(der, self.ca, None, datetime.now(UTC), Usage.client)
+
+
+def credential_files(folder: Path) -> list[Path]:
+    return [folder / name for name in (pem.TLS_KEY, pem.SIGNING_KEY, pem.CERTIFICATES)]
+
+
+def read_credentials(folder: Path) -> Credentials:
+    """What a credentials folder holds; whether its certificates still hold is not looked at.
+
+    Raises:
+        ConfigError: a file is missing or malformed, others may read a private key, or the
+            certificates belong to other keys; the message names the file.
+    """
+    tls_file, signing_file, file = credential_files(folder)
+    tls_key = pem.read_tls_key(tls_file)
+    signing_key = pem.read_signing_key(signing_file)
+    found = pem.read_certificates(file)
+    kinds = [[one for one in found if is_for(one, use)] for use in (Usage.client, Usage.signing)]
+    others = [one for one in found if not any(one in kind for kind in kinds)]
+    if len(found) != 3 or [len(one) for one in (*kinds, others)] != [1, 1, 1]:
+        raise ConfigError(
+            f"{file}: expected a certificate for connections, one for signing and the authority's"
+        )
+    (certificate,), (signing_certificate,) = kinds
+    for key, one, key_file in (
+        (tls_key.public_key(), certificate, tls_file),
+        (signing_key.public_key(), signing_certificate, signing_file),
+    ):
+        if one.public_key() != key:
+            raise ConfigError(f"{file}: its certificate is for another key than {key_file}")
+    try:
+        caller = bearer_of(certificate)
+    except UnauthenticatedError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return Credentials(
+        caller, pem.key_pem(tls_key), certificate, signing_key, signing_certificate, others[0]
+    )

@@ -1,0 +1,133 @@
+"""Certificates and revocation lists as values: what an authority signs, without its files."""
+
+import ipaddress
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.x509.oid import NameOID
+
+from adapterdistill.errors import ConfigError
+from adapterdistill.registry.certificates import Usage
+
+PublicKey = EllipticCurvePublicKey | Ed25519PublicKey
+_CLOCK_SKEW = timedelta(minutes=5)
+"""By so much another's clock may be late and still accept what was made just now."""
+
+
+def subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def host_names(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
+    """Raises ConfigError unless each is a DNS name or an IP address, and there is one."""
+    names: list[x509.GeneralName] = []
+    for host in dict.fromkeys(hosts):
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            if not host or not host.isascii() or any(one in host for one in " /:@"):
+                raise ConfigError(f"not a host name or an IP address: {host!r}") from None
+            names.append(x509.DNSName(host))
+    if not names:
+        raise ConfigError("the server needs a name or an address: give --host")
+    return x509.SubjectAlternativeName(names)
+
+
+def new_authority(key: EllipticCurvePrivateKey, lifetime: timedelta) -> x509.Certificate:
+    """Signed with its own key; it issues certificates of callers and servers, no authorities."""
+    name = subject("AdapterDistill registry authority")
+    usage = _key_usage(key_cert_sign=True, crl_sign=True)
+    return (
+        _builder(name, name, key.public_key(), lifetime)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def new_certificate(
+    ca: x509.Certificate,
+    ca_key: EllipticCurvePrivateKey,
+    key: PublicKey,
+    usage: Usage,
+    names: x509.SubjectAlternativeName,
+    lifetime: timedelta,
+) -> x509.Certificate:
+    """It never outlives the authority, nor is any use but `usage` allowed."""
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    lifetime = min(lifetime, ca.not_valid_after_utc - datetime.now(UTC))
+    return (
+        _builder(subject(usage.name), ca.subject, key, lifetime)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage.value]), critical=True)
+        .add_extension(names, critical=False)
+        .add_extension(issuer, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def new_crl(
+    ca: x509.Certificate,
+    ca_key: EllipticCurvePrivateKey,
+    revoked: Iterable[x509.RevokedCertificate],
+) -> x509.CertificateRevocationList:
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.subject)
+        .last_update(_now())
+        # Nobody can be asked for a newer one: the list holds until the next is written.
+        .next_update(ca.not_valid_after_utc)
+    )
+    for one in revoked:
+        builder = builder.add_revoked_certificate(one)
+    return builder.sign(ca_key, hashes.SHA256())
+
+
+def revocation_of(certificate: x509.Certificate) -> x509.RevokedCertificate:
+    """An entry of a revocation list, from now on."""
+    builder = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+    return builder.revocation_date(_now()).build()
+
+
+def _builder(
+    name: x509.Name, issuer: x509.Name, key: PublicKey, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    now = _now()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, now + lifetime) - _CLOCK_SKEW)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,222 @@
+"""Keys, certificates and requests as PEM files; private keys are their owner's alone to read.
+
+A credentials folder holds `tls.key` (P-256), `signing.key` (ed25519), `request.pem` (a certificate
+request of each, which may be seen by anybody) and `certificates.pem` (what the authority made of
+it: the certificate of each, and its own). A server's folder holds `server.pem` (its key and its
+certificate), `ca.pem` and `crl.pem`.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from adapterdistill.errors import ConfigError
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.certificates import bearer_of, caller_uri
+
+TLS_KEY = "tls.key"
+SIGNING_KEY = "signing.key"
+REQUEST = "request.pem"
+CERTIFICATES = "certificates.pem"
+SERVER_FOLDER = "server"
+SERVER_PEM = "server.pem"
+CA_PEM = "ca.pem"
+CRL_PEM = "crl.pem"
+Key = EllipticCurvePrivateKey | Ed25519PrivateKey
+_MAX_BYTES = 1 << 20  # of a file that people hand to each other
+
+
+def new_tls_key() -> EllipticCurvePrivateKey:
+    return generate_private_key(SECP256R1())
+
+
+def key_pem(key: Key) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def certificate_pem(*certificates: x509.Certificate) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def read_private(path: Path) -> bytes:
+    """A file that nobody but its owner may read.
+
+    Raises:
+        ConfigError: others may read it too, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise ConfigError(
+                    f"{path}: others may read this private key (mode {mode:04o}): chmod 600 it,"
+                    " and if they could have read it, make another"
+                )
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def read_public(path: Path) -> bytes:
+    """Raises ConfigError if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def read_tls_key(path: Path) -> EllipticCurvePrivateKey:
+    """Raises ConfigError unless the file holds a P-256 key that only its owner can read."""
+    key = _read_key(path)
+    if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
+        return key
+    raise ConfigError(f"{path}: expected a P-256 key")
+
+
+def read_signing_key(path: Path) -> Ed25519PrivateKey:
+    """Raises ConfigError unless the file holds an ed25519 key that only its owner can read."""
+    key = _read_key(path)
+    if isinstance(key, Ed25519PrivateKey):
+        return key
+    raise ConfigError(f"{path}: expected an ed25519 key")
+
+
+def _read_key(path: Path) -> object:
+    try:
+        return load_pem_private_key(read_private(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path}: not an unencrypted private key in PEM") from None
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Raises ConfigError unless the file holds at least one certificate in PEM."""
+    try:
+        return x509.load_pem_x509_certificates(read_public(path))
+    except ValueError:
+        raise ConfigError(f"{path}: no certificates in PEM") from None
+
+
+def read_crl(path: Path) -> x509.CertificateRevocationList:
+    """Raises ConfigError unless the file holds a revocation list in PEM; it is not verified."""
+    try:
+        return x509.load_pem_x509_crl(read_public(path))
+    except ValueError:
+        raise ConfigError(f"{path}: no revocation list in PEM") from None
+
+
+def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
+    """Key (PEM) and certificate of a server.pem.
+
+    Raises:
+        ConfigError: it cannot be read, others may read it too, or it is none.
+    """
+    content = read_private(path)
+    try:
+        key = load_pem_private_key(content, None)
+        certificate = x509.load_pem_x509_certificate(content)
+        if (
+            isinstance(key, EllipticCurvePrivateKey)
+            and key.public_key() == certificate.public_key()
+        ):
+            return key_pem(key), certificate
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        pass
+    raise ConfigError(f"{path}: expected an unencrypted P-256 key and its certificate in PEM")
+
+
+def write(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Writes a file that others see whole or not at all; a private one its owner alone can read.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.unlink(missing_ok=True)
+        mode = 0o600 if private else 0o644
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def request_credentials(folder: Path, caller: Caller) -> Path:
+    """Writes the folder's request.pem, for which an authority gives certificates; returns it.
+
+    Keys that are there already are kept, so that certificates can be renewed.
+
+    Raises:
+        ConfigError: the folder's keys are no such keys, or cannot be read or written.
+    """
+    tls_file, signing_file = folder / TLS_KEY, folder / SIGNING_KEY
+    if not tls_file.exists():
+        write(tls_file, key_pem(new_tls_key()), private=True)
+    if not signing_file.exists():
+        write(signing_file, key_pem(Ed25519PrivateKey.generate()), private=True)
+    requests = (
+        _request(caller, read_tls_key(tls_file)),
+        _request(caller, read_signing_key(signing_file)),
+    )
+    write(folder / REQUEST, b"".join(requests))
+    return folder / REQUEST
+
+
+def _request(caller: Caller, key: Key) -> bytes:
+    name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(caller_uri(caller))])
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))  # the bearer is named in the extension alone
+        .add_extension(name, critical=False)
+        .sign(key, None if isinstance(key, Ed25519PrivateKey) else hashes.SHA256())
+    )
+    return request.public_bytes(Encoding.PEM)
+
+
+def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519PublicKey]:
+    """Whom a request.pem is for, and the public keys that its sender has the private ones of.
+
+    Raises:
+        ConfigError: the file is not as `request_credentials` writes it.
+        UnauthenticatedError: a request names nobody.
+    """
+    marker = b"-----BEGIN CERTIFICATE REQUEST-----"
+    parts = [marker + part for part in read_public(path).split(marker)[1:]]
+    try:
+        requests = [x509.load_pem_x509_csr(part) for part in parts]
+        if len(requests) == 2 and all(one.is_signature_valid for one in requests):
+            tls, signing = (one.public_key() for one in requests)
+            callers = [bearer_of(one) for one in requests]
+            if (
+                isinstance(tls, EllipticCurvePublicKey)
+                and isinstance(tls.curve, SECP256R1)
+                and isinstance(signing, Ed25519PublicKey)
+                and callers[0] == callers[1]
+            ):
+                return callers[0], tls, signing
+    except (ValueError, UnsupportedAlgorithm):
+        pass
+    raise ConfigError(
+        f"{path}: expected two certificate requests of one name, for a P-256 and an ed25519 key"
+    )
