@@ -326,7 +326,8 @@ class DataOwner:
 
     def _registry(self) -> RegistryClient:
         config = self._config.registry
-        return RegistryClient(config.resolve(), timeout_s=config.timeout_s)
+        folder = None if config.credentials is None else Path(config.credentials)
+        return RegistryClient(config.resolve(), timeout_s=config.timeout_s, credentials=folder)
 
     def _judge(self, file: str, load: Callable[[Path], Embedder] = load_payload) -> Judged:
         """What is in `file`, and the folds' beside it, on the tenant's rows."""

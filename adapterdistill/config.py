@@ -54,6 +54,9 @@ class RegistryConfig(Section):
     """host:port"""
     address_file: LocalPath | None = None
     """A file that holds host:port, as `registry serve --port-file` writes it."""
+    credentials: LocalPath | None = None
+    """The owner's folder of keys and certificates, as `adapterdistill owner keygen` makes it; none:
+    plain text, to a registry on this machine."""
     timeout_s: float = Field(default=30.0, gt=0)
     share_with: Literal["everyone", "nobody"] | tuple[Name, ...] = "everyone"
     """The tenants that may see the adapter and learn from it. Decides for its first version;

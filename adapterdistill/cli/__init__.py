@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "demo": Subcommand("adapterdistill.cli.demo", "Run the whole story on the sample tenants."),
     "data": Subcommand("adapterdistill.cli.data", "Import, check and describe a tenant's data."),
     "onboard": Subcommand("adapterdistill.cli.onboard", "Train, distil and publish for a tenant."),
+    "owner": Subcommand("adapterdistill.cli.owner", "Make and show credentials for a registry."),
     "registry": Subcommand("adapterdistill.cli.registry", "Run and read the adapter registry."),
     "serve": Subcommand("adapterdistill.cli.serving", "Deploy the search endpoint on Ray Serve."),
     "query": Subcommand("adapterdistill.cli.serving", "Ask a deployed tenant a question."),

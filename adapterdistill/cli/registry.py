@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from adapterdistill.cli import authority
 from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import Manifest, VersionRef
@@ -27,6 +28,7 @@ from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.wire import parse_alias_name
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
+authority.register(app)
 MIB = 1 << 20
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
 
@@ -38,6 +40,14 @@ Address = Annotated[
 ]
 AddressFile = Annotated[
     Path | None, typer.Option("--address-file", help="A file that holds HOST:PORT.")
+]
+CredentialsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials",
+        envvar="ADAPTERDISTILL_CREDENTIALS",
+        help="Folder of your keys and certificates; none: plain text.",
+    ),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a call may take.")]
 Name = Annotated[
@@ -61,14 +71,14 @@ def serve(
     encoder_weights_sha256: Annotated[
         str | None, typer.Option(help="Accept adapters of this encoder only.")
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Permit plain text beyond loopback.")
-    ] = False,
     record: Annotated[
         Path | None, typer.Option(help="Keep here every message that passes, for an inspection.")
     ] = None,
 ) -> None:
-    """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr."""
+    """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr.
+
+    Over mutual TLS once `registry init` has made certificates; before, plain text on loopback.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def announce(address: str) -> None:
@@ -81,7 +91,6 @@ def serve(
         host=host,
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256),
-        insecure=insecure,
         record=record,
     )
     asyncio.run(server.serve(registry, announce))
@@ -91,6 +100,7 @@ def serve(
 def list_(
     address: Address = None,
     address_file: AddressFile = None,
+    credentials: CredentialsFolder = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's adapters.")] = None,
     exclude_tenant: Annotated[str | None, typer.Option(help="None of this tenant's.")] = None,
     all_versions: Annotated[
@@ -100,7 +110,7 @@ def list_(
     output: Output = Format.table,
 ) -> None:
     """List published adapters, newest first."""
-    with _connect(address, address_file, timeout_s) as client:
+    with _connect(address, address_file, timeout_s, credentials) as client:
         manifests = [
             *client.list(tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions)
         ]
@@ -127,11 +137,12 @@ def show(
     name: Name,
     address: Address = None,
     address_file: AddressFile = None,
+    credentials: CredentialsFolder = None,
     timeout_s: Timeout = 10.0,
     output: Output = Format.table,
 ) -> None:
     """Show one version: its manifest, its teachers and its students."""
-    with _connect(address, address_file, timeout_s) as client:
+    with _connect(address, address_file, timeout_s, credentials) as client:
         ref = _resolve(client, name)
         manifest = client.get(ref)
         lineage = client.lineage(ref)
@@ -155,11 +166,12 @@ def fetch(
     folder: Annotated[Path, typer.Argument(help="Folder to write to; made if absent.")],
     address: Address = None,
     address_file: AddressFile = None,
+    credentials: CredentialsFolder = None,
     timeout_s: Timeout = 60.0,
     output: Output = Format.table,
 ) -> None:
     """Fetch one version, verified, into adapter.safetensors and manifest.json."""
-    with _connect(address, address_file, timeout_s) as client:
+    with _connect(address, address_file, timeout_s, credentials) as client:
         manifest, payload = client.fetch(_resolve(client, name))
     _replace(folder / "adapter.safetensors", payload)
     _replace(folder / "manifest.json", manifest.canonical_json())
@@ -169,7 +181,9 @@ def fetch(
         typer.echo(f"{manifest.ref.name}: {len(payload)} bytes verified, in {folder}")
 
 
-def _connect(address: str | None, address_file: Path | None, timeout_s: float) -> RegistryClient:
+def _connect(
+    address: str | None, address_file: Path | None, timeout_s: float, credentials: Path | None
+) -> RegistryClient:
     if address_file is not None:
         try:
             address = address_file.read_text().strip()
@@ -177,7 +191,7 @@ def _connect(address: str | None, address_file: Path | None, timeout_s: float) -
             raise ConfigError(f"cannot read the address file {address_file}") from None
     if not address:
         raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
-    return RegistryClient(address, timeout_s=timeout_s)
+    return RegistryClient(address, timeout_s=timeout_s, credentials=credentials)
 
 
 def _resolve(client: RegistryClient, name: str) -> VersionRef:

@@ -66,7 +66,7 @@ def create(root: Path, hosts: Sequence[str]) -> None:
     Raises:
         ConfigError: there is an authority already, a host is malformed, or files cannot be written.
     """
-    folder, staged = root / "authority", root / ".authority"
+    folder, staged = root / pem.AUTHORITY_FOLDER, root / ".authority"
     host_names(hosts)
     if folder.exists():
         raise ConfigError(f"{folder}: there is an authority already")
@@ -95,7 +95,7 @@ def opened(root: Path) -> Iterator["Authority"]:
     Raises:
         ConfigError: there is none, or it cannot be read.
     """
-    folder = root / "authority"
+    folder = root / pem.AUTHORITY_FOLDER
     try:
         lock = (folder / "lock").open("rb")
     except OSError:
@@ -109,7 +109,7 @@ class Authority:
     """The authority in ROOT/authority. Made by `opened`: one command at a time."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "authority"
+        self._folder = root / pem.AUTHORITY_FOLDER
         self._server = root / pem.SERVER_FOLDER
         self._key = pem.read_tls_key(self._folder / "ca.key")
         self.certificate = pem.read_certificates(self._folder / pem.CA_PEM)[0]

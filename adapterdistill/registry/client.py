@@ -3,15 +3,18 @@
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from adapterdistill.errors import (
+    AdapterDistillError,
     DigestMismatchError,
     RegistryUnavailableError,
+    UnauthenticatedError,
     UploadIncompleteError,
     WithdrawnError,
 )
@@ -19,26 +22,15 @@ from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
+from adapterdistill.registry.connection import Channel, Connection
 from adapterdistill.registry.retrying import retried
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.streams import Download, Progress, manifest_of, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
-from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.registry.watching import Change, changes_of
 
 T = TypeVar("T")
 _LIST_PAGE = 200
-_OPTIONS = (
-    ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", wire.MAX_MESSAGE_BYTES),
-    # gRPC's own pause before it connects again grows to 2 minutes, longer than any deadline here.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # The registry is the only channel of a federation, never to pass through a web proxy unasked.
-    ("grpc.enable_http_proxy", 0),
-)
 
 
 class RegistryClient:
@@ -46,24 +38,32 @@ class RegistryClient:
 
     Each call has `timeout_s` in all. While the registry cannot be reached, or asks to come later,
     it is tried again until then, so that a restart is ridden out; every call may be repeated
-    without harm.
+    without harm. Credentials that are renewed in their folder are taken up by the next call.
 
-    Every method raises RegistryUnavailableError when the time is over, and otherwise the error
-    that the registry raised: its type survives the wire.
+    Every method raises RegistryUnavailableError when the time is over, UnauthenticatedError as soon
+    as it is certain that client and registry do not accept each other's certificates, and otherwise
+    the error that the registry raised: its type survives the wire.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = 30.0, credentials: Path | None = None
+    ) -> None:
+        """`credentials` is a folder (`registry.pem`); without one it speaks plain text.
+
+        Raises ConfigError if the folder is unusable.
+        """
         self.address = address
         self.timeout_s = timeout_s
         self._closed = False
-        self._channel: Any = grpc.insecure_channel(address, options=_OPTIONS)
-        stub_class: Any = registry_pb2_grpc.RegistryServiceStub  # generated without types
-        self._stub: Any = stub_class(self._channel)
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._connection = Connection(address, credentials)
+
+    @property
+    def _stub(self) -> Any:
+        return self._connection.channel().registry
 
     def close(self) -> None:
         self._closed = True
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -296,15 +296,23 @@ class RegistryClient:
             request = pb.WatchRequest(after_revision=revision, adapter_names=names)
             if self._closed:
                 raise RegistryUnavailableError("the client is closed")
-            return self._stub.Watch(request)
+            used.append(self._connection.channel())
+            return used[-1].registry.Watch(request)
 
-        subject = f"watch at registry {self.address}"
-        return changes_of(start, after_revision, patience_s=self.timeout_s, subject=subject)
+        def explain(error: Any) -> AdapterDistillError:
+            fault = self._connection.explain(error, f"watch at registry {self.address}")
+            renewed = not self._closed and self._connection.channel() is not used[-1]
+            if isinstance(fault, UnauthenticatedError) and renewed:
+                return RegistryUnavailableError("the certificate was renewed since")
+            return fault
+
+        used: list[Channel] = []
+        return changes_of(start, after_revision, patience_s=self.timeout_s, explain=explain)
 
     def health(self) -> bool:
         """Whether the registry answers, at once, that it is ready."""
         try:
-            answer = self._health.Check(
+            answer = self._connection.channel().health.Check(
                 health_pb2.HealthCheckRequest(), timeout=min(self.timeout_s, 5.0)
             )
         except grpc.RpcError:
@@ -317,7 +325,11 @@ class RegistryClient:
     def _retried(self, what: str, call: Callable[[float], T]) -> T:
         """`call(seconds left)`, again while a later one may succeed and time is left."""
         subject = f"{what} at registry {self.address}"
-        return retried(call, timeout_s=self.timeout_s, subject=subject)
+        return retried(
+            call,
+            timeout_s=self.timeout_s,
+            explain=lambda error: self._connection.explain(error, subject),
+        )
 
 
 def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:

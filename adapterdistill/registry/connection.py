@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
-from adapterdistill.errors import ConfigError, UnauthenticatedError
+from adapterdistill.errors import AdapterDistillError, ConfigError, UnauthenticatedError
 from adapterdistill.registry import pem
 from adapterdistill.registry.certificates import serial_of
 from adapterdistill.registry.credentials import (
@@ -18,8 +19,21 @@ from adapterdistill.registry.credentials import (
     credential_files,
     read_credentials,
 )
+from adapterdistill.registry.status import from_call
+from adapterdistill.registry.v1 import registry_pb2_grpc
+from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 
-OPTIONS = ()  # moved here from the client
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # gRPC's own pause before it connects again grows to 2 minutes, longer than any deadline here.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # The registry is the only channel of a federation, never to pass through a web proxy unasked.
+    ("grpc.enable_http_proxy", 0),
+)
 # What gRPC says where the client itself refused the server, for good.
 _SERVER_REFUSED = (
     "TSI_PROTOCOL_FAILURE",
@@ -27,7 +41,18 @@ _SERVER_REFUSED = (
     "Hostname Verification Check failed",
     "security handshaker",
 )
+_PROBE_TIMEOUT_S = 2.0
 logger = logging.getLogger(__name__)
+
+
+class Channel:
+    """A channel and what is called on it; both stubs are generated without types."""
+
+    def __init__(self, channel: Any) -> None:
+        registry: Any = registry_pb2_grpc.RegistryServiceStub
+        self.registry: Any = registry(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
+        self.grpc: Any = channel
 
 
 class Connection:
@@ -41,14 +66,14 @@ class Connection:
         self._address = address
         self._folder = credentials
         self._lock = threading.Lock()
-        self._channels: list[Any] = []  # the one before and the one now
+        self._channels: list[Channel] = []  # the one before and the one now
         self._read: Reread[Credentials] | None = None
         if credentials is not None:
             files = credential_files(credentials)
             self._read = Reread(files, lambda: read_credentials(credentials))
         self.channel()
 
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """The channel for the next call.
 
         gRPC for Python reads a channel's certificate once (grpc issue 41779), hence a new channel
@@ -57,7 +82,8 @@ class Connection:
         with self._lock:
             if self._read is None:
                 if not self._channels:
-                    self._channels = [grpc.insecure_channel(self._address, options=OPTIONS)]
+                    plain = grpc.insecure_channel(self._address, options=_OPTIONS)
+                    self._channels = [Channel(plain)]
                 return self._channels[-1]
             try:
                 credentials, changed = self._read()
@@ -69,9 +95,9 @@ class Connection:
                 return self._channels[-1]
             if changed:
                 secure = credentials.for_grpc()
-                channel = grpc.secure_channel(self._address, secure, options=OPTIONS)
+                channel = Channel(grpc.secure_channel(self._address, secure, options=_OPTIONS))
                 for old in self._channels[:-1]:
-                    old.close()
+                    old.grpc.close()
                 self._channels = [*self._channels[-1:], channel]
             return self._channels[-1]
 
@@ -83,17 +109,21 @@ class Connection:
     def close(self) -> None:
         with self._lock:
             for channel in self._channels:
-                channel.close()
+                channel.grpc.close()
 
-    def refusal(self, error: Any, timeout_s: float) -> UnauthenticatedError | None:
+    def explain(self, error: Any, subject: str) -> AdapterDistillError:
+        """What a failed call of the channel stands for; `subject` says what was called.
+
+        Args:
+            error: a `grpc.RpcError`.
+        """
+        return self._refusal(error) or from_call(error, subject)
+
+    def _refusal(self, error: Any) -> UnauthenticatedError | None:
         """Why no connection will come about, if that is certain; None: it may yet.
 
         A server that refuses a certificate hangs up without a word (TLS 1.3, and gRPC sends no
         alert), which looks like a server that died: so it is tried once more by hand.
-
-        Args:
-            error: the `grpc.RpcError` of a call that failed.
-            timeout_s: for the trial.
         """
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return None
@@ -101,7 +131,7 @@ class Connection:
         credentials = self.credentials
         where = f"registry {self._address}"
         if credentials is None:
-            if _hung_up(details) and self._probe(timeout_s) is not None:
+            if _hung_up(details) and self._probe() is not None:
                 return UnauthenticatedError(
                     f"{where} speaks TLS only: a credentials folder is needed"
                 )
@@ -115,14 +145,14 @@ class Connection:
                 f"{where} is not the one that these credentials are for, or speaks no TLS:"
                 f" {details[-200:]}"
             )
-        if _hung_up(details) and self._probe(timeout_s) == b"":
+        if _hung_up(details) and self._probe() == b"":
             return UnauthenticatedError(
                 f"{where} refuses certificate {serial_of(credentials.certificate)} of"
                 f" {credentials.caller}: another authority's, or expired by its clock"
             )
         return None
 
-    def _probe(self, timeout_s: float) -> bytes | None:
+    def _probe(self) -> bytes | None:
         """What the server says first over TLS, nothing if it hangs up; None: there is no TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # gRPC has verified it, or is about to
@@ -133,7 +163,7 @@ class Connection:
             if self._folder is not None:
                 context.load_cert_chain(self._folder / pem.CERTIFICATES, self._folder / pem.TLS_KEY)
             with (
-                socket.create_connection((host.strip("[]"), int(port)), timeout_s) as plain,
+                socket.create_connection((host.strip("[]"), int(port)), _PROBE_TIMEOUT_S) as plain,
                 context.wrap_socket(plain) as secured,
             ):
                 return secured.recv(1)

@@ -2,9 +2,30 @@
 
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from adapterdistill.errors import UnauthenticatedError
 from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.certificates import Usage
+from adapterdistill.registry.credentials import ServerCredentials
 
 
-def caller_of(_context: Any) -> Caller:
-    """The caller of a gRPC call."""
-    return ANYONE
+def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:
+    """The caller of a gRPC call. To be asked again wherever a call lasts: a certificate may expire
+    or be revoked while it does.
+
+    Args:
+        credentials: the server's; None: it speaks plain text on loopback.
+
+    Raises:
+        UnauthenticatedError: the certificate holds no longer, or names nobody.
+    """
+    if credentials is None:
+        return ANYONE
+    shown = context.auth_context().get("x509_pem_cert", [])
+    try:
+        (certificate,) = (x509.load_pem_x509_certificate(one) for one in shown)
+    except ValueError:
+        raise UnauthenticatedError("the connection has no certificate") from None
+    return credentials.verify(certificate.public_bytes(Encoding.DER), Usage.client)

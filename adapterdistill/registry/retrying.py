@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from tenacity import (
@@ -20,7 +20,6 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
     UploadIncompleteError,
 )
-from adapterdistill.registry.status import from_call
 
 T = TypeVar("T")
 TRANSIENT: tuple[type[AdapterDistillError], ...] = (
@@ -33,10 +32,15 @@ TRANSIENT: tuple[type[AdapterDistillError], ...] = (
 _backoff = wait_random_exponential(multiplier=0.1, max=2.0)
 
 
-def retried(call: Callable[[float], T], *, timeout_s: float, subject: str) -> T:
+def retried(
+    call: Callable[[float], T],
+    *,
+    timeout_s: float,
+    explain: Callable[[Any], AdapterDistillError],
+) -> T:
     """`call(seconds left)`, again while it fails for a moment only and time is left.
 
-    Raises the last error; `subject` says in it what was called, and where.
+    Raises the last error, which `explain` makes of what gRPC raised.
     """
     deadline = time.monotonic() + timeout_s
     attempts = Retrying(
@@ -50,7 +54,7 @@ def retried(call: Callable[[float], T], *, timeout_s: float, subject: str) -> T:
         try:
             return call(max(deadline - time.monotonic(), 0.001))
         except grpc.RpcError as error:
-            raise from_call(error, subject) from None
+            raise explain(error) from None
 
     return attempts(attempt)
 

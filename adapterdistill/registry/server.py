@@ -16,7 +16,9 @@ from grpc_reflection.v1alpha import reflection
 
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.malformed import ParsesOrMarks
+from adapterdistill.registry.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.recording import Recorder
 from adapterdistill.registry.service import RegistryService
@@ -53,23 +55,23 @@ class RegistryServer:
         limits: Limits = DEFAULT_LIMITS,
         quotas: Quotas = DEFAULT_QUOTAS,
         reflection: bool = False,
-        insecure: bool = False,
         max_concurrent_rpcs: int = 256,
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
     ) -> None:
-        """`port` 0 takes any free one; `insecure` permits plain text beyond loopback; `reflection`
-        tells anybody who connects what calls there are; all that passes is kept in the file
-        `record`.
+        """`port` 0 takes any free one; `reflection` tells anybody who connects what calls there
+        are; all that passes is kept in the file `record`.
+
+        Mutual TLS where `root` holds a server's credentials, otherwise plain text.
 
         Raises:
-            ConfigError: plain text beyond loopback is not permitted.
+            ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
         """
-        self._loopback = is_loopback(host)
-        if not self._loopback and not insecure:
+        self._credentials = _credentials_in(root)
+        if self._credentials is None and not is_loopback(host):
             raise ConfigError(
-                f"plain text is for loopback only, and {host} is not;"
-                " --insecure serves it all the same"
+                f"plain text is for loopback only, and {host} is not:"
+                f" make certificates first, with adapterdistill registry init --root {root}"
             )
         self._root = root
         self._address = f"[{host}]" if ":" in host else host
@@ -89,7 +91,7 @@ class RegistryServer:
         """
         try:
             self._service = await asyncio.to_thread(
-                RegistryService, self._root, self._limits, self._quotas
+                RegistryService, self._root, self._limits, self._quotas, self._credentials
             )
         except (OSError, sqlite3.Error) as error:
             raise RegistryError(f"cannot open the registry folder {self._root}: {error}") from None
@@ -107,19 +109,28 @@ class RegistryServer:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         try:
-            port = self._server.add_insecure_port(f"{self._address}:{self._port}")
+            port = self._listen(f"{self._address}:{self._port}")
         except RuntimeError:
             self._service.close()
             raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
         await self._server.start()
         address = f"{self._address}:{port}"
-        if self._loopback:
-            logger.info("listening on %s in plain text, which is for loopback only", address)
+        if self._credentials is None:
+            logger.warning(
+                "listening on %s in plain text, which is for loopback only:"
+                " whoever can connect may do everything",
+                address,
+            )
         else:
-            logger.warning("listening on %s in plain text beyond loopback: --insecure", address)
+            logger.info("listening on %s, for whom the registry's authority enrolled", address)
         await self._set_serving(await self._is_ready())
         self._watch = asyncio.create_task(self._watch_readiness())
         return address
+
+    def _listen(self, address: str) -> int:
+        if self._credentials is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Refuses new calls, gives those in progress `grace_s` to end, and frees the folder."""
@@ -151,6 +162,15 @@ class RegistryServer:
         while True:
             await asyncio.sleep(self._readiness_interval_s)
             await self._set_serving(await self._is_ready())
+
+
+def _credentials_in(root: Path) -> ServerCredentials | None:
+    """The server's credentials; None: it was never given any."""
+    folder = root / SERVER_FOLDER
+    # An authority without them: something was lost, which must not open the registry to anyone.
+    if folder.exists() or (root / AUTHORITY_FOLDER).exists():
+        return ServerCredentials(folder)
+    return None
 
 
 def is_loopback(host: str) -> bool:

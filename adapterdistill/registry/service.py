@@ -33,6 +33,7 @@ from adapterdistill.registry.access import (
 from adapterdistill.registry.admission import Limits, check_manifest, parse_manifest
 from adapterdistill.registry.aliases import alias_of, set_alias
 from adapterdistill.registry.changes import after
+from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.listing import page
@@ -46,7 +47,7 @@ from adapterdistill.registry.transfers import Transfers
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15
 DEFAULT_QUOTAS = Quotas()
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitabl
         refusal: AdapterDistillError
         caller: Caller | None = None
         try:
-            caller = caller_of(context)
+            caller = caller_of(context, self._credentials)
             with self._limited.hold(caller):
                 _check_deadline(call.__name__, context)
                 return await call(self, checked(request), context, caller)
@@ -103,11 +104,16 @@ class RegistryService:
         root: Path,
         limits: Limits,
         quotas: Quotas = DEFAULT_QUOTAS,
+        credentials: ServerCredentials | None = None,
         *,
         idle_timeout_s: float = 30.0,
     ) -> None:
-        """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
+        """Callers are who their certificates say, or without `credentials` anyone.
+
+        `idle_timeout_s` is how long a transfer may wait for its client's next step.
+        """
         self._limits = limits
+        self._credentials = credentials
         self._limited = CallLimits(quotas)
         self._storage = StorageQuota(quotas)
         self._store = BlobStore(root, quotas)
@@ -188,6 +194,7 @@ class RegistryService:
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
             async with self._storage.reserve(manifest.tenant, manifest.payload_bytes, stored):
                 await self._transfers.receive(manifest, caller, context)
+                caller_of(context, self._credentials)  # uploads last: it may be revoked by now
                 # Last: the version exists from here on.
                 row = await self._change(self._index.add, manifest, caller, consent=consent)
             logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
@@ -379,8 +386,11 @@ class RegistryService:
             await context.write(pb.WatchResponse(revision=revision))
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await changed.wait()
-            except TimeoutError:
-                continue
+            for _ in range(HEARTBEAT_S):
+                caller_of(context, self._credentials)  # it may be revoked by now
+                try:
+                    async with asyncio.timeout(1.0):
+                        await changed.wait()
+                        break
+                except TimeoutError:
+                    continue

@@ -9,7 +9,6 @@ import grpc
 
 from adapterdistill.errors import AdapterDistillError, RegistryUnavailableError
 from adapterdistill.registry.retrying import TRANSIENT
-from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 _PAUSE_S = 0.2
@@ -27,19 +26,24 @@ class Change:
 
 
 def changes_of(
-    start: Callable[[int], Any], after_revision: int, *, patience_s: float, subject: str
+    start: Callable[[int], Any],
+    after_revision: int,
+    *,
+    patience_s: float,
+    explain: Callable[[Any], AdapterDistillError],
 ) -> Iterator[Change]:
     """Every change after `after_revision`, oldest first, for ever.
 
     Args:
         start: begins a call of Watch after a revision.
         patience_s: how long the registry may be out of reach before the error is raised.
+        explain: makes an error of what gRPC raised.
     """
     revision = after_revision
     lost_at: float | None = None
     while True:
         call = start(revision)
-        fault: AdapterDistillError = RegistryUnavailableError(f"{subject}: the watch ended")
+        fault: AdapterDistillError = RegistryUnavailableError("the watch ended")
         try:
             for response in call:
                 lost_at = None
@@ -47,7 +51,7 @@ def changes_of(
                 if response.HasField("event"):
                     yield _change(response.event)
         except grpc.RpcError as error:
-            fault = from_call(error, subject)
+            fault = explain(error)
         finally:
             call.cancel()
         now = time.monotonic()

@@ -14,6 +14,7 @@ from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.credentials import read_credentials
 from adapterdistill.registry.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -48,7 +49,7 @@ class CallingAs(Deadlines):
     intercept_unary_stream = intercept_stream_unary = intercept_unary_unary
 
 
-def believing(context: Any) -> Caller:
+def believing(context: Any, _credentials: object = None) -> Caller:
     """In place of `caller_of`: the caller that a header names, without any proof."""
     for key, value in context.invocation_metadata() or ():
         if key == "test-caller":
@@ -58,17 +59,26 @@ def believing(context: Any) -> Caller:
 
 
 class Running:
-    """A registry in this process, on an event loop in a thread of its own."""
+    """A registry in this process, on an event loop in a thread of its own.
+
+    Where its folder has an authority, its `client` and `stub` are an operator's.
+    """
 
     def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.server = RegistryServer(root, **options)
         self.address = self.run(self.server.start())
-        self.client = RegistryClient(self.address, timeout_s=10)
-        self.channel = grpc.insecure_channel(self.address)
+        operator = root / "operator"
+        if operator.exists():
+            self.client = RegistryClient(self.address, timeout_s=10, credentials=operator)
+            secure = read_credentials(operator).for_grpc()
+            self.channel = grpc.secure_channel(self.address, secure)
+        else:
+            self.client = RegistryClient(self.address, timeout_s=10)
+            self.channel = grpc.insecure_channel(self.address)
         patient = grpc.intercept_channel(self.channel, Deadlines())
         self.stub: Any = registry_pb2_grpc.RegistryServiceStub(patient)  # type: ignore[no-untyped-call]
 
@@ -79,8 +89,9 @@ class Running:
 
     def client_of(self, caller: str, timeout_s: float = 10) -> RegistryClient:
         client = RegistryClient(self.address, timeout_s=timeout_s)
-        channel = grpc.intercept_channel(client._channel, CallingAs(caller))
-        client._stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+        opened = client._connection.channel()
+        channel = grpc.intercept_channel(opened.grpc, CallingAs(caller))
+        opened.registry = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
         return client
 
     def run(self, work: Any) -> Any:

@@ -192,11 +192,10 @@ def test_second_process_on_one_folder_or_port_is_refused(start: Start, tmp_path:
         assert "Traceback" not in log
 
 
-def test_plain_text_beyond_loopback_is_refused_unless_permitted(tmp_path: Path) -> None:
+def test_plain_text_beyond_loopback_is_refused(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "registry.example"):
         with pytest.raises(errors.ConfigError, match="loopback"):
             RegistryServer(tmp_path / "root", host=host)
-        RegistryServer(tmp_path / "root", host=host, insecure=True)
     for host in ("127.0.0.1", "localhost", "::1", "127.0.0.9"):
         RegistryServer(tmp_path / "root", host=host)
     assert not (tmp_path / "root").exists()

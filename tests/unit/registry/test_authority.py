@@ -23,18 +23,10 @@ from adapterdistill.registry.certificates import (
     serial_of,
     verify_certificate,
 )
-from adapterdistill.registry.credentials import Credentials, ServerCredentials, read_credentials
+from adapterdistill.registry.credentials import ServerCredentials, read_credentials
+from tests.enrolment import ACME, enrolled
 
-ACME = Caller("owner", "acme")
 NOW = datetime.now(UTC)
-
-
-def enrolled(root: Path, folder: Path, caller: Caller = ACME, **how: object) -> Credentials:
-    request = pem.request_credentials(folder, caller)
-    with opened(root) as authority:
-        given = authority.enrol(caller, request, **how)  # type: ignore[arg-type]
-    (folder / pem.CERTIFICATES).write_bytes(given)
-    return read_credentials(folder)
 
 
 def der(certificate: x509.Certificate) -> bytes:

@@ -1,0 +1,41 @@
+"""`adapterdistill owner ...`: an owner's credentials for a registry, made and kept at the owner."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapterdistill.cli.authority import Output, Role, caller_named, request_for
+from adapterdistill.cli.output import Format
+from adapterdistill.registry.certificates import serial_of
+from adapterdistill.registry.credentials import read_credentials
+
+app = typer.Typer(help="Make and show credentials for a registry.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="The credentials folder.")]
+
+
+@app.command()
+def keygen(
+    folder: Folder, tenant: Annotated[str, typer.Option(help="The tenant to be enrolled as.")]
+) -> None:
+    """Make keys, which stay in the folder, and a request for certificates, which goes to the
+    registry's operator. With keys that are there: a request to renew their certificates."""
+    request_for(folder, caller_named(Role.owner, tenant))
+
+
+@app.command()
+def show(folder: Folder, output: Output = Format.table) -> None:
+    """Show whose credentials these are, and until when; exit code 6 where they hold no longer."""
+    own = read_credentials(folder)
+    shown = {
+        "name": own.caller.name,
+        "role": own.caller.role,
+        "serial": serial_of(own.certificate),
+        "expires": own.certificate.not_valid_after_utc.isoformat(),
+    }
+    if output is Format.json:
+        typer.echo(json.dumps(shown))
+    else:
+        typer.echo("\n".join(f"{key:8} {value}" for key, value in shown.items()))
+    own.check()
