@@ -14,7 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from adapterdistill.errors import AdapterDistillError, OverloadedError, UnknownTenantError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    OverloadedError,
+    UnknownTenantError,
+    WithdrawnError,
+)
 from serve.batcher import Batcher
 from serve.engine import Engine, SearchAnswer, SearchItem
 from serve.schema import (
@@ -30,6 +35,7 @@ from serve.schema import (
 RETRY_AFTER_S = 1
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
+    WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -37,6 +43,7 @@ _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 _KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k"})
 _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "No adapter is live for the tenant."},
+    410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
     422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
     503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
 }
@@ -56,17 +63,17 @@ def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float
         items = [SearchItem(tenant, text, body.top_k) for text in body.texts]
         answers: list[SearchAnswer] = []
         for outcome in await batcher.submit(items):
-            if isinstance(outcome, UnknownTenantError):
+            if isinstance(outcome, AdapterDistillError):
                 raise outcome
             answers.append(outcome)
         return SearchResponse.of(answers)
 
-    @api.get("/v1/tenants/{tenant}", responses={404: _ERRORS[404], 422: _ERRORS[422]})
+    @api.get("/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (404, 410, 422)})
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
         """What is live for the tenant."""
-        live = engine.snapshot.tenants.get(tenant)
-        if live is None:
-            raise UnknownTenantError(f"tenant {tenant} has no live adapter")
+        live = engine.snapshot.live(tenant)
+        if isinstance(live, AdapterDistillError):
+            raise live
         adapter = AdapterVersion(
             name=live.manifest.adapter, version=live.manifest.version, form=live.form
         )
@@ -78,6 +85,7 @@ def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float
         return Health(
             status="ok",
             num_tenants=len(engine.snapshot.tenants),
+            num_withdrawn=len(engine.snapshot.recalled),
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
         )
 

@@ -4,6 +4,7 @@ One deployment, because a hop to a second one costs more than the model (a query
 milliseconds). `build` is the import path for `serve deploy`; `deploy` does the same from Python.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -17,9 +18,11 @@ from ray.serve import Application
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import ServingError
+from adapterdistill.registry.client import RegistryClient
 from serve.api import build_api
 from serve.batcher import Batcher
-from serve.engine import Engine
+from serve.engine import Engine, LiveTenant
+from serve.recall import Recall
 from serve.settings import ServeSettings
 
 APP_NAME = "adapterdistill"
@@ -54,6 +57,13 @@ class SearchService:
             target=self._follow_store, args=(settings.refresh_s,), name="refresh", daemon=True
         )
         self._follower.start()
+        self._recall: Recall | None = None
+        if settings.registry is not None:
+            connect = functools.partial(
+                RegistryClient, settings.registry, credentials=settings.registry_credentials
+            )
+            self._recall = Recall(self._engine, connect)
+            self._recall.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._engine, self._batcher, lambda: self._refreshed_at)
@@ -62,10 +72,14 @@ class SearchService:
         """Ray Serve replaces the replica if this raises."""
         if not self._follower.is_alive():
             raise ServingError("the thread that follows the store has ended")
+        if self._recall is not None and not self._recall.is_alive():
+            raise ServingError("the thread that follows the registry has ended")
 
     def __del__(self) -> None:
         if hasattr(self, "_stopping"):
             self._stopping.set()
+            if self._recall is not None:
+                self._recall.stop()
             self._batcher.close()
 
     def _follow_store(self, refresh_s: float) -> None:
@@ -80,8 +94,12 @@ class SearchService:
             return
         self._refreshed_at = time.monotonic()
         for tenant in changed.loaded:
-            version = self._engine.snapshot.tenants[tenant].manifest.version
-            _log.info("tenant %s: adapter version %s is live", tenant, version[:12])
+            live = self._engine.snapshot.live(tenant)
+            if isinstance(live, LiveTenant):
+                version = live.manifest.version
+                _log.info("tenant %s: adapter version %s is live", tenant, version[:12])
+            else:
+                _log.error("tenant %s: not served: %s", tenant, live)
         for tenant in changed.dropped:
             _log.info("tenant %s: no longer live", tenant)
         for tenant, error in changed.refused.items():

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from adapterdistill.errors import OverloadedError, UnknownTenantError
-from serve.engine import SearchAnswer, SearchItem
+from adapterdistill.errors import OverloadedError
+from serve.engine import NotLive, SearchAnswer, SearchItem
 
-Outcome = SearchAnswer | UnknownTenantError
+Outcome = SearchAnswer | NotLive
 
 
 @dataclass(frozen=True, eq=False)

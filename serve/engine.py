@@ -28,11 +28,13 @@ from adapterdistill.errors import (
     EncoderMismatchError,
     ServingError,
     UnknownTenantError,
+    WithdrawnError,
 )
 from adapterdistill.manifest import FormKind, Manifest
 from serve.adapter_bank import AdapterBank, Slot
 from serve.faq_index import FaqIndex, Ranking, rank
 
+NotLive = UnknownTenantError | WithdrawnError
 ServedAs = FormKind | Literal["adapter"]
 """What a tenant is served by: its adapter, or a cheaper form of it."""
 
@@ -84,12 +86,30 @@ class LiveTenant:
         return "adapter" if isinstance(self.served, Slot) else self.served.settings.kind
 
 
+@dataclass(frozen=True)
+class Recalled:
+    """A live bundle whose version was withdrawn: it is not served."""
+
+    bundle_id: str
+    name: str
+    """Of the version."""
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Everything that a batch needs, of one moment. Holding it keeps its slots from reuse."""
 
     stack: AdapterStack
     tenants: Mapping[str, LiveTenant]
+    recalled: Mapping[str, Recalled]
+
+    def live(self, tenant: str) -> LiveTenant | NotLive:
+        """The tenant, or the error that says why it is not served."""
+        if tenant in self.recalled:
+            return WithdrawnError(f"{self.recalled[tenant].name} is withdrawn")
+        return self.tenants.get(tenant) or UnknownTenantError(
+            f"tenant {tenant} has no live adapter"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,29 +136,28 @@ class Engine:
             device=encoder.device,
             capacity=capacity,
         )
-        self._snapshot = Snapshot(self._bank.stack, MappingProxyType({}))
+        self._snapshot = Snapshot(self._bank.stack, MappingProxyType({}), MappingProxyType({}))
         self._refreshing = threading.Lock()
         self._retry_refused_s = retry_refused_s
         self._refused: dict[str, tuple[str, float]] = {}  # tenant -> (bundle id, when)
+        self._recalled: set[str] = set()  # names of versions
 
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | UnknownTenantError]:
+    def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | NotLive]:
         """Answer a batch in the order of `items`.
 
         An item of a tenant that is not live yields an error in its place and costs the others
         nothing. Nobody is answered from the bare encoder.
         """
         snapshot = self._snapshot
-        found = [(item, snapshot.tenants.get(item.tenant)) for item in items]
-        known = [(item, live) for item, live in found if live is not None]
+        found = [(item, snapshot.live(item.tenant)) for item in items]
+        known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
         rankings = iter(self._rank(snapshot, known))
         return [
-            UnknownTenantError(f"tenant {item.tenant} has no live adapter")
-            if live is None
-            else _answer(item.tenant, live, next(rankings))
+            _answer(item.tenant, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
@@ -182,27 +201,60 @@ class Engine:
             ServingError: the store cannot be read; everything stays as it was.
         """
         with self._refreshing:
-            before = self._snapshot.tenants
-            after: dict[str, LiveTenant] = {}
+            before = self._entries()
+            after: dict[str, LiveTenant | Recalled] = {}
             loaded: list[str] = []
             refused: dict[str, AdapterDistillError] = {}
             for tenant in bundles.tenants_in(self._store):
                 if tenant in before:
                     after[tenant] = before[tenant]
                 try:
-                    live = self._load_if_changed(tenant, before.get(tenant))
+                    found = self._load_if_changed(tenant, before.get(tenant))
                 except AdapterDistillError as error:
                     refused[tenant] = error
                     continue
-                if live is not None:
-                    after[tenant] = live
+                if found is not None:
+                    after[tenant] = found
                     loaded.append(tenant)
             dropped = tuple(sorted(before.keys() - after.keys()))
             if loaded or dropped:
-                self._snapshot = Snapshot(self._bank.stack, MappingProxyType(after))
+                self._swap(after)
             return Refresh(tuple(loaded), dropped, refused)
 
-    def _load_if_changed(self, tenant: str, now: LiveTenant | None) -> LiveTenant | None:
+    def recall(self, name: str) -> tuple[str, ...]:
+        """Serve the version of this name no more, from the next batch on and whatever the store
+        says; returns the tenants that were served it."""
+        with self._refreshing:
+            self._recalled.add(name)
+            entries = self._entries()
+            tenants = self._served(name)
+            for tenant in tenants:
+                entries[tenant] = Recalled(entries[tenant].bundle_id, name)
+            if tenants:
+                self._swap(entries)
+            return tenants
+
+    def serves(self, name: str) -> bool:
+        """Whether a tenant is served the version of this name."""
+        return bool(self._served(name))
+
+    def _served(self, name: str) -> tuple[str, ...]:
+        tenants = self._snapshot.tenants
+        return tuple(t for t, live in tenants.items() if live.manifest.ref.name == name)
+
+    def _entries(self) -> dict[str, LiveTenant | Recalled]:
+        return {**self._snapshot.tenants, **self._snapshot.recalled}
+
+    def _swap(self, entries: Mapping[str, LiveTenant | Recalled]) -> None:
+        self._snapshot = Snapshot(
+            self._bank.stack,
+            MappingProxyType({t: e for t, e in entries.items() if isinstance(e, LiveTenant)}),
+            MappingProxyType({t: e for t, e in entries.items() if isinstance(e, Recalled)}),
+        )
+
+    def _load_if_changed(
+        self, tenant: str, now: LiveTenant | Recalled | None
+    ) -> LiveTenant | Recalled | None:
         """The tenant's live bundle, or None if it is in memory or was refused a moment ago."""
         bundle_id = bundles.live_bundle(self._store, tenant)
         if now is not None and now.bundle_id == bundle_id:
@@ -217,9 +269,11 @@ class Engine:
             self._refused[tenant] = (bundle_id, time.monotonic())
             raise
 
-    def _load(self, tenant: str, bundle_id: str) -> LiveTenant:
+    def _load(self, tenant: str, bundle_id: str) -> LiveTenant | Recalled:
         bundle = bundles.read_bundle(self._store, tenant, bundle_id)
         manifest = bundle.manifest
+        if manifest.ref.name in self._recalled:
+            return Recalled(bundle_id, manifest.ref.name)
         if not manifest.encoder.same_as(self._encoder.ref):
             raise EncoderMismatchError(
                 f"bundle of tenant {tenant} needs encoder {manifest.encoder.name} "

@@ -121,6 +121,8 @@ class TenantStatus(BaseModel):
 class Health(BaseModel):
     status: str
     num_tenants: int
+    num_withdrawn: int
+    """Tenants not served because their adapter was withdrawn."""
     seconds_since_refresh: float
 
 

@@ -24,16 +24,24 @@ class ServeSettings(BaseModel):
     max_wait_ms: float = Field(default=0, ge=0, le=1000)
     max_queued: int = Field(default=512, ge=64, description="Queries waiting in a replica.")
     refresh_s: float = Field(default=1.0, ge=0.05, le=3600)
+    registry: str | None = Field(
+        default=None, description="HOST:PORT of the registry whose withdrawals are followed."
+    )
+    registry_credentials: Path | None = Field(
+        default=None, description="Folder of an auditor's keys and certificates, for TLS."
+    )
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
 
-    @field_validator("store")
+    @field_validator("store", "registry_credentials")
     @classmethod
-    def _absolute(cls, store: Path) -> Path:
-        store = store.expanduser()
-        if not store.is_absolute():
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        if folder is None:
+            return None
+        folder = folder.expanduser()
+        if not folder.is_absolute():
             raise ValueError("must be an absolute path")
-        return store
+        return folder
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> "ServeSettings":

@@ -20,6 +20,7 @@ from adapterdistill.errors import (
     OverloadedError,
     ServingError,
     UnknownTenantError,
+    WithdrawnError,
 )
 from adapterdistill.manifest import is_name
 
@@ -41,6 +42,13 @@ def serve(
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port that HTTP listens on.")] = 8000,
+    registry: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a registry: what is withdrawn there is served no more."),
+    ] = None,
+    registry_credentials: Annotated[
+        Path | None, typer.Option(help="Folder of an auditor's keys and certificates for it.")
+    ] = None,
     ray_address: Annotated[
         str,
         typer.Option(
@@ -73,6 +81,8 @@ def serve(
         "encoder": encoder,
         "dtype": dtype,
         "threads": threads,
+        "registry": registry,
+        "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
     }
     ServeSettings.of(settings)  # before Ray starts, which takes seconds
     is_local = ray_address == LOCAL
@@ -124,7 +134,7 @@ def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, An
 
     Raises:
         ConfigError: the address, the tenant's name or the question is malformed.
-        UnknownTenantError, OverloadedError: the server said so.
+        UnknownTenantError, WithdrawnError, OverloadedError: the server said so.
         ServingError: the server does not answer, or fails.
     """
     import httpx
@@ -148,7 +158,12 @@ def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, An
 
 
 def _error_of(status: int, message: str) -> AdapterDistillError:
-    classes = {404: UnknownTenantError, 422: ConfigError, 503: OverloadedError}
+    classes: dict[int, type[AdapterDistillError]] = {
+        404: UnknownTenantError,
+        410: WithdrawnError,
+        422: ConfigError,
+        503: OverloadedError,
+    }
     return classes.get(status, ServingError)(message or f"the server answered with status {status}")
 
 

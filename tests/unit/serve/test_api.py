@@ -173,7 +173,7 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client: TestClient) 
 def test_openapi_describes_the_search_and_its_errors(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     search = client.get("/openapi.json").json()["paths"]["/v1/tenants/{tenant}/search"]["post"]
-    assert search["responses"].keys() == {"200", "404", "422", "503"}
+    assert search["responses"].keys() == {"200", "404", "410", "422", "503"}
     schema = search["responses"]["422"]["content"]["application/json"]["schema"]
     assert schema["$ref"].endswith("/ErrorBody")
 
