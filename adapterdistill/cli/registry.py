@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import progress
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -25,11 +28,14 @@ from adapterdistill.registry import server
 from adapterdistill.registry.admission import Limits
 from adapterdistill.registry.answers import Lineage
 from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.quotas import Quotas
+from adapterdistill.registry.streams import Progress
 from adapterdistill.registry.wire import parse_alias_name
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
+DEFAULT_QUOTAS = Quotas()
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
 
 
@@ -71,6 +77,18 @@ def serve(
     encoder_weights_sha256: Annotated[
         str | None, typer.Option(help="Accept adapters of this encoder only.")
     ] = None,
+    max_tenant_gib: Annotated[
+        float, typer.Option(min=0.001, help="What one tenant may store, in GiB.")
+    ] = DEFAULT_QUOTAS.stored_bytes / GIB,
+    max_tenant_versions: Annotated[
+        int, typer.Option(min=1, help="How many versions one tenant may store.")
+    ] = DEFAULT_QUOTAS.versions,
+    max_calls_per_s: Annotated[
+        float, typer.Option(min=0.1, help="How often each caller may call, on average.")
+    ] = DEFAULT_QUOTAS.calls_per_s,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Tell clients by gRPC what calls there are.")
+    ] = False,
     record: Annotated[
         Path | None, typer.Option(help="Keep here every message that passes, for an inspection.")
     ] = None,
@@ -91,6 +109,12 @@ def serve(
         host=host,
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256),
+        quotas=Quotas(
+            stored_bytes=int(max_tenant_gib * GIB),
+            versions=max_tenant_versions,
+            calls_per_s=max_calls_per_s,
+        ),
+        reflection=reflection,
         record=record,
     )
     asyncio.run(server.serve(registry, announce))
@@ -171,14 +195,29 @@ def fetch(
     output: Output = Format.table,
 ) -> None:
     """Fetch one version, verified, into adapter.safetensors and manifest.json."""
-    with _connect(address, address_file, timeout_s, credentials) as client:
-        manifest, payload = client.fetch(_resolve(client, name))
+    with (
+        _connect(address, address_file, timeout_s, credentials) as client,
+        _progress_bar() as on_progress,
+    ):
+        manifest, payload = client.fetch(_resolve(client, name), on_progress=on_progress)
     _replace(folder / "adapter.safetensors", payload)
     _replace(folder / "manifest.json", manifest.canonical_json())
     if output is Format.json:
         typer.echo(json.dumps({"name": manifest.ref.name, "folder": str(folder)}))
     else:
         typer.echo(f"{manifest.ref.name}: {len(payload)} bytes verified, in {folder}")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar of bytes on stderr, if a terminal watches."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("fetch")
+        yield lambda done_bytes, total_bytes: bar.update(
+            task, completed=done_bytes, total=total_bytes
+        )
 
 
 def _connect(

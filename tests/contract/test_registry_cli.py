@@ -63,6 +63,18 @@ def test_fetch_by_alias_writes_a_loadable_adapter_and_its_manifest(
     assert len(list(folder.iterdir())) == 2
 
 
+def test_fetch_shows_how_far_it_is_only_where_a_terminal_watches(
+    registry: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["fetch", "tenants/acme/adapters/faq/aliases/live", str(tmp_path)]
+    arguments = [*command, "--address", registry.address]
+    assert CliRunner().invoke(app, arguments).stderr == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = CliRunner().invoke(app, arguments)
+    assert "kB" in shown.stderr or "bytes" in shown.stderr
+    assert "verified" in shown.stdout
+
+
 def test_address_may_come_from_a_file(registry: Running, tmp_path: Path) -> None:
     (tmp_path / "address").write_text(f"{registry.address}\n")
     result = CliRunner().invoke(app, ["list", "--address-file", str(tmp_path / "address")])
