@@ -78,6 +78,10 @@ proto-release: setup  ## at a release: keep its protocol and a session of its cl
 	@.venv/bin/buf build --exclude-source-info -o $(RELEASED)
 	@$(PY) -m tests.contract.record_client
 
+.PHONY: federation
+federation: setup  ## three owners' clusters and a registry that they share (under 4 minutes)
+	@.venv/bin/adapterdistill federation $(FEDERATION_ARGS)
+
 .PHONY: clean
 clean:  ## remove .venv, caches and what the demo left
 	@rm -rf .venv .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

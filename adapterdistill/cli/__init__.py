@@ -27,6 +27,9 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "demo": Subcommand("adapterdistill.cli.demo", "Run the whole story on the sample tenants."),
+    "federation": Subcommand(
+        "adapterdistill.cli.federation", "Show three owners' clusters and what keeps them apart."
+    ),
     "data": Subcommand("adapterdistill.cli.data", "Import, check and describe a tenant's data."),
     "onboard": Subcommand("adapterdistill.cli.onboard", "Train, distil and publish for a tenant."),
     "owner": Subcommand("adapterdistill.cli.owner", "Make and show credentials for a registry."),

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.cli.owners import Owner
+from adapterdistill.cli.parties import Owner
 from adapterdistill.data import TenantDataset
 from adapterdistill.data.dataset import write_tenant
 
 KINDS = ("answer", "query", "question")
 """Kinds of private text, each with a canary of its own."""
+Label = tuple[str, str]
+"""A canary's tenant and kind."""
+PUBLIC: Label = ("", "")
 _LETTERS = 24
 _MIN_TOKENS = 8  # fewer might be found somewhere by chance
 
@@ -103,34 +106,46 @@ class Canaries:
         self._words = {owner: {kind: new_canary() for kind in KINDS} for owner in owners}
         self.control = new_canary()
         self._needles = {
-            _label(owner, kind): Needles.of(word, encoder)
+            (owner.tenant, kind): Needles.of(word, encoder)
             for owner, words in self._words.items()
             for kind, word in words.items()
         }
-        self._needles[_label()] = Needles.of(self.control, encoder)
+        self._needles[PUBLIC] = Needles.of(self.control, encoder)
 
     def plant(self, owner: Owner) -> None:
         """Put into each private text of the owner the canary of its kind."""
         plant(owner.data, self._words[owner])
 
-    def found_in(self, folder: Path) -> str:
+    def found_in(self, folder: Path) -> "Found":
         """Whose texts are in the files of this folder, in any form."""
-        found: set[str] = set()
+        found: set[Label] = set()
+        files = content_bytes = 0
         for path, content in files_under(folder):
+            files, content_bytes = files + 1, content_bytes + len(content)
             for label, needles in self._needles.items():
                 if label not in found and needles.found_in({path: content}):
                     found.add(label)
-        return _told(found)
+        return Found(_told(found), files, content_bytes)
 
     def expected_in(self, owner: Owner | None = None) -> str:
-        """What `found_in` is to say of the owner's own folder, or of what is nobody's."""
-        own = set() if owner is None else {_label(owner, kind) for kind in KINDS}
-        return _told({*own, _label()})
+        """What `found_in` is to tell of the owner's own folder, or of what is nobody's."""
+        own = set() if owner is None else {(owner.tenant, kind) for kind in KINDS}
+        return _told({*own, PUBLIC})
 
 
-def _label(owner: Owner | None = None, kind: str = "") -> str:
-    return "the public one" if owner is None else f"{owner.tenant}'s {kind}"
+@dataclass(frozen=True)
+class Found:
+    """`told` names the canaries that are there."""
+
+    told: str
+    files: int
+    content_bytes: int
 
 
-def _told(labels: set[str]) -> str:
-    return ", ".join(sorted(labels)) or "none"
+def _told(labels: set[Label]) -> str:
+    """`acme's answer, query and question; the public one`, as far as they were found."""
+    kinds: dict[str, list[str]] = {}
+    for tenant, kind in sorted(labels - {PUBLIC}):
+        kinds.setdefault(tenant, []).append(kind)
+    told = [f"{tenant}'s {', '.join(its)}" for tenant, its in kinds.items()]
+    return "; ".join([*told, *(["the public one"] if PUBLIC in labels else [])]) or "none"

@@ -9,7 +9,7 @@ import pytest
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.cli.canaries import KINDS, Canaries, Needles, new_canary, plant
-from adapterdistill.cli.owners import Owner
+from adapterdistill.cli.parties import Owner
 from adapterdistill.data import TenantDataset
 from adapterdistill.data.importing import import_samples
 
@@ -76,13 +76,16 @@ def test_a_search_tells_whose_texts_of_which_kind_are_where(
     nothing, told = tmp_path / "nothing", tmp_path / "told"
     nothing.mkdir()
     told.mkdir()
-    assert canaries.found_in(nothing) == "none"
+    assert canaries.found_in(nothing).told == "none"
     (told / "names").write_text(canaries.control)
-    assert canaries.found_in(told) == canaries.expected_in() == "the public one"
+    assert canaries.found_in(told).told == canaries.expected_in() == "the public one"
     (told / "leak").mkdir()
     question = TenantDataset.open(owners[1].data).faqs()[0].question
     (told / "leak" / "blob").write_bytes(b"\x00" + question.encode() + b"\xff")
-    assert canaries.found_in(told) == "the public one, valtara-rail's question"
-    assert canaries.found_in(told / "names") == "the public one"
-    assert "larkhill-vets's answer" in canaries.expected_in(owners[0])
-    assert "valtara-rail" not in canaries.expected_in(owners[0])
+    found = canaries.found_in(told)
+    assert found.told == "valtara-rail's question; the public one"
+    assert found.files == 2
+    assert found.content_bytes == len(canaries.control) + len(question) + 2
+    assert canaries.found_in(told / "names").told == "the public one"
+    expected = "larkhill-vets's answer, query, question; the public one"
+    assert canaries.expected_in(owners[0]) == expected

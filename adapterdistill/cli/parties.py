@@ -19,7 +19,13 @@ from actors.cluster import start_own_cluster, stop_own_cluster
 from actors.onboarding import OnboardReport
 from adapterdistill.cli import error_classes
 from adapterdistill.cli.jobs import submit_onboarding
-from adapterdistill.errors import RegistryUnavailableError, TrainingError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    RegistryUnavailableError,
+    TrainingError,
+)
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
 _START_TIMEOUT_S = 30.0
@@ -47,8 +53,21 @@ class Owner:
         return self.folder / "run.toml"
 
     @property
+    def address_file(self) -> Path:
+        return self.folder / "registry.address"
+
+    @property
     def report_file(self) -> Path:
         return self.folder / "work" / self.tenant / "report.json"
+
+    def client(self) -> RegistryClient:
+        """Calls the registry with the owner's keys."""
+        return RegistryClient(self.address_file.read_text("utf-8"), credentials=self.credentials)
+
+    def sees(self) -> list[str]:
+        """The other tenants of which the registry shows it adapters."""
+        with self.client() as client:
+            return sorted(one.tenant for one in client.list(exclude_tenant=self.tenant))
 
 
 Onboard = Callable[[], OnboardReport]
@@ -84,6 +103,15 @@ def own_cluster(owner: Owner, emit: Callable[[str], None]) -> Iterator[Onboard]:
         yield onboard
     finally:
         stop_own_cluster(cluster)
+
+
+def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
+    """With what the call is refused, without the digest that it asked for."""
+    try:
+        call(ref)
+    except AdapterDistillError as error:
+        return f"{error.reason}: {error}".replace(ref.version, "...")
+    return "allowed"
 
 
 def command(*arguments: str) -> str:
