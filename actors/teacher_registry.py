@@ -1,7 +1,8 @@
 """The teacher registry as a Ray actor: named, detached, its state on disk.
 
 For one trust domain. Owners who do not trust each other run `adapterdistill registry serve` as its
-own process instead; both are the same server, and owners reach both over gRPC alone.
+own process instead; both are the same server, and owners reach both over gRPC alone: over mutual
+TLS where `adapterdistill registry init` made certificates in its folder, otherwise in plain text.
 """
 
 import asyncio

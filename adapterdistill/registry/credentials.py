@@ -5,6 +5,7 @@ that it got for them.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,23 +47,25 @@ def stamp_of(files: Sequence[Path]) -> Stamp:
 
 
 class Reread(Generic[T]):
-    """What `read` makes of the files, read again when one of them changed."""
+    """What `read` makes of the files, read again when one of them changed. Thread-safe."""
 
     def __init__(self, files: Sequence[Path], read: Callable[[], T]) -> None:
         self._files = files
         self._read = read
         self._stamp: Stamp | None = None
+        self._lock = threading.Lock()
         self.value: T
         """As it was last read; there is none before the first call."""
 
     def __call__(self) -> tuple[T, bool]:
         """The value, and whether it is another than at the last call. Raises as `read` does."""
-        stamp = stamp_of(self._files)  # before reading: a change meanwhile is found the next time
-        changed = stamp != self._stamp
-        if changed:
-            self.value = self._read()
-            self._stamp = stamp
-        return self.value, changed
+        with self._lock:
+            stamp = stamp_of(self._files)  # before reading: a change meanwhile is found next time
+            changed = stamp != self._stamp
+            if changed:
+                self.value = self._read()
+                self._stamp = stamp
+            return self.value, changed
 
 
 class ServerCredentials:

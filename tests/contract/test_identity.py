@@ -8,6 +8,7 @@ import grpc
 import pytest
 from cryptography import x509
 
+from actors.teacher_registry import TeacherRegistry
 from adapterdistill.errors import (
     ConfigError,
     NotPermittedError,
@@ -225,3 +226,15 @@ def test_beyond_loopback_is_served_with_certificates_only(tmp_path: Path) -> Non
         RegistryServer(tmp_path / "root", host="0.0.0.0")
     create(tmp_path / "root", ["registry.example"])
     RegistryServer(tmp_path / "root", host="0.0.0.0")
+
+
+def test_actor_of_a_registry_with_certificates_asks_for_them(tmp_path: Path) -> None:
+    create(tmp_path / "root", ["127.0.0.1"])
+    actor = TeacherRegistry(str(tmp_path / "root"))
+    try:
+        with RegistryClient(actor.address(), credentials=tmp_path / "root/operator") as client:
+            assert client.health()
+        with RegistryClient(actor.address()) as client:
+            assert not client.health()
+    finally:
+        actor.stop()

@@ -159,3 +159,20 @@ def test_server_takes_up_its_renewed_certificate_without_restart(
         listed(connect(BOLT))
     finally:
         (private_registry.root / "server/server.pem").chmod(0o600)
+
+
+def test_watch_goes_on_by_the_renewed_certificate_when_the_old_one_is_revoked(
+    private_registry: Running, connect: Connect, tmp_path: Path
+) -> None:
+    client = connect()
+    before, after = sample(8), sample(9)
+    client.publish(*before)
+    watch = client.watch()
+    assert any(change.name == before[0].ref.name for change in watch)
+    folder = tmp_path / str(ACME)
+    old = serial_of(read_credentials(folder).certificate)
+    enrolled(private_registry.root, folder)
+    with opened(private_registry.root) as authority:
+        authority.revoke(serial=old)
+    client.publish(*after)
+    assert next(watch).name == after[0].ref.name

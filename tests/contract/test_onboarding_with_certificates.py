@@ -1,0 +1,50 @@
+"""Owners with certificates are onboarded in turn; each teaches the next, none acts as another."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.onboarding import OnboardReport
+from adapterdistill.config import OnboardConfig, parse_config
+from adapterdistill.errors import NotPermittedError, UnauthenticatedError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.authority import opened
+from tests.contract.running_registry import Running
+from tests.enrolment import enrolled
+from tests.owner_runs import HELD, run_of, run_through, write_shop
+
+
+def configured(
+    registry: Running, home: Path, encoder: Path, tenant: str, *, enrolled_as: str
+) -> OnboardConfig:
+    """A run of the tenant's with the credentials of `enrolled_as`."""
+    folder = home / "credentials" / enrolled_as
+    if not folder.exists():
+        enrolled(registry.root, folder, Caller("owner", enrolled_as))
+    write_shop(home / "data" / tenant, splits=HELD)
+    values = run_of(home, tenant, encoder=encoder, registry=registry.address).model_dump()
+    section = {"address": registry.address, "timeout_s": 10, "credentials": str(folder)}
+    return parse_config(values | {"registry": section}, source="test")
+
+
+def test_owners_learn_from_each_other_by_their_certificates(
+    private_registry: Running, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    def onboarded(tenant: str, *, enrolled_as: str) -> OnboardReport:
+        return run_through(
+            configured(
+                private_registry, tmp_path, tiny_encoder_folder, tenant, enrolled_as=enrolled_as
+            )
+        )[0]
+
+    first = onboarded("florist", enrolled_as="florist")
+    second = onboarded("grocer", enrolled_as="grocer")
+    assert second.fetch_teachers.teachers == (first.publish.name,)
+    assert VersionRef.parse(second.publish.name).tenant == "grocer"
+    with pytest.raises(NotPermittedError, match="owner/grocer may not write under tenants/hatter"):
+        onboarded("hatter", enrolled_as="grocer")
+    with opened(private_registry.root) as authority:
+        authority.revoke(Caller("owner", "grocer"))
+    with pytest.raises(UnauthenticatedError, match="owner/grocer is revoked"):
+        onboarded("ironmonger", enrolled_as="grocer")
