@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,49 +19,31 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli import authority
+from adapterdistill.cli import authority, registry_standing
 from adapterdistill.cli.output import Format
-from adapterdistill.errors import ConfigError, NotFoundError
-from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.cli.registry_client import (
+    Address,
+    AddressFile,
+    CredentialsFolder,
+    Name,
+    Output,
+    Timeout,
+    connect,
+    resolve,
+)
+from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import Manifest
 from adapterdistill.registry import server
 from adapterdistill.registry.admission import Limits
 from adapterdistill.registry.answers import Lineage
-from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.streams import Progress
-from adapterdistill.registry.wire import parse_alias_name
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
+registry_standing.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
-_SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
-
-
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="ADAPTERDISTILL_REGISTRY", help="The registry's HOST:PORT."),
-]
-AddressFile = Annotated[
-    Path | None, typer.Option("--address-file", help="A file that holds HOST:PORT.")
-]
-CredentialsFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--credentials",
-        envvar="ADAPTERDISTILL_CREDENTIALS",
-        help="Folder of your keys and certificates; none: plain text.",
-    ),
-]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a call may take.")]
-Name = Annotated[
-    str,
-    typer.Argument(
-        help="tenants/T/adapters/A/versions/SHA256 (8 digits of it will do),"
-        " or tenants/T/adapters/A/aliases/X."
-    ),
-]
 
 
 @app.command()
@@ -77,6 +58,13 @@ def serve(
     encoder_weights_sha256: Annotated[
         str | None, typer.Option(help="Accept adapters of this encoder only.")
     ] = None,
+    refuse_descendants: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-descendants",
+            help="Show no other owner what learnt from a withdrawn version.",
+        ),
+    ] = False,
     max_tenant_gib: Annotated[
         float, typer.Option(min=0.001, help="What one tenant may store, in GiB.")
     ] = DEFAULT_QUOTAS.stored_bytes / GIB,
@@ -108,7 +96,7 @@ def serve(
         root,
         host=host,
         port=port,
-        limits=Limits(max_payload_mib * MIB, encoder_weights_sha256),
+        limits=Limits(max_payload_mib * MIB, encoder_weights_sha256, refuse_descendants),
         quotas=Quotas(
             stored_bytes=int(max_tenant_gib * GIB),
             versions=max_tenant_versions,
@@ -134,7 +122,7 @@ def list_(
     output: Output = Format.table,
 ) -> None:
     """List published adapters, newest first."""
-    with _connect(address, address_file, timeout_s, credentials) as client:
+    with connect(address, address_file, timeout_s, credentials) as client:
         manifests = [
             *client.list(tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions)
         ]
@@ -166,8 +154,8 @@ def show(
     output: Output = Format.table,
 ) -> None:
     """Show one version: its manifest, its teachers and its students."""
-    with _connect(address, address_file, timeout_s, credentials) as client:
-        ref = _resolve(client, name)
+    with connect(address, address_file, timeout_s, credentials) as client:
+        ref = resolve(client, name)
         manifest = client.get(ref)
         lineage = client.lineage(ref)
     relatives = _relatives(lineage)
@@ -196,10 +184,10 @@ def fetch(
 ) -> None:
     """Fetch one version, verified, into adapter.safetensors and manifest.json."""
     with (
-        _connect(address, address_file, timeout_s, credentials) as client,
+        connect(address, address_file, timeout_s, credentials) as client,
         _progress_bar() as on_progress,
     ):
-        manifest, payload = client.fetch(_resolve(client, name), on_progress=on_progress)
+        manifest, payload = client.fetch(resolve(client, name), on_progress=on_progress)
     _replace(folder / "adapter.safetensors", payload)
     _replace(folder / "manifest.json", manifest.canonical_json())
     if output is Format.json:
@@ -218,34 +206,6 @@ def _progress_bar() -> Iterator[Progress]:
         yield lambda done_bytes, total_bytes: bar.update(
             task, completed=done_bytes, total=total_bytes
         )
-
-
-def _connect(
-    address: str | None, address_file: Path | None, timeout_s: float, credentials: Path | None
-) -> RegistryClient:
-    if address_file is not None:
-        try:
-            address = address_file.read_text().strip()
-        except OSError:
-            raise ConfigError(f"cannot read the address file {address_file}") from None
-    if not address:
-        raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
-    return RegistryClient(address, timeout_s=timeout_s, credentials=credentials)
-
-
-def _resolve(client: RegistryClient, name: str) -> VersionRef:
-    if "/aliases/" in name:
-        return client.resolve_alias(*parse_alias_name(name))[0]
-    short = _SHORT_NAME.fullmatch(name)
-    if short is None:
-        return VersionRef.parse(name)
-    versions = client.list(tenant=short[1], latest_only=False)
-    found = [one.ref for one in versions if one.ref.name.startswith(name)]
-    if len(found) > 1:
-        raise ConfigError(f"{len(found)} versions begin with {name}; give more of the digest")
-    if not found:
-        raise NotFoundError(f"no version {name}")
-    return found[0]
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
