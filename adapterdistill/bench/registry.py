@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from adapterdistill.bench.environment import environment
 from adapterdistill.bench.registry_crowd import Crowd, fill
 from adapterdistill.bench.registry_latency import latencies, watch_latency
 from adapterdistill.bench.registry_mixed import crowded
-from adapterdistill.bench.registry_process import serving
+from adapterdistill.bench.registry_process import Federation, serving
 from adapterdistill.bench.registry_report import markdown
 from adapterdistill.bench.registry_samples import MINILM
 from adapterdistill.bench.registry_speed import LARGE, transfers
@@ -60,39 +61,46 @@ def registry_command(*, out: Path, size: Size, seed: int) -> dict[str, Any]:
 
 
 def measure_load(size: Size) -> dict[str, Any]:
-    """Fill a registry and measure it; memory is the server's, in bytes."""
+    """Fill a registry over mutual TLS and measure it; memory is the server's, in bytes."""
     found: dict[str, Any] = {"adapters": size.adapters}
-    with (
-        TemporaryDirectory() as folder,
-        serving(Path(folder) / "registry") as server,
-        Crowd(lambda _tenant: RegistryClient(server.address, timeout_s=_TIMEOUT_S)) as crowd,
-    ):
-        memory = {"at_start": server.resident_bytes()}
-        published, found["fill"] = fill(crowd, size.adapters)
-        memory["filled"] = server.resident_bytes()
-        found["latency"] = latencies(crowd, published, size.calls)
-        memory["after_single_calls"] = server.resident_bytes()
-        found["watch"] = watch_latency(crowd, size.watched, 1_000_000)
-        beside = Path(folder) / "beside"
-        found["speed"] = [
-            transfers(
-                crowd,
-                beside / name,
-                shape,
-                rounds=size.rounds,
-                files=files,
-                first_number=first_number,
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        federation = Federation(folder)
+        with serving(federation.root) as server, ExitStack() as stack:
+
+            def connect(tenant: str) -> RegistryClient:
+                credentials = federation.credentials(tenant)
+                client = RegistryClient(
+                    server.address, timeout_s=_TIMEOUT_S, credentials=credentials
+                )
+                return stack.enter_context(client)
+
+            crowd = Crowd(connect)
+            memory = {"at_start": server.resident_bytes()}
+            published, found["fill"] = fill(crowd, size.adapters)
+            memory["filled"] = server.resident_bytes()
+            found["latency"] = latencies(crowd, published, size.calls)
+            memory["after_single_calls"] = server.resident_bytes()
+            found["watch"] = watch_latency(crowd, connect("watcher"), size.watched, 1_000_000)
+            found["speed"] = [
+                transfers(
+                    crowd,
+                    folder / f"beside-{shape.hidden}",
+                    shape,
+                    rounds=size.rounds,
+                    files=files,
+                    first_number=first_number,
+                )
+                for shape, files, first_number in (
+                    (MINILM, size.files, 2_000_000),
+                    (LARGE, max(1, size.files // 8), 3_000_000),
+                )
+            ]
+            memory["after_transfers"] = server.resident_bytes()
+            found["mixed"] = crowded(
+                crowd, server, published, seconds=size.mixed_s, first_seed=10_000_000
             )
-            for name, shape, files, first_number in (
-                ("small", MINILM, size.files, 2_000_000),
-                ("large", LARGE, max(1, size.files // 8), 3_000_000),
-            )
-        ]
-        memory["after_transfers"] = server.resident_bytes()
-        found["mixed"] = crowded(
-            crowd, server, published, seconds=size.mixed_s, first_seed=10_000_000
-        )
-        memory |= {"after_mixed": server.resident_bytes(), "peak": server.peak_bytes()}
+            memory |= {"after_mixed": server.resident_bytes(), "peak": server.peak_bytes()}
     return found | {"memory": memory}
 
 

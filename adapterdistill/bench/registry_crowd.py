@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from random import Random
 
 from adapterdistill.bench.progress import phase
@@ -27,22 +26,13 @@ def tenant_name(number: int) -> str:
 
 
 class Crowd:
-    """One client a tenant, kept open; each is a channel of its own."""
+    """One client a tenant; each is a channel of its own."""
 
     def __init__(self, connect: Callable[[str], RegistryClient]) -> None:
-        self._stack = ExitStack()
-        self._clients = [
-            self._stack.enter_context(connect(tenant_name(number))) for number in range(TENANTS)
-        ]
+        self._clients = [connect(tenant_name(number)) for number in range(TENANTS)]
 
     def of(self, number: int) -> RegistryClient:
         return self._clients[number % TENANTS]
-
-    def __enter__(self) -> "Crowd":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
 
 def fill(crowd: Crowd, count: int) -> tuple[list[Manifest], dict[str, float]]:

@@ -7,8 +7,9 @@ is judged by `registry_verify`, which shares no code with its admission.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +22,10 @@ from google.rpc.status_pb2 import Status
 
 from adapterdistill.bench.fuzz_cases import PUBLISH, SERVICE, Case, case
 from adapterdistill.bench.progress import phase
-from adapterdistill.bench.registry_process import Serving, serving
+from adapterdistill.bench.registry_crowd import TENANTS, tenant_name
+from adapterdistill.bench.registry_process import Federation, Serving, serving
 from adapterdistill.bench.registry_verify import fault_of
+from adapterdistill.registry.connection import Connection
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 _AT_ONCE = 16
@@ -40,7 +43,7 @@ class Tally:
     """What became of the cases so far."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, outcome)
-    stored: dict[str, tuple[bytes, str]] = field(default_factory=dict)  # name: manifest, sha256
+    stored: dict[str, bytes] = field(default_factory=dict)  # name: manifest
     failures: list[str] = field(default_factory=list)
     wrongly_accepted: list[str] = field(default_factory=list)
 
@@ -48,15 +51,21 @@ class Tally:
 def fuzz(count: int, *, seed: int) -> dict[str, Any]:
     """`count` cases from `seed`; the figures, among which every failure by its case's number."""
     with TemporaryDirectory() as folder:
-        root, log = Path(folder) / "registry", Path(folder) / "log"
-        with serving(root, log=log) as server:
+        federation, log = Federation(Path(folder)), Path(folder) / "log"
+        with serving(federation.root, log=log) as server, ExitStack() as stack:
+            channels = []
+            for number in range(TENANTS):
+                credentials = federation.credentials(tenant_name(number))
+                connection = Connection(server.address, credentials)
+                stack.callback(connection.close)
+                channels.append(connection.channel().grpc)
             tally = Tally()
             resident = [(0, server.resident_bytes())]
             started_cpu_s = server.cpu_s()
-            seconds = _throw(server, count, seed, tally, resident)
+            seconds = _throw(server, channels, count, seed, tally, resident)
             cpu_s = server.cpu_s() - started_cpu_s
             alive = server.is_running()
-            missing = _missing(server, tally) if alive else ["the registry ended"]
+            missing = _missing(channels, tally) if alive else ["the registry ended"]
             peak = server.peak_bytes()
         tracebacks = log.read_bytes().count(b"Traceback (most recent call last)")
     accepted = sum(n for (_, said), n in tally.outcomes.items() if said == ACCEPTED)
@@ -81,7 +90,12 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
 
 
 def _throw(
-    server: Serving, count: int, seed: int, tally: Tally, resident: list[tuple[int, int]]
+    server: Serving,
+    channels: Sequence[Any],
+    count: int,
+    seed: int,
+    tally: Tally,
+    resident: list[tuple[int, int]],
 ) -> float:
     """Seconds that all cases took, `_AT_ONCE` at a time."""
     numbers, lock = iter(range(count)), threading.Lock()
@@ -89,19 +103,18 @@ def _throw(
 
     def work(done: Callable[[], None]) -> None:
         # Not grpc.aio: it forgets the reason of a refusal that comes while it still sends.
-        with grpc.insecure_channel(server.address) as channel:
-            while True:
-                with lock:
-                    number = next(numbers, None)
-                if number is None:
-                    return
-                one = case(seed, number)
-                said, responses = _outcome(channel, one)
-                with lock:
-                    _count(one, number, said, responses, tally)
-                    if number % every == 0 and server.is_running():
-                        resident.append((number, server.resident_bytes()))
-                    done()
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            one = case(seed, number)
+            said, responses = _outcome(channels[number % TENANTS], one)
+            with lock:
+                _count(one, number, said, responses, tally)
+                if number % every == 0 and server.is_running():
+                    resident.append((number, server.resident_bytes()))
+                done()
 
     started = time.perf_counter()
     with phase("fuzzing the registry", count) as done, ThreadPoolExecutor(_AT_ONCE) as threads:
@@ -129,7 +142,7 @@ def _judge(one: Case, number: int, responses: list[bytes], tally: Tally) -> None
         fault = fault or "the answer is of another version"
     if fault is not None:
         tally.wrongly_accepted.append(f"{number} ({one.kind}): {fault}")
-    tally.stored[header.name] = header.manifest_json, header.name.rpartition("/")[2]
+    tally.stored[header.name] = header.manifest_json
 
 
 def _outcome(channel: Any, one: Case) -> tuple[str, list[bytes]]:
@@ -158,27 +171,33 @@ def _reason(error: Any) -> str:
     return f"{error.code().name} (no reason)"
 
 
-def _missing(server: Serving, tally: Tally) -> list[str]:
+def _missing(channels: Sequence[Any], tally: Tally) -> list[str]:
     """Accepted versions that are not handed out as they came, and others that are listed."""
     found = []
-    with grpc.insecure_channel(server.address) as channel:
-        for name, (manifest_json, sha256) in tally.stored.items():
-            request = pb.FetchRequest(name=name).SerializeToString()
-            said, responses = _outcome(channel, Case("", "Fetch", (request,)))
-            parts = [pb.FetchResponse.FromString(response) for response in responses]
-            payload = b"".join(part.chunk.data for part in parts[1:])
-            if said != ACCEPTED or fault_of(name, manifest_json, payload) is not None:
-                found.append(f"{name}: {said}")
-            elif parts[0].version.manifest_json != manifest_json or sha256 not in name:
-                found.append(f"{name}: another manifest")
-        listed = set(_listed(channel))
+    for name, manifest_json in tally.stored.items():
+        request = pb.FetchRequest(name=name).SerializeToString()
+        channel = channels[int(name.split("/")[1].rpartition("-")[2])]
+        said, responses = _outcome(channel, Case("", "Fetch", (request,)))
+        parts = [pb.FetchResponse.FromString(response) for response in responses]
+        payload = b"".join(part.chunk.data for part in parts[1:])
+        if said != ACCEPTED or fault_of(name, manifest_json, payload) is not None:
+            found.append(f"{name}: {said}")
+        elif parts[0].version.manifest_json != manifest_json:
+            found.append(f"{name}: another manifest")
+    listed = {
+        name
+        for number, channel in enumerate(channels)
+        for name in _listed(channel, tenant_name(number))
+    }
     found += [f"{name}: listed, never acknowledged" for name in listed - set(tally.stored)]
     found += [f"{name}: not listed" for name in set(tally.stored) - listed]
     return found
 
 
-def _listed(channel: Any) -> Iterator[str]:
-    request = pb.ListVersionsRequest(page_size=500, view=pb.VERSION_VIEW_SUMMARY)
+def _listed(channel: Any, tenant: str) -> Iterator[str]:
+    request = pb.ListVersionsRequest(
+        filter=pb.VersionFilter(tenant=tenant), page_size=500, view=pb.VERSION_VIEW_SUMMARY
+    )
     while True:
         one = Case("", "ListVersions", (request.SerializeToString(),))
         _, responses = _outcome(channel, one)

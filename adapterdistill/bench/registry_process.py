@@ -1,4 +1,4 @@
-"""A registry process of its own for the benchmarks, and what it takes of the machine."""
+"""A registry process of its own for the benchmarks: its callers, and what it takes."""
 
 import subprocess
 import sys
@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from adapterdistill.registry import pem
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.authority import create, opened
 
 _START_TIMEOUT_S = 60.0
 
@@ -35,6 +39,24 @@ class Serving:
     def is_running(self) -> bool:
         """Whether it is the process that was started, and has not ended."""
         return bool(self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE)
+
+
+class Federation:
+    """A registry's folder whose callers are enrolled as owners are: it serves over mutual TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "registry"
+        self._folder = folder / "owners"
+        create(self.root, ("127.0.0.1",))
+
+    def credentials(self, tenant: str) -> Path:
+        """The owner's credentials folder, made when it is first asked for."""
+        folder, caller = self._folder / tenant, Caller("owner", tenant)
+        if not folder.exists():
+            request = pem.request_credentials(folder, caller)
+            with opened(self.root) as authority:
+                pem.write(folder / pem.CERTIFICATES, authority.enrol(caller, request))
+        return folder
 
 
 @contextmanager
