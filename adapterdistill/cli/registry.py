@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli import authority, registry_standing
+from adapterdistill.cli import authority, registry_standing, registry_upkeep
 from adapterdistill.cli.output import Format
 from adapterdistill.cli.registry_client import (
     Address,
@@ -42,6 +42,7 @@ from adapterdistill.registry.streams import Progress
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
 registry_standing.register(app)
+registry_upkeep.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
 

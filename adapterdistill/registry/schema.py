@@ -108,7 +108,7 @@ _MIGRATIONS = (
     INSERT INTO secrets VALUES ('page_token', randomblob(32));
     """,
 )
-
+SCHEMA = len(_MIGRATIONS)
 
 State = Literal["active", "quarantined", "withdrawn"]
 EventKind = Literal[
@@ -183,9 +183,9 @@ def connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA busy_timeout = 5000")
     done = db.execute("PRAGMA user_version").fetchone()[0]
-    if done > len(_MIGRATIONS):
+    if done > SCHEMA:
         db.close()
-        raise RegistryError(f"the index has schema {done}, newer than {len(_MIGRATIONS)}")
+        raise RegistryError(f"the index has schema {done}, newer than {SCHEMA}")
     for number, script in enumerate(_MIGRATIONS[done:], start=done + 1):
         db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
     return db

@@ -32,6 +32,7 @@ from adapterdistill.registry.access import (
 )
 from adapterdistill.registry.admission import Limits, check_manifest, parse_manifest
 from adapterdistill.registry.aliases import alias_of, set_alias
+from adapterdistill.registry.audit_trail import AuditTrail, subject
 from adapterdistill.registry.changes import after
 from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.identity import caller_of
@@ -53,6 +54,14 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 Call = Callable[["RegistryService", Any, Any, Caller], Awaitable[T]]
+# The calls that change something, all of which the audit log tells of, and what they are about.
+_SUBJECTS: dict[str, Callable[[Any], str]] = {
+    "Publish": lambda _requests: "",  # its header says
+    "SetAlias": lambda request: request.alias.name,
+    "SetConsent": lambda request: request.adapter_name,
+    "Withdraw": lambda request: request.name,
+    "ReleaseVersion": lambda request: request.name,
+}
 
 
 def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitable[T]]:
@@ -63,16 +72,27 @@ def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitabl
     async def answer(self: "RegistryService", request: Any, context: Any) -> T:
         refusal: AdapterDistillError
         caller: Caller | None = None
+        writes = call.__name__ in _SUBJECTS
         try:
             caller = caller_of(context, self._credentials)
             with self._limited.hold(caller):
                 _check_deadline(call.__name__, context)
-                return await call(self, checked(request), context, caller)
+                if writes:
+                    subject.set(_SUBJECTS[call.__name__](checked(request)))
+                response = await call(self, checked(request), context, caller)
+                if writes:
+                    await self._audit.settle()
+                return response
         except AdapterDistillError as error:
             refusal = error
         except Exception:
             logger.exception("%s failed", call.__name__)
             refusal = RegistryError("the registry failed; its log has the cause")
+        if writes:
+            try:
+                await self._audit.refused(call.__name__, caller, refusal)
+            except RegistryError as error:
+                refusal = error
         code, message, trailer = to_status(refusal)
         logger.info(
             "%s of %s refused: %s %s",
@@ -124,6 +144,12 @@ class RegistryService:
         except BaseException:
             self._store.close()
             raise
+        try:
+            self._audit = AuditTrail(root)
+        except BaseException:
+            self._index.close()
+            self._store.close()
+            raise
         swept = self._store.sweep(self._index.payloads())
         if swept:
             logger.info("removed %d files of uploads that nobody goes on with", swept)
@@ -137,6 +163,7 @@ class RegistryService:
         """Waits for work in progress; the folder may then be opened again."""
         self._transfers.close()
         self._index_thread.shutdown()
+        self._audit.close()
         self._index.close()
         self._store.close()
 
@@ -148,6 +175,7 @@ class RegistryService:
     async def check(self) -> None:
         """Raises whatever stands in the way of serving calls."""
         await self._on_index(self._index.check)
+        self._audit.check()
         await self._transfers.on_disk(self._store.check_writable)
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -181,6 +209,7 @@ class RegistryService:
         first = await self._transfers.read(context)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidManifestError("the first message of an upload must be its header")
+        subject.set(first.header.name)
         manifest = parse_manifest(first.header.manifest_json)
         check_owns(caller, manifest.tenant)
         if first.header.name != manifest.ref.name:

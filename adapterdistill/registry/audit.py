@@ -1,0 +1,251 @@
+"""The registry's audit log: who changed what and which writes were refused, one line each.
+
+    ROOT/audit/log.jsonl     the lines, which `audit_verify` checks
+    ROOT/audit/public.pem    the public key of its checkpoints, for auditors to keep a copy of
+    ROOT/audit.key           the private one
+
+Lines of changes are written from the index's events, in the order of their revisions: what a crash
+kept from the log is taken up at the next start. A line is on the disk before its call is answered;
+calls that wait at the same time share one fsync.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from adapterdistill.errors import AuditBrokenError, IntegrityError
+from adapterdistill.registry.audit_line import (
+    MAX_RECORDS_UNSIGNED,
+    Body,
+    Position,
+    public_text,
+    seal,
+    sign,
+    unseal,
+)
+from adapterdistill.registry.audit_verify import LOG, PUBLIC_KEY, Record
+
+PRIVATE_KEY = "audit.key"
+CHANGES_AT_ONCE = 200
+_WINDOW_BYTES = 1 << 16
+# What a line may be cut to that is made of names, numbers and digests alone.
+_BEGUN = re.compile(
+    rb'\{(?:"[a-z0-9_]+":(?:"[^"\\\x00-\x1f]*"|\d+),)*'
+    rb'(?:"[a-z0-9_]*(?:"(?::(?:"[^"\\\x00-\x1f]*"?|\d*)?)?)?\}?)?'
+)
+_PAIR = re.compile(rb'"(number|previous|kind)":("[^"]*"|\d+),')
+
+
+class AuditLog:
+    """The log of one registry folder. Not thread-safe: one thread at a time.
+
+    Raises:
+        AuditBrokenError: its end is not as this class leaves it, crashes included.
+    """
+
+    def __init__(self, root: Path, changes_after: Callable[[int], Sequence[Body]]) -> None:
+        """`changes_after(revision)` gives the oldest changes after a revision, at most
+        CHANGES_AT_ONCE of them."""
+        folder = root / "audit"
+        if not folder.exists():
+            folder.mkdir()
+            _sync(root)
+        self._changes_after = changes_after
+        self._key = _private_key(root / PRIVATE_KEY)
+        pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        if not (folder / PUBLIC_KEY).exists() or (folder / PUBLIC_KEY).read_bytes() != pem:
+            (folder / PUBLIC_KEY).write_bytes(pem)
+        self._file = os.open(folder / LOG, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._file)
+            raise
+        _sync(folder)
+
+    def _open(self) -> None:
+        records, fragment = _end_of(self._file)
+        last: Record = records[-1] if records else {"revision": 0}
+        self.end = Position(last["number"], last["sha256"]) if records else Position()
+        self.revision: int = last["revision"]
+        self._size = os.fstat(self._file).st_size - len(fragment)
+        self._unsigned = sum(record["kind"] != "checkpoint" for record in records)
+        if fragment:
+            self._cut(fragment)
+        key = public_text(self._key.public_key())
+        if not records or key not in (one.get("key") for one in records):
+            self.write([{"kind": "key", "key": key}])
+        else:
+            self.write()
+        if self._unsigned:
+            self._append([])
+
+    def _cut(self, fragment: bytes) -> None:
+        """Removes what a crash left of a line, and says so in the log."""
+        following = [seal(body, self.end)[0] for body in self._changes_after(self.revision)[:1]]
+        was_written = any(line.startswith(fragment) for line in following)
+        if not was_written and not _is_begun(fragment, self.end):
+            raise AuditBrokenError(
+                f"{LOG} line {self.end.number + 1}: torn: its {len(fragment)} bytes are not the"
+                " beginning of a line that this registry was writing"
+            )
+        os.ftruncate(self._file, self._size)
+        self._append([{"kind": "repaired", "cut_bytes": len(fragment)}])
+
+    def write(self, bodies: Sequence[Body] = ()) -> None:
+        """Adds `bodies` and every change that the log lacks; on disk when it returns.
+
+        Raises:
+            OSError: the disk took nothing of it; the log ends where it did.
+        """
+        more = True
+        while more:
+            changes = self._changes_after(self.revision)
+            if bodies or changes:
+                self._append([*bodies, *changes])
+            bodies = ()
+            # Changes that came meanwhile wait for their own call: else this one might never end.
+            more = len(changes) >= CHANGES_AT_ONCE
+
+    def _append(self, bodies: Iterable[Body]) -> None:
+        lines: list[bytes] = []
+        end, revision, unsigned = self.end, self.revision, self._unsigned
+
+        def add(body: Body) -> None:
+            nonlocal end
+            line, end = seal(body, end)
+            lines.append(line)
+
+        def add_checkpoint() -> None:
+            add(sign(_stamped({"revision": revision}), end, self._key))
+
+        for body in bodies:
+            revision = int(body.get("revision", revision))
+            add(_stamped(body | {"revision": revision}))
+            unsigned += 1
+            if unsigned == MAX_RECORDS_UNSIGNED:
+                add_checkpoint()
+                unsigned = 0
+        if not lines:  # asked for a checkpoint alone
+            add_checkpoint()
+            unsigned = 0
+        self._write_bytes(b"".join(lines))
+        self.end, self.revision, self._unsigned = end, revision, unsigned
+
+    def _write_bytes(self, data: bytes) -> None:
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self._size + written)
+            os.fdatasync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Signs what is not signed yet."""
+        try:
+            if self._unsigned:
+                self._append([])
+        finally:
+            os.close(self._file)
+
+
+def _stamped(body: Body) -> Body:
+    return {"time_ns": time.time_ns()} | body
+
+
+def _end_of(file: int) -> tuple[list[Record], bytes]:
+    """The records from the last checkpoint on, or all, and what follows the last whole line.
+
+    Raises:
+        AuditBrokenError: one of them is not as it was written.
+    """
+    size = os.fstat(file).st_size
+    window = _WINDOW_BYTES
+    while True:
+        start = max(0, size - window)
+        first, *others = os.pread(file, size - start, start).split(b"\n")
+        # The first begins within a line, unless it begins the file; the last has no end.
+        *whole, fragment = [first, *others] if start == 0 else others or [first]
+        if start == 0 or any(b'"kind":"checkpoint"' in line for line in whole):
+            return _checked(whole, is_all=start == 0), fragment
+        window *= 2
+
+
+def _checked(lines: Sequence[bytes], *, is_all: bool) -> list[Record]:
+    end = Position() if is_all else None
+    kept: list[Record] = []
+    for line in lines:
+        record = unseal(line)
+        found = None if record is None else Position(record["number"] - 1, record["previous"])
+        if record is None or (end is not None and found != end):
+            raise AuditBrokenError(
+                f"the end of {LOG} is not as it was written: `adapterdistill registry audit verify`"
+                " names the line"
+            )
+        end = Position(record["number"], record["sha256"])
+        if record["kind"] == "checkpoint":
+            kept.clear()
+        kept.append(record)
+    return kept
+
+
+def _is_begun(fragment: bytes, end: Position) -> bool:
+    """Whether it may be the beginning of a line after `end` that is no change."""
+    expected = {
+        b"number": b"%d" % (end.number + 1),
+        b"previous": b'"%s"' % end.sha256.encode(),
+    }
+    kinds = {b'"refused"', b'"key"', b'"checkpoint"', b'"repaired"'}
+    return _BEGUN.fullmatch(fragment) is not None and all(
+        value in kinds if name == b"kind" else value == expected[name]
+        for name, value in _PAIR.findall(fragment)
+    )
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
+    """The key of the file, which is made where there is none."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError:
+        return _new_private_key(path)
+    except ValueError:
+        raise IntegrityError(f"{path.name}: expected a private key in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IntegrityError(f"{path.name}: expected an ed25519 key")
+    return key
+
+
+def _new_private_key(path: Path) -> Ed25519PrivateKey:
+    key = Ed25519PrivateKey.generate()
+    staged = path.with_name(f".{path.name}")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123  # of a descriptor
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        file.flush()
+        os.fsync(descriptor)
+    staged.replace(path)
+    _sync(path.parent)
+    return key
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,204 @@
+"""Backups of a registry's folder, taken while it serves, and the way back.
+
+A backup has the registry's own layout (index, payloads, audit log) and `backup.json` with the
+digest of every file. It holds no private key: neither the authority's, nor the server's, nor that
+of the audit log. Those rarely change: keep a copy of them apart. A registry that is restored makes
+a new audit key unless `audit.key` is put back, and does not start before ROOT/server is, if it had
+one: the list of revoked certificates there must be the newest, not one as old as the backup.
+"""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from pydantic import Field, ValidationError
+
+from adapterdistill import __version__
+from adapterdistill.errors import ConfigError, IntegrityError
+from adapterdistill.manifest import Record, Sha256
+from adapterdistill.registry.audit_line import unseal
+from adapterdistill.registry.audit_verify import LOG, PUBLIC_KEY, verify
+from adapterdistill.registry.fsck import Checked, fsck, open_index
+
+CONTENTS = "backup.json"
+INDEX = "index.sqlite3"
+_BLOBS = "blobs/"
+
+
+class FileDigest(Record):
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Contents(Record):
+    """What a backup holds: `backup.json`."""
+
+    format: Literal[1] = 1
+    time: str
+    """RFC 3339, UTC: when the index was copied."""
+    release: str
+    revision: int
+    """Of the newest change."""
+    versions: int
+    audit_head: str
+    served_tls: bool
+    files: dict[str, FileDigest]
+    """By path within the backup, with slashes."""
+
+    @property
+    def size(self) -> int:
+        return sum(file.bytes for file in self.files.values())
+
+
+def backup(root: Path, target: Path) -> Contents:
+    """Copies what a registry holds at one moment, served or not, into the new folder `target`.
+
+    Raises:
+        ConfigError: `root` is no registry's folder, `target` is in use or cannot be written.
+        IntegrityError: what is in `root` is not what was published; no backup was made.
+    """
+    with closing(open_index(root)) as index, _new_folder(target) as staged:
+        now = f"{datetime.now(UTC):%FT%TZ}"
+        _copy_index(index, staged / INDEX)
+        with closing(sqlite3.connect(staged / INDEX)) as copied:
+            versions = copied.execute("SELECT count(*) FROM versions").fetchone()[0]
+            revision = copied.execute("SELECT coalesce(max(revision), 0) FROM events").fetchone()[0]
+            payloads = copied.execute("SELECT DISTINCT version FROM versions").fetchall()
+        _copy_log(root / "audit", staged / "audit", revision)
+        for (sha256,) in payloads:
+            _copy_payload(root, staged, sha256)
+        checked = _sound(staged)
+        contents = Contents(
+            time=now,
+            release=__version__,
+            revision=revision,
+            versions=versions,
+            audit_head=checked.audit_head,
+            served_tls=(root / "server").exists(),
+            files={name: _digest(staged, name) for name in _files(staged)},
+        )
+        (staged / CONTENTS).write_bytes(contents.canonical_json())
+    return contents
+
+
+def restore(source: Path, root: Path) -> Contents:
+    """Makes the registry's folder `root` from a backup, all of which is verified first.
+
+    Raises:
+        ConfigError: `source` is no backup, `root` is not empty or cannot be written.
+        IntegrityError: the backup is not as it was made; nothing was restored.
+    """
+    contents = _contents(source)
+    found = {*_files(source)} - {CONTENTS}
+    if found != contents.files.keys():
+        name = min(found ^ contents.files.keys())
+        raise IntegrityError(
+            f"{name} is {'missing from' if name in contents.files else 'no part of'} the backup"
+        )
+    with _new_folder(root) as staged:
+        for name, expected in contents.files.items():
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, staged / name)
+            if _digest(staged, name) != expected:
+                raise IntegrityError(f"{name} of the backup is not as it was made")
+        _sound(staged)
+        if contents.served_tls:
+            # Without it the registry would take itself for one that serves plain text.
+            (staged / "server").mkdir(mode=0o700)
+    return contents
+
+
+def _contents(source: Path) -> Contents:
+    try:
+        return Contents.model_validate_json((source / CONTENTS).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{source}: expected a backup: {CONTENTS}: {error.strerror}") from None
+    except ValidationError as error:
+        raise IntegrityError(f"{CONTENTS} is malformed: {error.error_count()} faults") from None
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target`, whole and on disk, when the block ends without an error."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: expected a new or empty folder")
+    staged = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir(mode=0o700)
+        try:
+            yield staged
+            os.sync()  # thousands of files: one flush of the disk, not one each
+            staged.rename(target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        os.sync()
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from None
+
+
+def _copy_index(index: sqlite3.Connection, target: Path) -> None:
+    with closing(sqlite3.connect(target)) as copy:
+        # In one step, so that it is of one moment; the registry goes on writing meanwhile.
+        index.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("UPDATE secrets SET value = randomblob(32)")
+        copy.commit()
+
+
+def _copy_log(source: Path, target: Path, revision: int) -> None:
+    """The log up to `revision`; the index may hold changes that the log will only get."""
+    target.mkdir()
+    shutil.copyfile(source / PUBLIC_KEY, target / PUBLIC_KEY)
+    with (source / LOG).open("rb") as file, (target / LOG).open("xb") as copy:
+        for line in file:
+            record = unseal(line.rstrip(b"\n"))
+            if not line.endswith(b"\n") or (record is not None and record["revision"] > revision):
+                break
+            copy.write(line)
+    verify(target / LOG)
+
+
+def _copy_payload(root: Path, staged: Path, sha256: str) -> None:
+    name = f"{_BLOBS}{sha256[:2]}/{sha256}"
+    (staged / name).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(root / name, staged / name)
+    except FileNotFoundError:
+        raise IntegrityError(f"payload {sha256} is missing: see `registry fsck`") from None
+
+
+def _sound(staged: Path) -> Checked:
+    checked = fsck(staged)
+    # The registry writes what its log lacks when it starts.
+    faults = [one for one in checked.findings if one.kind != "audit_behind"]
+    if faults:
+        first = faults[0]
+        raise IntegrityError(
+            f"{len(faults)} faults, the first {first.kind}: {first.name}: {first.detail}"
+        )
+    return checked
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise IntegrityError(f"{path.name} is neither a file nor a folder")
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+def _digest(folder: Path, name: str) -> FileDigest:
+    path = folder / name
+    with path.open("rb") as file:
+        # Payloads are named by their sha256, which `fsck` compares with what they hold.
+        is_payload = name.startswith(_BLOBS)
+        sha256 = path.name if is_payload else hashlib.file_digest(file, "sha256").hexdigest()
+        return FileDigest(sha256=sha256, bytes=path.stat().st_size)

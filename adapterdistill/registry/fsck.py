@@ -1,0 +1,293 @@
+"""What is wrong with a registry's folder, or with a backup of one; changes nothing.
+
+A server may be running: what it does meanwhile is no fault.
+"""
+
+import fcntl
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from adapterdistill.errors import ConfigError, InvalidManifestError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.admission import parse_manifest
+from adapterdistill.registry.audit_verify import LOG, examine
+from adapterdistill.registry.schema import SCHEMA, EventKind, EventRow
+
+Kind = Literal[
+    "index_corrupt",
+    "payload_missing",
+    "payload_corrupt",
+    "payload_orphaned",
+    "manifest_bad",
+    "lineage_broken",
+    "alias_dangling",
+    "audit_broken",
+    "audit_behind",
+    "audit_differs",
+]
+_CHANGES = get_args(EventKind)
+_EVENT_FIELDS = tuple(EventRow.__annotations__)
+_SETTLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: Kind
+    name: str
+    """Of the version, alias or file."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    versions: int
+    payloads: int
+    payload_bytes: int
+    revision: int
+    audit_head: str
+    findings: tuple[Finding, ...]
+
+
+def open_index(root: Path) -> sqlite3.Connection:
+    """The index of a folder, for reading.
+
+    Raises:
+        ConfigError: there is none, or it is not of this release.
+    """
+    path = root / "index.sqlite3"
+    if not path.is_file():
+        raise ConfigError(f"{root}: expected a registry's folder, found no index.sqlite3")
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    db.execute("PRAGMA busy_timeout = 5000")
+    try:
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError:
+        db.close()
+        raise ConfigError(f"{path}: expected an SQLite database") from None
+    if found != SCHEMA:
+        db.close()
+        raise ConfigError(
+            f"the index has schema {found}, expected {SCHEMA}: serve it once with this release"
+        )
+    return db
+
+
+def blob_files(root: Path) -> dict[str, Path]:
+    """Files of payloads by their sha256."""
+    return {path.name: path for path in sorted((root / "blobs").glob("*/*"))}
+
+
+def fsck(root: Path) -> Checked:
+    """Raises ConfigError if `root` is no registry's folder."""
+    with closing(open_index(root)) as db:
+        # Before the index is read: a payload is on disk before the index names it.
+        blobs = blob_files(root)
+        try:
+            findings = [*_index_findings(db)]
+            rows = [] if findings else _versions(db)
+            if not findings:
+                findings += _manifest_findings(rows)
+                findings += _lineage_findings(db, rows)
+                findings += _alias_findings(db)
+                findings += _payload_findings(root, db, blobs)
+                findings += _audit_findings(root, db)
+        except sqlite3.DatabaseError as error:
+            findings, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], []
+        revision = 0 if not rows else _newest_revision(db)
+    head = examine(root / "audit" / LOG).head if (root / "audit" / LOG).exists() else ""
+    return Checked(
+        versions=len(rows),
+        payloads=len(blobs),
+        payload_bytes=sum(path.stat().st_size for path in blobs.values()),
+        revision=revision,
+        audit_head=head,
+        findings=tuple(findings),
+    )
+
+
+def _index_findings(db: sqlite3.Connection) -> Iterator[Finding]:
+    for (said,) in db.execute("PRAGMA integrity_check"):
+        if said != "ok":
+            yield Finding("index_corrupt", "index.sqlite3", said)
+
+
+@dataclass(frozen=True)
+class _Version:
+    name: str
+    revision: int
+    state: str
+    withdrawn_teacher: str
+    encoder: tuple[str, str]
+    manifest_json: bytes
+
+
+def _versions(db: sqlite3.Connection) -> list[_Version]:
+    rows = db.execute(
+        "SELECT tenant, adapter, version, revision, state, withdrawn_teacher, weights_sha256,"
+        " tokenizer_sha256, manifest_json FROM versions ORDER BY revision"
+    )
+    return [
+        _Version(
+            f"tenants/{tenant}/adapters/{adapter}/versions/{version}",
+            revision, state, withdrawn_teacher, (weights, tokenizer), manifest_json,
+        )
+        for (
+            tenant, adapter, version, revision, state, withdrawn_teacher, weights, tokenizer,
+            manifest_json,
+        ) in rows
+    ]  # fmt: skip
+
+
+def _manifest_findings(versions: list[_Version]) -> Iterator[Finding]:
+    for version in versions:
+        try:
+            manifest = parse_manifest(version.manifest_json)
+            VersionRef.parse(version.name)
+        except InvalidManifestError as error:
+            yield Finding("manifest_bad", version.name, str(error))
+            continue
+        if manifest.ref.name != version.name:
+            yield Finding("manifest_bad", version.name, f"it is that of {manifest.ref.name}")
+        encoder = manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256
+        if encoder != version.encoder:
+            yield Finding("manifest_bad", version.name, "the index has another encoder for it")
+
+
+def _lineage_findings(db: sqlite3.Connection, versions: list[_Version]) -> Iterator[Finding]:
+    """Against the manifests: who learnt from whom, in order, and which teachers are withdrawn."""
+    by_name = {version.name: version for version in versions}
+    taught: dict[str, set[str]] = {}
+    for student, teacher in db.execute("SELECT student, teacher FROM lineage"):
+        taught.setdefault(student, set()).add(teacher)
+    for student in taught.keys() - by_name.keys():
+        yield Finding("lineage_broken", student, "it has teachers and is no version")
+    from_withdrawn: set[str] = set()
+    for version in versions:  # teachers come before their students
+        teachers = taught.get(version.name, set())
+        try:
+            declared = set(parse_manifest(version.manifest_json).teachers)
+        except InvalidManifestError:
+            continue
+        if teachers != declared:
+            yield Finding(
+                "lineage_broken",
+                version.name,
+                f"its manifest names {len(declared)} teachers, the index {len(teachers)},"
+                f" of which {len(declared & teachers)} are the same",
+            )
+        for name in sorted(teachers | declared):
+            teacher = by_name.get(name)
+            if teacher is None:
+                yield Finding("lineage_broken", version.name, f"teacher {name} is not there")
+            elif teacher.revision >= version.revision:
+                yield Finding("lineage_broken", version.name, f"teacher {name} came later")
+            elif teacher.state == "withdrawn" or name in from_withdrawn:
+                from_withdrawn.add(version.name)
+        if (version.name in from_withdrawn) != bool(version.withdrawn_teacher):
+            said = "none is marked" if not version.withdrawn_teacher else "there is none"
+            yield Finding("lineage_broken", version.name, f"withdrawn teachers: {said}")
+
+
+def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:
+    rows = db.execute(
+        "SELECT a.tenant, a.adapter, a.alias FROM aliases a LEFT JOIN versions v"
+        " ON v.tenant = a.tenant AND v.adapter = a.adapter AND v.version = a.version"
+        " WHERE v.version IS NULL"
+    )
+    for tenant, adapter, alias in rows:
+        name = f"tenants/{tenant}/adapters/{adapter}/aliases/{alias}"
+        yield Finding("alias_dangling", name, "its version is not there")
+
+
+def _payload_findings(
+    root: Path, db: sqlite3.Connection, blobs: dict[str, Path]
+) -> Iterator[Finding]:
+    named = _payloads(db)
+    orphans = blobs.keys() - named
+    if orphans and _is_served(root):
+        time.sleep(_SETTLE_S)
+        orphans -= _payloads(db)
+    for sha256 in sorted(orphans):
+        yield Finding("payload_orphaned", sha256, "no version names it; the next start removes it")
+    for sha256 in sorted(named):
+        # Looked up again: it may have come since.
+        path = root / "blobs" / sha256[:2] / sha256
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            yield Finding(
+                "payload_missing", sha256, "a version names it; publishing it again heals"
+            )
+        except OSError as error:
+            yield Finding("payload_corrupt", sha256, f"it cannot be read: {error.strerror}")
+        else:
+            if found != sha256:
+                yield Finding("payload_corrupt", sha256, f"its sha256 is {found}")
+
+
+def _payloads(db: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in db.execute("SELECT DISTINCT version FROM versions")}
+
+
+def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
+    log = root / "audit" / LOG
+    differing: list[int] = []
+
+    def compare(record: dict[str, Any]) -> None:
+        if record["kind"] in _CHANGES:
+            event = db.execute(
+                f"SELECT {', '.join(_EVENT_FIELDS)} FROM events WHERE revision = ?",
+                (record["revision"],),
+            ).fetchone()
+            if event != tuple(record.get(field) for field in _EVENT_FIELDS):
+                differing.append(record["number"])
+
+    newest = _newest_revision(db)
+    if not log.exists():
+        if newest:
+            yield Finding("audit_behind", LOG, f"there is none; the index has {newest} changes")
+        return
+    found = examine(log, visit=compare)
+    if found.fault is not None and found.fault.why == "torn" and _is_served(root):
+        time.sleep(_SETTLE_S)  # a line was being written
+        differing.clear()
+        found = examine(log, visit=compare)
+    if found.fault is not None:
+        yield Finding("audit_broken", LOG, str(found.fault))
+    for number in differing:
+        yield Finding("audit_differs", LOG, f"line {number}: the index has another change")
+    # A change is in the index before it is in the log, so `newest` may be the older one here.
+    if found.fault is None and found.revision < newest:
+        if _is_served(root):
+            time.sleep(_SETTLE_S)
+            found = examine(log)
+        if found.revision < newest:
+            yield Finding(
+                "audit_behind",
+                LOG,
+                f"it ends with change {found.revision}, the index has {newest};"
+                " the next start takes them up",
+            )
+
+
+def _newest_revision(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT max(revision) FROM events").fetchone()[0] or 0)
+
+
+def _is_served(root: Path) -> bool:
+    """Whether a registry process has the folder."""
+    try:
+        with (root / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
