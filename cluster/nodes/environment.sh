@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# What every Ray process of a cluster needs to know before it starts; sourced by the other scripts.
+#
+# Ray turns its token on or off by whether ~/.ray/auth_token happens to exist, so it is set here, as
+# is TLS: nobody gets either by accident. The token is no encryption: without TLS whoever hears the
+# network has it. TLS covers Ray's gRPC, not its dashboard, which therefore stays on loopback.
+
+ADAPTERDISTILL_CLUSTER="${ADAPTERDISTILL_CLUSTER:-$HOME/.adapterdistill/cluster}"
+
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="$ADAPTERDISTILL_CLUSTER/token"
+export RAY_USAGE_STATS_ENABLED=0
+# Serve behind HAProxy answers several times as many requests; it is read when Ray starts.
+export RAY_SERVE_ENABLE_HA_PROXY=1
+
+fail() {
+    echo "$(basename "$0"): $1" >&2
+    exit 2
+}
+
+# A file of secrets that others may read is as good as public.
+require_private() {
+    [ -s "$1" ] || fail "$1 is missing: $2"
+    [ -z "$(find -L "$1" -perm /077)" ] || fail "$1: others may read it; chmod 600 it and make another"
+}
+
+require_token() {
+    require_private "$RAY_AUTH_TOKEN_PATH" "copy it from the head node, or make it with cluster/nodes/certificates.sh"
+}
+
+# Nodes: every connection between Ray's processes shows a certificate of the cluster's authority.
+use_tls() {
+    export RAY_USE_TLS=1
+    export RAY_TLS_CA_CERT="$ADAPTERDISTILL_CLUSTER/ca.crt"
+    export RAY_TLS_SERVER_CERT="$ADAPTERDISTILL_CLUSTER/node.crt"
+    export RAY_TLS_SERVER_KEY="$ADAPTERDISTILL_CLUSTER/node.key"
+    local hint="make it with cluster/nodes/certificates.sh"
+    [ -s "$RAY_TLS_CA_CERT" ] || fail "$RAY_TLS_CA_CERT is missing: $hint"
+    [ -s "$RAY_TLS_SERVER_CERT" ] || fail "$RAY_TLS_SERVER_CERT is missing: $hint"
+    require_private "$RAY_TLS_SERVER_KEY" "$hint"
+}
+
+# Names and addresses become part of commands and of JSON: nothing else than these characters.
+require_tenant() {
+    [[ "$1" =~ ^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$ ]] || fail "not the name of a tenant: $1"
+}
+
+require_address() {
+    [[ "$1" =~ ^[A-Za-z0-9][A-Za-z0-9.:-]*$ ]] || fail "not an address: $1"
+}
+
+# One port for each process, so that a firewall can name them. Ray takes free ones otherwise.
+node_ports=(
+    --node-manager-port=6380
+    --object-manager-port=6381
+    --runtime-env-agent-port=6382
+    --dashboard-agent-grpc-port=6383
+    --metrics-export-port=6384
+    --dashboard-agent-listen-port=52365    # Ray's default, which `serve deploy` uses
+    # A worker process takes one; 200 are many times what a node of 16 cores runs at once.
+    --min-worker-port=10100
+    --max-worker-port=10299
+)
+# Adapters are below a megabyte and rows stay in their owner's process: nothing big passes through
+# the object store, which would otherwise take 30% of the memory.
+# shellcheck disable=SC2034 # for those that source this
+node_options=(--object-store-memory=200000000 --disable-usage-stats "${node_ports[@]}")

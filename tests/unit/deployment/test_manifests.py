@@ -1,0 +1,292 @@
+"""The Kubernetes manifests: against schemas of their kinds, with each other, and with the code."""
+
+import copy
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from actors.train_loop import RESOURCE_SLIVER
+from adapterdistill import __version__, cli
+from adapterdistill.config import load_toml
+from adapterdistill.registry.server import is_loopback
+from tests.unit.deployment.manifests import (
+    CLUSTER,
+    MANIFESTS,
+    ROOT,
+    containers,
+    documents,
+    every,
+    faults,
+    named,
+    offered,
+    pods,
+    ray_cluster_of,
+)
+
+OWNER, REGISTRY = "larkhill-vets", "adapterdistill-registry"
+PORT = 7433
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_document_is_what_its_kind_may_be(path: Path) -> None:
+    found = documents(path)
+    assert found and {one["kind"]: faults(one) for one in found if faults(one)} == {}
+
+
+def test_all_kinds_that_a_deployment_needs_are_there() -> None:
+    kinds = {one["kind"] for path in MANIFESTS for one in documents(path)}
+    assert kinds >= {*RAY_KINDS, "StatefulSet", "Service", "NetworkPolicy"}
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy with `value` at the dotted path; None removes what is there."""
+    result = copy.deepcopy(document)
+    *way, last = path.split(".")
+    at: Any = result
+    for step in way:
+        at = at[int(step)] if step.isdigit() else at[step]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return result
+
+
+HEAD = "spec.rayClusterSpec.headGroupSpec"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("RayJob", "spec.entryPoint", "python"),
+        ("RayJob", "spec.entrypoint", None),
+        ("RayJob", "spec.submissionMode", "Http"),
+        ("RayJob", "spec.backoffLimit", -1),
+        ("RayJob", "spec.rayClusterSpec.authOptions", None),
+        ("RayJob", "spec.rayClusterSpec.authOptions.mode", "disabled"),
+        ("RayJob", "spec.rayClusterSpec.tlsOptions", None),
+        ("RayJob", f"{HEAD}.rayStartParams.num-cpus", 0),
+        ("RayJob", f"{HEAD}.rayStartParams.num-cpu", "0"),
+        ("RayJob", f"{HEAD}.template.spec.containers.0.image", "adapterdistill:latest"),
+        ("RayJob", f"{HEAD}.template.spec.securityContext.runAsNonRoot", False),
+        ("RayJob", f"{HEAD}.template.spec.hostNetwork", True),
+        ("RayCluster", "spec.workerGroupSpecs.0.groupName", None),
+        ("RayCluster", "spec.workerGroupSpecs.0.maxReplicas", "1"),
+        ("RayService", "spec.rayClusterSpec", {}),
+        ("StatefulSet", "apiVersion", "v1"),
+        ("StatefulSet", "spec.serviceName", None),
+        ("StatefulSet", "spec.template.spec.containers.0.livenessProbe.httpGet", {"port": 1}),
+        ("StatefulSet", "spec.template.spec.containers.0.ports.0.containerPort", 70000),
+        ("NetworkPolicy", "spec.policyTypes", ["Outgress"]),
+        ("NetworkPolicy", "spec.ingress", [{}]),
+        ("Service", "metadata.name", "Registry"),
+    ],
+)
+def test_the_schemas_notice(kind: str, path: str, value: Any) -> None:
+    document = next(every(kind))
+    assert not faults(document) and faults(changed(document, path, value))
+
+
+def test_volumes_claims_and_config_maps_are_there_that_pods_mount() -> None:
+    for one in every("StatefulSet", *RAY_KINDS):
+        namespace = one["metadata"]["namespace"]
+        claimed = {each["metadata"]["name"] for each in one["spec"].get("volumeClaimTemplates", [])}
+        for pod in pods(one):
+            volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+            mounted = {m["name"] for c in containers(pod) for m in c.get("volumeMounts", [])}
+            assert mounted == volumes.keys() | claimed
+            if namespace == "adapterdistill":
+                continue  # its owners make their own claims
+            for volume in volumes.values():
+                if "configMap" in volume:
+                    assert named("ConfigMap", namespace, volume["configMap"]["name"])
+                if "persistentVolumeClaim" in volume:
+                    claim = volume["persistentVolumeClaim"]["claimName"]
+                    assert named("PersistentVolumeClaim", namespace, claim)
+
+
+def test_every_object_is_in_a_namespace_that_the_manifests_make() -> None:
+    namespaces = {one["metadata"]["name"] for one in every("Namespace")}
+    seen = []
+    for path in MANIFESTS:
+        for one in documents(path):
+            if one["kind"] != "Namespace":
+                metadata = one["metadata"]
+                assert metadata["namespace"] in namespaces
+                seen.append((one["kind"], metadata["namespace"], metadata["name"]))
+    assert len(seen) == len(set(seen))
+
+
+def test_the_registry_listens_where_its_service_and_its_clients_look_for_it() -> None:
+    [service], [stateful] = every("Service"), every("StatefulSet")
+    template = stateful["spec"]["template"]
+    assert stateful["spec"]["serviceName"] == service["metadata"]["name"] == "registry"
+    labels = template["metadata"]["labels"].items()
+    assert labels >= service["spec"]["selector"].items()
+    assert labels >= stateful["spec"]["selector"]["matchLabels"].items()
+    [container] = template["spec"]["containers"]
+    [port], [exposed] = container["ports"], service["spec"]["ports"]
+    assert (exposed["port"], exposed["targetPort"]) == (PORT, port["name"])
+    options = dict(zip(container["command"][3::2], container["command"][4::2], strict=True))
+    assert int(options["--port"]) == port["containerPort"] == PORT
+    assert not is_loopback(options["--host"])
+    server = {m["mountPath"] for m in container["volumeMounts"]}
+    assert {options["--root"], f"{options['--root']}/server"} <= server
+    probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
+    assert [probe["tcpSocket"]["port"] for probe in probes] == [port["name"]] * 3
+
+
+def test_the_only_ways_out_of_an_owner_s_namespace_are_names_and_the_registry_s_port() -> None:
+    policies = [p for p in every("NetworkPolicy") if p["metadata"]["namespace"] == OWNER]
+    everything = [p for p in policies if p["spec"]["podSelector"] == {}]
+    assert {"Ingress", "Egress"} in [
+        set(p["spec"]["policyTypes"]) for p in everything if not p["spec"].keys() & {"egress"}
+    ]
+    ways: dict[str, Any] = {}
+    for policy in policies:
+        for rule in policy["spec"].get("egress", []):
+            [peer] = rule["to"]
+            if peer != {"podSelector": {}}:
+                ports = {(p["port"], p["protocol"]) for p in rule["ports"]}
+                ways[policy["metadata"]["name"]] = (peer, ports)
+    assert ways.keys() == {"dns", "registry"}
+    assert ways["dns"][1] == {(53, "UDP"), (53, "TCP")}
+    peer, ports = ways["registry"]
+    assert ports == {(PORT, "TCP")}
+    assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == REGISTRY
+    [stateful] = every("StatefulSet")
+    assert peer["podSelector"]["matchLabels"] == stateful["spec"]["template"]["metadata"]["labels"]
+
+
+def test_only_pods_that_onboard_may_call_the_registry() -> None:
+    selector = named("NetworkPolicy", OWNER, "registry")["spec"]["podSelector"]["matchLabels"]
+    search = named("NetworkPolicy", OWNER, "search")["spec"]["podSelector"]["matchLabels"]
+
+    def chosen(one: dict[str, Any], by: dict[str, str]) -> list[bool]:
+        labels = [pod.get("metadata", {}).get("labels", {}) for pod in pods(one)]
+        return [by.items() <= each.items() for each in labels]
+
+    job, service = named("RayJob", OWNER, "onboarding"), named("RayService", OWNER, "search")
+    assert (chosen(job, selector), chosen(job, search)) == ([False, True], [False, False])
+    assert (chosen(service, selector), chosen(service, search)) == ([False, False], [True, True])
+
+
+def test_the_registry_lets_owners_namespaces_in_and_calls_nobody() -> None:
+    policy = named("NetworkPolicy", REGISTRY, "registry")["spec"]
+    assert policy["podSelector"] == {} and policy["egress"] == []
+    [rule] = policy["ingress"]
+    [peer] = rule["from"]
+    assert rule["ports"] == [{"port": PORT, "protocol": "TCP"}]
+    wanted = peer["namespaceSelector"]["matchLabels"].items()
+    let_in = {
+        n["metadata"]["name"]
+        for n in every("Namespace")
+        if wanted <= n["metadata"]["labels"].items()
+    }
+    assert let_in == {OWNER, "adapterdistill"}
+
+
+def test_keys_are_read_by_nobody_but_the_processes_they_are_for() -> None:
+    for one in every("StatefulSet", "RayJob"):
+        for pod in pods(one):
+            secrets = {v["name"]: v for v in pod["spec"].get("volumes", []) if "secret" in v}
+            for volume in secrets.values():
+                assert volume["secret"]["defaultMode"] == 0o400
+            for container in pod["spec"]["containers"]:  # init containers copy them, mode 600
+                assert not secrets.keys() & {m["name"] for m in container.get("volumeMounts", [])}
+
+
+def test_the_shipped_run_of_the_job_is_valid_and_pinned_to_the_node_that_offers_its_resource(
+    tmp_path: Path,
+) -> None:
+    job = named("RayJob", OWNER, "onboarding")["spec"]
+    path = tmp_path / "run.toml"
+    path.write_text(named("ConfigMap", OWNER, "onboarding")["data"]["run.toml"])
+    config = load_toml(path)
+    assert config.registry.address == f"registry.{REGISTRY}.svc:{PORT}"
+    [group] = job["rayClusterSpec"]["workerGroupSpecs"]
+    resource = config.placement.resource
+    assert offered(group) == {resource: 1} and config.tenant == OWNER
+    assert json.loads(job["entrypointResources"]) == {resource: RESOURCE_SLIVER}
+    [container] = group["template"]["spec"]["containers"]
+    mounted = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
+    assert mounted[config.data] is True
+    assert mounted[config.workspace] is mounted[config.serving_store] is False
+    assert config.registry.credentials in mounted
+    assert job["entrypoint"].split()[-1].startswith("/config/")
+
+
+def test_owners_of_one_cluster_are_each_on_a_node_of_their_own() -> None:
+    [cluster] = every("RayCluster")
+    groups = cluster["spec"]["workerGroupSpecs"]
+    assert [offered(group) for group in groups] == [
+        {f"owner:{group['groupName']}": 1} for group in groups
+    ]
+    assert all(group["minReplicas"] == group["maxReplicas"] == 1 for group in groups)
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for group in groups
+        for volume in group["template"]["spec"]["volumes"]
+    ]
+    assert len(claims) == len(set(claims)) == 2 * len(groups)
+
+
+def test_no_head_runs_work_and_all_run_the_pinned_ray() -> None:
+    [pin] = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    for one in every(*RAY_KINDS):
+        cluster = ray_cluster_of(one)
+        assert cluster["rayVersion"] == pin
+        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_the_image_is_this_version_s_and_runs_as_the_user_that_the_pods_name() -> None:
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    instructions = [line.split() for line in lines if line and line[0] not in "# "]
+    [(_, user)] = [each for each in instructions if each[0] == "USER"]
+    for one in every("StatefulSet", *RAY_KINDS):
+        for pod in pods(one):
+            assert pod["spec"]["securityContext"]["runAsUser"] == int(user)
+            assert {c["image"] for c in containers(pod)} == {f"adapterdistill:{__version__}"}
+    for _, *sources, _ in (each for each in instructions if each[0] == "COPY"):
+        assert all((ROOT / source).exists() for source in sources)
+    [pin] = re.findall(r"^torch==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f" {pin} " in "\n".join(lines)
+
+
+def commands() -> list[str]:
+    """Every command line of the project in the cluster files, told or run."""
+    found = []
+    for path in sorted(CLUSTER.rglob("*")):
+        if path.suffix in (".yaml", ".sh", ".md"):
+            text = path.read_text("utf-8").replace("\\\n", " ")
+            found += re.findall(
+                r"(?:^[# ]*|`|-m )adapterdistill ([a-z]+ [^`#;\n]*)", text, re.MULTILINE
+            )
+    for one in every("StatefulSet"):
+        for pod in pods(one):
+            found += [
+                shlex.join(c["command"][1:])
+                for c in containers(pod)
+                if c["command"][0] == "adapterdistill"
+            ]
+    return sorted({line.strip() for line in found})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_in_the_cluster_files_exists_with_its_options(line: str) -> None:
+    done = CliRunner().invoke(cli.app, [*shlex.split(line), "--help"])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_manifests_hold_no_secret() -> None:
+    assert not [*every("Secret")]
+    for path in MANIFESTS:
+        assert "PRIVATE KEY" not in path.read_text() and "auth_token" not in path.read_text()
+        assert yaml.safe_load_all(path.read_text())

@@ -1,0 +1,54 @@
+"""Serve's config files: against Ray's own schemas, this project's settings, and the app."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.schema import ServeDeploySchema
+
+from serve.app import build
+from serve.settings import ServeSettings
+from tests.unit.deployment.manifests import CLUSTER, every
+
+NODES = CLUSTER / "nodes"
+
+
+def configs() -> dict[str, str]:
+    files = [CLUSTER / "serve.yaml", NODES / "serve.yaml"]
+    found = {str(path.relative_to(CLUSTER)): path.read_text("utf-8") for path in files}
+    [service] = every("RayService")
+    return found | {"kuberay": service["spec"]["serveConfigV2"]}
+
+
+@pytest.mark.parametrize(("name", "text"), configs().items(), ids=configs())
+def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) -> None:
+    config = yaml.safe_load(text)
+    parsed = ServeDeploySchema.model_validate(config)
+    [app] = parsed.applications
+    assert app.import_path == "serve.app:build" and app.route_prefix == "/"
+    assert parsed.http_options.request_timeout_s
+    assert "grpc_options" not in config  # Serve's gRPC proxy has no TLS and listens everywhere
+    # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
+    assert (parsed.http_options.host == "0.0.0.0") == (name == "kuberay")
+    assert ServeSettings.of(app.args).store.is_absolute()
+    deployed: Any = build(app.args)
+    assert {one.name for one in app.deployments} <= {deployed._bound_deployment.name}
+
+
+def test_replicas_on_several_nodes_are_pinned_to_those_that_serve() -> None:
+    [app] = yaml.safe_load((NODES / "serve.yaml").read_text())["applications"]
+    [search] = app["deployments"]
+    assert search["ray_actor_options"]["num_cpus"] == app["args"]["num_cpus"]
+    assert "serving" in search["ray_actor_options"]["resources"]
+    assert '{"serving": 1}' in (NODES / "worker.sh").read_text()
+
+
+def test_the_file_for_ray_up_is_what_ray_accepts(tmp_path: Path) -> None:
+    path = NODES / "cluster.yaml"
+    config = prepare_config(yaml.safe_load(path.read_text()))
+    validate_config(config)
+    assert config["max_workers"] == len(config["provider"]["worker_ips"])
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    assert sum("cluster/nodes/start.sh" in command for command in commands) == 2
