@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -29,6 +30,8 @@ from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_TRANSFERS = 16
+MIN_BYTES_PER_S = 16 << 10
+"""A transfer that is slower is given up; the client goes on from there when its turn comes."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -55,6 +58,19 @@ class Transfers:
         """Whether the payload is on disk, whole."""
         return await self.on_disk(self._store.size, manifest.version) == manifest.payload_bytes
 
+    @asynccontextmanager
+    async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:
+        """A transfer's turn, which ends where the client is too slow: others wait for it."""
+        allowed_s = self._idle_timeout_s + payload_bytes / MIN_BYTES_PER_S
+        async with self._slots.hold(limited_name(caller)):
+            try:
+                async with asyncio.timeout(allowed_s):
+                    yield
+            except TimeoutError:
+                raise RegistryUnavailableError(
+                    f"transfer given up after {allowed_s:.0f} s: too slow"
+                ) from None
+
     async def receive(self, manifest: Manifest, caller: Caller, context: Any) -> None:
         """Stores the payload that the rest of the client's stream brings, if it is admitted.
 
@@ -63,7 +79,7 @@ class Transfers:
             UploadIncompleteError: it begins after what is here of the caller's, or ends early.
             RegistryUnavailableError: the client fell silent.
         """
-        async with self._slots.hold(limited_name(caller)):
+        async with self._slot(caller, manifest.payload_bytes):
             await self.on_disk(self._store.staging.sweep)
             first = await self._read_chunk(context)
             offset = 0 if first is None else first.offset
@@ -126,14 +142,14 @@ class Transfers:
 
     async def send(self, row: Row, offset: int, caller: Caller, context: Any) -> None:
         """Writes the version's record, then its payload from `offset` in chunks."""
-        async with self._slots.hold(limited_name(caller)):
-            with self._store.open(row.ref.version) as file:
-                payload_bytes = file.seek(0, os.SEEK_END)
-                if not 0 <= offset <= payload_bytes:
-                    raise ConfigError(
-                        f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
-                    )
-                file.seek(offset)
+        with self._store.open(row.ref.version) as file:
+            payload_bytes = file.seek(0, os.SEEK_END)
+            if not 0 <= offset <= payload_bytes:
+                raise ConfigError(
+                    f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
+                )
+            file.seek(offset)
+            async with self._slot(caller, payload_bytes):
                 await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
                 while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
                     chunk = chunk_message(offset, data)

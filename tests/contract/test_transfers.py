@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import service
+from adapterdistill.registry import service, transfers
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.streams import Download, chunk_message, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -230,6 +230,25 @@ def test_an_upload_survives_kill_9_of_the_registry(tmp_path: Path) -> None:
                 one.end(signal.SIGKILL)
     assert len(started) == 2
     assert seen.count(MIB) == 1  # it went on
+
+
+def test_a_transfer_that_is_too_slow_makes_room_and_may_go_on(
+    registry: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "MIN_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(registry.server._service._transfers, "_idle_timeout_s", 1.0)
+    manifest, payload = large_sample(9)
+
+    def dripping() -> Iterator[pb.PublishRequest]:
+        for part in parts(manifest, payload):
+            yield part
+            time.sleep(0.3)
+
+    error = refusal(lambda: registry.stub.Publish(dripping()))
+    assert type(error) is errors.RegistryUnavailableError
+    assert "too slow" in str(error)
+    query = pb.QueryUploadRequest(name=manifest.ref.name)
+    assert registry.stub.QueryUpload(query).offset >= 2 * MIB
 
 
 WITHOUT: dict[str, Callable[[Any], object]] = {

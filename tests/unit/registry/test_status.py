@@ -76,3 +76,26 @@ def test_reason_of_a_newer_registry_becomes_a_registry_error() -> None:
     answer = to_status(NewerError("x"))
     NewerError.reason = "FORGOTTEN"
     assert type(from_call(FakeCall(*answer), "get")) is RegistryError
+
+
+def test_when_to_come_again_and_the_field_at_fault_survive_the_wire() -> None:
+    error = errors.RateLimitedError("slower", field="name", retry_after_s=1.25)
+    back = from_call(FakeCall(*to_status(error)), "get")
+    assert (back.retry_after_s, back.field) == (1.25, "name")
+    back = from_call(FakeCall(*to_status(errors.NotFoundError("no"))), "get")
+    assert (back.retry_after_s, back.field) == (None, None)
+
+
+def test_a_wait_is_never_told_shorter_than_it_is() -> None:
+    error = errors.RateLimitedError("slower", retry_after_s=1e-12)
+    back = from_call(FakeCall(*to_status(error)), "get")
+    assert (back.retry_after_s or 0) >= 1e-12
+
+
+@pytest.mark.parametrize("kind", [errors.QuotaExceededError, errors.ConfigError])
+def test_long_message_with_details_is_cut_so_that_trailers_fit(
+    kind: type[AdapterDistillError],
+) -> None:
+    error = kind("ü\ud800" * 100_000, field="request_id", retry_after_s=1.0)
+    _, message, trailer = to_status(error)
+    assert len(message.encode()) * 3 + len(trailer[0][1]) * 4 / 3 < 8192
