@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.errors import UnauthenticatedError
 from adapterdistill.registry.access import ANYONE, Caller
-from adapterdistill.registry.certificates import Usage
+from adapterdistill.registry.certificates import MALFORMED, Usage
 from adapterdistill.registry.credentials import ServerCredentials
 
 
@@ -26,6 +26,6 @@ def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:
     shown = context.auth_context().get("x509_pem_cert", [])
     try:
         (certificate,) = (x509.load_pem_x509_certificate(one) for one in shown)
-    except ValueError:
+    except MALFORMED:
         raise UnauthenticatedError("the connection has no certificate") from None
     return credentials.verify(certificate.public_bytes(Encoding.DER), Usage.client)

@@ -11,7 +11,6 @@ import stat
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -29,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.certificates import bearer_of, caller_uri
+from adapterdistill.registry.certificates import MALFORMED, bearer_of, caller_uri
 
 TLS_KEY = "tls.key"
 SIGNING_KEY = "signing.key"
@@ -103,7 +102,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
 def _read_key(path: Path) -> object:
     try:
         return load_pem_private_key(read_private(path), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise ConfigError(f"{path}: not an unencrypted private key in PEM") from None
 
 
@@ -111,7 +110,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     """Raises ConfigError unless the file holds at least one certificate in PEM."""
     try:
         return x509.load_pem_x509_certificates(read_public(path))
-    except ValueError:
+    except MALFORMED:
         raise ConfigError(f"{path}: no certificates in PEM") from None
 
 
@@ -119,7 +118,7 @@ def read_crl(path: Path) -> x509.CertificateRevocationList:
     """Raises ConfigError unless the file holds a revocation list in PEM; it is not verified."""
     try:
         return x509.load_pem_x509_crl(read_public(path))
-    except ValueError:
+    except MALFORMED:
         raise ConfigError(f"{path}: no revocation list in PEM") from None
 
 
@@ -138,7 +137,7 @@ def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
             and key.public_key() == certificate.public_key()
         ):
             return key_pem(key), certificate
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except MALFORMED:
         pass
     raise ConfigError(f"{path}: expected an unencrypted P-256 key and its certificate in PEM")
 
@@ -216,7 +215,7 @@ def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519Pub
                 and callers[0] == callers[1]
             ):
                 return callers[0], tls, signing
-    except (ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         pass
     raise ConfigError(
         f"{path}: expected two certificate requests of one name, for a P-256 and an ed25519 key"

@@ -1,6 +1,8 @@
 """The authority's folder, what it issues, and what of that is believed."""
 
+import base64
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from adapterdistill.registry import issuing, pem
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.authority import LIFETIME, create, opened
 from adapterdistill.registry.certificates import (
+    MALFORMED,
     Usage,
     bearer_of,
     caller_uri,
@@ -43,6 +46,22 @@ def named(root: Path, *names: x509.GeneralName) -> bytes:
             ca, key, pem.new_tls_key().public_key(), Usage.client, san, timedelta(days=1)
         )
     )
+
+
+def parts_of(content: bytes) -> list[bytes]:
+    """The PEM blocks of a file."""
+    return [b"-----BEGIN" + part for part in content.split(b"-----BEGIN")[1:]]
+
+
+def changed(content: bytes) -> Iterator[bytes]:
+    """With any one byte another, one more, or one less."""
+    for position in range(len(content)):
+        for mask in (0x01, 0x20, 0x80):
+            flipped = bytearray(content)
+            flipped[position] ^= mask
+            yield bytes(flipped)
+    yield content + b"\0"
+    yield content[:-1]
 
 
 @pytest.fixture
@@ -235,8 +254,8 @@ def test_request_for_another_name_or_with_other_keys_is_refused(root: Path, tmp_
 def test_malformed_requests_are_refused_by_name(root: Path, tmp_path: Path) -> None:
     good = pem.request_credentials(tmp_path / "acme", ACME).read_bytes()
     other = pem.request_credentials(tmp_path / "bolt", Caller("owner", "bolt")).read_bytes()
-    tls, signing = (b"-----BEGIN" + part for part in good.split(b"-----BEGIN")[1:])
-    other_signing = b"-----BEGIN" + other.split(b"-----BEGIN")[2]
+    tls, signing = parts_of(good)
+    _, other_signing = parts_of(other)
     request = tmp_path / "request.pem"
     flipped = bytearray(good)
     flipped[good.index(b"\n") + 200] ^= 1
@@ -321,3 +340,42 @@ def test_certificates_do_not_outlive_the_authority(root: Path, tmp_path: Path) -
     own = enrolled(root, tmp_path / "acme", lifetime=timedelta(days=36500))
     assert own.certificate.not_valid_after_utc <= own.ca.not_valid_after_utc
     assert bearer_of(own.certificate) == ACME
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_no_byte_of_a_certificate_or_a_revocation_list_can_be_changed(
+    root: Path, tmp_path: Path
+) -> None:
+    own = enrolled(root, tmp_path / "acme")
+    good = pem.read_crl(root / "server/crl.pem")
+    crl = good.public_bytes(Encoding.DER)
+    shown = der(own.certificate)
+
+    for one in changed(shown):
+        with pytest.raises(UnauthenticatedError):
+            verify_certificate(one, own.ca, None, NOW, Usage.client)
+    for one in changed(crl):
+        try:
+            read = x509.load_der_x509_crl(one)
+        except MALFORMED:
+            continue
+        if read.tbs_certlist_bytes == good.tbs_certlist_bytes and read.signature == good.signature:
+            continue  # only how many bits the signature is said to have
+        with pytest.raises(UnauthenticatedError):
+            check_crl(read, own.ca)
+    assert verify_certificate(shown, own.ca, None, NOW, Usage.client) == ACME
+
+
+def test_changed_requests_are_refused_or_say_the_same(root: Path, tmp_path: Path) -> None:
+    good = pem.request_credentials(tmp_path / "acme", ACME).read_bytes()
+    tls, signing = (x509.load_pem_x509_csr(part) for part in parts_of(good))
+    request = tmp_path / "request.pem"
+    rest = signing.public_bytes(Encoding.PEM)
+    for one in changed(tls.public_bytes(Encoding.DER)):
+        body = base64.encodebytes(one).decode()
+        armour = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+        request.write_bytes(armour.encode() + rest)
+        try:
+            assert pem.read_request(request)[1] == tls.public_key()  # other bits of no meaning
+        except (ConfigError, UnauthenticatedError):
+            continue
