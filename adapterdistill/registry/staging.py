@@ -29,7 +29,7 @@ from adapterdistill.registry.quotas import Quotas
 
 MIN_KEPT_BYTES = 1 << 20
 """Less is sooner sent again than asked for."""
-_SYNC_BYTES = 4 << 20
+_SYNC_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 
 

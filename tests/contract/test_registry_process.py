@@ -17,6 +17,7 @@ from adapterdistill import errors
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
+from tests.contract.running_registry import wait_until
 from tests.unit.registry.samples import encoder_fields, manifest_of, payload_of, sample
 
 MEMORY_LIMIT_BYTES = 250 * 10**6
@@ -87,32 +88,39 @@ def test_kill_9_amid_publishes_loses_nothing_acknowledged(start: Start, tmp_path
     root = tmp_path / "root"
     acknowledged: list[tuple[Manifest, bytes]] = []
     draw = random.Random(0)
+    killed = threading.Event()
     process = start(root)
     for round_number in range(5):
 
         def publish_on(writer: int, address: str, round_number: int = round_number) -> None:
             with RegistryClient(address, timeout_s=0.3) as client:
-                for number in range(10_000):
+                number = 0
+                while True:
                     seed = (round_number * 4 + writer) * 10_000 + number
                     one = sample(seed, tenant=f"w{writer}")
                     try:
                         client.publish(*one)
                     except errors.RegistryUnavailableError:
-                        return
+                        if killed.is_set():
+                            return
+                        continue  # the machine is busy: the same again
                     acknowledged.append(one)
+                    number += 1
 
         before = len(acknowledged)
+        killed.clear()
         writers = [
             threading.Thread(target=publish_on, args=(writer, process.address))
             for writer in range(3)
         ]
         for writer in writers:
             writer.start()
+        wait_until(lambda: len(acknowledged) > before, timeout_s=20)  # noqa: B023
         time.sleep(draw.uniform(0.1, 0.3))
+        killed.set()
         process.end(signal.SIGKILL)
         for writer in writers:
             writer.join(timeout=10)
-        assert len(acknowledged) > before
         process = start(root)
 
     with RegistryClient(process.address) as client:

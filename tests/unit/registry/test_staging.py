@@ -16,6 +16,7 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
     UploadIncompleteError,
 )
+from adapterdistill.registry import staging
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.staging import MIN_KEPT_BYTES
@@ -181,8 +182,9 @@ def test_the_longer_of_two_that_broke_off_stays(store: BlobStore) -> None:
 
 
 def test_only_what_is_on_disk_for_certain_is_told_of_an_upload_that_runs(
-    store: BlobStore,
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(staging, "_SYNC_BYTES", 4 * MIN_KEPT_BYTES)
     with store.staging.begin(ACME, SHA256).open() as upload:
         told = []
         for _ in range(9):
