@@ -147,6 +147,18 @@ class SignatureError(RegistryError):
     reason = "SIGNATURE_INVALID"
 
 
+class ClockSkewError(SignatureError):
+    """A statement's time is too far from the registry's clock: old, or one of them is wrong."""
+
+    reason = "CLOCK_SKEW"
+
+
+class StaleStatementError(SignatureError):
+    """A statement was used before, or made for an older state of its adapter."""
+
+    reason = "STALE_STATEMENT"
+
+
 class QuotaExceededError(RegistryError):
     """The tenant has as much in the registry as it may have."""
 

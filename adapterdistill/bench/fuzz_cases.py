@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from adapterdistill.bench.fuzz_statements import SOUND, SPOILT
 from adapterdistill.bench.mutations import (
     ODD_NUMBERS,
     ODD_TEXTS,
@@ -27,11 +28,15 @@ _UNMUTATED_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Case:
-    """One call: the bytes of its messages. `kind` says how it was spoilt."""
+    """One call: the bytes of its messages, to which its upload's statement is still to be added.
+
+    `kind` says how it was spoilt, `statement` what is wrong with that.
+    """
 
     kind: str
     method: str
     messages: tuple[bytes, ...]
+    statement: str = SOUND
 
 
 @dataclass
@@ -198,6 +203,10 @@ def _wire(kind: str, upload: Upload, draw: Random) -> Case:
     return Case(kind, PUBLISH, tuple(messages))
 
 
+def _statement(kind: str, upload: Upload, draw: Random) -> Case:
+    return replace(_publish(kind, upload.messages()), statement=draw.choice(SPOILT))
+
+
 def _other_call(kind: str, _upload: Upload, draw: Random) -> Case:
     method = draw.choice([one for one in SERVICE.methods if one.name != PUBLISH])
     if draw.random() < 0.2:
@@ -215,5 +224,6 @@ _KINDS: dict[str, Callable[[str, Upload, Random], Case]] = {
     "name": _name,
     "stream": _stream,
     "message bytes": _wire,
+    "statement": _statement,
     "other calls": _other_call,
 }

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,11 +22,13 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from adapterdistill.bench.fuzz_cases import PUBLISH, SERVICE, Case, case
+from adapterdistill.bench.fuzz_statements import Signer, sealed, statement_fault_of
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.registry_crowd import TENANTS, tenant_name
 from adapterdistill.bench.registry_process import Federation, Serving, serving
 from adapterdistill.bench.registry_verify import fault_of
 from adapterdistill.registry.connection import Connection
+from adapterdistill.registry.credentials import read_credentials
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 _AT_ONCE = 16
@@ -36,6 +39,27 @@ _DETAILS_KEY = "grpc-status-details-bin"
 ACCEPTED = "accepted"
 # A refusal names its reason; these mean that the registry failed instead of refusing.
 _FAILURES = ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
+
+
+class Party:
+    """A tenant's channel, and what it signs with."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self._connection = Connection(address, folder)
+        self.channel = self._connection.channel().grpc
+        credentials = read_credentials(folder)
+        self.signer = Signer(
+            credentials.caller.name,
+            credentials.signing_key,
+            credentials.signing_certificate,
+            credentials.certificate,
+        )
+
+    def __enter__(self) -> "Party":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
 
 @dataclass
@@ -53,19 +77,17 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         federation, log = Federation(Path(folder)), Path(folder) / "log"
         with serving(federation.root, log=log) as server, ExitStack() as stack:
-            channels = []
+            parties = []
             for number in range(TENANTS):
-                credentials = federation.credentials(tenant_name(number))
-                connection = Connection(server.address, credentials)
-                stack.callback(connection.close)
-                channels.append(connection.channel().grpc)
+                party = Party(server.address, federation.credentials(tenant_name(number)))
+                parties.append(stack.enter_context(party))
             tally = Tally()
             resident = [(0, server.resident_bytes())]
             started_cpu_s = server.cpu_s()
-            seconds = _throw(server, channels, count, seed, tally, resident)
+            seconds = _throw(server, parties, count, seed, tally, resident)
             cpu_s = server.cpu_s() - started_cpu_s
             alive = server.is_running()
-            missing = _missing(channels, tally) if alive else ["the registry ended"]
+            missing = _missing(parties, tally) if alive else ["the registry ended"]
             peak = server.peak_bytes()
         tracebacks = log.read_bytes().count(b"Traceback (most recent call last)")
     accepted = sum(n for (_, said), n in tally.outcomes.items() if said == ACCEPTED)
@@ -91,7 +113,7 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
 
 def _throw(
     server: Serving,
-    channels: Sequence[Any],
+    parties: Sequence[Party],
     count: int,
     seed: int,
     tally: Tally,
@@ -108,10 +130,15 @@ def _throw(
                 number = next(numbers, None)
             if number is None:
                 return
+            party, other = parties[number % TENANTS], parties[(number + 1) % TENANTS]
             one = case(seed, number)
-            said, responses = _outcome(channels[number % TENANTS], one)
+            if one.method == PUBLISH:
+                draw = Random(f"{seed} {number} statement")
+                sent = sealed(one.messages, one.statement, party.signer, other.signer, draw)
+                one = replace(one, messages=sent)
+            said, responses = _outcome(party.channel, one)
             with lock:
-                _count(one, number, said, responses, tally)
+                _count(one, number, said, responses, party, tally)
                 if number % every == 0 and server.is_running():
                     resident.append((number, server.resident_bytes()))
                 done()
@@ -123,22 +150,26 @@ def _throw(
     return time.perf_counter() - started
 
 
-def _count(one: Case, number: int, said: str, responses: list[bytes], tally: Tally) -> None:
+def _count(
+    one: Case, number: int, said: str, responses: list[bytes], party: Party, tally: Tally
+) -> None:
     tally.outcomes[one.kind, said] += 1
     if said.startswith(_FAILURES) or said == "REGISTRY_ERROR":
         tally.failures.append(f"{number} ({one.kind}, {one.method}): {said}")
     elif said != ACCEPTED and one.kind == "unmutated":
         tally.failures.append(f"{number} (unmutated): {said}")
     elif said == ACCEPTED and one.method == PUBLISH:
-        _judge(one, number, responses, tally)
+        _judge(one, number, responses, party, tally)
 
 
-def _judge(one: Case, number: int, responses: list[bytes], tally: Tally) -> None:
+def _judge(one: Case, number: int, responses: list[bytes], party: Party, tally: Tally) -> None:
     parts = [pb.PublishRequest.FromString(message) for message in one.messages]
     header, payload = parts[0].header, b"".join(part.chunk.data for part in parts[1:])
     fault = fault_of(header.name, header.manifest_json, payload)
+    fault = fault or statement_fault_of(header, party.signer)
     answer = pb.PublishResponse.FromString(responses[0]).version
-    if (answer.name, answer.manifest_json) != (header.name, header.manifest_json):
+    told = (answer.name, answer.manifest_json, answer.statement)
+    if told != (header.name, header.manifest_json, header.statement):
         fault = fault or "the answer is of another version"
     if fault is not None:
         tally.wrongly_accepted.append(f"{number} ({one.kind}): {fault}")
@@ -171,24 +202,20 @@ def _reason(error: Any) -> str:
     return f"{error.code().name} (no reason)"
 
 
-def _missing(channels: Sequence[Any], tally: Tally) -> list[str]:
+def _missing(parties: Sequence[Party], tally: Tally) -> list[str]:
     """Accepted versions that are not handed out as they came, and others that are listed."""
     found = []
     for name, manifest_json in tally.stored.items():
         request = pb.FetchRequest(name=name).SerializeToString()
-        channel = channels[int(name.split("/")[1].rpartition("-")[2])]
-        said, responses = _outcome(channel, Case("", "Fetch", (request,)))
+        party = parties[int(name.split("/")[1].rpartition("-")[2])]
+        said, responses = _outcome(party.channel, Case("", "Fetch", (request,)))
         parts = [pb.FetchResponse.FromString(response) for response in responses]
         payload = b"".join(part.chunk.data for part in parts[1:])
         if said != ACCEPTED or fault_of(name, manifest_json, payload) is not None:
             found.append(f"{name}: {said}")
         elif parts[0].version.manifest_json != manifest_json:
             found.append(f"{name}: another manifest")
-    listed = {
-        name
-        for number, channel in enumerate(channels)
-        for name in _listed(channel, tenant_name(number))
-    }
+    listed = {name for party in parties for name in _listed(party.channel, party.signer.tenant)}
     found += [f"{name}: listed, never acknowledged" for name in listed - set(tally.stored)]
     found += [f"{name}: not listed" for name in set(tally.stored) - listed]
     return found

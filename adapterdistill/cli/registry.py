@@ -124,18 +124,24 @@ def list_(
 ) -> None:
     """List published adapters, newest first."""
     with connect(address, address_file, timeout_s, credentials) as client:
-        manifests = [
-            *client.list(tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions)
+        found = [
+            *client.describe_all(
+                tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions
+            )
         ]
     if output is Format.json:
-        typer.echo(json.dumps([m.model_dump(mode="json") for m in manifests], indent=2))
+        shown = [one.manifest.model_dump(mode="json") | {"state": one.state} for one in found]
+        typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table("tenant", "adapter", "version", "method", "encoder", "teachers", "KiB")
-    for manifest in manifests:
+    version = Column("version", no_wrap=True)
+    table = Table("tenant", "adapter", version, "state", "method", "encoder", "teachers", "KiB")
+    for one in found:
+        manifest = one.manifest
         cells = (
             manifest.tenant,
             manifest.adapter,
             manifest.version[:12],
+            one.state,
             manifest.method,
             manifest.encoder.name,
             str(len(manifest.teachers)),
@@ -157,15 +163,25 @@ def show(
     """Show one version: its manifest, its teachers and its students."""
     with connect(address, address_file, timeout_s, credentials) as client:
         ref = resolve(client, name)
-        manifest = client.get(ref)
+        published = client.describe(ref)
         lineage = client.lineage(ref)
     relatives = _relatives(lineage)
+    standing = {
+        "state": published.state,
+        "reason": published.state_reason,
+        "withdrawn teacher": published.withdrawn_teacher,
+    }
     if output is Format.json:
-        shown = {"manifest": manifest.model_dump(mode="json"), "lineage": relatives}
+        shown = {
+            "manifest": published.manifest.model_dump(mode="json"),
+            **{field.replace(" ", "_"): value for field, value in standing.items()},
+            "lineage": relatives,
+        }
         typer.echo(json.dumps(shown, indent=2))
         return
     table = Table("field", Column("value", overflow="fold"), show_header=False)
-    for field, value in _facts(manifest).items():
+    standing = {field: value for field, value in standing.items() if value}
+    for field, value in (_facts(published.manifest) | standing).items():
         table.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]

@@ -1,4 +1,4 @@
-"""`adapterdistill registry consent|withdraw|watch`: who may learn from an adapter, until when."""
+"""`adapterdistill registry consent|withdraw|release|watch`: who may learn from an adapter."""
 
 import json
 from typing import Annotated
@@ -25,7 +25,7 @@ AdapterName = Annotated[str, typer.Argument(help="tenants/T/adapters/A")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
-    for command in (consent, withdraw, watch):
+    for command in (consent, withdraw, release, watch):
         app.command()(command)
 
 
@@ -81,6 +81,20 @@ def withdraw(
     typer.echo(f"{ref.name}: withdrawn")
     for one in marked:
         typer.echo(f"  learnt from it at depth {one.depth}: {one.ref.name}")
+
+
+def release(
+    name: Name,
+    address: Address = None,
+    address_file: AddressFile = None,
+    credentials: CredentialsFolder = None,
+    timeout_s: Timeout = 10.0,
+) -> None:
+    """Let a version out of quarantine; for operators. `show` tells why it is there."""
+    with connect(address, address_file, timeout_s, credentials) as client:
+        ref = resolve(client, name)
+        client.release(ref)
+    typer.echo(f"{ref.name}: active")
 
 
 def watch(

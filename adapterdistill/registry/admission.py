@@ -25,6 +25,8 @@ from adapterdistill.manifest import EncoderRef, Manifest, TensorSpec
 
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+MAX_LAYERS = 256
+MAX_BOTTLENECK = 1024
 METADATA_KEYS = frozenset({"adapter_config"})
 _PIECE_BYTES = 1 << 20
 _FOREIGN = {
@@ -91,6 +93,12 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
     bottleneck = down.shape[1] if down is not None and len(down.shape) == 3 else 0
     if bottleneck < 1:
         raise InvalidManifestError("down.weight must have shape (layers, bottleneck, hidden)")
+    # Statistics take time by the layer, and by the third power of the bottleneck size.
+    if layers > MAX_LAYERS or bottleneck > MAX_BOTTLENECK:
+        raise InvalidManifestError(
+            f"{layers} layers with bottlenecks of {bottleneck}; at most {MAX_LAYERS} with"
+            f" {MAX_BOTTLENECK} can be published"
+        )
     expected = {
         "down.weight": (layers, bottleneck, hidden),
         "down.bias": (layers, bottleneck),

@@ -24,6 +24,7 @@ from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
 from adapterdistill.registry.connection import Channel, Connection
 from adapterdistill.registry.retrying import retried
+from adapterdistill.registry.signing import check_signed, upload_header
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.streams import Download, Progress, manifest_of, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -85,7 +86,7 @@ class RegistryClient:
         on_progress: Progress | None = None,
     ) -> Manifest:
         """Returns once the version is on the registry's disk. Publishing it again is harmless, and
-        goes on where an upload broke off.
+        goes on where an upload broke off. With credentials, the owner's statement goes along.
 
         `consent` says who may learn from the adapter, if this is its first version; `set_consent`
         changes it.
@@ -95,27 +96,24 @@ class RegistryClient:
             DigestMismatchError: `payload` is not the manifest's; nothing was sent.
             InvalidManifestError: also if the version is published with another manifest.
             InvalidPayloadError, EncoderMismatchError: the registry does not admit it.
+            SignatureError: it does not accept the statement, because of the clock for instance.
         """
         if sha256_hex(payload) != manifest.version:
             raise DigestMismatchError(f"the payload is not that of {manifest.ref.name}")
 
-        header = pb.PublishHeader(
-            name=manifest.ref.name,
-            manifest_json=manifest.canonical_json(),
-            consent=wire.consent_message(consent),
-        )
-
         def call(timeout_s: float) -> Manifest:
             deadline = time.monotonic() + timeout_s
+            registry, credentials = self._stub, self._connection.credentials
+            header = upload_header(manifest, consent, credentials, registry, timeout_s)
             offset = 0
             if len(payload) > wire.CHUNK_BYTES:  # less is sooner sent than asked for
                 query = pb.QueryUploadRequest(name=manifest.ref.name)
-                staged_bytes = self._stub.QueryUpload(query, timeout=timeout_s).offset
+                staged_bytes = registry.QueryUpload(query, timeout=timeout_s).offset
                 offset = min(staged_bytes, len(payload) - 1)
             messages = upload_messages(header, payload, offset, on_progress)
             left_s = max(deadline - time.monotonic(), 0.001)
             try:
-                answer = self._stub.Publish(messages, timeout=left_s)
+                answer = registry.Publish(messages, timeout=left_s)
             except grpc.RpcError as error:
                 fault = from_call(error, "publish")
                 if offset and isinstance(fault, DigestMismatchError):
@@ -139,8 +137,9 @@ class RegistryClient:
             NotFoundError: there is no such version for this caller.
             EncoderMismatchError: `encoder` is given and the version belongs to another.
             DigestMismatchError: what came is not the version's payload.
+            SignatureError: with credentials, unless the version's owner signed it.
         """
-        download = Download(ref, on_progress)
+        download = Download(ref, on_progress, self._verify)
 
         def call(timeout_s: float) -> tuple[Manifest, bytes]:
             request = pb.FetchRequest(
@@ -154,6 +153,12 @@ class RegistryClient:
 
         return self._retried("fetch", call)
 
+    def _verify(self, manifest: Manifest, version: pb.Version) -> None:
+        """As `check_signed`; over plain text there is nobody to believe but the registry."""
+        credentials = self._connection.credentials
+        if credentials is not None:
+            check_signed(manifest, version, credentials)
+
     def get(self, ref: VersionRef) -> Manifest:
         """Raises NotFoundError if there is no such version for this caller, WithdrawnError if it
         was taken back."""
@@ -166,13 +171,7 @@ class RegistryClient:
         """What the registry tells of a version, withdrawn or not; NotFoundError as `get`."""
         request = pb.GetVersionRequest(name=ref.name)
         version = self._call("get", self._stub.GetVersion, request).version
-        return Published(
-            manifest=manifest_of(ref, version),
-            state=wire.read_state(version),
-            state_reason=version.state_reason,
-            withdrawn_teacher=version.withdrawn_teacher,
-            consent=wire.read_consent(version.consent) if version.HasField("consent") else None,
-        )
+        return _published(manifest_of(ref, version), version)
 
     def list(
         self,
@@ -203,8 +202,25 @@ class RegistryClient:
         for version in self._listed(request):
             yield Manifest.from_json(version.manifest_json)
 
+    def describe_all(
+        self,
+        *,
+        tenant: str | None = None,
+        exclude_tenant: str | None = None,
+        latest_only: bool = True,
+    ) -> Iterator[Published]:
+        """As `list`, with what the registry tells of each version besides."""
+        chosen = pb.VersionFilter(
+            tenant=tenant or "", exclude_tenant=exclude_tenant or "", latest_only=latest_only
+        )
+        request = pb.ListVersionsRequest(filter=chosen, page_size=_LIST_PAGE)
+        for version in self._listed(request):
+            yield _published(Manifest.from_json(version.manifest_json), version)
+
     def summaries(self, *, encoder: EncoderRef, exclude_tenant: str) -> Iterator[Summary]:
         """The newest version of each adapter of others, as `list` orders them, manifests left out.
+
+        Those in quarantine, which only operators see, are no candidates, and left out too.
 
         Raises InvalidManifestError where the registry sends a malformed name or signature.
         """
@@ -215,7 +231,8 @@ class RegistryClient:
             filter=chosen, page_size=wire.MAX_PAGE, view=pb.VERSION_VIEW_SUMMARY
         )
         for version in self._listed(request):
-            yield Summary(VersionRef.parse(version.name), wire.read_signature(version))
+            if wire.read_state(version) == "active":
+                yield Summary(VersionRef.parse(version.name), wire.read_signature(version))
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
         while True:
@@ -343,3 +360,13 @@ def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:
 def _new_id() -> str:
     """Of one change, whose retries all bear it."""
     return str(uuid.uuid4())
+
+
+def _published(manifest: Manifest, version: pb.Version) -> Published:
+    return Published(
+        manifest=manifest,
+        state=wire.read_state(version),
+        state_reason=version.state_reason,
+        withdrawn_teacher=version.withdrawn_teacher,
+        consent=wire.read_consent(version.consent) if version.HasField("consent") else None,
+    )

@@ -114,6 +114,10 @@ class ServerCredentials:
             ) from None
         return verify_certificate(der, ca, crl, at or datetime.now(UTC), usage)
 
+    def certify(self, der: bytes, at: datetime) -> Caller:
+        """The bearer of a signing certificate; as `verify`."""
+        return self.verify(der, Usage.signing, at)
+
 
 def _read_identity(server_pem: Path, ca_pem: Path) -> Any:
     key, certificate = pem.read_server(server_pem)
@@ -150,6 +154,10 @@ class Credentials:
         return grpc.ssl_channel_credentials(
             pem.certificate_pem(self.ca), self.tls_key_pem, pem.certificate_pem(self.certificate)
         )
+
+    def certify(self, der: bytes, at: datetime) -> Caller:
+        """The bearer of another's signing certificate; raises as `verify_certificate`."""
+        return verify_certificate(der, self.ca, None, at, Usage.signing)
 
     def check(self) -> None:
         """Raises UnauthenticatedError if the certificate for connections does not hold now."""

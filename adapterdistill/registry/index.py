@@ -17,7 +17,7 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import changes, lineage
+from adapterdistill.registry import changes, ledger, lineage
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.quotas import Stored
 from adapterdistill.registry.schema import Row, connect, transaction
@@ -87,10 +87,13 @@ class Index:
             raise WithdrawnError(f"{ref.name} is withdrawn: {row.state_reason}")
         return row
 
-    def published(self, manifest: Manifest, caller: Caller = ANYONE) -> Row | None:
+    def published(
+        self, manifest: Manifest, caller: Caller = ANYONE, statement: bytes | None = None
+    ) -> Row | None:
         """The row if this very manifest is published; None if it may be.
 
         Raises:
+            StaleStatementError: it is not, and `statement` was used before or is not for now.
             InvalidManifestError: the version has another manifest, or a teacher is unknown.
             EncoderMismatchError: the adapter's other versions, or a teacher, have another encoder.
             WithdrawnError: the version, or a teacher, was taken back.
@@ -119,6 +122,8 @@ class Index:
                     f"teacher {teacher.ref.name} belongs to encoder"
                     f" {teacher.weights_sha256[:12]}, not {encoder[0][:12]}"
                 )
+        if statement is not None:
+            ledger.check_next(self.db, ledger.read(statement))
         return None
 
     def _teachers(self, manifest: Manifest, caller: Caller) -> list[Row]:
@@ -128,7 +133,10 @@ class Index:
             ref = VersionRef.parse(name)
             if self.find(ref, caller) is None:
                 raise InvalidManifestError(f"teacher {name} is not published here")
-            found.append(self.get_active(ref, caller))
+            row = self.get_active(ref, caller)
+            if row.state == "quarantined":
+                raise InvalidManifestError(f"teacher {name} is in quarantine, and teaches nobody")
+            found.append(row)
         return found
 
     def add(
@@ -147,12 +155,15 @@ class Index:
 
         Args:
             consent: of the adapter, if this is its first version.
+            statement: verified.
             quarantine: why it goes into quarantine; empty publishes it.
         """
         with transaction(self.db):
-            row = self.published(manifest, caller)
+            row = self.published(manifest, caller, statement)
             if row is not None:
                 return row
+            if statement is not None:
+                ledger.remember(self.db, ledger.read(statement))
             adapter = (manifest.tenant, manifest.adapter)
             if not self.has_versions(adapter):
                 self.write_consent(adapter, consent)

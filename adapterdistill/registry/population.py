@@ -64,10 +64,10 @@ def constancy(found: Statistics) -> float:
 
 
 TRAITS = (
-    Trait("norm of its strongest layer", loudness, math.log(4), math.log(0.5)),
+    Trait("norm of its strongest layer", loudness, math.log(4), math.log(5)),
     Trait("norm of its strongest layer over its others'", unevenness, math.log(1.6), math.log(10)),
     Trait("narrowness of a layer", concentration, math.log(1.5), math.inf),
-    Trait("constant that a layer adds", constancy, math.log(4), math.log(1)),
+    Trait("constant that a layer adds", constancy, math.log(4), math.log(10)),
 )
 
 

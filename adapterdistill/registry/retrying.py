@@ -18,6 +18,7 @@ from adapterdistill.errors import (
     ChunkChecksumError,
     RateLimitedError,
     RegistryUnavailableError,
+    StaleStatementError,
     UploadIncompleteError,
 )
 
@@ -27,6 +28,7 @@ TRANSIENT: tuple[type[AdapterDistillError], ...] = (
     RateLimitedError,
     ChunkChecksumError,
     UploadIncompleteError,
+    StaleStatementError,  # the same owner published meanwhile
 )
 """What a later call may not meet again."""
 _backoff = wait_random_exponential(multiplier=0.1, max=2.0)

@@ -22,9 +22,10 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import standing, wire
+from adapterdistill.registry import ledger, standing, wire
 from adapterdistill.registry.access import (
     Caller,
+    Consent,
     check_fetches,
     check_operates,
     check_owns,
@@ -39,9 +40,11 @@ from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.listing import page
 from adapterdistill.registry.malformed import checked
+from adapterdistill.registry.population import judge, others
 from adapterdistill.registry.quotas import CallLimits, Quotas, StorageQuota
 from adapterdistill.registry.requests import Answer, once
 from adapterdistill.registry.schema import Row
+from adapterdistill.registry.statistics import measure
 from adapterdistill.registry.status import to_status
 from adapterdistill.registry.store import BlobStore
 from adapterdistill.registry.transfers import Transfers
@@ -216,7 +219,9 @@ class RegistryService:
             raise InvalidManifestError("the header's name is not that of its manifest")
         consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
-        row = await self._on_index(self._index.published, manifest, caller)
+        certify = None if self._credentials is None else self._credentials.certify
+        statement = ledger.accept(wire.read_statement(first.header), manifest, consent, certify)
+        row = await self._on_index(self._index.published, manifest, caller, statement)
         # A payload that the disk lost is taken again.
         if row is None or not await self._transfers.has(manifest):
             self._limited.take_publish(caller)
@@ -225,9 +230,29 @@ class RegistryService:
                 await self._transfers.receive(manifest, caller, context)
                 caller_of(context, self._credentials)  # uploads last: it may be revoked by now
                 # Last: the version exists from here on.
-                row = await self._change(self._index.add, manifest, caller, consent=consent)
-            logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
+                row = await self._add(manifest, caller, consent, statement)
         return pb.PublishResponse(version=await self._on_index(self._told, row, caller))
+
+    async def _add(
+        self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
+    ) -> Row:
+        """Publishes what is on disk, or quarantines it if it is unlike the others."""
+        payload = self._store.path(manifest.version)
+        found = await self._transfers.on_disk(measure, payload, manifest)
+        reasons = judge(found, await self._on_index(others, self._index.db, manifest))
+        row = await self._change(
+            self._index.add,
+            manifest,
+            caller,
+            consent=consent,
+            statement=statement,
+            statistics_json=found.canonical_json(),
+            quarantine="; ".join(reasons),
+        )
+        logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
+        if row.state == "quarantined":
+            logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
+        return row
 
     def _told(self, row: Row, caller: Caller) -> pb.Version:
         """The version as the caller may know it."""
@@ -344,6 +369,20 @@ class RegistryService:
     def _relatives(self, relatives: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
         visible = self._index.visible(relatives, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
+
+    @_answered
+    async def GetAdapter(  # noqa: N802
+        self, request: pb.GetAdapterRequest, _context: Any, caller: Caller
+    ) -> Any:
+        tenant, adapter = wire.parse_adapter_name(request.name)
+        known = caller.sees_all or caller.name == tenant
+        newest = await self._on_index(ledger.newest_version, self._index.db, tenant, adapter)
+        if newest is None or not known:
+            raise NotFoundError(f"no adapter {request.name}")
+        consent = await self._on_index(self._index.consent, tenant, adapter)
+        return pb.GetAdapterResponse(
+            consent=wire.consent_message(consent), newest_version_name=newest.name
+        )
 
     @_answered
     async def SetConsent(  # noqa: N802

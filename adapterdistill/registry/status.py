@@ -40,6 +40,8 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.NotPermittedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.WithdrawnError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SignatureError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ClockSkewError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StaleStatementError: grpc.StatusCode.ABORTED,
     errors.QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.IntegrityError: grpc.StatusCode.DATA_LOSS,

@@ -57,6 +57,9 @@ class BlobStore:
         except FileNotFoundError:
             raise RegistryError(f"payload {sha256[:12]} is missing from the store") from None
 
+    def path(self, sha256: str) -> Path:
+        return _blob_path(self._blobs, sha256)
+
     def size(self, sha256: str) -> int | None:
         try:
             return _blob_path(self._blobs, sha256).stat().st_size

@@ -56,8 +56,15 @@ def upload_messages(
 class Download:
     """A version on its way in, which goes on after a broken connection with what it has."""
 
-    def __init__(self, ref: VersionRef, on_progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        ref: VersionRef,
+        on_progress: Progress | None = None,
+        check: Callable[[Manifest, pb.Version], None] | None = None,
+    ) -> None:
+        """`check` raises what is wrong with the version before any of its payload is taken."""
         self._ref = ref
+        self._check = check
         self._on_progress = on_progress
         self._payload = bytearray()
 
@@ -78,6 +85,8 @@ class Download:
         if first is None or first.WhichOneof("part") != "version":
             raise InvalidManifestError(f"the download of {self._ref.name} has no manifest")
         manifest = manifest_of(self._ref, first.version)
+        if self._check is not None:
+            self._check(manifest, first.version)
         for response in responses:
             check_chunk(response.chunk, self.size, manifest.payload_bytes)
             self._payload += response.chunk.data

@@ -10,6 +10,7 @@ from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.schema import AliasRow, EventKind, EventRow, Filter, Row, State
+from adapterdistill.registry.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -69,10 +70,13 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
 
 
 def summary_message(row: Row) -> pb.Version:
-    """Name, revision and signature alone, from a manifest that was checked when it came in."""
+    """Without all that the manifest says but its signature; it was checked when it came in."""
     signature = json.loads(row.manifest_json).get("signature")
     return pb.Version(
-        name=row.ref.name, revision=row.revision, signature=_signature_message(signature)
+        name=row.ref.name,
+        revision=row.revision,
+        signature=_signature_message(signature),
+        state=_STATES[row.state],
     )
 
 
@@ -96,6 +100,27 @@ def read_signature(message: pb.Version) -> Signature | None:
     if message.manifest_json:
         return Manifest.from_json(message.manifest_json).signature
     return None
+
+
+def read_statement(message: pb.PublishHeader | pb.Version) -> Signed | None:
+    return _signed(message.statement) if message.HasField("statement") else None
+
+
+def stored_statement(statement: bytes) -> Signed:
+    """Of a row."""
+    return _signed(pb.Statement.FromString(statement))
+
+
+def _signed(message: pb.Statement) -> Signed:
+    return Signed(message.statement_json, message.signature, message.certificate)
+
+
+def statement_message(signed: Signed) -> pb.Statement:
+    return pb.Statement(
+        statement_json=signed.statement_json,
+        signature=signed.signature,
+        certificate=signed.certificate,
+    )
 
 
 def parse_adapter_name(name: str) -> tuple[str, str]:

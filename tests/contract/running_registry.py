@@ -4,21 +4,25 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import read_credentials
+from adapterdistill.registry.credentials import Credentials, read_credentials
 from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.statement import Signed, make_statement
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
+from adapterdistill.registry.wire import statement_message
 
 
 class Deadlines(
@@ -111,11 +115,36 @@ class Running:
         return {p.name for folder in folders for p in folder.rglob("*") if p.is_file()}
 
 
+def signed_by(
+    credentials: Credentials,
+    manifest: Manifest,
+    *,
+    previous: str | None = None,
+    consent: Consent = EVERYONE,
+    at: datetime | None = None,
+) -> Signed:
+    """A statement about the adapter's first version, unless `previous` is another."""
+    return make_statement(
+        manifest,
+        consent=consent,
+        previous=previous,
+        key=credentials.signing_key,
+        certificate=credentials.signing_certificate.public_bytes(Encoding.DER),
+        at=at,
+    )
+
+
 def parts(
-    manifest: Manifest, payload: bytes, chunk_bytes: int = 1 << 20
+    manifest: Manifest,
+    payload: bytes,
+    chunk_bytes: int = 1 << 20,
+    *,
+    signed: Signed | None = None,
 ) -> Iterator[pb.PublishRequest]:
     """A correct upload, made without the client."""
     header = pb.PublishHeader(name=manifest.ref.name, manifest_json=manifest.canonical_json())
+    if signed is not None:
+        header.statement.CopyFrom(statement_message(signed))
     yield pb.PublishRequest(header=header)
     for offset in range(0, len(payload), chunk_bytes):
         data = payload[offset : offset + chunk_bytes]

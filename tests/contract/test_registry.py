@@ -172,7 +172,7 @@ def test_summaries_page_over_all_with_their_signatures(
     assert [one.ref for one in found] == [manifest.ref for manifest in listed]
 
 
-def test_a_summary_is_a_name_and_a_signature_and_nothing_else(registry: Running) -> None:
+def test_a_summary_is_a_name_with_state_and_signature_and_nothing_else(registry: Running) -> None:
     signature = Signature.of("a" * 64, bytes(range(256)))
     manifest, payload = sample(41, tenant="brief", signature=signature)
     registry.client.publish(manifest, payload)
@@ -180,7 +180,12 @@ def test_a_summary_is_a_name_and_a_signature_and_nothing_else(registry: Running)
     (full,) = registry.stub.ListVersions(request).versions
     request.view = pb.VERSION_VIEW_SUMMARY
     (brief,) = registry.stub.ListVersions(request).versions
-    assert {field.name for field, _ in brief.ListFields()} == {"name", "revision", "signature"}
+    assert {field.name for field, _ in brief.ListFields()} == {
+        "name",
+        "revision",
+        "signature",
+        "state",
+    }
     assert wire.read_signature(brief) == wire.read_signature(full) == signature
     assert brief.ByteSize() < 256 + 64 + 150
 

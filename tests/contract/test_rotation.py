@@ -21,7 +21,7 @@ from adapterdistill.registry.credentials import read_credentials
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
-from tests.contract.running_registry import Running, parts
+from tests.contract.running_registry import Running, parts, signed_by
 from tests.enrolment import ACME, BOLT, enrolled, listed, refused_at_once
 from tests.unit.registry.samples import sample
 
@@ -72,7 +72,7 @@ def test_revocation_ends_an_open_watch_and_an_upload_before_it_counts(
 
     def upload() -> Iterator[pb.PublishRequest]:
         nonlocal revoked_at
-        yield from parts(manifest, payload)
+        yield from parts(manifest, payload, signed=signed_by(own, manifest))
         with opened(private_registry.root) as authority:
             authority.revoke(BOLT)
         revoked_at = time.monotonic()

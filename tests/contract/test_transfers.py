@@ -260,6 +260,7 @@ WITHOUT: dict[str, Callable[[Any], object]] = {
     "SetAlias": lambda stub: stub.SetAlias(pb.SetAliasRequest()),
     "GetLineage": lambda stub: stub.GetLineage(pb.GetLineageRequest(name="x")),
     "QueryUpload": lambda stub: stub.QueryUpload(pb.QueryUploadRequest(name="x")),
+    "GetAdapter": lambda stub: stub.GetAdapter(pb.GetAdapterRequest()),
     "SetConsent": lambda stub: stub.SetConsent(pb.SetConsentRequest()),
     "Withdraw": lambda stub: stub.Withdraw(pb.WithdrawRequest()),
     "ReleaseVersion": lambda stub: stub.ReleaseVersion(pb.ReleaseVersionRequest()),

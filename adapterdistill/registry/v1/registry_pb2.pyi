@@ -302,6 +302,20 @@ class QueryUploadResponse(_message.Message):
     published: bool
     def __init__(self, offset: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
 
+class GetAdapterRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetAdapterResponse(_message.Message):
+    __slots__ = ("consent", "newest_version_name")
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_VERSION_NAME_FIELD_NUMBER: _ClassVar[int]
+    consent: Consent
+    newest_version_name: str
+    def __init__(self, consent: _Optional[_Union[Consent, _Mapping]] = ..., newest_version_name: _Optional[str] = ...) -> None: ...
+
 class SetConsentRequest(_message.Message):
     __slots__ = ("adapter_name", "consent", "request_id")
     ADAPTER_NAME_FIELD_NUMBER: _ClassVar[int]

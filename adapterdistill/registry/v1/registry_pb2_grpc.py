@@ -81,6 +81,11 @@ class RegistryServiceStub:
                 request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.SerializeToString,
                 response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.FromString,
                 _registered_method=True)
+        self.GetAdapter = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/GetAdapter',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterResponse.FromString,
+                _registered_method=True)
         self.SetConsent = channel.unary_unary(
                 '/adapterdistill.registry.v1.RegistryService/SetConsent',
                 request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.SetConsentRequest.SerializeToString,
@@ -170,6 +175,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAdapter(self, request, context):
+        """Tells of an adapter what its owner, operators and auditors may know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetConsent(self, request, context):
         """Says who may see an adapter and learn from it, from now on: every version of it.
         """
@@ -241,6 +253,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.QueryUpload,
                     request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.FromString,
                     response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.SerializeToString,
+            ),
+            'GetAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdapter,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterResponse.SerializeToString,
             ),
             'SetConsent': grpc.unary_unary_rpc_method_handler(
                     servicer.SetConsent,
@@ -486,6 +503,33 @@ class RegistryService:
             '/adapterdistill.registry.v1.RegistryService/QueryUpload',
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadRequest.SerializeToString,
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.QueryUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/GetAdapter',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.GetAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

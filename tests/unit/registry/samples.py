@@ -88,6 +88,7 @@ def large_sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
         "up.bias": (LAYERS, hidden),
     }
     random = np.random.default_rng(seed)
-    tensors = {name: random.random(shape, "float32") for name, shape in shapes.items()}
+    # Weights of a usual strength: much stronger ones go into quarantine.
+    tensors = {name: 0.02 * random.random(shape, "float32") for name, shape in shapes.items()}
     payload = payload_of(tensors)
     return manifest_of(payload, tensors, encoder=encoder, **changes), payload

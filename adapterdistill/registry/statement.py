@@ -1,0 +1,175 @@
+"""What an owner signs when it publishes a version, and how that is verified.
+
+A statement says who publishes which payload with which manifest, for whom, when, and after which
+version of the adapter. Its signature is ed25519 (RFC 8032) over a fixed prefix and the statement's
+canonical JSON, by the key of the owner's signing certificate, which travels along. The registry
+verifies it and refuses what was there before (`check_fresh` here, `ledger` by what it remembers).
+Every owner that fetches the version verifies it again, by its own copy of the authority's
+certificate, and so need not believe the registry.
+
+A certificate must have been valid at the statement's own time: a version outlives the certificate
+that it was published with. Revocation counts from when it is made: with a revoked certificate
+nothing more can be published, while what was published before stays valid until it is withdrawn.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import StringConstraints, ValidationError
+
+from adapterdistill.errors import ClockSkewError, SignatureError, UnauthenticatedError
+from adapterdistill.manifest import Manifest, Name, Record, Sha256, sha256_hex
+from adapterdistill.registry.access import Caller, Consent
+
+PREFIX = b"adapterdistill publish v1\n"
+WINDOW = timedelta(minutes=10)
+"""How far the time of a statement may be from the registry's clock."""
+MAX_STATEMENT_BYTES = 80 * 1024
+MAX_CERTIFICATE_BYTES = 8 * 1024
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+Certify = Callable[[bytes, datetime], Caller]
+"""The bearer of a signing certificate (DER) that holds at a time; UnauthenticatedError if none."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A statement as it travels and is stored."""
+
+    statement_json: bytes
+    signature: bytes
+    certificate: bytes
+    """DER."""
+
+
+class Statement(Record):
+    """What is signed."""
+
+    manifest_sha256: Sha256
+    """Of the manifest's canonical JSON."""
+    version: Sha256
+    tenant: Name
+    adapter: Name
+    previous: Sha256 | None
+    """The adapter's newest version until now, withdrawn or not; None: this is its first."""
+    consent: tuple[str, ...]
+    """Who may learn from the adapter, sorted; `*` is everyone. Counts with its first version."""
+    nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    time: Annotated[
+        str, StringConstraints(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")
+    ]
+    """RFC 3339, UTC, in whole seconds."""
+
+    @property
+    def moment(self) -> datetime:
+        return datetime.strptime(self.time, _TIME).replace(tzinfo=UTC)
+
+
+def make_statement(
+    manifest: Manifest,
+    *,
+    consent: Consent,
+    previous: str | None,
+    key: Ed25519PrivateKey,
+    certificate: bytes,
+    at: datetime | None = None,
+) -> Signed:
+    """The owner's statement about a version that it is about to publish.
+
+    Args:
+        previous: digest of the adapter's newest version, None where there is none.
+        certificate: DER of the certificate of `key`.
+        at: with a time zone; by default now.
+    """
+    statement = Statement(
+        manifest_sha256=sha256_hex(manifest.canonical_json()),
+        version=manifest.version,
+        tenant=manifest.tenant,
+        adapter=manifest.adapter,
+        previous=previous,
+        consent=tuple(sorted(consent)),
+        nonce=secrets.token_hex(16),
+        time=(at or datetime.now(UTC)).astimezone(UTC).strftime(_TIME),
+    )
+    statement_json = statement.canonical_json()
+    return Signed(statement_json, key.sign(PREFIX + statement_json), certificate)
+
+
+def verify_statement(signed: Signed, manifest: Manifest, certify: Certify) -> Statement:
+    """What the owner of `manifest` signed about it. Says nothing of how new it is.
+
+    Raises:
+        SignatureError: it is not signed by the tenant's own key, not as it came, or says other
+            than the manifest.
+    """
+    statement = _parsed(signed)
+    try:
+        bearer = certify(signed.certificate, statement.moment)
+    except UnauthenticatedError as error:
+        raise SignatureError(f"statement refused at its time, {statement.time}: {error}") from None
+    if bearer != Caller("owner", manifest.tenant):
+        raise SignatureError(f"statement refused: {bearer} signed for owner/{manifest.tenant}")
+    key = x509.load_der_x509_certificate(signed.certificate).public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise SignatureError("statement refused: its certificate is not for an ed25519 key")
+    try:
+        key.verify(signed.signature, PREFIX + signed.statement_json)
+    except InvalidSignature:
+        raise SignatureError("statement refused: its signature does not verify") from None
+    told = {
+        "manifest_sha256": sha256_hex(manifest.canonical_json()),
+        "version": manifest.version,
+        "tenant": manifest.tenant,
+        "adapter": manifest.adapter,
+    }
+    different = [field for field, value in told.items() if getattr(statement, field) != value]
+    if different:
+        raise SignatureError(
+            f"statement refused: another {', '.join(different)} than the manifest's"
+        )
+    return statement
+
+
+def _parsed(signed: Signed) -> Statement:
+    sizes = {"statement": len(signed.statement_json), "certificate": len(signed.certificate)}
+    limits = {"statement": MAX_STATEMENT_BYTES, "certificate": MAX_CERTIFICATE_BYTES}
+    for part, size in sizes.items():
+        if size > limits[part]:
+            raise SignatureError(f"{part} of {size} bytes refused; at most {limits[part]} allowed")
+    try:
+        statement = Statement.model_validate_json(signed.statement_json)
+        statement.moment  # noqa: B018 - no 31st of February
+        canonical = statement.canonical_json() == signed.statement_json
+    except ValidationError as error:
+        fields = sorted({".".join(map(str, e["loc"])) or "(whole)" for e in error.errors()})
+        raise SignatureError(f"statement refused: invalid {', '.join(fields)}") from None
+    except ValueError:
+        raise SignatureError("statement refused: invalid time") from None
+    if not canonical:
+        raise SignatureError("statement refused: not in canonical JSON")
+    return statement
+
+
+def check_fresh(statement: Statement, consent: Consent, now: datetime) -> None:
+    """Whether a statement belongs to the upload that brings it, and was made for it.
+
+    Args:
+        consent: as the upload says it outside the statement.
+
+    Raises:
+        SignatureError: the statement is of another consent.
+        ClockSkewError: it is older or newer than `WINDOW`, or one of the two clocks is wrong.
+    """
+    if statement.consent != tuple(sorted(consent)):
+        raise SignatureError("statement refused: another consent than the upload's")
+    if abs(statement.moment - now) > WINDOW:
+        raise ClockSkewError(
+            f"statement of {statement.time} refused: the registry's clock is at"
+            f" {now.strftime(_TIME)}, and they may differ by {WINDOW.seconds // 60} minutes"
+        )
