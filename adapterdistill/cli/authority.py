@@ -54,9 +54,10 @@ def init(root: Root, host: Hosts = None) -> None:
     """Make a private authority, and with it what serving over mutual TLS needs.
 
     ROOT/authority is for enrolling and revoking: keep it safe. ROOT/server is all that the server
-    reads. ROOT/operator holds an operator's credentials. Without --host, for loopback alone.
+    reads. ROOT/operator holds an operator's credentials. Loopback's names are always among the
+    server's, so that its operator can call it from where it runs.
     """
-    authority.create(root, host or LOOPBACK)
+    authority.create(root, [*dict.fromkeys([*(host or ()), *LOOPBACK])])
     typer.echo(
         f"the registry in {root} asks for certificates from now on;"
         f" an operator's credentials are in {root / 'operator'}"
@@ -66,7 +67,8 @@ def init(root: Root, host: Hosts = None) -> None:
 def renew_server(root: Root, host: Hosts = None, days: Days = DAYS) -> None:
     """Give the server a new key and certificate, for the hosts it had if none is named."""
     with authority.opened(root) as opened:
-        opened.certify_server(host or (), lifetime=timedelta(days=days))
+        hosts = [*dict.fromkeys([*host, *LOOPBACK])] if host else []
+        opened.certify_server(hosts, lifetime=timedelta(days=days))
     typer.echo("renewed; connections from now on see the new certificate")
 
 

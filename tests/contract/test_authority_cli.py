@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner
 
 from adapterdistill.cli import app
@@ -95,6 +96,15 @@ def test_certificates_lists_who_has_which(run: Run) -> None:
     assert "revoked" in run(f"registry revoke --serial {serial.upper()} --root root")
     assert [one["serial"] for one in certificates(run) if one["revoked"]] == [serial]
     assert "kpm" in run("registry certificates --root root")
+
+
+def test_server_is_always_good_for_loopback(run: Run) -> None:
+    for command in ("init", "renew-server"):
+        run(f"registry {command} --root root --host registry.example")
+        certificate = x509.load_pem_x509_certificate(Path("root/server/server.pem").read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["registry.example", "localhost"]
+        assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
 
 
 def test_server_is_renewed_for_its_hosts(run: Run) -> None:
