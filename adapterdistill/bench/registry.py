@@ -11,6 +11,7 @@ from typing import Any
 from adapterdistill.bench import registry_fuzz
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.registry_crowd import Crowd, fill
+from adapterdistill.bench.registry_kills import kill_repeatedly
 from adapterdistill.bench.registry_latency import latencies, watch_latency
 from adapterdistill.bench.registry_mixed import crowded
 from adapterdistill.bench.registry_process import Federation, serving
@@ -20,6 +21,7 @@ from adapterdistill.bench.registry_speed import LARGE, transfers
 from adapterdistill.registry.client import RegistryClient
 
 _TIMEOUT_S = 60.0
+_PUBLISHERS = 8  # while it is killed
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ def registry_command(*, out: Path, size: Size, seed: int) -> dict[str, Any]:
         found["load"] = measure_load(size)
     if size.fuzz:
         found["fuzz"] = registry_fuzz.fuzz(size.fuzz, seed=seed)
+    if size.kills:
+        with TemporaryDirectory() as folder:
+            killed = kill_repeatedly(Path(folder) / "root", size.kills, _PUBLISHERS, seed)
+        found["kills"] = killed.figures()
     found["faults"] = list(faults(found))
     found["environment"] = environment()
     out.mkdir(parents=True, exist_ok=True)
@@ -111,3 +117,5 @@ def faults(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"mixed calls: {count} x {what}" for what, count in errors.items())
     if "fuzz" in found:
         yield from registry_fuzz.failed(found["fuzz"])
+    if "kills" in found:
+        yield from found["kills"]["faults"]

@@ -15,6 +15,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         parts += _load(found["load"])
     if "fuzz" in found:
         parts += _fuzz(found["fuzz"])
+    if "kills" in found:
+        parts += _kills(found["kills"])
     parts += [
         "## How it was run",
         "\n".join(
@@ -28,6 +30,18 @@ def _verdict(faults: list[str]) -> str:
     if not faults:
         return "No fault found."
     return "\n".join([f"**{len(faults)} faults**:", *(f"- {one}" for one in faults[:50])])
+
+
+def _kills(kills: Mapping[str, Any]) -> Iterator[str]:
+    recovery = kills["recovery_s"]
+    yield f"## Killed {kills['kills']} times amid publishes"
+    yield (
+        f"Of {kills['acknowledged']:,} publishes that were answered,"
+        f" {kills['found']:,} were fetched and verified afterwards;"
+        f" {kills['unacknowledged']:,} more were whole though their answers were lost."
+        f" Ready again after {recovery['median']:.2f} s (median; at most {recovery['max']:.2f} s)."
+        f" Lines of the audit log that were cut short and written again: {kills['lines_repaired']}."
+    )
 
 
 def _load(load: Mapping[str, Any]) -> Iterator[str]:

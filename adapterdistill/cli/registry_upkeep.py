@@ -1,4 +1,4 @@
-"""`adapterdistill registry audit`: on the files of a registry, served or not."""
+"""`adapterdistill registry audit|backup|restore|fsck`: on a registry's files, served or not."""
 
 import dataclasses
 import json
@@ -15,7 +15,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli.output import Format
-from adapterdistill.errors import AuditBrokenError, ConfigError
+from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
+from adapterdistill.registry import backup as backups
+from adapterdistill.registry import fsck as check
 from adapterdistill.registry.audit_verify import LOG, examine, read_public_key
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
@@ -106,6 +108,71 @@ def _log_in(path: Path) -> Path:
     return next((one for one in (path / "audit" / LOG, path / LOG) if one.is_file()), path)
 
 
+def backup(
+    root: Annotated[Path, typer.Argument(help="The registry's folder; it may be served.")],
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    output: Output = Format.table,
+) -> None:
+    """Copy what the registry holds at one moment, checked, into a new folder.
+
+    Keys are not copied: keep ROOT/authority, ROOT/server and ROOT/audit.key apart.
+    """
+    _tell(backups.backup(root, target), f"{root} is backed up in {target}", output)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup.")],
+    root: Annotated[Path, typer.Argument(help="The registry's new folder.")],
+    output: Output = Format.table,
+) -> None:
+    """Make a registry's folder from a backup, all of which is verified first.
+
+    If it served TLS, put ROOT/server back before serving, with the newest list of revocations.
+    """
+    contents = backups.restore(source, root)
+    _tell(contents, f"{source} is restored in {root}", output)
+    if contents.served_tls and output is Format.table:
+        typer.echo(f"put {root / 'server'} back before you serve it: backups hold no keys")
+
+
+def _tell(contents: backups.Contents, done: str, output: Format) -> None:
+    if output is Format.json:
+        shown = contents.model_dump(mode="json", exclude={"files"})
+        typer.echo(json.dumps(shown | {"bytes": contents.size}, indent=2))
+        return
+    typer.echo(
+        f"{done}: {contents.versions} versions up to change {contents.revision}, of"
+        f" {contents.time}, {contents.size} bytes; head of the audit log {contents.audit_head}"
+    )
+
+
+def fsck(
+    root: Annotated[Path, typer.Argument(help="A registry's folder, or a backup.")],
+    output: Output = Format.table,
+) -> None:
+    """Check index, payloads, manifests, lineage and audit log against each other.
+
+    Ends with 10 where they do not agree.
+    """
+    checked = check.fsck(root)
+    if output is Format.json:
+        typer.echo(json.dumps(dataclasses.asdict(checked), indent=2))
+    elif checked.findings:
+        table = Table("what", Column("of", overflow="fold"), Column("detail", overflow="fold"))
+        for one in checked.findings:
+            table.add_row(one.kind, Text(one.name), Text(one.detail))
+        Console().print(table)
+    else:
+        typer.echo(
+            f"{checked.versions} versions, {checked.payloads} payloads of"
+            f" {checked.payload_bytes} bytes, change {checked.revision}: all is well"
+        )
+    if checked.findings:
+        raise IntegrityError(f"{root}: {len(checked.findings)} findings")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to those of `adapterdistill registry`."""
     app.add_typer(audit_app, name="audit")
+    for command in (backup, restore, fsck):
+        app.command()(command)

@@ -26,6 +26,7 @@ from adapterdistill.manifest import Record, Sha256
 from adapterdistill.registry.audit_line import unseal
 from adapterdistill.registry.audit_verify import LOG, PUBLIC_KEY, verify
 from adapterdistill.registry.fsck import Checked, fsck, open_index
+from adapterdistill.registry.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 
 CONTENTS = "backup.json"
 INDEX = "index.sqlite3"
@@ -81,7 +82,7 @@ def backup(root: Path, target: Path) -> Contents:
             revision=revision,
             versions=versions,
             audit_head=checked.audit_head,
-            served_tls=(root / "server").exists(),
+            served_tls=any((root / one).exists() for one in (SERVER_FOLDER, AUTHORITY_FOLDER)),
             files={name: _digest(staged, name) for name in _files(staged)},
         )
         (staged / CONTENTS).write_bytes(contents.canonical_json())
@@ -111,7 +112,7 @@ def restore(source: Path, root: Path) -> Contents:
         _sound(staged)
         if contents.served_tls:
             # Without it the registry would take itself for one that serves plain text.
-            (staged / "server").mkdir(mode=0o700)
+            (staged / SERVER_FOLDER).mkdir(mode=0o700)
     return contents
 
 

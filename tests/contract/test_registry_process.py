@@ -1,6 +1,5 @@
 """The registry as its own process: starts, stops, is killed, and keeps what it acknowledged."""
 
-import random
 import signal
 import socket
 import subprocess
@@ -14,10 +13,9 @@ import numpy as np
 import pytest
 
 from adapterdistill import errors
-from adapterdistill.manifest import Manifest
+from adapterdistill.bench.registry_kills import kill_repeatedly
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
-from tests.contract.running_registry import wait_until
 from tests.unit.registry.samples import encoder_fields, manifest_of, payload_of, sample
 
 MEMORY_LIMIT_BYTES = 250 * 10**6
@@ -84,57 +82,15 @@ def test_restart_keeps_versions_aliases_and_lineage(start: Start, tmp_path: Path
         assert list(client.list()) == [student, teacher]
 
 
-def test_kill_9_amid_publishes_loses_nothing_acknowledged(start: Start, tmp_path: Path) -> None:
+def test_kill_9_amid_publishes_loses_nothing_acknowledged(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    acknowledged: list[tuple[Manifest, bytes]] = []
-    draw = random.Random(0)
-    killed = threading.Event()
-    process = start(root)
-    for round_number in range(5):
-
-        def publish_on(writer: int, address: str, round_number: int = round_number) -> None:
-            with RegistryClient(address, timeout_s=0.3) as client:
-                number = 0
-                while True:
-                    seed = (round_number * 4 + writer) * 10_000 + number
-                    one = sample(seed, tenant=f"w{writer}")
-                    try:
-                        client.publish(*one)
-                    except errors.RegistryUnavailableError:
-                        if killed.is_set():
-                            return
-                        continue  # the machine is busy: the same again
-                    acknowledged.append(one)
-                    number += 1
-
-        before = len(acknowledged)
-        killed.clear()
-        writers = [
-            threading.Thread(target=publish_on, args=(writer, process.address))
-            for writer in range(3)
-        ]
-        for writer in writers:
-            writer.start()
-        wait_until(lambda: len(acknowledged) > before, timeout_s=20)  # noqa: B023
-        time.sleep(draw.uniform(0.1, 0.3))
-        killed.set()
-        process.end(signal.SIGKILL)
-        for writer in writers:
-            writer.join(timeout=10)
-        process = start(root)
-
-    with RegistryClient(process.address) as client:
-        listed = list(client.list(latest_only=False))
-        for manifest, payload in acknowledged:
-            assert client.fetch(manifest.ref) == (manifest, payload)
-        known = {m.ref for m, _ in acknowledged}
-        for manifest in listed:
-            if manifest.ref not in known:  # its answer was lost, but it must be whole
-                assert client.fetch(manifest.ref)[0] == manifest
-    assert {m.ref for m, _ in acknowledged} <= {m.ref for m in listed}
-    assert len(listed) - len(acknowledged) <= 3 * 5
-    blobs = {path.name for path in (root / "blobs").glob("*/*")}
-    assert blobs == {manifest.version for manifest in listed}
+    report = kill_repeatedly(root, kills=3, publishers=3, seed=0)
+    assert report.faults == []
+    assert (report.kills, report.found) == (3, report.acknowledged)
+    assert report.acknowledged > 0
+    assert report.unacknowledged <= 3 * 3
+    kept = {path.name for path in (root / "blobs").glob("*/*")}
+    assert len(kept) == report.acknowledged + report.unacknowledged
     assert not list((root / "staging").rglob("*"))  # too little of any upload was left
 
 
