@@ -237,6 +237,10 @@ class Index:
         )
         return found.fetchone() is not None
 
+    def names_payload(self, sha256: str) -> bool:
+        found = self.db.execute("SELECT 1 FROM versions WHERE version = ? LIMIT 1", (sha256,))
+        return found.fetchone() is not None
+
     def payloads(self) -> set[str]:
         """sha256 of every payload that a version names."""
         return {row[0] for row in self.db.execute("SELECT DISTINCT version FROM versions")}

@@ -226,7 +226,13 @@ class RegistryService:
         if row is None or not await self._transfers.has(manifest):
             self._limited.take_publish(caller)
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
-            async with self._storage.reserve(manifest.tenant, manifest.payload_bytes, stored):
+            is_named = functools.partial(
+                self._on_index, self._index.names_payload, manifest.version
+            )
+            async with (
+                self._storage.reserve(manifest.tenant, manifest.payload_bytes, stored),
+                self._transfers.named_or_removed(manifest.version, is_named),
+            ):
                 await self._transfers.receive(manifest, caller, context)
                 caller_of(context, self._credentials)  # uploads last: it may be revoked by now
                 # Last: the version exists from here on.

@@ -66,6 +66,9 @@ class BlobStore:
         except FileNotFoundError:
             return None
 
+    def remove(self, sha256: str) -> None:
+        _blob_path(self._blobs, sha256).unlink(missing_ok=True)
+
     def sweep(self, keep: Collection[str]) -> int:
         """Removes and counts payloads not in `keep`, and what is staged and stale. Not while
         uploads run."""

@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -45,6 +46,7 @@ class Transfers:
         self._idle_timeout_s = idle_timeout_s
         self._threads = ThreadPoolExecutor(4, "registry-disk")
         self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._coming: Counter[str] = Counter()
 
     def close(self) -> None:
         """Waits for work in progress."""
@@ -70,6 +72,26 @@ class Transfers:
                 raise RegistryUnavailableError(
                     f"transfer given up after {allowed_s:.0f} s: too slow"
                 ) from None
+
+    @asynccontextmanager
+    async def named_or_removed(
+        self, sha256: str, is_named: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[None]:
+        """Around an upload and its entry in the index: where that fails in the end, the payload
+        goes, which no quota would count."""
+        self._coming[sha256] += 1
+        try:
+            yield
+        except BaseException:
+            here = self._store.size(sha256) is not None
+            # The count comes last: after it nothing is awaited, and no other upload can begin.
+            if here and not await is_named() and self._coming[sha256] == 1:
+                self._store.remove(sha256)
+            raise
+        finally:
+            self._coming[sha256] -= 1
+            if not self._coming[sha256]:
+                del self._coming[sha256]
 
     async def receive(self, manifest: Manifest, caller: Caller, context: Any) -> None:
         """Stores the payload that the rest of the client's stream brings, if it is admitted.

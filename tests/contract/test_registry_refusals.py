@@ -117,6 +117,29 @@ def test_adapter_keeps_its_encoder(registry: Running) -> None:
         registry.client.publish(*sample(12, tenant="keeper", encoder=encoder_fields("e")))
 
 
+def test_payload_whose_entry_is_refused_in_the_end_is_removed(
+    registry: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two uploads of a new adapter race, for different encoders."""
+    same, other = sample(61, tenant="racer"), sample(61, tenant="winner")
+    index = registry.server._service._index
+
+    def refuse(*_: object, **__: object) -> None:
+        raise errors.EncoderMismatchError("another was first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "add", refuse)
+        with pytest.raises(errors.EncoderMismatchError, match="another was first"):
+            registry.client.publish(*same)
+        assert same[0].version not in registry.files()
+        patch.undo()
+        registry.client.publish(*other)
+        patch.setattr(index, "add", refuse)
+        with pytest.raises(errors.EncoderMismatchError, match="another was first"):
+            registry.client.publish(*same)
+    assert registry.client.fetch(other[0].ref) == other  # the same bytes, which are named
+
+
 def test_registry_started_for_one_encoder_refuses_others(tmp_path: Path) -> None:
     running = Running(tmp_path, limits=Limits(encoder_weights_sha256="a" * 64))
     try:
