@@ -8,10 +8,11 @@ each is filled up.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from adapterdistill.backbone import PackedTokens
+from adapterdistill.backbone import PackedTokens, one_of_few
 
 WEIGHTS_COST_TOKENS = 10
 """What gathering the weights of one more piece costs, as tokens through the adapter: measured with
@@ -23,7 +24,7 @@ class Pieces:
     """Equal pieces of a batch's tokens; no piece has tokens of two adapters."""
 
     slots: Int[Tensor, " pieces"]
-    """The adapter of each piece, -1 for none."""
+    """The adapter of each piece, -1 for none. The last pieces may hold no token of their own."""
     length: int
     """Tokens of a piece."""
     token_at: Int[Tensor, " places"]
@@ -51,16 +52,17 @@ def cut(slot_of_row: Int[Tensor, " rows"], tokens: PackedTokens) -> Pieces:
     by_slot = slot_of_token.argsort(stable=True)
     slots, counts = slot_of_token.unique(return_counts=True)
     length = _cheapest_length(counts)
-    needed = (counts + length - 1) // length
+    needed = -(-counts // length)
+    count = one_of_few(int(needed.sum()))
     # A slot's pieces are neighbours: its tokens lie end to end from its first piece on.
     shift = (needed.cumsum(0) - needed) * length - (counts.cumsum(0) - counts)
     place = torch.arange(len(by_slot)) + shift.repeat_interleave(counts)
-    token_at = torch.zeros(int(needed.sum()) * length, dtype=torch.int64)
+    token_at = torch.zeros(count * length, dtype=torch.int64)
     token_at[place] = by_slot
     place_of = torch.empty_like(place)
     place_of[by_slot] = place
     return Pieces(
-        slots=slots.repeat_interleave(needed).to(device),
+        slots=F.pad(slots.repeat_interleave(needed), (0, count - int(needed.sum()))).to(device),
         length=length,
         token_at=token_at.to(device),
         place_of=place_of.to(device),
@@ -68,8 +70,13 @@ def cut(slot_of_row: Int[Tensor, " rows"], tokens: PackedTokens) -> Pieces:
 
 
 def _cheapest_length(counts: Int[Tensor, " slots"]) -> int:
-    """The piece length, out of the slots' numbers of tokens, with the least work."""
-    candidates = counts.unique()
-    pieces = (counts + candidates[:, None] - 1) // candidates[:, None]
+    """The piece length with the least work, out of the slots' numbers of tokens, rounded up."""
+    candidates = torch.tensor(sorted({_rounded(count) for count in counts.tolist()}))
+    pieces = -(-counts // candidates[:, None])
     work = pieces.sum(1) * (candidates + WEIGHTS_COST_TOKENS)
     return int(candidates[work.argmin()])
+
+
+def _rounded(length: int) -> int:
+    """Lengths are few for the reason that `one_of_few` gives, and short: fours are enough."""
+    return one_of_few(-(-length // 4) * 4)

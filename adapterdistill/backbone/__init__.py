@@ -6,7 +6,7 @@ or as a `LayerRule`, which runs the layer. A `Replacement` stands in the encoder
 
 from adapterdistill.backbone.encoder import DTYPES, Adaptation, Embedder, Encoder, Replacement
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
-from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, pack
+from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, one_of_few, pack
 from adapterdistill.backbone.resolve import DEFAULT_ENCODER, load_encoder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PackedTokens",
     "Replacement",
     "load_encoder",
+    "one_of_few",
     "pack",
     "rule_of",
 ]

@@ -19,6 +19,7 @@ from adapterdistill.backbone.packed import (
     attend,
     attend_chosen,
     attention_scores,
+    filled_up,
     mean_pool,
 )
 
@@ -48,7 +49,7 @@ class FrozenLayer:
     def residual(self, h: Tensor, tokens: PackedTokens) -> Tensor:
         """f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
         w = self._layer
-        qkv = F.linear(h, w.qkv_weight, w.qkv_bias)
+        qkv = F.linear(filled_up(h), w.qkv_weight, w.qkv_bias)[: len(h)]
         return self._after_attention(attend(qkv, tokens, self._num_heads, self._relative_bias), h)
 
     def residual_of(
@@ -87,13 +88,10 @@ class FrozenLayer:
 
     def _after_attention(self, mixed: Tensor, h: Tensor) -> Tensor:
         w = self._layer
-        a = self._norm(
-            F.linear(mixed, w.attention_weight, w.attention_bias) + h,
-            w.attention_norm_weight,
-            w.attention_norm_bias,
-        )
-        inner = self._activation(F.linear(a, w.up_weight, w.up_bias))
-        return F.linear(inner, w.down_weight, w.down_bias) + a
+        projected = F.linear(filled_up(mixed), w.attention_weight, w.attention_bias)
+        a = self._norm(projected[: len(h)] + h, w.attention_norm_weight, w.attention_norm_bias)
+        inner = self._activation(F.linear(filled_up(a), w.up_weight, w.up_bias))
+        return F.linear(inner, w.down_weight, w.down_bias)[: len(h)] + a
 
     def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.layer_norm(h, h.shape[-1:], weight, bias, self._norm_eps)
