@@ -5,7 +5,7 @@ what changed.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -95,7 +95,9 @@ def revoke(
     root: Root,
     name: Annotated[str | None, typer.Argument(help="Whose certificates, all of them.")] = None,
     role: Bearer = Role.owner,
-    serial: Annotated[str | None, typer.Option(help="This certificate alone.")] = None,
+    serial: Annotated[
+        str | None, typer.Option(help="This one alone; a few digits will do.")
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Revoke certificates, for good. Calls are refused at once, on open connections too."""
@@ -140,7 +142,7 @@ def caller_named(role: Role, name: str) -> Caller:
     return Caller(role.value, name)
 
 
-def _show(issued: Iterable[authority.Issued], output: Format) -> None:
+def _show(issued: Sequence[authority.Issued], output: Format) -> None:
     rows = [
         {
             "name": one.caller.name,
@@ -156,7 +158,14 @@ def _show(issued: Iterable[authority.Issued], output: Format) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table("name", "role", "use", "serial", "expires", "revoked")
-    for row in rows:
-        cells = {**row, "revoked": "revoked" if row["revoked"] else ""}
-        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells.values()))
+    for one in issued:
+        cells = (
+            one.caller.name,
+            one.caller.role,
+            one.usage.name,
+            one.serial[:12],
+            f"{one.expires:%Y-%m-%d %H:%M}",
+            "revoked" if one.revoked else "",
+        )
+        table.add_row(*map(Text, cells))
     Console().print(table)

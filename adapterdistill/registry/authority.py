@@ -171,18 +171,21 @@ class Authority:
         pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate), private=True)
 
     def revoke(self, caller: Caller | None = None, serial: str | None = None) -> list[Issued]:
-        """Revokes all certificates of the caller, or the one with this serial; returns them.
+        """Revokes all certificates of the caller, or the one whose serial begins so; returns them.
 
         Raises:
             NotFoundError: there is no such certificate.
+            ConfigError: more than one serial begins so.
         """
-        chosen = [
-            one
-            for one in self._certificates()
-            if serial_of(one) == serial or (caller is not None and bearer_of(one) == caller)
-        ]
+        given = self._certificates()
+        if serial:
+            chosen = [one for one in given if serial_of(one).startswith(serial)]
+            if len(chosen) > 1:
+                raise ConfigError(f"{len(chosen)} serials begin with {serial}; give more of it")
+        else:
+            chosen = [one for one in given if bearer_of(one) == caller]
         if not chosen:
-            raise NotFoundError(f"no certificate of {caller or serial} was given")
+            raise NotFoundError(f"no certificate of {serial or caller} was given")
         revoked = [revocation_of(one) for one in chosen if not is_revoked(one, self._crl)]
         self._crl = new_crl(self.certificate, self._key, [*self._crl, *revoked])
         for folder in (self._folder, self._server):

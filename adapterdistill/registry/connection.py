@@ -4,6 +4,7 @@ import logging
 import socket
 import ssl
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ class Connection:
         self._address = address
         self._folder = credentials
         self._lock = threading.Lock()
-        self._channels: list[Channel] = []  # the one before and the one now
+        self._now: Channel | None = None
+        # Those before, while calls that began on them hold them; gRPC closes a channel that nobody
+        # holds any longer.
+        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._read: Reread[Credentials] | None = None
         if credentials is not None:
             files = credential_files(credentials)
@@ -81,25 +85,28 @@ class Connection:
         """
         with self._lock:
             if self._read is None:
-                if not self._channels:
-                    plain = grpc.insecure_channel(self._address, options=_OPTIONS)
-                    self._channels = [Channel(plain)]
-                return self._channels[-1]
+                return self._now or self._opened(None)
             try:
                 credentials, changed = self._read()
             except ConfigError as error:
-                if not self._channels:
+                if self._now is None:
                     raise
                 # Perhaps half copied; what was read before is good until it expires.
                 logger.warning("the credentials stay as they were: %s", error)
-                return self._channels[-1]
-            if changed:
-                secure = credentials.for_grpc()
-                channel = Channel(grpc.secure_channel(self._address, secure, options=_OPTIONS))
-                for old in self._channels[:-1]:
-                    old.grpc.close()
-                self._channels = [*self._channels[-1:], channel]
-            return self._channels[-1]
+                return self._now
+            if changed or self._now is None:
+                return self._opened(credentials)
+            return self._now
+
+    def _opened(self, credentials: Credentials | None) -> Channel:
+        if credentials is None:
+            channel = grpc.insecure_channel(self._address, options=_OPTIONS)
+        else:
+            secure = credentials.for_grpc()
+            channel = grpc.secure_channel(self._address, secure, options=_OPTIONS)
+        self._now = Channel(channel)
+        self._channels.add(self._now)
+        return self._now
 
     @property
     def credentials(self) -> Credentials | None:

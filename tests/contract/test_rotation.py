@@ -1,8 +1,10 @@
 """Certificates that end, are revoked or renewed, while clients and server go on."""
 
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -176,3 +178,28 @@ def test_watch_goes_on_by_the_renewed_certificate_when_the_old_one_is_revoked(
         authority.revoke(serial=old)
     client.publish(*after)
     assert next(watch).name == after[0].ref.name
+
+
+def test_no_call_fails_while_certificates_are_renewed_again_and_again(
+    private_registry: Running, connect: Connect, tmp_path: Path
+) -> None:
+    """The client's and the server's, under calls of four threads."""
+    client = connect()
+    done = threading.Event()
+    calls: list[int] = []
+
+    def call_on() -> None:
+        while not done.is_set():
+            calls.append(len(listed(client)))
+
+    with ThreadPoolExecutor(4) as threads:
+        working = [threads.submit(call_on) for _ in range(4)]
+        for _ in range(10):
+            enrolled(private_registry.root, tmp_path / str(ACME))
+            with opened(private_registry.root) as authority:
+                authority.certify_server()
+            time.sleep(0.05)
+        done.set()
+        for one in working:
+            one.result(timeout=10)
+    assert len(calls) >= 10
