@@ -1,24 +1,14 @@
-"""The calls of RegistryService, on a store and an index.
-
-Nothing here blocks the event loop: the index runs on one thread of its own, file work on a few
-others.
-"""
+"""The calls of RegistryService, on an open registry."""
 
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from adapterdistill.errors import (
-    AdapterDistillError,
-    DeadlineRequiredError,
     EncoderMismatchError,
     InvalidManifestError,
     NotFoundError,
-    RegistryError,
     RegistryUnavailableError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
@@ -31,181 +21,29 @@ from adapterdistill.registry.access import (
     check_owns,
     check_withdraws,
 )
-from adapterdistill.registry.admission import Limits, check_manifest, parse_manifest
+from adapterdistill.registry.admission import check_manifest, parse_manifest
 from adapterdistill.registry.aliases import alias_of, set_alias
-from adapterdistill.registry.audit_trail import AuditTrail, subject
+from adapterdistill.registry.answering import answered
+from adapterdistill.registry.audit_trail import subject
 from adapterdistill.registry.changes import after
-from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.identity import caller_of
-from adapterdistill.registry.index import Index
 from adapterdistill.registry.listing import page
-from adapterdistill.registry.malformed import checked
+from adapterdistill.registry.opened import OpenRegistry
 from adapterdistill.registry.population import judge, others
-from adapterdistill.registry.quotas import CallLimits, Quotas, StorageQuota
-from adapterdistill.registry.requests import Answer, once
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.statistics import measure
-from adapterdistill.registry.status import to_status
-from adapterdistill.registry.store import BlobStore
-from adapterdistill.registry.transfers import Transfers
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
 HEARTBEAT_S = 15
-DEFAULT_QUOTAS = Quotas()
 logger = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
-Call = Callable[["RegistryService", Any, Any, Caller], Awaitable[T]]
-# The calls that change something, all of which the audit log tells of, and what they are about.
-_SUBJECTS: dict[str, Callable[[Any], str]] = {
-    "Publish": lambda _requests: "",  # its header says
-    "SetAlias": lambda request: request.alias.name,
-    "SetConsent": lambda request: request.adapter_name,
-    "Withdraw": lambda request: request.name,
-    "ReleaseVersion": lambda request: request.name,
-}
 
 
-def _answered(call: Call[T]) -> Callable[["RegistryService", Any, Any], Awaitable[T]]:
-    """Tells the call who calls, and turns errors into statuses; what we did not foresee is logged
-    and not shown."""
+class RegistryService(OpenRegistry):
+    """Implements the service of registry.proto. Its methods bear the names of the calls, which gRPC
+    looks up."""
 
-    @functools.wraps(call)
-    async def answer(self: "RegistryService", request: Any, context: Any) -> T:
-        refusal: AdapterDistillError
-        caller: Caller | None = None
-        writes = call.__name__ in _SUBJECTS
-        try:
-            caller = caller_of(context, self._credentials)
-            with self._limited.hold(caller):
-                _check_deadline(call.__name__, context)
-                if writes:
-                    subject.set(_SUBJECTS[call.__name__](checked(request)))
-                response = await call(self, checked(request), context, caller)
-                if writes:
-                    await self._audit.settle()
-                return response
-        except AdapterDistillError as error:
-            refusal = error
-        except Exception:
-            logger.exception("%s failed", call.__name__)
-            refusal = RegistryError("the registry failed; its log has the cause")
-        if writes:
-            try:
-                await self._audit.refused(call.__name__, caller, refusal)
-            except RegistryError as error:
-                refusal = error
-        code, message, trailer = to_status(refusal)
-        logger.info(
-            "%s of %s refused: %s %s",
-            call.__name__,
-            caller or "nobody known",
-            code.name,
-            refusal.reason,
-        )
-        await context.abort(code, message, trailer)
-        raise AssertionError("abort returned")
-
-    return answer
-
-
-def _check_deadline(name: str, context: Any) -> None:
-    """A call without one could hold what it uses for ever."""
-    if name != "Watch" and context.time_remaining() is None:
-        raise DeadlineRequiredError(f"{name} needs a deadline, and came without")
-
-
-class RegistryService:
-    """Implements the service of registry.proto; open from construction to `close`.
-
-    Its methods bear the names of the calls, which gRPC looks up.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        limits: Limits,
-        quotas: Quotas = DEFAULT_QUOTAS,
-        credentials: ServerCredentials | None = None,
-        *,
-        idle_timeout_s: float = 30.0,
-    ) -> None:
-        """Callers are who their certificates say, or without `credentials` anyone.
-
-        `idle_timeout_s` is how long a transfer may wait for its client's next step.
-        """
-        self._limits = limits
-        self._credentials = credentials
-        self._limited = CallLimits(quotas)
-        self._storage = StorageQuota(quotas)
-        self._store = BlobStore(root, quotas)
-        try:
-            self._index = Index(
-                root / "index.sqlite3", refuse_descendants=limits.refuse_descendants
-            )
-        except BaseException:
-            self._store.close()
-            raise
-        try:
-            self._audit = AuditTrail(root)
-        except BaseException:
-            self._index.close()
-            self._store.close()
-            raise
-        swept = self._store.sweep(self._index.payloads())
-        if swept:
-            logger.info("removed %d files of uploads that nobody goes on with", swept)
-        self._pages = wire.PageTokens(self._index.secret("page_token"))
-        self._index_thread = ThreadPoolExecutor(1, "registry-index")
-        self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
-        self._changed = asyncio.Event()
-        self._stopping = False
-
-    def close(self) -> None:
-        """Waits for work in progress; the folder may then be opened again."""
-        self._transfers.close()
-        self._index_thread.shutdown()
-        self._audit.close()
-        self._index.close()
-        self._store.close()
-
-    def end_watches(self) -> None:
-        """Ends the calls that would never end by themselves."""
-        self._stopping = True
-        self._tell_watchers()
-
-    async def check(self) -> None:
-        """Raises whatever stands in the way of serving calls."""
-        await self._on_index(self._index.check)
-        self._audit.check()
-        await self._transfers.on_disk(self._store.check_writable)
-
-    async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
-
-    async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `_on_index`, for what changes the index: watchers hear of it."""
-        result = await self._on_index(call, *args, **kwargs)
-        self._tell_watchers()
-        return result
-
-    async def _once(
-        self,
-        caller: Caller,
-        request: Any,
-        answer: type[Answer],
-        change: Callable[[], Answer],
-    ) -> Answer:
-        """As `_change`; a request that the caller repeats is answered as the first time."""
-        return await self._change(once, self._index.db, caller, request, answer, change)
-
-    def _tell_watchers(self) -> None:
-        told, self._changed = self._changed, asyncio.Event()
-        told.set()
-
-    @_answered
+    @answered
     async def Publish(  # noqa: N802
         self, _requests: Any, context: Any, caller: Caller
     ) -> pb.PublishResponse:
@@ -219,12 +57,12 @@ class RegistryService:
             raise InvalidManifestError("the header's name is not that of its manifest")
         consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
-        certify = None if self._credentials is None else self._credentials.certify
+        certify = None if self.credentials is None else self.credentials.certify
         statement = ledger.accept(wire.read_statement(first.header), manifest, consent, certify)
         row = await self._on_index(self._index.published, manifest, caller, statement)
         # A payload that the disk lost is taken again.
         if row is None or not await self._transfers.has(manifest):
-            self._limited.take_publish(caller)
+            self.limited.take_publish(caller)
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
             is_named = functools.partial(
                 self._on_index, self._index.names_payload, manifest.version
@@ -234,7 +72,7 @@ class RegistryService:
                 self._transfers.named_or_removed(manifest.version, is_named),
             ):
                 await self._transfers.receive(manifest, caller, context)
-                caller_of(context, self._credentials)  # uploads last: it may be revoked by now
+                caller_of(context, self.credentials)  # uploads last: it may be revoked by now
                 # Last: the version exists from here on.
                 row = await self._add(manifest, caller, consent, statement)
         return pb.PublishResponse(version=await self._on_index(self._told, row, caller))
@@ -267,7 +105,7 @@ class RegistryService:
         consent = self._index.consent(row.ref.tenant, row.ref.adapter)
         return wire.version_message(row, consent)
 
-    @_answered
+    @answered
     async def Fetch(  # noqa: N802
         self, request: pb.FetchRequest, context: Any, caller: Caller
     ) -> None:
@@ -280,7 +118,7 @@ class RegistryService:
             )
         await self._transfers.send(row, request.offset, caller, context)
 
-    @_answered
+    @answered
     async def QueryUpload(  # noqa: N802
         self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -295,14 +133,14 @@ class RegistryService:
         offset = 0 if published else self._transfers.staged_bytes(caller, ref.version)
         return pb.QueryUploadResponse(offset=offset, published=published)
 
-    @_answered
+    @answered
     async def GetVersion(  # noqa: N802
         self, request: pb.GetVersionRequest, _context: Any, caller: Caller
     ) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
         return pb.GetVersionResponse(version=await self._on_index(self._told, row, caller))
 
-    @_answered
+    @answered
     async def ListVersions(  # noqa: N802
         self, request: pb.ListVersionsRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -330,7 +168,7 @@ class RegistryService:
             versions=[message(row) for row in rows], next_page_token=following
         )
 
-    @_answered
+    @answered
     async def GetAlias(  # noqa: N802
         self, request: pb.GetAliasRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -338,7 +176,7 @@ class RegistryService:
         row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
         return pb.GetAliasResponse(alias=wire.alias_message(row))
 
-    @_answered
+    @answered
     async def SetAlias(  # noqa: N802
         self, request: pb.SetAliasRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -355,7 +193,7 @@ class RegistryService:
 
         return await self._once(caller, request, pb.SetAliasResponse, change)
 
-    @_answered
+    @answered
     async def GetLineage(  # noqa: N802
         self, request: pb.GetLineageRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -376,7 +214,7 @@ class RegistryService:
         visible = self._index.visible(relatives, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
-    @_answered
+    @answered
     async def GetAdapter(  # noqa: N802
         self, request: pb.GetAdapterRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -390,7 +228,7 @@ class RegistryService:
             consent=wire.consent_message(consent), newest_version_name=newest.name
         )
 
-    @_answered
+    @answered
     async def SetConsent(  # noqa: N802
         self, request: pb.SetConsentRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -405,7 +243,7 @@ class RegistryService:
 
         return await self._once(caller, request, pb.SetConsentResponse, change)
 
-    @_answered
+    @answered
     async def Withdraw(  # noqa: N802
         self, request: pb.WithdrawRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -423,7 +261,7 @@ class RegistryService:
 
         return await self._once(caller, request, pb.WithdrawResponse, change)
 
-    @_answered
+    @answered
     async def ReleaseVersion(  # noqa: N802
         self, request: pb.ReleaseVersionRequest, _context: Any, caller: Caller
     ) -> Any:
@@ -437,7 +275,7 @@ class RegistryService:
 
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 
-    @_answered
+    @answered
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Any, caller: Caller
     ) -> None:
@@ -461,7 +299,7 @@ class RegistryService:
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
             for _ in range(HEARTBEAT_S):
-                caller_of(context, self._credentials)  # it may be revoked by now
+                caller_of(context, self.credentials)  # it may be revoked by now
                 try:
                     async with asyncio.timeout(1.0):
                         await changed.wait()

@@ -63,7 +63,7 @@ def test_calls_are_counted_for_the_name_in_the_certificate(
     connect: Callable[..., RegistryClient],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limited = private_registry.server._service._limited
+    limited = private_registry.server._service.limited
     monkeypatch.setattr(limited, "_rate", RateLimit("3 calls an hour", 3 / 3600, 3))
     acme, bolt = connect(timeout_s=5), connect(BOLT)
     for _ in range(3):

@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from adapterdistill import errors
-from adapterdistill.registry import service
+from adapterdistill.registry import answering, service
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.server import SERVICE_NAME
@@ -26,7 +26,8 @@ ACME, BROOK = "owner/acme", "owner/brook"
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(service, "caller_of", believing)
+    for module in (answering, service):
+        monkeypatch.setattr(module, "caller_of", believing)
     running: list[Running] = []
 
     def start_one(**quotas: Any) -> Running:

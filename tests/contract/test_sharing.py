@@ -13,7 +13,7 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import service
+from adapterdistill.registry import answering, service
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal, wait_until
@@ -29,7 +29,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runnin
                 return Caller(role, name)
         return ANYONE
 
-    monkeypatch.setattr(service, "caller_of", caller_of)
+    for module in (answering, service):
+        monkeypatch.setattr(module, "caller_of", caller_of)
     running = Running(tmp_path / "registry")
     yield running
     running.close()

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import service, transfers
+from adapterdistill.registry import answering, service, transfers
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.streams import Download, chunk_message, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -32,7 +32,8 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "caller_of", believing)
+        for module in (answering, service):
+            patch.setattr(module, "caller_of", believing)
         running = Running(tmp_path_factory.mktemp("registry"))
         yield running
         running.close()
