@@ -167,18 +167,9 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
     Raises:
         PlacementError: the cluster has no such node.
     """
-    import ray
-
     from actors.placement import start_data_owner, wait_for
 
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
-        except ConnectionError:
-            raise PlacementError(
-                "no Ray cluster was found: submit with `ray job submit` or start one, or run in "
-                "this process with --local"
-            ) from None
+    connect()
     owner: Any = start_data_owner(config)
 
     def run(stage: str) -> StageResult:
@@ -187,6 +178,21 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
         return result
 
     return run
+
+
+def connect() -> None:
+    """To the Ray cluster at hand. Raises PlacementError if there is none."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    except ConnectionError:
+        raise PlacementError(
+            "no Ray cluster was found: submit with `ray job submit` or start one, or run in this "
+            "process with --local"
+        ) from None
 
 
 def submission_id() -> str | None:

@@ -1,6 +1,7 @@
 """Puts a data owner on its owner's node, or says why it cannot be."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -76,3 +77,16 @@ def start_data_owner(config: OnboardConfig) -> Any:
         max_restarts=2,
         max_task_retries=2,
     ).remote(config)
+
+
+def on_owner_node(work: Callable[[OnboardConfig], Any], config: OnboardConfig) -> Any:
+    """`work(config)` on the owner's node. Raises PlacementError if the cluster has none."""
+    wait_for_node(config.placement)
+    resource = config.placement.resource
+    task: Any = ray.remote(work)
+    result = task.options(
+        num_cpus=config.placement.num_cpus,
+        resources={resource: RESOURCE_SLIVER} if resource else None,
+        max_retries=0,
+    ).remote(config)
+    return wait_for(result, config.placement)

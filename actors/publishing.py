@@ -53,7 +53,7 @@ def build_manifest(
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
         teachers=() if choice == "own" else teachers,
-        privacy=PRIVACY + _told_of(prototypes),
+        privacy=_privacy(None if prototypes is None else prototypes.noise),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         signature=Probes(encoder).signature(adapter),
@@ -61,14 +61,19 @@ def build_manifest(
     )
 
 
-def _told_of(prototypes: SharedPrototypes | None) -> str:
-    """What a privacy statement says of shared prototypes."""
-    if prototypes is None:
-        return ""
-    if not prototypes.noise:
-        return f"{PROTOTYPES_SHARED}No noise was added."
+def privacy_of(config: OnboardConfig) -> str:
+    """The privacy statement of the manifest that the run will publish."""
+    return _privacy(None if config.sharing is None else config.sharing.noise)
+
+
+def _privacy(noise: float | None) -> str:
+    """`noise` is that of the prototypes; None: none are shared."""
+    if noise is None:
+        return PRIVACY
+    if not noise:
+        return f"{PRIVACY}{PROTOTYPES_SHARED}No noise was added."
     return (
-        f"{PROTOTYPES_SHARED}Gaussian noise was added, its standard deviation {prototypes.noise:g} "
+        f"{PRIVACY}{PROTOTYPES_SHARED}Gaussian noise was added, its standard deviation {noise:g} "
         "times what one row can move a mean by."
     )
 

@@ -18,7 +18,7 @@ from actors.onboarding import (
 from actors.onboarding import onboard as run_stages
 from actors.records import Distilled
 from adapterdistill.cli.output import Format
-from adapterdistill.config import load_toml
+from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.manifest import VersionRef
 
 
@@ -31,6 +31,10 @@ def onboard(
     local: Annotated[
         bool, typer.Option("--local", help="Run in this process, without a Ray cluster.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would happen and how long it would take, only."),
+    ] = False,
     output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
 ) -> None:
     """Take a tenant from private Parquet to a serving bundle.
@@ -39,6 +43,9 @@ def onboard(
     --config cluster/runs/NAME.toml`. Stages that an earlier submission finished are not run again.
     """
     settings = load_toml(config)
+    if dry_run:
+        _look_ahead(settings, local=local, as_json=output is Format.json)
+        return
     runner = in_process(settings) if local else on_cluster(settings)
     as_json = output is Format.json
     report = run_stages(
@@ -55,6 +62,23 @@ def onboard(
         console.print(_table(report))
         if report.distil.trained:
             console.print(_teachers(report.distil))
+
+
+def _look_ahead(settings: OnboardConfig, *, local: bool, as_json: bool) -> None:
+    """Prints what a dry run found, and raises the first error in it."""
+    from actors import preflight
+    from adapterdistill.cli import error_classes
+    from adapterdistill.cli.preflight import shown
+
+    found = preflight.preflight(settings) if local else preflight.on_cluster(settings)
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json")))
+    else:
+        Console().print(*shown(found), sep="\n")
+    error = found.first_error
+    if error is not None:
+        by_reason = {error_class.reason: error_class for error_class in error_classes()}
+        raise by_reason[str(error.reason)](error.said)
 
 
 def _table(report: OnboardReport) -> Table:

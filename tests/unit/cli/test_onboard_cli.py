@@ -106,6 +106,54 @@ def test_json_on_stdout_is_all_that_is_there(
     assert "extract: step 6/6" in printed.err
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_dry_run_prints_what_it_found_and_writes_nothing(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    registry: Running,
+    tiny_encoder: Encoder,
+    capfd: pytest.CaptureFixture[str],
+    as_json: bool,
+) -> None:
+    publish(registry, tiny_encoder, "baker", seed=0)
+    write_shop(tmp_path / "data" / "acme", word=SECRET)
+    more = ["--format", "json"] if as_json else []
+    assert run("--config", toml(registry.address), "--local", "--dry-run", *more) == 0
+    printed = capfd.readouterr()
+    assert SECRET not in printed.out + printed.err
+    assert not (tmp_path / "owners").exists() and not (tmp_path / "serving").exists()
+    assert [m.tenant for m in registry.client.list()] == ["baker"]
+    if as_json:
+        found = json.loads(printed.out)
+        assert found["teachers"] == ["baker"] and found["estimate"]["bytes_out"] > 0
+        assert {check["status"] for check in found["checks"]} == {"ok"}
+    else:
+        for told in ("nothing was changed", "About ", "fetch_teachers", "baker", "No differential"):
+            assert told in printed.out
+
+
+def test_a_dry_run_ends_with_the_first_error_s_code_after_all_was_looked_at(
+    tmp_path: Path, toml: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(toml())
+    path.write_text(path.read_text().replace("timeout_s = 10.0", "timeout_s = 0.3"))
+    assert run("--config", str(path), "--local", "--dry-run", "--format", "json") == 3
+    printed = capfd.readouterr()
+    reasons = [check["reason"] for check in json.loads(printed.out)["checks"]]
+    assert reasons == ["INVALID_DATA", None, "REGISTRY_UNAVAILABLE", None]
+    assert printed.err.startswith("error [INVALID_DATA]: ") and printed.err.count("\n") == 1
+
+
+def test_a_dry_run_looks_where_the_run_would_be(
+    toml: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: object) -> None:
+        raise PlacementError("no Ray cluster was found")
+
+    monkeypatch.setattr("actors.preflight.on_cluster", lost)
+    assert run("--config", toml(), "--dry-run") == 7
+
+
 def faulty(folder: Path) -> None:
     """A query of a FAQ that there is not, and an empty text."""
     table = pq.read_table(folder / "queries.parquet").to_pydict()

@@ -1,0 +1,219 @@
+"""What a run will take, told before it starts: seconds by stage, and bytes on disk and wire.
+
+Seconds are the work that the rows and the settings make, in tokens, at the speed at which this
+machine, as it is now, does one training step. They are of a run that takes all its steps; training
+ends earlier where held-out scores no longer rise.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from actors.publishing import build_manifest
+from actors.training_stages import form_settings
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter, probe_sentences
+from adapterdistill.config import OnboardConfig
+from adapterdistill.distill.adapter_distillation import imitation_rows
+from adapterdistill.distill.batches import TrainingRows, make_batch
+from adapterdistill.distill.forms import ServedForm, pack_form
+from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.evaluation.rows import TenantRows
+from adapterdistill.manifest import Record
+
+_TIMED_ROWS = 64
+_WORKERS_START_S = 18.0
+"""Of Ray Train with workers, start to end of an empty loop, measured on 2 cores."""
+_COMPOSE_STEPS = 15
+"""Composing the teachers, in steps of an own adapter: AdapterFusion is trained for ten."""
+_FORM_STEP = {"conditional": 1.0, "multitask_kd": 0.3, "meta_kd": 0.5}
+"""A token of the form's own training, in steps of an adapter; the teacher's forward comes besides.
+A light student's further tasks are not counted."""
+_SUMMARY_BYTES = 430
+"""Of a listed adapter on the wire: 43 KiB a hundred."""
+
+
+class Estimate(Record):
+    """What a run will take."""
+
+    stage_seconds: dict[str, float]
+    bytes_out: int
+    """To the registry: the adapter and its manifest, at most."""
+    bytes_in: int
+    """From the registry: its list, and teachers as large as the own adapter."""
+    workspace_bytes: int
+    serving_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.stage_seconds.values())
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of this machine, measured."""
+
+    step_s: float
+    """A token of an own adapter's training step."""
+    forward_s: float
+    """A token through the encoder and an adapter, without gradients."""
+    describe_s: float
+    """What a manifest says of an adapter."""
+    prove_s: float
+    """That a teacher is what its manifest says: the probe sentences, with it and without."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of the registry."""
+
+    adapters: int
+    """Of others, on this encoder."""
+    tenants: int
+    """That they are of: the newest of each may teach."""
+    seconds: float
+    """To list them."""
+
+
+def tokens(rows: TrainingRows) -> int:
+    return sum(map(len, rows.ids))
+
+
+def estimate(
+    config: OnboardConfig,
+    encoder: Encoder,
+    rows: TenantRows,
+    *,
+    validate_s: float,
+    texts_bytes: int,
+    listed: Listed,
+) -> Estimate:
+    """Time one step and one forward, and multiply.
+
+    Args:
+        validate_s: that opening the data and the encoder took just now.
+        texts_bytes: size of the tenant's FAQs, which the bundle holds.
+    """
+    shape = (encoder.num_layers, encoder.hidden_size, config.training.bottleneck_size)
+    adapter = BottleneckAdapter.new(*shape, seed=config.training.seed).to(encoder.device)
+    payload = pack_adapter(adapter, model_name=encoder.ref.name)
+    teachers = min(config.teachers.max_teachers, listed.tenants)
+    manifest_bytes, describe_s = _described(config, encoder, payload, teachers)
+    step_s, forward_s = _token_seconds(encoder, adapter, rows)
+    probes = sum(map(len, encoder.tokenize(probe_sentences())))
+    speed = Speed(step_s, forward_s, describe_s, prove_s=2 * probes * forward_s)
+    form = form_settings(config)
+    copies = 1 + rows.num_folds
+    form_bytes = 0
+    if form is not None:
+        form_bytes = len(pack_form(ServedForm(form, form.new(encoder, seed=0))))
+    # A checkpoint holds parameters, their best, and two moments of AdamW, for each fold.
+    kept = (2 * copies + 4 * max(1, rows.num_folds) + teachers) * len(payload)
+    return Estimate(
+        stage_seconds=_seconds(config, encoder, rows, speed, validate_s, teachers, listed),
+        bytes_out=len(payload) + manifest_bytes,
+        bytes_in=bool(teachers) * listed.adapters * _SUMMARY_BYTES + teachers * len(payload),
+        workspace_bytes=kept + 5 * copies * form_bytes + 8 * tokens(rows.stage().train),
+        serving_bytes=len(payload)
+        + form_bytes
+        + texts_bytes
+        + rows.num_faqs * (4 * encoder.hidden_size + 8),
+    )
+
+
+def _seconds(
+    config: OnboardConfig,
+    encoder: Encoder,
+    rows: TenantRows,
+    speed: Speed,
+    validate_s: float,
+    teachers: int,
+    listed: Listed,
+) -> dict[str, float]:
+    t, folds, stage = config.training, rows.num_folds, rows.stage()
+    parts = stage.splits() or [stage]
+    scored = sum(
+        tokens(part.held_index) + tokens(part.held_queries)
+        for part in parts
+        if part.held_queries.ids
+    )
+
+    def batch_tokens(texts: TrainingRows) -> float:
+        return min(t.batch_size, len(texts.ids)) * tokens(texts) / max(1, len(texts.ids))
+
+    def training(
+        texts: TrainingRows, steps: int, token_s: float, every: int = t.evaluate_every
+    ) -> float:
+        trainings = 1 + max(0, folds - 1)  # each fold sees the others' rows; then all are seen
+        scores = (steps // every + 1) * scored * speed.forward_s
+        started = _WORKERS_START_S if t.num_workers else 0.0
+        return (
+            started
+            + trainings * steps * batch_tokens(texts) * token_s / max(1, t.num_workers)
+            + scores
+        )
+
+    texts, _ = imitation_rows(encoder, stage.train)
+    imitated = speed.step_s + 1.5 * speed.forward_s  # the composition is a wider adapter
+    composed = (1 + folds) * _COMPOSE_STEPS * batch_tokens(stage.train) * speed.step_s
+    judged = tokens(rows.index()) * (1 + folds) + tokens(rows.held) + tokens(rows.test)
+    seconds = {
+        "validate": validate_s,
+        "extract": training(stage.train, t.extract_steps, speed.step_s) if rows.train.ids else 0.0,
+        "fetch_teachers": listed.seconds + speed.describe_s + teachers * speed.prove_s,
+        "distil": composed + training(texts, t.distil_steps, imitated) if teachers else 0.0,
+        "evaluate": (1 + bool(teachers)) * judged * speed.forward_s,
+        "decide": 0.0,
+        "publish": 2 * speed.describe_s + listed.seconds,
+        "lighten": 0.0,
+        "bundle": tokens(rows.index()) * speed.forward_s + speed.describe_s,
+    }
+    form, kind = config.form, config.form_kind
+    if form is not None and kind is not None and scored:
+        token_s = _FORM_STEP[kind] * speed.step_s + speed.forward_s
+        every = max(t.evaluate_every, form.steps // 10)
+        seconds["lighten"] = training(texts, form.steps, token_s, every)
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def _token_seconds(
+    encoder: Encoder, adapter: BottleneckAdapter, rows: TenantRows
+) -> tuple[float, float]:
+    """Seconds a token of one training step and of one forward, each after a warm-up."""
+    texts = rows.stage().train
+    batch = make_batch(texts, list(range(min(_TIMED_ROWS, len(texts.ids)))), device=encoder.device)
+    objective = OwnAdapter(encoder, adapter)
+
+    def forward() -> None:
+        with torch.no_grad():
+            encoder.embed(batch.tokens, adapter)
+
+    step_s = _timed(lambda: objective(batch).backward())
+    return step_s / batch.total_tokens, _timed(forward) / batch.total_tokens
+
+
+def _timed(work: Callable[[], object]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _described(
+    config: OnboardConfig, encoder: Encoder, payload: bytes, teachers: int
+) -> tuple[int, float]:
+    """Bytes of the manifest, without prototypes, and the seconds that it took to make."""
+    teacher = f"tenants/{'t' * 20}/adapters/{config.adapter}/versions/{'0' * 64}"
+    started = time.perf_counter()
+    manifest = build_manifest(
+        config,
+        encoder,
+        payload,
+        choice="distilled",
+        held_out=None,
+        teachers=tuple(f"{teacher[:-3]}{number:03d}" for number in range(teachers)),
+    )
+    return len(manifest.canonical_json()), time.perf_counter() - started
