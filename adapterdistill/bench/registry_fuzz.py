@@ -37,6 +37,7 @@ _ENDLESS_S = 0.2  # a call that streams until it is cancelled is left after this
 _SAMPLES = 100
 _DETAILS_KEY = "grpc-status-details-bin"
 ACCEPTED = "accepted"
+QUARANTINED = "accepted into quarantine"
 # A refusal names its reason; these mean that the registry failed instead of refusing.
 _FAILURES = ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")
 
@@ -90,7 +91,7 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
             missing = _missing(parties, tally) if alive else ["the registry ended"]
             peak = server.peak_bytes()
         tracebacks = log.read_bytes().count(b"Traceback (most recent call last)")
-    accepted = sum(n for (_, said), n in tally.outcomes.items() if said == ACCEPTED)
+    accepted = sum(n for (_, said), n in tally.outcomes.items() if said in (ACCEPTED, QUARANTINED))
     return {
         "cases": count,
         "seed": seed,
@@ -153,13 +154,19 @@ def _throw(
 def _count(
     one: Case, number: int, said: str, responses: list[bytes], party: Party, tally: Tally
 ) -> None:
-    tally.outcomes[one.kind, said] += 1
+    quarantined = said == ACCEPTED and one.method == PUBLISH and _is_quarantined(responses[0])
+    tally.outcomes[one.kind, QUARANTINED if quarantined else said] += 1
     if said.startswith(_FAILURES) or said == "REGISTRY_ERROR":
         tally.failures.append(f"{number} ({one.kind}, {one.method}): {said}")
     elif said != ACCEPTED and one.kind == "unmutated":
         tally.failures.append(f"{number} (unmutated): {said}")
     elif said == ACCEPTED and one.method == PUBLISH:
         _judge(one, number, responses, party, tally)
+
+
+def _is_quarantined(response: bytes) -> bool:
+    state = pb.PublishResponse.FromString(response).version.state
+    return bool(state == pb.VERSION_STATE_QUARANTINED)
 
 
 def _judge(one: Case, number: int, responses: list[bytes], party: Party, tally: Tally) -> None:
