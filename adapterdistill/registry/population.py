@@ -9,6 +9,7 @@ move at will. One direction only is suspect: a weak adapter harms nobody.
 
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ def judge(found: Statistics, population: Population) -> tuple[str, ...]:
     """
     tenants = [tenant for tenant, _ in population]
     judged = len(tenants) >= MIN_ADAPTERS and len(set(tenants)) >= MIN_TENANTS
-    weights = [1 / tenants.count(tenant) for tenant in tenants]
+    of_each = Counter(tenants)
+    weights = [1 / of_each[tenant] for tenant in tenants]
     reasons = []
     for trait in TRAITS:
         value = trait.of(found)
@@ -112,19 +114,20 @@ def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
 
 def others(db: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, Statistics]]:
     """The population that a version of this manifest is judged by."""
+    encoder = (manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256)
+    # From one tenant to the next by the index: not every version is looked at.
     rows = db.execute(
-        "SELECT tenant, statistics_json FROM ("
-        " SELECT tenant, statistics_json,"
-        " ROW_NUMBER() OVER (PARTITION BY tenant ORDER BY revision DESC) AS place"
-        " FROM versions WHERE weights_sha256 = ? AND tokenizer_sha256 = ? AND tenant <> ?"
-        " AND state = 'active' AND statistics_json IS NOT NULL)"
-        " WHERE place <= ? LIMIT ?",
-        (
-            manifest.encoder.weights_sha256,
-            manifest.encoder.tokenizer_sha256,
-            manifest.tenant,
-            _ADAPTERS_A_TENANT,
-            _ADAPTERS_A_TENANT * _MAX_TENANTS,
-        ),
+        "WITH RECURSIVE tenants (tenant) AS ("
+        " SELECT min(tenant) FROM versions WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2"
+        " UNION ALL SELECT (SELECT min(tenant) FROM versions"
+        " WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2 AND tenant > tenants.tenant)"
+        " FROM tenants WHERE tenant IS NOT NULL)"
+        " SELECT tenant, statistics_json FROM versions WHERE revision IN ("
+        " SELECT n.revision FROM tenants t JOIN versions n ON n.revision IN ("
+        " SELECT revision FROM versions WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2"
+        " AND tenant = t.tenant AND state = 'active' AND statistics_json IS NOT NULL"
+        " ORDER BY revision DESC LIMIT ?4)"
+        " WHERE t.tenant <> ?3 LIMIT ?5)",
+        (*encoder, manifest.tenant, _ADAPTERS_A_TENANT, _ADAPTERS_A_TENANT * _MAX_TENANTS),
     )
     return [(tenant, Statistics.model_validate_json(text)) for tenant, text in rows]

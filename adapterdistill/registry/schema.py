@@ -77,6 +77,10 @@ _MIGRATIONS = (
         json_extract(CAST(manifest_json AS TEXT), '$.payload_bytes');
     -- Answers what a tenant has stored without reading its rows.
     CREATE INDEX versions_by_tenant ON versions (tenant, payload_bytes);
+    -- Finds the newest of each tenant for an encoder.
+    CREATE INDEX versions_by_population ON versions (
+        weights_sha256, tokenizer_sha256, tenant, revision
+    );
     CREATE TABLE labels (
         label TEXT NOT NULL,
         revision INTEGER NOT NULL,

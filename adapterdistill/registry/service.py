@@ -83,7 +83,8 @@ class RegistryService(OpenRegistry):
         """Publishes what is on disk, or quarantines it if it is unlike the others."""
         payload = self._store.path(manifest.version)
         found = await self._transfers.on_disk(measure, payload, manifest)
-        reasons = judge(found, await self._on_index(others, self._index.db, manifest))
+        population = await self._on_index(others, self._index.db, manifest)
+        reasons = await self._transfers.on_disk(judge, found, population)
         row = await self._change(
             self._index.add,
             manifest,

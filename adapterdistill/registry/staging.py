@@ -195,8 +195,8 @@ class Staging:
         with self._lock:
             removed = 0
             for path in [*self._folder.iterdir()]:
-                if path.is_file():  # an earlier release's
-                    path.unlink()
+                if not path.is_dir():  # an earlier release's, or a probe that is gone already
+                    path.unlink(missing_ok=True)
                     removed += 1
                     continue
                 removed += self._trim(path)

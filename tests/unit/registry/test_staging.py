@@ -247,3 +247,17 @@ def test_leaving_during_writes_in_another_thread_leaves_no_file(store: BlobStore
     upload.leave(keep=False)
     writer.join(timeout=10)
     assert not writer.is_alive() and staged(store) == {}
+
+
+def test_sweep_leaves_a_file_alone_that_is_gone_already(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readiness probe comes and goes beside uploads."""
+    folder = store.root / "staging"
+    (folder / "probe").touch()
+    listed = list(folder.iterdir())
+    (folder / "probe").unlink()
+    monkeypatch.setattr(
+        type(folder), "iterdir", lambda path: iter(listed) if path == folder else iter(())
+    )
+    store.staging.sweep()
