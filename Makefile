@@ -37,11 +37,12 @@ setup: .venv/.setup  ## make .venv with the pinned dependencies (once)
 	@touch $@
 
 .PHONY: check
-check: setup proto-check  ## formatting, lint, types, layers, protobuf
+check: setup proto-check  ## formatting, lint, types, layers, protobuf, known vulnerabilities
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy --no-error-summary
 	@.venv/bin/lint-imports --no-logo
+	@$(PY) .ci/audit.py
 	@echo "check: all passed"
 
 .PHONY: test

@@ -25,8 +25,13 @@ BANNED_WORDS = (
     "download.pytorch" + ".org",
 )
 BANNED_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
-BANNED_FLAGS = {"trust_remote_code", "allow_pickle"}
+BANNED_CALLS = {
+    *("eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"),
+    # What a shell reads: a tenant's name may become part of it.
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    "asyncio.create_subprocess_shell",
+}
+BANNED_FLAGS = {"trust_remote_code", "allow_pickle", "shell"}
 
 
 @cache
@@ -145,13 +150,19 @@ def test_no_package_runs_code_from_bytes_or_text() -> None:
         "f(trust_remote_code=True)",
         "f(trust_remote_code=flag)",
         "np.load(path, allow_pickle=True)",
+        "subprocess.run(command, shell=True)",
+        "os.system(f'rm {tenant}')",
+        "from os import popen",
     ],
 )
 def test_the_ban_notices(code: str) -> None:
     assert [*banned(ast.parse(code))]
 
 
-@pytest.mark.parametrize("code", ["model.eval()", "f(trust_remote_code=False)", "json.load(f)"])
+@pytest.mark.parametrize(
+    "code",
+    ["model.eval()", "f(trust_remote_code=False)", "json.load(f)", "run([name], shell=False)"],
+)
 def test_the_ban_lets_harmless_code_pass(code: str) -> None:
     assert [*banned(ast.parse(code))] == []
 
