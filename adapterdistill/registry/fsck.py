@@ -11,37 +11,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from adapterdistill.errors import ConfigError, InvalidManifestError
-from adapterdistill.manifest import VersionRef
-from adapterdistill.registry.admission import parse_manifest
+from adapterdistill.errors import ConfigError
 from adapterdistill.registry.audit_verify import LOG, examine
+from adapterdistill.registry.fsck_versions import (
+    Finding,
+    certify_by,
+    lineage_findings,
+    manifest_findings,
+    read_versions,
+    statement_findings,
+)
 from adapterdistill.registry.schema import SCHEMA, EventKind, EventRow
 
-Kind = Literal[
-    "index_corrupt",
-    "payload_missing",
-    "payload_corrupt",
-    "payload_orphaned",
-    "manifest_bad",
-    "lineage_broken",
-    "alias_dangling",
-    "audit_broken",
-    "audit_behind",
-    "audit_differs",
-]
 _CHANGES = get_args(EventKind)
 _EVENT_FIELDS = tuple(EventRow.__annotations__)
 _SETTLE_S = 1.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    kind: Kind
-    name: str
-    """Of the version, alias or file."""
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -90,11 +76,15 @@ def fsck(root: Path) -> Checked:
         blobs = blob_files(root)
         try:
             findings = [*_index_findings(db)]
-            rows = [] if findings else _versions(db)
+            rows = []
             if not findings:
-                findings += _manifest_findings(rows)
-                findings += _lineage_findings(db, rows)
+                db.execute("BEGIN")  # the tables as of one moment
+                rows = read_versions(db)
+                findings += lineage_findings(db, rows)
                 findings += _alias_findings(db)
+                db.execute("COMMIT")
+                findings += manifest_findings(rows)
+                findings += statement_findings(rows, certify_by(root))
                 findings += _payload_findings(root, db, blobs)
                 findings += _audit_findings(root, db)
         except sqlite3.DatabaseError as error:
@@ -115,83 +105,6 @@ def _index_findings(db: sqlite3.Connection) -> Iterator[Finding]:
     for (said,) in db.execute("PRAGMA integrity_check"):
         if said != "ok":
             yield Finding("index_corrupt", "index.sqlite3", said)
-
-
-@dataclass(frozen=True)
-class _Version:
-    name: str
-    revision: int
-    state: str
-    withdrawn_teacher: str
-    encoder: tuple[str, str]
-    manifest_json: bytes
-
-
-def _versions(db: sqlite3.Connection) -> list[_Version]:
-    rows = db.execute(
-        "SELECT tenant, adapter, version, revision, state, withdrawn_teacher, weights_sha256,"
-        " tokenizer_sha256, manifest_json FROM versions ORDER BY revision"
-    )
-    return [
-        _Version(
-            f"tenants/{tenant}/adapters/{adapter}/versions/{version}",
-            revision, state, withdrawn_teacher, (weights, tokenizer), manifest_json,
-        )
-        for (
-            tenant, adapter, version, revision, state, withdrawn_teacher, weights, tokenizer,
-            manifest_json,
-        ) in rows
-    ]  # fmt: skip
-
-
-def _manifest_findings(versions: list[_Version]) -> Iterator[Finding]:
-    for version in versions:
-        try:
-            manifest = parse_manifest(version.manifest_json)
-            VersionRef.parse(version.name)
-        except InvalidManifestError as error:
-            yield Finding("manifest_bad", version.name, str(error))
-            continue
-        if manifest.ref.name != version.name:
-            yield Finding("manifest_bad", version.name, f"it is that of {manifest.ref.name}")
-        encoder = manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256
-        if encoder != version.encoder:
-            yield Finding("manifest_bad", version.name, "the index has another encoder for it")
-
-
-def _lineage_findings(db: sqlite3.Connection, versions: list[_Version]) -> Iterator[Finding]:
-    """Against the manifests: who learnt from whom, in order, and which teachers are withdrawn."""
-    by_name = {version.name: version for version in versions}
-    taught: dict[str, set[str]] = {}
-    for student, teacher in db.execute("SELECT student, teacher FROM lineage"):
-        taught.setdefault(student, set()).add(teacher)
-    for student in taught.keys() - by_name.keys():
-        yield Finding("lineage_broken", student, "it has teachers and is no version")
-    from_withdrawn: set[str] = set()
-    for version in versions:  # teachers come before their students
-        teachers = taught.get(version.name, set())
-        try:
-            declared = set(parse_manifest(version.manifest_json).teachers)
-        except InvalidManifestError:
-            continue
-        if teachers != declared:
-            yield Finding(
-                "lineage_broken",
-                version.name,
-                f"its manifest names {len(declared)} teachers, the index {len(teachers)},"
-                f" of which {len(declared & teachers)} are the same",
-            )
-        for name in sorted(teachers | declared):
-            teacher = by_name.get(name)
-            if teacher is None:
-                yield Finding("lineage_broken", version.name, f"teacher {name} is not there")
-            elif teacher.revision >= version.revision:
-                yield Finding("lineage_broken", version.name, f"teacher {name} came later")
-            elif teacher.state == "withdrawn" or name in from_withdrawn:
-                from_withdrawn.add(version.name)
-        if (version.name in from_withdrawn) != bool(version.withdrawn_teacher):
-            said = "none is marked" if not version.withdrawn_teacher else "there is none"
-            yield Finding("lineage_broken", version.name, f"withdrawn teachers: {said}")
 
 
 def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:

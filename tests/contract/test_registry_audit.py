@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal
+from tests.enrolment import ACME, BOLT
 from tests.unit.registry.samples import sample
 
 
@@ -188,3 +189,22 @@ def test_audit_show_tells_the_newest_lines(registry: Running) -> None:
     shown = json.loads(run("show", str(registry.root), "--last", "1", "--format", "json"))
     assert [one["name"] for one in shown] == [manifest.ref.name]
     assert "published" in run("show", str(registry.root))
+
+
+def test_over_tls_the_log_says_who_tried_what(
+    private_registry: Running, connect: Callable[..., RegistryClient]
+) -> None:
+    theirs = connect(BOLT).publish(*sample(1, tenant="bolt"))
+    with pytest.raises(errors.NotPermittedError):
+        connect(ACME).withdraw(theirs.ref, "it is better than ours")
+    with pytest.raises(errors.NotPermittedError):
+        connect(ACME).publish(*sample(2, tenant="bolt"))
+    told = [
+        (one["caller"], one["kind"], one["name"], one["reason"])
+        for one in records(private_registry)
+    ]
+    assert told == [
+        ("owner/bolt", "published", theirs.ref.name, ""),
+        ("owner/acme", "refused", theirs.ref.name, "NOT_PERMITTED"),
+        ("owner/acme", "refused", sample(2, tenant="bolt")[0].ref.name, "NOT_PERMITTED"),
+    ]

@@ -20,6 +20,7 @@ from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.fsck import fsck
 from adapterdistill.registry.server import RegistryServer
 from tests.contract.running_registry import Running
+from tests.enrolment import ACME
 from tests.unit.registry.samples import sample
 
 
@@ -237,6 +238,8 @@ NO_SUCH = "tenants/t/adapters/a/versions/" + "0" * 64
         (rewrite_manifest(lambda m: canonical_json(m | {"tenant": "acme"})), "manifest_bad"),
         (rewrite_manifest(lambda m: b"{}"), "manifest_bad"),
         (spoil("UPDATE versions SET weights_sha256 = ?", "c" * 64), "manifest_bad"),
+        (spoil("UPDATE versions SET payload_bytes = 1"), "manifest_bad"),
+        (spoil("UPDATE versions SET statement = ?", b"no statement"), "statement_bad"),
         (spoil("DELETE FROM lineage"), "lineage_broken"),
         (spoil("UPDATE lineage SET teacher = ?", NO_SUCH), "lineage_broken"),
         (spoil("UPDATE versions SET withdrawn_teacher = ''"), "lineage_broken"),
@@ -270,6 +273,24 @@ def test_what_fsck_says_heals_at_the_next_start_does(root: Path, lost: str) -> N
     assert fsck(root).findings
     Running(root).close()
     assert not fsck(root).findings
+
+
+def test_signed_versions_are_verified_by_the_registrys_authority(
+    private_registry: Running, connect: Callable[..., RegistryClient], tmp_path: Path
+) -> None:
+    connect(ACME).publish(*sample(1))
+    root = private_registry.root
+    assert not fsck(root).findings
+    contents = backup(root, tmp_path / "backup")
+    assert contents.served_tls
+    restore(tmp_path / "backup", tmp_path / "restored")
+    assert not fsck(tmp_path / "restored").findings
+    with database(tmp_path / "restored") as db:
+        (statement,) = db.execute("SELECT statement FROM versions").fetchone()
+        db.execute("UPDATE versions SET statement = ?", (statement.replace(b'"*"', b'"+"'),))
+    shutil.copytree(root / "server", tmp_path / "restored" / "server", dirs_exist_ok=True)
+    (found,) = fsck(tmp_path / "restored").findings
+    assert (found.kind, "signature does not verify" in found.detail) == ("statement_bad", True)
 
 
 def run(*arguments: object) -> Iterator[str]:

@@ -1,0 +1,146 @@
+"""What `fsck` finds wrong with versions themselves: manifests, signatures and lineage."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from google.protobuf.message import DecodeError
+
+from adapterdistill.errors import InvalidManifestError, SignatureError, UnauthenticatedError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry import wire
+from adapterdistill.registry.admission import parse_manifest
+from adapterdistill.registry.certificates import bearer_of
+from adapterdistill.registry.credentials import ServerCredentials
+from adapterdistill.registry.pem import CA_PEM, SERVER_FOLDER
+from adapterdistill.registry.statement import Certify, verify_statement
+
+Kind = Literal[
+    "index_corrupt",
+    "payload_missing",
+    "payload_corrupt",
+    "payload_orphaned",
+    "manifest_bad",
+    "statement_bad",
+    "lineage_broken",
+    "alias_dangling",
+    "audit_broken",
+    "audit_behind",
+    "audit_differs",
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: Kind
+    name: str
+    """Of the version, alias or file."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    name: str
+    revision: int
+    state: str
+    withdrawn_teacher: str
+    encoder: tuple[str, str]
+    payload_bytes: int
+    manifest_json: bytes
+    statement: bytes | None
+
+
+def read_versions(db: sqlite3.Connection) -> list[PublishedVersion]:
+    rows = db.execute(
+        "SELECT tenant, adapter, version, revision, state, withdrawn_teacher, weights_sha256,"
+        " tokenizer_sha256, payload_bytes, manifest_json, statement FROM versions ORDER BY revision"
+    )
+    return [
+        PublishedVersion(
+            f"tenants/{tenant}/adapters/{adapter}/versions/{version}",
+            revision,
+            state,
+            withdrawn_teacher,
+            (weights, tokenizer),
+            *rest,
+        )
+        for tenant, adapter, version, revision, state, withdrawn_teacher, weights, tokenizer, *rest
+        in rows
+    ]  # fmt: skip
+
+
+def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
+    for version in versions:
+        try:
+            manifest = parse_manifest(version.manifest_json)
+            VersionRef.parse(version.name)
+        except InvalidManifestError as error:
+            yield Finding("manifest_bad", version.name, str(error))
+            continue
+        if manifest.ref.name != version.name:
+            yield Finding("manifest_bad", version.name, f"it is that of {manifest.ref.name}")
+        encoder = manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256
+        if encoder != version.encoder:
+            yield Finding("manifest_bad", version.name, "the index has another encoder for it")
+        if manifest.payload_bytes != version.payload_bytes:
+            yield Finding("manifest_bad", version.name, "the index has another size for it")
+
+
+def certify_by(root: Path) -> Certify:
+    """By the server's authority; where the folder has none, as in backups, whoever is named."""
+    if (root / SERVER_FOLDER / CA_PEM).exists():
+        return ServerCredentials(root / SERVER_FOLDER).certify
+    return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der))
+
+
+def statement_findings(versions: list[PublishedVersion], certify: Certify) -> Iterator[Finding]:
+    for version in versions:
+        if version.statement is None:
+            continue
+        try:
+            manifest = parse_manifest(version.manifest_json)
+            verify_statement(wire.stored_statement(version.statement), manifest, certify)
+        except InvalidManifestError:
+            continue  # found by itself
+        except (SignatureError, UnauthenticatedError) as error:
+            yield Finding("statement_bad", version.name, str(error))
+        except (ValueError, DecodeError):
+            yield Finding("statement_bad", version.name, "it or its certificate is malformed")
+
+
+def lineage_findings(db: sqlite3.Connection, versions: list[PublishedVersion]) -> Iterator[Finding]:
+    """Against the manifests: who learnt from whom, in order, and which teachers are withdrawn."""
+    by_name = {version.name: version for version in versions}
+    taught: dict[str, set[str]] = {}
+    for student, teacher in db.execute("SELECT student, teacher FROM lineage"):
+        taught.setdefault(student, set()).add(teacher)
+    for student in taught.keys() - by_name.keys():
+        yield Finding("lineage_broken", student, "it has teachers and is no version")
+    from_withdrawn: set[str] = set()
+    for version in versions:  # teachers come before their students
+        teachers = taught.get(version.name, set())
+        try:
+            declared = set(parse_manifest(version.manifest_json).teachers)
+        except InvalidManifestError:
+            continue
+        if teachers != declared:
+            yield Finding(
+                "lineage_broken",
+                version.name,
+                f"its manifest names {len(declared)} teachers, the index {len(teachers)},"
+                f" of which {len(declared & teachers)} are the same",
+            )
+        for name in sorted(teachers | declared):
+            teacher = by_name.get(name)
+            if teacher is None:
+                yield Finding("lineage_broken", version.name, f"teacher {name} is not there")
+            elif teacher.revision >= version.revision:
+                yield Finding("lineage_broken", version.name, f"teacher {name} came later")
+            elif teacher.state == "withdrawn" or name in from_withdrawn:
+                from_withdrawn.add(version.name)
+        if (version.name in from_withdrawn) != bool(version.withdrawn_teacher):
+            said = "none is marked" if not version.withdrawn_teacher else "there is none"
+            yield Finding("lineage_broken", version.name, f"withdrawn teachers: {said}")
