@@ -33,6 +33,7 @@ def student_of(encoder: Encoder, *, layers: int = 1, heads: int = 2) -> Multitas
 
 def lesson_of(encoder: Encoder, *, layers: int = 1, domain_head: bool = True) -> Lesson:
     head = DomainHead(32, 3, seed=1).requires_grad_(False) if domain_head else None
+    torch.manual_seed(3)  # of the linear head below, whatever test ran before
     teacher = Teacher(
         encoder, random_adapter(encoder, seed=3), torch.nn.Linear(32, 2).requires_grad_(False), head
     )
