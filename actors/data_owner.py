@@ -181,9 +181,13 @@ class DataOwner:
             )
             with self._registry() as registry:
                 manifest = publish_once(registry, manifest, payload, consent_of(self._config))
+                state = registry.describe(manifest.ref).state
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
-                name=manifest.ref.name, payload_bytes=len(payload), metrics=manifest.metrics
+                name=manifest.ref.name,
+                payload_bytes=len(payload),
+                metrics=manifest.metrics,
+                quarantined=state == "quarantined",
             )
 
         def still_there(kept: Published) -> bool:

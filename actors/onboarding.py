@@ -130,7 +130,8 @@ def _summary(result: StageResult) -> str:
         case Decided():
             return f"{result.choice} ({result.reason})"
         case Published():
-            return result.name
+            waits = ", in quarantine until an operator releases it"
+            return result.name + (waits if result.quarantined else "")
         case Lightened():
             return f"{result.form} is served ({result.reason})"
         case Bundled():

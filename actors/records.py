@@ -107,6 +107,8 @@ class Published(StageResult):
     name: VersionName
     payload_bytes: int
     metrics: dict[MetricName, Metric]
+    quarantined: bool = False
+    """It is unlike other tenants' adapters, and teaches nobody until an operator releases it."""
 
 
 class Lightened(Trained):

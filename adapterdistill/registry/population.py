@@ -5,6 +5,15 @@ it. The population is the newest active adapters of other tenants for the same e
 has one vote in it, however many adapters it publishes, and none about its own. What is compared are
 logarithms, by median and median absolute deviation, which tenants that are fewer than half cannot
 move at will. One direction only is suspect: a weak adapter harms nobody.
+
+The thresholds were chosen on 390 adapters for MiniLM from six tenants' rows: own and distilled ones
+with bottlenecks of 8 to 64, learning rates of 3e-4 to 3e-3 and 10 to 200 steps. Against populations
+of the other five tenants, as mixed as that or all of the default settings, no clean one was
+quarantined. Found were all whose weights were scaled by 20, and of those of the default settings
+that were scaled by 5, 84 % (mixed) to 100 %; all with a direction twice as strong in one layer as
+all that the layer does, and 92 to 100 % with one three times as strong in every layer; 98 to 100 %
+of random weights with a standard deviation of 0.1. Not found: scaled ones that end no stronger than
+others are, a direction as strong as its layer, and random weights of 0.02: an untrained adapter.
 """
 
 import math

@@ -22,7 +22,7 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running, parts, refusal, signed_by
 from tests.enrolment import enrolled
-from tests.unit.registry.samples import sample
+from tests.unit.registry.samples import arrays, manifest_of, payload_of, sample
 
 
 @dataclass(frozen=True)
@@ -296,3 +296,25 @@ def test_plain_text_registry_takes_no_statement(acme: Owner, tmp_path: Path) -> 
         assert type(error) is errors.SignatureError
     finally:
         plain.close()
+
+
+def test_quarantine_is_between_owner_and_operator(
+    acme: Owner, bolt: Owner, registry: Running
+) -> None:
+    tensors = {name: 1000 * array for name, array in arrays(27).items()}
+    payload = payload_of(tensors)
+    manifest = manifest_of(payload, adapter="strong")
+    acme.client.publish(manifest, payload)
+    assert acme.client.describe(manifest.ref).state == "quarantined"
+    assert acme.client.fetch(manifest.ref) == (manifest, payload)
+    with pytest.raises(errors.NotFoundError):
+        bolt.client.fetch(manifest.ref)
+    for owner in (acme, bolt):
+        with pytest.raises(errors.NotPermittedError):
+            owner.client.release(manifest.ref)
+    taught, taught_payload = sample(28, adapter="taught", teachers=[manifest.ref.name])
+    with pytest.raises(errors.InvalidManifestError, match="in quarantine"):
+        acme.client.publish(taught, taught_payload)
+    registry.client.release(manifest.ref)
+    assert bolt.client.fetch(manifest.ref) == (manifest, payload)
+    acme.client.publish(taught, taught_payload)
