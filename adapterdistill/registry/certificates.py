@@ -8,6 +8,7 @@ one that signs adapters opens no connection, and the other way round.
 import re
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -111,16 +112,7 @@ def verify_certificate(
         UnauthenticatedError: the certificate is malformed, another authority's, for another use,
             not valid yet, expired, revoked, or names nobody.
     """
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.verify_directly_issued_by(ca)
-        # The library lets the signature be a bit shorter where that bit is 0: one encoding will do.
-        if not der.endswith(b"\0" + certificate.signature):
-            raise ValueError
-    except MALFORMED:
-        raise UnauthenticatedError(
-            "the certificate is not one of the registry's authority"
-        ) from None
+    certificate = _issued(der, ca)
     if not is_for(certificate, usage):
         raise UnauthenticatedError(
             f"certificate {serial_of(certificate)} is not for {usage.name} use"
@@ -135,6 +127,22 @@ def verify_certificate(
     if crl is not None and is_revoked(certificate, crl):
         raise UnauthenticatedError(f"certificate {serial_of(certificate)} of {bearer} is revoked")
     return bearer
+
+
+@lru_cache(maxsize=1024)  # what never changes, and takes longer than the rest of a small call
+def _issued(der: bytes, ca: x509.Certificate) -> x509.Certificate:
+    """The certificate, if `ca` issued it; raises UnauthenticatedError otherwise."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(ca)
+        # The library lets the signature be a bit shorter where that bit is 0: one encoding will do.
+        if not der.endswith(b"\0" + certificate.signature):
+            raise ValueError
+    except MALFORMED:
+        raise UnauthenticatedError(
+            "the certificate is not one of the registry's authority"
+        ) from None
+    return certificate
 
 
 def is_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
