@@ -344,12 +344,15 @@ def registry(
     fuzz: Annotated[
         int | None, typer.Option(min=0, help="Mutated calls. Default: the size's; 0: none.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the mutated calls.")] = 0,
+    kills: Annotated[
+        int | None, typer.Option(min=0, help="Times to kill it. Default: the size's; 0: never.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of mutated calls and kills.")] = 0,
     output: Annotated[
         Format, typer.Option("--format", help="A table for people or JSON.")
     ] = Format.table,
 ) -> None:
-    """A registry process under load and under mutated calls. Fails if it shows a fault."""
+    """A registry under load, under mutated calls and under kill -9. Fails if it shows a fault."""
     from dataclasses import replace
 
     from adapterdistill.bench.registry import SIZES, registry_command
@@ -359,6 +362,7 @@ def registry(
         chosen,
         adapters=chosen.adapters if adapters is None else adapters,
         fuzz=chosen.fuzz if fuzz is None else fuzz,
+        kills=chosen.kills if kills is None else kills,
     )
     found = registry_command(out=out, size=chosen, seed=seed)
     text = (out / "report.json").read_text() if output is Format.json else None
