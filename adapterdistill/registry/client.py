@@ -10,25 +10,17 @@ from typing import Any, Self, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
-from adapterdistill.errors import (
-    AdapterDistillError,
-    DigestMismatchError,
-    RegistryUnavailableError,
-    UnauthenticatedError,
-    UploadIncompleteError,
-    WithdrawnError,
-)
+from adapterdistill.errors import DigestMismatchError, WithdrawnError
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
-from adapterdistill.registry.connection import Channel, Connection
+from adapterdistill.registry.connection import Connection
 from adapterdistill.registry.retrying import retried
 from adapterdistill.registry.signing import check_signed, upload_header
-from adapterdistill.registry.status import from_call
-from adapterdistill.registry.streams import Download, Progress, manifest_of, upload_messages
+from adapterdistill.registry.streams import Download, Progress, manifest_of, upload
 from adapterdistill.registry.v1 import registry_pb2 as pb
-from adapterdistill.registry.watching import Change, changes_of
+from adapterdistill.registry.watching import Change, watched
 
 T = TypeVar("T")
 _LIST_PAGE = 200
@@ -55,7 +47,6 @@ class RegistryClient:
         """
         self.address = address
         self.timeout_s = timeout_s
-        self._closed = False
         self._connection = Connection(address, credentials)
 
     @property
@@ -63,7 +54,6 @@ class RegistryClient:
         return self._connection.channel().registry
 
     def close(self) -> None:
-        self._closed = True
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -105,21 +95,9 @@ class RegistryClient:
             deadline = time.monotonic() + timeout_s
             registry, credentials = self._stub, self._connection.credentials
             header = upload_header(manifest, consent, credentials, registry, timeout_s)
-            offset = 0
-            if len(payload) > wire.CHUNK_BYTES:  # less is sooner sent than asked for
-                query = pb.QueryUploadRequest(name=manifest.ref.name)
-                staged_bytes = registry.QueryUpload(query, timeout=timeout_s).offset
-                offset = min(staged_bytes, len(payload) - 1)
-            messages = upload_messages(header, payload, offset, on_progress)
             left_s = max(deadline - time.monotonic(), 0.001)
-            try:
-                answer = registry.Publish(messages, timeout=left_s)
-            except grpc.RpcError as error:
-                fault = from_call(error, "publish")
-                if offset and isinstance(fault, DigestMismatchError):
-                    raise UploadIncompleteError("what was kept of the upload was damaged") from None
-                raise
-            return Manifest.from_json(answer.version.manifest_json)
+            version = upload(registry, header, payload, left_s, on_progress)
+            return Manifest.from_json(version.manifest_json)
 
         return self._retried("publish", call)
 
@@ -308,23 +286,12 @@ class RegistryClient:
         reach for `timeout_s`, and whenever this client is closed.
         """
         names = [wire.adapter_name(*adapter) for adapter in adapters]
-
-        def start(revision: int) -> Any:
-            request = pb.WatchRequest(after_revision=revision, adapter_names=names)
-            if self._closed:
-                raise RegistryUnavailableError("the client is closed")
-            used.append(self._connection.channel())
-            return used[-1].registry.Watch(request)
-
-        def explain(error: Any) -> AdapterDistillError:
-            fault = self._connection.explain(error, f"watch at registry {self.address}")
-            renewed = not self._closed and self._connection.channel() is not used[-1]
-            if isinstance(fault, UnauthenticatedError) and renewed:
-                return RegistryUnavailableError("the certificate was renewed since")
-            return fault
-
-        used: list[Channel] = []
-        return changes_of(start, after_revision, patience_s=self.timeout_s, explain=explain)
+        return watched(
+            self._connection,
+            pb.WatchRequest(after_revision=after_revision, adapter_names=names),
+            patience_s=self.timeout_s,
+            subject=f"watch at registry {self.address}",
+        )
 
     def health(self) -> bool:
         """Whether the registry answers, at once, that it is ready."""

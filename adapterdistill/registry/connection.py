@@ -65,6 +65,7 @@ class Connection:
     def __init__(self, address: str, credentials: Path | None) -> None:
         """Raises ConfigError if the credentials folder is unusable."""
         self._address = address
+        self.closed = False
         self._folder = credentials
         self._lock = threading.Lock()
         self._now: Channel | None = None
@@ -114,6 +115,7 @@ class Connection:
         return None if self._read is None else self._read.value
 
     def close(self) -> None:
+        self.closed = True
         with self._lock:
             for channel in self._channels:
                 channel.grpc.close()

@@ -1,17 +1,22 @@
 """A version as the messages of an upload, and out of those of a download."""
 
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import google_crc32c
+import grpc
 
 from adapterdistill.errors import (
     ChunkChecksumError,
     DigestMismatchError,
     InvalidManifestError,
     InvalidPayloadError,
+    UploadIncompleteError,
 )
 from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
+from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 Progress = Callable[[int, int], None]
@@ -39,6 +44,35 @@ def check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> No
     # An older peer sends none.
     if chunk.HasField("crc32c") and chunk.crc32c != google_crc32c.value(chunk.data):
         raise ChunkChecksumError(f"the {size} bytes at offset {chunk.offset} do not have their crc")
+
+
+def upload(
+    registry: Any,
+    header: pb.PublishHeader,
+    payload: bytes,
+    timeout_s: float,
+    on_progress: Progress | None,
+) -> pb.Version:
+    """Publishes by the stub `registry` what is not on the registry's disk yet; raises as that does.
+
+    Raises:
+        UploadIncompleteError: what was there was damaged, and is there no more: try again.
+    """
+    deadline = time.monotonic() + timeout_s
+    offset = 0
+    if len(payload) > wire.CHUNK_BYTES:  # less is sooner sent than asked for
+        query = pb.QueryUploadRequest(name=header.name)
+        staged_bytes = registry.QueryUpload(query, timeout=timeout_s).offset
+        offset = min(staged_bytes, len(payload) - 1)
+    messages = upload_messages(header, payload, offset, on_progress)
+    try:
+        answer = registry.Publish(messages, timeout=max(deadline - time.monotonic(), 0.001))
+    except grpc.RpcError as error:
+        if offset and isinstance(from_call(error, "publish"), DigestMismatchError):
+            raise UploadIncompleteError("what was kept of the upload was damaged") from None
+        raise
+    version: pb.Version = answer.version
+    return version
 
 
 def upload_messages(

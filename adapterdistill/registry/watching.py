@@ -1,13 +1,17 @@
 """The client's side of Watch: the registry's changes, whatever becomes of the connection."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
-from adapterdistill.errors import AdapterDistillError, RegistryUnavailableError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    RegistryUnavailableError,
+    UnauthenticatedError,
+)
+from adapterdistill.registry.connection import Connection
 from adapterdistill.registry.retrying import TRANSIENT
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -25,25 +29,26 @@ class Change:
     reason: str
 
 
-def changes_of(
-    start: Callable[[int], Any],
-    after_revision: int,
-    *,
-    patience_s: float,
-    explain: Callable[[Any], AdapterDistillError],
+def watched(
+    connection: Connection, request: pb.WatchRequest, *, patience_s: float, subject: str
 ) -> Iterator[Change]:
-    """Every change after `after_revision`, oldest first, for ever.
+    """Every change that `request` asks for, oldest first, for ever.
 
-    Args:
-        start: begins a call of Watch after a revision.
-        patience_s: how long the registry may be out of reach before the error is raised.
-        explain: makes an error of what gRPC raised.
+    Raises RegistryUnavailableError once the registry is out of reach for `patience_s`, or
+    `connection` is closed; `subject` says in errors what was called, and where.
     """
-    revision = after_revision
+    revision = request.after_revision
     lost_at: float | None = None
-    while True:
-        call = start(revision)
-        fault: AdapterDistillError = RegistryUnavailableError("the watch ended")
+    while not connection.closed:
+        channel = connection.channel()
+        request.after_revision = revision
+        try:
+            call = channel.registry.Watch(request)
+        except ValueError:
+            if connection.closed:  # just now
+                break
+            raise
+        fault: AdapterDistillError = RegistryUnavailableError(f"{subject}: it ended")
         try:
             for response in call:
                 lost_at = None
@@ -51,14 +56,17 @@ def changes_of(
                 if response.HasField("event"):
                     yield _change(response.event)
         except grpc.RpcError as error:
-            fault = explain(error)
+            fault = connection.explain(error, subject)
         finally:
             call.cancel()
         now = time.monotonic()
         lost_at = now if lost_at is None else lost_at
-        if not isinstance(fault, TRANSIENT) or now - lost_at >= patience_s:
+        # The certificate of that channel may have been renewed since.
+        renewed = isinstance(fault, UnauthenticatedError) and connection.channel() is not channel
+        if not (renewed or isinstance(fault, TRANSIENT)) or now - lost_at >= patience_s:
             raise fault
         time.sleep(max(_PAUSE_S, fault.retry_after_s or 0.0))
+    raise RegistryUnavailableError(f"{subject}: the client is closed")
 
 
 def _change(event: pb.Event) -> Change:
