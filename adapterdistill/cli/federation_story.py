@@ -4,6 +4,7 @@ The steps are what people would do, each in its own folder with its own keys.
 """
 
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -96,6 +97,8 @@ class Federation:
             self._under_anothers_name(third, first)
             self._strangers(address)
             self._revoked(third, first)
+            self._audited(third)
+            command("registry", "backup", str(self._registry), str(self._home / "backup"))
         if self._canaries:
             self._search(self._canaries)
 
@@ -229,11 +232,31 @@ class Federation:
             lambda: f"sees {_named(other.sees())}",
         )
 
+    def _audited(self, refused: Owner) -> None:
+        def work() -> str:
+            command("registry", "audit", "verify", str(self._registry))
+            shown = command("registry", "audit", "show", str(self._registry), "--format", "json")
+            told = {
+                f"{record['caller']} {record['reason']}"
+                for record in json.loads(shown)
+                if record["kind"] == "refused"
+            }
+            return f"as it was written; refused: {_named(sorted(told))}"
+
+        caller = f"owner/{refused.tenant}"
+        self.steps.take(
+            "the audit log is verified, and asked who was refused",
+            f"as it was written; refused: {caller} INVALID_MANIFEST, {caller} NOT_PERMITTED",
+            work,
+        )
+
     def _search(self, canaries: Canaries) -> None:
         outside = {
             "the messages at the registry's port": self._home / "recorded",
             "the registry's folder": self._registry,
             "the registry's log": self._home / "registry.log",
+            "the registry's audit log": self._registry / "audit",
+            "the registry's backup": self._home / "backup",
         }
 
         def found_in(path: Path) -> str:
