@@ -149,6 +149,7 @@ class Federation:
 
         def alike(call: Callable[[VersionRef], None]) -> str:
             told, of_absent = refusal(call, hidden), refusal(call, absent)
+            self._emit(f"   {told}")
             if told != of_absent:
                 return f"{told} but {of_absent}"
             return f"{told.partition(':')[0]}, in the same words as of an absent one"

@@ -63,6 +63,8 @@ def test_owners_onboard_in_turn_strangers_are_refused_and_no_text_leaves(
         federation.run()
     failed = [step for step in federation.steps.taken if not step.passed]
     assert failed == []
+    # Refused for the reason that was meant.
+    assert any("INVALID_MANIFEST: teacher" in line for line in lines)
     # What was searched holds what was published.
     recorded = (root / "recorded").read_bytes()
     blobs = (root / "registry" / "blobs").rglob("*")
