@@ -44,10 +44,8 @@ def watched(
         request.after_revision = revision
         try:
             call = channel.registry.Watch(request)
-        except ValueError:
-            if connection.closed:  # just now
-                break
-            raise
+        except ValueError:  # the channel was closed just now
+            raise RegistryUnavailableError(f"{subject}: the client is closed") from None
         fault: AdapterDistillError = RegistryUnavailableError(f"{subject}: it ended")
         try:
             for response in call:
