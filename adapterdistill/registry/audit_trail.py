@@ -89,10 +89,13 @@ class AuditTrail:
         }
         await self._written((body,))
 
-    def check(self) -> None:
-        """Raises OSError while the log cannot be written."""
+    async def check(self) -> None:
+        """Raises OSError while the log cannot be written; writes what it lacks once it can."""
         if self._failed:
-            raise OSError("the audit log cannot be written")
+            try:
+                await self.settle()
+            except RegistryError as error:
+                raise OSError(str(error)) from None
 
     async def _written(self, bodies: Sequence[Body]) -> None:
         """Returns when `bodies` and all changes so far are in the log."""

@@ -90,7 +90,7 @@ class OpenRegistry:
     async def check(self) -> None:
         """Raises whatever stands in the way of serving calls."""
         await self._on_index(self._index.check)
-        self.audit.check()
+        await self.audit.check()
         await self._transfers.on_disk(self._store.check_writable)
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
