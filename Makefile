@@ -46,12 +46,13 @@ check: setup proto-check  ## formatting, lint, types, layers, protobuf, known vu
 	@echo "check: all passed"
 
 .PHONY: test
-test: setup  ## every test (under 10 minutes on 2 cores)
-	@$(PY) -m pytest
+test: setup test-unit  ## every test (under 10 minutes on 2 cores)
+	@$(PY) -m pytest tests/cluster tests/e2e
 
 .PHONY: test-unit
 test-unit: setup  ## unit and contract tests only: no Ray (under a minute)
-	@$(PY) -m pytest tests/unit tests/contract
+	@# Two processes of one torch thread each: a Ray cluster would fill both cores by itself.
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/unit tests/contract
 
 .PHONY: demo
 demo: setup  ## the main job on the sample tenants (under 6 minutes on 2 cores)
