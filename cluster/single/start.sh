@@ -20,7 +20,9 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     (umask 077 && mkdir -p "$ADAPTERDISTILL_CLUSTER" && openssl rand -hex 32 > "$RAY_AUTH_TOKEN_PATH")
 fi
 require_token
-# Nothing leaves loopback, and the token keeps other users of the machine out.
+# Nothing leaves loopback, and the token keeps other users of the machine out. Without the first,
+# Ray on Linux puts the machine's own address in place of 127.0.0.1 and listens on all interfaces.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 export RAY_USE_TLS=0
 
 exec ray start --head --block --node-ip-address=127.0.0.1 --port=6379 \

@@ -138,6 +138,8 @@ def test_a_single_machine_stays_on_loopback_with_a_token_of_its_own(node: Node) 
     assert json.loads(options["resources"]) == {"owner:acme": 1, "owner:bolt-co": 1}
     assert options["node_ip_address"] == options["dashboard_host"] == "127.0.0.1"
     assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_USE_TLS"] == "0"
+    # Without it, Ray on Linux listens on all interfaces whatever address it is given.
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     token = node.folder / "token"
     assert len(token.read_text().strip()) == 64 and token.stat().st_mode & 0o077 == 0
     assert token.read_text() not in arguments  # no secret in the list of processes
