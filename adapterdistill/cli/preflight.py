@@ -5,7 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.estimate import Estimate
-from actors.preflight import Preflight, mebibytes
+from actors.preflight import Preflight
+from actors.preflight_checks import mebibytes
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
