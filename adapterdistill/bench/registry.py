@@ -1,7 +1,7 @@
 """What `adapterdistill bench registry` does: a registry under load, under fuzz and under kills."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,22 +48,27 @@ SIZES = {
 
 
 def registry_command(*, out: Path, size: Size, seed: int) -> dict[str, Any]:
-    """Measure, write report.json and report.md, and return what is in the former."""
-    found: dict[str, Any] = {"benchmark": "registry"}
+    """Measure; write report.json and report.md after each part; return what is in the former."""
+    parts: dict[str, Callable[[], dict[str, Any]]] = {}
     if size.adapters:
-        found["load"] = measure_load(size)
+        parts["load"] = lambda: measure_load(size)
     if size.fuzz:
-        found["fuzz"] = registry_fuzz.fuzz(size.fuzz, seed=seed)
+        parts["fuzz"] = lambda: registry_fuzz.fuzz(size.fuzz, seed=seed)
     if size.kills:
-        with TemporaryDirectory() as folder:
-            killed = kill_repeatedly(Path(folder) / "root", size.kills, _PUBLISHERS, seed)
-        found["kills"] = killed.figures()
-    found["faults"] = list(faults(found))
-    found["environment"] = environment()
+        parts["kills"] = lambda: _kill(size.kills, seed)
+    found: dict[str, Any] = {"benchmark": "registry", "environment": environment()}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (out / "report.md").write_text(markdown(found))
+    for name, measure in parts.items():
+        found[name] = measure()
+        found["faults"] = list(faults(found))
+        (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        (out / "report.md").write_text(markdown(found))
     return found
+
+
+def _kill(kills: int, seed: int) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return kill_repeatedly(Path(folder) / "root", kills, _PUBLISHERS, seed).figures()
 
 
 def measure_load(size: Size) -> dict[str, Any]:

@@ -364,6 +364,8 @@ def registry(
         fuzz=chosen.fuzz if fuzz is None else fuzz,
         kills=chosen.kills if kills is None else kills,
     )
+    if not (chosen.adapters or chosen.fuzz or chosen.kills):
+        raise ConfigError("nothing to measure: --adapters, --fuzz and --kills are all 0")
     found = registry_command(out=out, size=chosen, seed=seed)
     text = (out / "report.json").read_text() if output is Format.json else None
     typer.echo(text or (out / "report.md").read_text())
