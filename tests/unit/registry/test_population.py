@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapterdistill.registry.index import Index
 from adapterdistill.registry.population import (
     MIN_ADAPTERS,
     TRAITS,
     judge,
+    others,
     weighted_median,
 )
+from adapterdistill.registry.standing import withdraw
 from adapterdistill.registry.statistics import Statistics
-from tests.unit.registry.samples import Arrays
+from tests.unit.registry.samples import Arrays, encoder_fields, sample
 from tests.unit.registry.test_statistics import measured
 
 LAYERS, HIDDEN = 4, 48
@@ -168,3 +171,41 @@ def test_a_third_of_the_tenants_cannot_make_the_outlier_usual(
 
 def test_traits_have_names_of_their_own() -> None:
     assert len({trait.name for trait in TRAITS}) == len(TRAITS)
+
+
+def test_the_population_is_the_newest_active_of_each_other_tenant(tmp_path: Path) -> None:
+    """Against a rule in plain Python, on versions of every state, encoder and tenant."""
+    random = np.random.default_rng(0)
+    index = Index(tmp_path / "index.sqlite3")
+    rows: list[tuple[str, str, str, int]] = []
+    for number in range(80):
+        tenant, digit = f"t{random.integers(5)}", "ab"[random.integers(2)]
+        state = ("active", "quarantined", "withdrawn")[random.choice(3, p=(0.7, 0.2, 0.1))]
+        manifest, _ = sample(
+            number, tenant=tenant, adapter=f"a-{digit}", encoder=encoder_fields(digit)
+        )
+        found = Statistics(
+            hidden_size=8,
+            bottleneck_size=number + 1,
+            norms=(1,),
+            effective_ranks=(1,),
+            offsets=(0,),
+        )
+        index.add(
+            manifest,
+            statistics_json=found.canonical_json(),
+            quarantine="" if state == "active" else "odd",
+        )
+        if state == "withdrawn":
+            withdraw(index, manifest.ref, "bad")
+        rows.append((tenant, digit, state, number + 1))
+    for tenant in ("t0", "t4", "new"):
+        for digit in "ab":
+            asker = sample(99, tenant=tenant, encoder=encoder_fields(digit))[0]
+            wanted = []
+            for other in sorted({one[0] for one in rows} - {tenant}):
+                own = [n for t, d, s, n in rows if (t, d, s) == (other, digit, "active")]
+                wanted += [(other, number) for number in own[-4:]]
+            got = [(t, found.bottleneck_size) for t, found in others(index.db, asker)]
+            assert sorted(got) == sorted(wanted)
+    index.close()
