@@ -29,7 +29,10 @@ from adapterdistill.registry.certificates import (
 from adapterdistill.registry.credentials import ServerCredentials, read_credentials
 from tests.enrolment import ACME, enrolled
 
-NOW = datetime.now(UTC)
+
+def now() -> datetime:
+    """Of each test, not of the collection: a certificate is not valid before it was made."""
+    return datetime.now(UTC)
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -78,10 +81,10 @@ def test_enrolled_caller_is_who_was_enrolled_for_either_use(root: Path, tmp_path
             (Usage.client, own.certificate),
             (Usage.signing, own.signing_certificate),
         ):
-            assert verify_certificate(der(certificate), own.ca, None, NOW, usage) == caller
+            assert verify_certificate(der(certificate), own.ca, None, now(), usage) == caller
             for other in set(Usage) - {usage}:
                 with pytest.raises(UnauthenticatedError, match="not for"):
-                    verify_certificate(der(certificate), own.ca, None, NOW, other)
+                    verify_certificate(der(certificate), own.ca, None, now(), other)
 
 
 def test_private_keys_are_their_owners_alone_and_never_in_what_travels(
@@ -121,7 +124,7 @@ def test_certificate_holds_from_its_issue_to_its_end(root: Path, tmp_path: Path)
         (LIFETIME + timedelta(hours=1), f"{serial_of(own.certificate)} of owner/acme expired at"),
     ):
         with pytest.raises(UnauthenticatedError, match=says):
-            verify_certificate(shown, own.ca, None, NOW + later, Usage.client)
+            verify_certificate(shown, own.ca, None, now() + later, Usage.client)
     stale = enrolled(root, tmp_path / "acme", lifetime=-timedelta(minutes=1))
     with pytest.raises(UnauthenticatedError, match="expired at"):
         stale.check()
@@ -183,9 +186,9 @@ def test_another_authoritys_certificates_are_not_believed(root: Path, tmp_path: 
     crl = pem.read_crl(tmp_path / "other/server/crl.pem")
     for shown in (der(stranger.certificate), der(stranger.ca), b"", b"\x30\x03abc"):
         with pytest.raises(UnauthenticatedError, match="not one of the registry's authority"):
-            verify_certificate(shown, own.ca, None, NOW, Usage.client)
+            verify_certificate(shown, own.ca, None, now(), Usage.client)
     with pytest.raises(UnauthenticatedError, match="not for"):
-        verify_certificate(der(own.ca), own.ca, None, NOW, Usage.client)
+        verify_certificate(der(own.ca), own.ca, None, now(), Usage.client)
     with pytest.raises(UnauthenticatedError, match="not signed"):
         check_crl(crl, own.ca)
 
@@ -225,7 +228,7 @@ def test_certificate_that_does_not_name_exactly_one_caller_names_nobody(
 ) -> None:
     (ca,) = pem.read_certificates(root / "authority/ca.pem")
     with pytest.raises(UnauthenticatedError, match=r"names nobody|exactly one"):
-        verify_certificate(named(root, *names), ca, None, NOW, Usage.client)
+        verify_certificate(named(root, *names), ca, None, now(), Usage.client)
 
 
 @given(st.text(max_size=40))
@@ -353,7 +356,7 @@ def test_no_byte_of_a_certificate_or_a_revocation_list_can_be_changed(
 
     for one in changed(shown):
         with pytest.raises(UnauthenticatedError):
-            verify_certificate(one, own.ca, None, NOW, Usage.client)
+            verify_certificate(one, own.ca, None, now(), Usage.client)
     for one in changed(crl):
         try:
             read = x509.load_der_x509_crl(one)
@@ -363,7 +366,7 @@ def test_no_byte_of_a_certificate_or_a_revocation_list_can_be_changed(
             continue  # only how many bits the signature is said to have
         with pytest.raises(UnauthenticatedError):
             check_crl(read, own.ca)
-    assert verify_certificate(shown, own.ca, None, NOW, Usage.client) == ACME
+    assert verify_certificate(shown, own.ca, None, now(), Usage.client) == ACME
 
 
 def test_changed_requests_are_refused_or_say_the_same(root: Path, tmp_path: Path) -> None:
