@@ -116,6 +116,11 @@ def list_(
     credentials: CredentialsFolder = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's adapters.")] = None,
     exclude_tenant: Annotated[str | None, typer.Option(help="None of this tenant's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only adapters for this task.")] = None,
+    language: Annotated[str | None, typer.Option(help="Only adapters for this language.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only adapters with this label; may be repeated.")
+    ] = None,
     all_versions: Annotated[
         bool, typer.Option("--all-versions", help="Not only the newest of each adapter.")
     ] = False,
@@ -126,7 +131,12 @@ def list_(
     with connect(address, address_file, timeout_s, credentials) as client:
         found = [
             *client.describe_all(
-                tenant=tenant, exclude_tenant=exclude_tenant, latest_only=not all_versions
+                tenant=tenant,
+                exclude_tenant=exclude_tenant,
+                latest_only=not all_versions,
+                task=task,
+                language=language,
+                labels=label or (),
             )
         ]
     if output is Format.json:

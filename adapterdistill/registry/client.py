@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -24,6 +24,21 @@ from adapterdistill.registry.watching import Change, watched
 
 T = TypeVar("T")
 _LIST_PAGE = 200
+
+
+class Chosen(TypedDict, total=False):
+    """Which versions to list; what is left out, or None, selects all."""
+
+    tenant: str | None
+    exclude_tenant: str | None
+    encoder: EncoderRef | None
+    """By its digests."""
+    latest_only: bool
+    """Only the newest version of each adapter, which is the default."""
+    task: str | None
+    language: str | None
+    labels: Collection[str]
+    """Only versions that have all of these."""
 
 
 class RegistryClient:
@@ -151,47 +166,22 @@ class RegistryClient:
         version = self._call("get", self._stub.GetVersion, request).version
         return _published(manifest_of(ref, version), version)
 
-    def list(
-        self,
-        *,
-        tenant: str | None = None,
-        encoder: EncoderRef | None = None,
-        exclude_tenant: str | None = None,
-        latest_only: bool = True,
-        task: str | None = None,
-        language: str | None = None,
-        labels: Collection[str] = (),
-    ) -> Iterator[Manifest]:
-        """Versions as the registry has them when the first is asked for, newest first.
+    def list(self, **chosen: Unpack[Chosen]) -> Iterator[Manifest]:
+        """Versions as the registry has them when the first is asked for, newest first."""
+        return (one.manifest for one in self.describe_all(**chosen))
 
-        `encoder` selects by digests; `latest_only` takes the newest version of each adapter;
-        `labels` takes those that have all of them.
-        """
-        chosen = pb.VersionFilter(
-            tenant=tenant or "",
-            exclude_tenant=exclude_tenant or "",
-            encoder=_digests(encoder),
-            latest_only=latest_only,
-            task=task or "",
-            language=language or "",
-            labels=labels,
-        )
-        request = pb.ListVersionsRequest(filter=chosen, page_size=_LIST_PAGE)
-        for version in self._listed(request):
-            yield Manifest.from_json(version.manifest_json)
-
-    def describe_all(
-        self,
-        *,
-        tenant: str | None = None,
-        exclude_tenant: str | None = None,
-        latest_only: bool = True,
-    ) -> Iterator[Published]:
+    def describe_all(self, **chosen: Unpack[Chosen]) -> Iterator[Published]:
         """As `list`, with what the registry tells of each version besides."""
-        chosen = pb.VersionFilter(
-            tenant=tenant or "", exclude_tenant=exclude_tenant or "", latest_only=latest_only
+        selected = pb.VersionFilter(
+            tenant=chosen.get("tenant") or "",
+            exclude_tenant=chosen.get("exclude_tenant") or "",
+            encoder=_digests(chosen.get("encoder")),
+            latest_only=chosen.get("latest_only", True),
+            task=chosen.get("task") or "",
+            language=chosen.get("language") or "",
+            labels=chosen.get("labels", ()),
         )
-        request = pb.ListVersionsRequest(filter=chosen, page_size=_LIST_PAGE)
+        request = pb.ListVersionsRequest(filter=selected, page_size=_LIST_PAGE)
         for version in self._listed(request):
             yield _published(Manifest.from_json(version.manifest_json), version)
 

@@ -103,3 +103,15 @@ def test_lacking_address_is_a_domain_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("ADAPTERDISTILL_REGISTRY", raising=False)
     for extra in ([], ["--address-file", "/nonexistent"]):
         assert type(CliRunner().invoke(app, ["list", *extra]).exception) is ConfigError
+
+
+def test_list_chooses_by_label_task_and_language(registry: Running) -> None:
+    marked = registry.client.publish(*sample(7, tenant="marked", labels=["bank"], language="de"))
+    for chosen, found in (
+        (["--label", "bank"], True),
+        (["--label", "bank", "--label", "uk"], False),
+        (["--language", "de", "--task", "retrieval"], True),
+        (["--task", "nli"], False),
+    ):
+        listed = json.loads(run(registry, "list", "--format", "json", *chosen))
+        assert [one["tenant"] for one in listed] == ([marked.tenant] if found else [])
