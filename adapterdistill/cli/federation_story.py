@@ -201,7 +201,7 @@ class Federation:
         elsewhere, impostor = self._home / "elsewhere", self._home / "impostor"
 
         def listed(credentials: Path | None) -> str:
-            with RegistryClient(address, credentials=credentials, timeout_s=5) as client:
+            with RegistryClient(address, credentials=credentials) as client:
                 return f"sees {_named(one.tenant for one in client.list())}"
 
         def with_foreign_keys() -> str:

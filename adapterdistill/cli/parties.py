@@ -28,8 +28,8 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
-_START_TIMEOUT_S = 30.0
-_COMMAND_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 60.0
+_COMMAND_TIMEOUT_S = 120.0
 _ERROR_LINE = re.compile(r"error \[([A-Z_]+)\]: (.*)")
 
 
