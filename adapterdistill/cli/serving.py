@@ -193,6 +193,8 @@ def _prepare_local_ray(*, haproxy: bool) -> None:
         # lives in this process and its children only: no file that would change other clusters.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Otherwise Ray on Linux listens on all interfaces.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if haproxy else "0")
     # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.
