@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import preflight
 from actors.onboarding import STAGES, on_cluster, onboard
 from adapterdistill.config import OnboardConfig, PlacementConfig
 from adapterdistill.errors import DataError, PlacementError
@@ -78,3 +79,14 @@ def test_no_node_with_the_resource_is_a_clear_error_in_time(config: OnboardConfi
     message = str(caught.value)
     assert "'owner:elsewhere'" in message and "waited 0.6 s" in message
     assert """ray start --resources '{"owner:elsewhere": 1}'""" in message
+
+
+def test_a_dry_run_looks_on_the_owner_s_node_or_says_that_there_is_none(
+    config: OnboardConfig, tmp_path: Path
+) -> None:
+    found = preflight.on_cluster(config)
+    assert found.first_error is None and found.counts["faqs"] == 5
+    assert not (tmp_path / "owners").exists()
+    placement = PlacementConfig(resource="owner:elsewhere", timeout_s=0.6)
+    with pytest.raises(PlacementError, match="owner:elsewhere"):
+        preflight.on_cluster(config.model_copy(update={"placement": placement}))
