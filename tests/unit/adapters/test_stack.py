@@ -1,5 +1,8 @@
 """Adapters side by side equal each adapter alone."""
 
+import random
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -74,6 +77,33 @@ def test_mixed_batch_equals_each_adapter_alone(
         alone = pack([row])
         expected = tiny_encoder.hidden(alone, adapters[slot] if slot >= 0 else None)
         torch.testing.assert_close(found[tokens.row_of_token == index], expected, rtol=0, atol=1e-5)
+
+
+def test_threads_with_batches_of_their_own_do_not_meet(
+    tiny_encoder: Encoder, adapters: list[BottleneckAdapter], stack: AdapterStack
+) -> None:
+    rows = random_rows(LENGTHS)
+    alone = {
+        (row, slot): tiny_encoder.embed_ids([rows[row]], adapters[slot])[0]
+        for row in range(len(rows))
+        for slot in range(len(adapters))
+    }
+
+    def worst(seed: int) -> float:
+        """The largest difference of 40 batches, each of other rows and other adapters."""
+        draw, found = random.Random(seed), 0.0
+        for _ in range(40):
+            asked = [(draw.randrange(len(rows)), draw.randrange(4)) for _ in range(7)]
+            tokens = pack([rows[row] for row, _ in asked])
+            delta = stack.mixed(torch.tensor([slot for _, slot in asked]), tokens)
+            expected = torch.stack([alone[one] for one in asked])
+            with torch.inference_mode():
+                apart = (tiny_encoder.embed(tokens, delta) - expected).abs().max()
+            found = max(found, float(apart))
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(worst, range(4))) < 1e-5
 
 
 def test_rows_without_an_adapter_are_the_backbone_s(
