@@ -63,9 +63,15 @@ def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             continue
         for side, least in _AIMS:
             if side in cell["sides"]:
-                measured = cell["sides"][side]["mixed_is_times_as_fast"]
-                text = f"mixed batch, times as fast as: {side}"
-                yield {"aim": text, "least": least, "measured": measured, "met": measured >= least}
+                found = cell["sides"][side]
+                measured = found["mixed_is_times_as_fast"]
+                yield {
+                    "aim": f"mixed batch, times as fast as: {side}",
+                    "least": least,
+                    "measured": measured,
+                    "by_processor_time": found["mixed_is_times_as_cheap"],
+                    "met": measured >= least,
+                }
     lost = 100 * (engine["top1"]["float32"] - engine["top1"]["engine"])
     yield {
         "aim": "top-1 points below float32",
@@ -86,12 +92,13 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{env['threads_in_this_process']} thread(s), load {env['load_1_5_15_min'][0]} at the end. "
         "From texts to embeddings; ratios are medians over rounds.",
         table(
-            ("aim", "aimed at", "measured", "met"),
+            ("aim", "aimed at", "measured", "by processor time", "met"),
             (
                 (
                     a["aim"],
                     f">= {a['least']}" if "least" in a else f"<= {a['most']}",
                     a["measured"],
+                    a.get("by_processor_time", ""),
                     "yes" if a["met"] else "no",
                 )
                 for a in found["aims"]
@@ -99,7 +106,17 @@ def markdown(found: Mapping[str, Any]) -> str:
         ),
         "## Engine",
         table(
-            ("batch", "mix", "side", "min ms", "median ms", "texts/s", "mixed is times as fast"),
+            (
+                "batch",
+                "mix",
+                "side",
+                "min ms",
+                "median ms",
+                "processor ms",
+                "texts/s",
+                "mixed is times as fast",
+                "as cheap",
+            ),
             _rows(engine["timings"]),
         ),
         "## Floor",
@@ -126,8 +143,10 @@ def _rows(timings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
                 name,
                 f"{side['min_ms']:.1f}",
                 f"{side['median_ms']:.1f}",
+                f"{side['processor_median_ms']:.1f}",
                 f"{side['texts_per_s']:.0f}",
                 f"{side['mixed_is_times_as_fast']:.2f}",
+                f"{side['mixed_is_times_as_cheap']:.2f}",
             )
 
 

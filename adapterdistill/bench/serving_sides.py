@@ -34,8 +34,8 @@ class Batch:
     texts: tuple[str, ...]
 
 
-Side = Callable[[Batch], float]
-"""Runs a batch; returns its seconds."""
+Side = Callable[[Batch], tuple[float, float]]
+"""Runs a batch; returns its seconds, by the clock and of the processor."""
 
 
 def draw_batch(mix: str, size: int, banks: Sequence[Bank], draw: random.Random) -> Batch:
@@ -84,10 +84,10 @@ def our_sides(encoder: Encoder, engine: Engine) -> dict[str, Side]:
         engine.search([SearchItem(*row) for row in zip(batch.tenants, batch.texts, strict=True)])
 
     def timed(run: Callable[[Batch], None]) -> Side:
-        def side(batch: Batch) -> float:
-            started = time.perf_counter()
+        def side(batch: Batch) -> tuple[float, float]:
+            started, worked = time.perf_counter(), time.process_time()
             run(batch)
-            return time.perf_counter() - started
+            return time.perf_counter() - started, time.process_time() - worked
 
         return side
 
@@ -97,7 +97,11 @@ def our_sides(encoder: Encoder, engine: Engine) -> dict[str, Side]:
 
 def peer_sides(peer: Peer) -> dict[str, Side]:
     def side(dtype: str) -> Side:
-        return lambda batch: float(peer.ask("encode", dtype=dtype, texts=batch.texts)["seconds"])
+        def run(batch: Batch) -> tuple[float, float]:
+            found = peer.ask("encode", dtype=dtype, texts=batch.texts)
+            return found["seconds"], found["processor_seconds"]
+
+        return run
 
     return {SENTENCES_FLOAT32: side("float32"), SENTENCES_BFLOAT16: side("bfloat16")}
 
