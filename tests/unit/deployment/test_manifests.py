@@ -72,6 +72,7 @@ HEAD = "spec.rayClusterSpec.headGroupSpec"
         ("RayJob", "spec.rayClusterSpec.authOptions", None),
         ("RayJob", "spec.rayClusterSpec.authOptions.mode", "disabled"),
         ("RayJob", "spec.rayClusterSpec.tlsOptions", None),
+        ("RayJob", "spec.rayClusterSpec.tlsOptions", {}),
         ("RayJob", f"{HEAD}.rayStartParams.num-cpus", 0),
         ("RayJob", f"{HEAD}.rayStartParams.num-cpu", "0"),
         ("RayJob", f"{HEAD}.template.spec.containers.0.image", "adapterdistill:latest"),
@@ -163,6 +164,22 @@ def test_the_only_ways_out_of_an_owner_s_namespace_are_names_and_the_registry_s_
     assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == REGISTRY
     [stateful] = every("StatefulSet")
     assert peer["podSelector"]["matchLabels"] == stateful["spec"]["template"]["metadata"]["labels"]
+
+
+def test_nobody_but_its_own_pods_and_the_operator_reaches_a_head() -> None:
+    """A dashboard takes jobs: whoever reaches it may run code in the cluster."""
+    for namespace in {one["metadata"]["namespace"] for one in every(*RAY_KINDS)}:
+        sources = []
+        for policy in every("NetworkPolicy"):
+            spec, selected = policy["spec"], policy["spec"]["podSelector"].get("matchLabels", {})
+            if policy["metadata"]["namespace"] == namespace and selected.keys() <= {
+                "ray.io/node-type"
+            }:
+                sources += [peer for rule in spec.get("ingress", []) for peer in rule["from"]]
+        operator = {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-system"}}
+        assert sorted(map(str, sources)) == sorted(
+            map(str, [{"podSelector": {}}, {"namespaceSelector": operator}])
+        )
 
 
 def test_only_pods_that_onboard_may_call_the_registry() -> None:
