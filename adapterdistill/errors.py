@@ -124,7 +124,7 @@ class NotFoundError(RegistryError):
 
 
 class UnauthenticatedError(RegistryError):
-    """The caller's certificate is missing, revoked, expired or names nobody."""
+    """The caller's certificate or token is missing, revoked, expired or names nobody."""
 
     reason = "UNAUTHENTICATED"
 

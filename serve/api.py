@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from adapterdistill.errors import (
@@ -20,8 +21,13 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
+from serve import docs
 from serve.batcher import Batcher
 from serve.engine import Engine, SearchAnswer, SearchItem
+from serve.front import Front
+from serve.guard import Guard
+from serve.metrics import Metrics
+from serve.note import note_of
 from serve.schema import (
     AdapterVersion,
     ErrorBody,
@@ -31,6 +37,7 @@ from serve.schema import (
     TenantName,
     TenantStatus,
 )
+from serve.tokens import Tokens
 
 RETRY_AFTER_S = 1
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
@@ -42,6 +49,7 @@ _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 # A location may hold a key of the caller's own making; only these words may be repeated to him.
 _KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k"})
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
     404: {"model": ErrorBody, "description": "No adapter is live for the tenant."},
     410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
     422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
@@ -49,26 +57,45 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float]) -> FastAPI:
-    """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end."""
-    api = FastAPI(title="AdapterDistill serving", version="1", docs_url="/docs", redoc_url=None)
+def build_api(
+    engine: Engine,
+    batcher: Batcher,
+    refreshed_at: Callable[[], float],
+    *,
+    metrics: Metrics | None = None,
+    tokens: Tokens | None = None,
+    log_requests: bool = False,
+) -> FastAPI:
+    """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end.
+
+    Without `tokens` everybody who reaches it may ask for every tenant.
+    """
+    metrics = metrics or Metrics()
+    api = FastAPI(title="AdapterDistill serving", version="1", docs_url=None, redoc_url=None)
+    if tokens is not None:
+        api.add_middleware(Guard, tokens=tokens)
+    api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard
     api.add_exception_handler(AdapterDistillError, _domain_error)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
-    api.add_exception_handler(Exception, _internal_error)
 
     @api.post("/v1/tenants/{tenant}/search", responses=_ERRORS)
-    async def search(tenant: Annotated[TenantName, Path()], body: SearchRequest) -> SearchResponse:
+    async def search(
+        tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
+    ) -> SearchResponse:
         """Rank the tenant's FAQs for each query."""
+        note = note_of(request.scope)
+        note.tenant, note.num_queries = tenant, len(body.texts)
         items = [SearchItem(tenant, text, body.top_k) for text in body.texts]
         answers: list[SearchAnswer] = []
         for outcome in await batcher.submit(items):
             if isinstance(outcome, AdapterDistillError):
                 raise outcome
             answers.append(outcome)
+        note.version = answers[0].version
         return SearchResponse.of(answers)
 
-    @api.get("/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (404, 410, 422)})
+    @api.get("/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422)})
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
         """What is live for the tenant."""
         live = engine.snapshot.live(tenant)
@@ -89,12 +116,25 @@ def build_api(engine: Engine, batcher: Batcher, refreshed_at: Callable[[], float
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
         )
 
+    @api.get("/metrics", include_in_schema=False)
+    async def prometheus() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @api.get("/docs", include_in_schema=False)
+    async def documentation() -> HTMLResponse:
+        return HTMLResponse(docs.page(api.openapi()), headers=docs.HEADERS)
+
     return api
 
 
 def _error(
-    status: HTTPStatus, reason: str, message: str, headers: dict[str, str] | None = None
+    request: Request,
+    status: HTTPStatus,
+    reason: str,
+    message: str,
+    headers: dict[str, str] | None = None,
 ) -> JSONResponse:
+    note_of(request.scope).outcome = reason
     body = ErrorBody(reason=reason, message=message)
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
@@ -104,13 +144,13 @@ def _domain_error(request: Request, error: Exception) -> JSONResponse:
     status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
     wait = status == HTTPStatus.SERVICE_UNAVAILABLE
     headers = {"Retry-After": str(RETRY_AFTER_S)} if wait else None
-    return _error(status, error.reason, str(error), headers)
+    return _error(request, status, error.reason, str(error), headers)
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
-    return _error(_INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
+    return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -123,11 +163,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot decode
-        return _error(_INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
+        return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers) if error.headers else None
-    return _error(status, status.name, status.phrase, headers)
-
-
-def _internal_error(request: Request, error: Exception) -> JSONResponse:
-    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the server failed on this request")
+    return _error(request, status, status.name, status.phrase, headers)

@@ -17,13 +17,16 @@ from ray import serve as ray_serve
 from ray.serve import Application
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.errors import ServingError
+from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.registry.client import RegistryClient
 from serve.api import build_api
 from serve.batcher import Batcher
 from serve.engine import Engine, LiveTenant
+from serve.front import write_request_log
+from serve.metrics import Metrics
 from serve.recall import Recall
 from serve.settings import ServeSettings
+from serve.tokens import Tokens
 
 APP_NAME = "adapterdistill"
 REQUEST_TIMEOUT_S = 30.0
@@ -44,8 +47,11 @@ class SearchService:
             max_tokens=settings.max_tokens,
         )
         self._engine = Engine(encoder, settings.store)
+        self._metrics = Metrics(ray_serve.get_replica_context().replica_id.unique_id)
+        self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
+        self._log_requests = settings.log_requests
         self._batcher = Batcher(
-            self._engine.search,
+            self._metrics.timed(self._engine, self._engine.search),
             max_batch=settings.max_batch,
             max_wait_ms=settings.max_wait_ms,
             max_queued=settings.max_queued,
@@ -66,7 +72,22 @@ class SearchService:
             self._recall.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._engine, self._batcher, lambda: self._refreshed_at)
+        self._metrics.follow(
+            self._engine,
+            num_queued=lambda: self._batcher.num_queued,
+            refreshed_at=lambda: self._refreshed_at,
+            registry_lost_at=lambda: self._recall.standing.lost_at if self._recall else None,
+        )
+        if self._log_requests:
+            write_request_log()
+        return build_api(
+            self._engine,
+            self._batcher,
+            lambda: self._refreshed_at,
+            metrics=self._metrics,
+            tokens=self._tokens,
+            log_requests=self._log_requests,
+        )
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica if this raises."""
@@ -85,6 +106,15 @@ class SearchService:
     def _follow_store(self, refresh_s: float) -> None:
         while not self._stopping.wait(refresh_s):
             self._refresh()
+            self._reload_tokens()
+
+    def _reload_tokens(self) -> None:
+        try:
+            if self._tokens is not None and self._tokens.reload():
+                _log.info("tokens were read anew")
+        except Exception as error:  # by its class alone: it may quote the file
+            told = error if isinstance(error, ConfigError) else type(error).__name__
+            _log.error("tokens refused; those read before hold on: %s", told)
 
     def _refresh(self) -> None:
         try:
@@ -93,6 +123,7 @@ class SearchService:
             _log.exception("refresh failed; live adapters stay as they are")
             return
         self._refreshed_at = time.monotonic()
+        self._metrics.refreshed(changed)
         for tenant in changed.loaded:
             live = self._engine.snapshot.live(tenant)
             if isinstance(live, LiveTenant):
@@ -122,6 +153,7 @@ def build(args: Mapping[str, Any]) -> Application:
         health_check_timeout_s=15,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
+        logging_config={"enable_access_log": False},  # the request log says more, in one line
     )
     app: Application = deployment.bind(settings.model_dump(mode="json"))
     return app

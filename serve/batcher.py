@@ -49,6 +49,11 @@ class Batcher:
         self._draining: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
+    @property
+    def num_queued(self) -> int:
+        """Items that wait for a batch."""
+        return self._queued_items
+
     async def submit(self, items: Sequence[SearchItem]) -> list[Outcome]:
         """The outcomes of one request's items, in order.
 

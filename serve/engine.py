@@ -141,10 +141,21 @@ class Engine:
         self._retry_refused_s = retry_refused_s
         self._refused: dict[str, tuple[str, float]] = {}  # tenant -> (bundle id, when)
         self._recalled: set[str] = set()  # names of versions
+        self.num_tokens = 0
+        """Tokens of queries embedded so far; exact while one thread searches."""
 
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    @property
+    def num_slots(self) -> int:
+        """Places for adapters, used and free."""
+        return self._bank.num_slots
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._bank.num_free
 
     def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | NotLive]:
         """Answer a batch in the order of `items`.
@@ -168,6 +179,7 @@ class Engine:
         if not known:
             return []
         ids = self._encoder.tokenize([item.text for item, _ in known])
+        self.num_tokens += sum(map(len, ids))
         queries = self._embed(snapshot.stack, ids, [live.served for _, live in known])
         return rank(queries, [live.index for _, live in known], [item.top_k for item, _ in known])
 

@@ -30,18 +30,26 @@ class ServeSettings(BaseModel):
     registry_credentials: Path | None = Field(
         default=None, description="Folder of an auditor's keys and certificates, for TLS."
     )
+    tokens: Path | None = Field(
+        default=None,
+        description="File of `adapterdistill token`. None: whoever reaches the port may ask for "
+        "every tenant, which is for loopback or a gateway that knows who asks.",
+    )
+    log_requests: bool = Field(
+        default=True, description="A JSON line a request on stderr, in Serve's access log's stead."
+    )
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
 
-    @field_validator("store", "registry_credentials")
+    @field_validator("store", "registry_credentials", "tokens")
     @classmethod
-    def _absolute(cls, folder: Path | None) -> Path | None:
-        if folder is None:
+    def _absolute(cls, path: Path | None) -> Path | None:
+        if path is None:
             return None
-        folder = folder.expanduser()
-        if not folder.is_absolute():
+        path = path.expanduser()
+        if not path.is_absolute():
             raise ValueError("must be an absolute path")
-        return folder
+        return path
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> "ServeSettings":

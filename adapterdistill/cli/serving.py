@@ -19,6 +19,7 @@ from adapterdistill.errors import (
     ConfigError,
     OverloadedError,
     ServingError,
+    UnauthenticatedError,
     UnknownTenantError,
     WithdrawnError,
 )
@@ -49,6 +50,13 @@ def serve(
     registry_credentials: Annotated[
         Path | None, typer.Option(help="Folder of an auditor's keys and certificates for it.")
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of `adapterdistill token`: only who has a tenant's token may ask for it. "
+            "Needed to listen beyond loopback."
+        ),
+    ] = None,
     ray_address: Annotated[
         str,
         typer.Option(
@@ -69,8 +77,17 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
+    from adapterdistill.registry.server import is_loopback
     from serve.settings import ServeSettings
+    from serve.tokens import read_tokens
 
+    if tokens is not None:
+        read_tokens(tokens)
+    elif not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} is open to others, who could ask for every tenant: give --tokens FILE "
+            "(see `adapterdistill token new`)"
+        )
     folder = Path(encoder).expanduser()
     if folder.is_dir():
         encoder = str(folder.resolve())  # replicas have another working folder
@@ -83,6 +100,7 @@ def serve(
         "threads": threads,
         "registry": registry,
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
+        "tokens": tokens and str(tokens.expanduser().resolve()),
     }
     ServeSettings.of(settings)  # before Ray starts, which takes seconds
     is_local = ray_address == LOCAL
@@ -117,23 +135,41 @@ def query(
         str, typer.Option(help="Where `adapterdistill serve` listens.")
     ] = DEFAULT_ADDRESS,
     top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the tenant's token, where the server asks for one."),
+    ] = None,
     output: Annotated[
         Format, typer.Option("--format", help="A table for people or JSON.")
     ] = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
-    answer = ask(address, tenant, text, top_k=top_k)
+    token = None if token_file is None else _token_in(token_file)
+    answer = ask(address, tenant, text, top_k=top_k, token=token)
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
         Console().print(_table(answer))
 
 
-def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, Any]:
+def _token_in(path: Path) -> str:
+    """Read from a file, as whoever lists a machine's processes sees their arguments."""
+    from serve.tokens import PREFIX, read_secret
+
+    token = read_secret(path).decode("ascii", "replace").strip()
+    if not token.startswith(PREFIX) or len(token.split()) != 1:
+        raise ConfigError(f"{path}: holds no token, as `adapterdistill token new` prints it")
+    return token
+
+
+def ask(
+    address: str, tenant: str, text: str, *, top_k: int = 5, token: str | None = None
+) -> dict[str, Any]:
     """The server's answer to one question.
 
     Raises:
         ConfigError: the address, the tenant's name or the question is malformed.
+        UnauthenticatedError: the server takes no such token for this tenant.
         UnknownTenantError, WithdrawnError, OverloadedError: the server said so.
         ServingError: the server does not answer, or fails.
     """
@@ -143,7 +179,12 @@ def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, An
         raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
     url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
     try:
-        response = httpx.post(url, json={"query": text, "top_k": top_k}, timeout=_TIMEOUT_S)
+        response = httpx.post(
+            url,
+            json={"query": text, "top_k": top_k},
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT_S,
+        )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise ConfigError(f"not an address: {address}") from None
     except httpx.HTTPError as error:
@@ -159,6 +200,7 @@ def ask(address: str, tenant: str, text: str, *, top_k: int = 5) -> dict[str, An
 
 def _error_of(status: int, message: str) -> AdapterDistillError:
     classes: dict[int, type[AdapterDistillError]] = {
+        401: UnauthenticatedError,
         404: UnknownTenantError,
         410: WithdrawnError,
         422: ConfigError,

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from adapterdistill.errors import (
     ConfigError,
     OverloadedError,
     ServingError,
+    UnauthenticatedError,
     UnknownTenantError,
 )
 
 VERSION = "ab12" * 16
+TOKEN = "adt_" + "x" * 43
 RANKED = [
     {"faq_id": "f1", "question": "[red]How?[/red]", "answer": None, "score": 0.91},
     {"faq_id": "f2", "question": "When?", "answer": "Daily.", "score": 0.4},
@@ -45,6 +48,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.authorizations: list[str | None] = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def will_answer(self, status: int, body: object) -> None:
@@ -56,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.authorizations.append(self.headers["Authorization"])
         self.server.asked.append((self.path, json.loads(body)))
         self.send_response(self.server.status)
         self.end_headers()
@@ -75,11 +80,11 @@ def server() -> Iterator[StandIn]:
         thread.join()
 
 
-def run(*args: str) -> str:
+def run(*args: str, command: str = "query") -> str:
     app = typer.Typer()
     register(app)
     result = CliRunner().invoke(
-        app, ["query", *args], catch_exceptions=True, env={"COLUMNS": "120"}
+        app, [command, *args], catch_exceptions=True, env={"COLUMNS": "120"}
     )
     if result.exception is not None:
         raise result.exception
@@ -115,6 +120,7 @@ def test_json_is_the_server_s_answer(server: StandIn) -> None:
 @pytest.mark.parametrize(
     ("status", "error_class"),
     [
+        (401, UnauthenticatedError),
         (404, UnknownTenantError),
         (422, ConfigError),
         (503, OverloadedError),
@@ -149,6 +155,46 @@ def test_something_else_than_our_server_is_noticed(server: StandIn) -> None:
     server.content = b"<html>"
     with pytest.raises(ServingError, match="not an AdapterDistill server"):
         run("acme", "how?", "--address", server.address)
+
+
+def test_the_token_in_a_file_is_sent(server: StandIn, tmp_path: Path) -> None:
+    server.will_answer(200, answer_of())
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    run("acme", "how?", "--address", server.address, "--token-file", str(file))
+    run("acme", "how?", "--address", server.address)
+    assert server.authorizations == [f"Bearer {TOKEN}", None]
+
+
+@pytest.mark.parametrize("content", ["", "secret", "adt_a adt_b", "adt_\u00fc x", TOKEN + "\nx"])
+def test_a_file_without_a_token_is_named_and_not_quoted(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="token: holds no token") as raised:
+        run("acme", "how?", "--address", "http://127.0.0.1:1", "--token-file", str(file))
+    assert TOKEN not in str(raised.value)
+
+
+def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="mode 0644"):
+        run("acme", "how?", "--address", "http://127.0.0.1:1", "--token-file", str(file))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_nobody_listens_beyond_loopback_without_tokens(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match="--tokens"):
+        run("--store", str(tmp_path), "--host", host, command="serve")
+
+
+def test_a_file_of_tokens_is_checked_before_ray_starts(tmp_path: Path) -> None:
+    args = ["--store", str(tmp_path), "--host", "0.0.0.0", "--tokens", str(tmp_path / "absent")]
+    with pytest.raises(ConfigError, match="absent: No such file"):
+        run(*args, command="serve")
 
 
 def test_asking_needs_neither_torch_nor_ray() -> None:

@@ -171,11 +171,19 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client: TestClient) 
 
 
 def test_openapi_describes_the_search_and_its_errors(client: TestClient) -> None:
-    assert client.get("/docs").status_code == 200
     search = client.get("/openapi.json").json()["paths"]["/v1/tenants/{tenant}/search"]["post"]
-    assert search["responses"].keys() == {"200", "404", "410", "422", "503"}
+    assert search["responses"].keys() == {"200", "401", "404", "410", "422", "503"}
     schema = search["responses"]["422"]["content"]["application/json"]["schema"]
     assert schema["$ref"].endswith("/ErrorBody")
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert "POST /v1/tenants/{tenant}/search" in page.text
+    assert "http" not in page.text and "<script" not in page.text and "src=" not in page.text
+    assert 'href="openapi.json"' in page.text
 
 
 def test_overload_is_503_with_retry_after(store: Path, encoder: Encoder) -> None:

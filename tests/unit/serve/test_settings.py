@@ -24,6 +24,7 @@ def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None
     [
         ({}, "store"),
         ({"store": "relative/path"}, "store"),
+        ({"store": "/bundles", "tokens": "tokens.json"}, "tokens"),
         ({"store": "/bundles", "dtype": "float64"}, "dtype"),
         ({"store": "/bundles", "threads": 0}, "threads"),
         ({"store": "/bundles", "max_queued": 1}, "max_queued"),

@@ -1,0 +1,95 @@
+"""`adapterdistill token ...`: bearer tokens of a serving deployment, in a file that it reads."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adapterdistill.cli.output import Format
+from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import is_name
+from serve.tokens import Token, new_token, read_tokens, revoke
+
+app = typer.Typer(
+    help="Make and revoke tokens for the search endpoint. A running deployment takes up each "
+    "change within a second or so.",
+    no_args_is_help=True,
+)
+TokenFile = Annotated[
+    Path, typer.Option("--tokens", help="The deployment's file: it holds hashes alone.")
+]
+Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the token opens.")]
+Operator = Annotated[
+    bool, typer.Option("--operator", help="The operator's, for /metrics and /docs alone.")
+]
+Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
+
+
+@app.command()
+def new(
+    tokens: TokenFile,
+    tenant: Tenant = None,
+    operator: Operator = False,
+    days: Annotated[int, typer.Option(help="Until it expires.", min=1, max=3650)] = 365,
+    output: Output = Format.table,
+) -> None:
+    """Make a token and print it, this once; the tenant's others hold on until they are revoked."""
+    text, token = new_token(tokens, _holder(tenant, operator=operator), days=days)
+    if output is Format.json:
+        typer.echo(json.dumps({"token": text, **_shown(token)}))
+    else:
+        typer.echo(text)
+
+
+@app.command("list")
+def list_(tokens: TokenFile, tenant: Tenant = None, output: Output = Format.table) -> None:
+    """Show whose tokens there are, and until when; never a token."""
+    shown = [_shown(t) for t in read_tokens(tokens) if tenant in (None, t.tenant)]
+    _print(shown, output)
+
+
+@app.command("revoke")
+def revoke_(
+    tokens: TokenFile,
+    tenant: Tenant = None,
+    operator: Operator = False,
+    token_id: Annotated[
+        str | None, typer.Option("--id", help="One token, as `list` names it; without: all.")
+    ] = None,
+    output: Output = Format.table,
+) -> None:
+    """Let a tenant's tokens, or one of them, hold no longer."""
+    gone = revoke(tokens, _holder(tenant, operator=operator), token_id)
+    _print([_shown(token) for token in gone], output)
+
+
+def _holder(tenant: str | None, *, operator: bool) -> str | None:
+    """Whose token it is; None: the operator's. Raises ConfigError."""
+    if operator is (tenant is not None):
+        raise ConfigError("give either --tenant or --operator")
+    if tenant is not None and not is_name(tenant):
+        raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
+    return tenant
+
+
+def _shown(token: Token) -> dict[str, str | None]:
+    return {
+        "id": token.id,
+        "tenant": token.tenant,
+        "created": token.created.isoformat(),
+        "expires": token.expires.isoformat(),
+        "state": "expired" if token.expired else "valid",
+    }
+
+
+def _print(shown: list[dict[str, str | None]], output: Format) -> None:
+    if output is Format.json:
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    table = Table("id", "tenant", "created", "expires", "state")
+    for row in shown:
+        table.add_row(row["id"], row["tenant"] or "(operator)", *list(row.values())[2:])
+    Console().print(table)

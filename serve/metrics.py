@@ -1,0 +1,183 @@
+"""What a replica measures of itself, for Prometheus. No metric holds a text of a user.
+
+Read at `GET /metrics` of the replica, not through Ray's own export (`ray.util.metrics`): that needs
+Ray's agent, whose port is another one and asks for no token. Behind a proxy a scrape
+reaches one of the replicas, so each series says which (label `replica`): ask Prometheus for rates
+and last values over minutes, as `cluster/grafana/serving.json` does.
+"""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serve.engine import Engine, Refresh, SearchItem
+from serve.note import Note
+
+Answers = TypeVar("Answers")
+
+MAX_NAMED_TENANTS = 20
+"""Tenants with a series of their own: as many as a person reads in one chart. Each costs the one
+who keeps the metrics a series for every replica that ever ran."""
+ELECT_EVERY_S = 300.0
+"""So seldom that a tenant's series lasts for the windows that rates are taken over."""
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(eq=False)
+class BusiestTenants(Collector):
+    """Answered queries of the busiest tenants, and of all the rest as one.
+
+    A tenant is named from its election on: queries from before are in `other` for good, and a
+    tenant that is no longer elected leaves. So no series ever falls while it is there.
+    """
+
+    seats: int = MAX_NAMED_TENANTS
+    clock: Callable[[], float] = time.monotonic
+    named: dict[str, int] = field(default_factory=dict)
+    other: int = 0
+    _recent: Tally[str] = field(default_factory=Tally)
+    _elected_at: float | None = None
+
+    def count(self, tenant: str, num_queries: int) -> None:
+        """`tenant` is live: of made-up names there could be any number."""
+        self._recent[tenant] += num_queries
+        if tenant not in self.named and len(self.named) < self.seats:
+            self.named[tenant] = 0
+        if tenant in self.named:
+            self.named[tenant] += num_queries
+        else:
+            self.other += num_queries
+
+    def collect(self) -> Iterator[Metric]:
+        now = self.clock()
+        if self._elected_at is None:
+            self._elected_at = now
+        elif now - self._elected_at >= ELECT_EVERY_S:
+            self._elect()
+            self._elected_at = now
+        family = CounterMetricFamily(
+            "adapterdistill_tenant_queries",
+            "Queries answered, of the busiest tenants; tenant (other): of all the rest.",
+            labels=["tenant"],
+        )
+        for tenant, num_queries in self.named.items():
+            family.add_metric([tenant], num_queries)
+        family.add_metric(["(other)"], self.other)  # no tenant can have this name
+        yield family
+
+    def _elect(self) -> None:
+        elected = [tenant for tenant, _ in self._recent.most_common(self.seats)]
+        self.named = {tenant: self.named.get(tenant, 0) for tenant in elected}
+        # What is long ago counts for less, and in the end not at all.
+        self._recent = Tally({t: n // 2 for t, n in self._recent.items() if n >= 2})
+
+
+class Metrics:
+    """The metrics of one replica; the event loop counts requests, the engine's thread batches."""
+
+    def __init__(self, replica: str = "") -> None:
+        self._replica = replica
+        self.registry = CollectorRegistry()
+        self.tenants = BusiestTenants()
+        self.registry.register(self.tenants)
+        self._outcomes = self._counter("requests", "Requests by outcome.", "outcome")
+        self._latency = self._histogram("request_seconds", "Of answered searches.", _SECONDS)
+        self._batch = self._histogram("batch_seconds", "Of the engine's batches.", _SECONDS)
+        self._queries = self._histogram("batch_queries", "Queries in a batch.", _QUERIES)
+        self._tokens = self._histogram("batch_tokens", "Tokens in a batch.", _TOKENS)
+        self._loaded = self._counter("bundles_loaded", "Bundles that went live here.")
+        self._refused = self._counter("bundles_refused", "Bundles not taken, by reason.", "reason")
+        self._queued = self._gauge("queued_queries", "Queries that wait for a batch.")
+        self._known = self._gauge("tenants", "Tenants: live, or withdrawn and refused.", "state")
+        self._slots = self._gauge("bank_slots", "Places for adapters: used or free.", "state")
+        self._store_age = self._gauge("store_age_seconds", "Since the store was read to its end.")
+        self._lost = self._gauge(
+            "registry_lost_seconds", "Since the registry was last within reach; 0: it is."
+        )
+
+    def follow(
+        self,
+        engine: Engine,
+        *,
+        num_queued: Callable[[], int],
+        refreshed_at: Callable[[], float],
+        registry_lost_at: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Read these whenever metrics are asked for. Times are monotonic."""
+
+        def lost_s() -> float:
+            lost_at = registry_lost_at()
+            return 0.0 if lost_at is None else time.monotonic() - lost_at
+
+        self._queued.set_function(num_queued)
+        self._known.labels("live").set_function(lambda: len(engine.snapshot.tenants))
+        self._known.labels("withdrawn").set_function(lambda: len(engine.snapshot.recalled))
+        self._slots.labels("used").set_function(lambda: engine.num_slots - engine.num_free_slots)
+        self._slots.labels("free").set_function(lambda: engine.num_free_slots)
+        self._store_age.set_function(lambda: time.monotonic() - refreshed_at())
+        self._lost.set_function(lost_s)
+
+    def timed(
+        self, engine: Engine, search: Callable[[Sequence[SearchItem]], Answers]
+    ) -> Callable[[Sequence[SearchItem]], Answers]:
+        """`search`, each call of which is counted as a batch. For one thread."""
+
+        def timed_search(items: Sequence[SearchItem]) -> Answers:
+            started_at, tokens = time.perf_counter(), engine.num_tokens
+            answers = search(items)
+            self._batch.observe(time.perf_counter() - started_at)
+            self._queries.observe(len(items))
+            self._tokens.observe(engine.num_tokens - tokens)
+            return answers
+
+        return timed_search
+
+    def answered(self, note: Note, seconds: float) -> None:
+        """Count a request that has ended."""
+        self._outcomes.labels(note.outcome).inc()
+        if note.version is not None and note.tenant is not None:
+            self.tenants.count(note.tenant, note.num_queries)
+            self._latency.observe(seconds)
+
+    def refreshed(self, changed: Refresh) -> None:
+        """Count what a reading of the store brought."""
+        self._loaded.inc(len(changed.loaded))
+        for error in changed.refused.values():
+            self._refused.labels(error.reason).inc()
+
+    def exposition(self) -> bytes:
+        """Prometheus's text format."""
+        return generate_latest(_OfReplica(self.registry, self._replica))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"adapterdistill_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"adapterdistill_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"adapterdistill_{name}", text, buckets=buckets, registry=self.registry)
+
+
+class _OfReplica(Collector):
+    """Every sample with the replica's label; without `_created`, which doubles the series."""
+
+    def __init__(self, registry: CollectorRegistry, replica: str) -> None:
+        self._registry, self._replica = registry, replica
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, "replica": self._replica})
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            ]
+            yield family

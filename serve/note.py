@@ -1,0 +1,29 @@
+"""What is noted of one request while it is handled: for metrics and the request log.
+
+It travels with the request (`scope["state"]`, Starlette's `request.state`), and never holds a
+query's text.
+"""
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+
+@dataclass
+class Note:
+    """Filled in on the way; what nobody learnt stays as it is here."""
+
+    request_id: str
+    tenant: str | None = None
+    version: str | None = None
+    """Of the adapter that answered."""
+    num_queries: int = 0
+    outcome: str = "OK"
+    """OK, or the reason for which the request was refused."""
+
+
+def note_of(scope: Scope) -> Note:
+    """The note of this request; `serve.front.Front` began it."""
+    note = scope["state"]["note"]
+    assert isinstance(note, Note)
+    return note

@@ -1,0 +1,218 @@
+"""Bearer tokens: who may ask for which tenant. A file of hashes, read anew when it changes.
+
+A token is 256 random bits, so that one sha256 is enough. A slow hash makes it dear to guess a
+secret that a person chose; nobody guesses 256 bits, and each request would wait for the hash. Who
+reads the file learns nothing that he could ask with. Needs neither torch nor Ray.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import NAME_PATTERN
+
+PREFIX = "adt_"
+"""By which a scanner for leaked secrets knows a token."""
+MAX_PER_HOLDER = 8
+"""Tokens of one holder: more than a rotation needs. Each request costs as many comparisons."""
+_MAX_BYTES = 64 << 20  # some 300,000 tokens
+_NO_TOKEN = (secrets.token_bytes(32), 0.0)  # expired before it was made
+
+
+class Token(BaseModel):
+    """What is kept of a token. `tenant`: None for the operator, who reads metrics and documents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    created: AwareDatetime
+    expires: AwareDatetime
+
+    @property
+    def id(self) -> str:
+        """By which a person names it: nothing of the token itself."""
+        return self.sha256[:12]
+
+    @property
+    def expired(self) -> bool:
+        return self.expires <= datetime.now(UTC)
+
+
+class _Contents(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    version: Literal[1] = 1
+    tokens: tuple[Token, ...] = ()
+
+
+class Tokens:
+    """The tokens of a file, as a replica asks them. One thread reloads, any may ask."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError as `read_tokens`."""
+        self._path = path
+        self._stamp: tuple[int, ...] = ()
+        self._held: dict[str | None, tuple[tuple[bytes, float], ...]] = {}
+        self.reload()
+
+    def reload(self) -> bool:
+        """Read the file if it changed; whether it was read.
+
+        Raises:
+            ConfigError: it cannot be used. What was read before holds on, to its expiry.
+        """
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp  # also if it is refused: once is enough to say so
+        held: dict[str | None, list[tuple[bytes, float]]] = {}
+        for token in read_tokens(self._path):
+            known = (bytes.fromhex(token.sha256), token.expires.timestamp())
+            held.setdefault(token.tenant, []).append(known)
+        nobody = (_NO_TOKEN,) * MAX_PER_HOLDER
+        self._held = {h: (*known, *nobody)[:MAX_PER_HOLDER] for h, known in held.items()}
+        return True
+
+    def admit(self, token: bytes, tenant: str | None) -> bool:
+        """Whether this is a token of the tenant (None: of the operator) that has not expired.
+
+        Takes the same steps for every holder, known or not: as many comparisons, all of them made.
+        """
+        digest, now, admitted = hashlib.sha256(token).digest(), time.time(), False
+        for known, expires in self._held.get(tenant, (_NO_TOKEN,) * MAX_PER_HOLDER):
+            admitted |= hmac.compare_digest(digest, known) & (now < expires)
+        return admitted
+
+
+def read_tokens(path: Path) -> tuple[Token, ...]:
+    """The tokens of a file.
+
+    Raises:
+        ConfigError: it cannot be read, others than its owner may read or write it, or it is no
+            file of tokens.
+    """
+    try:
+        contents = _Contents.model_validate_json(read_secret(path))
+    except ValidationError:
+        raise ConfigError(f"{path}: not a file of tokens: make one with `token new`") from None
+    held = Counter(token.tenant for token in contents.tokens)
+    if any(num_tokens > MAX_PER_HOLDER for num_tokens in held.values()):
+        raise ConfigError(f"{path}: a tenant has more than {MAX_PER_HOLDER} tokens: revoke some")
+    return contents.tokens
+
+
+def read_secret(path: Path) -> bytes:
+    """A file for its owner alone. Raises ConfigError if it is for others, too, or unreadable."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise ConfigError(
+                    f"{path}: for its owner alone, but has mode {mode:04o}: chmod 600 it, and if"
+                    " others could have read or changed it, make its tokens anew"
+                )
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def new_token(path: Path, tenant: str | None, *, days: float) -> tuple[str, Token]:
+    """Add a token to the file, which is made if absent: the token, to be shown once, and its row.
+
+    Rows that have expired are dropped.
+
+    Raises:
+        ConfigError: as `read_tokens`, or the holder has as many as it may have.
+    """
+    text = PREFIX + secrets.token_urlsafe(32)
+    created = datetime.now(UTC).replace(microsecond=0)
+    token = Token(
+        tenant=tenant,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        created=created,
+        expires=created + timedelta(days=days),
+    )
+
+    def added(tokens: Sequence[Token]) -> list[Token]:
+        kept = [known for known in tokens if not known.expired]
+        if sum(known.tenant == tenant for known in kept) >= MAX_PER_HOLDER:
+            whose = "the operator" if tenant is None else f"tenant {tenant}"
+            raise ConfigError(f"{whose} has {MAX_PER_HOLDER} tokens already: revoke one first")
+        return [*kept, token]
+
+    _rewrite(path, added, may_be_absent=True)
+    return text, token
+
+
+def revoke(path: Path, tenant: str | None, token_id: str | None) -> tuple[Token, ...]:
+    """Remove the holder's token of this id, or all of them; what was removed.
+
+    Raises:
+        ConfigError: as `read_tokens`, or there is no such token.
+    """
+    gone: list[Token] = []
+
+    def without(tokens: Sequence[Token]) -> list[Token]:
+        gone.extend(t for t in tokens if t.tenant == tenant and token_id in (None, t.id))
+        if not gone:
+            raise ConfigError(f"{path} has no such token")
+        return [token for token in tokens if token not in gone]
+
+    _rewrite(path, without)
+    return tuple(gone)
+
+
+def _rewrite(
+    path: Path,
+    change: Callable[[Sequence[Token]], list[Token]],
+    *,
+    may_be_absent: bool = False,
+) -> None:
+    """Replace the file in one step: who reads meanwhile sees the old or the new one, whole."""
+    try:
+        with _alone_in(path.parent):
+            tokens = () if may_be_absent and not path.exists() else read_tokens(path)
+            contents = _Contents(tokens=tuple(change(tokens)))
+            # mkstemp makes it for its owner alone.
+            descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(contents.model_dump_json(indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(staged).replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two who change the file at once take turns; the folder is the lock, so none is left over."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (-1,)
+    return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)

@@ -1,0 +1,149 @@
+"""Request ids and the request log; above all that no query's text is in it."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from adapterdistill.backbone import Encoder
+from serve.api import build_api
+from serve.batcher import Batcher, Outcome
+from serve.engine import Engine, SearchItem
+from serve.front import write_request_log
+from serve.metrics import Metrics
+from tests.serving_store import make_tenant, put_live
+
+CANARY = "canary-4711"
+
+
+class Fronted:
+    """A client of an API that fails where the query says so."""
+
+    def __init__(self, store: Path, encoder: Encoder, *, log_requests: bool = True) -> None:
+        put_live(store, make_tenant(encoder, "acme", seed=1))
+        self.engine = Engine(encoder, store)
+        self.engine.refresh()
+        self.metrics = Metrics("replica-1")
+        self.batcher = Batcher(self.search, max_batch=8, max_wait_ms=0, max_queued=64)
+        api = build_api(
+            self.engine,
+            self.batcher,
+            time.monotonic,
+            metrics=self.metrics,
+            log_requests=log_requests,
+        )
+        self.client = TestClient(api)  # raises what the app lets out: nothing
+
+    def search(self, items: Sequence[SearchItem]) -> list[Outcome]:
+        if "fail" in items[0].text:
+            raise RuntimeError(f"no good: {items[0].text}")
+        return list(self.engine.search(items))
+
+    def post(self, body: object, tenant: str = "acme", **headers: str) -> Any:
+        return self.client.post(f"/v1/tenants/{tenant}/search", json=body, headers=headers)
+
+
+@pytest.fixture
+def fronted(store: Path, encoder: Encoder) -> Iterator[Fronted]:
+    made = Fronted(store, encoder)
+    with made.client:
+        yield made
+    made.batcher.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    named = [r for r in caplog.records if r.name == "adapterdistill.requests"]
+    return [json.loads(record.getMessage()) for record in named]
+
+
+def test_a_request_is_one_json_line(fronted: Fronted, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    response = fronted.post({"queries": ["hi", "there"]}, **{"X-Request-Id": "id-1"})
+    fronted.post({"query": "hi"}, tenant="nobody", **{"X-Request-Id": "id-2"})
+    fronted.post({"query": ""}, **{"X-Request-Id": "id-3"})
+    fronted.post({"query": "fail"}, **{"X-Request-Id": "id-4"})
+    fronted.client.get("/healthz")
+    fronted.client.get("/metrics")
+    written = lines(caplog)
+    assert [(w["request_id"], w["status"], w["outcome"]) for w in written] == [
+        ("id-1", 200, "OK"),
+        ("id-2", 404, "UNKNOWN_TENANT"),
+        ("id-3", 422, "INVALID_REQUEST"),
+        ("id-4", 500, "INTERNAL"),
+    ]
+    assert written[0]["version"] == response.json()["adapter"]["version"]
+    assert (written[0]["tenant"], written[0]["queries"]) == ("acme", 2)
+    assert written[0]["ms"] > 0
+    assert {tuple(w) for w in written} == {
+        ("time", "request_id", "tenant", "version", "queries", "ms", "status", "outcome")
+    }
+
+
+def test_the_request_id_is_echoed_or_made(fronted: Fronted) -> None:
+    for given in ("id-1", "A" * 64, "0.b_c"):
+        for body in ({"query": "hi"}, {"query": "fail"}, {}):
+            answer = fronted.post(body, **{"X-Request-Id": given})
+            assert answer.headers.get_list("X-Request-Id") == [given]
+    made = {fronted.post({"query": "hi"}).headers["X-Request-Id"] for _ in range(3)}
+    assert len(made) == 3
+    for text in ("where is my parcel?", "a" * 65, '"', ""):
+        answer = fronted.post({"query": "hi"}, **{"X-Request-Id": text})
+        assert len(answer.headers["X-Request-Id"]) == 16
+
+
+def test_no_line_is_written_where_they_are_off(
+    store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = Fronted(store, encoder, log_requests=False)
+    with made.client:
+        made.post({"query": "hi"})
+    made.batcher.close()
+    assert lines(caplog) == []
+
+
+def test_a_query_s_text_is_in_no_log_metric_or_error(
+    fronted: Fronted, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    bodies: list[Any] = [
+        {"query": CANARY},
+        {"queries": [CANARY, f"{CANARY} fail"]},
+        {"query": f"fail {CANARY}"},
+        {"query": CANARY * 200},
+        {"query": CANARY, "top_k": CANARY},
+        {CANARY: CANARY},
+        CANARY,
+    ]
+    told = ""
+    for body in bodies:
+        for tenant in ("acme", "nobody", f"No%20{CANARY}"):
+            headers = {"X-Request-Id": f"what of {CANARY}?", "User-Agent": CANARY}
+            told += fronted.post(body, tenant, **headers).text
+    told += fronted.client.get("/metrics").text
+    printed = capfd.readouterr()
+    assert '"outcome": "INTERNAL"' in caplog.text and "RuntimeError at" in caplog.text
+    # The client's own log tells the paths that it asked for, which here hold the canary.
+    ours = [r for r in caplog.records if r.name not in ("httpx", "httpx2")]
+    for record in ours:
+        assert CANARY not in logging.Formatter().format(record)
+    assert CANARY not in told + printed.out + printed.err
+
+
+def test_the_request_log_goes_to_stderr_and_nowhere_else(
+    fronted: Fronted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("adapterdistill.requests")
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logger, name, [] if name == "handlers" else getattr(logger, name))
+    write_request_log()
+    write_request_log()  # a second time changes nothing
+    fronted.post({"query": "hi"}, **{"X-Request-Id": "id-1"})
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "id-1" in line]
+    assert json.loads(line)["tenant"] == "acme"
+    assert not logger.propagate
