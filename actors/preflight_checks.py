@@ -22,8 +22,8 @@ from adapterdistill.errors import (
 )
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import read_credentials
 from adapterdistill.registry.server import is_loopback
+from adapterdistill.registry.trust.credentials import read_credentials
 
 LIVE = "live"
 _RENEW_WITHIN = timedelta(days=30)

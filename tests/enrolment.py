@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.errors import UnauthenticatedError
-from adapterdistill.registry import pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import LIFETIME, opened
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import Credentials, read_credentials
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.authority import LIFETIME, opened
+from adapterdistill.registry.trust.credentials import Credentials, read_credentials
 
 ACME = Caller("owner", "acme")
 BOLT = Caller("owner", "bolt")

@@ -27,8 +27,8 @@ from adapterdistill.bench.progress import phase
 from adapterdistill.bench.registry_crowd import TENANTS, tenant_name
 from adapterdistill.bench.registry_process import Federation, Serving, serving
 from adapterdistill.bench.registry_verify import fault_of
-from adapterdistill.registry.connection import Connection
-from adapterdistill.registry.credentials import read_credentials
+from adapterdistill.registry.trust.connection import Connection
+from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 _AT_ONCE = 16

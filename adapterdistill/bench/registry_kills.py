@@ -21,9 +21,9 @@ from adapterdistill.bench.registry_process import Serving, serving
 from adapterdistill.bench.registry_samples import SMALL, adapter
 from adapterdistill.errors import AdapterDistillError, RegistryUnavailableError
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry.audit_verify import LOG, examine
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.fsck import fsck
+from adapterdistill.registry.upkeep.audit_verify import LOG, examine
+from adapterdistill.registry.upkeep.fsck import fsck
 
 _LONGEST_WAIT_S = 0.4
 _FIRST_ANSWER_S = 30.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from adapterdistill.registry import pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import create, opened
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.authority import create, opened
 
 _START_TIMEOUT_S = 60.0
 

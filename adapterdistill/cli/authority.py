@@ -19,8 +19,8 @@ from rich.text import Text
 from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
-from adapterdistill.registry import authority, pem
 from adapterdistill.registry.access import Caller
+from adapterdistill.registry.trust import authority, pem
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

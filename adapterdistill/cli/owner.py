@@ -8,8 +8,8 @@ import typer
 
 from adapterdistill.cli.authority import Output, Role, caller_named, request_for
 from adapterdistill.cli.output import Format
-from adapterdistill.registry.certificates import serial_of
-from adapterdistill.registry.credentials import read_credentials
+from adapterdistill.registry.trust.certificates import serial_of
+from adapterdistill.registry.trust.credentials import read_credentials
 
 app = typer.Typer(help="Make and show credentials for a registry.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="The credentials folder.")]

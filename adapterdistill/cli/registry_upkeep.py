@@ -16,9 +16,9 @@ from rich.text import Text
 
 from adapterdistill.cli.output import Format
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
-from adapterdistill.registry import backup as backups
-from adapterdistill.registry import fsck as check
-from adapterdistill.registry.audit_verify import LOG, examine, read_public_key
+from adapterdistill.registry.upkeep import backup as backups
+from adapterdistill.registry.upkeep import fsck as check
+from adapterdistill.registry.upkeep.audit_verify import LOG, examine, read_public_key
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
 Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]

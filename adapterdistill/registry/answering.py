@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from adapterdistill.errors import AdapterDistillError, DeadlineRequiredError, RegistryError
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.audit_trail import subject
-from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.malformed import checked
 from adapterdistill.registry.opened import OpenRegistry
 from adapterdistill.registry.status import to_status
+from adapterdistill.registry.trust.identity import caller_of
+from adapterdistill.registry.upkeep.audit_trail import subject
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

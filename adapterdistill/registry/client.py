@@ -15,10 +15,10 @@ from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
-from adapterdistill.registry.connection import Connection
 from adapterdistill.registry.retrying import retried
-from adapterdistill.registry.signing import check_signed, upload_header
 from adapterdistill.registry.streams import Download, Progress, manifest_of, upload
+from adapterdistill.registry.trust.connection import Connection
+from adapterdistill.registry.trust.signing import check_signed, upload_header
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.watching import Change, watched
 
@@ -56,7 +56,7 @@ class RegistryClient:
     def __init__(
         self, address: str, *, timeout_s: float = 30.0, credentials: Path | None = None
     ) -> None:
-        """`credentials` is a folder (`registry.pem`); without one it speaks plain text.
+        """`credentials` is a folder (`registry.trust.pem`); without one it speaks plain text.
 
         Raises ConfigError if the folder is unusable.
         """

@@ -17,10 +17,11 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import changes, ledger, lineage
+from adapterdistill.registry import changes, lineage
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.quotas import Stored
 from adapterdistill.registry.schema import Row, connect, transaction
+from adapterdistill.registry.trust import ledger
 
 COLUMNS = (
     "v.tenant, v.adapter, v.version, v.weights_sha256, v.tokenizer_sha256, v.manifest_json,"

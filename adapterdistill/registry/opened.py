@@ -17,13 +17,13 @@ from adapterdistill.registry.access import (
     Caller,
 )
 from adapterdistill.registry.admission import Limits
-from adapterdistill.registry.audit_trail import AuditTrail
-from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.quotas import CallLimits, Quotas, StorageQuota
 from adapterdistill.registry.requests import Answer, once
 from adapterdistill.registry.store import BlobStore
 from adapterdistill.registry.transfers import Transfers
+from adapterdistill.registry.trust.credentials import ServerCredentials
+from adapterdistill.registry.upkeep.audit_trail import AuditTrail
 
 DEFAULT_QUOTAS = Quotas()
 logger = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ from grpc_reflection.v1alpha import reflection
 
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission import Limits
-from adapterdistill.registry.credentials import ServerCredentials
 from adapterdistill.registry.malformed import ParsesOrMarks
-from adapterdistill.registry.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.recording import Recorder
 from adapterdistill.registry.service import RegistryService
+from adapterdistill.registry.trust.credentials import ServerCredentials
+from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 

@@ -12,7 +12,7 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import ledger, standing, wire
+from adapterdistill.registry import standing, wire
 from adapterdistill.registry.access import (
     Caller,
     Consent,
@@ -24,14 +24,15 @@ from adapterdistill.registry.access import (
 from adapterdistill.registry.admission import check_manifest, parse_manifest
 from adapterdistill.registry.aliases import alias_of, set_alias
 from adapterdistill.registry.answering import answered
-from adapterdistill.registry.audit_trail import subject
 from adapterdistill.registry.changes import after
-from adapterdistill.registry.identity import caller_of
 from adapterdistill.registry.listing import page
 from adapterdistill.registry.opened import OpenRegistry
 from adapterdistill.registry.population import judge, others
 from adapterdistill.registry.schema import Row
 from adapterdistill.registry.statistics import measure
+from adapterdistill.registry.trust import ledger
+from adapterdistill.registry.trust.identity import caller_of
+from adapterdistill.registry.upkeep.audit_trail import subject
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
@@ -117,7 +118,8 @@ class RegistryService(OpenRegistry):
             raise EncoderMismatchError(
                 f"{row.ref.name} belongs to another encoder, {row.weights_sha256[:12]}"
             )
-        await self._transfers.send(row, request.offset, caller, context)
+        allowed = functools.partial(caller_of, context, self.credentials)  # revoked by now?
+        await self._transfers.send(row, request.offset, caller, context, allowed)
 
     @answered
     async def QueryUpload(  # noqa: N802

@@ -162,8 +162,18 @@ class Transfers:
             ) from None
         return None if request is grpc.aio.EOF else checked(request)
 
-    async def send(self, row: Row, offset: int, caller: Caller, context: Any) -> None:
-        """Writes the version's record, then its payload from `offset` in chunks."""
+    async def send(
+        self,
+        row: Row,
+        offset: int,
+        caller: Caller,
+        context: Any,
+        allowed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Writes the version's record, then its payload from `offset` in chunks.
+
+        `allowed` is asked before each chunk, and raises once the caller may have no more.
+        """
         with self._store.open(row.ref.version) as file:
             payload_bytes = file.seek(0, os.SEEK_END)
             if not 0 <= offset <= payload_bytes:
@@ -174,6 +184,7 @@ class Transfers:
             async with self._slot(caller, payload_bytes):
                 await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
                 while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
+                    allowed()
                     chunk = chunk_message(offset, data)
                     await self._write(context, pb.FetchResponse(chunk=chunk))
                     offset += len(data)

@@ -11,8 +11,8 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
     UnauthenticatedError,
 )
-from adapterdistill.registry.connection import Connection
 from adapterdistill.registry.retrying import TRANSIENT
+from adapterdistill.registry.trust.connection import Connection
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 _PAUSE_S = 0.2

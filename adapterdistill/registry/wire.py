@@ -10,7 +10,7 @@ from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.schema import AliasRow, EventKind, EventRow, Filter, Row, State
-from adapterdistill.registry.statement import Signed
+from adapterdistill.registry.trust.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import create
 from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.trust.authority import create
 from tests.contract.running_registry import Running
 from tests.enrolment import ACME, enrolled
 

@@ -16,10 +16,10 @@ from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import Credentials, read_credentials
 from adapterdistill.registry.server import RegistryServer
-from adapterdistill.registry.statement import Signed, make_statement
 from adapterdistill.registry.status import from_call
+from adapterdistill.registry.trust.credentials import Credentials, read_credentials
+from adapterdistill.registry.trust.statement import Signed, make_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.registry.wire import statement_message

@@ -15,13 +15,13 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
     UnauthenticatedError,
 )
-from adapterdistill.registry import issuing, pem
 from adapterdistill.registry.access import NOBODY, Caller
-from adapterdistill.registry.authority import create
-from adapterdistill.registry.certificates import Usage
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
 from adapterdistill.registry.status import from_call
+from adapterdistill.registry.trust import issuing, pem
+from adapterdistill.registry.trust.authority import create
+from adapterdistill.registry.trust.certificates import Usage
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running

@@ -9,7 +9,7 @@ from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.errors import NotPermittedError, UnauthenticatedError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import opened
+from adapterdistill.registry.trust.authority import opened
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import HELD, run_of, run_through, write_shop

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from adapterdistill import errors
 from adapterdistill.cli.registry import app
-from adapterdistill.registry import audit
 from adapterdistill.registry.access import NOBODY
-from adapterdistill.registry.audit_verify import examine
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.upkeep import audit
+from adapterdistill.registry.upkeep.audit_verify import examine
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal
 from tests.enrolment import ACME, BOLT

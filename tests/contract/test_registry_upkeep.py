@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from adapterdistill import errors
 from adapterdistill.cli.registry import app
 from adapterdistill.manifest import Manifest, canonical_json
-from adapterdistill.registry.backup import backup, restore
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.fsck import fsck
 from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.upkeep.backup import backup, restore
+from adapterdistill.registry.upkeep.fsck import fsck
 from tests.contract.running_registry import Running
 from tests.enrolment import ACME
 from tests.unit.registry.samples import sample

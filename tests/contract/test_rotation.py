@@ -15,17 +15,17 @@ from adapterdistill.errors import (
     ConfigError,
     UnauthenticatedError,
 )
-from adapterdistill.registry import pem
-from adapterdistill.registry.authority import opened
-from adapterdistill.registry.certificates import serial_of
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import read_credentials
 from adapterdistill.registry.status import from_call
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.authority import opened
+from adapterdistill.registry.trust.certificates import serial_of
+from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running, parts, signed_by
 from tests.enrolment import ACME, BOLT, enrolled, listed, refused_at_once
-from tests.unit.registry.samples import sample
+from tests.unit.registry.samples import large_sample, sample
 
 Connect = Callable[..., RegistryClient]
 
@@ -91,6 +91,25 @@ def test_revocation_ends_an_open_watch_and_an_upload_before_it_counts(
         assert isinstance(from_call(caught.value, "watch"), UnauthenticatedError)
         assert time.monotonic() - revoked_at < 2
     assert manifest.ref not in {one.ref for one in private_registry.client.list(latest_only=False)}
+
+
+def test_revocation_ends_a_download_that_has_begun(
+    private_registry: Running, connect: Connect, tmp_path: Path
+) -> None:
+    manifest, payload = large_sample(6, tenant="acme")
+    connect(ACME).publish(manifest, payload)
+    connect(BOLT)
+    own = read_credentials(tmp_path / str(BOLT))
+    with grpc.secure_channel(private_registry.address, own.for_grpc()) as channel:
+        stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+        download = stub.Fetch(pb.FetchRequest(name=manifest.ref.name), timeout=20)
+        next(download)
+        with opened(private_registry.root) as authority:
+            authority.revoke(BOLT)
+        time.sleep(1.5)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(download)
+        assert isinstance(from_call(caught.value, "fetch"), UnauthenticatedError)
 
 
 def test_unreadable_revocation_list_lets_nobody_in_until_it_is_mended(

@@ -12,12 +12,13 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import signing, wire
+from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import create, opened
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.credentials import Credentials
-from adapterdistill.registry.statement import Signed
+from adapterdistill.registry.trust import signing
+from adapterdistill.registry.trust.authority import create, opened
+from adapterdistill.registry.trust.credentials import Credentials
+from adapterdistill.registry.trust.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running, parts, refusal, signed_by

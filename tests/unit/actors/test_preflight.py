@@ -15,7 +15,7 @@ from actors.publishing import PRIVACY, PROTOTYPES_SHARED
 from adapterdistill.backbone import load_encoder
 from adapterdistill.config import MetaConfig, OnboardConfig
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import create
+from adapterdistill.registry.trust.authority import create
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import Configured, publish, run_through, write_task

@@ -7,10 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from adapterdistill.registry import pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.certificates import Usage, caller_uri, verify_certificate
-from adapterdistill.registry.issuing import new_authority, new_certificate
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.certificates import Usage, caller_uri, verify_certificate
+from adapterdistill.registry.trust.issuing import new_authority, new_certificate
 
 LIFETIME = timedelta(days=30)
 

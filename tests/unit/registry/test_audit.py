@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
-from adapterdistill.registry import audit
-from adapterdistill.registry.audit import AuditLog
-from adapterdistill.registry.audit_line import Body, Position, seal, unseal
-from adapterdistill.registry.audit_verify import Examined, examine, read_public_key, verify
+from adapterdistill.registry.upkeep import audit
+from adapterdistill.registry.upkeep.audit import AuditLog
+from adapterdistill.registry.upkeep.audit_line import Body, Position, seal, unseal
+from adapterdistill.registry.upkeep.audit_verify import Examined, examine, read_public_key, verify
 
 NAME = "tenants/acme/adapters/faq/versions/" + "a" * 64
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterdistill.errors import ConfigError, NotFoundError, UnauthenticatedError
-from adapterdistill.registry import issuing, pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.authority import LIFETIME, create, opened
-from adapterdistill.registry.certificates import (
+from adapterdistill.registry.trust import issuing, pem
+from adapterdistill.registry.trust.authority import LIFETIME, create, opened
+from adapterdistill.registry.trust.certificates import (
     MALFORMED,
     Usage,
     bearer_of,
@@ -26,7 +26,7 @@ from adapterdistill.registry.certificates import (
     serial_of,
     verify_certificate,
 )
-from adapterdistill.registry.credentials import ServerCredentials, read_credentials
+from adapterdistill.registry.trust.credentials import ServerCredentials, read_credentials
 from tests.enrolment import ACME, enrolled
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from adapterdistill.errors import ClockSkewError, SignatureError
 from adapterdistill.manifest import Manifest, Signature, canonical_json
 from adapterdistill.registry.access import EVERYONE, NOBODY, Caller, Consent
-from adapterdistill.registry.certificates import Usage
-from adapterdistill.registry.statement import (
+from adapterdistill.registry.trust.certificates import Usage
+from adapterdistill.registry.trust.statement import (
     MAX_CERTIFICATE_BYTES,
     MAX_STATEMENT_BYTES,
     PREFIX,

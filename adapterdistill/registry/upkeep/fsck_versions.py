@@ -13,10 +13,10 @@ from adapterdistill.errors import InvalidManifestError, SignatureError, Unauthen
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.admission import parse_manifest
-from adapterdistill.registry.certificates import bearer_of
-from adapterdistill.registry.credentials import ServerCredentials
-from adapterdistill.registry.pem import CA_PEM, SERVER_FOLDER
-from adapterdistill.registry.statement import Certify, verify_statement
+from adapterdistill.registry.trust.certificates import bearer_of
+from adapterdistill.registry.trust.credentials import ServerCredentials
+from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
+from adapterdistill.registry.trust.statement import Certify, verify_statement
 
 Kind = Literal[
     "index_corrupt",

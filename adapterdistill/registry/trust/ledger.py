@@ -12,7 +12,7 @@ from adapterdistill.errors import SignatureError, StaleStatementError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
-from adapterdistill.registry.statement import (
+from adapterdistill.registry.trust.statement import (
     Certify,
     Signed,
     Statement,

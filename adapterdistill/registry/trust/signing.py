@@ -9,9 +9,9 @@ from adapterdistill.errors import NotFoundError, SignatureError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
-from adapterdistill.registry.credentials import Credentials
-from adapterdistill.registry.statement import make_statement, verify_statement
 from adapterdistill.registry.status import from_call
+from adapterdistill.registry.trust.credentials import Credentials
+from adapterdistill.registry.trust.statement import make_statement, verify_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 

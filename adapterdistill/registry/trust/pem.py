@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.certificates import MALFORMED, bearer_of, caller_uri
+from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 
 TLS_KEY = "tls.key"
 SIGNING_KEY = "signing.key"

@@ -12,15 +12,15 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from adapterdistill.errors import AdapterDistillError, ConfigError, UnauthenticatedError
-from adapterdistill.registry import pem
-from adapterdistill.registry.certificates import serial_of
-from adapterdistill.registry.credentials import (
+from adapterdistill.registry.status import from_call
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.certificates import serial_of
+from adapterdistill.registry.trust.credentials import (
     Credentials,
     Reread,
     credential_files,
     read_credentials,
 )
-from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.registry.certificates import Usage
+from adapterdistill.registry.trust.certificates import Usage
 
 PublicKey = EllipticCurvePublicKey | Ed25519PublicKey
 _CLOCK_SKEW = timedelta(minutes=5)

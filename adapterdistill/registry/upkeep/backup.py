@@ -23,10 +23,10 @@ from pydantic import Field, ValidationError
 from adapterdistill import __version__
 from adapterdistill.errors import ConfigError, IntegrityError
 from adapterdistill.manifest import Record, Sha256
-from adapterdistill.registry.audit_line import unseal
-from adapterdistill.registry.audit_verify import LOG, PUBLIC_KEY, verify
-from adapterdistill.registry.fsck import Checked, fsck, open_index
-from adapterdistill.registry.pem import AUTHORITY_FOLDER, SERVER_FOLDER
+from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
+from adapterdistill.registry.upkeep.audit_line import unseal
+from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, verify
+from adapterdistill.registry.upkeep.fsck import Checked, fsck, open_index
 
 CONTENTS = "backup.json"
 INDEX = "index.sqlite3"

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
-from adapterdistill.registry.audit_line import (
+from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
     Position,
@@ -34,7 +34,7 @@ from adapterdistill.registry.audit_line import (
     sign,
     unseal,
 )
-from adapterdistill.registry.audit_verify import LOG, PUBLIC_KEY, Record
+from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
 
 PRIVATE_KEY = "audit.key"
 CHANGES_AT_ONCE = 200

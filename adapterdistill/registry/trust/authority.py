@@ -21,9 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from adapterdistill.errors import ConfigError, NotFoundError
-from adapterdistill.registry import pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.certificates import (
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.certificates import (
     Usage,
     bearer_of,
     caller_uri,
@@ -32,7 +32,7 @@ from adapterdistill.registry.certificates import (
     is_revoked,
     serial_of,
 )
-from adapterdistill.registry.issuing import (
+from adapterdistill.registry.trust.issuing import (
     PublicKey,
     host_names,
     new_authority,

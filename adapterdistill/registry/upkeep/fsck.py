@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.registry.audit_verify import LOG, examine
-from adapterdistill.registry.fsck_versions import (
+from adapterdistill.registry.schema import SCHEMA, EventKind, EventRow
+from adapterdistill.registry.upkeep.audit_verify import LOG, examine
+from adapterdistill.registry.upkeep.fsck_versions import (
     Finding,
     certify_by,
     lineage_findings,
@@ -23,7 +24,6 @@ from adapterdistill.registry.fsck_versions import (
     read_versions,
     statement_findings,
 )
-from adapterdistill.registry.schema import SCHEMA, EventKind, EventRow
 
 _CHANGES = get_args(EventKind)
 _EVENT_FIELDS = tuple(EventRow.__annotations__)

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.errors import UnauthenticatedError
 from adapterdistill.registry.access import ANYONE, Caller
-from adapterdistill.registry.certificates import MALFORMED, Usage
-from adapterdistill.registry.credentials import ServerCredentials
+from adapterdistill.registry.trust.certificates import MALFORMED, Usage
+from adapterdistill.registry.trust.credentials import ServerCredentials
 
 
 def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.errors import ConfigError, UnauthenticatedError
-from adapterdistill.registry import pem
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.certificates import (
+from adapterdistill.registry.trust import pem
+from adapterdistill.registry.trust.certificates import (
     Usage,
     bearer_of,
     check_crl,

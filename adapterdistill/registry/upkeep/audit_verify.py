@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from adapterdistill.errors import AuditBrokenError, ConfigError
-from adapterdistill.registry.audit_line import (
+from adapterdistill.registry.upkeep.audit_line import (
     MAX_LINE_BYTES,
     MAX_RECORDS_UNSIGNED,
     Fault,

@@ -18,9 +18,9 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry import changes, wire
 from adapterdistill.registry.access import ANYONE, Caller
-from adapterdistill.registry.audit import CHANGES_AT_ONCE, AuditLog
-from adapterdistill.registry.audit_line import Body
 from adapterdistill.registry.schema import connect
+from adapterdistill.registry.upkeep.audit import CHANGES_AT_ONCE, AuditLog
+from adapterdistill.registry.upkeep.audit_line import Body
 
 subject: ContextVar[str] = ContextVar("subject", default="")
 """What the call at hand is about, in the caller's words; recorded if it is a name of ours."""

@@ -1,0 +1,1 @@
+"""Who is who at a registry: keys, certificates, and what owners sign."""

@@ -1,0 +1,1 @@
+"""What keeps a registry honest and whole: its audit log, backups and checks."""
