@@ -15,7 +15,6 @@ import traceback
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,8 +22,8 @@ from serve.metrics import Metrics
 from serve.note import Note
 from serve.schema import ErrorBody
 
-REQUEST_ID = "X-Request-Id"
-# Another one is replaced: what a caller sends is echoed and logged, so it must not carry text.
+_REQUEST_ID = b"x-request-id"  # Serve gives one to each request that has none, and echoes it
+# Another one is not logged, and a new one in its stead: what a caller sends may be text.
 _IDS = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOGGED = "/v1/"  # not what watchers ask every few seconds
 _requests = logging.getLogger("adapterdistill.requests")
@@ -51,7 +50,6 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = note.request_id
             await send(message)
 
         try:
@@ -97,8 +95,7 @@ def _line(note: Note, status: int, seconds: float) -> str:
 
 
 def _request_id(scope: Scope) -> str:
-    name = REQUEST_ID.lower().encode()
-    given: bytes = next((value for key, value in scope["headers"] if key == name), b"")
+    given: bytes = next((value for key, value in scope["headers"] if key == _REQUEST_ID), b"")
     return given.decode() if _IDS.fullmatch(given) else secrets.token_hex(8)
 
 

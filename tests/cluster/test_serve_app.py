@@ -1,6 +1,7 @@
 """The app on a real Ray Serve over HTTP, on loopback."""
 
 import random
+import re
 import socket
 import threading
 import time
@@ -98,6 +99,33 @@ def test_unknown_and_malformed_requests_are_refused_without_an_echo(served: Serv
         assert response.status_code == status
         assert response.json().keys() == {"reason", "message"}
         assert SECRET not in response.text
+
+
+def test_metrics_are_those_of_a_replica(served: Served) -> None:
+    search(served.client, "ash", {"query": "hi"})
+    text = served.client.get("/metrics").text
+    assert re.search(r'adapterdistill_tenant_queries_total{replica="\w+",tenant="ash"} [1-9]', text)
+
+
+def test_ray_s_logs_tell_of_requests_without_their_text(served: Served) -> None:
+    import ray
+
+    logs = Path(ray.init(ignore_reinit_error=True).address_info["session_dir"], "logs")
+    for number, body in enumerate(({"query": SECRET}, {SECRET: SECRET}, [SECRET])):
+        response = served.client.post(
+            f"/v1/tenants/ash/search?{SECRET}",
+            json=body,
+            headers={"X-Request-Id": f"seen-{number}"},
+        )
+        assert response.headers.get_list("X-Request-Id") == [f"seen-{number}"]
+
+    def written() -> str:
+        files = (path for path in logs.rglob("*") if path.is_file())
+        return "".join(path.read_text("utf-8", "replace") for path in files)
+
+    eventually(lambda: '"request_id": "seen-2"' in written())
+    assert '"status": 200, "outcome": "OK"' in written()
+    assert SECRET not in written()
 
 
 def test_documentation_health_and_tenants_can_be_read(served: Served) -> None:

@@ -85,8 +85,7 @@ def test_every_refusal_is_one_and_the_same_and_says_nothing_of_tenants(guarded: 
             guarded.client.put(f"{path}/search", headers=headers),
         ):
             told.add((response.status_code, response.text))
-            names = {name for name in response.headers if name != "x-request-id"}
-            assert names == {"content-length", "content-type", "www-authenticate"}
+            assert set(response.headers) == {"content-length", "content-type", "www-authenticate"}
             assert token not in response.text
     assert len(told) == 1
     assert next(iter(told))[0] == 401
