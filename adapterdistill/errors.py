@@ -210,6 +210,12 @@ class OverloadedError(ServingError):
     reason = "OVERLOADED"
 
 
+class DeadlineExceededError(ServingError):
+    """A request waited for too long and was given up."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
 class IntegrityError(AdapterDistillError):
     """What is on disk is not what was written."""
 

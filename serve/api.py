@@ -4,6 +4,7 @@ Errors below become statuses here and nowhere else. No error quotes what came in
 422 echoes the input, so it is replaced.
 """
 
+import math
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from adapterdistill.errors import (
     AdapterDistillError,
+    DeadlineExceededError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
@@ -39,11 +41,11 @@ from serve.schema import (
 )
 from serve.tokens import Tokens
 
-RETRY_AFTER_S = 1
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 # A location may hold a key of the caller's own making; only these words may be repeated to him.
@@ -54,6 +56,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
     422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
     503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
+    504: {"model": ErrorBody, "description": "Waited for too long: retry after `Retry-After` s."},
 }
 
 
@@ -86,6 +89,9 @@ def build_api(
         """Rank the tenant's FAQs for each query."""
         note = note_of(request.scope)
         note.tenant, note.num_queries = tenant, len(body.texts)
+        live = engine.snapshot.live(tenant)
+        if isinstance(live, AdapterDistillError):  # made-up names take nobody's turn in the queue
+            raise live
         items = [SearchItem(tenant, text, body.top_k) for text in body.texts]
         answers: list[SearchAnswer] = []
         for outcome in await batcher.submit(items):
@@ -106,11 +112,13 @@ def build_api(
         )
         return TenantStatus(tenant=tenant, adapter=adapter, num_faqs=len(live.faqs))
 
-    @api.get("/healthz")
-    async def healthz() -> Health:
+    @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
+    async def healthz(response: Response) -> Health:
         """Whether this replica answers, and how fresh its view of the store is."""
+        if batcher.draining:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return Health(
-            status="ok",
+            status="draining" if batcher.draining else "ok",
             num_tenants=len(engine.snapshot.tenants),
             num_withdrawn=len(engine.snapshot.recalled),
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
@@ -142,8 +150,8 @@ def _error(
 def _domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AdapterDistillError)
     status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-    wait = status == HTTPStatus.SERVICE_UNAVAILABLE
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if wait else None
+    wait_s = error.retry_after_s
+    headers = None if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
     return _error(request, status, error.reason, str(error), headers)
 
 

@@ -30,6 +30,8 @@ from serve.tokens import Tokens
 
 APP_NAME = "adapterdistill"
 REQUEST_TIMEOUT_S = 30.0
+DRAIN_S = 10.0
+"""For the batch that is computed when the last waiting request is given up."""
 _log = logging.getLogger("ray.serve")
 
 
@@ -52,9 +54,10 @@ class SearchService:
         self._log_requests = settings.log_requests
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
-            max_batch=settings.max_batch,
+            settings.queue_limits,
+            max_query_tokens=settings.max_tokens,
             max_wait_ms=settings.max_wait_ms,
-            max_queued=settings.max_queued,
+            request_timeout_s=settings.request_timeout_s,
         )
         self._refreshed_at = time.monotonic()
         self._refresh()
@@ -147,12 +150,14 @@ def build(args: Mapping[str, Any]) -> Application:
         num_replicas=settings.num_replicas,
         ray_actor_options={"num_cpus": settings.num_cpus},
         # Above the batcher's own limit, so that the batcher answers 503 with Retry-After.
-        max_ongoing_requests=settings.max_queued + settings.max_batch + 64,
+        max_ongoing_requests=settings.max_queued + settings.max_batch_tokens + 64,
         max_queued_requests=settings.max_queued,
         health_check_period_s=5,
         health_check_timeout_s=15,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
+        # A replica that stops gets no new requests, and ends when it has none: whatever waits is
+        # answered, or given up, by then. Behind HAProxy, Ray raises this above its own 30 s.
+        graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_S,
         logging_config={"enable_access_log": False},  # the request log says more, in one line
     )
     app: Application = deployment.bind(settings.model_dump(mode="json"))

@@ -17,6 +17,7 @@ from adapterdistill.cli.output import Format
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
+    DeadlineExceededError,
     OverloadedError,
     ServingError,
     UnauthenticatedError,
@@ -170,7 +171,8 @@ def ask(
     Raises:
         ConfigError: the address, the tenant's name or the question is malformed.
         UnauthenticatedError: the server takes no such token for this tenant.
-        UnknownTenantError, WithdrawnError, OverloadedError: the server said so.
+        UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
+            said so.
         ServingError: the server does not answer, or fails.
     """
     import httpx
@@ -205,6 +207,7 @@ def _error_of(status: int, message: str) -> AdapterDistillError:
         410: WithdrawnError,
         422: ConfigError,
         503: OverloadedError,
+        504: DeadlineExceededError,
     }
     return classes.get(status, ServingError)(message or f"the server answered with status {status}")
 

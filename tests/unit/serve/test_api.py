@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from serve.api import build_api
-from serve.batcher import Batcher
+from serve.batcher import Batcher, Outcome
 from serve.engine import Engine
+from serve.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 SECRET = "canary-4711"
@@ -28,7 +29,7 @@ def client(store: Path, encoder: Encoder, acme: MadeTenant) -> Iterator[TestClie
     put_live(store, make_tenant(encoder, "strict", seed=2, threshold=1.0))
     engine = Engine(encoder, store)
     engine.refresh()
-    batcher = Batcher(engine.search, max_batch=8, max_wait_ms=0, max_queued=64)
+    batcher = Batcher(engine.search, QueueLimits(max_batch_tokens=64))
     with TestClient(build_api(engine, batcher, time.monotonic)) as client:
         yield client
     batcher.close()
@@ -172,7 +173,7 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client: TestClient) 
 
 def test_openapi_describes_the_search_and_its_errors(client: TestClient) -> None:
     search = client.get("/openapi.json").json()["paths"]["/v1/tenants/{tenant}/search"]["post"]
-    assert search["responses"].keys() == {"200", "401", "404", "410", "422", "503"}
+    assert search["responses"].keys() == {"200", "401", "404", "410", "422", "503", "504"}
     schema = search["responses"]["422"]["content"]["application/json"]["schema"]
     assert schema["$ref"].endswith("/ErrorBody")
 
@@ -186,21 +187,58 @@ def test_the_documentation_loads_nothing_from_elsewhere(client: TestClient) -> N
     assert 'href="openapi.json"' in page.text
 
 
-def test_overload_is_503_with_retry_after(store: Path, encoder: Encoder) -> None:
+def client_of(store: Path, encoder: Encoder, acme: MadeTenant, batcher: Batcher) -> TestClient:
+    put_live(store, acme)
     engine = Engine(encoder, store)
-    batcher = Batcher(engine.search, max_batch=8, max_wait_ms=0, max_queued=3)
-    with TestClient(build_api(engine, batcher, time.monotonic)) as client:
+    engine.refresh()
+    api = build_api(engine, batcher, time.monotonic)
+    return TestClient(api, raise_server_exceptions=False)
+
+
+def broken(items: object) -> list[Outcome]:
+    raise RuntimeError(SECRET)
+
+
+def test_overload_is_503_with_retry_after(store: Path, encoder: Encoder, acme: MadeTenant) -> None:
+    batcher = Batcher(broken, QueueLimits(max_queued=3))
+    with client_of(store, encoder, acme, batcher) as client:
         response = client.post("/v1/tenants/acme/search", json={"queries": [SECRET] * 4})
     assert_error(response, 503, "OVERLOADED")
     assert int(response.headers["Retry-After"]) >= 1
 
 
-def test_an_unforeseen_failure_is_500_without_details(store: Path, encoder: Encoder) -> None:
-    def broken(items: object) -> list[object]:
-        raise RuntimeError(SECRET)
+def test_a_request_that_waited_for_too_long_is_504(
+    store: Path, encoder: Encoder, acme: MadeTenant
+) -> None:
+    batcher = Batcher(broken, QueueLimits(), max_wait_ms=1000, request_timeout_s=0.01)
+    with client_of(store, encoder, acme, batcher) as client:
+        response = client.post("/v1/tenants/acme/search", json={"query": SECRET})
+    assert_error(response, 504, "DEADLINE_EXCEEDED")
+    assert int(response.headers["Retry-After"]) >= 1
 
-    batcher = Batcher(broken, max_batch=8, max_wait_ms=0, max_queued=64)  # type: ignore[arg-type]
-    api = build_api(Engine(encoder, store), batcher, time.monotonic)
-    with TestClient(api, raise_server_exceptions=False) as client:
+
+def test_a_replica_that_stops_says_so_and_refuses(
+    store: Path, encoder: Encoder, acme: MadeTenant
+) -> None:
+    batcher = Batcher(broken, QueueLimits())
+    with client_of(store, encoder, acme, batcher) as client:
+        batcher.close()
+        response = client.post("/v1/tenants/acme/search", json={"query": SECRET})
+        health = client.get("/healthz")
+    assert_error(response, 503, "OVERLOADED")
+    assert (health.status_code, health.json()["status"]) == (503, "draining")
+
+
+def test_made_up_tenants_take_no_place_in_the_queue(store: Path, encoder: Encoder) -> None:
+    batcher = Batcher(broken, QueueLimits(max_queued=0))
+    with TestClient(build_api(Engine(encoder, store), batcher, time.monotonic)) as client:
+        response = client.post("/v1/tenants/nobody/search", json={"query": SECRET})
+    assert_error(response, 404, "UNKNOWN_TENANT")
+
+
+def test_an_unforeseen_failure_is_500_without_details(
+    store: Path, encoder: Encoder, acme: MadeTenant
+) -> None:
+    with client_of(store, encoder, acme, Batcher(broken, QueueLimits())) as client:
         response = client.post("/v1/tenants/acme/search", json={"query": SECRET})
     assert_error(response, 500, "INTERNAL")

@@ -1,12 +1,14 @@
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from adapterdistill.errors import OverloadedError
-from serve.batcher import Batcher, Outcome
+from adapterdistill.errors import DeadlineExceededError, OverloadedError
+from serve.batcher import Batcher, Outcome, estimated_tokens
 from serve.engine import SearchAnswer, SearchItem
+from serve.fair_queue import QueueLimits
 
 
 class Recorder:
@@ -36,7 +38,7 @@ def versions(outcomes: list[Outcome]) -> list[str]:
 def test_requests_that_come_during_a_batch_form_the_next_one() -> None:
     async def scenario() -> None:
         engine = Recorder()
-        batcher = Batcher(engine.search, max_batch=4, max_wait_ms=0, max_queued=64)
+        batcher = Batcher(engine.search, QueueLimits(max_batch_tokens=8))
         engine.gate.clear()
         first = asyncio.create_task(batcher.submit(request("a")))
         await asyncio.to_thread(engine.started.wait, 10)
@@ -53,7 +55,7 @@ def test_requests_that_come_during_a_batch_form_the_next_one() -> None:
 def test_a_request_is_never_split() -> None:
     async def scenario() -> None:
         engine = Recorder()
-        batcher = Batcher(engine.search, max_batch=4, max_wait_ms=5, max_queued=64)
+        batcher = Batcher(engine.search, QueueLimits(max_batch_tokens=8), max_wait_ms=5)
         requests = [request(*"abc"), request(*"de"), request(*"fghijk"), request("l")]
         outcomes = await asyncio.gather(*(batcher.submit(r) for r in requests))
         assert [versions(o) for o in outcomes] == [[*"abc"], [*"de"], [*"fghijk"], ["l"]]
@@ -66,14 +68,15 @@ def test_a_request_is_never_split() -> None:
 def test_a_full_queue_refuses_and_recovers() -> None:
     async def scenario() -> None:
         engine = Recorder()
-        batcher = Batcher(engine.search, max_batch=1, max_wait_ms=0, max_queued=2)
+        batcher = Batcher(engine.search, QueueLimits(max_batch_tokens=2, max_queued=2))
         engine.gate.clear()
         running = asyncio.create_task(batcher.submit(request("a")))
         await asyncio.to_thread(engine.started.wait, 10)
         waiting = asyncio.create_task(batcher.submit(request("b", "c")))
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
+        with pytest.raises(OverloadedError) as refused:
             await batcher.submit(request("d"))
+        assert refused.value.retry_after_s == 1
         engine.gate.set()
         await asyncio.gather(running, waiting)
         assert versions(await batcher.submit(request("e"))) == ["e"]
@@ -85,7 +88,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
 def test_who_has_gone_is_not_computed_for() -> None:
     async def scenario() -> None:
         engine = Recorder()
-        batcher = Batcher(engine.search, max_batch=8, max_wait_ms=0, max_queued=64)
+        batcher = Batcher(engine.search, QueueLimits())
         engine.gate.clear()
         running = asyncio.create_task(batcher.submit(request("a")))
         await asyncio.to_thread(engine.started.wait, 10)
@@ -108,7 +111,7 @@ def test_a_failing_batch_fails_only_its_own_requests() -> None:
         return [SearchAnswer(item.tenant, "faq", item.text, (), False) for item in items]
 
     async def scenario() -> None:
-        batcher = Batcher(search, max_batch=1, max_wait_ms=0, max_queued=64)
+        batcher = Batcher(search, QueueLimits(max_batch_tokens=2))
         bad, good = (asyncio.create_task(batcher.submit(request(t))) for t in ("bad", "good"))
         with pytest.raises(RuntimeError):
             await bad
@@ -116,3 +119,78 @@ def test_a_failing_batch_fails_only_its_own_requests() -> None:
         batcher.close()
 
     asyncio.run(scenario())
+
+
+def test_who_waits_for_too_long_is_given_up_and_not_computed() -> None:
+    async def scenario() -> None:
+        engine = Recorder()
+        batcher = Batcher(engine.search, QueueLimits(), request_timeout_s=0.05)
+        engine.gate.clear()
+        running = asyncio.create_task(batcher.submit(request("a")))
+        await asyncio.to_thread(engine.started.wait, 10)
+        with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
+            await batcher.submit(request("b"))
+        assert batcher.num_queued == 0
+        engine.gate.set()
+        assert versions(await running) == ["a"]  # begun in time, so answered, however late
+        assert versions(await batcher.submit(request("c"))) == ["c"]
+        assert engine.batches == [["a"], ["c"]]
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_is_refused_is_told_when_the_queue_will_have_been_served() -> None:
+    def search(items: Sequence[SearchItem]) -> list[Outcome]:
+        time.sleep(0.05 * len(items))
+        return [SearchAnswer(item.tenant, "faq", item.text, (), False) for item in items]
+
+    async def scenario() -> None:
+        batcher = Batcher(search, QueueLimits(max_batch_tokens=2, max_queued=60))
+        await batcher.submit(request("a"))
+        waiting = asyncio.create_task(batcher.submit(request(*"b" * 60)))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError) as refused:
+            await batcher.submit(request("c"))
+        assert refused.value.retry_after_s == pytest.approx(3, rel=0.5)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_draining_batcher_answers_what_waits_and_refuses_what_comes() -> None:
+    async def scenario() -> None:
+        engine = Recorder()
+        batcher = Batcher(engine.search, QueueLimits(max_batch_tokens=2))
+        engine.gate.clear()
+        taken = [asyncio.create_task(batcher.submit(request(text))) for text in "abc"]
+        await asyncio.to_thread(engine.started.wait, 10)
+        drained = asyncio.create_task(batcher.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="stops"):
+            await batcher.submit(request("d"))
+        assert not drained.done()
+        engine.gate.set()
+        await drained
+        assert [versions(outcomes) for outcomes in await asyncio.gather(*taken)] == [
+            *map(list, "abc")
+        ]
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_batcher_drains_at_once() -> None:
+    batcher = Batcher(Recorder().search, QueueLimits())
+    asyncio.run(batcher.drain())
+    batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("hi", 2), ("where is my parcel?", 6), ("\u6c34" * 8, 8), ("x" * 2000, 128)],
+)
+def test_tokens_are_estimated_from_bytes_up_to_the_encoder_s_limit(text: str, tokens: int) -> None:
+    assert estimated_tokens(text, 128) == tokens

@@ -14,6 +14,7 @@ from adapterdistill.backbone import Encoder
 from serve.api import build_api
 from serve.batcher import Batcher, Outcome
 from serve.engine import Engine, SearchItem
+from serve.fair_queue import QueueLimits
 from serve.front import write_request_log
 from serve.metrics import Metrics
 from tests.serving_store import make_tenant, put_live
@@ -29,7 +30,7 @@ class Fronted:
         self.engine = Engine(encoder, store)
         self.engine.refresh()
         self.metrics = Metrics("replica-1")
-        self.batcher = Batcher(self.search, max_batch=8, max_wait_ms=0, max_queued=64)
+        self.batcher = Batcher(self.search, QueueLimits())
         api = build_api(
             self.engine,
             self.batcher,

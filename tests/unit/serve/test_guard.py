@@ -12,6 +12,7 @@ from adapterdistill.backbone import Encoder
 from serve.api import build_api
 from serve.batcher import Batcher
 from serve.engine import Engine
+from serve.fair_queue import QueueLimits
 from serve.tokens import Tokens, new_token
 from tests.serving_store import make_tenant, put_live
 
@@ -34,7 +35,7 @@ def guarded(store: Path, encoder: Encoder, tmp_path: Path) -> Iterator[Guarded]:
         put_live(store, make_tenant(encoder, tenant, seed=seed))
     engine = Engine(encoder, store)
     engine.refresh()
-    batcher = Batcher(engine.search, max_batch=8, max_wait_ms=0, max_queued=64)
+    batcher = Batcher(engine.search, QueueLimits())
     path = tmp_path / "tokens.json"
     new_token(path, "first", days=1)
     tokens = Tokens(path)

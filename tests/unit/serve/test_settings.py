@@ -28,6 +28,8 @@ def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None
         ({"store": "/bundles", "dtype": "float64"}, "dtype"),
         ({"store": "/bundles", "threads": 0}, "threads"),
         ({"store": "/bundles", "max_queued": 1}, "max_queued"),
+        ({"store": "/bundles", "max_queued_of_tenant": 63}, "max_queued_of_tenant"),
+        ({"store": "/bundles", "request_timeout_s": 0}, "request_timeout_s"),
         ({"store": "/bundles", "treads": 2}, "treads"),
     ],
 )

@@ -1,0 +1,151 @@
+"""What waits for the engine: a queue a tenant, served in turn by tokens, so that one tenant's
+flood delays that tenant.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each waiting tenant has a place on a line of
+tokens: the least is served next and moves on by what it was served, and who begins to wait joins
+at the place of the one served last. A share not used is not saved up; a large request is served
+whole and waited for afterwards. Deficit round robin shares alike, but lets a request that is
+larger than a turn's tokens wait several turns beforehand.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from adapterdistill.errors import OverloadedError
+
+_ABOUT_S = 1.0
+"""A tenant heard from within this time may send its next query at any moment."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """Bounds of what waits and of what is taken at once; the defaults' reasons are with
+    `serve.settings.ServeSettings`."""
+
+    max_batch_tokens: int = 512
+    tenant_batch_tokens: int = 24
+    max_queued: int = 2048
+    max_queued_of_tenant: int = 512
+
+
+@dataclass(eq=False)
+class Request:
+    """One request as the queue sees it."""
+
+    tenant: str
+    tokens: int
+    queries: int
+
+
+R = TypeVar("R", bound=Request)
+
+
+@dataclass(eq=False)
+class _Tenant(Generic[R]):
+    heard: float
+    place: int
+    """On the line of tokens."""
+    waiting: deque[R] = field(default_factory=deque)
+    queries: int = 0
+
+
+class FairQueue(Generic[R]):
+    """Requests that wait. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(self, limits: QueueLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._about: dict[str, _Tenant[R]] = {}  # in the order in which they were last heard from
+        self._waiting: dict[str, _Tenant[R]] = {}
+        self._place = 0  # of the one served last
+        self.tokens = self.queries = 0
+
+    def add(self, request: R) -> None:
+        """Let a request wait.
+
+        Raises:
+            OverloadedError: the queue, or the tenant's part of it, has no room for it.
+        """
+        tenant = self._about.pop(request.tenant, None) or _Tenant(0, self._place)
+        tenant.heard = self._clock()
+        self._about[request.tenant] = tenant
+        if self.queries + request.queries > self._limits.max_queued:
+            raise OverloadedError("too many queries are waiting: try again later")
+        if tenant.queries + request.queries > self._limits.max_queued_of_tenant:
+            raise OverloadedError("too many queries of this tenant are waiting: try again later")
+        if not tenant.waiting:
+            tenant.place = max(tenant.place, self._place)
+            self._waiting[request.tenant] = tenant
+        tenant.waiting.append(request)
+        self._count(tenant, request, 1)
+
+    def remove(self, request: R) -> bool:
+        """Forget a request; False if it does not wait."""
+        tenant = self._waiting.get(request.tenant)
+        if tenant is None or request not in tenant.waiting:
+            return False
+        tenant.waiting.remove(request)
+        self._gone(tenant, request)
+        return True
+
+    def take(self) -> Sequence[R]:
+        """The next batch, empty if nothing waits.
+
+        A tenant gets `tenant_batch_tokens` of a batch, and the request that passes them; more only
+        while everyone who is about still waits, so that nobody who may send at any moment finds
+        the engine at work on a long batch of others'. A request larger than a batch goes alone.
+        """
+        self._forget_the_silent()
+        heap = [(tenant.place, n, tenant) for n, tenant in enumerate(self._waiting.values())]
+        heapq.heapify(heap)
+        batch: list[R] = []
+        room = self._limits.max_batch_tokens
+        turn_ends = heap[0][0] + self._limits.tenant_batch_tokens if heap else 0
+        while heap:
+            place, order, tenant = heap[0]
+            if place >= turn_ends:
+                if self._somebody_would_wait():
+                    break
+                turn_ends = place + self._limits.tenant_batch_tokens
+            request = tenant.waiting[0]
+            if batch and request.tokens > room:
+                break
+            batch.append(tenant.waiting.popleft())
+            room -= request.tokens
+            self._place = place
+            tenant.place += request.tokens
+            self._gone(tenant, request)
+            if tenant.waiting:
+                heapq.heapreplace(heap, (tenant.place, order, tenant))
+            else:
+                heapq.heappop(heap)
+        if not self._waiting:  # who was served out of turn has kept nobody waiting
+            self._place = max((tenant.place for tenant in self._about.values()), default=0)
+        return batch
+
+    def _somebody_would_wait(self) -> bool:
+        return any(not tenant.waiting for tenant in self._about.values())
+
+    def _forget_the_silent(self) -> None:
+        heard_since = self._clock() - _ABOUT_S
+        silent = []
+        for name, tenant in self._about.items():
+            if tenant.heard > heard_since:
+                break
+            if not tenant.waiting and tenant.place <= self._place:
+                silent.append(name)
+        for name in silent:
+            del self._about[name]
+
+    def _gone(self, tenant: _Tenant[R], request: R) -> None:
+        self._count(tenant, request, -1)
+        if not tenant.waiting:
+            del self._waiting[request.tenant]
+
+    def _count(self, tenant: _Tenant[R], request: R, sign: int) -> None:
+        tenant.queries += sign * request.queries
+        self.queries += sign * request.queries
+        self.tokens += sign * request.tokens
