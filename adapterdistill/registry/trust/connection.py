@@ -1,5 +1,6 @@
 """A client's channel to the registry: by its credentials, or plain text where it has none."""
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -171,13 +172,17 @@ class Connection:
         try:
             if self._folder is not None:
                 context.load_cert_chain(self._folder / pem.CERTIFICATES, self._folder / pem.TLS_KEY)
-            with (
-                socket.create_connection((host.strip("[]"), int(port)), _PROBE_TIMEOUT_S) as plain,
-                context.wrap_socket(plain) as secured,
-            ):
-                return secured.recv(1)
+            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         except (OSError, ValueError):
             return None
+        for family, kind, protocol, _, address in found:
+            # Wrapped before it connects: wrapping a connection that was reset loses it unclosed.
+            with context.wrap_socket(socket.socket(family, kind, protocol)) as secured:
+                secured.settimeout(_PROBE_TIMEOUT_S)
+                with contextlib.suppress(OSError):
+                    secured.connect(address)
+                    return secured.recv(1)
+        return None
 
 
 def _hung_up(details: str) -> bool:
