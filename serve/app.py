@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -62,10 +62,18 @@ class SearchService:
         self._refreshed_at = time.monotonic()
         self._refresh()
         self._stopping = threading.Event()
-        self._follower = threading.Thread(
-            target=self._follow_store, args=(settings.refresh_s,), name="refresh", daemon=True
+        # A thread each: a revoked token does not wait for bundles that are being loaded.
+        followed = {"store": self._refresh} | (
+            {"tokens": self._reload_tokens} if self._tokens is not None else {}
         )
-        self._follower.start()
+        self._followers = [
+            threading.Thread(
+                target=self._follow, args=(read, settings.refresh_s), name=name, daemon=True
+            )
+            for name, read in followed.items()
+        ]
+        for follower in self._followers:
+            follower.start()
         self._recall: Recall | None = None
         if settings.registry is not None:
             connect = functools.partial(
@@ -94,8 +102,9 @@ class SearchService:
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica if this raises."""
-        if not self._follower.is_alive():
-            raise ServingError("the thread that follows the store has ended")
+        for follower in self._followers:
+            if not follower.is_alive():
+                raise ServingError(f"the thread that follows the {follower.name} has ended")
         if self._recall is not None and not self._recall.is_alive():
             raise ServingError("the thread that follows the registry has ended")
 
@@ -106,10 +115,9 @@ class SearchService:
                 self._recall.stop()
             self._batcher.close()
 
-    def _follow_store(self, refresh_s: float) -> None:
+    def _follow(self, read: Callable[[], None], refresh_s: float) -> None:
         while not self._stopping.wait(refresh_s):
-            self._refresh()
-            self._reload_tokens()
+            read()
 
     def _reload_tokens(self) -> None:
         try:
