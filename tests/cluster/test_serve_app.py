@@ -115,7 +115,7 @@ def test_ray_s_logs_tell_of_requests_without_their_text(served: Served) -> None:
         response = served.client.post(
             f"/v1/tenants/ash/search?{SECRET}",
             json=body,
-            headers={"X-Request-Id": f"seen-{number}"},
+            headers={"X-Request-Id": f"seen-{number}", "Authorization": f"Bearer {SECRET}"},
         )
         assert response.headers.get_list("X-Request-Id") == [f"seen-{number}"]
 
