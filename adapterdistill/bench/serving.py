@@ -20,6 +20,7 @@ from adapterdistill.bench.peer import SENTENCES, PeerUnavailableError, running, 
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters
 from adapterdistill.bench.serving_checks import check_equality, compare_top1
+from adapterdistill.bench.serving_fairness import measure_fairness
 from adapterdistill.bench.serving_floor import floor
 from adapterdistill.bench.serving_sides import (
     MIXED,
@@ -46,12 +47,15 @@ class ServingSize:
     mixes: tuple[str, ...]
     asked: int
     """Texts whose best FAQ is compared between the dtypes."""
+    flood_rounds: int
+    flood_s: float
+    """Seconds of a round with a flood, and of one without."""
 
 
 SERVING_SIZES = {
-    "tiny": ServingSize("tiny", 10, 3, 2, (6,), MIXES, 20),
-    "quick": ServingSize("quick", 668, 8, 9, (32,), MIXES, 1000),
-    "standard": ServingSize("standard", 668, 16, 21, (32, 128), MIXES, 20000),
+    "tiny": ServingSize("tiny", 10, 3, 2, (6,), MIXES, 20, 1, 0.3),
+    "quick": ServingSize("quick", 668, 8, 9, (32,), MIXES, 1000, 3, 3.0),
+    "standard": ServingSize("standard", 668, 16, 21, (32, 128), MIXES, 20000, 7, 10.0),
 }
 
 
@@ -121,6 +125,9 @@ def measure_engine(
             "equality": check_equality(exact, exact_engine, banks, adapters),
             "top1": compare_top1(engine, exact_engine, banks, size.asked),
         }
+        found["fairness"] = measure_fairness(
+            engine, banks, rounds=size.flood_rounds, seconds=size.flood_s
+        )
         sides = our_sides(encoder, engine)
         found["peer"] = {"skipped": "not asked for: name its environment's folder"}
         if peer_env is not None:

@@ -42,6 +42,9 @@ def test_every_side_is_timed_in_every_cell_and_reported(
     assert engine["tenants_resident"] == 10
     assert engine["equality"]["largest_difference"] < 1e-5
     assert engine["top1"]["same_answer"] == 1 and 0 < engine["top1"]["engine"] <= 1
+    fairness = engine["fairness"]
+    assert fairness["others_refused"] == 0 and fairness["times"] > 0
+    assert fairness["flood_answered_per_s"] <= fairness["flood_queries_per_s"]
     env = {
         "dtype": "float32", "device": "cpu", "threads_in_this_process": 1,
         "load_1_5_15_min": [0.0, 0.0, 0.0],
@@ -63,11 +66,13 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
             cell(AIMED_MIX, 4 * AIMED_BATCH, 9),
         ],
         "top1": {"float32": 0.8, "engine": 0.7985},
+        "fairness": {"times": 1.9},
     }
     assert [(a["measured"], a["met"]) for a in aims(engine)] == [
         (0.95, True),
         (0.95, False),
         (0.15, False),
+        (1.9, True),
     ]
 
 
