@@ -35,7 +35,7 @@ SUBCOMMANDS = {
     "owner": Subcommand("adapterdistill.cli.owner", "Make and show credentials for a registry."),
     "registry": Subcommand("adapterdistill.cli.registry", "Run and read the adapter registry."),
     "serve": Subcommand("adapterdistill.cli.serving", "Deploy the search endpoint on Ray Serve."),
-    "query": Subcommand("adapterdistill.cli.serving", "Ask a deployed tenant a question."),
+    "query": Subcommand("adapterdistill.cli.query", "Ask a deployed tenant a question."),
     "token": Subcommand("adapterdistill.cli.token", "Make and revoke tokens for the endpoint."),
     "bench": Subcommand("adapterdistill.cli.bench", "Measure transfer and cost."),
 }

@@ -1,6 +1,5 @@
-"""`adapterdistill serve` deploys the search endpoint; `adapterdistill query` asks it."""
+"""`adapterdistill serve` deploys the search endpoint."""
 
-import json
 import os
 import secrets
 import signal
@@ -10,31 +9,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from adapterdistill.cli.output import Format
-from adapterdistill.errors import (
-    AdapterDistillError,
-    ConfigError,
-    DeadlineExceededError,
-    OverloadedError,
-    ServingError,
-    UnauthenticatedError,
-    UnknownTenantError,
-    WithdrawnError,
-)
-from adapterdistill.manifest import is_name
+from adapterdistill.errors import ConfigError, ServingError
 
 LOCAL = "local"
-DEFAULT_ADDRESS = "http://127.0.0.1:8000"
-_TIMEOUT_S = 30.0
 
 
 def register(app: typer.Typer) -> None:
-    """Add `serve` and `query` to the root command."""
+    """Add `serve` to the root command."""
     app.command("serve")(serve)
-    app.command("query")(query)
 
 
 def serve(
@@ -127,108 +110,6 @@ def serve(
 
             ray_serve.shutdown()
             ray.shutdown()
-
-
-def query(
-    tenant: Annotated[str, typer.Argument(help="The tenant whose FAQs are searched.")],
-    text: Annotated[str, typer.Argument(help="The question.")],
-    address: Annotated[
-        str, typer.Option(help="Where `adapterdistill serve` listens.")
-    ] = DEFAULT_ADDRESS,
-    top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the tenant's token, where the server asks for one."),
-    ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people or JSON.")
-    ] = Format.table,
-) -> None:
-    """Ask a deployed tenant a question and show its ranked FAQs."""
-    token = None if token_file is None else _token_in(token_file)
-    answer = ask(address, tenant, text, top_k=top_k, token=token)
-    if output is Format.json:
-        print(json.dumps(answer, ensure_ascii=False, indent=2))
-    else:
-        Console().print(_table(answer))
-
-
-def _token_in(path: Path) -> str:
-    """Read from a file, as whoever lists a machine's processes sees their arguments."""
-    from serve.tokens import PREFIX, read_secret
-
-    token = read_secret(path).decode("ascii", "replace").strip()
-    if not token.startswith(PREFIX) or len(token.split()) != 1:
-        raise ConfigError(f"{path}: holds no token, as `adapterdistill token new` prints it")
-    return token
-
-
-def ask(
-    address: str, tenant: str, text: str, *, top_k: int = 5, token: str | None = None
-) -> dict[str, Any]:
-    """The server's answer to one question.
-
-    Raises:
-        ConfigError: the address, the tenant's name or the question is malformed.
-        UnauthenticatedError: the server takes no such token for this tenant.
-        UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
-            said so.
-        ServingError: the server does not answer, or fails.
-    """
-    import httpx
-
-    if not is_name(tenant):
-        raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
-    url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
-    try:
-        response = httpx.post(
-            url,
-            json={"query": text, "top_k": top_k},
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT_S,
-        )
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise ConfigError(f"not an address: {address}") from None
-    except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address} ({type(error).__name__})") from None
-    try:
-        body: dict[str, Any] = response.json()
-    except ValueError:
-        raise ServingError(f"{address} is not an AdapterDistill server") from None
-    if response.status_code == 200:
-        return body
-    raise _error_of(response.status_code, str(body.get("message", "")))
-
-
-def _error_of(status: int, message: str) -> AdapterDistillError:
-    classes: dict[int, type[AdapterDistillError]] = {
-        401: UnauthenticatedError,
-        404: UnknownTenantError,
-        410: WithdrawnError,
-        422: ConfigError,
-        503: OverloadedError,
-        504: DeadlineExceededError,
-    }
-    return classes.get(status, ServingError)(message or f"the server answered with status {status}")
-
-
-def _table(answer: dict[str, Any]) -> Table:
-    [result] = answer["results"]
-    adapter = f"adapter {answer['adapter']['name']} {answer['adapter']['version'][:12]}"
-    form = answer["adapter"]["form"]
-    table = Table(
-        title=Text(f"{answer['tenant']}: {adapter}{'' if form == 'adapter' else f', {form} form'}"),
-        caption=Text("abstained: no FAQ is close enough") if result["abstained"] else None,
-    )
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
-    for name in ("question", "answer", "faq_id"):
-        table.add_column(name, overflow="fold")
-    for place, faq in enumerate(result["ranked"], start=1):
-        # Text, not str: a tenant's brackets are not markup.
-        cells = [Text(faq[name] or "-") for name in ("question", "answer", "faq_id")]
-        table.add_row(str(place), f"{faq['score']:.3f}", *cells)
-    return table
 
 
 def _prepare_local_ray(*, haproxy: bool) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.cli.serving import ask
+from adapterdistill.cli.query import ask
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 
 pytestmark = pytest.mark.ray

@@ -1,4 +1,4 @@
-"""`adapterdistill query` against a stand-in server on loopback."""
+"""`adapterdistill query` against a stand-in server on loopback; what `serve` refuses."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from adapterdistill.cli.serving import register
+from adapterdistill.cli import query, serving
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
@@ -82,7 +82,8 @@ def server() -> Iterator[StandIn]:
 
 def run(*args: str, command: str = "query") -> str:
     app = typer.Typer()
-    register(app)
+    for module in (query, serving):
+        module.register(app)
     result = CliRunner().invoke(
         app, [command, *args], catch_exceptions=True, env={"COLUMNS": "120"}
     )
@@ -199,7 +200,7 @@ def test_a_file_of_tokens_is_checked_before_ray_starts(tmp_path: Path) -> None:
 
 def test_asking_needs_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, adapterdistill.cli.serving, httpx;"
+        "import sys, adapterdistill.cli.query, httpx;"
         "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
