@@ -16,6 +16,7 @@ from adapterdistill.adapters import AdapterStack, BottleneckAdapter
 from adapterdistill.errors import ServingError
 
 MAX_BOTTLENECK_SIZE = 256
+MAX_MIB = 1024.0
 
 
 class Slot:
@@ -28,10 +29,14 @@ class Slot:
 
 
 class AdapterBank:
-    """Stacked adapters of one encoder; grows when no slot is free.
+    """Stacked adapters of one encoder; grows when no slot is free, up to its limit.
 
     Adapters narrower than the bank are padded with zeros, which leaves their outputs as they were:
     a padded unit is relu(0) times 0. One thread at a time may `place`; any may read `stack`.
+
+    max_slots: most adapters side by side; None: as many as `max_mib` holds.
+    max_mib: most memory of the slots, in MiB. While the bank grows, its old stack stays beside the
+        new one until the last batch on it has ended.
     """
 
     def __init__(
@@ -42,10 +47,13 @@ class AdapterBank:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         capacity: int = 8,
+        max_slots: int | None = None,
+        max_mib: float = MAX_MIB,
     ) -> None:
         self._num_layers = num_layers
         self._hidden_size = hidden_size
         self._dtype, self._device = dtype, torch.device(device)
+        self._max_slots, self._max_bytes = max_slots, int(max_mib * 2**20)
         self._free: deque[int] = deque()  # thread-safe: slots come back from any thread
         self._stack = self._empty(0, 1)
         self._first_capacity = capacity
@@ -63,12 +71,21 @@ class AdapterBank:
     def num_free(self) -> int:
         return len(self._free)
 
-    def place(self, adapter: BottleneckAdapter) -> Slot:
-        """Copy an adapter into a free slot; read it through the `stack` taken afterwards.
+    @property
+    def num_bytes(self) -> int:
+        return self.num_slots * self._slot_bytes(self._stack.down.shape[2])
 
-        Raises:
-            ServingError: the adapter does not fit this encoder, or is too wide.
-        """
+    @property
+    def limit(self) -> int:
+        """Most slots, at the bottleneck size of the widest adapter so far."""
+        return self._limit(self._stack.down.shape[2])
+
+    def has_room(self, width: int = 1) -> bool:
+        """Whether an adapter of this bottleneck size could be placed now."""
+        return bool(self._free) or self.num_slots < self._limit(width)
+
+    def check(self, adapter: BottleneckAdapter) -> None:
+        """Raises ServingError: the adapter does not fit this encoder, or is too wide."""
         shape, width = (adapter.num_layers, adapter.hidden_size), adapter.bottleneck_size
         if shape != (self._num_layers, self._hidden_size):
             raise ServingError(
@@ -79,6 +96,23 @@ class AdapterBank:
             raise ServingError(
                 f"adapter has bottleneck size {width}: at most {MAX_BOTTLENECK_SIZE} is served"
             )
+        # Every slot is as wide as the widest: one adapter must not push out all the others.
+        if self._limit(width) < max(1, self.num_slots):
+            raise ServingError(
+                f"adapter has bottleneck size {width}: {max(1, self.num_slots)} slots of it need "
+                f"more than the bank's {self._max_bytes / 2**20:g} MiB"
+            )
+
+    def place(self, adapter: BottleneckAdapter) -> Slot:
+        """Copy an adapter into a free slot; read it through the `stack` taken afterwards.
+
+        Raises:
+            ServingError: the adapter does not fit (see `check`), or no slot is free.
+        """
+        self.check(adapter)
+        width = adapter.bottleneck_size
+        if not self.has_room(width):
+            raise ServingError(f"all {self.num_slots} slots of the bank are in use")
         if not self._free or width > self._stack.down.shape[2]:
             self._grow(width)
         number = self._free.pop()
@@ -89,18 +123,26 @@ class AdapterBank:
 
     def _grow(self, width: int) -> None:
         old, held = self._stack, self.num_slots
-        slots = held
+        slots, r = held, old.down.shape[2]
         if not self._free:
             # By half, not double: the old stack stays until the last batch on it has ended.
             slots = max(self._first_capacity, held + (held + 1) // 2)
-        stack = self._empty(slots, max(width, old.down.shape[2]))
-        r = old.down.shape[2]
+            slots = min(slots, self._limit(max(width, r)))
+        stack = self._empty(slots, max(width, r))
         stack.down[:, :held, :r] = old.down
         stack.down_bias[:, :held, :r] = old.down_bias
         stack.up[:, :held, :r] = old.up
         stack.up_bias[:, :held] = old.up_bias
         self._stack = stack
         self._free.extend(reversed(range(held, slots)))
+
+    def _limit(self, width: int) -> int:
+        fitting = self._max_bytes // self._slot_bytes(max(width, self._stack.down.shape[2]))
+        return fitting if self._max_slots is None else min(fitting, self._max_slots)
+
+    def _slot_bytes(self, width: int) -> int:
+        numbers = self._num_layers * (2 * width * self._hidden_size + width + self._hidden_size)
+        return numbers * self._dtype.itemsize
 
     def _empty(self, slots: int, width: int) -> AdapterStack:
         def zeros(*shape: int) -> Tensor:

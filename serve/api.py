@@ -25,7 +25,7 @@ from adapterdistill.errors import (
 )
 from serve import docs
 from serve.batcher import Batcher
-from serve.engine import Engine, SearchAnswer, SearchItem
+from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer, SearchItem
 from serve.front import Front
 from serve.guard import Guard
 from serve.metrics import Metrics
@@ -89,10 +89,9 @@ def build_api(
         """Rank the tenant's FAQs for each query."""
         note = note_of(request.scope)
         note.tenant, note.num_queries = tenant, len(body.texts)
-        live = engine.snapshot.live(tenant)
-        if isinstance(live, AdapterDistillError):  # made-up names take nobody's turn in the queue
-            raise live
-        items = [SearchItem(tenant, text, body.top_k) for text in body.texts]
+        # Before the queue: made-up names take nobody's turn in it, and neither do loads.
+        held = await engine.hold(tenant, LOAD_TIMEOUT_S)
+        items = [SearchItem(tenant, text, body.top_k, held) for text in body.texts]
         answers: list[SearchAnswer] = []
         for outcome in await batcher.submit(items):
             if isinstance(outcome, AdapterDistillError):
@@ -101,12 +100,12 @@ def build_api(
         note.version = answers[0].version
         return SearchResponse.of(answers)
 
-    @api.get("/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422)})
+    @api.get(
+        "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
+    )
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
         """What is live for the tenant."""
-        live = engine.snapshot.live(tenant)
-        if isinstance(live, AdapterDistillError):
-            raise live
+        live = await engine.hold(tenant, LOAD_TIMEOUT_S)
         adapter = AdapterVersion(
             name=live.manifest.adapter, version=live.manifest.version, form=live.form
         )
@@ -119,7 +118,7 @@ def build_api(
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return Health(
             status="draining" if batcher.draining else "ok",
-            num_tenants=len(engine.snapshot.tenants),
+            num_tenants=len(engine.snapshot.bundles),
             num_withdrawn=len(engine.snapshot.recalled),
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
         )

@@ -17,11 +17,11 @@ from ray import serve as ray_serve
 from ray.serve import Application
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.registry.client import RegistryClient
 from serve.api import build_api
 from serve.batcher import Batcher
-from serve.engine import Engine, LiveTenant
+from serve.engine import Engine
 from serve.front import write_request_log
 from serve.metrics import Metrics
 from serve.recall import Recall
@@ -48,7 +48,9 @@ class SearchService:
             device=settings.device,
             max_tokens=settings.max_tokens,
         )
-        self._engine = Engine(encoder, settings.store)
+        self._engine = Engine(
+            encoder, settings.store, max_slots=settings.max_slots, bank_mib=settings.bank_mib
+        )
         self._metrics = Metrics(ray_serve.get_replica_context().replica_id.unique_id)
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
         self._log_requests = settings.log_requests
@@ -114,6 +116,7 @@ class SearchService:
             if self._recall is not None:
                 self._recall.stop()
             self._batcher.close()
+            self._engine.close()
 
     def _follow(self, read: Callable[[], None], refresh_s: float) -> None:
         while not self._stopping.wait(refresh_s):
@@ -136,12 +139,14 @@ class SearchService:
         self._refreshed_at = time.monotonic()
         self._metrics.refreshed(changed)
         for tenant in changed.loaded:
-            live = self._engine.snapshot.live(tenant)
-            if isinstance(live, LiveTenant):
-                version = live.manifest.version
-                _log.info("tenant %s: adapter version %s is live", tenant, version[:12])
+            found = self._engine.snapshot.find(tenant)
+            if isinstance(found, AdapterDistillError):
+                _log.error("tenant %s: not served: %s", tenant, found)
             else:
-                _log.error("tenant %s: not served: %s", tenant, live)
+                bundle_id = found if isinstance(found, str) else found.bundle_id
+                _log.info("tenant %s: adapter version %s is live", tenant, bundle_id[:12])
+        if changed.known:
+            _log.info("%d tenants are loaded when they are asked for", len(changed.known))
         for tenant in changed.dropped:
             _log.info("tenant %s: no longer live", tenant)
         for tenant, error in changed.refused.items():

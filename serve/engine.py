@@ -1,42 +1,38 @@
 """Answers batches of mixed tenants, all adapters in one encoder forward. torch only, no Ray.
 
 A batch works on one `Snapshot`, taken once: tenants, adapters, indexes and thresholds of one
-moment. Tenants that are served by a form of their adapter have a forward each. `refresh` builds
-the next snapshot beside it and swaps one reference, so searches need no lock, and an answer cannot
-mix two versions or two tenants.
+moment. Tenants that are served by a form of their adapter have a forward each. Whatever changes
+builds the next snapshot beside it and swaps one reference, so searches need no lock, and an answer
+cannot mix two versions or two tenants.
 """
 
+import asyncio
 import threading
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from adapterdistill import bundle as bundles
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.backbone import Embedder, Encoder, pack
-from adapterdistill.checkpoint import prove_active, unpack_adapter
-from adapterdistill.data.schema import Faq
-from adapterdistill.distill.forms import ServedForm, unpack_form
-from adapterdistill.errors import (
-    AdapterDistillError,
-    EncoderMismatchError,
-    ServingError,
-    UnknownTenantError,
-    WithdrawnError,
-)
-from adapterdistill.manifest import FormKind, Manifest
-from serve.adapter_bank import AdapterBank, Slot
-from serve.faq_index import FaqIndex, Ranking, rank
+from adapterdistill.distill.forms import ServedForm
+from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
+from serve.adapter_bank import MAX_MIB, AdapterBank, Slot
+from serve.faq_index import Ranking, rank
+from serve.live import LiveTenant as LiveTenant
+from serve.live import NotLive as NotLive
+from serve.live import Recalled as Recalled
+from serve.live import ServedAs as ServedAs
+from serve.live import Snapshot
+from serve.loading import Loader
+from serve.pointers import Pointers
+from serve.residents import PagingCounts, Residents, serving
 
-NotLive = UnknownTenantError | WithdrawnError
-ServedAs = FormKind | Literal["adapter"]
-"""What a tenant is served by: its adapter, or a cheaper form of it."""
+WARM = 1024
+LOAD_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,8 @@ class SearchItem:
     tenant: str
     text: str = field(repr=False)  # private: must not reach a log through a repr
     top_k: int = 5
+    held: LiveTenant | None = field(default=None, repr=False, compare=False)
+    """What `Engine.hold` gave: keeps the tenant in memory while the item waits."""
 
 
 @dataclass(frozen=True)
@@ -69,93 +67,119 @@ class SearchAnswer:
     form: ServedAs = "adapter"
 
 
-@dataclass(frozen=True, eq=False)
-class LiveTenant:
-    """What one bundle is in memory. Immutable."""
-
-    bundle_id: str
-    manifest: Manifest
-    served: Slot | ServedForm
-    """The adapter's place in the bank, or what is served in its stead."""
-    index: FaqIndex
-    faqs: tuple[Faq, ...]
-    threshold: float
-
-    @property
-    def form(self) -> ServedAs:
-        return "adapter" if isinstance(self.served, Slot) else self.served.settings.kind
-
-
-@dataclass(frozen=True)
-class Recalled:
-    """A live bundle whose version was withdrawn: it is not served."""
-
-    bundle_id: str
-    name: str
-    """Of the version."""
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """Everything that a batch needs, of one moment. Holding it keeps its slots from reuse."""
-
-    stack: AdapterStack
-    tenants: Mapping[str, LiveTenant]
-    recalled: Mapping[str, Recalled]
-
-    def live(self, tenant: str) -> LiveTenant | NotLive:
-        """The tenant, or the error that says why it is not served."""
-        if tenant in self.recalled:
-            return WithdrawnError(f"{self.recalled[tenant].name} is withdrawn")
-        return self.tenants.get(tenant) or UnknownTenantError(
-            f"tenant {tenant} has no live adapter"
-        )
-
-
 @dataclass(frozen=True)
 class Refresh:
     """What a refresh changed. A refused tenant keeps its earlier version, if it has one."""
 
     loaded: tuple[str, ...]
+    """Their new bundle is proven, and in memory if there was room."""
     dropped: tuple[str, ...]
     refused: Mapping[str, AdapterDistillError]
+    known: tuple[str, ...] = ()
+    """New tenants whose bundle is read, and proven, when they are first asked for."""
 
 
 class Engine:
-    """Searches over the live bundles of a store. Thread-safe; `refresh` serialises itself."""
+    """Searches over the live bundles of a store. Thread-safe; `refresh` serialises itself.
+
+    max_slots: most tenants in memory; None: as many as `bank_mib` MiB of adapters holds.
+    load_threads: bundles that are loaded at one time.
+    warm: `refresh` loads tenants of itself while fewer are in memory and there is room.
+    """
 
     def __init__(
-        self, encoder: Encoder, store: Path, *, retry_refused_s: float = 30.0, capacity: int = 8
+        self,
+        encoder: Encoder,
+        store: Path,
+        *,
+        retry_refused_s: float = 30.0,
+        capacity: int = 8,
+        max_slots: int | None = None,
+        bank_mib: float = MAX_MIB,
+        load_threads: int = 2,
+        warm: int = WARM,
     ) -> None:
         self._encoder = encoder
-        self._store = store
         self._bank = AdapterBank(
             encoder.num_layers,
             encoder.hidden_size,
             dtype=encoder.dtype,
             device=encoder.device,
             capacity=capacity,
+            max_slots=max_slots,
+            max_mib=bank_mib,
         )
-        self._snapshot = Snapshot(self._bank.stack, MappingProxyType({}), MappingProxyType({}))
+        self._pointers = Pointers(store)
+        self._loader = Loader(
+            encoder, store, retry_refused_s=retry_refused_s, check=self._bank.check
+        )
+        self._residents = Residents(self._bank, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
-        self._retry_refused_s = retry_refused_s
-        self._refused: dict[str, tuple[str, float]] = {}  # tenant -> (bundle id, when)
-        self._recalled: set[str] = set()  # names of versions
+        self._warm = warm
         self.num_tokens = 0
         """Tokens of queries embedded so far; exact while one thread searches."""
 
     @property
     def snapshot(self) -> Snapshot:
-        return self._snapshot
+        return self._residents.snapshot
 
     @property
     def num_slots(self) -> int:
-        """Places for adapters, used and free."""
+        """Places for adapters, used and free; more are made until `max_slots`."""
         return self._bank.num_slots
 
     @property
     def num_free_slots(self) -> int:
         return self._bank.num_free
+
+    @property
+    def max_slots(self) -> int:
+        """Most tenants in memory."""
+        return self._bank.limit
+
+    @property
+    def bank_bytes(self) -> int:
+        return self._bank.num_bytes
+
+    @property
+    def paging(self) -> PagingCounts:
+        return self._residents.counts
+
+    @property
+    def working_set(self) -> int:
+        """Tenants that were asked for in the last minutes (`recency.WINDOW_S`)."""
+        return self._residents.recency.working_set()
+
+    @property
+    def short_of_slots(self) -> bool:
+        """The alarm: more tenants are asked for than there are slots, so that they take turns."""
+        return self.working_set > self.max_slots
+
+    async def hold(self, tenant: str, timeout_s: float) -> LiveTenant:
+        """The tenant in memory, loaded if need be; it stays there while the result is kept.
+
+        Raises:
+            UnknownTenantError, WithdrawnError: it is not served.
+            DeadlineExceededError: it is not loaded within `timeout_s`.
+            OverloadedError: too many others are to be loaded, or all in memory are in use.
+        """
+        found = self._residents.admit(tenant)
+        if isinstance(found, LiveTenant):
+            return found
+        try:  # shielded: others wait for the same load
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(found)), timeout_s)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"tenant {tenant}'s adapter is still being loaded", retry_after_s=1
+            ) from None
+
+    def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
+        """`hold` for threads; see `Residents.admit`."""
+        return self._residents.admit(tenant)
+
+    def close(self) -> None:
+        """End the threads that load."""
+        self._residents.close()
 
     def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | NotLive]:
         """Answer a batch in the order of `items`.
@@ -163,10 +187,13 @@ class Engine:
         An item of a tenant that is not live yields an error in its place and costs the others
         nothing. Nobody is answered from the bare encoder.
         """
-        snapshot = self._snapshot
-        found = [(item, snapshot.live(item.tenant)) for item in items]
+        snapshot = self.snapshot
+        stack = snapshot.stack
+        found = [(item, _held(snapshot, item)) for item in items]
+        del snapshot  # from here on the batch holds its own tenants and keeps no other in memory
         known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
-        rankings = iter(self._rank(snapshot, known))
+        self._residents.recency.asked({item.tenant for item, _ in known if item.held is None})
+        rankings = iter(self._rank(stack, known))
         return [
             _answer(item.tenant, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
@@ -174,13 +201,13 @@ class Engine:
 
     @torch.inference_mode()
     def _rank(
-        self, snapshot: Snapshot, known: Sequence[tuple[SearchItem, LiveTenant]]
+        self, stack: AdapterStack, known: Sequence[tuple[SearchItem, LiveTenant]]
     ) -> list[Ranking]:
         if not known:
             return []
         ids = self._encoder.tokenize([item.text for item, _ in known])
         self.num_tokens += sum(map(len, ids))
-        queries = self._embed(snapshot.stack, ids, [live.served for _, live in known])
+        queries = self._embed(stack, ids, [live.served for _, live in known])
         return rank(queries, [live.index for _, live in known], [item.top_k for item, _ in known])
 
     def _embed(
@@ -207,116 +234,59 @@ class Engine:
         return queries
 
     def refresh(self) -> Refresh:
-        """Load new and changed live bundles, drop those whose pointer is gone, swap the snapshot.
+        """Follow the store's pointers: a tenant moves to a new bundle when that is proven.
+
+        Tenants that were not known are loaded while fewer than `warm` are in memory and there is
+        room; the others when they are asked for.
 
         Raises:
             ServingError: the store cannot be read; everything stays as it was.
         """
         with self._refreshing:
-            before = self._entries()
-            after: dict[str, LiveTenant | Recalled] = {}
+            pointers = dict(self._pointers.read())
+            before = self.snapshot
+            old = {t: before.bundle_id(t) for t in (*before.bundles, *before.recalled)}
+            del before
             loaded: list[str] = []
             refused: dict[str, AdapterDistillError] = {}
-            for tenant in bundles.tenants_in(self._store):
-                if tenant in before:
-                    after[tenant] = before[tenant]
-                try:
-                    found = self._load_if_changed(tenant, before.get(tenant))
-                except AdapterDistillError as error:
-                    refused[tenant] = error
+            known: dict[str, str] = {}
+            for tenant, bundle_id in pointers.items():
+                if isinstance(bundle_id, AdapterDistillError):
+                    refused[tenant] = bundle_id
+                elif bundle_id == old.get(tenant) or self._loader.was_refused(tenant, bundle_id):
                     continue
-                if found is not None:
-                    after[tenant] = found
-                    loaded.append(tenant)
-            dropped = tuple(sorted(before.keys() - after.keys()))
-            if loaded or dropped:
-                self._swap(after)
-            return Refresh(tuple(loaded), dropped, refused)
+                elif tenant not in old and not self._is_cold():
+                    known[tenant] = bundle_id
+                else:
+                    try:
+                        self._residents.adopt(tenant, self._loader.load(tenant, bundle_id))
+                        loaded.append(tenant)
+                    except AdapterDistillError as error:
+                        refused[tenant] = error
+            dropped = tuple(sorted(old.keys() - pointers.keys()))
+            if known or dropped:
+                self._residents.know(known, dropped)
+            return Refresh(tuple(loaded), dropped, refused, tuple(known))
+
+    def _is_cold(self) -> bool:
+        return len(self.snapshot.tenants) < self._warm and self._residents.has_room()
 
     def recall(self, name: str) -> tuple[str, ...]:
         """Serve the version of this name no more, from the next batch on and whatever the store
         says; returns the tenants that were served it."""
-        with self._refreshing:
-            self._recalled.add(name)
-            entries = self._entries()
-            tenants = self._served(name)
-            for tenant in tenants:
-                entries[tenant] = Recalled(entries[tenant].bundle_id, name)
-            if tenants:
-                self._swap(entries)
-            return tenants
+        return self._residents.recall(name)
 
     def serves(self, name: str) -> bool:
         """Whether a tenant is served the version of this name."""
-        return bool(self._served(name))
+        return bool(serving(self.snapshot, name))
 
-    def _served(self, name: str) -> tuple[str, ...]:
-        tenants = self._snapshot.tenants
-        return tuple(t for t, live in tenants.items() if live.manifest.ref.name == name)
 
-    def _entries(self) -> dict[str, LiveTenant | Recalled]:
-        return {**self._snapshot.tenants, **self._snapshot.recalled}
-
-    def _swap(self, entries: Mapping[str, LiveTenant | Recalled]) -> None:
-        self._snapshot = Snapshot(
-            self._bank.stack,
-            MappingProxyType({t: e for t, e in entries.items() if isinstance(e, LiveTenant)}),
-            MappingProxyType({t: e for t, e in entries.items() if isinstance(e, Recalled)}),
-        )
-
-    def _load_if_changed(
-        self, tenant: str, now: LiveTenant | Recalled | None
-    ) -> LiveTenant | Recalled | None:
-        """The tenant's live bundle, or None if it is in memory or was refused a moment ago."""
-        bundle_id = bundles.live_bundle(self._store, tenant)
-        if now is not None and now.bundle_id == bundle_id:
-            return None
-        refused_id, when = self._refused.pop(tenant, ("", 0.0))
-        if refused_id == bundle_id and time.monotonic() - when < self._retry_refused_s:
-            self._refused[tenant] = (refused_id, when)
-            return None
-        try:
-            return self._load(tenant, bundle_id)
-        except AdapterDistillError:
-            self._refused[tenant] = (bundle_id, time.monotonic())
-            raise
-
-    def _load(self, tenant: str, bundle_id: str) -> LiveTenant | Recalled:
-        bundle = bundles.read_bundle(self._store, tenant, bundle_id)
-        manifest = bundle.manifest
-        if manifest.ref.name in self._recalled:
-            return Recalled(bundle_id, manifest.ref.name)
-        if not manifest.encoder.same_as(self._encoder.ref):
-            raise EncoderMismatchError(
-                f"bundle of tenant {tenant} needs encoder {manifest.encoder.name} "
-                f"({manifest.encoder.weights_sha256[:12]}), this server has "
-                f"{self._encoder.ref.name} ({self._encoder.ref.weights_sha256[:12]})"
-            )
-        if manifest.kind != "bottleneck":
-            raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
-        return LiveTenant(
-            bundle_id=bundle_id,
-            manifest=manifest,
-            served=self._placed(bundle) if bundle.form is None else self._form(bundle.form),
-            index=FaqIndex.of(bundle.vectors, bundle.faq_of_vector),
-            faqs=tuple(bundle.faqs),
-            threshold=bundle.threshold,
-        )
-
-    def _placed(self, bundle: bundles.Bundle) -> Slot:
-        adapter = unpack_adapter(bundle.adapter_payload)
-        prove_active(self._encoder, adapter, bundle.manifest.golden)
-        return self._bank.place(adapter)
-
-    def _form(self, bundled: bundles.BundledForm) -> ServedForm:
-        form = unpack_form(bundled.payload, self._encoder)
-        if form.settings.kind != bundled.proven.kind:
-            raise ServingError(
-                f"the bundle's form is of kind {form.settings.kind}, its head says "
-                f"{bundled.proven.kind}"
-            )
-        prove_active(self._encoder, form.embedder, bundled.proven.golden)
-        return form
+def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
+    """What answers the item: what is in memory now, or else what it holds, unless withdrawn."""
+    if isinstance(snapshot.find(item.tenant), str) and item.held is not None:
+        name = item.held.manifest.ref.name
+        return WithdrawnError(f"{name} is withdrawn") if name in snapshot.withdrawn else item.held
+    return snapshot.live(item.tenant)
 
 
 def _answer(tenant: str, live: LiveTenant, ranking: Ranking) -> SearchAnswer:

@@ -118,7 +118,7 @@ class Metrics:
             return 0.0 if lost_at is None else time.monotonic() - lost_at
 
         self._queued.set_function(num_queued)
-        self._known.labels("live").set_function(lambda: len(engine.snapshot.tenants))
+        self._known.labels("live").set_function(lambda: len(engine.snapshot.bundles))
         self._known.labels("withdrawn").set_function(lambda: len(engine.snapshot.recalled))
         self._slots.labels("used").set_function(lambda: engine.num_slots - engine.num_free_slots)
         self._slots.labels("free").set_function(lambda: engine.num_free_slots)

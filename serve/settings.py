@@ -39,6 +39,10 @@ class ServeSettings(BaseModel):
     request_timeout_s: float = Field(default=10.0, gt=0, le=3600, description="Longest wait.")
     """Few users wait for longer; under the 30 s after which the proxy gives up, so that a request
     is not computed for nobody."""
+    max_slots: int | None = Field(
+        default=None, ge=1, description="Most tenants in memory; unset: all that `bank_mib` holds."
+    )
+    bank_mib: float = Field(default=1024, gt=0, description="Memory for adapters, MiB.")
     refresh_s: float = Field(default=1.0, ge=0.05, le=3600)
     registry: str | None = Field(
         default=None, description="HOST:PORT of the registry whose withdrawals are followed."

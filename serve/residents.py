@@ -1,0 +1,274 @@
+"""The tenants in memory: who comes in, who goes, and who waits.
+
+Loads run on threads of their own, and only the last step, copying weights into a free slot, is one
+at a time; a batch never waits for either. A tenant goes only when a load has succeeded and needs
+the room, and only if nobody holds it, which its weak reference tells: there is no count that
+somebody could forget to lower.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.errors import AdapterDistillError, OverloadedError, UnknownTenantError
+from serve.adapter_bank import AdapterBank
+from serve.live import LiveTenant, Recalled, Snapshot
+from serve.loading import Loaded, Loader
+from serve.recency import Recency
+
+MAX_LOADS = 256
+"""Loads that run or wait for a thread; one more is refused."""
+ROOM_TIMEOUT_S = 10.0
+"""How long a load waits for a slot while requests hold all of them."""
+_MOST_VICTIMS = 64
+
+
+@dataclass
+class PagingCounts:
+    """Since the start; read at any time. Hits are exact while one thread admits."""
+
+    hits: int = 0
+    """Admissions of tenants in memory."""
+    waits: int = 0
+    """Admissions that wait for a load; several may wait for one."""
+    loads: int = 0
+    failures: int = 0
+    evictions: int = 0
+    overloads: int = 0
+    """Admissions refused because too many loads wait."""
+
+
+class Residents:
+    """Owns the snapshot. Thread-safe."""
+
+    def __init__(self, bank: AdapterBank, loader: Loader, *, threads: int) -> None:
+        self.counts = PagingCounts()
+        self.recency = Recency()
+        self._bank = bank
+        self._loader = loader
+        nothing: Mapping[str, str] = MappingProxyType({})
+        self._snapshot = Snapshot(
+            bank.stack, MappingProxyType({}), nothing, MappingProxyType({}), frozenset()
+        )
+        self._changing = threading.Lock()  # the bank and the snapshot
+        self._admitting = threading.Lock()  # never held for longer than a look-up
+        self._loads: dict[str, Future[LiveTenant]] = {}
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="load")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    @property
+    def num_loading(self) -> int:
+        return len(self._loads)
+
+    def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
+        """The tenant, or its load, which all who ask meanwhile share. Does not block.
+
+        Whoever keeps the `LiveTenant` keeps it in memory: keep it until it is answered.
+
+        Raises:
+            UnknownTenantError: nothing is live, or its bundle was refused a moment ago.
+            WithdrawnError: its version is withdrawn.
+            OverloadedError: too many loads wait.
+        """
+        found = self._snapshot.find(tenant)
+        if isinstance(found, AdapterDistillError):
+            raise found
+        self.recency.asked([tenant])
+        if isinstance(found, LiveTenant):
+            self.counts.hits += 1
+            return found
+        if self._loader.was_refused(tenant, found):
+            raise _refused(tenant)
+        with self._admitting:
+            load = self._loads.get(tenant)
+            if load is None:
+                if len(self._loads) >= MAX_LOADS:
+                    self.counts.overloads += 1
+                    raise OverloadedError("too many adapters are being loaded", retry_after_s=1)
+                load = self._threads.submit(self._load, tenant)
+                self._loads[tenant] = load
+                load.add_done_callback(lambda _: self._loads.pop(tenant, None))
+            self.counts.waits += 1
+        return load
+
+    def adopt(self, tenant: str, loaded: Loaded) -> None:
+        """Make a proven bundle the tenant's live one, in memory if it was or if there is room."""
+        with self._changing:
+            name = loaded.manifest.ref.name
+            if name in self._snapshot.withdrawn:
+                self._withhold(tenant, loaded.bundle_id, name)
+                return
+            in_memory = tenant in self._snapshot.tenants
+            fits = self._has_room(tenant, loaded) or (in_memory and self._make_room(loaded))
+            # Without room the old version goes all the same: the next request loads the new one.
+            tenants = {t: one for t, one in self._snapshot.tenants.items() if t != tenant}
+            if fits:
+                tenants[tenant] = self._placed(loaded)
+            self._swap(
+                tenants=tenants,
+                bundles={**self._snapshot.bundles, tenant: loaded.bundle_id},
+                recalled={t: r for t, r in self._snapshot.recalled.items() if t != tenant},
+            )
+            (self.recency.entered if fits else self.recency.left)(tenant)
+
+    def know(self, bundles: Mapping[str, str], dropped: Iterable[str]) -> None:
+        """Take in live tenants that are loaded when asked for, and drop others."""
+        with self._changing:
+            now = self._snapshot
+            gone = frozenset(dropped)
+            self._swap(
+                tenants={t: one for t, one in now.tenants.items() if t not in gone},
+                bundles={t: one for t, one in {**now.bundles, **bundles}.items() if t not in gone},
+                recalled={t: one for t, one in now.recalled.items() if t not in gone},
+            )
+            for tenant in gone:
+                self.recency.left(tenant)
+
+    def recall(self, name: str) -> tuple[str, ...]:
+        """Serve the version of this name no more; returns the tenants that were served it."""
+        with self._changing:
+            now = self._snapshot
+            served = serving(now, name)
+            self._swap(
+                tenants={t: one for t, one in now.tenants.items() if t not in served},
+                bundles={t: one for t, one in now.bundles.items() if t not in served},
+                recalled={**now.recalled, **{t: Recalled(now.bundles[t], name) for t in served}},
+                withdrawn=now.withdrawn | {name},
+            )
+            for tenant in served:
+                self.recency.left(tenant)
+            return served
+
+    def has_room(self) -> bool:
+        """Whether another tenant could come in and nobody had to go."""
+        return self._bank.has_room() and len(self._snapshot.tenants) < self._bank.limit
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, tenant: str) -> LiveTenant:
+        give_up_at = time.monotonic() + ROOM_TIMEOUT_S
+        while True:
+            found = self._snapshot.find(tenant)
+            if isinstance(found, LiveTenant):
+                return found
+            if isinstance(found, AdapterDistillError):
+                raise found
+            try:
+                loaded = self._loader.load(tenant, found)
+            except AdapterDistillError as error:
+                with self._admitting:
+                    self.counts.failures += 1
+                raise _refused(tenant) from error
+            live = self._enter(tenant, loaded, give_up_at)
+            if live is not None:
+                return live
+
+    def _enter(self, tenant: str, loaded: Loaded, give_up_at: float) -> LiveTenant | None:
+        """Put the tenant into memory, or None where another bundle is live by now."""
+        while True:
+            with self._changing:
+                if self._snapshot.find(tenant) != loaded.bundle_id:
+                    return None
+                name = loaded.manifest.ref.name
+                if name in self._snapshot.withdrawn:  # before its bundle was known here
+                    self._withhold(tenant, loaded.bundle_id, name)
+                    return None
+                if self._has_room(tenant, loaded) or self._make_room(loaded):
+                    live = self._placed(loaded)
+                    self._swap(tenants={**self._snapshot.tenants, tenant: live})
+                    self.recency.entered(tenant)
+                    self.counts.loads += 1
+                    return live
+            if time.monotonic() > give_up_at:
+                raise OverloadedError("all adapters in memory are in use", retry_after_s=1)
+            time.sleep(0.002)  # a batch takes some milliseconds
+
+    def _withhold(self, tenant: str, bundle_id: str, name: str) -> None:
+        now = self._snapshot
+        self._swap(
+            tenants={t: one for t, one in now.tenants.items() if t != tenant},
+            bundles={t: one for t, one in now.bundles.items() if t != tenant},
+            recalled={**now.recalled, tenant: Recalled(bundle_id, name)},
+        )
+        self.recency.left(tenant)
+
+    def _has_room(self, tenant: str, loaded: Loaded) -> bool:
+        """Forms have no slot but take memory, so that they count as one."""
+        resident, served = self._snapshot.tenants, loaded.served
+        if len(resident) - (tenant in resident) >= self._bank.limit:
+            return False
+        return not isinstance(served, BottleneckAdapter) or self._bank.has_room(
+            served.bottleneck_size
+        )
+
+    def _make_room(self, loaded: Loaded) -> bool:
+        for victim in self.recency.first_to_go()[:_MOST_VICTIMS]:
+            self._evict_if_idle(victim)
+            if self._has_room("", loaded):
+                return True
+        return False
+
+    def _evict_if_idle(self, tenant: str) -> None:
+        if tenant not in self._snapshot.tenants:
+            return
+        held = weakref.ref(self._snapshot.tenants[tenant])
+        remaining = dict(self._snapshot.tenants)
+        del remaining[tenant]
+        self._swap(tenants=remaining)
+        live = held()
+        if live is None:
+            self.recency.left(tenant)
+            self.counts.evictions += 1
+        else:  # a request waits on it, or a batch runs on it
+            self._swap(tenants={**remaining, tenant: live})
+
+    def _placed(self, loaded: Loaded) -> LiveTenant:
+        served = loaded.served
+        return LiveTenant(
+            bundle_id=loaded.bundle_id,
+            manifest=loaded.manifest,
+            served=self._bank.place(served) if isinstance(served, BottleneckAdapter) else served,
+            index=loaded.index,
+            faqs=loaded.faqs,
+            threshold=loaded.threshold,
+        )
+
+    def _swap(
+        self,
+        *,
+        tenants: Mapping[str, LiveTenant] | None = None,
+        bundles: Mapping[str, str] | None = None,
+        recalled: Mapping[str, Recalled] | None = None,
+        withdrawn: frozenset[str] | None = None,
+    ) -> None:
+        """The next snapshot; what is not given stays as it is, without a copy."""
+        now = self._snapshot
+        self._snapshot = Snapshot(
+            stack=self._bank.stack,
+            tenants=now.tenants if tenants is None else MappingProxyType(tenants),
+            bundles=now.bundles if bundles is None else MappingProxyType(bundles),
+            recalled=now.recalled if recalled is None else MappingProxyType(recalled),
+            withdrawn=now.withdrawn if withdrawn is None else withdrawn,
+        )
+
+
+def serving(snapshot: Snapshot, name: str) -> tuple[str, ...]:
+    """Tenants whose live bundle has the version of this name."""
+    return tuple(
+        tenant
+        for tenant, bundle_id in snapshot.bundles.items()
+        if name.startswith(f"tenants/{tenant}/") and name.endswith(f"/{bundle_id[:64]}")
+    )
+
+
+def _refused(tenant: str) -> UnknownTenantError:
+    return UnknownTenantError(f"tenant {tenant} has no live adapter: its bundle is refused")

@@ -1,0 +1,265 @@
+"""More live tenants than slots: loads, waits and evictions, and never a wrong answer."""
+
+import asyncio
+import random
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import set_live
+from adapterdistill.errors import (
+    AdapterDistillError,
+    DeadlineExceededError,
+    OverloadedError,
+    UnknownTenantError,
+    WithdrawnError,
+)
+from serve.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from tests.random_forms import make_form_tenant
+from tests.serving_store import MadeTenant, make_tenant, put_live
+from tests.unit.serve.test_engine import assert_answers_as
+
+TEXTS = ["where is my parcel", "hi", "opening hours"]
+
+
+def tenants(encoder: Encoder, count: int) -> list[MadeTenant]:
+    return [make_tenant(encoder, f"tenant-{n}", seed=n, num_faqs=4) for n in range(count)]
+
+
+def paged(store: Path, encoder: Encoder, made: list[MadeTenant], slots: int) -> Engine:
+    for tenant in made:
+        put_live(store, tenant)
+    engine = Engine(encoder, store, retry_refused_s=3600, capacity=1, max_slots=slots)
+    engine.refresh()
+    return engine
+
+
+def held(engine: Engine, tenant: str) -> LiveTenant:
+    found = engine.admit(tenant)
+    return found.result(30) if isinstance(found, Future) else found
+
+
+def ask(engine: Engine, made: MadeTenant, encoder: Encoder) -> None:
+    item = SearchItem(made.tenant, "hi", 50, held(engine, made.tenant))
+    [answer] = engine.search([item])
+    assert isinstance(answer, SearchAnswer)
+    assert_answers_as(answer, made, encoder, "hi")
+
+
+def test_all_are_live_and_only_as_many_in_memory_as_there_are_slots(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 7)
+    engine = paged(store, encoder, made, slots=3)
+    assert len(engine.snapshot.tenants) == 3 and len(engine.snapshot.bundles) == 7
+    for tenant in (*made, *reversed(made)):
+        ask(engine, tenant, encoder)
+        assert len(engine.snapshot.tenants) == 3 and engine.num_slots == 3
+    counts = engine.paging
+    assert counts.loads == counts.waits == counts.evictions > 4
+    assert counts.loads + counts.hits == 14 and counts.failures == 0
+    assert engine.working_set == 7 and engine.short_of_slots
+
+
+def test_a_form_counts_as_one_in_memory_too(store: Path, encoder: Encoder) -> None:
+    made = [*tenants(encoder, 2), make_form_tenant(encoder, "light", "transformer", seed=9)]
+    engine = paged(store, encoder, made, slots=2)
+    for tenant in (*made, *made):
+        ask(engine, tenant, encoder)
+        assert len(engine.snapshot.tenants) <= 2
+
+
+def test_a_bank_has_as_many_slots_as_its_memory_holds(store: Path, encoder: Encoder) -> None:
+    engine = Engine(encoder, store, bank_mib=1)
+    for tenant in tenants(encoder, 2):
+        put_live(store, tenant)
+    engine.refresh()
+    one = engine.bank_bytes // engine.num_slots
+    assert engine.max_slots == 2**20 // one
+    assert engine.bank_bytes <= 2**20
+
+
+def test_requests_for_one_tenant_share_its_load(store: Path, encoder: Encoder) -> None:
+    made = tenants(encoder, 3)
+    engine = paged(store, encoder, made, slots=2)
+    gate, load = threading.Event(), engine._loader.load
+
+    def slow(tenant: str, bundle_id: str) -> object:
+        assert gate.wait(10)
+        return load(tenant, bundle_id)
+
+    engine._loader.load = slow  # type: ignore[method-assign, assignment]
+    waiting = [engine.admit("tenant-2") for _ in range(5)]
+    # The others are answered meanwhile, and nobody has gone for a load that may fail.
+    ask(engine, made[0], encoder)
+    ask(engine, made[1], encoder)
+    assert engine.paging.evictions == 0
+    gate.set()
+    found = {id(one.result(30)) for one in waiting if isinstance(one, Future)}
+    assert len(found) == 1
+    assert (engine.paging.loads, engine.paging.waits) == (1, 5)
+
+
+def test_a_failed_load_evicts_nobody_and_is_not_tried_again_at_once(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 3)
+    folder = put_live(store, made[2])
+    engine = paged(store, encoder, made, slots=2)
+    before = set(engine.snapshot.tenants)
+    (folder / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(UnknownTenantError, match="refused"):
+        held(engine, "tenant-2")
+    for _ in range(3):
+        with pytest.raises(UnknownTenantError, match="refused"):
+            engine.admit("tenant-2")
+    counts = engine.paging
+    assert (counts.failures, counts.waits, counts.evictions) == (1, 1, 0)
+    assert set(engine.snapshot.tenants) == before
+
+
+def test_unknown_tenants_cost_no_load_and_count_in_no_working_set(
+    store: Path, encoder: Encoder
+) -> None:
+    engine = paged(store, encoder, tenants(encoder, 2), slots=1)
+    for n in range(1000):
+        with pytest.raises(UnknownTenantError):
+            engine.admit(f"made-up-{n}")
+    assert (engine.paging.waits, engine.paging.evictions, engine.working_set) == (0, 0, 0)
+
+
+def test_whoever_is_held_stays_and_a_load_waits_for_the_slot(store: Path, encoder: Encoder) -> None:
+    made = tenants(encoder, 4)
+    engine = paged(store, encoder, made, slots=2)
+    kept = [held(engine, made[n].tenant) for n in (0, 1)]
+    waiting = engine.admit("tenant-2")
+    assert isinstance(waiting, Future)
+    time.sleep(0.05)
+    assert not waiting.done() and set(engine.snapshot.tenants) == {"tenant-0", "tenant-1"}
+    del kept[0]
+    waiting.result(30)
+    assert set(engine.snapshot.tenants) == {"tenant-1", "tenant-2"}
+    item = SearchItem("tenant-1", "hi", 50, kept[0])
+    [answer] = engine.search([item])
+    assert isinstance(answer, SearchAnswer)
+
+
+def test_an_item_without_a_hold_is_refused_where_its_tenant_is_not_in_memory(
+    store: Path, encoder: Encoder
+) -> None:
+    engine = paged(store, encoder, tenants(encoder, 2), slots=1)
+    found = engine.search([SearchItem("tenant-0", "hi"), SearchItem("tenant-1", "hi")])
+    assert isinstance(found[0], SearchAnswer) and isinstance(found[1], OverloadedError)
+
+
+def test_waiting_for_a_load_ends_in_time_and_leaves_the_load_to_the_others(
+    store: Path, encoder: Encoder
+) -> None:
+    engine = paged(store, encoder, tenants(encoder, 2), slots=1)
+    kept = held(engine, "tenant-0")
+
+    async def scenario() -> LiveTenant:
+        nonlocal kept
+        patient = asyncio.create_task(engine.hold("tenant-1", 30))
+        with pytest.raises(DeadlineExceededError, match="still being loaded"):
+            await engine.hold("tenant-1", 0.02)
+        del kept
+        return await patient
+
+    assert asyncio.run(scenario()).manifest.tenant == "tenant-1"
+
+
+def test_a_withdrawn_version_is_not_loaded_and_not_answered_to_who_holds_it(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 2)
+    engine = paged(store, encoder, made, slots=1)
+    kept = held(engine, "tenant-0")
+    names = [tenant.bundle.manifest.ref.name for tenant in made]
+    assert [engine.recall(name) for name in names] == [("tenant-0",), ("tenant-1",)]
+    [answer] = engine.search([SearchItem("tenant-0", "hi", 5, kept)])
+    assert isinstance(answer, WithdrawnError)
+    with pytest.raises(WithdrawnError):
+        engine.admit("tenant-1")
+
+
+def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 2)
+    engine = paged(store, encoder, made, slots=1)
+    new = make_tenant(encoder, "tenant-1", seed=77)
+    damaged = put_live(store, new)
+    (damaged / "faqs.parquet").write_bytes(b"")
+    assert engine.refresh().refused.keys() == {"tenant-1"}
+    ask(engine, made[1], encoder)
+    new = make_tenant(encoder, "tenant-1", seed=78)
+    put_live(store, new)
+    assert engine.refresh().loaded == ("tenant-1",)
+    ask(engine, new, encoder)
+
+
+def test_threads_loads_evictions_and_new_versions_never_mix_tenants(
+    store: Path, encoder: Encoder
+) -> None:
+    """12 tenants of two versions each take turns in 3 slots; brute force says what is right."""
+    versions = {
+        f"tenant-{n}": [
+            make_tenant(encoder, f"tenant-{n}", seed=20 * n + v, num_faqs=4) for v in range(2)
+        ]
+        for n in range(12)
+    }
+    reference = {
+        (tenant, made.bundle.manifest.version, text): made.expected(encoder, text)
+        for tenant, both in versions.items()
+        for made in both
+        for text in TEXTS
+    }
+    folders = {t: [put_live(store, made) for made in both] for t, both in versions.items()}
+    engine = Engine(encoder, store, capacity=1, max_slots=3, load_threads=3)
+    engine.refresh()
+    wrong: list[str] = []
+    answered: set[tuple[str, str]] = set()
+
+    def search(tenant: str) -> None:
+        """One tenant: requests that held one and waited for another could keep each other."""
+        kept = held(engine, tenant)
+        items = [SearchItem(tenant, text, 4, kept) for text in TEXTS]
+        for item, outcome in zip(items, engine.search(items), strict=True):
+            if not isinstance(outcome, SearchAnswer):
+                wrong.append(f"{tenant}: {outcome}")
+                continue
+            answered.add((tenant, outcome.version))
+            expected = reference[tenant, outcome.version, item.text]
+            found = [(r.faq_id, r.score) for r in outcome.ranked]
+            if [f for f, _ in found] != [f for f, _ in expected] or any(
+                abs(a - b) > 2e-5 for (_, a), (_, b) in zip(found, expected, strict=True)
+            ):
+                wrong.append(f"{tenant}: answered with another adapter or index")
+
+    def searches(seed: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(100):
+            tenant = draw.choice(list(versions))
+            try:
+                search(tenant)
+            except AdapterDistillError as error:
+                wrong.append(f"{tenant}: {error}")
+
+    threads = [threading.Thread(target=searches, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    turn = 0
+    while any(thread.is_alive() for thread in threads):
+        turn += 1
+        for n in range(turn % 3, 12, 3):
+            set_live(store, f"tenant-{n}", folders[f"tenant-{n}"][turn // 3 % 2].name)
+        engine.refresh()
+        time.sleep(0.001)
+    assert wrong == []
+    assert engine.paging.evictions > 50 and len(answered) == 24, "too little was swapped"
+    assert engine.num_slots == 3
