@@ -152,7 +152,8 @@ def test_who_is_refused_is_told_when_the_queue_will_have_been_served() -> None:
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError) as refused:
             await batcher.submit(request("c"))
-        assert refused.value.retry_after_s == pytest.approx(3, rel=0.5)
+        # 60 queries at 50 ms each, and more where the machine is busy.
+        assert 2.9 < (refused.value.retry_after_s or 0) < 30
         waiting.cancel()
         await asyncio.wait([waiting])
         batcher.close()
