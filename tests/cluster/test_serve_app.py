@@ -32,6 +32,8 @@ class Served:
     store: Path
     encoder: Encoder
     tenants: dict[str, MadeTenant]
+    redeploy: Callable[[dict[str, object]], str]
+    """With these settings changed."""
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +49,15 @@ def served(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for made in tenants.values():
         put_live(store, made)
     args = {"store": str(store), "encoder": str(folder), "dtype": "float32", "refresh_s": 0.1}
-    address = deploy(args | {"max_queued": 64}, port=free_port())
+    args |= {"max_queued": 64}
+    port = free_port()
+
+    def redeploy(changed: dict[str, object]) -> str:
+        return deploy(args | changed, port=port)
+
+    address = redeploy({})
     with httpx.Client(base_url=address, timeout=30) as client:
-        yield Served(client, store, encoder, tenants)
+        yield Served(client, store, encoder, tenants, redeploy)
     ray_serve.delete(APP_NAME)
     ray_serve.shutdown()
 
@@ -214,3 +222,26 @@ def test_too_much_at_once_is_503_with_retry_after_and_passes(served: Served) -> 
         assert response.json()["reason"] == "OVERLOADED"
         assert int(response.headers["Retry-After"]) >= 1
     assert search(served.client, "ash", {"query": "hi"}).status_code == 200
+
+
+def test_a_redeployment_fails_no_request(served: Served) -> None:
+    """The replica that stops answers what it has; what comes meanwhile waits for the next one."""
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=served.client.base_url, timeout=30) as client:
+            while not stop.is_set():
+                statuses.append(search(client, "ash", {"queries": ["x" * 300] * 8}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(statuses) > 20)
+    served.redeploy({"max_wait_ms": 1})
+    before = len(statuses)
+    eventually(lambda: len(statuses) > before + 20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200}
