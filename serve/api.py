@@ -6,7 +6,8 @@ Errors below become statuses here and nowhere else. No error quotes what came in
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -74,7 +75,19 @@ def build_api(
     Without `tokens` everybody who reaches it may ask for every tenant.
     """
     metrics = metrics or Metrics()
-    api = FastAPI(title="AdapterDistill serving", version="1", docs_url=None, redoc_url=None)
+
+    @asynccontextmanager
+    async def until_drained(api: FastAPI) -> AsyncIterator[None]:
+        yield
+        await batcher.drain()  # Ray Serve comes here when it knows of no request any more
+
+    api = FastAPI(
+        title="AdapterDistill serving",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=until_drained,
+    )
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
     api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard

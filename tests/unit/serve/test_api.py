@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -227,6 +228,25 @@ def test_a_replica_that_stops_says_so_and_refuses(
         health = client.get("/healthz")
     assert_error(response, 503, "OVERLOADED")
     assert (health.status_code, health.json()["status"]) == (503, "draining")
+
+
+def test_an_app_that_ends_answers_what_waits_first(
+    store: Path, encoder: Encoder, acme: MadeTenant
+) -> None:
+    put_live(store, acme)
+    engine = Engine(encoder, store)
+    engine.refresh()
+    batcher = Batcher(engine.search, QueueLimits(), max_wait_ms=50)
+    with (
+        ThreadPoolExecutor() as threads,
+        TestClient(build_api(engine, batcher, time.monotonic)) as client,
+    ):
+        asked = threads.submit(client.post, "/v1/tenants/acme/search", json={"query": "hi"})
+        while not batcher.num_queued:
+            time.sleep(0.001)
+    assert asked.result().status_code == 200
+    assert batcher.draining
+    batcher.close()
 
 
 def test_made_up_tenants_take_no_place_in_the_queue(store: Path, encoder: Encoder) -> None:
