@@ -32,8 +32,8 @@ class Loader:
     """Reads bundles for one encoder; any number of threads may.
 
     Digests are checked at every load. That an adapter is active is proven once a bundle: the proof
-    is two embeddings of the probe sentences, nine tenths of a load, and its outcome follows from
-    the bundle's content, which the id names.
+    is an embedding of the probe sentences, four fifths of a load, and its outcome follows from the
+    bundle's content, which the id names.
     """
 
     def __init__(

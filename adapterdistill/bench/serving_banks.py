@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
@@ -16,7 +17,7 @@ from adapterdistill.bundle import Bundle, set_live, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import DataError
-from adapterdistill.manifest import Manifest, sha256_hex
+from adapterdistill.manifest import GoldenVectors, Manifest, sha256_hex
 
 STRENGTH = 0.04
 """Standard deviation of every parameter of the random adapters: moves embeddings by about 0.3 and
@@ -95,26 +96,40 @@ def fill_store(
     with phase("tenants' bundles", len(banks)) as done:
         for place, bank in enumerate(banks):
             adapter, payload, golden = packed[place % len(packed)]
-            manifest = Manifest(
-                tenant=bank.tenant,
-                adapter="faq",
-                version=sha256_hex(payload),
-                payload_bytes=len(payload),
-                kind="bottleneck",
-                encoder=encoder.ref,
-                tensors=tensor_specs(adapter),
-                method="random",
-                config_sha256="0" * 64,
-                seed=place % len(packed),
-                privacy="made of random numbers",
-                golden=golden,
-            )
-            bundle = Bundle(
-                manifest=manifest,
-                adapter_payload=payload,
-                faqs=list(bank.faqs),
-                vectors=encoder.embed_texts([faq.question for faq in bank.faqs], adapter),
-                faq_of_vector=torch.arange(len(bank.faqs)),
-            )
-            set_live(store, bank.tenant, write_bundle(store, bundle).name)
+            vectors = encoder.embed_texts([faq.question for faq in bank.faqs], adapter)
+            put_bundle(store, bank, encoder, adapter, payload, golden, vectors)
             done()
+
+
+def put_bundle(
+    store: Path,
+    bank: Bank,
+    encoder: Encoder,
+    adapter: BottleneckAdapter,
+    payload: bytes,
+    golden: GoldenVectors,
+    vectors: Tensor,
+) -> None:
+    """Make a bundle of the bank with this adapter and one vector an FAQ, and set it live."""
+    manifest = Manifest(
+        tenant=bank.tenant,
+        adapter="faq",
+        version=sha256_hex(payload),
+        payload_bytes=len(payload),
+        kind="bottleneck",
+        encoder=encoder.ref,
+        tensors=tensor_specs(adapter),
+        method="random",
+        config_sha256="0" * 64,
+        seed=0,
+        privacy="made of random numbers",
+        golden=golden,
+    )
+    bundle = Bundle(
+        manifest=manifest,
+        adapter_payload=payload,
+        faqs=list(bank.faqs),
+        vectors=vectors,
+        faq_of_vector=torch.arange(len(bank.faqs)),
+    )
+    set_live(store, bank.tenant, write_bundle(store, bundle).name)

@@ -1,17 +1,25 @@
 """The report of the serving benchmark."""
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adapterdistill.backbone import load_encoder
+from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.report import table
 from adapterdistill.bench.serving import SERVING_SIZES, measure_engine
 from adapterdistill.bench.serving_banks import read_banks
+from adapterdistill.bench.serving_paging import (
+    CLIFF_TIMES,
+    PAGING_SIZES,
+    PagingSize,
+    fill_many,
+    measure_paging,
+)
 from adapterdistill.bench.serving_sides import (
     ALONE,
     BARE,
@@ -36,25 +44,36 @@ def serving_command(
     threads: int,
     peer_env: Path | None,
     max_tokens: int,
+    paging_only: bool = False,
 ) -> dict[str, Any]:
     """Measure, write report.json and report.md, and return what the former holds."""
     torch.set_num_threads(threads)
     timed = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
     exact = load_encoder(encoder, dtype="float32", max_tokens=max_tokens)
     chosen = SERVING_SIZES[size]
-    banks = read_banks(data, chosen.tenants)
-    engine = measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
+    engine = {"paging": _paged(timed, exact, data, PAGING_SIZES[size])}
+    if not paging_only:
+        banks = read_banks(data, chosen.tenants)
+        engine |= measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
     found = {
         "benchmark": "serving",
         "size": size,
         "environment": environment(timed),
         "engine": engine,
-        "aims": list(aims(engine)),
+        "aims": [paging_aim(engine["paging"])] if paging_only else list(aims(engine)),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     (out / "report.md").write_text(markdown(found))
     return found
+
+
+def _paged(timed: Encoder, exact: Encoder, data: Path, size: PagingSize) -> dict[str, Any]:
+    banks = read_banks(data, size.tenants)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        fill_many(store, banks, exact)
+        return measure_paging(timed, store, banks, size)
 
 
 def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -87,11 +106,24 @@ def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "measured": times,
         "met": times <= _FLOOD_TIMES,
     }
+    yield paging_aim(engine["paging"])
+
+
+def paging_aim(found: Mapping[str, Any]) -> dict[str, Any]:
+    times = found["p95_times_when_10_percent_over"]
+    return {
+        "aim": "p95 of 1.1 times as many tenants as slots, times that of 0.9",
+        "most": CLIFF_TIMES,
+        "measured": times,
+        "met": times <= CLIFF_TIMES,
+    }
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The report for people."""
     env, engine = found["environment"], found["engine"]
+    if "timings" not in engine:
+        return f"# Serving more tenants than slots\n\n{_paging(engine['paging'])}\n"
     top1, equal = engine["top1"], engine["equality"]
     parts = [
         "# Serving",
@@ -131,6 +163,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         _floor(engine["floor"]),
         "## One tenant's flood",
         _flood(engine["fairness"]),
+        "## More tenants than slots",
+        _paging(engine["paging"]),
         "## Checked before timing",
         f"Float32, rows of mixed batches against each adapter alone: differ by at most "
         f"{equal['largest_difference']:.1e}; control, another adapter: at least "
@@ -193,6 +227,19 @@ def _flood(found: Mapping[str, Any]) -> str:
         f"is {found['others_p95_ms_in_flood']:.1f} ms, {found['times']:.2f} times as long, and "
         f"{found['others_refused']} of their queries are refused."
     )
+
+
+def _paging(found: Mapping[str, Any]) -> str:
+    words = (
+        f"{found['tenants']} live tenants take turns in {found['slots']} slots of "
+        f"{found['bank_mib']} MiB; the process grew by {found['process_grew_mib']} MiB. The first "
+        f"refresh took {found['first_refresh_s']} s, one without a change "
+        f"{found['refresh_without_change_ms']} ms. Single queries, "
+        f"{found['queries_per_s']} a second:"
+    )
+    rows = [tuple(cell.values()) for cell in found["traffics"]]
+    head = [name.replace("_", " ") for name in found["traffics"][0]]
+    return words + "\n\n" + table(tuple(head), rows)
 
 
 def _peer(peer: Mapping[str, Any]) -> str:

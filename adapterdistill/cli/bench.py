@@ -150,6 +150,9 @@ def serving(
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    paging_only: Annotated[
+        bool, typer.Option("--paging-only", help="Only more tenants than slots.")
+    ] = False,
     output: Annotated[
         Format, typer.Option("--format", help="Tables for people or JSON.")
     ] = Format.table,
@@ -168,6 +171,7 @@ def serving(
         threads=threads,
         peer_env=peer_env,
         max_tokens=_MAX_TOKENS_SERVED,
+        paging_only=paging_only,
     )
     typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
 

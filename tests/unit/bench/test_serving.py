@@ -8,6 +8,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving import SERVING_SIZES, measure_engine
 from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
 from adapterdistill.bench.serving_checks import check_equality
+from adapterdistill.bench.serving_paging import PAGING_SIZES, fill_many, measure_paging
 from adapterdistill.bench.serving_report import AIMED_BATCH, AIMED_MIX, aims, markdown
 from adapterdistill.bench.serving_sides import (
     ALONE,
@@ -22,6 +23,11 @@ from serve.engine import Engine
 from tests.unit.bench.conftest import SAMPLES
 
 TINY = SERVING_SIZES["tiny"]
+PAGING = {
+    "tenants": 20, "slots": 5, "bank_mib": 1.0, "process_grew_mib": 2.0, "first_refresh_s": 0.1,
+    "refresh_without_change_ms": 0.2, "queries_per_s": 100.0,
+    "traffics": [{"traffic": "Zipf", "p95_ms": 1.0}], "p95_times_when_10_percent_over": 1.1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,7 @@ def test_every_side_is_timed_in_every_cell_and_reported(
     fairness = engine["fairness"]
     assert fairness["others_refused"] == 0 and fairness["times"] > 0
     assert fairness["flood_answered_per_s"] <= fairness["flood_queries_per_s"]
+    engine["paging"] = PAGING
     env = {
         "dtype": "float32", "device": "cpu", "threads_in_this_process": 1,
         "load_1_5_15_min": [0.0, 0.0, 0.0],
@@ -67,13 +74,31 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
         ],
         "top1": {"float32": 0.8, "engine": 0.7985},
         "fairness": {"times": 1.9},
+        "paging": {"p95_times_when_10_percent_over": 2.1},
     }
     assert [(a["measured"], a["met"]) for a in aims(engine)] == [
         (0.95, True),
         (0.95, False),
         (0.15, False),
         (1.9, True),
+        (2.1, False),
     ]
+
+
+def test_many_more_tenants_than_slots_take_turns(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    size = PAGING_SIZES["tiny"]
+    banks = read_banks(SAMPLES, size.tenants)
+    fill_many(tmp_path, banks, tiny_encoder)
+    found = measure_paging(tiny_encoder, tmp_path, banks, size)
+    assert (found["tenants"], found["slots"]) == (20, 5)
+    by_name = {cell["traffic"]: cell for cell in found["traffics"]}
+    assert by_name["0.9 times the slots, evenly"]["hit_rate"] == 1
+    assert 0 < by_name["2 times the slots, evenly"]["hit_rate"] < 1
+    assert by_name["Zipf over all, at first"]["evictions"] > 0
+    assert all(cell["failed"] == 0 for cell in found["traffics"])
+    env: dict[str, object] = {}
+    text = markdown({"environment": env, "engine": {"paging": found}, "aims": []})
+    assert all(name in text for name in by_name)
 
 
 def test_a_wrong_adapter_fails_the_check(

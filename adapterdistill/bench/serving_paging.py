@@ -1,0 +1,190 @@
+"""Many more live tenants than slots: memory, hit rate and p95, and whether there is a cliff.
+
+Single queries arrive at times drawn beforehand through `Engine.hold` and the same `Batcher` that a
+replica has: all of serving but HTTP. Tenants' FAQ vectors are random, as only their size matters.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.progress import phase
+from adapterdistill.bench.serving_banks import Bank, put_bundle, random_adapters
+from adapterdistill.checkpoint import golden_vectors, pack_adapter
+from adapterdistill.errors import AdapterDistillError
+from serve.batcher import Batcher
+from serve.engine import Engine, SearchItem
+from serve.fair_queue import QueueLimits
+
+SHARES = (0.9, 1.1, 2.0)
+"""Tenants asked for, each as often as the others, over slots."""
+CLIFF_TIMES = 2.0
+
+
+@dataclass(frozen=True)
+class PagingSize:
+    tenants: int
+    slots: int
+    seconds: float
+    """Of each traffic; Zipf's twice, and the even ones after as long of the same to warm up."""
+    load: float = 0.25
+    """Of what the engine can do with all in memory."""
+
+
+PAGING_SIZES = {
+    "tiny": PagingSize(20, 5, 0.3),
+    "quick": PagingSize(2000, 200, 5.0),
+    "standard": PagingSize(10000, 1000, 10.0),
+}
+
+
+@dataclass
+class Trace:
+    seconds: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
+    """A live bundle for every bank; eight adapters in turn, each tenant in a slot of its own."""
+    adapters = [
+        (adapter, pack_adapter(adapter, model_name=encoder.ref.name), golden)
+        for adapter in random_adapters(encoder, 8)
+        for golden in [golden_vectors(encoder, adapter)]
+    ]
+    draw = torch.Generator().manual_seed(0)
+    with phase("tenants to page", len(banks)) as done:
+        for place, bank in enumerate(banks):
+            drawn = torch.randn(len(bank.faqs), encoder.hidden_size, generator=draw)
+            vectors = torch.nn.functional.normalize(drawn, dim=-1)
+            put_bundle(store, bank, encoder, *adapters[place % 8], vectors)
+            done()
+
+
+def measure_paging(
+    encoder: Encoder, store: Path, banks: Sequence[Bank], size: PagingSize
+) -> dict[str, Any]:
+    """Zipf's traffic over all tenants, then working sets around the number of slots.
+
+    Args:
+        store: holds a live bundle for every bank.
+    """
+    before = resident_mib()
+    engine = Engine(encoder, store, max_slots=size.slots, capacity=size.slots)
+    first_s, again_s = _refresh_s(engine), _refresh_s(engine)
+    per_s = size.load * _queries_per_s(engine, banks)
+    draw = random.Random(6)
+    weights = [1 / (rank + 1) for rank in range(len(banks))]
+    found = []
+    with phase("traffics", 2 + len(SHARES)) as done:
+        for name in ("Zipf over all, at first", "Zipf over all, again"):
+            found.append(_traffic(engine, name, banks, weights, per_s, size, draw))
+            done()
+        for share in SHARES:
+            some = banks[: round(share * size.slots)]
+            name = f"{share:g} times the slots, evenly"
+            for _ in range(2):
+                cell = _traffic(engine, name, some, [1.0] * len(some), per_s, size, draw)
+            found.append(cell)
+            done()
+    engine.close()
+    even = {share: cell["p95_ms"] for share, cell in zip(SHARES, found[2:], strict=True)}
+    return {
+        "tenants": len(engine.snapshot.bundles),
+        "slots": size.slots,
+        "bank_mib": round(engine.bank_bytes / 2**20, 1),
+        "process_grew_mib": round(resident_mib() - before, 1),
+        "first_refresh_s": round(first_s, 2),
+        "refresh_without_change_ms": round(1000 * again_s, 1),
+        "queries_per_s": round(per_s, 1),
+        "traffics": found,
+        "p95_times_when_10_percent_over": round(even[1.1] / even[0.9], 3),
+    }
+
+
+def resident_mib() -> float:
+    """Of this process, by Linux."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS in /proc/self/status")
+
+
+def _refresh_s(engine: Engine) -> float:
+    began = time.perf_counter()
+    engine.refresh()
+    return time.perf_counter() - began
+
+
+def _queries_per_s(engine: Engine, banks: Sequence[Bank]) -> float:
+    resident = [bank for bank in banks if bank.tenant in engine.snapshot.tenants]
+    draw, seconds = random.Random(4), []
+    for _ in range(6):
+        items = [_query(draw.choice(resident), draw) for _ in range(32)]
+        began = time.perf_counter()
+        engine.search(items)
+        seconds.append(time.perf_counter() - began)
+    return 32 / min(seconds)
+
+
+def _query(bank: Bank, draw: random.Random) -> SearchItem:
+    return SearchItem(bank.tenant, draw.choice(bank.faqs).question)
+
+
+def _traffic(
+    engine: Engine,
+    name: str,
+    banks: Sequence[Bank],
+    weights: Sequence[float],
+    per_s: float,
+    size: PagingSize,
+    draw: random.Random,
+) -> dict[str, Any]:
+    chosen = draw.choices(banks, weights, k=max(20, round(per_s * size.seconds)))
+    sent = [(size.seconds * n / len(chosen), _query(bank, draw)) for n, bank in enumerate(chosen)]
+    before = replace(engine.paging)
+    trace = asyncio.run(_send(engine, sent))
+    after = engine.paging
+    hits, waits = after.hits - before.hits, after.waits - before.waits
+    ranks = statistics.quantiles(trace.seconds, n=100)
+    return {
+        "traffic": name,
+        "queries": len(trace.seconds),
+        "failed": trace.failed,
+        "hit_rate": round(hits / max(1, hits + waits), 4),
+        "loads": after.loads - before.loads,
+        "evictions": after.evictions - before.evictions,
+        "p50_ms": round(1000 * ranks[49], 2),
+        "p95_ms": round(1000 * ranks[94], 2),
+        "p99_ms": round(1000 * ranks[98], 2),
+    }
+
+
+async def _send(engine: Engine, sent: Sequence[tuple[float, SearchItem]]) -> Trace:
+    batcher, trace = Batcher(engine.search, QueueLimits()), Trace()
+
+    async def ask(item: SearchItem, due: float) -> None:
+        try:
+            held = await engine.hold(item.tenant, 10)
+            await batcher.submit([SearchItem(item.tenant, item.text, item.top_k, held)])
+            trace.seconds.append(time.perf_counter() - due)
+        except AdapterDistillError:
+            trace.failed += 1
+
+    began = time.perf_counter()
+    asked = []
+    for at, item in sent:
+        early = began + at - time.perf_counter()
+        if early > 0:
+            await asyncio.sleep(early)
+        asked.append(asyncio.create_task(ask(item, began + at)))
+    await asyncio.gather(*asked)
+    batcher.close()
+    return trace
