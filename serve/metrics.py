@@ -9,7 +9,7 @@ and last values over minutes, as `cluster/grafana/serving.json` does.
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from serve.engine import Engine, Refresh, SearchItem
 from serve.note import Note
+from serve.residents import PagingCounts
 
 Answers = TypeVar("Answers")
 
@@ -98,6 +99,12 @@ class Metrics:
         self._queued = self._gauge("queued_queries", "Queries that wait for a batch.")
         self._known = self._gauge("tenants", "Tenants: live, or withdrawn and refused.", "state")
         self._slots = self._gauge("bank_slots", "Places for adapters: used or free.", "state")
+        self._paging = _Paging(PagingCounts())
+        self.registry.register(self._paging)
+        self._most_slots = self._gauge("bank_max_slots", "Most tenants in memory.")
+        self._working_set = self._gauge(
+            "working_set_tenants", "Asked for in the last 5 minutes; alarm: more than max slots."
+        )
         self._store_age = self._gauge("store_age_seconds", "Since the store was read to its end.")
         self._lost = self._gauge(
             "registry_lost_seconds", "Since the registry was last within reach; 0: it is."
@@ -122,6 +129,9 @@ class Metrics:
         self._known.labels("withdrawn").set_function(lambda: len(engine.snapshot.recalled))
         self._slots.labels("used").set_function(lambda: engine.num_slots - engine.num_free_slots)
         self._slots.labels("free").set_function(lambda: engine.num_free_slots)
+        self._most_slots.set_function(lambda: engine.max_slots)
+        self._working_set.set_function(lambda: engine.working_set)
+        self._paging.counts = engine.paging
         self._store_age.set_function(lambda: time.monotonic() - refreshed_at())
         self._lost.set_function(lost_s)
 
@@ -165,6 +175,19 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(f"adapterdistill_{name}", text, buckets=buckets, registry=self.registry)
+
+
+@dataclass(eq=False)
+class _Paging(Collector):
+    counts: PagingCounts
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "adapterdistill_paging", "Tenants into memory and out of it.", labels=["event"]
+        )
+        for event, count in asdict(self.counts).items():
+            family.add_metric([event], count)
+        yield family
 
 
 class _OfReplica(Collector):

@@ -25,7 +25,7 @@ from tests.unit.bench.conftest import SAMPLES
 TINY = SERVING_SIZES["tiny"]
 PAGING = {
     "tenants": 20, "slots": 5, "bank_mib": 1.0, "process_grew_mib": 2.0, "first_refresh_s": 0.1,
-    "refresh_without_change_ms": 0.2, "queries_per_s": 100.0,
+    "refresh_without_change_ms": 0.2, "scan_ms_a_tenant": 3.0, "queries_per_s": 100.0,
     "traffics": [{"traffic": "Zipf", "p95_ms": 1.0}], "p95_times_when_10_percent_over": 1.1,
 }  # fmt: skip
 
