@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli.output import Format
-from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.errors import ConfigError, RegistryError, ServingError
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 
@@ -147,6 +147,18 @@ def serving(
         Path | None,
         typer.Option("--peer-env", help="Folder for sentence-transformers' own environment."),
     ] = None,
+    http: Annotated[
+        bool,
+        typer.Option(
+            "--http",
+            help="Instead of the engine: `adapterdistill serve` over HTTP, its speed, isolation "
+            "and a killed replica, on the CPU.",
+        ),
+    ] = False,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=0, help="Checked for isolation over HTTP. Default: the size's."),
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -157,12 +169,37 @@ def serving(
         Format, typer.Option("--format", help="Tables for people or JSON.")
     ] = Format.table,
 ) -> None:
-    """How fast many tenants are served, beside the bare encoder and sentence-transformers."""
+    """How fast many tenants are served, beside the bare encoder and sentence-transformers.
+
+    With --http: how fast over HTTP, and whether any answer is wrong; then it fails.
+    """
+    folder = data or Path(str(files("adapterdistill"))) / "samples"
+    if (folder / "faqbanks").is_dir():
+        folder /= "faqbanks"
+    if http:
+        from dataclasses import replace
+
+        from adapterdistill.bench import serving_http
+
+        chosen = serving_http.SIZES[size.value]
+        found = serving_http.http_command(
+            data=folder,
+            out=out,
+            size=chosen if requests is None else replace(chosen, requests=requests),
+            encoder=encoder,
+            dtype=dtype,
+            threads=threads,
+            max_tokens=_MAX_TOKENS_SERVED,
+        )
+        name = "http.json" if output is Format.json else "http.md"
+        typer.echo((out / name).read_text())
+        if found["faults"]:
+            raise ServingError(f"{len(found['faults'])} faults over HTTP: see the report")
+        return
     from adapterdistill.bench.serving_report import markdown, serving_command
 
-    folder = data or Path(str(files("adapterdistill"))) / "samples"
     found = serving_command(
-        data=folder / "faqbanks" if (folder / "faqbanks").is_dir() else folder,
+        data=folder,
         out=out,
         size=size.value,
         encoder=encoder,

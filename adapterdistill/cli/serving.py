@@ -25,6 +25,7 @@ def serve(
     encoder: Annotated[str, typer.Option(help="Encoder's name or folder.")] = "minilm-l6",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port that HTTP listens on.")] = 8000,
     registry: Annotated[
@@ -82,6 +83,7 @@ def serve(
         "encoder": encoder,
         "dtype": dtype,
         "threads": threads,
+        "num_replicas": replicas,
         "registry": registry,
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),

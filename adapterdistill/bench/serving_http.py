@@ -1,0 +1,169 @@
+"""What `adapterdistill bench serving --http` does: the real deployment under load over HTTP.
+
+`adapterdistill serve` runs in processes of its own; this one has an engine of its own over the same
+store, for comparison, and sends the load. No two of them work at a time but server and load.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.bench.environment import environment
+from adapterdistill.bench.progress import say
+from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.bench.serving_http_answers import (
+    LEAST_OWN_SCORE,
+    Answers,
+    highest_through_another,
+)
+from adapterdistill.bench.serving_http_isolation import measure_isolation
+from adapterdistill.bench.serving_http_kill import measure_kill
+from adapterdistill.bench.serving_http_process import deployed, empty_server
+from adapterdistill.bench.serving_http_report import markdown
+from adapterdistill.bench.serving_http_speed import MANY, SINGLE, measure_generator, measure_speed
+from adapterdistill.bundle import live_bundle, set_live
+from serve.engine import Engine
+
+HAPROXY, RAYS_OWN = "HAProxy", "Ray's own proxy"
+_MOST_OVER_ENGINE_MS, _LEAST_PER_S, _MOST_TIMES = 2.0, 800.0, 1.3
+_SWAPPED = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. 0 requests or seconds leave that part out."""
+
+    tenants: int
+    rounds: int
+    load_s: float
+    """Of each load in a round."""
+    requests: int
+    """Checked while bundles are swapped."""
+    kill_s: float
+
+
+SIZES = {
+    "tiny": Size(10, 1, 0.3, 20, 8.0),
+    "quick": Size(668, 3, 2.0, 20_000, 40.0),
+    "standard": Size(668, 7, 5.0, 100_000, 120.0),
+}
+
+
+def http_command(
+    *, data: Path, out: Path, size: Size, encoder: str, dtype: str, threads: int, max_tokens: int
+) -> dict[str, Any]:
+    """Measure; write http.json and http.md after each part; return what is in the former."""
+    torch.set_num_threads(threads)
+    timed = load_encoder(encoder, dtype=dtype, max_tokens=max_tokens)
+    exact = load_encoder(encoder, dtype="float32", max_tokens=max_tokens)
+    banks = read_banks(data, size.tenants)
+    found: dict[str, Any] = {"benchmark": "serving over HTTP", "environment": environment(timed)}
+    out.mkdir(parents=True, exist_ok=True)
+
+    def part(name: str, measured: object) -> None:
+        found[name] = measured
+        found["aims"], found["faults"] = list(aims(found)), list(faults(found))
+        (out / "http.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        (out / "http.md").write_text(markdown(found))
+
+    with TemporaryDirectory() as name:
+        store, log = Path(name) / "store", Path(name) / "log"
+        adapters = random_adapters(exact, len(banks))  # a version of its own for every tenant
+        fill_store(store, banks, exact, adapters)
+        answers = Answers(banks, store)
+        part("tenants", len(banks))
+        through_another = highest_through_another(exact, store, banks, adapters)
+        part("highest_score_through_another", round(through_another, 4))
+        with empty_server() as address:
+            part("generator", measure_generator(address, banks, seconds=size.load_s))
+        engine = Engine(timed, store, capacity=len(banks))
+        engine.refresh()
+        start = partial(deployed, store, log, encoder=encoder, dtype=dtype, threads=threads)
+        for proxy in (HAPROXY, RAYS_OWN):
+            say(f"serving behind {proxy}")
+            haproxy = proxy == HAPROXY
+            with start(haproxy=haproxy, replicas=1) as server:
+                speed = measure_speed(
+                    server.address,
+                    engine,
+                    banks,
+                    answers,
+                    rounds=size.rounds,
+                    seconds=size.load_s,
+                    cpu_s=server.cpu_s,
+                )
+                part("speed", found.get("speed", {}) | {proxy: speed})
+                if haproxy and size.requests:
+                    others = second_versions(store, banks, exact, adapters)
+                    measured = measure_isolation(
+                        server.address, store, banks, answers, others, requests=size.requests
+                    )
+                    part("isolation", measured)
+        if size.kill_s:
+            say("two replicas, of which one is killed")
+            with start(haproxy=True, replicas=2) as server:
+                kill = server.kill_a_replica
+                part(
+                    "kill",
+                    measure_kill(
+                        server.address, banks[:-1], answers, kill, replicas=2, seconds=size.kill_s
+                    ),
+                )
+    return found
+
+
+def second_versions(
+    store: Path, banks: Sequence[Bank], encoder: Encoder, adapters: Sequence[BottleneckAdapter]
+) -> list[tuple[str, str]]:
+    """(tenant, bundle id) of other versions of the first tenants; what is live stays so."""
+    some = banks[:_SWAPPED]
+    live = [live_bundle(store, bank.tenant) for bank in some]
+    fill_store(store, some, encoder, adapters[len(some) : 2 * len(some)] or adapters[::-1])
+    others = [(bank.tenant, live_bundle(store, bank.tenant)) for bank in some]
+    for bank, bundle_id in zip(some, live, strict=True):
+        set_live(store, bank.tenant, bundle_id)
+    return others
+
+
+def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every aim that the run has figures for, and whether it is met."""
+    for proxy, speed in found.get("speed", {}).items():
+        engine = {row["queries"]: row["p50_ms"] for row in speed["engine"]}
+        load = {(row["queries"], row["clients"]): row for row in speed["loads"]}
+        over = round(load[SINGLE, 1]["p50_ms"] - engine[SINGLE], 3)
+        per_s = load[SINGLE, 64]["requests_per_s"]
+        times = round(1000 / engine[MANY] / load[MANY, 8]["requests_per_s"], 3)
+        for aim, value, bound, met in (
+            ("one client's p50, ms over the engine's", over, "<= 2", over <= _MOST_OVER_ENGINE_MS),
+            ("64 clients, requests/s", per_s, ">= 800", per_s >= _LEAST_PER_S),
+            ("requests of 32, times the engine's own time", times, "<= 1.3", times <= _MOST_TIMES),
+        ):
+            yield {"proxy": proxy, "aim": aim, "aimed": bound, "measured": value, "met": met}
+
+
+def faults(found: Mapping[str, Any]) -> Iterator[str]:
+    """What must not be, of all parts."""
+    if found.get("highest_score_through_another", 0) >= LEAST_OWN_SCORE:
+        yield "the check of scores cannot tell one adapter from another"
+    for proxy, speed in found.get("speed", {}).items():
+        yield from (f"{proxy}: an answer {fault}" for fault in speed["wrong"])
+        if speed["failed"]:
+            yield f"{proxy}: {speed['failed']} requests failed"
+    if isolation := found.get("isolation"):
+        yield from (f"isolation: an answer {fault}" for fault in isolation["wrong"])
+        if isolation["failed"]:
+            yield f"isolation: {isolation['failed']} requests failed"
+        if isolation["control"]["noticed"] < isolation["control"]["wrong_answers"]:
+            yield "isolation: the check passes wrong answers"
+    if kill := found.get("kill"):
+        yield from (f"kill: an answer {fault}" for fault in kill["wrong"])
+        if kill["failed_after_retries"]:
+            yield f"kill: {kill['failed_after_retries']} requests failed for good"

@@ -1,0 +1,129 @@
+"""`adapterdistill serve` in processes of its own, and what each of them spends."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from adapterdistill.errors import ServingError
+
+_REPLICA = "ray::ServeReplica"
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running server, and all of the processes that it started."""
+
+    address: str
+    process: psutil.Process
+
+    def cpu_s(self) -> dict[str, float]:
+        """Processor seconds so far, by what the process is for."""
+        spent: dict[str, float] = defaultdict(float)
+        for process in [self.process, *self.process.children(recursive=True)]:
+            try:
+                times, title = process.cpu_times(), " ".join(process.cmdline()[:1])
+            except psutil.Error:
+                continue
+            spent[_part(title)] += times.user + times.system
+        return spent
+
+    def kill_a_replica(self) -> None:
+        for process in self.process.children(recursive=True):
+            if " ".join(process.cmdline()).startswith(_REPLICA):
+                process.kill()
+                return
+        raise ServingError("the benchmark found no replica to kill")
+
+
+def _part(title: str) -> str:
+    if title.startswith(_REPLICA):
+        return "replica"
+    if "haproxy" in title or title.startswith("ray::ProxyActor"):
+        return "proxy"
+    return "rest of Ray" if "ray" in title.lower() or "gcs" in title else "other"
+
+
+@contextmanager
+def deployed(
+    store: Path, log: Path, *, encoder: str, dtype: str, threads: int, haproxy: bool, replicas: int
+) -> Iterator[Deployment]:
+    """Raises ServingError if it does not start."""
+    address = f"http://127.0.0.1:{free_port()}"
+    options = {
+        "store": store,
+        "encoder": encoder,
+        "dtype": dtype,
+        "threads": threads,
+        "replicas": replicas,
+        "port": address.rpartition(":")[2],
+    }
+    command = [sys.executable, "-m", "adapterdistill", "serve"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    command += ["--haproxy"] if haproxy else []
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment["PYTHONPATH"] = str(_ROOT)
+    with (
+        log.open("wb") as written,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=written, env=environment, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            if address not in process.stdout.readline():
+                raise ServingError("the benchmark's `adapterdistill serve` did not start")
+            yield Deployment(address, psutil.Process(process.pid))
+        finally:
+            process.terminate()
+            process.wait(timeout=120)
+
+
+async def empty(scope: object, receive: object, send: object) -> None:
+    """An ASGI app that answers everything with nothing: what the load itself costs."""
+    assert isinstance(scope, dict) and callable(receive) and callable(send)
+    if scope["type"] != "http":
+        return
+    await receive()
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+@contextmanager
+def empty_server() -> Iterator[str]:
+    """The address of a process that serves `empty`."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", f"{__name__}:empty", "--host=127.0.0.1"]
+    command += [f"--port={port}", "--no-access-log", "--log-level=warning", "--lifespan=off"]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            _wait_for(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise ServingError("the benchmark's empty server did not start")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,188 @@
+"""The benchmark over HTTP at its smallest, on the app alone: without Ray."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.bench.serving_http import SIZES, aims, faults, second_versions
+from adapterdistill.bench.serving_http_answers import (
+    LEAST_OWN_SCORE,
+    Answers,
+    draw_questions,
+    highest_through_another,
+)
+from adapterdistill.bench.serving_http_isolation import measure_isolation
+from adapterdistill.bench.serving_http_kill import measure_kill
+from adapterdistill.bench.serving_http_process import empty_server, free_port
+from adapterdistill.bench.serving_http_report import markdown
+from adapterdistill.bench.serving_http_speed import measure_generator, measure_speed
+from serve.api import build_api
+from serve.batcher import Batcher, Outcome
+from serve.engine import Engine
+from serve.fair_queue import QueueLimits
+from serve.metrics import Metrics
+from tests.unit.bench.conftest import SAMPLES
+
+TINY = SIZES["tiny"]
+
+
+@dataclass
+class Served:
+    encoder: Encoder
+    banks: list[Bank]
+    adapters: list[BottleneckAdapter]
+    store: Path
+    engine: Engine
+    answers: Answers
+
+
+@pytest.fixture
+def served(tiny_encoder: Encoder, tmp_path: Path) -> Served:
+    banks = read_banks(SAMPLES, TINY.tenants)
+    adapters = random_adapters(tiny_encoder, len(banks))
+    fill_store(tmp_path, banks, tiny_encoder, adapters)
+    engine = Engine(tiny_encoder, tmp_path)
+    engine.refresh()
+    return Served(tiny_encoder, banks, adapters, tmp_path, engine, Answers(banks, tmp_path))
+
+
+@contextmanager
+def running(
+    served: Served,
+    port: int,
+    replica: str = "first",
+    search: Callable[..., list[Outcome]] | None = None,
+) -> Iterator[str]:
+    """The app in a thread, and one that follows the store."""
+    metrics, engine = Metrics(replica), served.engine
+    batcher = Batcher(metrics.timed(engine, search or engine.search), QueueLimits())
+    api = build_api(engine, batcher, time.monotonic, metrics=metrics)
+    config = uvicorn.Config(
+        api, port=port, log_level="critical", lifespan="off", ws="none",
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server, stop = uvicorn.Server(config), threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(0.05):
+            engine.refresh()
+
+    threads = [threading.Thread(target=server.run), threading.Thread(target=follow)]
+    for thread in threads:
+        thread.start()
+    try:
+        while not server.started:
+            assert threads[0].is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        stop.set()
+        for thread in threads:
+            thread.join()
+        batcher.close()
+
+
+def test_speed_and_isolation_are_measured_and_no_answer_is_wrong(served: Served) -> None:
+    found: dict = {"tenants": len(served.banks), "environment": {}}
+    with empty_server() as address:
+        found["generator"] = measure_generator(address, served.banks, seconds=0.1)
+    with running(served, free_port()) as address:
+        found["speed"] = {
+            "none": measure_speed(
+                address, served.engine, served.banks, served.answers, rounds=1, seconds=0.1
+            )
+        }
+        others = second_versions(served.store, served.banks, served.encoder, served.adapters)
+        found["isolation"] = measure_isolation(
+            address, served.store, served.banks, served.answers, others, requests=TINY.requests
+        )
+    another = highest_through_another(
+        served.encoder, served.store, served.banks[:-1], served.adapters[:-1]
+    )
+    assert -1 < another <= 1
+    # A random encoder puts all texts side by side; the real one's is measured by each run.
+    found["highest_score_through_another"] = 0.9
+    assert list(faults(found)) == []
+    assert sum(found["isolation"]["statuses"].values()) == TINY.requests
+    assert found["isolation"]["control"] == {"wrong_answers": 4, "noticed": 4}
+    for row in found["speed"]["none"]["loads"]:
+        assert 0 < row["p50_ms"] <= row["p99_ms"] and row["queries_in_a_batch"] >= row["queries"]
+    found |= {"aims": list(aims(found)), "faults": []}
+    assert len(found["aims"]) == 3
+    report = markdown(found)
+    assert "No fault found" in report and "0 wrong answers" in report
+
+
+def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
+    def wrong(items: list) -> list[Outcome]:
+        """Each item is answered for the tenant of another."""
+        return served.engine.search(
+            [type(i)(served.banks[0].tenant, i.text, i.top_k) for i in items]
+        )
+
+    with running(served, free_port(), search=wrong) as address:
+        found = measure_speed(
+            address, served.engine, served.banks[1:], served.answers, rounds=1, seconds=0.05
+        )
+    assert found["wrong"] != []
+    assert list(faults({"speed": {"none": found}})) != []
+
+
+def test_a_query_through_another_adapter_is_found_out_whatever_the_answer_names(
+    served: Served,
+) -> None:
+    [question] = draw_questions(served.banks, 1, random.Random(0))
+    body = {
+        "tenant": question.tenant,
+        "adapter": {"version": served.engine.snapshot.tenants[question.tenant].manifest.version},
+        "results": [{"ranked": [{"faq_id": "", "score": LEAST_OWN_SCORE - 0.001}]}],
+    }
+    body["results"][0]["ranked"][0]["faq_id"] = next(
+        bank.faqs[0].faq_id for bank in served.banks if bank.tenant == question.tenant
+    )
+    fault = served.answers.fault(question, json.dumps(body).encode())
+    assert fault is not None and "another adapter" in fault
+
+
+def test_requests_that_a_killed_server_drops_are_asked_again(served: Served) -> None:
+    port, stopping = free_port(), threading.Event()
+    killed, back = threading.Event(), threading.Event()
+
+    def lives() -> None:
+        with running(served, port):
+            killed.wait()
+        time.sleep(0.2)
+        with running(served, port, "second"):
+            back.set()
+            stopping.wait()
+
+    life = threading.Thread(target=lives)
+    life.start()
+
+    def kill() -> None:
+        killed.set()
+
+    try:
+        found = measure_kill(
+            f"http://127.0.0.1:{port}", served.banks, served.answers, kill, replicas=1, seconds=0.6
+        )
+    finally:
+        killed.set()
+        stopping.set()
+        life.join()
+    assert sum(found["failed_attempts"].values()) > 0
+    assert found["failed_after_retries"] == 0 and found["wrong"] == []
+    assert found["seconds_until_full_service"] >= 0.2
+    assert list(faults({"kill": found})) == []
