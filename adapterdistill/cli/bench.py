@@ -37,6 +37,11 @@ class ServingSizeName(StrEnum):
 Out = Annotated[Path, typer.Option("--out", help="Folder for the report and the cache.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Processes = Annotated[int | None, typer.Option(min=1, help="Default: one a core; one on a GPU.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
+]
+Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 
 
 @app.command()
@@ -51,12 +56,8 @@ def transfer(
     time_limit_s: Annotated[
         float | None, typer.Option("--time-limit-s", min=1, help="Stop starting work after this.")
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Default: one a core; one on a GPU.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
-    ] = None,
+    processes: Processes = None,
+    cache: Cache = None,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -162,12 +163,8 @@ def serving(
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
-    paging_only: Annotated[
-        bool, typer.Option("--paging-only", help="Only more tenants than slots.")
-    ] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="Tables for people or JSON.")
-    ] = Format.table,
+    paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
+    output: Output = Format.table,
 ) -> None:
     """How fast many tenants are served, beside the bare encoder and sentence-transformers.
 
@@ -223,9 +220,7 @@ def selection(
         ),
     ] = None,
     size: Annotated[SizeName, typer.Option(help="How much of the accuracy.")] = SizeName.quick,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
-    ] = None,
+    cache: Cache = None,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -304,9 +299,7 @@ def meta(
     heads: Annotated[
         int, typer.Option(help="Their attention heads a layer; their FFNs shrink alike.")
     ] = 6,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
-    ] = None,
+    cache: Cache = None,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -343,9 +336,7 @@ def conditional(
         ),
     ] = None,
     size: Annotated[SizeName, typer.Option(help="How much is run.")] = SizeName.quick,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
-    ] = None,
+    cache: Cache = None,
     encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
