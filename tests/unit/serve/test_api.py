@@ -1,9 +1,8 @@
 """The HTTP interface over a real engine, without Ray."""
 
-import threading
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -237,25 +236,32 @@ def test_an_app_that_ends_answers_what_waits_first(
     put_live(store, acme)
     engine = Engine(encoder, store)
     engine.refresh()
-    begun = threading.Event()
+    begun = asyncio.Event()
 
-    def search(items: Sequence[SearchItem]) -> list[Outcome]:
-        begun.set()
-        deadline = time.monotonic() + 60
-        while not batcher.draining:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        return list(engine.search(items))
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
 
-    batcher = Batcher(search, QueueLimits())
-    with (
-        ThreadPoolExecutor() as threads,
-        TestClient(build_api(engine, batcher, time.monotonic)) as client,
-    ):
-        asked = threads.submit(client.post, "/v1/tenants/acme/search", json={"query": "hi"})
-        assert begun.wait(60)
-    assert asked.result().status_code == 200
-    batcher.close()
+        def search(items: Sequence[SearchItem]) -> list[Outcome]:
+            loop.call_soon_threadsafe(begun.set)
+            deadline = time.monotonic() + 60
+            while not batcher.draining:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            return list(engine.search(items))
+
+        batcher = Batcher(search, QueueLimits())
+        api = build_api(engine, batcher, time.monotonic)
+        transport = httpx.ASGITransport(app=api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            async with api.router.lifespan_context(api):
+                asked = asyncio.create_task(
+                    client.post("/v1/tenants/acme/search", json={"query": "hi"})
+                )
+                await asyncio.wait_for(begun.wait(), 60)
+            assert (await asked).status_code == 200
+        batcher.close()
+
+    asyncio.run(scenario())
 
 
 def test_made_up_tenants_take_no_place_in_the_queue(store: Path, encoder: Encoder) -> None:
