@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -100,8 +101,7 @@ def training(
     rounds: Annotated[int, typer.Option(min=7, help="Timed steps of each kind.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
     peer_env: Annotated[
-        Path | None,
-        typer.Option("--peer-env", help="Folder for the adapters library's own environment."),
+        Path | None, typer.Option(help="Folder for the adapters library's own environment.")
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -140,13 +140,10 @@ def serving(
             "Default: the samples, again and again.",
         ),
     ] = None,
-    size: Annotated[ServingSizeName, typer.Option(help="How much is run.")] = (
-        ServingSizeName.quick
-    ),
+    size: Annotated[ServingSizeName, typer.Option()] = ServingSizeName.quick,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
     peer_env: Annotated[
-        Path | None,
-        typer.Option("--peer-env", help="Folder for sentence-transformers' own environment."),
+        Path | None, typer.Option(help="Folder for sentence-transformers' own environment.")
     ] = None,
     http: Annotated[
         bool,
@@ -174,8 +171,6 @@ def serving(
     if (folder / "faqbanks").is_dir():
         folder /= "faqbanks"
     if http:
-        from dataclasses import replace
-
         from adapterdistill.bench import serving_http
 
         chosen = serving_http.SIZES[size.value]
