@@ -45,7 +45,10 @@ class Recall(threading.Thread):
         while not self._stopping.is_set():
             try:
                 with self._registry() as self._client:
-                    self._follow(self._client.watch(self.standing.followed_until))
+                    if self._client.health():
+                        self.standing.lost_at = None
+                    if self.standing.lost_at is None:
+                        self._follow(self._client.watch(self.standing.followed_until))
             except AdapterDistillError as error:
                 if self._stopping.is_set():
                     return
@@ -58,7 +61,6 @@ class Recall(threading.Thread):
 
     def _follow(self, changes: Iterator[Change]) -> None:
         for change in changes:
-            self.standing.lost_at = None
             self.standing.followed_until = change.revision
             if change.kind == "withdrawn":
                 for tenant in self._engine.recall(change.name):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import serve.recall
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import WithdrawnError
 from adapterdistill.registry.client import RegistryClient
@@ -98,3 +99,23 @@ def test_a_replica_that_starts_later_is_told_what_it_missed(
     wait_until(lambda: isinstance(engine.search([ITEM])[0], WithdrawnError))
     recall.stop()
     recall.join(timeout=10)
+
+
+def test_a_registry_that_comes_back_is_no_longer_lost_though_nothing_changed(
+    store: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve.recall, "_RETRY_S", 0.1)
+    registry = Running(tmp_path / "registry")
+    port = int(registry.address.rsplit(":", 1)[1])
+    recall = Recall(
+        made_engine(store, encoder), lambda: RegistryClient(registry.address, timeout_s=0.5)
+    )
+    recall.start()
+    registry.close()
+    wait_until(lambda: recall.standing.lost_at is not None, timeout_s=15)
+    registry = Running(tmp_path / "registry", port=port)
+    wait_until(lambda: recall.standing.lost_at is None, timeout_s=15)
+    recall.stop()
+    recall.join(timeout=10)
+    assert not recall.is_alive()
+    registry.close()
