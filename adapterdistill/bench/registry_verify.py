@@ -91,7 +91,7 @@ def _payload_fault(manifest: dict[str, Any], payload: bytes) -> str | None:
     if not all(_HEX.fullmatch(encoder[key]) for key in ("weights_sha256", "tokenizer_sha256")):
         return "encoder digests are malformed"
     try:
-        tensors = dict(deserialize(payload))  # type: ignore[no-untyped-call]
+        tensors = dict(deserialize(payload))  # type: ignore[no-untyped-call]  # has no types
     except Exception:
         return "safetensors cannot read the payload"
     if set(tensors) != set(manifest["tensors"]):

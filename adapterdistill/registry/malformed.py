@@ -23,7 +23,7 @@ def checked(request: Any) -> Any:
     return request
 
 
-class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
     """Hands the calls of one service `Malformed` in place of what cannot be parsed."""
 
     def __init__(self, service_name: str) -> None:

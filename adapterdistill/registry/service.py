@@ -45,9 +45,7 @@ class RegistryService(OpenRegistry):
     looks up."""
 
     @answered
-    async def Publish(  # noqa: N802
-        self, _requests: Any, context: Any, caller: Caller
-    ) -> pb.PublishResponse:
+    async def Publish(self, _requests: Any, context: Any, caller: Caller) -> pb.PublishResponse:
         first = await self._transfers.read(context)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidManifestError("the first message of an upload must be its header")
@@ -108,9 +106,7 @@ class RegistryService(OpenRegistry):
         return wire.version_message(row, consent)
 
     @answered
-    async def Fetch(  # noqa: N802
-        self, request: pb.FetchRequest, context: Any, caller: Caller
-    ) -> None:
+    async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
         check_fetches(caller)
         row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
         wanted = wire.read_encoder(request)
@@ -122,7 +118,7 @@ class RegistryService(OpenRegistry):
         await self._transfers.send(row, request.offset, caller, context, allowed)
 
     @answered
-    async def QueryUpload(  # noqa: N802
+    async def QueryUpload(
         self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
     ) -> Any:
         ref = VersionRef.parse(request.name)
@@ -137,14 +133,12 @@ class RegistryService(OpenRegistry):
         return pb.QueryUploadResponse(offset=offset, published=published)
 
     @answered
-    async def GetVersion(  # noqa: N802
-        self, request: pb.GetVersionRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
         return pb.GetVersionResponse(version=await self._on_index(self._told, row, caller))
 
     @answered
-    async def ListVersions(  # noqa: N802
+    async def ListVersions(
         self, request: pb.ListVersionsRequest, _context: Any, caller: Caller
     ) -> Any:
         chosen = wire.read_filter(request.filter)
@@ -172,17 +166,13 @@ class RegistryService(OpenRegistry):
         )
 
     @answered
-    async def GetAlias(  # noqa: N802
-        self, request: pb.GetAliasRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def GetAlias(self, request: pb.GetAliasRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter, alias = wire.parse_alias_name(request.name)
         row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
         return pb.GetAliasResponse(alias=wire.alias_message(row))
 
     @answered
-    async def SetAlias(  # noqa: N802
-        self, request: pb.SetAliasRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def SetAlias(self, request: pb.SetAliasRequest, _context: Any, caller: Caller) -> Any:
         ref = VersionRef.parse(request.alias.version_name)
         check_owns(caller, ref.tenant)
         tenant, adapter, alias = wire.parse_alias_name(request.alias.name)
@@ -197,9 +187,7 @@ class RegistryService(OpenRegistry):
         return await self._once(caller, request, pb.SetAliasResponse, change)
 
     @answered
-    async def GetLineage(  # noqa: N802
-        self, request: pb.GetLineageRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
         up, up_cut = await self._on_index(
             self._index.relatives, row.ref, "ancestors", MAX_RELATIVES
@@ -218,9 +206,7 @@ class RegistryService(OpenRegistry):
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
-    async def GetAdapter(  # noqa: N802
-        self, request: pb.GetAdapterRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def GetAdapter(self, request: pb.GetAdapterRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter = wire.parse_adapter_name(request.name)
         known = caller.sees_all or caller.name == tenant
         newest = await self._on_index(ledger.newest_version, self._index.db, tenant, adapter)
@@ -232,9 +218,7 @@ class RegistryService(OpenRegistry):
         )
 
     @answered
-    async def SetConsent(  # noqa: N802
-        self, request: pb.SetConsentRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def SetConsent(self, request: pb.SetConsentRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter = wire.parse_adapter_name(request.adapter_name)
         check_owns(caller, tenant)
         consent = wire.read_consent(request.consent)
@@ -247,9 +231,7 @@ class RegistryService(OpenRegistry):
         return await self._once(caller, request, pb.SetConsentResponse, change)
 
     @answered
-    async def Withdraw(  # noqa: N802
-        self, request: pb.WithdrawRequest, _context: Any, caller: Caller
-    ) -> Any:
+    async def Withdraw(self, request: pb.WithdrawRequest, _context: Any, caller: Caller) -> Any:
         ref = VersionRef.parse(request.name)
         check_withdraws(caller, ref.tenant)
         reason = wire.read_reason(request.reason)
@@ -265,7 +247,7 @@ class RegistryService(OpenRegistry):
         return await self._once(caller, request, pb.WithdrawResponse, change)
 
     @answered
-    async def ReleaseVersion(  # noqa: N802
+    async def ReleaseVersion(
         self, request: pb.ReleaseVersionRequest, _context: Any, caller: Caller
     ) -> Any:
         check_operates(caller)
@@ -279,9 +261,7 @@ class RegistryService(OpenRegistry):
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 
     @answered
-    async def Watch(  # noqa: N802
-        self, request: pb.WatchRequest, context: Any, caller: Caller
-    ) -> None:
+    async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
         revision = request.after_revision
         adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
         while True:
