@@ -14,6 +14,7 @@ from typing import Any
 
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.serving_banks import Bank
+from adapterdistill.bench.serving_sides import queries_per_s, query_of
 from adapterdistill.errors import OverloadedError
 from serve.batcher import Batcher
 from serve.engine import Engine, SearchItem
@@ -44,7 +45,7 @@ def measure_fairness(
     engine: Engine, banks: Sequence[Bank], *, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """Rounds of `seconds`, each once without the flood and once with it."""
-    per_s = _queries_per_s(engine, banks)
+    per_s = queries_per_s(engine, banks)
     draw = random.Random(5)
     traces: dict[bool, list[Trace]] = {False: [], True: []}
     with phase("a flood and none", 2 * rounds) as done:
@@ -67,21 +68,6 @@ def measure_fairness(
     }
 
 
-def _queries_per_s(engine: Engine, banks: Sequence[Bank]) -> float:
-    draw = random.Random(4)
-    seconds = []
-    for _ in range(6):
-        items = [_query(draw.choice(banks), draw) for _ in range(32)]
-        began = time.perf_counter()
-        engine.search(items)
-        seconds.append(time.perf_counter() - began)
-    return 32 / min(seconds)
-
-
-def _query(bank: Bank, draw: random.Random) -> SearchItem:
-    return SearchItem(bank.tenant, draw.choice(bank.faqs).question)
-
-
 def _arrivals(
     banks: Sequence[Bank], others_per_s: float, flood: bool, seconds: float, draw: random.Random
 ) -> list[tuple[float, SearchItem]]:
@@ -94,7 +80,7 @@ def _arrivals(
     for bank, rate in rates:
         at = draw.expovariate(rate)
         while at < seconds:
-            sent.append((at, _query(bank, draw)))
+            sent.append((at, query_of(bank, draw)))
             at += draw.expovariate(rate)
     return sorted(sent, key=lambda one: one[0])
 

@@ -19,6 +19,7 @@ import torch
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.serving_banks import Bank, put_bundle, random_adapters
+from adapterdistill.bench.serving_sides import queries_per_s, query_of
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.errors import AdapterDistillError
 from serve.batcher import Batcher
@@ -80,7 +81,7 @@ def measure_paging(
     before = resident_mib()
     engine = Engine(encoder, store, max_slots=size.slots, capacity=size.slots)
     first_s, again_s = _refresh_s(engine), _refresh_s(engine)
-    per_s = size.load * _queries_per_s(engine, banks)
+    per_s = size.load * queries_per_s(engine, banks)
     draw = random.Random(6)
     weights = [1 / (rank + 1) for rank in range(len(banks))]
     found, scan_s = [], 0.0
@@ -136,21 +137,6 @@ def _scan(engine: Engine, banks: Sequence[Bank]) -> float:
     return time.perf_counter() - began
 
 
-def _queries_per_s(engine: Engine, banks: Sequence[Bank]) -> float:
-    resident = [bank for bank in banks if bank.tenant in engine.snapshot.tenants]
-    draw, seconds = random.Random(4), []
-    for _ in range(6):
-        items = [_query(draw.choice(resident), draw) for _ in range(32)]
-        began = time.perf_counter()
-        engine.search(items)
-        seconds.append(time.perf_counter() - began)
-    return 32 / min(seconds)
-
-
-def _query(bank: Bank, draw: random.Random) -> SearchItem:
-    return SearchItem(bank.tenant, draw.choice(bank.faqs).question)
-
-
 def _traffic(
     engine: Engine,
     name: str,
@@ -161,7 +147,7 @@ def _traffic(
     draw: random.Random,
 ) -> dict[str, Any]:
     chosen = draw.choices(banks, weights, k=max(20, round(per_s * size.seconds)))
-    sent = [(size.seconds * n / len(chosen), _query(bank, draw)) for n, bank in enumerate(chosen)]
+    sent = [(size.seconds * n / len(chosen), query_of(bank, draw)) for n, bank in enumerate(chosen)]
     before = replace(engine.paging)
     trace = asyncio.run(_send(engine, sent))
     after = engine.paging

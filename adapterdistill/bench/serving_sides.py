@@ -50,6 +50,22 @@ def draw_batch(mix: str, size: int, banks: Sequence[Bank], draw: random.Random) 
     return Batch(mix, tuple(bank.tenant for bank in chosen), texts)
 
 
+def query_of(bank: Bank, draw: random.Random) -> SearchItem:
+    return SearchItem(bank.tenant, draw.choice(bank.faqs).question)
+
+
+def queries_per_s(engine: Engine, banks: Sequence[Bank]) -> float:
+    """At best, in batches of 32 queries of tenants that are in memory."""
+    resident = [bank for bank in banks if bank.tenant in engine.snapshot.tenants]
+    draw, seconds = random.Random(4), []
+    for _ in range(6):
+        items = [query_of(draw.choice(resident), draw) for _ in range(32)]
+        began = time.perf_counter()
+        engine.search(items)
+        seconds.append(time.perf_counter() - began)
+    return 32 / min(seconds)
+
+
 def _slots(engine: Engine, tenants: Sequence[str]) -> Tensor:
     served = [engine.snapshot.tenants[tenant].served for tenant in tenants]
     return torch.tensor([one.number for one in served if isinstance(one, Slot)])
