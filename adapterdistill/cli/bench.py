@@ -1,8 +1,6 @@
 """`adapterdistill bench ...`: measure what the adapters of others bring, and what it costs."""
 
-import json
 import os
-from dataclasses import replace
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -10,39 +8,23 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.output import Format
-from adapterdistill.errors import ConfigError, RegistryError, ServingError
+from adapterdistill.cli import bench_services
+from adapterdistill.cli.bench_options import Cache, Device, Dtype, Out, Processes
+from adapterdistill.errors import ConfigError
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
+bench_services.register(app)
 
 # Texts in the data are short: longer ones are cut, the same for every method.
 _MAX_TOKENS = 48
 # Where skipping tokens is measured, long texts are the point.
 _MAX_TOKENS_LONG = 256
-# What a server cuts at by default.
-_MAX_TOKENS_SERVED = 128
 
 
 class SizeName(StrEnum):
     quick = "quick"
     standard = "standard"
     full = "full"
-
-
-class ServingSizeName(StrEnum):
-    tiny = "tiny"
-    quick = "quick"
-    standard = "standard"
-
-
-Out = Annotated[Path, typer.Option("--out", help="Folder for the report and the cache.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Processes = Annotated[int | None, typer.Option(min=1, help="Default: one a core; one on a GPU.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder of results by content. Default: in --out.")
-]
-Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 
 
 @app.command()
@@ -127,82 +109,6 @@ def training(
         max_tokens=_MAX_TOKENS,
     )
     typer.echo(report)
-
-
-@app.command()
-def serving(
-    out: Out,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ADAPTERDISTILL_DATA",
-            help="Folder of a faqs.jsonl of many tenants, or with it in `faqbanks`. "
-            "Default: the samples, again and again.",
-        ),
-    ] = None,
-    size: Annotated[ServingSizeName, typer.Option()] = ServingSizeName.quick,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
-    peer_env: Annotated[
-        Path | None, typer.Option(help="Folder for sentence-transformers' own environment.")
-    ] = None,
-    http: Annotated[
-        bool,
-        typer.Option(
-            "--http",
-            help="Instead of the engine: `adapterdistill serve` over HTTP, its speed, isolation "
-            "and a killed replica, on the CPU.",
-        ),
-    ] = False,
-    requests: Annotated[
-        int | None,
-        typer.Option(min=0, help="Checked for isolation over HTTP. Default: the size's."),
-    ] = None,
-    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
-    output: Output = Format.table,
-) -> None:
-    """How fast many tenants are served, beside the bare encoder and sentence-transformers.
-
-    With --http: how fast over HTTP, and whether any answer is wrong; then it fails.
-    """
-    folder = data or Path(str(files("adapterdistill"))) / "samples"
-    if (folder / "faqbanks").is_dir():
-        folder /= "faqbanks"
-    if http:
-        from adapterdistill.bench import serving_http
-
-        chosen = serving_http.SIZES[size.value]
-        found = serving_http.http_command(
-            data=folder,
-            out=out,
-            size=chosen if requests is None else replace(chosen, requests=requests),
-            encoder=encoder,
-            dtype=dtype,
-            threads=threads,
-            max_tokens=_MAX_TOKENS_SERVED,
-        )
-        name = "http.json" if output is Format.json else "http.md"
-        typer.echo((out / name).read_text())
-        if found["faults"]:
-            raise ServingError(f"{len(found['faults'])} faults over HTTP: see the report")
-        return
-    from adapterdistill.bench.serving_report import markdown, serving_command
-
-    found = serving_command(
-        data=folder,
-        out=out,
-        size=size.value,
-        encoder=encoder,
-        dtype=dtype,
-        device=device,
-        threads=threads,
-        peer_env=peer_env,
-        max_tokens=_MAX_TOKENS_SERVED,
-        paging_only=paging_only,
-    )
-    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
 
 
 @app.command()
@@ -351,50 +257,3 @@ def conditional(
         crew=crew,
     )
     typer.echo(report)
-
-
-class RegistrySize(StrEnum):
-    tiny = "tiny"
-    quick = "quick"
-    standard = "standard"
-
-
-@app.command()
-def registry(
-    out: Out,
-    size: Annotated[RegistrySize, typer.Option(help="How much of everything.")] = (
-        RegistrySize.quick
-    ),
-    adapters: Annotated[
-        int | None, typer.Option(min=0, help="Adapters to hold. Default: the size's; 0: none.")
-    ] = None,
-    fuzz: Annotated[
-        int | None, typer.Option(min=0, help="Mutated calls. Default: the size's; 0: none.")
-    ] = None,
-    kills: Annotated[
-        int | None, typer.Option(min=0, help="Times to kill it. Default: the size's; 0: never.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of mutated calls and kills.")] = 0,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people or JSON.")
-    ] = Format.table,
-) -> None:
-    """A registry under load, under mutated calls and under kill -9. Fails if it shows a fault."""
-    from dataclasses import replace
-
-    from adapterdistill.bench.registry import SIZES, registry_command
-
-    chosen = SIZES[size.value]
-    chosen = replace(
-        chosen,
-        adapters=chosen.adapters if adapters is None else adapters,
-        fuzz=chosen.fuzz if fuzz is None else fuzz,
-        kills=chosen.kills if kills is None else kills,
-    )
-    if not (chosen.adapters or chosen.fuzz or chosen.kills):
-        raise ConfigError("nothing to measure: --adapters, --fuzz and --kills are all 0")
-    found = registry_command(out=out, size=chosen, seed=seed)
-    text = (out / "report.json").read_text() if output is Format.json else None
-    typer.echo(text or (out / "report.md").read_text())
-    if found["faults"]:
-        raise RegistryError(f"the registry showed {len(found['faults'])} faults: see the report")

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from adapterdistill.registry import wire
-from adapterdistill.registry.access import (
-    Caller,
-)
+from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission import Limits
 from adapterdistill.registry.index import Index
 from adapterdistill.registry.quotas import CallLimits, Quotas, StorageQuota

@@ -1,0 +1,140 @@
+"""`adapterdistill bench serving|registry`: what the two services bear, and whether they err."""
+
+import json
+from dataclasses import replace
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapterdistill.cli.bench_options import Device, Dtype, Out, Output
+from adapterdistill.cli.output import Format
+from adapterdistill.errors import ConfigError, RegistryError, ServingError
+
+# What a server cuts at by default.
+_MAX_TOKENS_SERVED = 128
+
+
+class ServiceSize(StrEnum):
+    tiny = "tiny"
+    quick = "quick"
+    standard = "standard"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `adapterdistill bench`."""
+    for command in (serving, registry):
+        app.command()(command)
+
+
+def serving(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADAPTERDISTILL_DATA",
+            help="Folder of a faqs.jsonl of many tenants, or with it in `faqbanks`. "
+            "Default: the samples, again and again.",
+        ),
+    ] = None,
+    size: Annotated[ServiceSize, typer.Option()] = ServiceSize.quick,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
+    peer_env: Annotated[
+        Path | None, typer.Option(help="Folder for sentence-transformers' own environment.")
+    ] = None,
+    http: Annotated[
+        bool,
+        typer.Option(
+            "--http",
+            help="Instead of the engine: `adapterdistill serve` over HTTP, its speed, isolation "
+            "and a killed replica, on the CPU.",
+        ),
+    ] = False,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=0, help="Checked for isolation over HTTP. Default: the size's."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """How fast many tenants are served, beside the bare encoder and sentence-transformers.
+
+    With --http: how fast over HTTP, and whether any answer is wrong; then it fails.
+    """
+    folder = data or Path(str(files("adapterdistill"))) / "samples"
+    if (folder / "faqbanks").is_dir():
+        folder /= "faqbanks"
+    if http:
+        from adapterdistill.bench import serving_http
+
+        chosen = serving_http.SIZES[size.value]
+        found = serving_http.http_command(
+            data=folder,
+            out=out,
+            size=chosen if requests is None else replace(chosen, requests=requests),
+            encoder=encoder,
+            dtype=dtype,
+            threads=threads,
+            max_tokens=_MAX_TOKENS_SERVED,
+        )
+        name = "http.json" if output is Format.json else "http.md"
+        typer.echo((out / name).read_text())
+        if found["faults"]:
+            raise ServingError(f"{len(found['faults'])} faults over HTTP: see the report")
+        return
+    from adapterdistill.bench.serving_report import markdown, serving_command
+
+    found = serving_command(
+        data=folder,
+        out=out,
+        size=size.value,
+        encoder=encoder,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        peer_env=peer_env,
+        max_tokens=_MAX_TOKENS_SERVED,
+        paging_only=paging_only,
+    )
+    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
+
+
+def registry(
+    out: Out,
+    size: Annotated[ServiceSize, typer.Option(help="How much of everything.")] = (
+        ServiceSize.quick
+    ),
+    adapters: Annotated[
+        int | None, typer.Option(min=0, help="Adapters to hold. Default: the size's; 0: none.")
+    ] = None,
+    fuzz: Annotated[
+        int | None, typer.Option(min=0, help="Mutated calls. Default: the size's; 0: none.")
+    ] = None,
+    kills: Annotated[
+        int | None, typer.Option(min=0, help="Times to kill it. Default: the size's; 0: never.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of mutated calls and kills.")] = 0,
+    output: Output = Format.table,
+) -> None:
+    """A registry under load, under mutated calls and under kill -9. Fails if it shows a fault."""
+    from adapterdistill.bench.registry import SIZES, registry_command
+
+    chosen = SIZES[size.value]
+    chosen = replace(
+        chosen,
+        adapters=chosen.adapters if adapters is None else adapters,
+        fuzz=chosen.fuzz if fuzz is None else fuzz,
+        kills=chosen.kills if kills is None else kills,
+    )
+    if not (chosen.adapters or chosen.fuzz or chosen.kills):
+        raise ConfigError("nothing to measure: --adapters, --fuzz and --kills are all 0")
+    found = registry_command(out=out, size=chosen, seed=seed)
+    text = (out / "report.json").read_text() if output is Format.json else None
+    typer.echo(text or (out / "report.md").read_text())
+    if found["faults"]:
+        raise RegistryError(f"the registry showed {len(found['faults'])} faults: see the report")
