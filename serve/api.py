@@ -24,9 +24,9 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from serve import docs
+from serve import docs, searching
 from serve.batcher import Batcher
-from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer, SearchItem
+from serve.engine import LOAD_TIMEOUT_S, Engine
 from serve.front import Front
 from serve.guard import Guard
 from serve.metrics import Metrics
@@ -100,17 +100,9 @@ def build_api(
         tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
     ) -> SearchResponse:
         """Rank the tenant's FAQs for each query."""
-        note = note_of(request.scope)
-        note.tenant, note.num_queries = tenant, len(body.texts)
-        # Before the queue: made-up names take nobody's turn in it, and neither do loads.
-        held = await engine.hold(tenant, LOAD_TIMEOUT_S)
-        items = [SearchItem(tenant, text, body.top_k, held) for text in body.texts]
-        answers: list[SearchAnswer] = []
-        for outcome in await batcher.submit(items):
-            if isinstance(outcome, AdapterDistillError):
-                raise outcome
-            answers.append(outcome)
-        note.version = answers[0].version
+        answers = await searching.search(
+            engine, batcher, note_of(request.scope), tenant, body.texts, body.top_k
+        )
         return SearchResponse.of(answers)
 
     @api.get(
