@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
 
+_MAX_NAME_BYTES = 255
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -25,6 +26,10 @@ def _local_path(text: str) -> str:
         raise ValueError("names an environment variable that is not set")
     if not expanded.strip():
         raise ValueError("must name a file or folder, not be empty")
+    if "\0" in expanded:
+        raise ValueError("holds a character that no file's name can have")
+    if max(map(len, os.fsencode(expanded).split(b"/"))) > _MAX_NAME_BYTES:
+        raise ValueError(f"holds a name of over {_MAX_NAME_BYTES} bytes, which no file can have")
     try:
         return str(Path(expanded).expanduser().absolute())
     except RuntimeError:
@@ -295,7 +300,9 @@ def load_toml(path: Path) -> OnboardConfig:
             return parse_config(tomllib.load(file), source=str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
+    except ValueError as error:  # of syntax, bytes, or a vast number
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 

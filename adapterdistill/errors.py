@@ -216,6 +216,13 @@ class DeadlineExceededError(ServingError):
     reason = "DEADLINE_EXCEEDED"
 
 
+class FileError(AdapterDistillError):
+    """A file or folder cannot be read or written: no access, no room on the disk, no such name."""
+
+    reason = "FILE_ERROR"
+    exit_code = 11
+
+
 class IntegrityError(AdapterDistillError):
     """What is on disk is not what was written."""
 

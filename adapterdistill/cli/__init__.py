@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from adapterdistill import __version__, errors
-from adapterdistill.errors import AdapterDistillError
+from adapterdistill.errors import AdapterDistillError, FileError
 
 
 class Subcommand(NamedTuple):
@@ -131,9 +131,16 @@ def _run(args: Sequence[str] | None) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except AdapterDistillError as error:
         # What an actor raised comes wrapped by Ray, with the plain error as its cause.
-        plain = getattr(error, "cause", error)
-        print(f"error [{error.reason}]: {' '.join(str(plain).split())}", file=sys.stderr)
-        return error.exit_code
+        return _refused(error, getattr(error, "cause", error))
+    except OSError as error:
+        if error.filename is None:  # not about a file: nobody foresaw it
+            raise
+        return _refused(FileError(), f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _refused(error: AdapterDistillError, told: object) -> int:
+    print(f"error [{error.reason}]: {' '.join(str(told).split())}", file=sys.stderr)
+    return error.exit_code

@@ -81,6 +81,10 @@ def ask(
 
     if not is_name(tenant):
         raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("the question is not valid UTF-8") from None
     url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
     try:
         response = httpx.post(

@@ -27,7 +27,7 @@ def serve(
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port that HTTP listens on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
     registry: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a registry: what is withdrawn there is served no more."),

@@ -44,6 +44,7 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.StaleStatementError: grpc.StatusCode.ABORTED,
     errors.QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.FileError: grpc.StatusCode.INTERNAL,
     errors.IntegrityError: grpc.StatusCode.DATA_LOSS,
 }
 _NO_ANSWER = frozenset(
