@@ -19,6 +19,7 @@ from ray.serve import Application
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.server import is_loopback
 from serve.api import build_api
 from serve.batcher import Batcher
 from serve.engine import Engine
@@ -180,9 +181,15 @@ def build(args: Mapping[str, Any]) -> Application:
 def deploy(args: Mapping[str, Any], *, host: str = "127.0.0.1", port: int = 8000) -> str:
     """Deploy on the connected Ray cluster, wait until it answers, and return its address.
 
+    On loopback `tokens` may be absent: then it is open to all who are on this machine.
     HTTP only: Serve's gRPC proxy would listen on all interfaces, without TLS; it stays off as long
     as no servicer is named.
+
+    Raises:
+        ConfigError: the settings are refused.
     """
+    if args.get("tokens") is None and is_loopback(host):
+        args = {**args, "open_to_all": True}
     app = build(args)
     ray_serve.start(
         http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from adapterdistill.errors import ConfigError
 from serve.fair_queue import QueueLimits
@@ -50,15 +57,18 @@ class ServeSettings(BaseModel):
     registry_credentials: Path | None = Field(
         default=None, description="Folder of an auditor's keys and certificates, for TLS."
     )
-    tokens: Path | None = Field(
-        default=None,
-        description="File of `adapterdistill token`. None: whoever reaches the port may ask for "
-        "every tenant, which is for loopback or a gateway that knows who asks.",
+    tokens: Path | None = Field(default=None, description="File of `adapterdistill token`.")
+    open_to_all: bool = Field(
+        default=False,
+        description="In the stead of `tokens`: whoever reaches the port may ask for every tenant, "
+        "which is for loopback or a gateway that knows who asks.",
     )
     log_requests: bool = Field(
         default=True, description="A JSON line a request on stderr, in Serve's access log's stead."
     )
-    num_replicas: int = Field(default=1, ge=1)
+    num_replicas: int = Field(
+        default=1, ge=1, description="A config file's `autoscaling_config` takes precedence."
+    )
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
 
     @property
@@ -80,6 +90,16 @@ class ServeSettings(BaseModel):
             raise ValueError("must be an absolute path")
         return path
 
+    @model_validator(mode="after")
+    def _guarded_or_open(self) -> "ServeSettings":
+        """A replica cannot tell who reaches it through which proxies: so it has to be said."""
+        if (self.tokens is None) != self.open_to_all:
+            raise ValueError(
+                "give either tokens (a file of `adapterdistill token new`) or open_to_all: true, "
+                "with which whoever reaches the port may ask for every tenant"
+            )
+        return self
+
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> "ServeSettings":
         """Raises ConfigError naming the settings at fault."""
@@ -87,6 +107,8 @@ class ServeSettings(BaseModel):
             return cls.model_validate(dict(args))
         except ValidationError as error:
             faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+                f"{'.'.join(map(str, fault['loc'])) or 'tokens'}: "
+                + fault["msg"].removeprefix("Value error, ")
+                for fault in error.errors()
             )
             raise ConfigError(f"serving settings refused: {faults}") from None

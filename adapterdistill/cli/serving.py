@@ -87,6 +87,7 @@ def serve(
         "registry": registry,
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),
+        "open_to_all": tokens is None,
     }
     ServeSettings.of(settings)  # before Ray starts, which takes seconds
     is_local = ray_address == LOCAL

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from serve.app import build
+from adapterdistill.errors import ConfigError
+from serve.app import build, deploy
 from serve.settings import ServeSettings
 from tests.unit.deployment.manifests import CLUSTER, every
 
@@ -32,7 +34,10 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     assert "grpc_options" not in config  # Serve's gRPC proxy has no TLS and listens everywhere
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
     assert (parsed.http_options.host == "0.0.0.0") == (name == "kuberay")
-    assert ServeSettings.of(app.args).store.is_absolute()
+    settings = ServeSettings.of(app.args)
+    assert settings.store.is_absolute()
+    # In Kubernetes the gateway knows who asks; elsewhere whoever asks has a token.
+    assert settings.open_to_all == (name == "kuberay") == (settings.tokens is None)
     deployed: Any = build(app.args)
     assert {one.name for one in app.deployments} <= {deployed._bound_deployment.name}
 
@@ -43,6 +48,25 @@ def test_replicas_on_several_nodes_are_pinned_to_those_that_serve() -> None:
     assert search["ray_actor_options"]["num_cpus"] == app["args"]["num_cpus"]
     assert "serving" in search["ray_actor_options"]["resources"]
     assert '{"serving": 1}' in (NODES / "worker.sh").read_text()
+
+
+def test_replicas_come_and_go_with_the_requests_at_a_time() -> None:
+    parsed = ServeDeploySchema.model_validate(yaml.safe_load((NODES / "serve.yaml").read_text()))
+    [app] = parsed.applications
+    [search] = app.deployments
+    scaling = AutoscalingConfig.model_validate(search.autoscaling_config)
+    assert 2 <= scaling.min_replicas < scaling.max_replicas
+    deployed: Any = build(app.args)
+    options = deployed._bound_deployment._deployment_config
+    # Else Serve would hold requests back before it asks for another replica.
+    assert scaling.target_ongoing_requests < options.max_ongoing_requests
+    assert "num_replicas" not in app.args
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
+def test_nothing_is_deployed_beyond_loopback_that_has_no_tokens(host: str) -> None:
+    with pytest.raises(ConfigError, match="open_to_all: true"):
+        deploy({"store": "/bundles"}, host=host)
 
 
 def test_the_file_for_ray_up_is_what_ray_accepts(tmp_path: Path) -> None:
