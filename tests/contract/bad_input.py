@@ -220,7 +220,7 @@ ROWS = [
         "settings",
         "a folder of nowhere",
         {"store": "relative"},
-        SETTINGS + "store: Value error, must be an absolute path",
+        SETTINGS + "store: must be an absolute path",
     ),
     Row(
         "settings",
