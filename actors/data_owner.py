@@ -267,15 +267,16 @@ class DataOwner:
     ) -> R:
         """The stage's kept result while it is `still_so` outside, or `work()`, timed and kept."""
         state = self._opened()
-        kept = state.result(kind)
-        if kept is not None and still_so(kept):
-            return kept
-        started = time.perf_counter() if started is None else started
-        result = work()
-        seconds = round(time.perf_counter() - started, 3)
-        return state.keep(
-            result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
-        )
+        with state.alone():
+            kept = state.result(kind)
+            if kept is not None and still_so(kept):
+                return kept
+            started = time.perf_counter() if started is None else started
+            result = work()
+            seconds = round(time.perf_counter() - started, 3)
+            return state.keep(
+                result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
+            )
 
     def _opened(self) -> RunState:
         if self._state is None:

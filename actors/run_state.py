@@ -1,12 +1,16 @@
 """A run's state on the owner's disk, outside Ray: results of finished stages."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from actors.files import write_atomically
+from actors.files import remove_torn, write_atomically
 from actors.records import StageResult
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import canonical_json, sha256_hex
@@ -21,13 +25,30 @@ class RunState:
     whatever submission id, finds the stages that are done; other data or settings start anew."""
 
     folder: Path
+    lock: FileLock
+    """Of the run, in whatever process; it goes with the process that holds it."""
 
     @classmethod
     def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
         work = canonical_json([_FORMAT, config.tenant, config.digest(), data_sha256])
         folder = Path(config.workspace) / config.tenant / "runs" / sha256_hex(work)[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder)
+        return cls(folder, FileLock(folder / "lock", thread_local=False))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else works on the run meanwhile: of two submissions at once the second waits, and
+        finds the stage done. May be entered again inside."""
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            print("another submission works on this run: waiting for it", file=sys.stderr)
+            self.lock.acquire()
+        try:
+            remove_torn(self.folder)
+            yield
+        finally:
+            self.lock.release()
 
     def result(self, kind: type[R]) -> R | None:
         """The kept result of the stage, None if it has not finished."""

@@ -1,11 +1,17 @@
 """State on the owner's disk: which runs share a folder, and what a damaged file does."""
 
+import errno
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors import data_owner
 from actors.data_owner import DataOwner
+from actors.files import write_atomically
 from actors.records import Decided, Extracted, Validated
 from actors.run_state import RunState
 from adapterdistill.backbone import Encoder
@@ -77,3 +83,57 @@ def test_a_stage_whose_kept_result_is_damaged_is_run_again(
     again = DataOwner(config).extract()
     assert again.adapter_sha256 == first.adapter_sha256
     assert (folder_of(config) / "own.safetensors").read_bytes() == payload
+
+
+def test_of_two_submissions_at_once_one_works_and_the_other_finds_it_done(
+    config: OnboardConfig,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_shop(tmp_path / "data" / "acme")
+    owners = [DataOwner(config) for _ in range(2)]
+    states = [owner.validate() for owner in owners]
+    assert states[0] == states[1]
+    trained: list[str] = []
+    made = data_owner.extract
+
+    def training(*args: Any, **how: Any) -> Extracted:
+        trained.append("once")
+        return made(*args, **how)
+
+    monkeypatch.setattr(data_owner, "extract", training)
+    first = RunState.open(config, states[0].data_sha256)
+    with ThreadPoolExecutor(2) as threads:
+        with first.alone():
+            done = [threads.submit(owner.extract) for owner in owners]
+            said = ""
+            while said.count("waiting") < 2:
+                said += capfd.readouterr().err
+                time.sleep(0.01)
+            assert (trained, first.result(Extracted)) == ([], None)
+        assert done[0].result(60) == done[1].result(60)
+    assert trained == ["once"]
+
+
+def test_what_a_killed_process_left_half_written_goes(config: OnboardConfig) -> None:
+    state = RunState.open(config, DATA)
+    torn = state.folder / "stages" / ".staged-torn"
+    torn.parent.mkdir()
+    torn.touch()
+    with state.alone(), state.alone():
+        assert not torn.exists()
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_atomically(tmp_path / "file", b"before")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "file", b"after")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"before")]
