@@ -6,6 +6,7 @@ from actors.records import Bundled
 from adapterdistill import bundle as bundles
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.checkpoint import golden_vectors, unpack_adapter
+from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq
 from adapterdistill.distill.forms import unpack_form
@@ -25,6 +26,7 @@ def make_live(
     rows: TenantRows,
     faqs: list[Faq],
     threshold: float,
+    calibration: Calibration | None,
 ) -> Bundled:
     """Write the tenant's bundle, indexed as it is served, and point the tenant at it.
 
@@ -32,6 +34,7 @@ def make_live(
         payload: the adapter's.
         form_payload: of the form that is served in the adapter's place; None: the adapter is.
         threshold: top score under which what is served abstains.
+        calibration: what its top scores are worth; None where no labelled row was held out.
     """
     embedder: Embedder
     if form_payload is None:
@@ -54,6 +57,7 @@ def make_live(
             faq_of_vector=faq_of_vector,
             threshold=threshold,
             form=bundled,
+            calibration=calibration,
         ),
     )
     bundles.set_live(store, config.tenant, folder.name)

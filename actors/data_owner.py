@@ -46,6 +46,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.stage import load_payload, write_rows
+from adapterdistill.evaluation.calibration import calibrate
 from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
 from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
 from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
@@ -146,12 +147,16 @@ class DataOwner:
             # Without a student the own adapter stands on both sides: its metrics, and no gain.
             if distilled.trained:
                 student = self._judge(_DISTILLED)
+            own_threshold = abstention_threshold(own.held)
+            distilled_threshold = abstention_threshold(student.held)
             return Evaluated(
                 held_out=compare(own.held, student.held),
                 folds=self._rows.num_folds,
                 test=compare(own.test, student.test),
-                own_threshold=abstention_threshold(own.held),
-                distilled_threshold=abstention_threshold(student.held),
+                own_threshold=own_threshold,
+                distilled_threshold=distilled_threshold,
+                own_calibration=calibrate(own.held, own_threshold),
+                distilled_calibration=calibrate(student.held, distilled_threshold),
             )
 
         return self._stage(Evaluated, work)
@@ -220,12 +225,14 @@ class DataOwner:
             form = self._judge(_FORM, self._form_in)
             found = compare_form(adapter.held, form.held)
             verdict = decide_form(found, kind, most_lost=made.most_lost)
+            threshold = abstention_threshold(form.held)
             return Lightened(
                 **told,
                 **verdict.model_dump(),
                 held_out=found,
                 test=compare_form(adapter.test, form.test),
-                threshold=abstention_threshold(form.held),
+                threshold=threshold,
+                calibration=calibrate(form.held, threshold),
             )
 
         return self._stage(Lightened, work)
@@ -236,12 +243,15 @@ class DataOwner:
 
         def work() -> Bundled:
             evaluated, form = self._done(Evaluated), None
-            threshold = (
-                evaluated.own_threshold if self._chosen == _OWN else evaluated.distilled_threshold
+            threshold, calibration = (
+                (evaluated.own_threshold, evaluated.own_calibration)
+                if self._chosen == _OWN
+                else (evaluated.distilled_threshold, evaluated.distilled_calibration)
             )
             if lightened.form != "adapter":
                 assert lightened.threshold is not None
-                form, threshold = (self._folder / _FORM).read_bytes(), lightened.threshold
+                form = (self._folder / _FORM).read_bytes()
+                threshold, calibration = lightened.threshold, lightened.calibration
             return make_live(
                 self._config,
                 self._encoder,
@@ -251,6 +261,7 @@ class DataOwner:
                 rows=self._rows,
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
+                calibration=calibration,
             )
 
         return self._stage(Bundled, work, still_so=lambda kept: is_live(self._config, kept))

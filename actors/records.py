@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from adapterdistill.confidence import Calibration
 from adapterdistill.evaluation.report import (
     Choice,
     Comparison,
@@ -96,6 +97,9 @@ class Evaluated(StageResult):
     own_threshold: float
     distilled_threshold: float
     """Top scores under which each adapter would abstain, set on held-out rows."""
+    own_calibration: Calibration | None = None
+    distilled_calibration: Calibration | None = None
+    """What top scores of each are worth, found on held-out rows."""
 
 
 class Decided(StageResult):
@@ -123,6 +127,8 @@ class Lightened(Trained):
     """On test rows: reported."""
     threshold: float | None = None
     """Top score under which the form would abstain."""
+    calibration: Calibration | None = None
+    """What the form's top scores are worth."""
     tasks: dict[MetricName, dict[MetricName, Metric]] = Field(default_factory=dict)
     """Accuracy on a light student's further tasks, of their teachers and of the student."""
 

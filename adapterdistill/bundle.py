@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
 from adapterdistill.manifest import (
@@ -89,6 +90,7 @@ class Bundle:
     faq_of_vector: Tensor
     threshold: float = NEVER_ABSTAIN
     form: BundledForm | None = None
+    calibration: Calibration | None = None
 
 
 class _Head(Record):
@@ -100,6 +102,7 @@ class _Head(Record):
     files: dict[str, Sha256]
     # Left out where there is none: the ids of bundles without one stay as they were.
     form: ProvenForm | None = Field(default=None, exclude_if=lambda value: value is None)
+    calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class _Live(Record):
@@ -133,6 +136,7 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
         threshold=bundle.threshold,
         files={name: sha256_hex(content) for name, content in contents.items()},
         form=None if bundle.form is None else bundle.form.proven,
+        calibration=bundle.calibration,
     ).canonical_json()
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
@@ -239,6 +243,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
             faq_of_vector=index["faq_of_vector"],
             threshold=head.threshold,
             form=BundledForm(head.form, contents[_FORM]) if head.form else None,
+            calibration=head.calibration,
         )
     except (SafetensorError, KeyError, pa.ArrowException):
         raise ServingError(f"{subject} is malformed: its index or FAQs cannot be decoded") from None

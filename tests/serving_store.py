@@ -11,6 +11,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, set_live, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
+from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.manifest import Manifest, sha256_hex
 from tests.tiny_encoders import random_adapter
@@ -66,6 +67,7 @@ def make_tenant(
     num_faqs: int = 5,
     bottleneck_size: int = 6,
     threshold: float = NEVER_ABSTAIN,
+    calibration: Calibration | None = None,
 ) -> MadeTenant:
     """A tenant with a random adapter; FAQ n has n % 3 + 1 random vectors."""
     adapter = random_adapter(encoder, seed=seed, bottleneck_size=bottleneck_size)
@@ -84,6 +86,7 @@ def make_tenant(
         vectors=torch.nn.functional.normalize(draws, dim=-1),
         faq_of_vector=torch.tensor(owner),
         threshold=threshold,
+        calibration=calibration,
     )
     return MadeTenant(tenant, adapter, bundle)
 

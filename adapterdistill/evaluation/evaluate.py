@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Ranking:
     """[out-of-scope queries] float32."""
     score: float | None = None
     """Minus the calibrated cross-entropy of the gold FAQ; None without labelled queries."""
+    times_out_of_scope: int = 1
+    """How often each out-of-scope query is among them: once a fold, all of a fold together."""
 
     def metrics(self) -> dict[str, Metric]:
         """top1, mrr and recall_at_5 with their counts; empty without labelled queries."""
@@ -117,7 +119,10 @@ def judge(
             )
             for of_fold, part in zip(folds, rows.stage().splits(), strict=True)
         ]
-    return Judged(held=pool(held), test=rank_queries(encoder, delta, index, rows.test))
+    return Judged(
+        held=replace(pool(held), times_out_of_scope=len(held)),
+        test=rank_queries(encoder, delta, index, rows.test),
+    )
 
 
 def pool(parts: Sequence[Ranking]) -> Ranking:

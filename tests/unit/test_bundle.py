@@ -15,6 +15,7 @@ from adapterdistill.bundle import (
     tenants_in,
     write_bundle,
 )
+from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
 from tests.random_forms import make_form_tenant
@@ -80,6 +81,19 @@ def test_a_form_is_a_further_file_and_part_of_the_id(
     file.unlink()
     with pytest.raises(ServingError, match="cannot be read"):
         read_bundle(tmp_path, "acme", folder.name)
+
+
+def test_a_calibration_comes_back_and_is_part_of_the_id(tmp_path: Path, bundle: Bundle) -> None:
+    plain = write_bundle(tmp_path, bundle)
+    assert "calibration" not in json.loads((plain / "bundle.json").read_text())
+    found = Calibration(
+        slope=9.25, intercept=-4.5, rows=7, answered=6, wrong=1, error_bound=0.5,
+        edges=(0.5,), counts=(3, 4),
+    )  # fmt: skip
+    folder = write_bundle(tmp_path, replace(bundle, calibration=found))
+    assert folder.name[:64] == plain.name[:64] and folder != plain
+    assert read_bundle(tmp_path, "acme", folder.name).calibration == found
+    assert read_bundle(tmp_path, "acme", plain.name).calibration is None
 
 
 @pytest.mark.parametrize("file", FILES)

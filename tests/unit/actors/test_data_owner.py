@@ -46,6 +46,8 @@ def test_a_tenant_goes_from_its_rows_to_a_live_bundle(
     assert len(bundle.vectors) == report.bundle.index_vectors == 5
     assert bundle.threshold == report.bundle.threshold > -1
     assert bundle.threshold == getattr(report.evaluate, f"{report.decide.choice}_threshold")
+    assert bundle.calibration == getattr(report.evaluate, f"{report.decide.choice}_calibration")
+    assert bundle.calibration is not None and bundle.calibration.rows == 5 + 1  # out of scope
     assert len(lines) == len(STAGES)
     assert all(
         f"{config.tenant} {stage}:" in told for stage, told in zip(STAGES, lines, strict=True)
@@ -70,6 +72,8 @@ def test_few_rows_are_all_trained_on_and_judged_in_folds(
     assert tuple(distil.weights) == tuple(distil.leave_one_out) == teachers
     assert sum(distil.weights.values()) == pytest.approx(1.0)
     assert report.bundle.threshold > -1 and report.bundle.index_vectors == 5
+    calibration = report.evaluate.own_calibration
+    assert calibration is not None and calibration.rows == 15 + 1  # not one a fold
     manifest = registry.client.get(VersionRef.parse(report.publish.name))
     assert manifest.metrics["held_out_mrr"].count == 15
     # The folds' adapters are the owner's means of judging: they stay.
@@ -94,6 +98,7 @@ def test_faqs_alone_with_teachers_are_distilled(configured: Configured, registry
     assert report.decide.choice == "distilled"
     assert (report.evaluate.held_out, report.evaluate.test) == (None, None)
     assert report.bundle.threshold == -1
+    assert report.evaluate.own_calibration is report.evaluate.distilled_calibration is None
     manifest = registry.client.get(VersionRef.parse(report.publish.name))
     assert manifest.teachers == report.fetch_teachers.teachers and manifest.metrics == {}
     assert report.distil.steps == 6

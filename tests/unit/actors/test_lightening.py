@@ -64,6 +64,8 @@ def test_a_form_is_made_judged_and_served(
     bundle = read_bundle(store, "fletcher", report.bundle.bundle)
     assert bundle.form is not None and bundle.form.proven.kind == method
     assert bundle.threshold == report.bundle.threshold == made.threshold
+    assert bundle.calibration == made.calibration != report.evaluate.own_calibration
+    assert bundle.calibration is not None
     form = unpack_form(bundle.form.payload, encoder)
     prove_active(encoder, form.embedder, bundle.form.proven.golden)
 
