@@ -32,7 +32,6 @@ from serve.guard import Guard
 from serve.metrics import Metrics
 from serve.note import note_of
 from serve.schema import (
-    AdapterVersion,
     ErrorBody,
     Health,
     SearchRequest,
@@ -109,12 +108,9 @@ def build_api(
         "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
     )
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
-        """What is live for the tenant."""
+        """What is live for the tenant, how often it errs, and whether its queries have changed."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
-        adapter = AdapterVersion(
-            name=live.manifest.adapter, version=live.manifest.version, form=live.form
-        )
-        return TenantStatus(tenant=tenant, adapter=adapter, num_faqs=len(live.faqs))
+        return TenantStatus.of(live)
 
     @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
     async def healthz(response: Response) -> Health:

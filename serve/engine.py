@@ -65,6 +65,8 @@ class SearchAnswer:
     ranked: tuple[RankedFaq, ...]
     abstained: bool
     form: ServedAs = "adapter"
+    confidence: float | None = None
+    """P(the best FAQ is right); None where the bundle has no calibration."""
 
 
 @dataclass(frozen=True)
@@ -301,4 +303,5 @@ def _answer(tenant: str, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
         ranked=ranked,
         abstained=ranked[0].score < live.threshold,
         form=live.form,
+        confidence=live.confidence(ranked[0].score),
     )

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapterdistill.adapters import AdapterStack
+from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.distill.forms import ServedForm
 from adapterdistill.errors import OverloadedError, UnknownTenantError, WithdrawnError
 from adapterdistill.manifest import FormKind, Manifest
 from serve.adapter_bank import Slot
+from serve.drift import Drift
 from serve.faq_index import FaqIndex
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
@@ -33,10 +35,17 @@ class LiveTenant:
     index: FaqIndex
     faqs: tuple[Faq, ...]
     threshold: float
+    calibration: Calibration | None
+    drift: Drift
+    """Counts of what it answered; the only part of it that changes."""
 
     @property
     def form(self) -> ServedAs:
         return "adapter" if isinstance(self.served, Slot) else self.served.settings.kind
+
+    def confidence(self, top_score: float) -> float | None:
+        """P(the best FAQ is right); None where the bundle has no calibration."""
+        return None if self.calibration is None else self.calibration.confidence(top_score)
 
 
 @dataclass(frozen=True)

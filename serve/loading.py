@@ -9,6 +9,7 @@ from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import prove_active, unpack_adapter
+from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.distill.forms import ServedForm, unpack_form
 from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
@@ -26,6 +27,7 @@ class Loaded:
     index: FaqIndex
     faqs: tuple[Faq, ...]
     threshold: float
+    calibration: Calibration | None
 
 
 class Loader:
@@ -92,6 +94,7 @@ class Loader:
             index=FaqIndex.of(bundle.vectors, bundle.faq_of_vector),
             faqs=tuple(bundle.faqs),
             threshold=bundle.threshold,
+            calibration=bundle.calibration,
         )
 
     def _form(self, bundled: bundles.BundledForm, bundle_id: str) -> ServedForm:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serve.drift import Drift, DriftOfTenants
 from serve.engine import Engine, Refresh, SearchItem
 from serve.note import Note
 from serve.residents import PagingCounts
@@ -124,6 +125,11 @@ class Metrics:
             lost_at = registry_lost_at()
             return 0.0 if lost_at is None else time.monotonic() - lost_at
 
+        def drift_of(tenant: str) -> Drift | None:
+            live = engine.snapshot.tenants.get(tenant)
+            return live.drift if live else None
+
+        self.registry.register(DriftOfTenants(lambda: self.tenants.named, drift_of))
         self._queued.set_function(num_queued)
         self._known.labels("live").set_function(lambda: len(engine.snapshot.bundles))
         self._known.labels("withdrawn").set_function(lambda: len(engine.snapshot.recalled))

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.errors import AdapterDistillError, OverloadedError, UnknownTenantError
 from serve.adapter_bank import AdapterBank
+from serve.drift import kept_drifts
 from serve.live import LiveTenant, Recalled, Snapshot
 from serve.loading import Loaded, Loader
 from serve.recency import Recency
@@ -51,6 +52,7 @@ class Residents:
         self.recency = Recency()
         self._bank = bank
         self._loader = loader
+        self._drift_of = kept_drifts()
         nothing: Mapping[str, str] = MappingProxyType({})
         self._snapshot = Snapshot(
             bank.stack, MappingProxyType({}), nothing, MappingProxyType({}), frozenset()
@@ -240,6 +242,8 @@ class Residents:
             index=loaded.index,
             faqs=loaded.faqs,
             threshold=loaded.threshold,
+            calibration=loaded.calibration,
+            drift=self._drift_of(loaded.bundle_id, loaded.calibration),
         )
 
     def _swap(

@@ -12,8 +12,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
-from serve.engine import SearchAnswer, ServedAs
+from serve.engine import LiveTenant, SearchAnswer, ServedAs
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64
@@ -78,6 +79,11 @@ class SearchResult(BaseModel):
 
     ranked: list[RankedFaq]
     abstained: bool
+    confidence: float | None = Field(
+        default=None,
+        description="Probability that the best FAQ is right, calibrated on held-out queries of "
+        "the tenant; null where there were none.",
+    )
 
 
 class SearchResponse(BaseModel):
@@ -106,16 +112,79 @@ class SearchResponse(BaseModel):
                         for r in answer.ranked
                     ],
                     abstained=answer.abstained,
+                    confidence=answer.confidence,
                 )
                 for answer in answers
             ],
         )
 
 
+class Quality(BaseModel):
+    """What held-out queries of the tenant, out-of-scope ones among them where it has them, say of
+    answers at the threshold."""
+
+    queries: int = Field(description="Held-out queries that the figures rest on.")
+    share_answered: float
+    expected_error: float = Field(
+        description="Share of wrong best FAQs among those answered. The threshold was chosen on "
+        "the same queries, which flatters it."
+    )
+    expected_error_bound: float = Field(
+        description="Exact upper bound of the same, with 95% confidence."
+    )
+
+
+class DriftStatus(BaseModel):
+    """Recent queries beside the held-out ones, as this replica has counted them."""
+
+    queries: int = Field(description="Recent queries, the last 1,000 to 2,000 at most.")
+    share_abstained: float | None = Field(description="Null before the first query.")
+    psi: float | None = Field(
+        description="Population stability index of the best scores; null without held-out "
+        "queries to compare with, or before there are enough."
+    )
+    expected_psi: float | None = Field(description="The same by chance, nothing having changed.")
+    drifted: bool = Field(
+        description="Whether the index is above 0.25, and above what 1 in 1,000 unchanged "
+        "samples would have."
+    )
+
+
 class TenantStatus(BaseModel):
     tenant: str
     adapter: AdapterVersion
     num_faqs: int
+    threshold: float | None = Field(
+        description="A query whose best score is below it is abstained from; null: none is."
+    )
+    quality: Quality | None = Field(description="Null where no labelled query was held out.")
+    drift: DriftStatus
+
+    @classmethod
+    def of(cls, live: LiveTenant) -> Self:
+        found, shift = live.calibration, live.drift.read()
+        return cls(
+            tenant=live.manifest.tenant,
+            adapter=AdapterVersion(
+                name=live.manifest.adapter, version=live.manifest.version, form=live.form
+            ),
+            num_faqs=len(live.faqs),
+            threshold=None if live.threshold == NEVER_ABSTAIN else live.threshold,
+            quality=found
+            and Quality(
+                queries=found.rows,
+                share_answered=round(found.share_answered, 4),
+                expected_error=round(found.expected_error, 4),
+                expected_error_bound=round(found.error_bound, 4),
+            ),
+            drift=DriftStatus(
+                queries=shift.queries,
+                share_abstained=shift.abstained / shift.queries if shift.queries else None,
+                psi=shift.psi,
+                expected_psi=shift.expected_psi,
+                drifted=shift.drifted,
+            ),
+        )
 
 
 class Health(BaseModel):

@@ -30,4 +30,6 @@ async def search(
             raise outcome
         answers.append(outcome)
     note.version = answers[0].version
+    if note.version == held.manifest.version:  # else another bundle has come live meanwhile
+        held.drift.count((answer.ranked[0].score, answer.abstained) for answer in answers)
     return answers

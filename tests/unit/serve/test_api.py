@@ -58,6 +58,7 @@ def test_one_query_is_answered_with_the_adapter_s_digest(
                     for faq_id, score in expected
                 ],
                 "abstained": False,
+                "confidence": None,
             }
         ],
     }
@@ -158,6 +159,15 @@ def test_a_tenant_s_state_can_be_asked(client: TestClient, acme: MadeTenant) -> 
         "tenant": "acme",
         "adapter": {"name": "faq", "version": acme.bundle.manifest.version, "form": "adapter"},
         "num_faqs": 5,
+        "threshold": None,
+        "quality": None,
+        "drift": {
+            "queries": 0,
+            "share_abstained": None,
+            "psi": None,
+            "expected_psi": None,
+            "drifted": False,
+        },
     }
     assert_error(client.get("/v1/tenants/nobody"), 404, "UNKNOWN_TENANT")
 
