@@ -6,6 +6,7 @@ the room, and only if nobody holds it, which its weak reference tells: there is 
 somebody could forget to lower.
 """
 
+import logging
 import threading
 import time
 import weakref
@@ -27,6 +28,7 @@ MAX_LOADS = 256
 ROOM_TIMEOUT_S = 10.0
 """How long a load waits for a slot while requests hold all of them."""
 _MOST_VICTIMS = 64
+_log = logging.getLogger("ray.serve")
 
 
 @dataclass
@@ -169,6 +171,7 @@ class Residents:
             except AdapterDistillError as error:
                 with self._admitting:
                     self.counts.failures += 1
+                _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
                 raise _refused(tenant) from error
             live = self._enter(tenant, loaded, give_up_at)
             if live is not None:

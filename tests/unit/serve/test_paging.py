@@ -104,8 +104,8 @@ def test_requests_for_one_tenant_share_its_load(store: Path, encoder: Encoder) -
     assert (engine.paging.loads, engine.paging.waits) == (1, 5)
 
 
-def test_a_failed_load_evicts_nobody_and_is_not_tried_again_at_once(
-    store: Path, encoder: Encoder
+def test_a_failed_load_is_logged_evicts_nobody_and_is_not_tried_again_at_once(
+    store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = tenants(encoder, 3)
     folder = put_live(store, made[2])
@@ -120,6 +120,8 @@ def test_a_failed_load_evicts_nobody_and_is_not_tried_again_at_once(
     counts = engine.paging
     assert (counts.failures, counts.waits, counts.evictions) == (1, 1, 0)
     assert set(engine.snapshot.tenants) == before
+    [line] = [r.message for r in caplog.records if "tenant-2: bundle refused" in r.message]
+    assert "has not its recorded digest" in line
 
 
 def test_unknown_tenants_cost_no_load_and_count_in_no_working_set(
