@@ -14,6 +14,7 @@ from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.evaluate import build_index
 from adapterdistill.evaluation.rows import TenantRows
 from adapterdistill.manifest import Manifest
+from adapterdistill.release import live_bundle, set_live
 
 
 def make_live(
@@ -60,14 +61,14 @@ def make_live(
             calibration=calibration,
         ),
     )
-    bundles.set_live(store, config.tenant, folder.name)
+    set_live(store, config.tenant, folder.name)
     return Bundled(bundle=folder.name, threshold=threshold, index_vectors=len(vectors))
 
 
 def is_live(config: OnboardConfig, kept: Bundled) -> bool:
     """Whether the tenant still points at this bundle."""
     try:
-        live = bundles.live_bundle(Path(config.serving_store), config.tenant)
+        live = live_bundle(Path(config.serving_store), config.tenant)
     except ServingError:
         return False
     return live == kept.bundle

@@ -16,7 +16,7 @@ from adapterdistill.evaluation.report import (
     MetricName,
     Reason,
 )
-from adapterdistill.manifest import FormKind, Metric, Record, Sha256
+from adapterdistill.manifest import BundleId, FormKind, Metric, Record, Sha256
 
 __all__ = [
     "LEAVES_OWNER",
@@ -38,7 +38,6 @@ VersionName = Annotated[
     str,
     StringConstraints(pattern=rf"^tenants/{_NAME}/adapters/{_NAME}/versions/[0-9a-f]{{64}}$"),
 ]
-BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}-[0-9a-f]{12}$")]
 
 
 class StageResult(Record):

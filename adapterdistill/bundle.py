@@ -1,6 +1,6 @@
 """The serving bundle: what a tenant's owner hands to the tenant's own serving deployment.
 
-    STORE/TENANT/live.json                                   {"bundle": BUNDLE_ID}
+    STORE/TENANT/live.json                                   which is live: `adapterdistill.release`
     STORE/TENANT/versions/BUNDLE_ID/bundle.json              manifest, threshold, files' digests
                                     adapter.safetensors      the registry's payload, byte for byte
                                     faqs.parquet             faq_id, question, answer
@@ -37,7 +37,6 @@ from adapterdistill.manifest import (
     FormKind,
     GoldenVectors,
     Manifest,
-    Name,
     Record,
     Sha256,
     is_name,
@@ -105,13 +104,6 @@ class _Head(Record):
     calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
-class _Live(Record):
-    """live.json"""
-
-    tenant: Name
-    bundle: str
-
-
 def write_bundle(store: Path, bundle: Bundle) -> Path:
     """Write all of the bundle or nothing; its folder's name is the bundle id. Idempotent.
 
@@ -152,61 +144,17 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
     staged.mkdir()
     try:
         for name, content in contents.items():
-            _write_synced(staged / name, content)
-        _sync_folder(staged)
+            write_synced(staged / name, content)
+        sync_folder(staged)
         try:
             staged.rename(folder)
         except OSError:
             if not folder.exists():  # else another writer of the same content came first
                 raise
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return folder
-
-
-def set_live(store: Path, tenant: str, bundle_id: str) -> None:
-    """Point the tenant at a bundle that the store holds; replaces the pointer atomically.
-
-    Raises:
-        ServingError: the bundle is absent or damaged; the pointer then stays as it was.
-    """
-    read_bundle(store, tenant, bundle_id)
-    folder = _tenant_folder(store, tenant)
-    staged = folder / f".live-{uuid.uuid4().hex}"
-    try:
-        _write_synced(staged, _Live(tenant=tenant, bundle=bundle_id).canonical_json())
-        staged.replace(folder / "live.json")
-        _sync_folder(folder)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def tenants_in(store: Path) -> list[str]:
-    """Tenants with a live pointer, sorted. Raises ServingError if `store` is no folder."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(store) if entry.is_dir())
-    except OSError as error:
-        raise ServingError(f"bundle store cannot be read: {error.strerror}") from None
-    return [name for name in names if is_name(name) and (store / name / "live.json").is_file()]
-
-
-def live_bundle(store: Path, tenant: str) -> str:
-    """The id of the tenant's live bundle. Raises ServingError: no pointer, or a damaged one."""
-    try:
-        live = _Live.model_validate_json((_tenant_folder(store, tenant) / "live.json").read_bytes())
-    except OSError as error:
-        raise ServingError(f"tenant {tenant}: no live bundle ({error.strerror})") from None
-    except ValidationError:
-        raise ServingError(f"tenant {tenant}: live.json is damaged") from None
-    if live.tenant != tenant or _BUNDLE_ID.fullmatch(live.bundle) is None:
-        raise ServingError(f"tenant {tenant}: live.json names no bundle of this tenant")
-    return live.bundle
-
-
-def live_bundles(store: Path) -> dict[str, str]:
-    """Tenant -> id of its live bundle. Raises ServingError if any pointer is damaged."""
-    return {tenant: live_bundle(store, tenant) for tenant in tenants_in(store)}
 
 
 def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
@@ -276,7 +224,8 @@ def _check(bundle: Bundle) -> None:
         raise ServingError(f"bundle of tenant {tenant} refused: vectors are not of unit length")
 
 
-def _tenant_folder(store: Path, tenant: str) -> Path:
+def tenant_folder(store: Path, tenant: str) -> Path:
+    """Where the tenant's release and bundles are. Raises ServingError: not a tenant's name."""
     if not is_name(tenant):
         raise ServingError("not a tenant name")
     return store / tenant
@@ -285,7 +234,7 @@ def _tenant_folder(store: Path, tenant: str) -> Path:
 def _bundle_folder(store: Path, tenant: str, bundle_id: str) -> Path:
     if _BUNDLE_ID.fullmatch(bundle_id) is None:
         raise ServingError(f"tenant {tenant}: not a bundle id: expected SHA256-DIGEST12")
-    return _tenant_folder(store, tenant) / "versions" / bundle_id
+    return tenant_folder(store, tenant) / "versions" / bundle_id
 
 
 def _faqs_to_bytes(faqs: list[Faq]) -> bytes:
@@ -313,14 +262,16 @@ def _remove_aside(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that outlasts a power failure, once its name does (`sync_folder`)."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -204,6 +204,12 @@ class UnknownTenantError(ServingError):
     reason = "UNKNOWN_TENANT"
 
 
+class NoCandidateError(UnknownTenantError):
+    """The tenant has no candidate beside its live adapter, or one that is not served."""
+
+    reason = "NO_CANDIDATE"
+
+
 class OverloadedError(ServingError):
     """The server has no room for another request now."""
 

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
+    NoCandidateError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
@@ -43,6 +44,7 @@ from serve.tokens import Tokens
 
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
+    NoCandidateError: HTTPStatus.NOT_FOUND,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
@@ -119,8 +121,8 @@ def build_api(
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return Health(
             status="draining" if batcher.draining else "ok",
-            num_tenants=len(engine.snapshot.bundles),
-            num_withdrawn=len(engine.snapshot.recalled),
+            num_tenants=engine.snapshot.num_tenants,
+            num_withdrawn=engine.snapshot.num_withdrawn,
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
         )
 

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,56 +22,27 @@ from adapterdistill.distill.forms import ServedForm
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from serve.adapter_bank import MAX_MIB, AdapterBank, Slot
 from serve.faq_index import Ranking, rank
+from serve.items import RankedFaq
+from serve.items import SearchAnswer as SearchAnswer
+from serve.items import SearchItem as SearchItem
+from serve.live import Alias, Snapshot, key_of, tenant_of
 from serve.live import LiveTenant as LiveTenant
 from serve.live import NotLive as NotLive
 from serve.live import Recalled as Recalled
-from serve.live import ServedAs as ServedAs
-from serve.live import Snapshot
 from serve.loading import Loader
-from serve.pointers import Pointers
-from serve.residents import PagingCounts, Residents, serving
+from serve.pointers import Pointers, read_wanted
+from serve.residents import PagingCounts, Residents
 
 WARM = 1024
 LOAD_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class SearchItem:
-    """One question of one tenant's user."""
-
-    tenant: str
-    text: str = field(repr=False)  # private: must not reach a log through a repr
-    top_k: int = 5
-    held: LiveTenant | None = field(default=None, repr=False, compare=False)
-    """What `Engine.hold` gave: keeps the tenant in memory while the item waits."""
-
-
-@dataclass(frozen=True)
-class RankedFaq:
-    faq_id: str
-    question: str
-    answer: str | None
-    score: float
-    """Cosine of the query and the FAQ's nearest vector."""
-
-
-@dataclass(frozen=True)
-class SearchAnswer:
-    """FAQs best first. If `abstained`, the best is below the tenant's threshold."""
-
-    tenant: str
-    adapter: str
-    version: str
-    ranked: tuple[RankedFaq, ...]
-    abstained: bool
-    form: ServedAs = "adapter"
-    confidence: float | None = None
-    """P(the best FAQ is right); None where the bundle has no calibration."""
-
-
-@dataclass(frozen=True)
 class Refresh:
-    """What a refresh changed. A refused tenant keeps its earlier version, if it has one."""
+    """What a refresh changed, by key (`serve.live`).
+
+    A refused tenant keeps its earlier version, if it has one; a refused candidate is not used.
+    """
 
     loaded: tuple[str, ...]
     """Their new bundle is proven, and in memory if there was room."""
@@ -157,15 +128,16 @@ class Engine:
         """The alarm: more tenants are asked for than there are slots, so that they take turns."""
         return self.working_set > self.max_slots
 
-    async def hold(self, tenant: str, timeout_s: float) -> LiveTenant:
+    async def hold(self, tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
         """The tenant in memory, loaded if need be; it stays there while the result is kept.
 
         Raises:
             UnknownTenantError, WithdrawnError: it is not served.
+            NoCandidateError: `alias` is "canary", and it has no candidate that is served.
             DeadlineExceededError: it is not loaded within `timeout_s`.
             OverloadedError: too many others are to be loaded, or all in memory are in use.
         """
-        found = self._residents.admit(tenant)
+        found = self.admit(tenant, alias)
         if isinstance(found, LiveTenant):
             return found
         try:  # shielded: others wait for the same load
@@ -175,9 +147,9 @@ class Engine:
                 f"tenant {tenant}'s adapter is still being loaded", retry_after_s=1
             ) from None
 
-    def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
+    def admit(self, tenant: str, alias: Alias = "live") -> LiveTenant | Future[LiveTenant]:
         """`hold` for threads; see `Residents.admit`."""
-        return self._residents.admit(tenant)
+        return self._residents.admit(key_of(tenant, alias))
 
     def close(self) -> None:
         """End the threads that load."""
@@ -194,10 +166,10 @@ class Engine:
         found = [(item, _held(snapshot, item)) for item in items]
         del snapshot  # from here on the batch holds its own tenants and keeps no other in memory
         known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
-        self._residents.recency.asked({item.tenant for item, _ in known if item.held is None})
+        self._residents.recency.asked({item.key for item, _ in known if item.held is None})
         rankings = iter(self._rank(stack, known))
         return [
-            _answer(item.tenant, live, next(rankings)) if isinstance(live, LiveTenant) else live
+            _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
@@ -236,39 +208,37 @@ class Engine:
         return queries
 
     def refresh(self) -> Refresh:
-        """Follow the store's pointers: a tenant moves to a new bundle when that is proven.
+        """Follow the store's releases: a tenant moves to a new bundle when that is proven.
 
         Tenants that were not known are loaded while fewer than `warm` are in memory and there is
-        room; the others when they are asked for.
+        room; the others when they are asked for. Candidates are always proven first.
 
         Raises:
             ServingError: the store cannot be read; everything stays as it was.
         """
         with self._refreshing:
-            pointers = dict(self._pointers.read())
-            before = self.snapshot
-            old = {t: before.bundle_id(t) for t in (*before.bundles, *before.recalled)}
-            del before
+            wanted = read_wanted(self._pointers, self.snapshot)
+            # First what needs no load: a candidate that is dropped or replaced answers no more.
+            if wanted.dropped or wanted.candidates != self.snapshot.candidates:
+                self._residents.know({}, wanted.dropped, wanted.candidates)
             loaded: list[str] = []
-            refused: dict[str, AdapterDistillError] = {}
+            refused: dict[str, AdapterDistillError] = dict(wanted.damaged)
             known: dict[str, str] = {}
-            for tenant, bundle_id in pointers.items():
-                if isinstance(bundle_id, AdapterDistillError):
-                    refused[tenant] = bundle_id
-                elif bundle_id == old.get(tenant) or self._loader.was_refused(tenant, bundle_id):
+            for key, bundle_id in wanted.bundles.items():
+                served = self.snapshot.bundle_id(key)
+                if bundle_id == served or self._loader.was_refused(key, bundle_id):
                     continue
-                elif tenant not in old and not self._is_cold():
-                    known[tenant] = bundle_id
-                else:
-                    try:
-                        self._residents.adopt(tenant, self._loader.load(tenant, bundle_id))
-                        loaded.append(tenant)
-                    except AdapterDistillError as error:
-                        refused[tenant] = error
-            dropped = tuple(sorted(old.keys() - pointers.keys()))
-            if known or dropped:
-                self._residents.know(known, dropped)
-            return Refresh(tuple(loaded), dropped, refused, tuple(known))
+                if served is None and key == tenant_of(key) and not self._is_cold():
+                    known[key] = bundle_id
+                    continue
+                try:
+                    self._residents.adopt(key, self._loader.load(key, bundle_id))
+                    loaded.append(key)
+                except AdapterDistillError as error:
+                    refused[key] = error
+            if known:
+                self._residents.know(known, ())
+            return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
 
     def _is_cold(self) -> bool:
         return len(self.snapshot.tenants) < self._warm and self._residents.has_room()
@@ -280,28 +250,32 @@ class Engine:
 
     def serves(self, name: str) -> bool:
         """Whether a tenant is served the version of this name."""
-        return bool(serving(self.snapshot, name))
+        return bool(self.snapshot.serving(name))
 
 
 def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
-    """What answers the item: what is in memory now, or else what it holds, unless withdrawn."""
-    if isinstance(snapshot.find(item.tenant), str) and item.held is not None:
-        name = item.held.manifest.ref.name
-        return WithdrawnError(f"{name} is withdrawn") if name in snapshot.withdrawn else item.held
-    return snapshot.live(item.tenant)
+    """What answers the item: what it holds, unless withdrawn meanwhile, or what is served now."""
+    held = item.held
+    if held is None or item.tenant in snapshot.recalled:
+        return snapshot.live(item.key)
+    # A name costs microseconds, and what is still in memory under its key is not withdrawn.
+    if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
+        return held
+    return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
 
 
-def _answer(tenant: str, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
+def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
     ranked = tuple(
         RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score)
         for n, score in zip(ranking.faqs, ranking.scores, strict=True)
     )
     return SearchAnswer(
-        tenant=tenant,
+        tenant=item.tenant,
         adapter=live.manifest.adapter,
         version=live.manifest.version,
         ranked=ranked,
         abstained=ranked[0].score < live.threshold,
         form=live.form,
         confidence=live.confidence(ranked[0].score),
+        alias=item.alias,
     )

@@ -15,6 +15,7 @@ from adapterdistill.distill.forms import ServedForm, unpack_form
 from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
 from adapterdistill.manifest import Manifest
 from serve.faq_index import FaqIndex
+from serve.live import tenant_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +53,23 @@ class Loader:
         self._retry_refused_s = retry_refused_s
         self._check = check
         self._proven: set[str] = set()  # bundle ids
-        self._refused: dict[str, tuple[str, float]] = {}  # tenant -> (bundle id, when)
+        self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, when)
 
-    def was_refused(self, tenant: str, bundle_id: str) -> bool:
+    def was_refused(self, key: str, bundle_id: str) -> bool:
         """Whether the bundle was refused a moment ago: it is not tried again yet."""
-        refused_id, when = self._refused.get(tenant, (None, 0.0))
+        refused_id, when = self._refused.get(key, (None, 0.0))
         return refused_id == bundle_id and time.monotonic() - when < self._retry_refused_s
 
-    def load(self, tenant: str, bundle_id: str) -> Loaded:
-        """Raises ServingError, EncoderMismatchError or InvalidPayloadError: not to be served."""
+    def load(self, key: str, bundle_id: str) -> Loaded:
+        """The bundle that is to be served under a key of `serve.live`.
+
+        Raises:
+            ServingError, EncoderMismatchError, InvalidPayloadError: not to be served.
+        """
         try:
-            return self._load(tenant, bundle_id)
+            return self._load(tenant_of(key), bundle_id)
         except AdapterDistillError:
-            self._refused[tenant] = (bundle_id, time.monotonic())
+            self._refused[key] = (bundle_id, time.monotonic())
             raise
 
     def _load(self, tenant: str, bundle_id: str) -> Loaded:

@@ -131,8 +131,8 @@ class Metrics:
 
         self.registry.register(DriftOfTenants(lambda: self.tenants.named, drift_of))
         self._queued.set_function(num_queued)
-        self._known.labels("live").set_function(lambda: len(engine.snapshot.bundles))
-        self._known.labels("withdrawn").set_function(lambda: len(engine.snapshot.recalled))
+        self._known.labels("live").set_function(lambda: engine.snapshot.num_tenants)
+        self._known.labels("withdrawn").set_function(lambda: engine.snapshot.num_withdrawn)
         self._slots.labels("used").set_function(lambda: engine.num_slots - engine.num_free_slots)
         self._slots.labels("free").set_function(lambda: engine.num_free_slots)
         self._most_slots.set_function(lambda: engine.max_slots)

@@ -4,6 +4,8 @@ Loads run on threads of their own, and only the last step, copying weights into 
 at a time; a batch never waits for either. A tenant goes only when a load has succeeded and needs
 the room, and only if nobody holds it, which its weak reference tells: there is no count that
 somebody could forget to lower.
+
+A tenant is a key of `serve.live` here: a candidate comes and goes like a tenant of its own.
 """
 
 import logging
@@ -16,10 +18,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.errors import AdapterDistillError, OverloadedError, UnknownTenantError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    NoCandidateError,
+    OverloadedError,
+    UnknownTenantError,
+)
+from adapterdistill.release import Candidate
 from serve.adapter_bank import AdapterBank
 from serve.drift import kept_drifts
-from serve.live import LiveTenant, Recalled, Snapshot
+from serve.live import LiveTenant, Recalled, Snapshot, tenant_of
 from serve.loading import Loaded, Loader
 from serve.recency import Recency
 
@@ -57,7 +65,12 @@ class Residents:
         self._drift_of = kept_drifts()
         nothing: Mapping[str, str] = MappingProxyType({})
         self._snapshot = Snapshot(
-            bank.stack, MappingProxyType({}), nothing, MappingProxyType({}), frozenset()
+            stack=bank.stack,
+            tenants=MappingProxyType({}),
+            bundles=nothing,
+            recalled=MappingProxyType({}),
+            withdrawn=frozenset(),
+            candidates=MappingProxyType({}),
         )
         self._changing = threading.Lock()  # the bank and the snapshot
         self._admitting = threading.Lock()  # never held for longer than a look-up
@@ -123,8 +136,16 @@ class Residents:
             )
             (self.recency.entered if fits else self.recency.left)(tenant)
 
-    def know(self, bundles: Mapping[str, str], dropped: Iterable[str]) -> None:
-        """Take in live tenants that are loaded when asked for, and drop others."""
+    def know(
+        self,
+        bundles: Mapping[str, str],
+        dropped: Iterable[str],
+        candidates: Mapping[str, Candidate] | None = None,
+    ) -> None:
+        """Take in live tenants that are loaded when asked for, and drop others.
+
+        candidates: all that the store has; None: as they are.
+        """
         with self._changing:
             now = self._snapshot
             gone = frozenset(dropped)
@@ -132,6 +153,7 @@ class Residents:
                 tenants={t: one for t, one in now.tenants.items() if t not in gone},
                 bundles={t: one for t, one in {**now.bundles, **bundles}.items() if t not in gone},
                 recalled={t: one for t, one in now.recalled.items() if t not in gone},
+                candidates=candidates,
             )
             for tenant in gone:
                 self.recency.left(tenant)
@@ -140,7 +162,7 @@ class Residents:
         """Serve the version of this name no more; returns the tenants that were served it."""
         with self._changing:
             now = self._snapshot
-            served = serving(now, name)
+            served = now.serving(name)
             self._swap(
                 tenants={t: one for t, one in now.tenants.items() if t not in served},
                 bundles={t: one for t, one in now.bundles.items() if t not in served},
@@ -256,6 +278,7 @@ class Residents:
         bundles: Mapping[str, str] | None = None,
         recalled: Mapping[str, Recalled] | None = None,
         withdrawn: frozenset[str] | None = None,
+        candidates: Mapping[str, Candidate] | None = None,
     ) -> None:
         """The next snapshot; what is not given stays as it is, without a copy."""
         now = self._snapshot
@@ -265,17 +288,11 @@ class Residents:
             bundles=now.bundles if bundles is None else MappingProxyType(bundles),
             recalled=now.recalled if recalled is None else MappingProxyType(recalled),
             withdrawn=now.withdrawn if withdrawn is None else withdrawn,
+            candidates=now.candidates if candidates is None else MappingProxyType(candidates),
         )
 
 
-def serving(snapshot: Snapshot, name: str) -> tuple[str, ...]:
-    """Tenants whose live bundle has the version of this name."""
-    return tuple(
-        tenant
-        for tenant, bundle_id in snapshot.bundles.items()
-        if name.startswith(f"tenants/{tenant}/") and name.endswith(f"/{bundle_id[:64]}")
-    )
-
-
 def _refused(tenant: str) -> UnknownTenantError:
+    if tenant != tenant_of(tenant):
+        return NoCandidateError(f"tenant {tenant_of(tenant)}'s candidate is refused")
     return UnknownTenantError(f"tenant {tenant} has no live adapter: its bundle is refused")

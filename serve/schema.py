@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
-from serve.engine import LiveTenant, SearchAnswer, ServedAs
+from serve.items import SearchAnswer
+from serve.live import LiveTenant, ServedAs
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64

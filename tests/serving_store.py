@@ -9,11 +9,12 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, set_live, write_bundle
+from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.manifest import Manifest, sha256_hex
+from adapterdistill.release import set_live
 from tests.tiny_encoders import random_adapter
 from tests.tiny_encoders import save_tiny_encoder as save_tiny_encoder
 

@@ -13,11 +13,12 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.bench.progress import phase
-from adapterdistill.bundle import Bundle, set_live, write_bundle
+from adapterdistill.bundle import Bundle, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import DataError
 from adapterdistill.manifest import GoldenVectors, Manifest, sha256_hex
+from adapterdistill.release import set_live
 
 STRENGTH = 0.04
 """Standard deviation of every parameter of the random adapters: moves embeddings by about 0.3 and

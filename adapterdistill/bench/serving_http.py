@@ -29,7 +29,7 @@ from adapterdistill.bench.serving_http_kill import measure_kill
 from adapterdistill.bench.serving_http_process import deployed, empty_server
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import MANY, SINGLE, measure_generator, measure_speed
-from adapterdistill.bundle import live_bundle, set_live
+from adapterdistill.release import live_bundle, set_live
 from serve.engine import Engine
 
 HAPROXY, RAYS_OWN = "HAProxy", "Ray's own proxy"

@@ -15,7 +15,8 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import Bank
 from adapterdistill.bench.serving_http_client import post
-from adapterdistill.bundle import live_bundle, read_bundle
+from adapterdistill.bundle import read_bundle
+from adapterdistill.release import live_bundle
 
 LEAST_OWN_SCORE = 0.995
 """Of a page's own question; bfloat16 gives 0.999 and more."""

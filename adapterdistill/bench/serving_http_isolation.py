@@ -20,7 +20,7 @@ from adapterdistill.bench.serving_http_answers import (
     version_of,
 )
 from adapterdistill.bench.serving_http_client import Client, Reply, load
-from adapterdistill.bundle import live_bundle, set_live
+from adapterdistill.release import live_bundle, set_live
 
 _CLIENTS = 32
 _AT_ONCE = 1000  # requests between two looks at the answers

@@ -6,20 +6,12 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import (
-    Bundle,
-    live_bundle,
-    live_bundles,
-    read_bundle,
-    set_live,
-    tenants_in,
-    write_bundle,
-)
+from adapterdistill.bundle import Bundle, read_bundle, write_bundle
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
 from tests.random_forms import make_form_tenant
-from tests.serving_store import make_tenant, put_live, save_tiny_encoder
+from tests.serving_store import make_tenant, save_tiny_encoder
 
 FILES = ["bundle.json", "adapter.safetensors", "faqs.parquet", "index.safetensors"]
 
@@ -149,51 +141,12 @@ def test_a_bundle_that_contradicts_itself_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_live_pointers_move_atomically_and_only_to_sound_bundles(
-    tmp_path: Path, encoder: Encoder, bundle: Bundle
-) -> None:
-    first = put_live(tmp_path, make_tenant(encoder, "acme", seed=1))
-    second = write_bundle(tmp_path, make_tenant(encoder, "acme", seed=2).bundle)
-    assert live_bundles(tmp_path) == {"acme": first.name}
-    (second / "index.safetensors").write_bytes(b"")
-    with pytest.raises(ServingError):
-        set_live(tmp_path, "acme", second.name)
-    with pytest.raises(ServingError):
-        set_live(tmp_path, "acme", "0" * 64 + "-" + "0" * 12)
-    assert live_bundle(tmp_path, "acme") == first.name
-
-
-@pytest.mark.parametrize(
-    "pointer",
-    ["", "{}", '{"tenant":"acme","bundle":"../../x"}', '{"tenant":"other","bundle":"%s"}'],
-)
-def test_a_damaged_pointer_is_an_error(tmp_path: Path, bundle: Bundle, pointer: str) -> None:
-    name = write_bundle(tmp_path, bundle).name
-    (tmp_path / "acme" / "live.json").write_text(pointer.replace("%s", name))
-    with pytest.raises(ServingError):
-        live_bundle(tmp_path, "acme")
-
-
 @pytest.mark.parametrize("tenant", ["..", "a/b", "", "Acme", "/etc"])
 def test_names_cannot_leave_the_store(tmp_path: Path, tenant: str) -> None:
-    for call in (
-        lambda: live_bundle(tmp_path, tenant),
-        lambda: read_bundle(tmp_path, tenant, "0" * 64 + "-" + "0" * 12),
-        lambda: set_live(tmp_path, tenant, "0" * 64 + "-" + "0" * 12),
-    ):
-        with pytest.raises(ServingError):
-            call()
+    with pytest.raises(ServingError):
+        read_bundle(tmp_path, tenant, "0" * 64 + "-" + "0" * 12)
     with pytest.raises(ServingError):
         read_bundle(tmp_path, "acme", "../../../etc")
-
-
-def test_only_tenants_with_a_pointer_are_live(tmp_path: Path, bundle: Bundle) -> None:
-    write_bundle(tmp_path, bundle)
-    (tmp_path / "Not-A-Name").mkdir()
-    (tmp_path / "a-file").write_text("")
-    assert tenants_in(tmp_path) == []
-    with pytest.raises(ServingError):
-        tenants_in(tmp_path / "absent")
 
 
 def test_no_message_quotes_the_tenant_s_text(tmp_path: Path, bundle: Bundle) -> None:

@@ -7,9 +7,10 @@ import pytest
 from actors.onboarding import STAGES
 from actors.records import Bundled, Published
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import live_bundle, read_bundle
+from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.manifest import VersionRef, sha256_hex
+from adapterdistill.release import live_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     Configured,

@@ -8,9 +8,10 @@ import pytest
 from actors.data_owner import DataOwner
 from actors.onboarding import STAGES, OnboardReport
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import live_bundle, read_bundle, set_live
+from adapterdistill.bundle import read_bundle
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.release import live_bundle, set_live
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     HELD,
@@ -98,7 +99,7 @@ INSIDE = {
     "decide": "actors.data_owner.Decided",
     "publish": "actors.data_owner.Published",
     "lighten": "actors.data_owner.Lightened",
-    "bundle": "adapterdistill.bundle.set_live",
+    "bundle": "actors.bundling.set_live",
 }
 
 

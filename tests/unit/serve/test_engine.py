@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import set_live, write_bundle
+from adapterdistill.bundle import write_bundle
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.errors import (
     EncoderMismatchError,
@@ -18,6 +18,7 @@ from adapterdistill.errors import (
     ServingError,
     UnknownTenantError,
 )
+from adapterdistill.release import set_live
 from serve.engine import Engine, SearchAnswer, SearchItem
 from tests.random_forms import FORMS, make_form_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder

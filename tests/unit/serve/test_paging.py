@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import set_live
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
@@ -18,6 +17,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
+from adapterdistill.release import set_live
 from serve.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_forms import make_form_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live

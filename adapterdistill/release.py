@@ -1,0 +1,204 @@
+"""A tenant's release: which of its bundles is live, and which one is tried beside it.
+
+    STORE/TENANT/live.json    {"tenant": TENANT, "bundle": LIVE, "before": BUNDLE_ID,
+                               "candidate": {"bundle": BUNDLE_ID, "mode": ..., "share": ...}}
+
+`before` and `candidate` may be absent. The file is replaced as a whole: who reads it meanwhile sees
+the old or the new release. Who changes it takes turns (a lock on the tenant's folder), so that of
+two changes at once neither is lost. Serving deployments take up each change within their
+`refresh_s`; the bundles themselves never change.
+"""
+
+import fcntl
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from adapterdistill.bundle import read_bundle, sync_folder, tenant_folder, write_synced
+from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.manifest import BundleId, Name, Record, is_name
+
+Mode = Literal["canary", "shadow"]
+_FILE = "live.json"
+
+
+class Candidate(Record):
+    """A bundle that is tried on a share of the tenant's requests.
+
+    `canary`: it answers them. `shadow`: the live bundle does, and the candidate is asked the same
+    afterwards, to be compared.
+    """
+
+    bundle: BundleId
+    share: float = Field(ge=0, le=1)
+    mode: Mode
+
+
+class Release(Record):
+    """live.json"""
+
+    tenant: Name
+    bundle: BundleId
+    """The live one."""
+    before: BundleId | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What was live before it, to roll back to."""
+    candidate: Candidate | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _another_candidate(self) -> "Release":
+        if self.candidate is not None and self.candidate.bundle == self.bundle:
+            raise ValueError("the candidate is the live bundle")
+        return self
+
+
+def tenants_in(store: Path) -> list[str]:
+    """Tenants with a release, sorted. Raises ServingError if `store` is no folder."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(store) if entry.is_dir())
+    except OSError as error:
+        raise ServingError(f"bundle store cannot be read: {error.strerror}") from None
+    return [name for name in names if is_name(name) and (store / name / _FILE).is_file()]
+
+
+def read_release(store: Path, tenant: str) -> Release:
+    """The tenant's release. Raises ServingError: there is none, or it is damaged."""
+    try:
+        release = Release.model_validate_json((tenant_folder(store, tenant) / _FILE).read_bytes())
+    except OSError as error:
+        raise ServingError(f"tenant {tenant}: no live bundle ({error.strerror})") from None
+    except ValidationError:
+        raise ServingError(f"tenant {tenant}: {_FILE} is damaged") from None
+    if release.tenant != tenant:
+        raise ServingError(f"tenant {tenant}: {_FILE} is of another tenant")
+    return release
+
+
+def live_bundle(store: Path, tenant: str) -> str:
+    """The id of the tenant's live bundle. Raises ServingError as `read_release`."""
+    return read_release(store, tenant).bundle
+
+
+def set_live(store: Path, tenant: str, bundle_id: str) -> Release:
+    """Make a bundle live; the one that was is remembered, and a release is begun if there is none.
+
+    Raises:
+        ServingError: the bundle is absent or damaged; the release then stays as it was. So for
+            each function below.
+    """
+    read_bundle(store, tenant, bundle_id)
+    with _turn(store, tenant):
+        try:
+            now = read_release(store, tenant)
+        except ServingError:  # absent, or damaged and hereby made whole
+            return _write(store, Release(tenant=tenant, bundle=bundle_id))
+        return now if bundle_id == now.bundle else _write(store, _moved(now, bundle_id))
+
+
+def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float) -> Release:
+    """Try a bundle beside the live one, in the stead of a candidate that is up already.
+
+    Raises:
+        ConfigError: `share` is outside [0, 1].
+        ServingError: nothing is live, or this bundle is.
+    """
+    if not 0 <= share <= 1:  # also NaN
+        raise ConfigError(f"share: expected a number from 0 to 1, got {share:g}")
+    read_bundle(store, tenant, bundle_id)
+
+    def change(now: Release) -> Release:
+        if bundle_id == now.bundle:
+            raise ServingError(f"tenant {tenant}: this bundle is live already")
+        candidate = Candidate(bundle=bundle_id, share=share, mode=mode)
+        return now.model_copy(update={"candidate": candidate})
+
+    return _change(store, tenant, change)
+
+
+def promote(store: Path, tenant: str) -> Release:
+    """Make the candidate live. Raises ServingError: there is none."""
+
+    def change(now: Release) -> Release:
+        bundle_id = _candidate_of(now).bundle
+        read_bundle(store, tenant, bundle_id)
+        return _moved(now, bundle_id)
+
+    return _change(store, tenant, change)
+
+
+def drop(store: Path, tenant: str) -> Release:
+    """Try the candidate no longer. Raises ServingError: there is none."""
+
+    def change(now: Release) -> Release:
+        _candidate_of(now)
+        return now.model_copy(update={"candidate": None})
+
+    return _change(store, tenant, change)
+
+
+def roll_back(store: Path, tenant: str) -> Release:
+    """Make live what was live before, once: the bundle that is left is not remembered.
+
+    Else who rolls back twice, to be sure, would be back at what he wanted to be rid of.
+
+    Raises:
+        ServingError: nothing was live before.
+    """
+
+    def change(now: Release) -> Release:
+        if now.before is None:
+            raise ServingError(f"tenant {tenant}: nothing to roll back to")
+        read_bundle(store, tenant, now.before)
+        return _moved(now, now.before).model_copy(update={"before": None})
+
+    return _change(store, tenant, change)
+
+
+def _moved(now: Release, bundle_id: str) -> Release:
+    kept = now.candidate if now.candidate and now.candidate.bundle != bundle_id else None
+    return Release(tenant=now.tenant, bundle=bundle_id, before=now.bundle, candidate=kept)
+
+
+def _candidate_of(now: Release) -> Candidate:
+    if now.candidate is None:
+        raise ServingError(f"tenant {now.tenant}: there is no candidate")
+    return now.candidate
+
+
+def _change(store: Path, tenant: str, change: Callable[[Release], Release]) -> Release:
+    with _turn(store, tenant):
+        return _write(store, change(read_release(store, tenant)))
+
+
+@contextmanager
+def _turn(store: Path, tenant: str) -> Iterator[None]:
+    """The folder is the lock, so that no file of it is left over."""
+    try:
+        descriptor = os.open(tenant_folder(store, tenant), os.O_RDONLY)
+    except OSError as error:
+        raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(store: Path, release: Release) -> Release:
+    folder = tenant_folder(store, release.tenant)
+    staged = folder / f".live-{uuid.uuid4().hex}"
+    try:
+        write_synced(staged, release.canonical_json())
+        staged.replace(folder / _FILE)
+        sync_folder(folder)
+    except OSError as error:
+        raise ServingError(
+            f"tenant {release.tenant}: {_FILE} cannot be written: {error.strerror}"
+        ) from None
+    finally:
+        staged.unlink(missing_ok=True)
+    return release
