@@ -39,7 +39,9 @@ from serve.schema import (
     SearchResponse,
     TenantName,
     TenantStatus,
+    json_of,
 )
+from serve.search_route import SearchRoute
 from serve.tokens import Tokens
 
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
@@ -96,15 +98,23 @@ def build_api(
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
 
-    @api.post("/v1/tenants/{tenant}/search", responses=_ERRORS)
     async def search(
         tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
-    ) -> SearchResponse:
+    ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searching.search(
             engine, batcher, note_of(request.scope), tenant, body.texts, body.top_k
         )
-        return SearchResponse.of(answers)
+        return Response(json_of(answers), media_type="application/json")
+
+    api.router.add_api_route(
+        "/v1/tenants/{tenant}/search",
+        search,
+        methods=["POST"],
+        responses=_ERRORS,
+        response_model=SearchResponse,
+        route_class_override=SearchRoute,
+    )
 
     @api.get(
         "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}

@@ -1,5 +1,6 @@
 """The HTTP interface's messages. Public: they appear in the OpenAPI description."""
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import (
@@ -10,7 +11,7 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
@@ -94,30 +95,39 @@ class SearchResponse(BaseModel):
     adapter: AdapterVersion
     results: list[SearchResult]
 
-    @classmethod
-    def of(cls, answers: list[SearchAnswer]) -> Self:
-        """The response to one request, whose answers come from one adapter version."""
-        first = answers[0]
-        assert {(a.tenant, a.version, a.form) for a in answers} == {
-            (first.tenant, first.version, first.form)
-        }
-        return cls(
-            tenant=first.tenant,
-            adapter=AdapterVersion(name=first.adapter, version=first.version, form=first.form),
-            results=[
-                SearchResult(
-                    ranked=[
-                        RankedFaq(
-                            faq_id=r.faq_id, question=r.question, answer=r.answer, score=r.score
-                        )
-                        for r in answer.ranked
+
+def json_of(answers: Sequence[SearchAnswer]) -> bytes:
+    """The `SearchResponse` to one request, whose answers come from one adapter version.
+
+    Written without the models, which would check once more what the engine has just made: 3 us of
+    the event loop instead of 20.
+    """
+    first = answers[0]
+    assert {(a.tenant, a.version, a.form) for a in answers} == {
+        (first.tenant, first.version, first.form)
+    }
+    return to_json(
+        {
+            "tenant": first.tenant,
+            "adapter": {"name": first.adapter, "version": first.version, "form": first.form},
+            "results": [
+                {
+                    "ranked": [
+                        {
+                            "faq_id": faq.faq_id,
+                            "question": faq.question,
+                            "answer": faq.answer,
+                            "score": faq.score,
+                        }
+                        for faq in answer.ranked
                     ],
-                    abstained=answer.abstained,
-                    confidence=answer.confidence,
-                )
+                    "abstained": answer.abstained,
+                    "confidence": answer.confidence,
+                }
                 for answer in answers
             ],
-        )
+        }
+    )
 
 
 class Quality(BaseModel):

@@ -14,6 +14,7 @@ from serve.api import build_api
 from serve.batcher import Batcher, Outcome
 from serve.engine import Engine, SearchItem
 from serve.fair_queue import QueueLimits
+from serve.schema import SearchResponse
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 SECRET = "canary-4711"
@@ -78,6 +79,25 @@ def test_many_queries_are_answered_in_order(
 def test_abstaining_is_said(client: TestClient) -> None:
     response = client.post("/v1/tenants/strict/search", json={"query": "hi"})
     assert [r["abstained"] for r in response.json()["results"]] == [True]
+
+
+def test_an_answer_has_every_field_that_is_described_and_no_other(client: TestClient) -> None:
+    for body in ({"query": "hi"}, {"queries": ["hi", "ho"], "top_k": 1}):
+        answer = client.post("/v1/tenants/acme/search", json=body).json()
+        assert answer == SearchResponse.model_validate(answer).model_dump()
+
+
+def test_only_what_is_said_to_be_json_is_read_as_json(client: TestClient) -> None:
+    def status(content_type: str) -> int:
+        headers = {"Content-Type": content_type}
+        return client.post(
+            "/v1/tenants/acme/search", content=b'{"query": "hi"}', headers=headers
+        ).status_code
+
+    assert status("application/json; charset=utf-8") == 200
+    # A web page of another origin can send these without being asked for leave first.
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", ""):
+        assert status(content_type) == 422
 
 
 def assert_error(response: httpx.Response, status: int, reason: str) -> None:
