@@ -3,8 +3,9 @@
 
 PY := .venv/bin/python
 PACKAGES := adapterdistill actors serve
-PROTO := proto/adapterdistill/registry/v1/registry.proto
-STUBS := adapterdistill/registry/v1
+PROTOS := adapterdistill/registry/v1/registry adapterdistill/serving/v1/serving
+PROTOC = $(PY) -m grpc_tools.protoc -I proto $(PROTOS:%=proto/%.proto)
+STUBS := $(foreach proto,$(PROTOS),$(proto)_pb2.py $(proto)_pb2.pyi $(proto)_pb2_grpc.py)
 RELEASED := proto/released.binpb
 # An interpreter to build .venv with; found when empty.
 PYTHON ?=
@@ -60,19 +61,18 @@ demo: setup  ## the main job on the sample tenants (under 6 minutes on 2 cores)
 
 .PHONY: proto
 proto: setup  ## regenerate the gRPC stubs, which are committed
-	@$(PY) -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=.
 
 .PHONY: proto-check
 proto-check: setup
 	@.venv/bin/buf lint
 	@.venv/bin/buf breaking --against $(RELEASED) || \
-		{ echo "check: $(PROTO) breaks clients of the last release: only add to it" >&2; exit 1; }
+		{ echo "check: proto/ breaks clients of the last release: only add to it" >&2; exit 1; }
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(PY) -m grpc_tools.protoc -I proto --python_out="$$fresh" --pyi_out="$$fresh" \
-		--grpc_python_out="$$fresh" $(PROTO) && \
-	for stub in registry_pb2.py registry_pb2.pyi registry_pb2_grpc.py; do \
-		cmp -s "$(STUBS)/$$stub" "$$fresh/$(STUBS)/$$stub" || \
-		{ echo "check: $(STUBS)/$$stub is stale: run 'make proto'" >&2; exit 1; }; \
+	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" && \
+	for stub in $(STUBS); do \
+		cmp -s "$$stub" "$$fresh/$$stub" || \
+		{ echo "check: $$stub is stale: run 'make proto'" >&2; exit 1; }; \
 	done
 
 .PHONY: proto-release
