@@ -2,7 +2,7 @@
 
 Raise the domain error where the fault is found; translate once, at the edge: exit codes in
 `adapterdistill.cli`, gRPC statuses in `adapterdistill.registry.status`, HTTP statuses in
-`serve.app`. Messages name the subject, what was expected and what came, and never quote a
+`serve.api`. Messages name the subject, what was expected and what came, and never quote a
 tenant's text. Each error takes one positional message, so that it survives pickle.
 """
 

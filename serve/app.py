@@ -1,4 +1,4 @@
-"""The Ray Serve app: HTTP ingress and engine in one deployment.
+"""The Ray Serve app: HTTP, gRPC and engine in one deployment.
 
 One deployment, because a hop to a second one costs more than the model (a query takes some
 milliseconds). `build` is the import path for `serve deploy`; `deploy` does the same from Python.
@@ -20,12 +20,15 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.server import is_loopback
+from adapterdistill.serving.v1 import serving_pb2 as pb
+from serve import rpc_proxy
 from serve.api import build_api
 from serve.batcher import Batcher
 from serve.engine import Engine
 from serve.front import write_request_log
 from serve.metrics import Metrics
 from serve.recall import Recall
+from serve.rpc import Rpc
 from serve.settings import ServeSettings
 from serve.tokens import Tokens
 
@@ -61,6 +64,13 @@ class SearchService:
             max_query_tokens=settings.max_tokens,
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
+        )
+        self._rpc = Rpc(
+            self._engine,
+            self._batcher,
+            metrics=self._metrics,
+            tokens=self._tokens,
+            log_requests=self._log_requests,
         )
         self._refreshed_at = time.monotonic()
         self._refresh()
@@ -102,6 +112,13 @@ class SearchService:
             tokens=self._tokens,
             log_requests=self._log_requests,
         )
+
+    async def Search(self, request: bytes, grpc_context: Any) -> pb.SearchResponse:
+        """Serve finds a call's method by the call's name, the context by the argument's."""
+        return await self._rpc.search(request, grpc_context)
+
+    async def GetTenant(self, request: bytes, grpc_context: Any) -> pb.GetTenantResponse:
+        return await self._rpc.get_tenant(request, grpc_context)
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica if this raises."""
@@ -178,21 +195,44 @@ def build(args: Mapping[str, Any]) -> Application:
     return app
 
 
-def deploy(args: Mapping[str, Any], *, host: str = "127.0.0.1", port: int = 8000) -> str:
-    """Deploy on the connected Ray cluster, wait until it answers, and return its address.
+def deploy(
+    args: Mapping[str, Any],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    grpc_port: int | None = None,
+) -> str:
+    """Deploy on the connected Ray cluster, wait until it answers, and return its HTTP address.
 
-    On loopback `tokens` may be absent: then it is open to all who are on this machine.
-    HTTP only: Serve's gRPC proxy would listen on all interfaces, without TLS; it stays off as long
-    as no servicer is named.
+    On loopback `tokens` may be absent: then HTTP is open to all who are on this machine.
+    `grpc_port`: Serve's gRPC proxy listens there on all interfaces, without TLS; None: it is off.
 
     Raises:
         ConfigError: the settings are refused.
+        ServingError: Serve runs already, and not with this gRPC port.
     """
     if args.get("tokens") is None and is_loopback(host):
         args = {**args, "open_to_all": True}
     app = build(args)
     ray_serve.start(
-        http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}
+        http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
+        grpc_options=(
+            None if grpc_port is None else rpc_proxy.options(grpc_port, REQUEST_TIMEOUT_S)
+        ),
     )
+    if grpc_port is not None:
+        _check_grpc(grpc_port)
     ray_serve.run(app, name=APP_NAME, route_prefix="/")
     return f"http://{host}:{port}"
+
+
+def _check_grpc(port: int) -> None:
+    """Serve that runs already ignores new options without a word."""
+    client: Any = ray_serve.context._get_global_client()
+    running = client.get_serve_details()["grpc_options"]
+    wanted = rpc_proxy.options(port, REQUEST_TIMEOUT_S)
+    if any(running[name] != value for name, value in wanted.items()):
+        raise ServingError(
+            f"Ray Serve runs already on this cluster, and not with gRPC on port {port}: stop it "
+            "(`serve shutdown`) or deploy without"
+        )

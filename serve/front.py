@@ -42,7 +42,8 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        note = Note(_request_id(scope))
+        given = (value for key, value in scope["headers"] if key == _REQUEST_ID)
+        note = Note(request_id(next(given, b"")))
         scope.setdefault("state", {})["note"] = note
         started_at, status = time.perf_counter(), 0
 
@@ -59,7 +60,7 @@ class Front:
             raise
         except Exception as error:
             note.outcome = "INTERNAL"
-            _log.error("request %s failed: %s", note.request_id, _place(error))
+            _log.error("request %s failed: %s", note.request_id, place(error))
             if not status:
                 await _failure()(scope, receive, noting_send)
         finally:
@@ -67,7 +68,7 @@ class Front:
                 seconds = time.perf_counter() - started_at
                 self._metrics.answered(note, seconds)
                 if self._log_requests:
-                    _requests.info(_line(note, status, seconds))
+                    write_line(note, status, seconds)
 
 
 def write_request_log() -> None:
@@ -80,7 +81,8 @@ def write_request_log() -> None:
         _requests.propagate = False
 
 
-def _line(note: Note, status: int, seconds: float) -> str:
+def write_line(note: Note, status: int | str, seconds: float) -> None:
+    """`status`: of HTTP, or the name of gRPC's."""
     fields = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": note.request_id,
@@ -91,15 +93,16 @@ def _line(note: Note, status: int, seconds: float) -> str:
         "status": status,
         "outcome": note.outcome,
     }
-    return json.dumps(fields)
+    _requests.info(json.dumps(fields))
 
 
-def _request_id(scope: Scope) -> str:
-    given: bytes = next((value for key, value in scope["headers"] if key == _REQUEST_ID), b"")
+def request_id(given: bytes) -> str:
+    """The caller's, or Serve's; a new one if it may be text."""
     return given.decode() if _IDS.fullmatch(given) else secrets.token_hex(8)
 
 
-def _place(error: Exception) -> str:
+def place(error: Exception) -> str:
+    """Where in the code it was raised, without its message."""
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__} at {where}"

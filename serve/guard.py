@@ -5,6 +5,7 @@ take a token of that tenant. All else (metrics, which name the busiest tenants, 
 the operator's, as does any path that is added later and forgotten here.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from starlette.responses import JSONResponse
@@ -49,7 +50,13 @@ class Guard:
             return True
         tenant = path.removeprefix(_TENANTS).split("/")[0] if path.startswith(_TENANTS) else None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        token = given[0] if len(given) == 1 else b""
-        if token[: len(_SCHEME)].lower() != _SCHEME:
-            token = b""
-        return self._tokens.admit(token[len(_SCHEME) :].strip(), tenant)
+        return self._tokens.admit(bearer_token(given), tenant)
+
+
+def bearer_token(given: Sequence[bytes]) -> bytes:
+    """The token of a request's `authorization` headers; empty, which is no token, unless there is
+    one such header and it bears one."""
+    token = given[0] if len(given) == 1 else b""
+    if token[: len(_SCHEME)].lower() != _SCHEME:
+        return b""
+    return token[len(_SCHEME) :].strip()

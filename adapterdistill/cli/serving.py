@@ -28,6 +28,15 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Answer over gRPC, too, on this port of all interfaces and without TLS: close it "
+            "to others and put a TLS proxy in front (cluster/tls/haproxy.cfg). Needs --tokens.",
+        ),
+    ] = None,
     registry: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a registry: what is withdrawn there is served no more."),
@@ -73,6 +82,11 @@ def serve(
             f"--host {host} is open to others, who could ask for every tenant: give --tokens FILE "
             "(see `adapterdistill token new`)"
         )
+    elif grpc_port is not None:
+        raise ConfigError(
+            "--grpc-port is open on every interface, whatever --host is: give --tokens FILE (see "
+            "`adapterdistill token new`)"
+        )
     folder = Path(encoder).expanduser()
     if folder.is_dir():
         encoder = str(folder.resolve())  # replicas have another working folder
@@ -101,11 +115,12 @@ def serve(
     with console.status("starting Ray Serve ..."):
         _connect(ray, ray_address)
         try:
-            address = deploy(settings, host=host, port=port)
+            address = deploy(settings, host=host, port=port, grpc_port=grpc_port)
         except RuntimeError as error:
             last = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise ServingError(f"Ray Serve could not deploy: {last[:300]}") from error
-    print(f"serving {store} at {address} (documentation at {address}/docs)", flush=True)
+    over_grpc = "" if grpc_port is None else f", over gRPC on port {grpc_port} of all interfaces"
+    print(f"serving {store} at {address} (documentation at {address}/docs){over_grpc}", flush=True)
     if is_local:
         _wait_for_a_signal()
         with console.status("stopping ..."):
@@ -126,6 +141,8 @@ def _prepare_local_ray(*, haproxy: bool) -> None:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if haproxy else "0")
+    # 2 GiB otherwise, which Serve would read from whoever reaches the port.
+    os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(16 << 20))
     # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
 

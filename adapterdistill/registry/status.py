@@ -1,4 +1,4 @@
-"""The one table between domain errors and gRPC statuses, read in both directions.
+"""The one table between domain errors and gRPC statuses, read in both directions; serving's, too.
 
 A status carries `google.rpc.Status` with an `ErrorInfo`: its reason finds the error class again at
 the client, where a bare code (from gRPC itself) only says whether the registry answered. Where the
@@ -46,6 +46,9 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.FileError: grpc.StatusCode.INTERNAL,
     errors.IntegrityError: grpc.StatusCode.DATA_LOSS,
+    errors.UnknownTenantError: grpc.StatusCode.NOT_FOUND,
+    errors.OverloadedError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _NO_ANSWER = frozenset(
     {

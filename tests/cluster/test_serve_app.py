@@ -1,4 +1,4 @@
-"""The app on a real Ray Serve over HTTP, on loopback."""
+"""The app on a real Ray Serve, over HTTP on loopback and over gRPC."""
 
 import random
 import re
@@ -13,6 +13,9 @@ import httpx
 import pytest
 
 from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.serving.v1 import serving_pb2 as pb
+from serve.tokens import new_token
+from tests.serving_rpc import Client, assert_equal_answers
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
 pytestmark = pytest.mark.ray
@@ -34,6 +37,7 @@ class Served:
     tenants: dict[str, MadeTenant]
     redeploy: Callable[[dict[str, object]], str]
     """With these settings changed."""
+    grpc_address: str
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +54,14 @@ def served(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         put_live(store, made)
     args = {"store": str(store), "encoder": str(folder), "dtype": "float32", "refresh_s": 0.1}
     args |= {"max_queued": 64}
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
 
     def redeploy(changed: dict[str, object]) -> str:
-        return deploy(args | changed, port=port)
+        return deploy(args | changed, port=port, grpc_port=grpc_port)
 
     address = redeploy({})
     with httpx.Client(base_url=address, timeout=30) as client:
-        yield Served(client, store, encoder, tenants, redeploy)
+        yield Served(client, store, encoder, tenants, redeploy, f"127.0.0.1:{grpc_port}")
     ray_serve.delete(APP_NAME)
     ray_serve.shutdown()
 
@@ -115,10 +119,15 @@ def test_metrics_are_those_of_a_replica(served: Served) -> None:
     assert re.search(r'adapterdistill_tenant_queries_total{replica="\w+",tenant="ash"} [1-9]', text)
 
 
-def test_ray_s_logs_tell_of_requests_without_their_text(served: Served) -> None:
+def ray_s_logs() -> str:
     import ray
 
     logs = Path(ray.init(ignore_reinit_error=True).address_info["session_dir"], "logs")
+    files = (path for path in logs.rglob("*") if path.is_file())
+    return "".join(path.read_text("utf-8", "replace") for path in files)
+
+
+def test_ray_s_logs_tell_of_requests_without_their_text(served: Served) -> None:
     for number, body in enumerate(({"query": SECRET}, {SECRET: SECRET}, [SECRET])):
         response = served.client.post(
             f"/v1/tenants/ash/search?{SECRET}",
@@ -127,13 +136,9 @@ def test_ray_s_logs_tell_of_requests_without_their_text(served: Served) -> None:
         )
         assert response.headers.get_list("X-Request-Id") == [f"seen-{number}"]
 
-    def written() -> str:
-        files = (path for path in logs.rglob("*") if path.is_file())
-        return "".join(path.read_text("utf-8", "replace") for path in files)
-
-    eventually(lambda: '"request_id": "seen-2"' in written())
-    assert '"status": 200, "outcome": "OK"' in written()
-    assert SECRET not in written()
+    eventually(lambda: '"request_id": "seen-2"' in ray_s_logs())
+    assert '"status": 200, "outcome": "OK"' in ray_s_logs()
+    assert SECRET not in ray_s_logs()
 
 
 def test_documentation_health_and_tenants_can_be_read(served: Served) -> None:
@@ -245,3 +250,41 @@ def test_a_redeployment_fails_no_request(served: Served) -> None:
     for thread in threads:
         thread.join()
     assert set(statuses) == {200}
+
+
+def test_grpc_answers_as_http_does_and_refuses_without_private_text(
+    served: Served, tmp_path: Path
+) -> None:
+    asked = pb.SearchRequest(tenant="ash", queries=TEXTS, top_k=3)
+    with Client(served.grpc_address) as client:
+        assert client.refusal("Search", asked) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+        tokens = tmp_path / "tokens.json"
+        held = {tenant: new_token(tokens, tenant, days=1)[0] for tenant in ("ash", "absent")}
+        served.redeploy({"tokens": str(tokens)})
+        http = served.client.post(
+            "/v1/tenants/ash/search",
+            json={"queries": TEXTS, "top_k": 3},
+            headers={"Authorization": f"Bearer {held['ash']}"},
+        )
+        assert_equal_answers(client.search(asked, held["ash"]), http.json())
+        told = client.call("GetTenant", pb.GetTenantRequest(tenant="ash"), held["ash"])
+        assert pb.GetTenantResponse.FromString(told).num_faqs == 5
+        for request, token, code, reason in (
+            (asked, held["absent"], "UNAUTHENTICATED", "UNAUTHENTICATED"),
+            (
+                pb.SearchRequest(tenant="absent", queries=[SECRET]),
+                held["absent"],
+                "NOT_FOUND",
+                "UNKNOWN_TENANT",
+            ),
+            (
+                pb.SearchRequest(tenant="ash", queries=[SECRET * 200]),
+                held["ash"],
+                "INVALID_ARGUMENT",
+                "INVALID_REQUEST",
+            ),
+            (SECRET.encode(), held["ash"], "INVALID_ARGUMENT", "INVALID_REQUEST"),
+        ):
+            assert client.refusal("Search", request, token) == (code, reason)
+    eventually(lambda: ray_s_logs().count('"status": "INVALID_ARGUMENT"') == 2)
+    assert SECRET not in ray_s_logs()

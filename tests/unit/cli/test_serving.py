@@ -192,6 +192,11 @@ def test_nobody_listens_beyond_loopback_without_tokens(tmp_path: Path, host: str
         run("--store", str(tmp_path), "--host", host, command="serve")
 
 
+def test_nobody_answers_over_grpc_without_tokens(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--grpc-port is open on every interface"):
+        run("--store", str(tmp_path), "--grpc-port", "9000", command="serve")
+
+
 def test_a_file_of_tokens_is_checked_before_ray_starts(tmp_path: Path) -> None:
     args = ["--store", str(tmp_path), "--host", "0.0.0.0", "--tokens", str(tmp_path / "absent")]
     with pytest.raises(ConfigError, match="absent: No such file"):
