@@ -17,8 +17,9 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.registry.trust.certificates import Usage
 
 PublicKey = EllipticCurvePublicKey | Ed25519PublicKey
-_CLOCK_SKEW = timedelta(minutes=5)
-"""By so much another's clock may be late and still accept what was made just now."""
+_CLOCK_SKEW = timedelta(minutes=10)
+"""By so much another's clock may be late and still accept what was made just now: by as much as a
+statement's time may be off."""
 
 
 def subject(name: str) -> x509.Name:

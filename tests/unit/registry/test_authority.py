@@ -27,6 +27,7 @@ from adapterdistill.registry.trust.certificates import (
     verify_certificate,
 )
 from adapterdistill.registry.trust.credentials import ServerCredentials, read_credentials
+from adapterdistill.registry.trust.statement import WINDOW
 from tests.enrolment import ACME, enrolled
 
 
@@ -128,6 +129,13 @@ def test_certificate_holds_from_its_issue_to_its_end(root: Path, tmp_path: Path)
     stale = enrolled(root, tmp_path / "acme", lifetime=-timedelta(minutes=1))
     with pytest.raises(UnauthenticatedError, match="expired at"):
         stale.check()
+
+
+def test_new_certificate_holds_by_every_clock_that_a_statement_may_be_dated_by(
+    root: Path, tmp_path: Path
+) -> None:
+    certificate = enrolled(root, tmp_path / "acme").signing_certificate
+    assert certificate.not_valid_before_utc <= now() - WINDOW
 
 
 def test_revoked_certificates_hold_no_longer_and_renewed_ones_do(
