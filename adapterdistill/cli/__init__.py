@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "serve": Subcommand("adapterdistill.cli.serving", "Deploy the search endpoint on Ray Serve."),
     "query": Subcommand("adapterdistill.cli.query", "Ask a deployed tenant a question."),
     "token": Subcommand("adapterdistill.cli.token", "Make and revoke tokens for the endpoint."),
+    "drill": Subcommand("adapterdistill.cli.drill", "Break something and see that it recovers."),
     "bench": Subcommand("adapterdistill.cli.bench", "Measure transfer and cost."),
 }
 

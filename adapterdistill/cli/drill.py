@@ -1,0 +1,116 @@
+"""`adapterdistill drill`: break something on purpose and see that it recovers."""
+
+import json
+import signal
+import statistics
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapterdistill.cli.output import Format
+from adapterdistill.drills.catalogue import DRILLS
+from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.errors import ConfigError
+
+LIST, ALL = "list", "all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `drill` to the root command."""
+    app.command("drill")(drill)
+
+
+def drill(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Drills to run, or `all`; `list` shows them."),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Of each drill, every one a new deployment.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first run; the next has the next.")] = 0,
+    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+) -> None:
+    """Start a small deployment, break something at a random moment, check what must hold, and
+    remove it all. Without a name: list the drills.
+
+    Exit code 1 if a run found what must not be.
+    """
+    names = names or [LIST]
+    if names == [LIST]:
+        _list(output)
+        return
+    unknown = sorted(set(names) - DRILLS.keys() - {ALL})
+    if unknown:
+        raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
+    # As Ctrl-C, so that whatever was started is ended and removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    console = Console(stderr=True)
+    found: list[dict[str, Any]] = []
+    for name in DRILLS if ALL in names else dict.fromkeys(names):
+        outcomes = []
+        for number in range(runs):
+            outcomes.append(run_drill(DRILLS[name], seed + number))
+            _tell(console, f"{name} {number + 1}/{runs}", outcomes[-1])
+        found.append(_summed(name, seed, outcomes))
+    if output is Format.json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(_table(found))
+    if not all(row["passed"] for row in found):
+        raise typer.Exit(1)
+
+
+def _list(output: Format) -> None:
+    sentences = {drill.name: drill.sentence for drill in DRILLS.values()}
+    if output is Format.json:
+        typer.echo(json.dumps([{"name": n, "sentence": s} for n, s in sentences.items()], indent=2))
+        return
+    table = Table("drill", "fault, and what must hold")
+    for name, sentence in sentences.items():
+        table.add_row(name, sentence)
+    Console().print(table)
+
+
+def _tell(console: Console, run: str, outcome: Outcome) -> None:
+    recovery = "" if outcome.recovery_s is None else f", recovered in {outcome.recovery_s:.2f} s"
+    told = [f"{run}: {'pass' if outcome.passed else 'FAIL'}{recovery}", *outcome.findings]
+    console.print("\n   ".join(told), markup=False, highlight=False)
+
+
+def _summed(name: str, seed: int, outcomes: list[Outcome]) -> dict[str, Any]:
+    seconds = [one.recovery_s for one in outcomes if one.recovery_s is not None]
+    return {
+        "drill": name,
+        "passed": all(one.passed for one in outcomes),
+        "runs": [
+            {"seed": seed + place, "passed": one.passed, **asdict(one)}
+            for place, one in enumerate(outcomes)
+        ],
+        "recovery_s": {
+            "median": round(statistics.median(seconds), 3) if seconds else None,
+            "max": round(max(seconds), 3) if seconds else None,
+        },
+    }
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(title="Drills")
+    for heading in ("drill", "passed", "median s", "max s", "found"):
+        table.add_column(heading, justify="right" if heading.endswith("s") else "left")
+    for row in found:
+        runs = row["runs"]
+        passed = sum(run["passed"] for run in runs)
+        seconds = row["recovery_s"].values()
+        table.add_row(
+            row["drill"],
+            Text(f"{passed} of {len(runs)}", "green" if row["passed"] else "bold red"),
+            *("-" if value is None else f"{value:.2f}" for value in seconds),
+            Text("\n".join(dict.fromkeys(f for run in runs for f in run["findings"])) or "nothing"),
+        )
+    return table

@@ -1,0 +1,65 @@
+"""Every drill there is."""
+
+import random
+from pathlib import Path
+
+from adapterdistill.drills.drill import Drill, Outcome
+from adapterdistill.drills.registry_calls import drop_rpc, kill_registry, slow_rpc
+from adapterdistill.drills.registry_disk import corrupt_blob, fill_disk
+
+
+def _clock_skew(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.clocks import clock_skew
+
+    return clock_skew(folder, draw)
+
+
+def _stale_teacher(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.stale_teacher import stale_teacher  # takes torch
+
+    return stale_teacher(folder, draw)
+
+
+DRILLS = {
+    drill.name: drill
+    for drill in (
+        Drill(
+            "kill-registry",
+            "kill -9 of the registry amid publishes: what it acknowledged is there and verifies",
+            kill_registry,
+        ),
+        Drill(
+            "drop-rpc",
+            "Connections break within uploads and downloads: the client goes on, nothing is twice",
+            drop_rpc,
+        ),
+        Drill(
+            "slow-rpc",
+            "A slow network: who waits gets the right bytes, who does not is told in time",
+            slow_rpc,
+        ),
+        Drill(
+            "corrupt-blob",
+            "The disk damages a payload: nobody is given it, fsck names it, publishing heals it",
+            corrupt_blob,
+        ),
+        Drill(
+            "fill-disk",
+            "Every write of the registry fails for a while (a limit on file sizes, not a real full "
+            "disk): it refuses, goes on reading, and recovers",
+            fill_disk,
+        ),
+        Drill(
+            "clock-skew",
+            "Clocks go wrong: statements, certificates and tokens of another time are refused, "
+            "those of nearly now are not",
+            _clock_skew,
+        ),
+        Drill(
+            "stale-teacher",
+            "A teacher is withdrawn, or the encoder another, after the list was read: it teaches "
+            "nobody, the others do",
+            _stale_teacher,
+        ),
+    )
+}

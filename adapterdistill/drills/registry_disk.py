@@ -1,0 +1,121 @@
+"""Drills of the registry's disk: it damages a payload, or takes no more."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from adapterdistill.bench.registry_process import Serving, serving
+from adapterdistill.drills.acknowledged import Acknowledged, fetch_findings, fsck_findings
+from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
+from adapterdistill.errors import AdapterDistillError
+from adapterdistill.registry.client import RegistryClient
+
+VERSIONS = 6
+FULL_S = 0.5
+_LONGEST_WAIT_S = 0.3
+_PATIENT_S = 30.0
+_REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
+
+
+def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
+    """A payload is changed, cut short or lost on disk, and published again."""
+    root, told = folder / "registry", Acknowledged()
+    with (
+        serving(root) as server,
+        RegistryClient(server.address, timeout_s=_PATIENT_S) as client,
+    ):
+        for _ in range(VERSIONS):
+            told.publish(client)
+        manifest, payload = draw.choice(told.versions)
+        blob = root / "blobs" / manifest.version[:2] / manifest.version
+        damage(blob, draw)
+        began = time.monotonic()
+        findings = not_refused(
+            lambda: client.fetch(manifest.ref), "DIGEST_MISMATCH", "REGISTRY_ERROR"
+        )
+        found = fsck_findings(root)
+        if len(found) != 1 or manifest.version not in found[0]:
+            findings.append(f"fsck told of {len(found)} faults, expected the damaged payload alone")
+        # As an operator does, whom fsck told which file: it goes, and its owner publishes it again.
+        blob.unlink(missing_ok=True)
+        client.publish(manifest, payload)
+        client.fetch(manifest.ref)
+        recovery_s = time.monotonic() - began
+        findings += told.findings(client)
+    return Outcome(recovery_s, (*findings, *fsck_findings(root)))
+
+
+def damage(blob: Path, draw: random.Random) -> None:
+    """Flip a bit, cut the file short, or remove it."""
+    content = bytearray(blob.read_bytes())
+    place = draw.randrange(len(content))
+    match draw.choice(("flip", "cut", "lose")):
+        case "flip":
+            content[place] ^= 1 << draw.randrange(8)
+            blob.write_bytes(content)
+        case "cut":
+            blob.write_bytes(content[:place])
+        case _:
+            blob.unlink()
+
+
+def fill_disk(folder: Path, draw: random.Random) -> Outcome:
+    """The registry's writes fail while it is published to, and then no more.
+
+    No small file system, which would need rights: the limit on the size of each file that its
+    process writes (RLIMIT_FSIZE) is set to what is there and a little more. A write then fails
+    with EFBIG where a full disk's gives ENOSPC, in payloads, index and audit log alike.
+    """
+    root, told = folder / "registry", Acknowledged()
+    with (
+        serving(root) as server,
+        RegistryClient(server.address, timeout_s=1.0) as client,
+        RegistryClient(server.address, timeout_s=_PATIENT_S) as patient,
+    ):
+        told.publish(patient)
+        with _publishing(told, client) as refused:
+            time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
+            limit_files(server, draw.randrange(64 << 10))
+            time.sleep(FULL_S)
+            # What is there can be read all the while.
+            findings = [*fetch_findings(patient, *told.versions[0])]
+            if not server.is_running():
+                findings.append("the registry's process ended")
+            limit_files(server, psutil.RLIM_INFINITY)
+        if not refused:
+            findings.append("nothing was refused, so this shows nothing")
+        findings += (f"refused with {reason}" for reason in sorted(refused - _REFUSALS))
+        recovery_s = seconds_until(lambda: told.publish(patient))
+        findings += told.findings(patient)
+    return Outcome(recovery_s, (*findings, *fsck_findings(root)))
+
+
+def limit_files(server: Serving, file_bytes: int) -> None:
+    _, hard = server.process.rlimit(psutil.RLIMIT_FSIZE)
+    server.process.rlimit(psutil.RLIMIT_FSIZE, (file_bytes, hard))
+
+
+@contextmanager
+def _publishing(told: Acknowledged, client: RegistryClient) -> Iterator[set[str]]:
+    """All the while, in a thread; gives the reasons for which it was refused, as they come."""
+    ended, reasons = threading.Event(), set[str]()
+
+    def publish() -> None:
+        while not ended.is_set():
+            try:
+                told.publish(client)
+            except AdapterDistillError as error:
+                reasons.add(error.reason)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield reasons
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,115 @@
+"""Each drill that needs no Ray, once as it is, and once where it must fail."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from adapterdistill.bench import registry_kills
+from adapterdistill.bench.registry_process import Serving
+from adapterdistill.drills import clocks, registry_calls, registry_disk
+from adapterdistill.drills.catalogue import DRILLS
+from adapterdistill.drills.drill import run_drill
+from adapterdistill.registry import client as registry_client
+from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.streams import Download, manifest_of
+from adapterdistill.registry.trust.authority import LIFETIME
+
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_calls, "PUBLISHERS", 1)
+    monkeypatch.setattr(registry_calls, "DROPS", 1)
+    monkeypatch.setattr(registry_disk, "VERSIONS", 2)
+
+
+def _lose_a_payload(root: Path) -> None:
+    for blob in [*(root / "blobs").glob("*/*")][:1]:
+        blob.unlink()
+
+
+def _disk_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
+    serving = registry_kills.serving
+
+    def forgetful(root: Path) -> Any:
+        _lose_a_payload(root)
+        return serving(root)
+
+    patch.setattr(registry_kills, "serving", forgetful)
+
+
+def _client_tries_once(patch: pytest.MonkeyPatch) -> None:
+    def once(call: Callable[[float], Any], *, timeout_s: float, explain: Any) -> Any:
+        try:
+            return call(timeout_s)
+        except grpc.RpcError as error:
+            raise explain(error) from None
+
+    patch.setattr(registry_client, "retried", once)
+
+
+def _client_waits_beyond_its_deadline(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(registry_calls, "_HASTY_S", 60.0)
+    patch.setattr(registry_calls, "_STANDSTILL_S", 0.2)
+
+
+def _client_believes_what_comes(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Download, responses: Iterator[Any]) -> Any:
+        manifest = manifest_of(self._ref, next(responses).version)
+        return manifest, b"".join(response.chunk.data for response in responses)
+
+    patch.setattr(Download, "take", take)
+
+
+def _full_disk_forgets(patch: pytest.MonkeyPatch) -> None:
+    limit = registry_disk.limit_files
+
+    def forgetful(server: Serving, file_bytes: int) -> None:
+        command = server.process.cmdline()
+        _lose_a_payload(Path(command[command.index("--root") + 1]))
+        limit(server, file_bytes)
+
+    patch.setattr(registry_disk, "limit_files", forgetful)
+
+
+def _no_certificate_expires(patch: pytest.MonkeyPatch) -> None:
+    renew = clocks._renew
+    patch.setattr(clocks, "_renew", lambda root, folder, _: renew(root, folder, LIFETIME))
+
+
+def _nothing_is_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RegistryClient, "withdraw", lambda *_: ())
+
+
+# A broken system for each drill, and what it must be found out by.
+SABOTAGES: dict[str, tuple[Sabotage, str]] = {
+    "kill-registry": (_disk_forgets_at_a_restart, "acknowledged and not there"),
+    "drop-rpc": (_client_tries_once, "REGISTRY_UNAVAILABLE"),
+    "slow-rpc": (_client_waits_beyond_its_deadline, "answered, expected REGISTRY_UNAVAILABLE"),
+    "corrupt-blob": (_client_believes_what_comes, "answered, expected DIGEST_MISMATCH"),
+    "fill-disk": (_full_disk_forgets, "acknowledged and lost"),
+    "clock-skew": (_no_certificate_expires, "answered, expected UNAUTHENTICATED"),
+    "stale-teacher": (_nothing_is_withdrawn, "was used"),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_drill_passes(name: str) -> None:
+    found = run_drill(DRILLS[name], seed=1)
+    assert found.findings == ()
+    assert found.recovery_s is not None and found.recovery_s > 0
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_drill_fails_where_the_system_is_broken(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage, finding = SABOTAGES[name]
+    sabotage(monkeypatch)
+    found = run_drill(DRILLS[name], seed=1)
+    assert not found.passed
+    assert finding in "\n".join(found.findings)
