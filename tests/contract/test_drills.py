@@ -27,8 +27,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_disk, "VERSIONS", 2)
 
 
-def _lose_a_payload(root: Path) -> None:
-    for blob in [*(root / "blobs").glob("*/*")][:1]:
+def _lose_payloads(root: Path) -> None:
+    for blob in (root / "blobs").glob("*/*"):
         blob.unlink()
 
 
@@ -36,7 +36,7 @@ def _disk_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
     serving = registry_kills.serving
 
     def forgetful(root: Path) -> Any:
-        _lose_a_payload(root)
+        _lose_payloads(root)
         return serving(root)
 
     patch.setattr(registry_kills, "serving", forgetful)
@@ -70,7 +70,7 @@ def _full_disk_forgets(patch: pytest.MonkeyPatch) -> None:
 
     def forgetful(server: Serving, file_bytes: int) -> None:
         command = server.process.cmdline()
-        _lose_a_payload(Path(command[command.index("--root") + 1]))
+        _lose_payloads(Path(command[command.index("--root") + 1]))
         limit(server, file_bytes)
 
     patch.setattr(registry_disk, "limit_files", forgetful)
