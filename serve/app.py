@@ -27,6 +27,7 @@ from serve.batcher import Batcher
 from serve.engine import Engine
 from serve.front import write_request_log
 from serve.metrics import Metrics
+from serve.proofs import PROVE_EVERY_S
 from serve.recall import Recall
 from serve.rpc import Rpc
 from serve.settings import ServeSettings
@@ -76,14 +77,15 @@ class SearchService:
         self._refresh()
         self._stopping = threading.Event()
         # A thread each: a revoked token does not wait for bundles that are being loaded.
-        followed = {"store": self._refresh} | (
-            {"tokens": self._reload_tokens} if self._tokens is not None else {}
-        )
+        followed = {
+            "store": (self._refresh, settings.refresh_s),
+            "proofs": (self._prove_next, PROVE_EVERY_S),
+        }
+        if self._tokens is not None:
+            followed["tokens"] = (self._reload_tokens, settings.refresh_s)
         self._followers = [
-            threading.Thread(
-                target=self._follow, args=(read, settings.refresh_s), name=name, daemon=True
-            )
-            for name, read in followed.items()
+            threading.Thread(target=self._follow, args=args, name=name, daemon=True)
+            for name, args in followed.items()
         ]
         for follower in self._followers:
             follower.start()
@@ -136,9 +138,19 @@ class SearchService:
             self._batcher.close()
             self._engine.close()
 
-    def _follow(self, read: Callable[[], None], refresh_s: float) -> None:
-        while not self._stopping.wait(refresh_s):
+    def _follow(self, read: Callable[[], None], every_s: float) -> None:
+        while not self._stopping.wait(every_s):
             read()
+
+    def _prove_next(self) -> None:
+        try:
+            changed = self._engine.prove_next()
+        except Exception:  # it was proven briefly, and is tried again
+            _log.exception("a proof failed for reasons of its own")
+            return
+        self._metrics.refreshed(changed)
+        for tenant, error in changed.refused.items():
+            _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
 
     def _reload_tokens(self) -> None:
         try:

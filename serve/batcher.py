@@ -51,7 +51,7 @@ class Batcher:
         self._limits = limits
         self._max_query_tokens = max_query_tokens
         self._max_wait_s = max_wait_ms / 1000
-        self._request_timeout_s = request_timeout_s
+        self.request_timeout_s = request_timeout_s
         self._queue: FairQueue[_Waiting] = FairQueue(limits, time.monotonic)
         self._batches: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -68,8 +68,10 @@ class Batcher:
         """Whether new requests are refused because the replica stops."""
         return self._draining
 
-    async def submit(self, items: Sequence[SearchItem]) -> list[Outcome]:
+    async def submit(self, items: Sequence[SearchItem], *, waited_s: float = 0) -> list[Outcome]:
         """The outcomes of one request's items, in order; all are of one tenant.
+
+        waited_s: what the request has waited already, of its `request_timeout_s`.
 
         Raises:
             OverloadedError: the queue has no room for the request, or the replica stops.
@@ -85,7 +87,7 @@ class Batcher:
         except OverloadedError as error:
             error.retry_after_s = self._retry_after_s()
             raise
-        giving_up = loop.call_later(self._request_timeout_s, self._give_up, waiting)
+        giving_up = loop.call_later(self.request_timeout_s - waited_s, self._give_up, waiting)
         if self._batches is None or self._batches.done():
             self._batches = loop.create_task(self._run_batches())
         try:
@@ -93,6 +95,8 @@ class Batcher:
         finally:
             giving_up.cancel()
             self._queue.remove(waiting)  # if its client has gone
+            # An error would keep this frame, and so itself and the tenant, until garbage is sought.
+            del waiting
 
     async def drain(self) -> None:
         """Refuse new requests, and return when those that wait are answered."""
@@ -109,14 +113,14 @@ class Batcher:
         if self._queue.remove(waiting) and not waiting.outcomes.done():
             waiting.outcomes.set_exception(
                 DeadlineExceededError(
-                    f"the request waited for {self._request_timeout_s:g} s and was given up",
+                    f"the request waited for {self.request_timeout_s:g} s and was given up",
                     retry_after_s=self._retry_after_s(),
                 )
             )
 
     def _retry_after_s(self) -> float:
         """When what waits now will have been served; it is never waited for longer than this."""
-        return min(max(1.0, self._rate.seconds_for(self._queue.tokens)), self._request_timeout_s)
+        return min(max(1.0, self._rate.seconds_for(self._queue.tokens)), self.request_timeout_s)
 
     async def _run_batches(self) -> None:
         if self._queue.tokens < self._limits.max_batch_tokens:

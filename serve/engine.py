@@ -228,17 +228,26 @@ class Engine:
                 served = self.snapshot.bundle_id(key)
                 if bundle_id == served or self._loader.was_refused(key, bundle_id):
                     continue
-                if served is None and key == tenant_of(key) and not self._is_cold():
+                new = served is None and key == tenant_of(key)
+                if new and not self._is_cold():
                     known[key] = bundle_id
                     continue
                 try:
-                    self._residents.adopt(key, self._loader.load(key, bundle_id))
+                    self._residents.adopt(key, self._loader.load(key, bundle_id, briefly=new))
                     loaded.append(key)
                 except AdapterDistillError as error:
                     refused[key] = error
             if known:
                 self._residents.know(known, ())
             return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
+
+    def prove_next(self) -> Refresh:
+        """Prove one tenant in memory on all probe sentences, if there is one that was not.
+
+        What is refused here is served no more. Takes some milliseconds.
+        """
+        refused = self._residents.prove_next()
+        return Refresh((), (), dict([refused] if refused else []))
 
     def _is_cold(self) -> bool:
         return len(self.snapshot.tenants) < self._warm and self._residents.has_room()

@@ -1,5 +1,6 @@
 """From a bundle in the store to what can be placed in memory: read, verified and proven active."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.checkpoint import prove_active, unpack_adapter
+from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.distill.forms import ServedForm, unpack_form
@@ -16,6 +17,7 @@ from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, Ser
 from adapterdistill.manifest import Manifest
 from serve.faq_index import FaqIndex
 from serve.live import tenant_of
+from serve.proofs import Proofs
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +36,7 @@ class Loaded:
 class Loader:
     """Reads bundles for one encoder; any number of threads may.
 
-    Digests are checked at every load. That an adapter is active is proven once a bundle: the proof
-    is an embedding of the probe sentences, four fifths of a load, and its outcome follows from the
-    bundle's content, which the id names.
+    Digests are checked at every load, that an adapter is active once a bundle.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Loader:
         check: Callable[[BottleneckAdapter], None],
     ) -> None:
         """`check` raises ServingError for an adapter that could not be placed."""
+        self.proofs = Proofs(encoder)
         self._encoder = encoder
         self._store = store
         self._retry_refused_s = retry_refused_s
         self._check = check
-        self._proven: set[str] = set()  # bundle ids
         self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, when)
 
     def was_refused(self, key: str, bundle_id: str) -> bool:
@@ -60,19 +60,23 @@ class Loader:
         refused_id, when = self._refused.get(key, (None, 0.0))
         return refused_id == bundle_id and time.monotonic() - when < self._retry_refused_s
 
-    def load(self, key: str, bundle_id: str) -> Loaded:
-        """The bundle that is to be served under a key of `serve.live`.
+    def refuse(self, key: str, bundle_id: str) -> None:
+        """Never try this bundle again."""
+        self._refused[key] = (bundle_id, math.inf)
+
+    def load(self, key: str, bundle_id: str, *, briefly: bool = False) -> Loaded:
+        """The bundle that is to be served under a key of `serve.live`, proven (`serve.proofs`).
 
         Raises:
             ServingError, EncoderMismatchError, InvalidPayloadError: not to be served.
         """
         try:
-            return self._load(tenant_of(key), bundle_id)
+            return self._load(tenant_of(key), bundle_id, briefly)
         except AdapterDistillError:
             self._refused[key] = (bundle_id, time.monotonic())
             raise
 
-    def _load(self, tenant: str, bundle_id: str) -> Loaded:
+    def _load(self, tenant: str, bundle_id: str, briefly: bool) -> Loaded:
         bundle = bundles.read_bundle(self._store, tenant, bundle_id)
         manifest = bundle.manifest
         if not manifest.encoder.same_as(self._encoder.ref):
@@ -87,11 +91,9 @@ class Loader:
         if bundle.form is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
             self._check(adapter)
-            if bundle_id not in self._proven:
-                prove_active(self._encoder, adapter, manifest.golden)
+            self.proofs.prove(bundle_id, adapter, manifest.golden, briefly=briefly)
         else:
             served = self._form(bundle.form, bundle_id)
-        self._proven.add(bundle_id)
         return Loaded(
             bundle_id=bundle_id,
             manifest=manifest,
@@ -109,6 +111,5 @@ class Loader:
                 f"the bundle's form is of kind {form.settings.kind}, its head says "
                 f"{bundled.proven.kind}"
             )
-        if bundle_id not in self._proven:
-            prove_active(self._encoder, form.embedder, bundled.proven.golden)
+        self.proofs.prove(bundle_id, form.embedder, bundled.proven.golden)
         return form

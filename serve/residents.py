@@ -20,6 +20,7 @@ from types import MappingProxyType
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.errors import (
     AdapterDistillError,
+    EncoderMismatchError,
     NoCandidateError,
     OverloadedError,
     UnknownTenantError,
@@ -158,6 +159,20 @@ class Residents:
             for tenant in gone:
                 self.recency.left(tenant)
 
+    def prove_next(self) -> tuple[str, EncoderMismatchError] | None:
+        """Prove one tenant in memory wholly; if it fails, it is served no more, and returned."""
+        found = self._loader.proofs.prove_next(self._snapshot)
+        if found is None:
+            return None
+        key, bundle_id, error = found
+        self._loader.refuse(key, bundle_id)
+        with self._changing:
+            if self._snapshot.bundles.get(key) == bundle_id:
+                tenants = {k: one for k, one in self._snapshot.tenants.items() if k != key}
+                self._swap(tenants=tenants)
+                self.recency.left(key)
+        return key, error
+
     def recall(self, name: str) -> tuple[str, ...]:
         """Serve the version of this name no more; returns the tenants that were served it."""
         with self._changing:
@@ -189,7 +204,7 @@ class Residents:
             if isinstance(found, AdapterDistillError):
                 raise found
             try:
-                loaded = self._loader.load(tenant, found)
+                loaded = self._loader.load(tenant, found, briefly=True)
             except AdapterDistillError as error:
                 with self._admitting:
                     self.counts.failures += 1

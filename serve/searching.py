@@ -3,11 +3,12 @@
 Errors leave here as `AdapterDistillError`; each interface says in its own words what they are.
 """
 
+import time
 from collections.abc import Sequence
 
 from adapterdistill.errors import AdapterDistillError
 from serve.batcher import Batcher
-from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer, SearchItem
+from serve.engine import Engine, SearchAnswer, SearchItem
 from serve.note import Note
 
 
@@ -22,10 +23,12 @@ async def search(
     """
     note.tenant, note.num_queries = tenant, len(texts)
     # Before the queue: made-up names take nobody's turn in it, and neither do loads.
-    held = await engine.hold(tenant, LOAD_TIMEOUT_S)
+    asked_at = time.monotonic()
+    held = await engine.hold(tenant, batcher.request_timeout_s)
+    waited_s = time.monotonic() - asked_at
     items = [SearchItem(tenant, text, top_k, held) for text in texts]
     answers: list[SearchAnswer] = []
-    for outcome in await batcher.submit(items):
+    for outcome in await batcher.submit(items, waited_s=waited_s):
         if isinstance(outcome, AdapterDistillError):
             raise outcome
         answers.append(outcome)

@@ -64,6 +64,13 @@ class AdapterStack:
     def num_adapters(self) -> int:
         return self.down.shape[1]
 
+    def only(self, adapter: int) -> "AdapterStack":
+        """One of them, without a copy."""
+        one = slice(adapter, adapter + 1)
+        return AdapterStack(
+            self.down[:, one], self.down_bias[:, one], self.up[:, one], self.up_bias[:, one]
+        )
+
     def without(self, adapter: int) -> "AdapterStack":
         """All but one; a stack of none adds nothing."""
         others = [n for n in range(self.num_adapters) if n != adapter]

@@ -7,9 +7,12 @@ replica has: all of serving but HTTP. Tenants' FAQ vectors are random, as only t
 import asyncio
 import random
 import statistics
+import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from adapterdistill.errors import AdapterDistillError
 from serve.batcher import Batcher
 from serve.engine import Engine, SearchItem
 from serve.fair_queue import QueueLimits
+from serve.proofs import PROVE_EVERY_S
 
 SHARES = (0.9, 1.1, 2.0)
 """Tenants asked for, each as often as the others, over slots."""
@@ -51,7 +55,8 @@ PAGING_SIZES = {
 @dataclass
 class Trace:
     seconds: list[float] = field(default_factory=list)
-    failed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """By reason and words."""
 
 
 def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
@@ -85,7 +90,7 @@ def measure_paging(
     draw = random.Random(6)
     weights = [1 / (rank + 1) for rank in range(len(banks))]
     found, scan_s = [], 0.0
-    with phase("traffics", 2 + len(SHARES)) as done:
+    with _followed(engine), phase("traffics", 2 + len(SHARES)) as done:
         for name in ("Zipf over all, at first", "Zipf over all, all proven"):
             found.append(_traffic(engine, name, banks, weights, per_s, size, draw))
             scan_s = _scan(engine, banks) if len(found) == 1 else scan_s
@@ -119,6 +124,29 @@ def resident_mib() -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise AssertionError("no VmRSS in /proc/self/status")
+
+
+@contextmanager
+def _followed(engine: Engine) -> Iterator[None]:
+    """As a replica does beside its requests: read the store each second, and prove."""
+    stop = threading.Event()
+
+    def follow(what: Callable[[], object], every_s: float) -> None:
+        while not stop.wait(every_s):
+            what()
+
+    threads = [
+        threading.Thread(target=follow, args=args)
+        for args in ((engine.refresh, 1.0), (engine.prove_next, PROVE_EVERY_S))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def _refresh_s(engine: Engine) -> float:
@@ -156,7 +184,8 @@ def _traffic(
     return {
         "traffic": name,
         "queries": len(trace.seconds),
-        "failed": trace.failed,
+        "failed": trace.failed.total(),
+        "why": dict(trace.failed),
         "hit_rate": round(hits / max(1, hits + waits), 4),
         "loads": after.loads - before.loads,
         "evictions": after.evictions - before.evictions,
@@ -171,19 +200,22 @@ async def _send(engine: Engine, sent: Sequence[tuple[float, SearchItem]]) -> Tra
 
     async def ask(item: SearchItem, due: float) -> None:
         try:
-            held = await engine.hold(item.tenant, 10)
-            await batcher.submit([SearchItem(item.tenant, item.text, item.top_k, held)])
+            asked_at = time.monotonic()
+            held = await engine.hold(item.tenant, batcher.request_timeout_s)
+            waited_s = time.monotonic() - asked_at
+            asked = SearchItem(item.tenant, item.text, item.top_k, held)
+            await batcher.submit([asked], waited_s=waited_s)
             trace.seconds.append(time.perf_counter() - due)
-        except AdapterDistillError:
-            trace.failed += 1
+        except AdapterDistillError as error:
+            trace.failed[f"{error.reason}: {str(error).replace(item.tenant, 'T')}"] += 1
 
     began = time.perf_counter()
-    asked = []
+    tasks = []
     for at, item in sent:
         early = began + at - time.perf_counter()
         if early > 0:
             await asyncio.sleep(early)
-        asked.append(asyncio.create_task(ask(item, began + at)))
-    await asyncio.gather(*asked)
+        tasks.append(asyncio.create_task(ask(item, began + at)))
+    await asyncio.gather(*tasks)
     batcher.close()
     return trace

@@ -60,7 +60,7 @@ def serving_command(
         "size": size,
         "environment": environment(timed),
         "engine": engine,
-        "aims": [paging_aim(engine["paging"])] if paging_only else list(aims(engine)),
+        "aims": list(paging_aims(engine["paging"]) if paging_only else aims(engine)),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -106,17 +106,20 @@ def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "measured": times,
         "met": times <= _FLOOD_TIMES,
     }
-    yield paging_aim(engine["paging"])
+    yield from paging_aims(engine["paging"])
 
 
-def paging_aim(found: Mapping[str, Any]) -> dict[str, Any]:
-    times = found["p95_times_when_10_percent_over"]
-    return {
-        "aim": "p95 of 1.1 times as many tenants as slots, times that of 0.9",
-        "most": CLIFF_TIMES,
-        "measured": times,
-        "met": times <= CLIFF_TIMES,
-    }
+def paging_aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    failed = sum(cell["failed"] for cell in found["traffics"])
+    for aim, most, measured in (
+        (
+            "p95 of 1.1 times as many tenants as slots, times that of 0.9",
+            CLIFF_TIMES,
+            found["p95_times_when_10_percent_over"],
+        ),
+        ("failed queries, with more tenants than slots", 0, failed),
+    ):
+        yield {"aim": aim, "most": most, "measured": measured, "met": measured <= most}
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -238,7 +241,10 @@ def _paging(found: Mapping[str, Any]) -> str:
         f"{found['scan_ms_a_tenant']} ms each. Single queries, "
         f"{found['queries_per_s']} a second:"
     )
-    rows = [tuple(cell.values()) for cell in found["traffics"]]
+    rows = [
+        tuple({**cell, "why": "; ".join(f"{n} {why}" for why, n in cell["why"].items())}.values())
+        for cell in found["traffics"]
+    ]
     head = [name.replace("_", " ") for name in found["traffics"][0]]
     return words + "\n\n" + table(tuple(head), rows)
 

@@ -21,6 +21,7 @@ from adapterdistill.checkpoint import (
     probe_sentences,
     prove_active,
     state_digest,
+    telling_probes,
     tensor_specs,
     unpack_adapter,
 )
@@ -189,6 +190,33 @@ def test_another_adapter_none_and_another_encoder_fail_the_proof(
     ):
         with pytest.raises(EncoderMismatchError, match="tolerance"):
             prove_active(encoder, delta, golden)
+
+
+def test_one_probe_sentence_tells_none_and_another_encoder_from_the_adapter(
+    tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    golden = golden_vectors(tiny_encoder, adapter)
+    prove_active(tiny_encoder, adapter, golden, briefly=True)
+    silent = adapter.copy().requires_grad_(False)
+    silent.up_weight.zero_()
+    silent.up_bias.zero_()
+    other = load_encoder(str(save_tiny_encoder(tmp_path_factory.mktemp("other"), seed=7)))
+    for encoder, delta in ((tiny_encoder, silent), (other, adapter)):
+        with pytest.raises(EncoderMismatchError, match="tolerance"):
+            prove_active(encoder, delta, golden, briefly=True)
+
+
+def test_the_shortest_probe_sentence_that_is_moved_far_tells_or_else_all(
+    tiny_encoder: Encoder,
+) -> None:
+    golden = golden_vectors(tiny_encoder, random_adapter(tiny_encoder, seed=1))
+    by_length = sorted(range(8), key=lambda n: len(probe_sentences()[n]))
+    moved = {by_length[0]: 0.09, by_length[1]: 0.1, by_length[2]: 0.3}
+    some = golden.model_copy(update={"distances": tuple(moved.get(n, 0.0) for n in range(8))})
+    assert telling_probes(some) == [by_length[1]]
+    none = golden.model_copy(update={"distances": (0.09,) * 8})
+    assert list(telling_probes(none)) == list(range(8))
 
 
 def test_an_adapter_that_overflows_fails_the_proof(tiny_encoder: Encoder) -> None:

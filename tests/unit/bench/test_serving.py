@@ -26,7 +26,8 @@ TINY = SERVING_SIZES["tiny"]
 PAGING = {
     "tenants": 20, "slots": 5, "bank_mib": 1.0, "process_grew_mib": 2.0, "first_refresh_s": 0.1,
     "refresh_without_change_ms": 0.2, "scan_ms_a_tenant": 3.0, "queries_per_s": 100.0,
-    "traffics": [{"traffic": "Zipf", "p95_ms": 1.0}], "p95_times_when_10_percent_over": 1.1,
+    "traffics": [{"traffic": "Zipf", "failed": 3, "p95_ms": 1.0, "why": {"GONE: T went": 3}}],
+    "p95_times_when_10_percent_over": 1.1,
 }  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def test_every_side_is_timed_in_every_cell_and_reported(
         "load_1_5_15_min": [0.0, 0.0, 0.0],
     }  # fmt: skip
     text = markdown({"environment": env, "engine": engine, "aims": list(aims(engine))})
+    assert "3 GONE: T went" in text
     assert all(word in text for word in (*MIXES, BARE, MIXED, ALONE, SEARCH, "skipped"))
 
 
@@ -74,7 +76,7 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
         ],
         "top1": {"float32": 0.8, "engine": 0.7985},
         "fairness": {"times": 1.9},
-        "paging": {"p95_times_when_10_percent_over": 2.1},
+        "paging": {"p95_times_when_10_percent_over": 2.1, "traffics": [{"failed": 1}]},
     }
     assert [(a["measured"], a["met"]) for a in aims(engine)] == [
         (0.95, True),
@@ -82,6 +84,7 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
         (0.15, False),
         (1.9, True),
         (2.1, False),
+        (1, False),
     ]
 
 
@@ -95,7 +98,7 @@ def test_many_more_tenants_than_slots_take_turns(tiny_encoder: Encoder, tmp_path
     assert by_name["0.9 times the slots, evenly"]["hit_rate"] == 1
     assert 0 < by_name["2 times the slots, evenly"]["hit_rate"] < 1
     assert by_name["Zipf over all, at first"]["evictions"] > 0
-    assert all(cell["failed"] == 0 for cell in found["traffics"])
+    assert all(cell["failed"] == 0 and cell["why"] == {} for cell in found["traffics"])
     env: dict[str, object] = {}
     text = markdown({"environment": env, "engine": {"paging": found}, "aims": []})
     assert all(name in text for name in by_name)

@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -135,6 +137,49 @@ def test_who_waits_for_too_long_is_given_up_and_not_computed() -> None:
         assert versions(await running) == ["a"]  # begun in time, so answered, however late
         assert versions(await batcher.submit(request("c"))) == ["c"]
         assert engine.batches == [["a"], ["c"]]
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_was_waited_for_a_load_counts_towards_a_requests_time() -> None:
+    async def scenario() -> None:
+        engine = Recorder()
+        batcher = Batcher(engine.search, QueueLimits(), request_timeout_s=3600)
+        engine.gate.clear()
+        running = asyncio.create_task(batcher.submit(request("a")))
+        await asyncio.to_thread(engine.started.wait, 10)
+        with pytest.raises(DeadlineExceededError):
+            await batcher.submit(request("b"), waited_s=3600)
+        engine.gate.set()
+        await running
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_is_given_up_keeps_nothing_in_memory() -> None:
+    """The tenant that its items hold could not leave memory."""
+
+    async def scenario() -> None:
+        engine = Recorder()
+        batcher = Batcher(engine.search, QueueLimits(), request_timeout_s=0.01)
+        engine.gate.clear()
+        running = asyncio.create_task(batcher.submit(request("a")))
+        await asyncio.to_thread(engine.started.wait, 10)
+        items = list(request("b"))
+        kept = weakref.ref(items[0])
+        gc.disable()
+        try:
+            with pytest.raises(DeadlineExceededError) as raised:
+                await batcher.submit(items)
+            del items, raised
+            await asyncio.sleep(0)  # the loop lets go of what woke this
+            assert kept() is None
+        finally:
+            gc.enable()
+        engine.gate.set()
+        await running
         batcher.close()
 
     asyncio.run(scenario())

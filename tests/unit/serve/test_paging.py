@@ -5,14 +5,17 @@ import random
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import telling_probes
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
+    EncoderMismatchError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
@@ -88,9 +91,9 @@ def test_requests_for_one_tenant_share_its_load(store: Path, encoder: Encoder) -
     engine = paged(store, encoder, made, slots=2)
     gate, load = threading.Event(), engine._loader.load
 
-    def slow(tenant: str, bundle_id: str) -> object:
+    def slow(tenant: str, bundle_id: str, *, briefly: bool) -> object:
         assert gate.wait(10)
-        return load(tenant, bundle_id)
+        return load(tenant, bundle_id, briefly=briefly)
 
     engine._loader.load = slow  # type: ignore[method-assign, assignment]
     waiting = [engine.admit("tenant-2") for _ in range(5)]
@@ -187,6 +190,51 @@ def test_a_withdrawn_version_is_not_loaded_and_not_answered_to_who_holds_it(
     assert isinstance(answer, WithdrawnError)
     with pytest.raises(WithdrawnError):
         engine.admit("tenant-1")
+
+
+def with_golden(made: MadeTenant, distances: tuple[float, ...]) -> MadeTenant:
+    golden = made.bundle.manifest.golden.model_copy(update={"distances": distances})
+    manifest = made.bundle.manifest.model_copy(update={"golden": golden})
+    return replace(made, bundle=replace(made.bundle, manifest=manifest))
+
+
+def test_a_tenant_is_proven_briefly_when_asked_for_and_wholly_afterwards(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 3)
+    golden = made[2].bundle.manifest.golden
+    [told] = telling_probes(golden)
+    wrong = tuple(d if n == told else d / 2 for n, d in enumerate(golden.distances))
+    made[2] = with_golden(made[2], wrong)
+    engine = paged(store, encoder, made, slots=3)
+    assert engine.snapshot.tenants.keys() == {"tenant-0", "tenant-1", "tenant-2"}
+    refused = [engine.prove_next().refused for _ in range(4)]
+    assert [list(found) for found in refused] == [[], [], ["tenant-2"], []]
+    assert isinstance(refused[2]["tenant-2"], EncoderMismatchError)
+    assert engine.snapshot.tenants.keys() == {"tenant-0", "tenant-1"}
+    for _ in range(2):  # nor does the next reading of the store bring it back
+        engine.refresh()
+        with pytest.raises(UnknownTenantError, match="refused"):
+            engine.admit("tenant-2")
+    ask(engine, made[0], encoder)
+
+
+def test_a_bundle_that_fails_the_brief_proof_answers_nothing(store: Path, encoder: Encoder) -> None:
+    made = tenants(encoder, 2)
+    golden = made[1].bundle.manifest.golden
+    made[1] = with_golden(made[1], tuple(d + 0.05 for d in golden.distances))
+    engine = paged(store, encoder, made, slots=1)
+    with pytest.raises(UnknownTenantError, match="refused"):
+        held(engine, "tenant-1")
+
+
+def test_a_proof_keeps_nobody_in_memory(store: Path, encoder: Encoder) -> None:
+    made = tenants(encoder, 3)
+    engine = paged(store, encoder, made, slots=1)
+    for tenant in made:
+        ask(engine, tenant, encoder)
+        assert engine.prove_next().refused == {}
+    assert engine.paging.evictions == 2
 
 
 def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
