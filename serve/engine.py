@@ -188,24 +188,33 @@ class Engine:
         self,
         stack: AdapterStack,
         ids: Sequence[Sequence[int]],
-        served: Sequence[Slot | ServedForm],
+        served: Sequence[Slot | ServedForm | None],
     ) -> Tensor:
         """Each row as its tenant is served, [rows, hidden]: adapters together, each form alone."""
         device = self._encoder.device
         rows_of: dict[ServedForm | None, list[int]] = {}
         for row, one in enumerate(served):
-            rows_of.setdefault(None if isinstance(one, Slot) else one, []).append(row)
+            rows_of.setdefault(one if isinstance(one, ServedForm) else None, []).append(row)
         queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
         for form, rows in rows_of.items():
             tokens = pack([ids[row] for row in rows], device)
             embedder: Embedder
             if form is None:
-                slots = [one.number for one in served if isinstance(one, Slot)]
+                slots = [s.number if s else -1 for s in served if not isinstance(s, ServedForm)]
                 embedder = stack.mixed(torch.tensor(slots), tokens)
             else:
                 embedder = form.embedder
             queries[rows] = self._encoder.embed(tokens, embedder)
         return queries
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], through: Sequence[LiveTenant | None]) -> Tensor:
+        """Each text as a tenant that is held is served, or through no adapter, [texts, hidden].
+
+        For comparisons, in one batch: nothing that `search` answers is without an adapter.
+        """
+        served = [None if live is None else live.served for live in through]
+        return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that is proven.

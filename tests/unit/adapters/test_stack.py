@@ -114,6 +114,18 @@ def test_rows_without_an_adapter_are_the_backbone_s(
     assert torch.equal(tiny_encoder.hidden(tokens, none), tiny_encoder.hidden(tokens))
 
 
+def test_a_row_without_an_adapter_is_the_backbone_s_to_the_bit_beside_rows_with_one(
+    tiny_encoder: Encoder, stack: AdapterStack
+) -> None:
+    tokens = pack(random_rows(LENGTHS))
+    found = tiny_encoder.embed(tokens, stack.mixed(torch.tensor(SLOTS), tokens))
+    bare = tiny_encoder.embed(tokens)
+    without = [row for row, slot in enumerate(SLOTS) if slot < 0]
+    assert torch.equal(found[without], bare[without])
+    others = [row for row, slot in enumerate(SLOTS) if slot >= 0]
+    assert (found[others] - bare[others]).abs().amax(1).min() > 1e-4
+
+
 def test_adding_a_tenant_changes_no_output_of_the_others(
     tiny_encoder: Encoder, adapters: list[BottleneckAdapter]
 ) -> None:

@@ -19,7 +19,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
 )
 from adapterdistill.release import set_live
-from serve.engine import Engine, SearchAnswer, SearchItem
+from serve.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_forms import FORMS, make_form_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
@@ -165,6 +165,20 @@ def test_there_is_no_answer_from_the_bare_encoder(store: Path, encoder: Encoder)
     engine = Engine(encoder, store)
     [outcome] = engine.search([SearchItem("acme", "hi")])
     assert isinstance(outcome, UnknownTenantError)
+
+
+def test_rows_without_an_adapter_can_be_asked_for_to_compare(store: Path, encoder: Encoder) -> None:
+    form = make_form_tenant(encoder, "two", next(iter(FORMS)), seed=2)
+    made = [make_tenant(encoder, "one", seed=1), form]
+    engine = serve_tenants(store, encoder, made)
+    one, two = (engine.admit(tenant.tenant) for tenant in made)
+    assert isinstance(one, LiveTenant) and isinstance(two, LiveTenant)
+    found = engine.embed(TEXTS, [one, None, two, None, one])
+    bare = encoder.embed_ids(encoder.tokenize(TEXTS))
+    for row, live in enumerate([one, None, two, None, one]):
+        alone = engine.embed([TEXTS[row]], [live])[0]
+        torch.testing.assert_close(found[row], alone, rtol=0, atol=1e-5)
+        assert (live is None) == bool((found[row] - bare[row]).abs().max() < 1e-5)
 
 
 def test_a_new_version_and_a_withdrawn_tenant_need_no_restart(
