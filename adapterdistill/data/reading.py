@@ -6,6 +6,7 @@ next nor stops the reading. Faults of a whole file end it with `UnreadableTableE
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 from adapterdistill.data.schema import Fault
 
 BATCH_ROWS = 1024
+READ_EVENT = "adapterdistill.read_table"
+"""Raised with the file's path, as a string, for hooks of `sys.addaudithook`."""
 _MAX_CELL_CHARACTERS = 1 << 24
 
 
@@ -78,6 +81,8 @@ def read_table(
     if not path.is_file():
         raise _unreadable(path, "is not a regular file")
     reader = _READERS[path.suffix]
+    # Arrow opens files outside Python, where no audit hook would hear of it.
+    sys.audit(READ_EVENT, str(path))
     try:
         yield from reader(path, columns, optional, batch_rows)
     except PermissionError:
