@@ -13,7 +13,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.bench.progress import phase
-from adapterdistill.bundle import Bundle, write_bundle
+from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import DataError
@@ -83,7 +83,12 @@ def random_adapters(encoder: Encoder, count: int) -> list[BottleneckAdapter]:
 
 
 def fill_store(
-    store: Path, banks: Sequence[Bank], encoder: Encoder, adapters: Sequence[BottleneckAdapter]
+    store: Path,
+    banks: Sequence[Bank],
+    encoder: Encoder,
+    adapters: Sequence[BottleneckAdapter],
+    *,
+    threshold: float = NEVER_ABSTAIN,
 ) -> None:
     """A live bundle for every bank; its adapters are `adapters` in turn.
 
@@ -98,7 +103,7 @@ def fill_store(
         for place, bank in enumerate(banks):
             adapter, payload, golden = packed[place % len(packed)]
             vectors = encoder.embed_texts([faq.question for faq in bank.faqs], adapter)
-            put_bundle(store, bank, encoder, adapter, payload, golden, vectors)
+            put_bundle(store, bank, encoder, adapter, payload, golden, vectors, threshold=threshold)
             done()
 
 
@@ -110,6 +115,8 @@ def put_bundle(
     payload: bytes,
     golden: GoldenVectors,
     vectors: Tensor,
+    *,
+    threshold: float = NEVER_ABSTAIN,
 ) -> None:
     """Make a bundle of the bank with this adapter and one vector an FAQ, and set it live."""
     manifest = Manifest(
@@ -132,5 +139,6 @@ def put_bundle(
         faqs=list(bank.faqs),
         vectors=vectors,
         faq_of_vector=torch.arange(len(bank.faqs)),
+        threshold=threshold,
     )
     set_live(store, bank.tenant, write_bundle(store, bundle).name)

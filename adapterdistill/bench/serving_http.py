@@ -5,7 +5,7 @@ store, for comparison, and sends the load. No two of them work at a time but ser
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,39 +14,32 @@ from typing import Any
 
 import torch
 
-from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.progress import say
-from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
-from adapterdistill.bench.serving_http_answers import (
-    LEAST_OWN_SCORE,
-    Answers,
-    highest_through_another,
-)
-from adapterdistill.bench.serving_http_isolation import measure_isolation
+from adapterdistill.bench.serving_banks import fill_store, random_adapters, read_banks
+from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
+from adapterdistill.bench.serving_http_isolation import isolation_faults, measure_isolation
 from adapterdistill.bench.serving_http_kill import measure_kill
 from adapterdistill.bench.serving_http_process import deployed, empty_server
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import MANY, SINGLE, measure_generator, measure_speed
-from adapterdistill.release import live_bundle, set_live
 from serve.engine import Engine
 
 HAPROXY, RAYS_OWN = "HAProxy", "Ray's own proxy"
 _MOST_OVER_ENGINE_MS, _LEAST_PER_S, _MOST_TIMES = 2.0, 800.0, 1.3
-_SWAPPED = 8
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. 0 requests or seconds leave that part out."""
+    """How much is measured. 0 rounds, requests or seconds leave that part out."""
 
     tenants: int
     rounds: int
     load_s: float
     """Of each load in a round."""
     requests: int
-    """Checked while bundles are swapped."""
+    """Checked while tenants change."""
     kill_s: float
 
 
@@ -77,20 +70,18 @@ def http_command(
     with TemporaryDirectory() as name:
         store, log = Path(name) / "store", Path(name) / "log"
         adapters = random_adapters(exact, len(banks))  # a version of its own for every tenant
-        fill_store(store, banks, exact, adapters)
-        answers = Answers(banks, store)
+        fill_store(store, banks, exact, adapters, threshold=THRESHOLD)
+        answers = Answers(banks, store, timed)
         part("tenants", len(banks))
-        through_another = highest_through_another(exact, store, banks, adapters)
-        part("highest_score_through_another", round(through_another, 4))
-        with empty_server() as address:
-            part("generator", measure_generator(address, banks, seconds=size.load_s))
-        engine = Engine(timed, store, capacity=len(banks))
-        engine.refresh()
         start = partial(deployed, store, log, encoder=encoder, dtype=dtype, threads=threads)
-        for proxy in (HAPROXY, RAYS_OWN):
+        if size.rounds:
+            with empty_server() as address:
+                part("generator", measure_generator(address, banks, seconds=size.load_s))
+            engine = Engine(timed, store, capacity=len(banks))
+            engine.refresh()
+        for proxy in (HAPROXY, RAYS_OWN) if size.rounds else ():
             say(f"serving behind {proxy}")
-            haproxy = proxy == HAPROXY
-            with start(haproxy=haproxy, replicas=1) as server:
+            with start(haproxy=proxy == HAPROXY, replicas=1) as server:
                 speed = measure_speed(
                     server.address,
                     engine,
@@ -101,12 +92,12 @@ def http_command(
                     cpu_s=server.cpu_s,
                 )
                 part("speed", found.get("speed", {}) | {proxy: speed})
-                if haproxy and size.requests:
-                    others = second_versions(store, banks, exact, adapters)
-                    measured = measure_isolation(
-                        server.address, store, banks, answers, others, requests=size.requests
-                    )
-                    part("isolation", measured)
+        if size.requests:
+            behind_haproxy = partial(start, haproxy=True)
+            measured = measure_isolation(
+                behind_haproxy, store, banks, answers, timed, exact, requests=size.requests
+            )
+            part("isolation", measured)
         if size.kill_s:
             say("two replicas, of which one is killed")
             with start(haproxy=True, replicas=2) as server:
@@ -114,23 +105,10 @@ def http_command(
                 part(
                     "kill",
                     measure_kill(
-                        server.address, banks[:-1], answers, kill, replicas=2, seconds=size.kill_s
+                        server.address, banks, answers, kill, replicas=2, seconds=size.kill_s
                     ),
                 )
     return found
-
-
-def second_versions(
-    store: Path, banks: Sequence[Bank], encoder: Encoder, adapters: Sequence[BottleneckAdapter]
-) -> list[tuple[str, str]]:
-    """(tenant, bundle id) of other versions of the first tenants; what is live stays so."""
-    some = banks[:_SWAPPED]
-    live = [live_bundle(store, bank.tenant) for bank in some]
-    fill_store(store, some, encoder, adapters[len(some) : 2 * len(some)] or adapters[::-1])
-    others = [(bank.tenant, live_bundle(store, bank.tenant)) for bank in some]
-    for bank, bundle_id in zip(some, live, strict=True):
-        set_live(store, bank.tenant, bundle_id)
-    return others
 
 
 def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -151,18 +129,12 @@ def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def faults(found: Mapping[str, Any]) -> Iterator[str]:
     """What must not be, of all parts."""
-    if found.get("highest_score_through_another", 0) >= LEAST_OWN_SCORE:
-        yield "the check of scores cannot tell one adapter from another"
     for proxy, speed in found.get("speed", {}).items():
         yield from (f"{proxy}: an answer {fault}" for fault in speed["wrong"])
         if speed["failed"]:
             yield f"{proxy}: {speed['failed']} requests failed"
     if isolation := found.get("isolation"):
-        yield from (f"isolation: an answer {fault}" for fault in isolation["wrong"])
-        if isolation["failed"]:
-            yield f"isolation: {isolation['failed']} requests failed"
-        if isolation["control"]["noticed"] < isolation["control"]["wrong_answers"]:
-            yield "isolation: the check passes wrong answers"
+        yield from isolation_faults(isolation)
     if kill := found.get("kill"):
         yield from (f"kill: an answer {fault}" for fault in kill["wrong"])
         if kill["failed_after_retries"]:

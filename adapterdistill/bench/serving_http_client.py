@@ -18,7 +18,7 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Reply:
-    """`sent` and `seconds` by `time.perf_counter`."""
+    """`sent` and `seconds` by `time.perf_counter`; status 0: the connection was lost."""
 
     status: int
     body: bytes
@@ -133,7 +133,12 @@ async def load(
 
     async def work(client: Client) -> None:
         for place in places:
-            replies.append((place, await client.ask(requests[place])))
+            sent = time.perf_counter()
+            try:
+                reply = await client.ask(requests[place])
+            except OSError:
+                reply = Reply(0, b"", sent, time.perf_counter() - sent)
+            replies.append((place, reply))
             if time.perf_counter() >= until:
                 return
 

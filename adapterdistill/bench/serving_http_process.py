@@ -54,7 +54,16 @@ def _part(title: str) -> str:
 
 @contextmanager
 def deployed(
-    store: Path, log: Path, *, encoder: str, dtype: str, threads: int, haproxy: bool, replicas: int
+    store: Path,
+    log: Path,
+    *,
+    encoder: str,
+    dtype: str,
+    threads: int,
+    haproxy: bool,
+    replicas: int,
+    registry: str | None = None,
+    bank_mib: float | None = None,
 ) -> Iterator[Deployment]:
     """Raises ServingError if it does not start."""
     address = f"http://127.0.0.1:{free_port()}"
@@ -65,9 +74,11 @@ def deployed(
         "threads": threads,
         "replicas": replicas,
         "port": address.rpartition(":")[2],
+        "registry": registry,
+        "bank-mib": bank_mib,
     }
     command = [sys.executable, "-m", "adapterdistill", "serve"]
-    command += [f"--{name}={value}" for name, value in options.items()]
+    command += [f"--{name}={value}" for name, value in options.items() if value is not None]
     command += ["--haproxy"] if haproxy else []
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment["PYTHONPATH"] = str(_ROOT)

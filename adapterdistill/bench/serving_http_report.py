@@ -72,17 +72,43 @@ def _spent(of: Mapping[str, float]) -> str:
 
 
 def _isolation(found: Mapping[str, Any]) -> str:
-    i = found["isolation"]
-    return (
-        f"{i['requests']:,} requests over {i['clients']} connections in {i['seconds']} s, half of "
-        f"them of {i['swapped_tenants']} tenants whose bundles were swapped {i['swaps']} times "
-        f"meanwhile ({i['versions_of_swapped_tenants']} versions answered) and of one whose bundle "
-        f"went ({i['gone_tenant_last_answered_after_s']} s later it was answered last). "
-        f"**{i['num_wrong']} wrong answers**, {i['failed']} failed requests; statuses "
-        f"{i['statuses']}. Control: of {i['control']['wrong_answers']} answers made wrong, "
-        f"{i['control']['noticed']} were noticed; through another adapter a page's own questions "
-        f"score {found['highest_score_through_another']} at most."
+    isolation = found["isolation"]
+    head = ("replicas", "requests", "seconds", "wrong", "failed", "loads", "evictions", "changes")
+    rows = (
+        (
+            part["replicas"],
+            part["requests"],
+            part["seconds"],
+            _counts(part["wrong"]) or 0,
+            _counts(part["failed"]) or 0,
+            part["paging"]["loads"],
+            part["paging"]["evictions"],
+            _counts(part["steps"]),
+        )
+        for part in isolation["parts"]
     )
+    told = [table(head, rows)]
+    told += [
+        f"{part['replicas']} replicas, {part['slots']} tenants in memory of {found['tenants']}: "
+        f"of {sum(part['changing_tenants'].values())} tenants that changed, "
+        f"{part['both_versions_seen']} were answered by both versions; statuses "
+        f"{_counts(part['statuses'])}; asked for at most so many seconds after a change and "
+        f"answered as before it: {_counts(part['last_answer_of_before_s'])}; scores differ from "
+        f"each adapter's alone by at most {part['farthest_from_alone']:.1e}."
+        for part in isolation["parts"]
+    ]
+    made = isolation["control"].items()
+    told.append(
+        table(
+            ("answers made wrong", "made", "noticed", "nearest to right"),
+            ((kind, c["made"], c["noticed"], c.get("nearest", "-")) for kind, c in made),
+        )
+    )
+    return "\n\n".join(told)
+
+
+def _counts(of: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in of.items())
 
 
 def _kill(k: Mapping[str, Any]) -> str:

@@ -60,6 +60,7 @@ def serving(
     dtype: Dtype = "auto",
     device: Device = "cpu",
     paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
+    isolation_only: Annotated[bool, typer.Option(help="Over HTTP: only isolation.")] = False,
     output: Output = Format.table,
 ) -> None:
     """How fast many tenants are served, beside the bare encoder and sentence-transformers.
@@ -73,10 +74,14 @@ def serving(
         from adapterdistill.bench import serving_http
 
         chosen = serving_http.SIZES[size.value]
+        if requests is not None:
+            chosen = replace(chosen, requests=requests)
+        if isolation_only:
+            chosen = replace(chosen, rounds=0, kill_s=0.0)
         found = serving_http.http_command(
             data=folder,
             out=out,
-            size=chosen if requests is None else replace(chosen, requests=requests),
+            size=chosen,
             encoder=encoder,
             dtype=dtype,
             threads=threads,

@@ -26,6 +26,13 @@ def serve(
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    bank_mib: Annotated[
+        float,
+        typer.Option(
+            help="Memory of a replica for adapters, MiB; tenants that do not fit are loaded when "
+            "they are asked for."
+        ),
+    ] = 1024,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
     grpc_port: Annotated[
@@ -98,6 +105,7 @@ def serve(
         "dtype": dtype,
         "threads": threads,
         "num_replicas": replicas,
+        "bank_mib": bank_mib,
         "registry": registry,
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),

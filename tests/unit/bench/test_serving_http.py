@@ -1,7 +1,5 @@
 """The benchmark over HTTP at its smallest, on the app alone: without Ray."""
 
-import json
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,17 +10,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
-from adapterdistill.bench.serving_http import SIZES, aims, faults, second_versions
-from adapterdistill.bench.serving_http_answers import (
-    LEAST_OWN_SCORE,
-    Answers,
-    draw_questions,
-    highest_through_another,
-)
-from adapterdistill.bench.serving_http_isolation import measure_isolation
+from adapterdistill.bench.serving_http import SIZES, aims, faults
+from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
 from adapterdistill.bench.serving_http_kill import measure_kill
 from adapterdistill.bench.serving_http_process import empty_server, free_port
 from adapterdistill.bench.serving_http_report import markdown
@@ -41,20 +32,23 @@ TINY = SIZES["tiny"]
 class Served:
     encoder: Encoder
     banks: list[Bank]
-    adapters: list[BottleneckAdapter]
     store: Path
     engine: Engine
     answers: Answers
 
 
+def serve_samples(encoder: Encoder, store: Path, *, slots: int | None = None) -> Served:
+    banks = read_banks(SAMPLES, TINY.tenants)
+    adapters = random_adapters(encoder, len(banks))
+    fill_store(store, banks, encoder, adapters, threshold=THRESHOLD)
+    engine = Engine(encoder, store, max_slots=slots)
+    engine.refresh()
+    return Served(encoder, banks, store, engine, Answers(banks, store, encoder))
+
+
 @pytest.fixture
 def served(tiny_encoder: Encoder, tmp_path: Path) -> Served:
-    banks = read_banks(SAMPLES, TINY.tenants)
-    adapters = random_adapters(tiny_encoder, len(banks))
-    fill_store(tmp_path, banks, tiny_encoder, adapters)
-    engine = Engine(tiny_encoder, tmp_path)
-    engine.refresh()
-    return Served(tiny_encoder, banks, adapters, tmp_path, engine, Answers(banks, tmp_path))
+    return serve_samples(tiny_encoder, tmp_path)
 
 
 @contextmanager
@@ -94,7 +88,7 @@ def running(
         batcher.close()
 
 
-def test_speed_and_isolation_are_measured_and_no_answer_is_wrong(served: Served) -> None:
+def test_speed_is_measured_and_no_answer_is_wrong(served: Served) -> None:
     found: dict = {"tenants": len(served.banks), "environment": {}}
     with empty_server() as address:
         found["generator"] = measure_generator(address, served.banks, seconds=0.1)
@@ -104,25 +98,12 @@ def test_speed_and_isolation_are_measured_and_no_answer_is_wrong(served: Served)
                 address, served.engine, served.banks, served.answers, rounds=1, seconds=0.1
             )
         }
-        others = second_versions(served.store, served.banks, served.encoder, served.adapters)
-        found["isolation"] = measure_isolation(
-            address, served.store, served.banks, served.answers, others, requests=TINY.requests
-        )
-    another = highest_through_another(
-        served.encoder, served.store, served.banks[:-1], served.adapters[:-1]
-    )
-    assert -1 < another <= 1
-    # A random encoder puts all texts side by side; the real one's is measured by each run.
-    found["highest_score_through_another"] = 0.9
     assert list(faults(found)) == []
-    assert sum(found["isolation"]["statuses"].values()) == TINY.requests
-    assert found["isolation"]["control"] == {"wrong_answers": 4, "noticed": 4}
     for row in found["speed"]["none"]["loads"]:
         assert 0 < row["p50_ms"] <= row["p99_ms"] and row["queries_in_a_batch"] >= row["queries"]
     found |= {"aims": list(aims(found)), "faults": []}
     assert len(found["aims"]) == 3
-    report = markdown(found)
-    assert "No fault found" in report and "0 wrong answers" in report
+    assert "No fault found" in markdown(found)
 
 
 def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
@@ -138,22 +119,6 @@ def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
         )
     assert found["wrong"] != []
     assert list(faults({"speed": {"none": found}})) != []
-
-
-def test_a_query_through_another_adapter_is_found_out_whatever_the_answer_names(
-    served: Served,
-) -> None:
-    [question] = draw_questions(served.banks, 1, random.Random(0))
-    body = {
-        "tenant": question.tenant,
-        "adapter": {"version": served.engine.snapshot.tenants[question.tenant].manifest.version},
-        "results": [{"ranked": [{"faq_id": "", "score": LEAST_OWN_SCORE - 0.001}]}],
-    }
-    body["results"][0]["ranked"][0]["faq_id"] = next(
-        bank.faqs[0].faq_id for bank in served.banks if bank.tenant == question.tenant
-    )
-    fault = served.answers.fault(question, json.dumps(body).encode())
-    assert fault is not None and "another adapter" in fault
 
 
 def test_requests_that_a_killed_server_drops_are_asked_again(served: Served) -> None:
