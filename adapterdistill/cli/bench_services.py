@@ -1,4 +1,4 @@
-"""`adapterdistill bench serving|registry`: what the two services bear, and whether they err."""
+"""`adapterdistill bench serving|calibration|registry`: what the services bear, and how they err."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ class ServiceSize(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill bench`."""
-    for command in (serving, registry):
+    for command in (serving, calibration, registry):
         app.command()(command)
 
 
@@ -105,6 +105,34 @@ def serving(
         peer_env=peer_env,
         max_tokens=_MAX_TOKENS_SERVED,
         paging_only=paging_only,
+    )
+    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
+
+
+def calibration(
+    out: Out,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ADAPTERDISTILL_DATA",
+            help="Folder of tenant folders, or with it in `tenants`. Default: the samples.",
+        ),
+    ] = None,
+    size: Annotated[ServiceSize, typer.Option(help="How much is run.")] = ServiceSize.quick,
+    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    output: Output = Format.table,
+) -> None:
+    """Whether stated confidence, expected error and drift alarms hold on test rows."""
+    from adapterdistill.bench.calibration_report import calibration_command, markdown
+    from adapterdistill.bench.workers import Crew
+
+    found = calibration_command(
+        data=data or Path(str(files("adapterdistill"))) / "samples",
+        out=out,
+        size=size.value,
+        crew=Crew(1, encoder, dtype, device, _MAX_TOKENS_SERVED),
     )
     typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
 
