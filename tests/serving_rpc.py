@@ -33,12 +33,12 @@ class Client:
     ) -> None:
         self._channel.close()
 
-    def call(self, name: str, request: Any, token: str = "") -> bytes:
+    def call(self, name: str, request: Any, token: str = "", *, timeout_s: float = 30) -> bytes:
         """The bytes of the answer; `request`: a message, or bytes as they are."""
         raw = request if isinstance(request, bytes) else request.SerializeToString()
         invoke = self._channel.unary_unary(f"/adapterdistill.serving.v1.SearchService/{name}")
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        answered: bytes = invoke(raw, metadata=metadata, timeout=30, wait_for_ready=True)
+        answered: bytes = invoke(raw, metadata=metadata, timeout=timeout_s, wait_for_ready=True)
         return answered
 
     def search(self, request: pb.SearchRequest, token: str) -> pb.SearchResponse:
