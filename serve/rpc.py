@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +25,7 @@ from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.guard import bearer_token
 from serve.metrics import Metrics
 from serve.note import Note
-from serve.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName
+from serve.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.tokens import Tokens
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
@@ -87,10 +88,11 @@ class Rpc:
         async def answer(request: pb.GetTenantRequest, _note: Note) -> pb.GetTenantResponse:
             tenant = _checked(_Tenant, {"tenant": request.tenant}).tenant
             live = await self._engine.hold(tenant, LOAD_TIMEOUT_S)
-            adapter = pb.AdapterVersion(
-                name=live.manifest.adapter, version=live.manifest.version, form=live.form
+            status = TenantStatus.of(live).model_dump(mode="json")
+            told: pb.GetTenantResponse = ParseDict(
+                status, pb.GetTenantResponse(), ignore_unknown_fields=True
             )
-            return pb.GetTenantResponse(tenant=tenant, adapter=adapter, num_faqs=len(live.faqs))
+            return told
 
         return await self._answered(answer, pb.GetTenantRequest, pb.GetTenantResponse, raw, context)
 
@@ -190,6 +192,7 @@ def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
                     for r in answer.ranked
                 ],
                 abstained=answer.abstained,
+                confidence=answer.confidence,
             )
             for answer in answers
         ],

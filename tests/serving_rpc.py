@@ -6,6 +6,7 @@ from typing import Any, Self
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
@@ -58,12 +59,27 @@ class Client:
 
 def assert_equal_answers(answered: pb.SearchResponse, http: dict[str, Any]) -> None:
     """Every field of gRPC's answer is what HTTP's has there; HTTP's `null` is unset."""
-    told = MessageToDict(
-        answered, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    told = _fields(answered)
     assert told["adapter"].items() <= http["adapter"].items()
     for mine, theirs in zip(told["results"], http["results"], strict=True):
         assert mine["abstained"] == theirs["abstained"]
+        assert mine.get("confidence") == pytest.approx(theirs["confidence"], abs=1e-3)
         for faq, wanted in zip(mine["ranked"], theirs["ranked"], strict=True):
             assert abs(faq.pop("score") - wanted["score"]) < 2e-5  # batches differ
             assert {"answer": None} | faq == {key: wanted[key] for key in ({*faq} | {"answer"})}
+
+
+def assert_equal_states(answered: pb.GetTenantResponse, http: dict[str, Any]) -> None:
+    """Every field of gRPC's answer is what HTTP's has there, and no number is missing."""
+    told = _fields(answered)
+    for name in ("adapter", "quality", "drift"):
+        mine, theirs = told.pop(name, None), http[name]
+        assert mine == (theirs and {key: theirs[key] for key in theirs if theirs[key] is not None})
+    assert told == {key: http[key] for key in ("tenant", "num_faqs", "threshold") if http[key]}
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return fields

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from adapterdistill.errors import ConfigError
-from serve.app import build, deploy
+from serve import rpc_proxy
+from serve.app import REQUEST_TIMEOUT_S, build, deploy
 from serve.settings import ServeSettings
 from tests.unit.deployment.manifests import CLUSTER, every
 
@@ -31,7 +32,7 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     [app] = parsed.applications
     assert app.import_path == "serve.app:build" and app.route_prefix == "/"
     assert parsed.http_options.request_timeout_s
-    assert "grpc_options" not in config  # Serve's gRPC proxy has no TLS and listens everywhere
+    assert "grpc_options" not in config  # Serve's gRPC has no TLS and listens everywhere
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
     assert (parsed.http_options.host == "0.0.0.0") == (name == "kuberay")
     settings = ServeSettings.of(app.args)
@@ -40,6 +41,20 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     assert settings.open_to_all == (name == "kuberay") == (settings.tokens is None)
     deployed: Any = build(app.args)
     assert {one.name for one in app.deployments} <= {deployed._bound_deployment.name}
+
+
+def test_the_options_for_grpc_are_those_of_the_command_and_of_the_proxy_in_front() -> None:
+    commented = (CLUSTER / "serve.yaml").read_text("utf-8").split("# grpc_options:\n")[1]
+    lines = [line.removeprefix("# ") for line in commented.splitlines() if line[:4] == "#   "]
+    config = yaml.safe_load("\n".join(lines))
+    assert config == rpc_proxy.options(config["port"], REQUEST_TIMEOUT_S)
+    options = gRPCOptions(**config)
+    assert options.grpc_servicer_func_callable == [rpc_proxy.add_search_service]
+    proxied = (CLUSTER / "tls" / "haproxy.cfg").read_text("utf-8")
+    assert f"server serve 127.0.0.1:{options.port} proto h2" in proxied
+    assert f"--grpc-port {options.port}" in proxied
+    served = yaml.safe_load((CLUSTER / "serve.yaml").read_text("utf-8"))["http_options"]
+    assert f"server serve {served['host']}:{served['port']}\n" in proxied
 
 
 def test_replicas_on_several_nodes_are_pinned_to_those_that_serve() -> None:

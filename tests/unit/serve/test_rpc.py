@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.confidence import Calibration
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.api import build_api
 from serve.batcher import Batcher, Outcome
@@ -25,11 +26,15 @@ from serve.fair_queue import QueueLimits
 from serve.metrics import Metrics
 from serve.rpc import MAX_REQUEST_BYTES, Rpc
 from serve.tokens import Tokens, new_token
-from tests.serving_rpc import assert_equal_answers
+from tests.serving_rpc import assert_equal_answers, assert_equal_states
 from tests.serving_store import make_tenant, put_live
 
 SECRET = "canary-4711"
 LOGGER = "adapterdistill.requests"
+KNOWN = Calibration(
+    slope=8.0, intercept=-4.0, rows=40, answered=38, wrong=3, error_bound=0.190912,
+    edges=(0.9, 0.95), counts=(1, 19, 20),
+)  # fmt: skip
 HELD = ("acme", "strict", "absent", "other")
 
 
@@ -112,7 +117,7 @@ def made(
     **limits: Any,
 ) -> Iterator[Asked]:
     put_live(store, make_tenant(encoder, "acme", seed=1))
-    put_live(store, make_tenant(encoder, "strict", seed=2, threshold=1.0))
+    put_live(store, make_tenant(encoder, "strict", seed=2, threshold=1.0, calibration=KNOWN))
     engine = Engine(encoder, store)
     engine.refresh()
     queue = QueueLimits(max_queued=limits.pop("max_queued", 2048))
@@ -148,10 +153,12 @@ def test_grpc_and_http_give_the_same_answers(asked: Asked) -> None:
 
 
 def test_a_tenant_s_state_is_that_of_http(asked: Asked) -> None:
-    context = Context(asked.headers("acme"))
-    raw = pb.GetTenantRequest(tenant="acme").SerializeToString()
-    answered = call(asked.rpc.get_tenant, raw, context)
-    assert (answered.tenant, answered.adapter.name, answered.num_faqs) == ("acme", "faq", 5)
+    client = TestClient(build_api(asked.engine, asked.batcher, time.monotonic))
+    for tenant in ("acme", "strict"):
+        raw = pb.GetTenantRequest(tenant=tenant).SerializeToString()
+        answered = call(asked.rpc.get_tenant, raw, Context(asked.headers(tenant)))
+        assert_equal_states(answered, client.get(f"/v1/tenants/{tenant}").json())
+    assert answered.quality.queries == 40
     context = Context(asked.headers("absent"))
     raw = pb.GetTenantRequest(tenant="absent").SerializeToString()
     refused = call(asked.rpc.get_tenant, raw, context)
