@@ -25,7 +25,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from serve import docs, searching
+from serve import docs
 from serve.batcher import Batcher
 from serve.engine import LOAD_TIMEOUT_S, Engine
 from serve.front import Front
@@ -42,6 +42,7 @@ from serve.schema import (
     json_of,
 )
 from serve.search_route import SearchRoute
+from serve.searching import Searcher
 from serve.tokens import Tokens
 
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
@@ -53,10 +54,10 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 # A location may hold a key of the caller's own making; only these words may be repeated to him.
-_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k"})
+_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k", "alias"})
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
-    404: {"model": ErrorBody, "description": "No adapter is live for the tenant."},
+    404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
     410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
     422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
     503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
@@ -70,6 +71,7 @@ def build_api(
     refreshed_at: Callable[[], float],
     *,
     metrics: Metrics | None = None,
+    searcher: Searcher | None = None,
     tokens: Tokens | None = None,
     log_requests: bool = False,
 ) -> FastAPI:
@@ -78,11 +80,13 @@ def build_api(
     Without `tokens` everybody who reaches it may ask for every tenant.
     """
     metrics = metrics or Metrics()
+    searcher = searcher or Searcher(engine, batcher)
+    metrics.candidates.totals = searcher.shadow.totals
 
     @asynccontextmanager
     async def until_drained(api: FastAPI) -> AsyncIterator[None]:
         yield
-        await batcher.drain()  # Ray Serve comes here when it knows of no request any more
+        await searcher.drain()  # Ray Serve comes here when it knows of no request any more
 
     api = FastAPI(
         title="AdapterDistill serving",
@@ -102,8 +106,8 @@ def build_api(
         tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
-        answers = await searching.search(
-            engine, batcher, note_of(request.scope), tenant, body.texts, body.top_k
+        answers = await searcher.search(
+            note_of(request.scope), tenant, body.texts, body.top_k, body.alias
         )
         return Response(json_of(answers), media_type="application/json")
 
@@ -120,9 +124,10 @@ def build_api(
         "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
     )
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
-        """What is live for the tenant, how often it errs, and whether its queries have changed."""
+        """What is live for the tenant, how often it errs, and whether its queries have changed;
+        and what is tried beside it."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
-        return TenantStatus.of(live)
+        return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
 
     @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
     async def healthz(response: Response) -> Health:

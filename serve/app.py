@@ -30,6 +30,7 @@ from serve.metrics import Metrics
 from serve.proofs import PROVE_EVERY_S
 from serve.recall import Recall
 from serve.rpc import Rpc
+from serve.searching import Searcher
 from serve.settings import ServeSettings
 from serve.tokens import Tokens
 
@@ -66,10 +67,12 @@ class SearchService:
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )
+        self._searcher = Searcher(self._engine, self._batcher)
         self._rpc = Rpc(
             self._engine,
             self._batcher,
             metrics=self._metrics,
+            searcher=self._searcher,
             tokens=self._tokens,
             log_requests=self._log_requests,
         )
@@ -111,6 +114,7 @@ class SearchService:
             self._batcher,
             lambda: self._refreshed_at,
             metrics=self._metrics,
+            searcher=self._searcher,
             tokens=self._tokens,
             log_requests=self._log_requests,
         )

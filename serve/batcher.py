@@ -68,10 +68,13 @@ class Batcher:
         """Whether new requests are refused because the replica stops."""
         return self._draining
 
-    async def submit(self, items: Sequence[SearchItem], *, waited_s: float = 0) -> list[Outcome]:
+    async def submit(
+        self, items: Sequence[SearchItem], *, waited_s: float = 0, turn: str = ""
+    ) -> list[Outcome]:
         """The outcomes of one request's items, in order; all are of one tenant.
 
         waited_s: what the request has waited already, of its `request_timeout_s`.
+        turn: whose turn in the queue it waits for; "": the tenant's own.
 
         Raises:
             OverloadedError: the queue has no room for the request, or the replica stops.
@@ -81,7 +84,7 @@ class Batcher:
             raise OverloadedError("this replica stops: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
-        waiting = _Waiting(items[0].tenant, tokens, len(items), items, loop.create_future())
+        waiting = _Waiting(turn or items[0].tenant, tokens, len(items), items, loop.create_future())
         try:
             self._queue.add(waiting)
         except OverloadedError as error:

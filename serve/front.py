@@ -88,6 +88,7 @@ def write_line(note: Note, status: int | str, seconds: float) -> None:
         "request_id": note.request_id,
         "tenant": note.tenant,
         "version": note.version,
+        "alias": note.alias,
         "queries": note.num_queries,
         "ms": round(seconds * 1000, 1),
         "status": status,

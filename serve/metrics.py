@@ -20,6 +20,7 @@ from serve.drift import Drift, DriftOfTenants
 from serve.engine import Engine, Refresh, SearchItem
 from serve.note import Note
 from serve.residents import PagingCounts
+from serve.shadow import ShadowTotals
 
 Answers = TypeVar("Answers")
 
@@ -102,6 +103,9 @@ class Metrics:
         self._slots = self._gauge("bank_slots", "Places for adapters: used or free.", "state")
         self._paging = _Paging(PagingCounts())
         self.registry.register(self._paging)
+        self.candidates = _Candidates(ShadowTotals())
+        """Its totals are the searcher's shadow's."""
+        self.registry.register(self.candidates)
         self._most_slots = self._gauge("bank_max_slots", "Most tenants in memory.")
         self._working_set = self._gauge(
             "working_set_tenants", "Asked for in the last 5 minutes; alarm: more than max slots."
@@ -162,6 +166,8 @@ class Metrics:
         if note.version is not None and note.tenant is not None:
             self.tenants.count(note.tenant, note.num_queries)
             self._latency.observe(seconds)
+            if note.alias == "canary":
+                self.candidates.answered += note.num_queries
 
     def refreshed(self, changed: Refresh) -> None:
         """Count what a reading of the store brought."""
@@ -194,6 +200,29 @@ class _Paging(Collector):
         for event, count in asdict(self.counts).items():
             family.add_metric([event], count)
         yield family
+
+
+@dataclass(eq=False)
+class _Candidates(Collector):
+    totals: ShadowTotals
+    answered: int = 0
+
+    def collect(self) -> Iterator[Metric]:
+        queries = CounterMetricFamily(
+            "adapterdistill_candidate_queries",
+            "Queries answered by candidates, or compared with the live answer.",
+            labels=["event"],
+        )
+        counts = {"answered": self.answered, **asdict(self.totals)}
+        difference = counts.pop("difference")
+        for event, count in counts.items():
+            queries.add_metric([event], count)
+        yield queries
+        yield CounterMetricFamily(
+            "adapterdistill_candidate_score_difference",
+            "Sum over the compared queries of how far the best scores lie apart.",
+            value=difference,
+        )
 
 
 class _OfReplica(Collector):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from serve.live import Alias
+
 
 @dataclass
 class Note:
@@ -17,6 +19,8 @@ class Note:
     tenant: str | None = None
     version: str | None = None
     """Of the adapter that answered."""
+    alias: Alias | None = None
+    """Under which it did."""
     num_queries: int = 0
     outcome: str = "OK"
     """OK, or the reason for which the request was refused."""

@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from adapterdistill.errors import AdapterDistillError, InvalidRequestError, UnauthenticatedError
 from adapterdistill.registry.status import to_status
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve import front, searching
+from serve import front
 from serve.batcher import Batcher
 from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.guard import bearer_token
 from serve.metrics import Metrics
 from serve.note import Note
 from serve.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
+from serve.searching import Searcher
 from serve.tokens import Tokens
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
@@ -58,11 +59,12 @@ class Rpc:
         batcher: Batcher,
         *,
         metrics: Metrics | None = None,
+        searcher: Searcher | None = None,
         tokens: Tokens | None = None,
         log_requests: bool = False,
     ) -> None:
         self._engine = engine
-        self._batcher = batcher
+        self._searcher = searcher or Searcher(engine, batcher)
         self._metrics = metrics or Metrics()
         self._tokens = tokens
         self._log_requests = log_requests
@@ -75,9 +77,7 @@ class Rpc:
             if request.HasField("top_k"):
                 given["top_k"] = request.top_k
             asked = _checked(_Search, given)
-            answers = await searching.search(
-                self._engine, self._batcher, note, asked.tenant, asked.texts, asked.top_k
-            )
+            answers = await self._searcher.search(note, asked.tenant, asked.texts, asked.top_k)
             return _response(answers)
 
         return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, context)
@@ -88,7 +88,9 @@ class Rpc:
         async def answer(request: pb.GetTenantRequest, _note: Note) -> pb.GetTenantResponse:
             tenant = _checked(_Tenant, {"tenant": request.tenant}).tenant
             live = await self._engine.hold(tenant, LOAD_TIMEOUT_S)
-            status = TenantStatus.of(live).model_dump(mode="json")
+            status = TenantStatus.of(
+                live, self._engine.snapshot, self._searcher.shadow.comparison(tenant)
+            ).model_dump(mode="json")
             told: pb.GetTenantResponse = ParseDict(
                 status, pb.GetTenantResponse(), ignore_unknown_fields=True
             )

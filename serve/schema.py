@@ -1,7 +1,7 @@
 """The HTTP interface's messages. Public: they appear in the OpenAPI description."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,8 +15,10 @@ from pydantic_core import PydanticCustomError, to_json
 
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
+from adapterdistill.release import Mode
 from serve.items import SearchAnswer
-from serve.live import LiveTenant, ServedAs
+from serve.live import Alias, LiveTenant, ServedAs, Snapshot, key_of
+from serve.shadow import Comparison
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64
@@ -46,6 +48,11 @@ class SearchRequest(BaseModel):
     query: QueryText | None = None
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, strict=True)
+    alias: Alias | None = Field(
+        default=None,
+        description="`live`, or `canary`: the candidate, whatever its mode and share. Null: the "
+        "live one, or a canary for its share of the requests.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -61,12 +68,14 @@ class SearchRequest(BaseModel):
 class AdapterVersion(BaseModel):
     """Which adapter answered; `version` is the sha256 of its weights.
 
-    `form` is what was served: the adapter itself, or a cheaper form that was made of it.
+    `form` is what was served: the adapter itself, or a cheaper form that was made of it. `alias`
+    says as what: the tenant's live one, or the candidate that is tried beside it.
     """
 
     name: str
     version: str
     form: ServedAs = "adapter"
+    alias: Alias = "live"
 
 
 class RankedFaq(BaseModel):
@@ -103,13 +112,18 @@ def json_of(answers: Sequence[SearchAnswer]) -> bytes:
     the event loop instead of 20.
     """
     first = answers[0]
-    assert {(a.tenant, a.version, a.form) for a in answers} == {
-        (first.tenant, first.version, first.form)
+    assert {(a.tenant, a.version, a.form, a.alias) for a in answers} == {
+        (first.tenant, first.version, first.form, first.alias)
     }
     return to_json(
         {
             "tenant": first.tenant,
-            "adapter": {"name": first.adapter, "version": first.version, "form": first.form},
+            "adapter": {
+                "name": first.adapter,
+                "version": first.version,
+                "form": first.form,
+                "alias": first.alias,
+            },
             "results": [
                 {
                     "ranked": [
@@ -161,6 +175,51 @@ class DriftStatus(BaseModel):
     )
 
 
+class ComparisonStatus(BaseModel):
+    """What live bundle and candidate have answered to the same queries, as this replica has
+    compared them."""
+
+    queries: int
+    same_best: float = Field(description="Share of them for which the same FAQ was best.")
+    same_abstention: float = Field(description="Share for which both abstained, or neither.")
+    mean_score_difference: float = Field(description="How far the best scores lie apart.")
+
+
+class CandidateStatus(BaseModel):
+    """A version that is tried beside the live one."""
+
+    version: str
+    mode: Mode = Field(
+        description="`canary`: it answers its share of the requests. `shadow`: it is asked the "
+        "same afterwards, and compared."
+    )
+    share: float
+    state: Literal["served", "refused", "withdrawn"]
+    comparison: ComparisonStatus | None = Field(description="Null before the first query.")
+
+    @classmethod
+    def of(cls, now: Snapshot, tenant: str, found: Comparison | None) -> Self | None:
+        candidate = now.candidates.get(tenant)
+        if candidate is None:
+            return None
+        why_not: Literal["refused", "withdrawn"] = (
+            "withdrawn" if key_of(tenant, "canary") in now.recalled else "refused"
+        )
+        return cls(
+            version=candidate.bundle[:64],
+            mode=candidate.mode,
+            share=candidate.share,
+            state="served" if now.candidate(tenant) else why_not,
+            comparison=found
+            and ComparisonStatus(
+                queries=found.queries,
+                same_best=round(found.same_best / found.queries, 4),
+                same_abstention=round(found.same_abstention / found.queries, 4),
+                mean_score_difference=round(found.difference / found.queries, 4),
+            ),
+        )
+
+
 class TenantStatus(BaseModel):
     tenant: str
     adapter: AdapterVersion
@@ -170,10 +229,12 @@ class TenantStatus(BaseModel):
     )
     quality: Quality | None = Field(description="Null where no labelled query was held out.")
     drift: DriftStatus
+    candidate: CandidateStatus | None = Field(description="Null where none is tried.")
 
     @classmethod
-    def of(cls, live: LiveTenant) -> Self:
-        found, shift = live.calibration, live.drift.read()
+    def of(cls, live: LiveTenant, now: Snapshot, found: Comparison | None) -> Self:
+        """`found`: how its candidate compares."""
+        calibration, shift = live.calibration, live.drift.read()
         return cls(
             tenant=live.manifest.tenant,
             adapter=AdapterVersion(
@@ -181,12 +242,12 @@ class TenantStatus(BaseModel):
             ),
             num_faqs=len(live.faqs),
             threshold=None if live.threshold == NEVER_ABSTAIN else live.threshold,
-            quality=found
+            quality=calibration
             and Quality(
-                queries=found.rows,
-                share_answered=round(found.share_answered, 4),
-                expected_error=round(found.expected_error, 4),
-                expected_error_bound=round(found.error_bound, 4),
+                queries=calibration.rows,
+                share_answered=round(calibration.share_answered, 4),
+                expected_error=round(calibration.expected_error, 4),
+                expected_error_bound=round(calibration.error_bound, 4),
             ),
             drift=DriftStatus(
                 queries=shift.queries,
@@ -195,6 +256,7 @@ class TenantStatus(BaseModel):
                 expected_psi=shift.expected_psi,
                 drifted=shift.drifted,
             ),
+            candidate=CandidateStatus.of(now, live.manifest.tenant, found),
         )
 
 

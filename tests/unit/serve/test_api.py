@@ -46,7 +46,12 @@ def test_one_query_is_answered_with_the_adapter_s_digest(
     faqs = {faq.faq_id: faq for faq in acme.bundle.faqs}
     assert response.json() == {
         "tenant": "acme",
-        "adapter": {"name": "faq", "version": acme.bundle.manifest.version, "form": "adapter"},
+        "adapter": {
+            "name": "faq",
+            "version": acme.bundle.manifest.version,
+            "form": "adapter",
+            "alias": "live",
+        },
         "results": [
             {
                 "ranked": [
@@ -177,7 +182,12 @@ def test_a_query_may_be_2000_characters_of_any_script(client: TestClient) -> Non
 def test_a_tenant_s_state_can_be_asked(client: TestClient, acme: MadeTenant) -> None:
     assert client.get("/v1/tenants/acme").json() == {
         "tenant": "acme",
-        "adapter": {"name": "faq", "version": acme.bundle.manifest.version, "form": "adapter"},
+        "adapter": {
+            "name": "faq",
+            "version": acme.bundle.manifest.version,
+            "form": "adapter",
+            "alias": "live",
+        },
         "num_faqs": 5,
         "threshold": None,
         "quality": None,
@@ -188,6 +198,7 @@ def test_a_tenant_s_state_can_be_asked(client: TestClient, acme: MadeTenant) -> 
             "expected_psi": None,
             "drifted": False,
         },
+        "candidate": None,
     }
     assert_error(client.get("/v1/tenants/nobody"), 404, "UNKNOWN_TENANT")
 

@@ -81,7 +81,7 @@ def test_a_request_is_one_json_line(fronted: Fronted, caplog: pytest.LogCaptureF
     assert (written[0]["tenant"], written[0]["queries"]) == ("acme", 2)
     assert written[0]["ms"] > 0
     assert {tuple(w) for w in written} == {
-        ("time", "request_id", "tenant", "version", "queries", "ms", "status", "outcome")
+        ("time", "request_id", "tenant", "version", "alias", "queries", "ms", "status", "outcome")
     }
 
 
