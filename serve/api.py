@@ -27,6 +27,7 @@ from adapterdistill.errors import (
 )
 from serve import docs
 from serve.batcher import Batcher
+from serve.body_limit import BodyLimit
 from serve.engine import LOAD_TIMEOUT_S, Engine
 from serve.front import Front
 from serve.guard import Guard
@@ -59,6 +60,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
     404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
     410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
+    413: {"model": ErrorBody, "description": "A body larger than any sound one."},
     422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
     503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
     504: {"model": ErrorBody, "description": "Waited for too long: retry after `Retry-After` s."},
@@ -95,6 +97,7 @@ def build_api(
         redoc_url=None,
         lifespan=until_drained,
     )
+    api.add_middleware(BodyLimit)
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
     api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard

@@ -215,6 +215,12 @@ ROWS = [
         {"query": "x", SECRET: 1},
         INVALID + "body.(unknown field): extra_forbidden",
     ),
+    Row(
+        "http",
+        "a body beyond all bounds",
+        b" " * (2 << 20) + b"{}",
+        "413 REQUEST_TOO_LARGE a body has at most 2097152 bytes",
+    ),
     Row("http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: json_invalid"),
     Row(
         "settings",

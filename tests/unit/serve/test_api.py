@@ -173,6 +173,23 @@ def test_a_body_that_is_no_json_is_422_and_not_echoed(client: TestClient, conten
     assert_error(response, 422, "INVALID_REQUEST")
 
 
+def test_a_body_too_large_to_be_sound_is_413(client: TestClient) -> None:
+    def parts() -> Iterator[bytes]:  # without a length in the head
+        yield b'{"query": "' + SECRET.encode()
+        for _ in range(40):
+            yield b"x" * (1 << 16)
+
+    headers = {"Content-Type": "application/json"}
+    for content in (parts(), b'"' + SECRET.encode() + b"x" * (2 << 20)):
+        response = client.post("/v1/tenants/acme/search", content=content, headers=headers)
+        assert_error(response, 413, "REQUEST_TOO_LARGE")
+
+
+def test_the_largest_sound_body_is_read(client: TestClient) -> None:
+    body = {"queries": ["\U0001f600" * 2000] * 64}
+    assert client.post("/v1/tenants/acme/search", json=body).status_code == 200
+
+
 def test_a_query_may_be_2000_characters_of_any_script(client: TestClient) -> None:
     for text in ("a" * 2000, "\u00fc\U0001f600\u6c34 " * 500, "\x00\x01"):
         response = client.post("/v1/tenants/acme/search", json={"query": text})
@@ -215,7 +232,7 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client: TestClient) 
 
 def test_openapi_describes_the_search_and_its_errors(client: TestClient) -> None:
     search = client.get("/openapi.json").json()["paths"]["/v1/tenants/{tenant}/search"]["post"]
-    assert search["responses"].keys() == {"200", "401", "404", "410", "422", "503", "504"}
+    assert search["responses"].keys() == {"200", "401", "404", "410", "413", "422", "503", "504"}
     schema = search["responses"]["422"]["content"]["application/json"]["schema"]
     assert schema["$ref"].endswith("/ErrorBody")
 
