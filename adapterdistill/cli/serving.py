@@ -149,6 +149,9 @@ def _prepare_local_ray(*, haproxy: bool) -> None:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if haproxy else "0")
+    # Otherwise a request crosses to another thread and back: 6% more of a core behind HAProxy.
+    # Nothing of a replica's blocks its event loop once it serves.
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     # 2 GiB otherwise, which Serve would read from whoever reaches the port.
     os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(16 << 20))
     # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.

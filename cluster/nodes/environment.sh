@@ -12,6 +12,8 @@ export RAY_AUTH_TOKEN_PATH="$ADAPTERDISTILL_CLUSTER/token"
 export RAY_USAGE_STATS_ENABLED=0
 # Serve behind HAProxy answers several times as many requests; it is read when Ray starts.
 export RAY_SERVE_ENABLE_HA_PROXY=1
+# A replica answers on the thread that reads its requests: 6% less of a core.
+export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0
 
 fail() {
     echo "$(basename "$0"): $1" >&2
