@@ -68,7 +68,7 @@ _ARRIVALS = (Arrival(3, 0), Arrival(20, 100))
 SIZES = {
     "tiny": Size(2, _ARRIVALS[:1], seeds=1, steps=2, max_test=40, known_out_of_scope=4),
     "quick": Size(8, _ARRIVALS, seeds=1, steps=20, max_test=300, known_out_of_scope=30),
-    "standard": Size(None, _ARRIVALS, seeds=3, steps=50, max_test=500, known_out_of_scope=30),
+    "standard": Size(None, _ARRIVALS, seeds=1, steps=20, max_test=300, known_out_of_scope=30),
 }
 
 
