@@ -62,7 +62,12 @@ def make_live(
         ),
     )
     set_live(store, config.tenant, folder.name)
-    return Bundled(bundle=folder.name, threshold=threshold, index_vectors=len(vectors))
+    return Bundled(
+        bundle=folder.name,
+        threshold=threshold,
+        index_vectors=len(vectors),
+        calibration=calibration,
+    )
 
 
 def is_live(config: OnboardConfig, kept: Bundled) -> bool:

@@ -135,9 +135,17 @@ def _summary(result: StageResult) -> str:
         case Lightened():
             return f"{result.form} is served ({result.reason})"
         case Bundled():
-            return f"{result.bundle[:12]}, {result.index_vectors} vectors"
+            return f"{result.bundle[:12]}, {result.index_vectors} vectors{_stated_error(result)}"
         case _:
             raise AssertionError(f"unknown stage result {type(result).__name__}")
+
+
+def _stated_error(result: Bundled) -> str:
+    found = result.calibration
+    if found is None:
+        return ""
+    stated, bound = 100 * found.expected_error, 100 * found.error_bound
+    return f", {stated:.1f}% of answers wrong when held out (95% bound {bound:.1f}%)"
 
 
 def write_report(config: OnboardConfig, report: OnboardReport) -> Path:

@@ -136,6 +136,7 @@ class Bundled(StageResult):
     bundle: BundleId
     threshold: float
     index_vectors: int
+    calibration: Calibration | None = None
 
 
 LEAVES_OWNER = (

@@ -20,7 +20,7 @@ RECENT = 1000
 """When twice as many are counted, all counts are halved: they speak of the last 1,000 to 2,000
 queries or so, and older ones count for half as much every 1,000."""
 MAX_KEPT = 16_384
-"""Bundles whose counts outlast their tenant's absence from memory; about 1 KiB each."""
+"""Bundles whose counts outlast their tenant's absence from memory; about 2 KiB each."""
 LARGE_SHIFT = 0.25
 """PSI that is by custom a shift to act upon (Siddiqi, 2006, "Credit risk scorecards")."""
 _LEAST_PER_BIN = 5
@@ -45,7 +45,7 @@ class Shift:
 
 
 class Drift:
-    """The counts of one bundle. Thread-safe; a query costs less than a microsecond."""
+    """The counts of one bundle. Thread-safe; a request costs about a microsecond."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self._edges = calibration.edges if calibration else ()
