@@ -15,7 +15,7 @@ import pytest
 from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import VersionRef
-from tests.contract.running_registry import Running
+from tests.contract.running_registry import Running, wait_until
 from tests.owner_runs import config_toml, run_of, write_shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,17 +42,23 @@ class Site:
             **more,
         )
 
-    def submit(self, config: OnboardConfig, submission_id: str) -> tuple[int, str]:
+    def submit(
+        self, config: OnboardConfig, submission_id: str, *, wait: bool = True
+    ) -> tuple[int, str]:
         """Exit status of `ray job submit` and what it printed, the job's log among it."""
         toml = self.home / f"{config.tenant}.toml"
         toml.write_text(config_toml(config))
+        return self.job(
+            *("submit", f"--submission-id={submission_id}", *([] if wait else ["--no-wait"])),
+            *("--working-dir=.", "--", "python", "-m", "adapterdistill"),
+            *("onboard", "--config", str(toml)),
+        )
+
+    def job(self, verb: str, *arguments: str) -> tuple[int, str]:
+        """Exit status of `ray job VERB`, and what it printed."""
+        ray_job = (sys.executable, "-m", "ray.scripts.scripts", "job", verb)
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
-                *(f"--address={self.cluster.dashboard}", f"--submission-id={submission_id}"),
-                *("--working-dir=.", "--", "python", "-m", "adapterdistill"),
-                *("onboard", "--config", str(toml)),
-            ],
+            [*ray_job, f"--address={self.cluster.dashboard}", *arguments],
             cwd=ROOT,
             env=os.environ | self.cluster.environment,
             stdin=subprocess.DEVNULL,
@@ -62,6 +68,11 @@ class Site:
             timeout=120,
         )
         return done.returncode, done.stdout
+
+    def owners(self) -> list[str]:
+        """Actors of data owners that live."""
+        titles = (" ".join(process.cmdline()) for process in cluster_processes(self.cluster))
+        return [title for title in titles if title.startswith("ray::DataOwner")]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +121,25 @@ def test_a_job_whose_data_are_at_fault_fails_with_their_exit_code(site: Site) ->
     assert "exit code 3" in log and "error [INVALID_DATA]" in log and "queries.parquet" in log
     assert SECRET not in log and "Traceback" not in log
     assert not (site.home / "owners" / "broken").exists()
+
+
+def test_a_job_that_is_stopped_leaves_nothing_and_can_be_submitted_again(site: Site) -> None:
+    write_shop(site.home / "data" / "stopped", word=SECRET)
+    long = {"extract_steps": 100_000, "evaluate_every": 100_000}
+    status, log = site.submit(site.config("stopped", training=long), "stopped", wait=False)
+    assert status == 0, log
+    rows = "owners/stopped/runs/*/rows.safetensors"
+    wait_until(lambda: bool(list(site.home.glob(rows))), timeout_s=60)
+    assert len(site.owners()) == 1
+    status, log = site.job("stop", "stopped")
+    assert status == 0, log
+    wait_until(lambda: not site.owners(), timeout_s=30)
+    assert list(site.registry.client.list(tenant="stopped")) == []
+    assert not (site.home / "serving" / "stopped").exists()
+
+    status, log = site.submit(site.config("stopped"), "again")
+    assert status == 0, log
+    assert list((site.home / "owners").rglob(".staged-*")) == []
 
 
 def test_a_job_without_its_owners_node_fails_with_that_exit_code(site: Site) -> None:
