@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli.output import Format
@@ -71,7 +71,7 @@ def _list(output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps([{"name": n, "sentence": s} for n, s in sentences.items()], indent=2))
         return
-    table = Table("drill", "fault, and what must hold")
+    table = Table(Column("drill", no_wrap=True), "fault, and what must hold")
     for name, sentence in sentences.items():
         table.add_row(name, sentence)
     Console().print(table)
@@ -100,17 +100,15 @@ def _summed(name: str, seed: int, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table(title="Drills")
-    for heading in ("drill", "passed", "median s", "max s", "found"):
-        table.add_column(heading, justify="right" if heading.endswith("s") else "left")
+    seconds = (Column(name, justify="right") for name in ("median s", "max s"))
+    table = Table(Column("drill", no_wrap=True), "passed", *seconds, "found", title="Drills")
     for row in found:
         runs = row["runs"]
         passed = sum(run["passed"] for run in runs)
-        seconds = row["recovery_s"].values()
         table.add_row(
             row["drill"],
             Text(f"{passed} of {len(runs)}", "green" if row["passed"] else "bold red"),
-            *("-" if value is None else f"{value:.2f}" for value in seconds),
+            *("-" if value is None else f"{value:.2f}" for value in row["recovery_s"].values()),
             Text("\n".join(dict.fromkeys(f for run in runs for f in run["findings"])) or "nothing"),
         )
     return table

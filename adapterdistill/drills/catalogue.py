@@ -20,6 +20,24 @@ def _stale_teacher(folder: Path, draw: random.Random) -> Outcome:
     return stale_teacher(folder, draw)
 
 
+def _kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.serving import kill_serve_replica
+
+    return kill_serve_replica(folder, draw)
+
+
+def _kill_owner(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.onboarding import kill_owner
+
+    return kill_owner(folder, draw)
+
+
+def _kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.onboarding import kill_train_worker
+
+    return kill_train_worker(folder, draw)
+
+
 DRILLS = {
     drill.name: drill
     for drill in (
@@ -60,6 +78,22 @@ DRILLS = {
             "A teacher is withdrawn, or the encoder another, after the list was read: it teaches "
             "nobody, the others do",
             _stale_teacher,
+        ),
+        Drill(
+            "kill-serve-replica",
+            "kill -9 of one of two replicas amid queries: each is answered in the end, and rightly",
+            _kill_serve_replica,
+        ),
+        Drill(
+            "kill-owner",
+            "kill -9 of an onboarding's owner actor or of its driver, at a stage that is drawn: it "
+            "ends with the adapter of a run that nobody disturbed",
+            _kill_owner,
+        ),
+        Drill(
+            "kill-train-worker",
+            "kill -9 of a training worker of Ray Train: the same",
+            _kill_train_worker,
         ),
     )
 }

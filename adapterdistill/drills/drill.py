@@ -1,16 +1,21 @@
 """What a drill is, how one is run, and that nothing is left of it."""
 
 import contextlib
+import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from adapterdistill.errors import AdapterDistillError
+
+_MARK = "TMPDIR"
+_GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -39,25 +44,57 @@ class Drill:
 
 
 def run_drill(drill: Drill, seed: int) -> Outcome:
-    """The drill once, in a folder that is removed afterwards, however it ends."""
-    before = _children()
+    """The drill once, in a folder that is removed afterwards with every process of it, however it
+    ends."""
     # A short path: Ray's sockets are in it.
     with tempfile.TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as folder:
         try:
-            found = drill.run(Path(folder), random.Random(seed))
-        except AdapterDistillError as error:
-            found = Outcome(None, (f"{error.reason}: {error}",))
-        finally:
-            left = _children() - before
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-    findings = [*found.findings, *(f"left running: process {process.pid}" for process in left)]
-    return Outcome(found.recovery_s, tuple(findings))
+            with _marked(folder):
+                found = drill.run(Path(folder), random.Random(seed))
+        except (AdapterDistillError, AssertionError) as error:
+            reason = error.reason if isinstance(error, AdapterDistillError) else "FAILED"
+            found = Outcome(None, (f"{reason}: {error}",))
+        except BaseException:
+            _end(_processes_of(folder), grace_s=1.0)
+            raise
+        left = _end(_processes_of(folder), grace_s=_GRACE_S)
+    return Outcome(found.recovery_s, (*found.findings, *(f"left running: {one}" for one in left)))
 
 
-def _children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
+@contextmanager
+def _marked(folder: str) -> Iterator[None]:
+    """All processes that start meanwhile have their temporary files there, and are known by it."""
+    before = os.environ.get(_MARK)
+    os.environ[_MARK] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_MARK]
+        else:
+            os.environ[_MARK] = before
+
+
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """Also those whose parents have ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended, or is another user's
+            if process.environ().get(_MARK) == folder and process.pid != os.getpid():
+                found.append(process)
+    return found
+
+
+def _end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
+    """Kills those that do not end by themselves in time; their names."""
+    _, left = psutil.wait_procs(processes, timeout=grace_s)
+    names = []
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            names.append(process.name())
+            process.kill()
+    psutil.wait_procs(left, timeout=_GRACE_S)
+    return names
 
 
 def seconds_until(works: Callable[[], object], *, timeout_s: float = 60.0) -> float:

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.teachers import Teachers, fetch_teachers
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bench.registry_process import serving
 from adapterdistill.bench.serving_banks import random_adapters
-from adapterdistill.checkpoint import golden_vectors, pack_adapter, probe_sentences, tensor_specs
+from adapterdistill.checkpoint import probe_sentences
 from adapterdistill.drills.acknowledged import OWNER, fsck_findings
 from adapterdistill.drills.drill import Outcome, not_refused
+from adapterdistill.drills.random_adapter import publish_adapter
 from adapterdistill.drills.tiny_encoder import make_tiny_encoder
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.client import RegistryClient
-from adapterdistill.selection import Probes
 
 NUM_TEACHERS = 3
 _TIMEOUT_S = 30.0
@@ -32,7 +31,9 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
         serving(root) as server,
         _Struck(server.address, timeout_s=_TIMEOUT_S) as client,
     ):
-        taught = [_publish(client, encoder, f"teacher-{n}", a) for n, a in enumerate(adapters)]
+        taught = [
+            publish_adapter(client, encoder, f"teacher-{n}", a) for n, a in enumerate(adapters)
+        ]
         names = {ref.name for ref in taught}
         victim = draw.choice(taught)
         findings = _differing(_fetch(client, encoder), used=names)
@@ -43,8 +44,8 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
         findings += not_refused(lambda: client.fetch(victim), "WITHDRAWN")
         # Who fetched it in time has learnt from it by now, and may no longer publish that.
         late = (client, encoder, OWNER, student, (victim.name,))
-        findings += not_refused(lambda: _publish(*late), "WITHDRAWN")
-        again = _publish(client, encoder, victim.tenant, newer)
+        findings += not_refused(lambda: publish_adapter(*late), "WITHDRAWN")
+        again = publish_adapter(client, encoder, victim.tenant, newer)
         now = names - {victim.name} | {again.name}
         findings += _differing(_fetch(client, encoder), used=now)
         recovery_s = time.monotonic() - began
@@ -99,30 +100,3 @@ def _differing(
     if set(found.refused) != refused:
         findings.append(f"{len(found.refused)} teachers were refused, expected {len(refused)}")
     return findings
-
-
-def _publish(
-    client: RegistryClient,
-    encoder: Encoder,
-    tenant: str,
-    adapter: BottleneckAdapter,
-    teachers: tuple[str, ...] = (),
-) -> VersionRef:
-    payload = pack_adapter(adapter, model_name=encoder.ref.name)
-    manifest = Manifest(
-        tenant=tenant,
-        adapter="faq",
-        version=sha256_hex(payload),
-        payload_bytes=len(payload),
-        kind="bottleneck",
-        encoder=encoder.ref,
-        tensors=tensor_specs(adapter),
-        method="random",
-        config_sha256="0" * 64,
-        seed=0,
-        teachers=teachers,
-        privacy="made of random numbers",
-        golden=golden_vectors(encoder, adapter),
-        signature=Probes(encoder).signature(adapter),
-    )
-    return client.publish(manifest, payload).ref

@@ -1,0 +1,222 @@
+"""Drills of an onboarding on a Ray cluster: what trains is killed, and the result is the same."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
+from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.backbone import load_encoder
+from adapterdistill.bench.registry_process import serving
+from adapterdistill.bench.serving_banks import random_adapters
+from adapterdistill.config import OnboardConfig, parse_config
+from adapterdistill.data.importing import import_samples
+from adapterdistill.drills.acknowledged import fsck_findings
+from adapterdistill.drills.drill import Outcome
+from adapterdistill.drills.random_adapter import publish_adapter
+from adapterdistill.drills.tiny_encoder import make_tiny_encoder
+from adapterdistill.errors import TrainingError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.client import RegistryClient
+
+TENANT = "larkhill-vets"
+ONBOARD = ("onboard",)
+OWNER, WORKER = "DataOwner", "RayTrainWorker"
+_KILLED_AFTER = ("validated", "extracted", "fetched", "distilled", "evaluated", "published")
+"""Results of stages, of which the kill follows one."""
+_VICTIMS = (OWNER, "driver")
+_LONGEST_WAIT_S = 0.3
+_TIMEOUT_S = 300.0
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Site:
+    """An owner's cluster and files, and a registry with a teacher in it."""
+
+    folder: Path
+    cluster: OwnCluster
+    registry: str
+
+    def config(self, work: str, num_workers: int) -> dict[str, Any]:
+        return {
+            "tenant": TENANT,
+            "data": str(self.folder / "data"),
+            "workspace": str(self.folder / work / "owners"),
+            "serving_store": str(self.folder / work / "serving"),
+            "encoder": {"name": str(self.folder / "encoder"), "dtype": "float32"},
+            "registry": {"address": self.registry, "timeout_s": 30.0},
+            "placement": {"resource": f"owner:{TENANT}"},
+            "training": {
+                "bottleneck_size": 8,
+                "extract_steps": 12,
+                "distil_steps": 12,
+                "evaluate_every": 2,
+                "num_workers": num_workers,
+            },
+        }
+
+
+def kill_owner(folder: Path, draw: random.Random) -> Outcome:
+    """The owner's actor, which Ray starts again, or the driver, which is run again."""
+    stage, victim = draw.choice(_KILLED_AFTER), draw.choice(_VICTIMS)
+    wait_s = draw.uniform(0, _LONGEST_WAIT_S)
+
+    def strike(site: Site, driver: psutil.Popen) -> None:
+        _wait_until(lambda: _has_finished(site.folder, stage), driver)
+        time.sleep(wait_s)
+        if victim == OWNER:
+            _kill_first(site.cluster, OWNER)
+        else:
+            driver.kill()
+
+    return _disturbed(folder, strike, num_workers=0)
+
+
+def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
+    """Of the first stage or of the second, some time after it began."""
+    stage = draw.choice(("validated", "fetched"))
+    wait_s = draw.uniform(0, _LONGEST_WAIT_S)
+
+    def strike(site: Site, driver: psutil.Popen) -> None:
+        _wait_until(lambda: _has_finished(site.folder, stage), driver)
+        _wait_until(lambda: bool(_titled(site.cluster, WORKER)), driver)
+        time.sleep(wait_s)
+        _kill_first(site.cluster, WORKER)
+
+    return _disturbed(folder, strike, num_workers=1)
+
+
+def _disturbed(
+    folder: Path, strike: Callable[[Site, psutil.Popen], None], *, num_workers: int
+) -> Outcome:
+    """Onboard while `strike` happens, and compare with an onboarding in this process."""
+    findings = []
+    with _site(folder) as site:
+        with _driver(site, num_workers) as driver:
+            strike(site, driver)
+            began = time.monotonic()
+            driver.wait(timeout=_TIMEOUT_S)
+        while driver.returncode != 0:  # as the owner would: the same once more
+            if time.monotonic() - began > _TIMEOUT_S:
+                raise TrainingError("the onboarding did not end after it was run again")
+            with _driver(site, num_workers) as driver:
+                driver.wait(timeout=_TIMEOUT_S)
+        recovery_s = time.monotonic() - began
+        if left := _titled(site.cluster, OWNER):
+            _, left = psutil.wait_procs(left, timeout=30)
+            findings += [f"left running after the job: {OWNER}" for _ in left]
+        report = OnboardReport.model_validate_json(
+            (folder / "ray/owners" / TENANT / "report.json").read_bytes()
+        )
+        alone = _alone(parse_config(site.config("alone", 0), source="the drill"))
+        if report.publish.name != alone.publish.name:
+            findings.append("the adapter is another than that of a run without the fault")
+        with RegistryClient(site.registry) as client:
+            client.fetch(VersionRef.parse(report.publish.name))
+            versions = len([*client.list(tenant=TENANT, latest_only=False)])
+            if versions != 1:
+                findings.append(f"{versions} versions were published, expected one")
+    return Outcome(recovery_s, (*findings, *fsck_findings(folder / "registry")))
+
+
+@contextmanager
+def _site(folder: Path) -> Iterator[Site]:
+    import_samples(TENANT, folder / "data")
+    encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
+    ray_folder = folder / "c"  # apart: whatever names it belongs to the cluster
+    ray_folder.mkdir()
+    with serving(folder / "registry") as server:
+        with RegistryClient(server.address) as client:
+            (adapter,) = random_adapters(encoder, 1)
+            publish_adapter(client, encoder, "teacher", adapter)
+        cluster = start_own_cluster(
+            ray_folder,
+            num_cpus=2,
+            resources={f"owner:{TENANT}": 1},
+            environment={"PYTHONPATH": str(_ROOT)},
+        )
+        try:
+            yield Site(folder, cluster, server.address)
+        finally:
+            stop_own_cluster(cluster)
+
+
+@contextmanager
+def _driver(site: Site, num_workers: int) -> Iterator[psutil.Popen]:
+    """`adapterdistill onboard` on the cluster, in a process that is ended with the block."""
+    file = site.folder / "run.toml"
+    file.write_text(_toml(site.config("ray", num_workers)), "utf-8")
+    with (
+        (site.folder / "driver.log").open("ab") as log,
+        psutil.Popen(
+            [sys.executable, "-m", "adapterdistill", *ONBOARD, "--config", str(file)],
+            env=os.environ | site.cluster.environment | {"RAY_ADDRESS": site.cluster.address},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as driver,
+    ):
+        try:
+            yield driver
+        finally:
+            if driver.is_running():
+                driver.kill()
+
+
+def _toml(config: dict[str, Any]) -> str:
+    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
+    lines = [f"{n} = {json.dumps(v)}" for n, v in config.items() if n not in sections]
+    for name, section in sections.items():
+        lines += [f"[{name}]", *(f"{n} = {json.dumps(v)}" for n, v in section.items())]
+    return "\n".join(lines)
+
+
+def _alone(config: OnboardConfig) -> OnboardReport:
+    """In this process, without Ray, told to nobody."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return onboard(config, in_process(config), emit=lambda line: None)
+
+
+def _has_finished(folder: Path, stage: str) -> bool:
+    return any((folder / "ray").glob(f"owners/*/runs/*/stages/{stage}.json"))
+
+
+def _titled(cluster: OwnCluster, name: str) -> list[psutil.Process]:
+    """Ray's workers of this name."""
+    found = []
+    for process in cluster_processes(cluster):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue  # it ended
+        if title.startswith("ray::") and name in title:
+            found.append(process)
+    return found
+
+
+def _kill_first(cluster: OwnCluster, name: str) -> None:
+    found = _titled(cluster, name)
+    if not found:
+        raise TrainingError(f"there is no {name} to kill any more, so this shows nothing")
+    found[0].kill()
+
+
+def _wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not happened():
+        if driver.poll() is not None or time.monotonic() > deadline:
+            raise TrainingError("the onboarding ended before the fault, so this shows nothing")
+        time.sleep(0.02)

@@ -1,0 +1,61 @@
+"""The drill of the search endpoint: one of its replicas is killed amid queries."""
+
+import random
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from adapterdistill.backbone import load_encoder
+from adapterdistill.bench.serving_banks import fill_store, random_adapters, read_banks
+from adapterdistill.bench.serving_http_answers import (
+    LEAST_OWN_SCORE,
+    Answers,
+    highest_through_another,
+)
+from adapterdistill.bench.serving_http_kill import measure_kill
+from adapterdistill.bench.serving_http_process import deployed
+from adapterdistill.drills.drill import Outcome
+from adapterdistill.drills.tiny_encoder import make_tiny_encoder
+
+REPLICAS, NUM_TENANTS = 2, 4
+SECONDS = 8.0
+_STRONGER = 10.0
+_LONGEST_WAIT_S = 2.0
+
+
+def kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
+    """kill -9 of one of two replicas; clients ask again where a connection breaks."""
+    name, store = str(make_tiny_encoder(folder / "encoder")), folder / "store"
+    encoder = load_encoder(name, dtype="float32")
+    banks = read_banks(Path(str(files("adapterdistill"))) / "samples", NUM_TENANTS)
+    adapters = random_adapters(encoder, NUM_TENANTS)
+    for adapter in adapters:  # so that the tiny encoder, too, tells them apart
+        for parameter in adapter.parameters():
+            parameter.mul_(_STRONGER)
+    fill_store(store, banks, encoder, adapters)
+    findings = []
+    if highest_through_another(encoder, store, banks, adapters) >= LEAST_OWN_SCORE:
+        findings.append("the check of answers cannot tell one adapter from another")
+    with deployed(
+        store,
+        folder / "log",
+        encoder=name,
+        dtype="float32",
+        threads=torch.get_num_threads(),
+        haproxy=False,  # its statistics ports are fixed, and open to others
+        replicas=REPLICAS,
+    ) as server:
+
+        def kill() -> None:
+            time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
+            server.kill_a_replica()
+
+        found = measure_kill(
+            server.address, banks, Answers(banks, store), kill, replicas=REPLICAS, seconds=SECONDS
+        )
+    findings += (f"a wrong answer: it {fault}" for fault in found["wrong"])
+    if found["failed_after_retries"]:
+        findings.append(f"{found['failed_after_retries']} queries failed for good")
+    return Outcome(found["seconds_until_full_service"], tuple(findings))

@@ -1,0 +1,86 @@
+"""What the drills that need Ray make of what they see, without Ray."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cluster import OwnCluster
+from adapterdistill.drills import onboarding, serving
+from adapterdistill.drills.catalogue import DRILLS
+from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.drills.onboarding import Site
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver trains in its own process, and it is the driver that is killed."""
+    cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
+    monkeypatch.setattr(onboarding, "start_own_cluster", lambda *_, **__: cluster)
+    monkeypatch.setattr(onboarding, "stop_own_cluster", lambda _: None)
+    monkeypatch.setattr(onboarding, "cluster_processes", lambda _: [])
+    monkeypatch.setattr(onboarding, "ONBOARD", ("onboard", "--local"))
+    monkeypatch.setattr(onboarding, "_VICTIMS", ("driver",))
+    monkeypatch.setattr(onboarding, "_KILLED_AFTER", ("extracted",))
+
+
+def test_an_onboarding_whose_driver_is_killed_ends_with_the_same_adapter(
+    without_ray: None,
+) -> None:
+    found = run_drill(DRILLS["kill-owner"], seed=0)
+    assert found.findings == ()
+    assert found.recovery_s is not None and found.recovery_s > 0
+
+
+def test_a_second_submission_that_makes_another_adapter_is_found_out(
+    without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, seeds = Site.config, iter(range(9))
+
+    def other_each_time(self: Site, work: str, num_workers: int) -> dict[str, Any]:
+        made = config(self, work, num_workers)
+        return made | {"training": made["training"] | {"seed": next(seeds)}}
+
+    monkeypatch.setattr(Site, "config", other_each_time)
+    found = run_drill(DRILLS["kill-owner"], seed=0)
+    assert "the adapter is another than that of a run without the fault" in found.findings
+
+
+def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
+    """The drill of a server of which this was measured."""
+
+    @contextmanager
+    def deployed(*_: object, **__: object) -> Iterator[Any]:
+        yield type("Server", (), {"address": "", "kill_a_replica": None})
+
+    found = {"wrong": [], "failed_after_retries": 0, "seconds_until_full_service": 2.5}
+    monkeypatch.setattr(serving, "deployed", deployed)
+    monkeypatch.setattr(serving, "measure_kill", lambda *_, **__: found | measured)
+    return run_drill(DRILLS["kill-serve-replica"], seed=0)
+
+
+def test_a_server_that_answers_all_rightly_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served(monkeypatch) == Outcome(2.5)
+
+
+@pytest.mark.parametrize(
+    ("measured", "finding"),
+    [
+        ({"wrong": ["names another tenant"]}, "a wrong answer: it names another tenant"),
+        ({"failed_after_retries": 3}, "3 queries failed for good"),
+    ],
+)
+def test_wrong_and_lost_answers_are_found_out(
+    monkeypatch: pytest.MonkeyPatch, measured: dict[str, Any], finding: str
+) -> None:
+    assert served(monkeypatch, **measured).findings == (finding,)
+
+
+def test_a_check_that_cannot_tell_adapters_apart_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(serving, "_STRONGER", 0.0)
+    (finding,) = served(monkeypatch).findings
+    assert "cannot tell one adapter from another" in finding
