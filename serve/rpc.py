@@ -23,6 +23,7 @@ from serve import front
 from serve.batcher import Batcher
 from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.guard import bearer_token
+from serve.live import Alias
 from serve.metrics import Metrics
 from serve.note import Note
 from serve.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
@@ -31,6 +32,7 @@ from serve.tokens import Tokens
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
 """More than the longest valid request has, in UTF-8."""
+_ALIASES: dict[int, Alias] = {pb.ALIAS_LIVE: "live", pb.ALIAS_CANARY: "canary"}
 _log = logging.getLogger("ray.serve")
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -76,8 +78,12 @@ class Rpc:
             given: dict[str, Any] = {"tenant": request.tenant, "queries": list(request.queries)}
             if request.HasField("top_k"):
                 given["top_k"] = request.top_k
+            if request.alias != pb.ALIAS_UNSPECIFIED:
+                given["alias"] = _ALIASES.get(request.alias, "(unknown)")
             asked = _checked(_Search, given)
-            answers = await self._searcher.search(note, asked.tenant, asked.texts, asked.top_k)
+            answers = await self._searcher.search(
+                note, asked.tenant, asked.texts, asked.top_k, asked.alias
+            )
             return _response(answers)
 
         return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, context)
@@ -90,11 +96,8 @@ class Rpc:
             live = await self._engine.hold(tenant, LOAD_TIMEOUT_S)
             status = TenantStatus.of(
                 live, self._engine.snapshot, self._searcher.shadow.comparison(tenant)
-            ).model_dump(mode="json")
-            told: pb.GetTenantResponse = ParseDict(
-                status, pb.GetTenantResponse(), ignore_unknown_fields=True
             )
-            return told
+            return _state(status)
 
         return await self._answered(answer, pb.GetTenantRequest, pb.GetTenantResponse, raw, context)
 
@@ -180,11 +183,32 @@ def _values(metadata: Any, wanted: str) -> Iterator[bytes]:
             yield value.encode("utf-8", "replace") if isinstance(value, str) else value
 
 
+def _state(status: TenantStatus) -> pb.GetTenantResponse:
+    fields = status.model_dump(mode="json")
+    _name_as_proto(fields["adapter"], "alias", "ALIAS")
+    if candidate := fields["candidate"]:
+        _name_as_proto(candidate, "mode", "CANDIDATE_MODE")
+        _name_as_proto(candidate, "state", "CANDIDATE_STATE")
+    told: pb.GetTenantResponse = ParseDict(
+        fields, pb.GetTenantResponse(), ignore_unknown_fields=True
+    )
+    return told
+
+
+def _name_as_proto(fields: dict[str, Any], name: str, enum: str) -> None:
+    fields[name] = f"{enum}_{fields[name].upper()}"
+
+
 def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
     first = answers[0]
     return pb.SearchResponse(
         tenant=first.tenant,
-        adapter=pb.AdapterVersion(name=first.adapter, version=first.version, form=first.form),
+        adapter=pb.AdapterVersion(
+            name=first.adapter,
+            version=first.version,
+            form=first.form,
+            alias=f"ALIAS_{first.alias.upper()}",
+        ),
         results=[
             pb.SearchResult(
                 ranked=[

@@ -72,7 +72,7 @@ def assert_equal_answers(answered: pb.SearchResponse, http: dict[str, Any]) -> N
 def assert_equal_states(answered: pb.GetTenantResponse, http: dict[str, Any]) -> None:
     """Every field of gRPC's answer is what HTTP's has there, and no number is missing."""
     told = _fields(answered)
-    for name in ("adapter", "quality", "drift"):
+    for name in ("adapter", "quality", "drift", "candidate"):
         mine, theirs = told.pop(name, None), http[name]
         assert mine == (theirs and {key: theirs[key] for key in theirs if theirs[key] is not None})
     assert told == {key: http[key] for key in ("tenant", "num_faqs", "threshold") if http[key]}
@@ -82,4 +82,11 @@ def _fields(message: Message) -> dict[str, Any]:
     fields: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    for part, name, enum in (
+        ("adapter", "alias", "ALIAS"),
+        ("candidate", "mode", "CANDIDATE_MODE"),
+        ("candidate", "state", "CANDIDATE_STATE"),
+    ):
+        if part in fields:
+            fields[part][name] = fields[part][name].removeprefix(f"{enum}_").lower()
     return fields

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,15 +7,46 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Alias(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ALIAS_UNSPECIFIED: _ClassVar[Alias]
+    ALIAS_LIVE: _ClassVar[Alias]
+    ALIAS_CANARY: _ClassVar[Alias]
+
+class CandidateMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CANDIDATE_MODE_UNSPECIFIED: _ClassVar[CandidateMode]
+    CANDIDATE_MODE_CANARY: _ClassVar[CandidateMode]
+    CANDIDATE_MODE_SHADOW: _ClassVar[CandidateMode]
+
+class CandidateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CANDIDATE_STATE_UNSPECIFIED: _ClassVar[CandidateState]
+    CANDIDATE_STATE_SERVED: _ClassVar[CandidateState]
+    CANDIDATE_STATE_REFUSED: _ClassVar[CandidateState]
+    CANDIDATE_STATE_WITHDRAWN: _ClassVar[CandidateState]
+ALIAS_UNSPECIFIED: Alias
+ALIAS_LIVE: Alias
+ALIAS_CANARY: Alias
+CANDIDATE_MODE_UNSPECIFIED: CandidateMode
+CANDIDATE_MODE_CANARY: CandidateMode
+CANDIDATE_MODE_SHADOW: CandidateMode
+CANDIDATE_STATE_UNSPECIFIED: CandidateState
+CANDIDATE_STATE_SERVED: CandidateState
+CANDIDATE_STATE_REFUSED: CandidateState
+CANDIDATE_STATE_WITHDRAWN: CandidateState
+
 class SearchRequest(_message.Message):
-    __slots__ = ("tenant", "queries", "top_k")
+    __slots__ = ("tenant", "queries", "top_k", "alias")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     queries: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
-    def __init__(self, tenant: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    alias: Alias
+    def __init__(self, tenant: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., alias: _Optional[_Union[Alias, str]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("tenant", "adapter", "results")
@@ -27,14 +59,16 @@ class SearchResponse(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[_Union[AdapterVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[SearchResult, _Mapping]]] = ...) -> None: ...
 
 class AdapterVersion(_message.Message):
-    __slots__ = ("name", "version", "form")
+    __slots__ = ("name", "version", "form", "alias")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FORM_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     form: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., form: _Optional[str] = ...) -> None: ...
+    alias: Alias
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., form: _Optional[str] = ..., alias: _Optional[_Union[Alias, str]] = ...) -> None: ...
 
 class SearchResult(_message.Message):
     __slots__ = ("ranked", "abstained", "confidence")
@@ -65,20 +99,22 @@ class GetTenantRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ...) -> None: ...
 
 class GetTenantResponse(_message.Message):
-    __slots__ = ("tenant", "adapter", "num_faqs", "threshold", "quality", "drift")
+    __slots__ = ("tenant", "adapter", "num_faqs", "threshold", "quality", "drift", "candidate")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     NUM_FAQS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     adapter: AdapterVersion
     num_faqs: int
     threshold: float
     quality: Quality
     drift: Drift
-    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[_Union[AdapterVersion, _Mapping]] = ..., num_faqs: _Optional[int] = ..., threshold: _Optional[float] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ...) -> None: ...
+    candidate: Candidate
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[_Union[AdapterVersion, _Mapping]] = ..., num_faqs: _Optional[int] = ..., threshold: _Optional[float] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ..., candidate: _Optional[_Union[Candidate, _Mapping]] = ...) -> None: ...
 
 class Quality(_message.Message):
     __slots__ = ("queries", "share_answered", "expected_error", "expected_error_bound")
@@ -105,3 +141,29 @@ class Drift(_message.Message):
     expected_psi: float
     drifted: bool
     def __init__(self, queries: _Optional[int] = ..., share_abstained: _Optional[float] = ..., psi: _Optional[float] = ..., expected_psi: _Optional[float] = ..., drifted: _Optional[bool] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("version", "mode", "share", "state", "comparison")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    mode: CandidateMode
+    share: float
+    state: CandidateState
+    comparison: Comparison
+    def __init__(self, version: _Optional[str] = ..., mode: _Optional[_Union[CandidateMode, str]] = ..., share: _Optional[float] = ..., state: _Optional[_Union[CandidateState, str]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
+
+class Comparison(_message.Message):
+    __slots__ = ("queries", "same_best", "same_abstention", "mean_score_difference")
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    SAME_BEST_FIELD_NUMBER: _ClassVar[int]
+    SAME_ABSTENTION_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    queries: int
+    same_best: float
+    same_abstention: float
+    mean_score_difference: float
+    def __init__(self, queries: _Optional[int] = ..., same_best: _Optional[float] = ..., same_abstention: _Optional[float] = ..., mean_score_difference: _Optional[float] = ...) -> None: ...

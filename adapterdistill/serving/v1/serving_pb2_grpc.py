@@ -38,6 +38,7 @@ class SearchServiceStub:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
     DEADLINE_EXCEEDED    DEADLINE_EXCEEDED    the request waited for too long
@@ -78,6 +79,7 @@ class SearchServiceServicer:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
     DEADLINE_EXCEEDED    DEADLINE_EXCEEDED    the request waited for too long
@@ -135,6 +137,7 @@ class SearchService:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
     DEADLINE_EXCEEDED    DEADLINE_EXCEEDED    the request waited for too long

@@ -28,6 +28,7 @@ from serve.rpc import MAX_REQUEST_BYTES, Rpc
 from serve.tokens import Tokens, new_token
 from tests.serving_rpc import assert_equal_answers, assert_equal_states
 from tests.serving_store import make_tenant, put_live
+from tests.unit.serve.test_candidates import try_out
 
 SECRET = "canary-4711"
 LOGGER = "adapterdistill.requests"
@@ -35,7 +36,7 @@ KNOWN = Calibration(
     slope=8.0, intercept=-4.0, rows=40, answered=38, wrong=3, error_bound=0.190912,
     edges=(0.9, 0.95), counts=(1, 19, 20),
 )  # fmt: skip
-HELD = ("acme", "strict", "absent", "other")
+HELD = ("acme", "strict", "tried", "absent", "other")
 
 
 @dataclass
@@ -118,6 +119,8 @@ def made(
 ) -> Iterator[Asked]:
     put_live(store, make_tenant(encoder, "acme", seed=1))
     put_live(store, make_tenant(encoder, "strict", seed=2, threshold=1.0, calibration=KNOWN))
+    put_live(store, make_tenant(encoder, "tried", seed=3))
+    try_out(store, make_tenant(encoder, "tried", seed=4), mode="canary", share=0.25)
     engine = Engine(encoder, store)
     engine.refresh()
     queue = QueueLimits(max_queued=limits.pop("max_queued", 2048))
@@ -154,15 +157,27 @@ def test_grpc_and_http_give_the_same_answers(asked: Asked) -> None:
 
 def test_a_tenant_s_state_is_that_of_http(asked: Asked) -> None:
     client = TestClient(build_api(asked.engine, asked.batcher, time.monotonic))
-    for tenant in ("acme", "strict"):
+    for tenant in ("acme", "tried", "strict"):
         raw = pb.GetTenantRequest(tenant=tenant).SerializeToString()
         answered = call(asked.rpc.get_tenant, raw, Context(asked.headers(tenant)))
         assert_equal_states(answered, client.get(f"/v1/tenants/{tenant}").json())
+        assert answered.HasField("candidate") == (tenant == "tried")
     assert answered.quality.queries == 40
     context = Context(asked.headers("absent"))
     raw = pb.GetTenantRequest(tenant="absent").SerializeToString()
     refused = call(asked.rpc.get_tenant, raw, context)
     assert_refused(refused, context, "NOT_FOUND", "UNKNOWN_TENANT")
+
+
+def test_the_version_that_is_asked_for_answers(asked: Asked) -> None:
+    versions = set()
+    for alias in (pb.ALIAS_LIVE, pb.ALIAS_CANARY):
+        answered, _ = asked.search("tried", queries=["hi"], alias=alias)
+        assert answered.adapter.alias == alias
+        versions.add(answered.adapter.version)
+    assert len(versions) == 2
+    refused, context = asked.search("acme", queries=[SECRET], alias=pb.ALIAS_CANARY)
+    assert_refused(refused, context, "NOT_FOUND", "NO_CANDIDATE")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +191,7 @@ def test_a_tenant_s_state_is_that_of_http(asked: Asked) -> None:
         ({"queries": [SECRET], "top_k": 0}, "top_k"),
         ({"queries": [SECRET], "top_k": 51}, "top_k"),
         ({"queries": [SECRET], "top_k": -1}, "top_k"),
+        ({"queries": [SECRET], "alias": 9}, "alias"),
     ],
 )
 def test_a_malformed_field_is_named_and_not_echoed(
