@@ -83,6 +83,7 @@ def assert_answered_by(body: dict, made: MadeTenant, encoder: Encoder, texts: li
         "name": "faq",
         "version": made.bundle.manifest.version,
         "form": "adapter",
+        "alias": "live",
     }
     for result, text in zip(body["results"], texts, strict=True):
         expected = made.expected(encoder, text)[: len(result["ranked"])]
