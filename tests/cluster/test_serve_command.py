@@ -31,6 +31,20 @@ def processes_marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def listeners(mark: str, *, beyond_loopback: bool) -> set[str]:
+    """Names of the marked processes that listen on loopback, or on more than that."""
+    found = set()
+    for process in processes_marked(mark):
+        try:
+            for one in process.net_connections("inet"):
+                beyond = "127.0.0.1" not in one.laddr.ip
+                if one.status == psutil.CONN_LISTEN and beyond == beyond_loopback:
+                    found.add(process.name().removeprefix("ray::"))
+        except psutil.NoSuchProcess:  # HAProxy is started anew whenever replicas change
+            continue
+    return found
+
+
 def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
     folder = save_tiny_encoder(tmp_path / "encoder")
     encoder = load_encoder(str(folder), dtype="float32")
@@ -53,6 +67,9 @@ def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -
             answer = ask(f"http://127.0.0.1:{port}", "acme", "opening hours", top_k=1)
             [best] = answer["results"][0]["ranked"]
             assert best["faq_id"] == made.expected(encoder, "opening hours")[0][0]
+            # Serve's own port for other replicas, which asks for Ray's token.
+            assert listeners(mark, beyond_loopback=True) == {"ServeReplica:adapterdistill:search"}
+            assert "haproxy" in listeners(mark, beyond_loopback=False)
             assert not (tmp_path / ".ray").exists(), "a token file would change other clusters"
             server.send_signal(signal.SIGINT)
             assert server.wait(60) == 0

