@@ -116,22 +116,21 @@ def kept_drifts() -> Callable[[str, Calibration | None], Drift]:
     return drift_of
 
 
+@dataclass(eq=False)
 class DriftOfTenants(Collector):
-    """The drift of a bounded set of tenants, those in memory, for Prometheus."""
+    """The drift of a bounded set of tenants, for Prometheus."""
 
-    def __init__(
-        self, named: Callable[[], Iterable[str]], drift_of: Callable[[str], Drift | None]
-    ) -> None:
-        self._named = named
-        self._drift_of = drift_of
+    named: Callable[[], Iterable[str]]
+    drift_of: Callable[[str], Drift | None] = lambda tenant: None
+    """None: the tenant is not in memory."""
 
     def collect(self) -> Iterator[Metric]:
         abstained = _gauge("abstained_ratio", "Share of recent queries without an answer.")
         psi = _gauge("drift_psi", "Population stability index of recent top scores.")
         expected = _gauge("drift_expected_psi", "The same by chance, nothing having changed.")
         drifted = _gauge("drifted", "1: the index is large, and too large for chance.")
-        for tenant in list(self._named()):
-            drift = self._drift_of(tenant)
+        for tenant in list(self.named()):
+            drift = self.drift_of(tenant)
             shift = drift.read() if drift else None
             if shift is None or not shift.queries:
                 continue

@@ -91,6 +91,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.tenants = BusiestTenants()
         self.registry.register(self.tenants)
+        self._drift = DriftOfTenants(lambda: self.tenants.named)
+        self.registry.register(self._drift)
         self._outcomes = self._counter("requests", "Requests by outcome.", "outcome")
         self._latency = self._histogram("request_seconds", "Of answered searches.", _SECONDS)
         self._batch = self._histogram("batch_seconds", "Of the engine's batches.", _SECONDS)
@@ -133,7 +135,7 @@ class Metrics:
             live = engine.snapshot.tenants.get(tenant)
             return live.drift if live else None
 
-        self.registry.register(DriftOfTenants(lambda: self.tenants.named, drift_of))
+        self._drift.drift_of = drift_of
         self._queued.set_function(num_queued)
         self._known.labels("live").set_function(lambda: engine.snapshot.num_tenants)
         self._known.labels("withdrawn").set_function(lambda: engine.snapshot.num_withdrawn)
