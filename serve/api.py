@@ -101,6 +101,7 @@ def build_api(
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
     api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard
+    # Async, or each would run on a thread: dear enough for refusals to hold up everyone's answers.
     api.add_exception_handler(AdapterDistillError, _domain_error)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
@@ -167,7 +168,7 @@ def _error(
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
-def _domain_error(request: Request, error: Exception) -> JSONResponse:
+async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AdapterDistillError)
     status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
     wait_s = error.retry_after_s
@@ -175,7 +176,7 @@ def _domain_error(request: Request, error: Exception) -> JSONResponse:
     return _error(request, status, error.reason, str(error), headers)
 
 
-def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
@@ -188,7 +189,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     )
 
 
-def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot decode
         return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")

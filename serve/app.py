@@ -196,8 +196,9 @@ def build(args: Mapping[str, Any]) -> Application:
         name="search",
         num_replicas=settings.num_replicas,
         ray_actor_options={"num_cpus": settings.num_cpus},
-        # Above the batcher's own limit, so that the batcher answers 503 with Retry-After.
-        max_ongoing_requests=settings.max_queued + settings.max_batch_tokens + 64,
+        # Above the batcher's own limits, of what waits and of what it refuses in a while, so that
+        # the batcher answers 503 with Retry-After.
+        max_ongoing_requests=2 * settings.max_queued + settings.max_batch_tokens + 64,
         max_queued_requests=settings.max_queued,
         health_check_period_s=5,
         health_check_timeout_s=15,

@@ -8,6 +8,7 @@ All but the engine's work happens on one event loop, so that nothing here needs 
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,9 @@ class Batcher:
     max_query_tokens: where the encoder cuts a query.
     max_wait_ms: how long an idle engine waits for company; 0 = only for what is there already.
     request_timeout_s: a request that has waited for so long is given up, without being computed.
+    refuse_after_s: what is too much for its tenant's part of the queue is told so after about as
+        long. A flood over so many connections would else be refused as fast as the event loop can,
+        and everyone's requests wait for that loop.
     Belongs to one event loop.
     """
 
@@ -46,12 +50,15 @@ class Batcher:
         max_query_tokens: int = 128,
         max_wait_ms: float = 0,
         request_timeout_s: float = 10,
+        refuse_after_s: float = 2,
     ) -> None:
         self._search = search
         self._limits = limits
         self._max_query_tokens = max_query_tokens
         self._max_wait_s = max_wait_ms / 1000
         self.request_timeout_s = request_timeout_s
+        self._refuse_after_s = refuse_after_s
+        self._held_back = 0
         self._queue: FairQueue[_Waiting] = FairQueue(limits, time.monotonic)
         self._batches: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -89,6 +96,8 @@ class Batcher:
             self._queue.add(waiting)
         except OverloadedError as error:
             error.retry_after_s = self._retry_after_s()
+            if self._queue.queries + len(items) <= self._limits.max_queued:
+                await self._hold_back()
             raise
         giving_up = loop.call_later(self.request_timeout_s - waited_s, self._give_up, waiting)
         if self._batches is None or self._batches.done():
@@ -111,6 +120,15 @@ class Batcher:
         """Refuse new requests and let the engine thread end; what still waits is not answered."""
         self._draining = True
         self._engine_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _hold_back(self) -> None:
+        if self._held_back >= self._limits.max_queued:
+            return
+        self._held_back += 1
+        try:  # not all after the same time: they would come again as one wave
+            await asyncio.sleep(self._refuse_after_s * random.uniform(0.5, 1.5))
+        finally:
+            self._held_back -= 1
 
     def _give_up(self, waiting: _Waiting) -> None:
         if self._queue.remove(waiting) and not waiting.outcomes.done():

@@ -142,6 +142,34 @@ def test_who_waits_for_too_long_is_given_up_and_not_computed() -> None:
     asyncio.run(scenario())
 
 
+def test_a_tenant_with_too_many_queries_is_told_so_after_a_while() -> None:
+    async def scenario() -> None:
+        engine = Recorder()
+        limits = QueueLimits(max_queued=3, max_queued_of_tenant=1)
+        batcher = Batcher(engine.search, limits, refuse_after_s=0.2)
+        engine.gate.clear()
+        running = asyncio.create_task(batcher.submit(request("a")))
+        await asyncio.to_thread(engine.started.wait, 10)
+        waiting = asyncio.create_task(batcher.submit(request("b")))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        held_back = [asyncio.create_task(batcher.submit(request("c"))) for _ in range(4)]
+        done, pending = await asyncio.wait(held_back, return_when=asyncio.FIRST_COMPLETED)
+        # So many are held back as may wait in all; one more is told at once.
+        assert isinstance(done.pop().exception(), OverloadedError) and len(pending) == 3
+        for late in pending:
+            with pytest.raises(OverloadedError, match="of this tenant"):
+                await late
+            assert time.monotonic() - began >= 0.1
+        with pytest.raises(OverloadedError, match="too many queries are waiting"):
+            await batcher.submit(request("d", "e", "f"))
+        engine.gate.set()
+        assert versions(await running) + versions(await waiting) == ["a", "b"]
+        batcher.close()
+
+    asyncio.run(scenario())
+
+
 def test_what_was_waited_for_a_load_counts_towards_a_requests_time() -> None:
     async def scenario() -> None:
         engine = Recorder()
