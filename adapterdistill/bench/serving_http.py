@@ -19,6 +19,11 @@ from adapterdistill.bench.environment import environment
 from adapterdistill.bench.progress import say
 from adapterdistill.bench.serving_banks import fill_store, random_adapters, read_banks
 from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
+from adapterdistill.bench.serving_http_fairness import (
+    MOST_TIMES,
+    measure_capacity,
+    measure_fairness,
+)
 from adapterdistill.bench.serving_http_isolation import isolation_faults, measure_isolation
 from adapterdistill.bench.serving_http_kill import measure_kill
 from adapterdistill.bench.serving_http_process import deployed, empty_server
@@ -41,12 +46,15 @@ class Size:
     requests: int
     """Checked while tenants change."""
     kill_s: float
+    flood_rounds: int
+    flood_s: float = 6.0
+    """Of each load in a round, with the flood and without."""
 
 
 SIZES = {
-    "tiny": Size(10, 1, 0.3, 20, 8.0),
-    "quick": Size(668, 3, 2.0, 20_000, 40.0),
-    "standard": Size(668, 7, 5.0, 100_000, 120.0),
+    "tiny": Size(10, 1, 0.3, 20, 8.0, 1, 0.5),
+    "quick": Size(668, 3, 2.0, 20_000, 40.0, 3),
+    "standard": Size(668, 7, 5.0, 100_000, 120.0, 7),
 }
 
 
@@ -92,6 +100,17 @@ def http_command(
                     cpu_s=server.cpu_s,
                 )
                 part("speed", found.get("speed", {}) | {proxy: speed})
+        if size.flood_rounds:
+            say("one tenant floods")
+            with start(haproxy=True, replicas=1) as server:
+                flood = measure_fairness(
+                    server.address,
+                    banks,
+                    capacity_per_s=measure_capacity(server.address, banks, seconds=size.flood_s),
+                    rounds=size.flood_rounds,
+                    seconds=size.flood_s,
+                )
+                part("fairness", flood)
         if size.requests:
             behind_haproxy = partial(start, haproxy=True)
             measured = measure_isolation(
@@ -115,16 +134,24 @@ def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every aim that the run has figures for, and whether it is met."""
     for proxy, speed in found.get("speed", {}).items():
         engine = {row["queries"]: row["p50_ms"] for row in speed["engine"]}
-        load = {(row["queries"], row["clients"]): row for row in speed["loads"]}
-        over = round(load[SINGLE, 1]["p50_ms"] - engine[SINGLE], 3)
-        per_s = load[SINGLE, 64]["requests_per_s"]
-        times = round(1000 / engine[MANY] / load[MANY, 8]["requests_per_s"], 3)
+        of = {(row["queries"], row["clients"]): row for row in speed["loads"]}
+        over = round(of[SINGLE, 1]["p50_ms"] - engine[SINGLE], 3)
+        per_s = of[SINGLE, 64]["requests_per_s"]
+        times = round(1000 / engine[MANY] / of[MANY, 8]["requests_per_s"], 3)
         for aim, value, bound, met in (
             ("one client's p50, ms over the engine's", over, "<= 2", over <= _MOST_OVER_ENGINE_MS),
             ("64 clients, requests/s", per_s, ">= 800", per_s >= _LEAST_PER_S),
             ("requests of 32, times the engine's own time", times, "<= 1.3", times <= _MOST_TIMES),
         ):
             yield {"proxy": proxy, "aim": aim, "aimed": bound, "measured": value, "met": met}
+    for load in found.get("fairness", {}).get("loads", ()):
+        yield {
+            "proxy": HAPROXY,
+            "aim": f"others' p95 in a flood, times without, at {load['others_share']:.0%} load",
+            "aimed": f"<= {MOST_TIMES:g}",
+            "measured": load["times"],
+            "met": load["times"] <= MOST_TIMES,
+        }
 
 
 def faults(found: Mapping[str, Any]) -> Iterator[str]:
@@ -133,6 +160,9 @@ def faults(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{proxy}: an answer {fault}" for fault in speed["wrong"])
         if speed["failed"]:
             yield f"{proxy}: {speed['failed']} requests failed"
+    for load in found.get("fairness", {}).get("loads", ()):
+        if failed := load["others_failed"]:
+            yield f"flood at {load['others_share']:.0%} load: others' requests failed: {failed}"
     if isolation := found.get("isolation"):
         yield from isolation_faults(isolation)
     if kill := found.get("kill"):

@@ -12,13 +12,17 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts += [f"**{len(faults)} faults**:\n" + "\n".join(f"- {f}" for f in faults[:50])] * bool(
         faults
     )
-    if "speed" in found:
+    if found["aims"]:
         head = ("proxy", "aim", "aimed at", "measured", "met")
         rows = (
             (a["proxy"], a["aim"], a["aimed"], a["measured"], "yes" if a["met"] else "no")
             for a in found["aims"]
         )
-        parts += [table(head, rows), *_speed(found)]
+        parts.append(table(head, rows))
+    if "speed" in found:
+        parts += _speed(found)
+    if "fairness" in found:
+        parts += ["## One tenant's flood", _flood(found["fairness"])]
     if "isolation" in found:
         parts += ["## Isolation", _isolation(found)]
     if "kill" in found:
@@ -69,6 +73,30 @@ def _times(of: Mapping[str, float]) -> tuple[float, float, float]:
 
 def _spent(of: Mapping[str, float]) -> str:
     return ", ".join(f"{part} {ms:.2f}" for part, ms in of.items())
+
+
+def _flood(found: Mapping[str, Any]) -> str:
+    words = (
+        f"The server answers {found['capacity_per_s']:.0f} requests/s. Nine tenants send a share "
+        f"of that at times drawn beforehand, alone and beside a tenth that sends nine times as "
+        f"much as they; {found['rounds']} rounds of {found['seconds']:g} s each."
+    )
+    head = ("others' share", "others/s", "alone: p50 ms", "p95", "p99", "in the flood: p50 ms")
+    rows = (
+        (
+            f"{load['others_share']:.0%}",
+            load["others_per_s"],
+            *_times(load["alone"]),
+            *_times(load["in_flood"]),
+            f"{load['times']:.2f} ({', '.join(map(str, load['times_by_round']))})",
+            _counts(load["others_failed"]) or 0,
+            _counts(load["flood"]),
+            load["late"]["p95_ms"],
+        )
+        for load in found["loads"]
+    )
+    more = ("p95", "p99", "p95, times (by round)", "others failed", "flood", "sent late: p95 ms")
+    return words + "\n\n" + table((*head, *more), rows)
 
 
 def _isolation(found: Mapping[str, Any]) -> str:

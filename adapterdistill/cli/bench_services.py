@@ -61,6 +61,7 @@ def serving(
     device: Device = "cpu",
     paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
     isolation_only: Annotated[bool, typer.Option(help="Over HTTP: only isolation.")] = False,
+    fairness_only: Annotated[bool, typer.Option(help="Over HTTP: only a flood.")] = False,
     output: Output = Format.table,
 ) -> None:
     """How fast many tenants are served, beside the bare encoder and sentence-transformers.
@@ -77,7 +78,9 @@ def serving(
         if requests is not None:
             chosen = replace(chosen, requests=requests)
         if isolation_only:
-            chosen = replace(chosen, rounds=0, kill_s=0.0)
+            chosen = replace(chosen, rounds=0, kill_s=0.0, flood_rounds=0)
+        if fairness_only:
+            chosen = replace(chosen, rounds=0, kill_s=0.0, requests=0)
         found = serving_http.http_command(
             data=folder,
             out=out,

@@ -14,6 +14,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
 from adapterdistill.bench.serving_http import SIZES, aims, faults
 from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
+from adapterdistill.bench.serving_http_fairness import measure_capacity, measure_fairness
 from adapterdistill.bench.serving_http_kill import measure_kill
 from adapterdistill.bench.serving_http_process import empty_server, free_port
 from adapterdistill.bench.serving_http_report import markdown
@@ -60,7 +61,9 @@ def running(
 ) -> Iterator[str]:
     """The app in a thread, and one that follows the store."""
     metrics, engine = Metrics(replica), served.engine
-    batcher = Batcher(metrics.timed(engine, search or engine.search), QueueLimits())
+    batcher = Batcher(
+        metrics.timed(engine, search or engine.search), QueueLimits(), refuse_after_s=0.05
+    )
     api = build_api(engine, batcher, time.monotonic, metrics=metrics)
     config = uvicorn.Config(
         api, port=port, log_level="critical", lifespan="off", ws="none",
@@ -104,6 +107,25 @@ def test_speed_is_measured_and_no_answer_is_wrong(served: Served) -> None:
     found |= {"aims": list(aims(found)), "faults": []}
     assert len(found["aims"]) == 3
     assert "No fault found" in markdown(found)
+
+
+def test_a_flood_is_sent_beside_the_others_and_each_load_is_judged(served: Served) -> None:
+    with running(served, free_port()) as address:
+        assert measure_capacity(address, served.banks, seconds=0.1) > 0
+        fairness = measure_fairness(
+            address, served.banks, capacity_per_s=200, rounds=1, seconds=0.4
+        )
+    assert [load["others_share"] for load in fairness["loads"]] == [0.05, 0.15, 0.3]
+    for load in fairness["loads"]:
+        assert load["others_failed"] == {} and load["times"] > 0
+        assert load["flood_per_s"] > 3 * load["others_per_s"] > 0 and load["others_per_s"] < 100
+    found: dict = {"fairness": fairness, "environment": {}}
+    fairness["loads"][0]["times"], fairness["loads"][1]["times"] = 2.0, 2.01
+    found |= {"aims": list(aims(found)), "faults": list(faults(found))}
+    assert [aim["met"] for aim in found["aims"]][:2] == [True, False] and found["faults"] == []
+    assert "at 15% load" in markdown(found)
+    fairness["loads"][2]["others_failed"] = {"503": 1}
+    assert ["503" in fault for fault in faults(found)] == [True]
 
 
 def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
