@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from adapterdistill.manifest import Record
 
 MAX_BINS = 10
+LEAST_PER_BIN = 5
+"""Queries a bin, on average; with fewer the index of their shift follows no law (Cochran, 1954)."""
 
 
 class Calibration(Record):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from adapterdistill.confidence import Calibration
+from adapterdistill.confidence import LEAST_PER_BIN, Calibration
 
 RECENT = 1000
 """When twice as many are counted, all counts are halved: they speak of the last 1,000 to 2,000
@@ -23,7 +23,6 @@ MAX_KEPT = 16_384
 """Bundles whose counts outlast their tenant's absence from memory; about 2 KiB each."""
 LARGE_SHIFT = 0.25
 """PSI that is by custom a shift to act upon (Siddiqi, 2006, "Credit risk scorecards")."""
-_LEAST_PER_BIN = 5
 _PER_MILLE = 3.09
 """Standard normal deviate that 1 in 1,000 exceeds."""
 
@@ -72,7 +71,7 @@ class Drift:
             counts, total, abstained = tuple(self._counts), self._total, self._abstained
         psi = expected = None
         drifted = False
-        if self._reference and total >= _LEAST_PER_BIN * len(counts):
+        if self._reference and total >= LEAST_PER_BIN * len(counts):
             psi = stability_index(self._reference, counts)
             expected = chance(self._reference, total)
             drifted = psi > max(LARGE_SHIFT, chance(self._reference, total, deviate=_PER_MILLE))

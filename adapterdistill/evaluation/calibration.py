@@ -17,11 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from adapterdistill.confidence import MAX_BINS, Calibration
+from adapterdistill.confidence import LEAST_PER_BIN, MAX_BINS, Calibration
 from adapterdistill.evaluation.evaluate import Ranking
 
-LEAST_ROWS_PER_BIN = 5
-"""Of the reference's bins; with fewer the index of their shift follows no law (Cochran, 1954)."""
 _LEAST_SPREAD = 1e-4
 _MOST_STEPS = 100
 
@@ -130,11 +128,11 @@ def upper_bound(wrong: int, answered: int, *, confidence: float = 0.95) -> float
 def reference_bins(scores: Float[Tensor, " rows"]) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Edges and counts of up to `MAX_BINS` bins of about as many rows each.
 
-    At least `LEAST_ROWS_PER_BIN` rows a bin on average; none where that leaves less than two bins.
+    At least `LEAST_PER_BIN` rows a bin on average; none where that leaves less than two bins.
     Edges lie halfway between neighbouring scores, where equal ones are not parted.
     """
     ordered, rows = scores.sort().values, len(scores)
-    bins = min(MAX_BINS, rows // LEAST_ROWS_PER_BIN)
+    bins = min(MAX_BINS, rows // LEAST_PER_BIN)
     ends = [rows * n // bins for n in range(1, bins)]
     edges = sorted(
         {

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from adapterdistill.confidence import MAX_BINS, Calibration
+from adapterdistill.confidence import LEAST_PER_BIN, MAX_BINS, Calibration
 from adapterdistill.evaluation.calibration import (
-    LEAST_ROWS_PER_BIN,
     calibrate,
     fit_logistic,
     reference_bins,
@@ -192,7 +191,7 @@ def test_reference_bins_hold_all_rows_and_part_no_equal_scores(drawn: list[int])
     edges, counts = reference_bins(scores)
     assert len(edges) < MAX_BINS and list(edges) == sorted(set(edges))
     if not edges:
-        assert not counts and (len(drawn) < 2 * LEAST_ROWS_PER_BIN or len(set(drawn)) < 20)
+        assert not counts and (len(drawn) < 2 * LEAST_PER_BIN or len(set(drawn)) < 20)
         return
     bounds = [-2.0, *edges, 2.0]
     expected = [
