@@ -124,7 +124,7 @@ def _table(answer: dict[str, Any]) -> Table:
     form = answer["adapter"]["form"]
     table = Table(
         title=Text(f"{answer['tenant']}: {adapter}{'' if form == 'adapter' else f', {form} form'}"),
-        caption=Text("abstained: no FAQ is close enough") if result["abstained"] else None,
+        caption=Text(_caption(result)),
     )
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
@@ -135,3 +135,10 @@ def _table(answer: dict[str, Any]) -> Table:
         cells = [Text(faq[name] or "-") for name in ("question", "answer", "faq_id")]
         table.add_row(str(place), f"{faq['score']:.3f}", *cells)
     return table
+
+
+def _caption(result: dict[str, Any]) -> str:
+    told = ["abstained: no FAQ is close enough"] if result["abstained"] else []
+    if result.get("confidence") is not None:
+        told.append(f"the first is right with probability {result['confidence']:.2f}")
+    return "; ".join(told)

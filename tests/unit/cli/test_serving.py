@@ -112,6 +112,15 @@ def test_abstaining_is_shown(server: StandIn) -> None:
     assert "abstained" in run("acme", "how?", "--address", server.address)
 
 
+def test_confidence_is_shown_where_there_is_one(server: StandIn) -> None:
+    for confidence, shown in ((None, False), (0.875, True)):
+        answer = answer_of()
+        answer["results"][0]["confidence"] = confidence
+        server.will_answer(200, answer)
+        output = run("acme", "how?", "--address", server.address)
+        assert ("probability 0.88" in " ".join(output.split())) == shown
+
+
 def test_json_is_the_server_s_answer(server: StandIn) -> None:
     server.will_answer(200, answer_of())
     output = run("acme", "how?", "--address", server.address + "/", "--format", "json")
