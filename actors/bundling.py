@@ -1,4 +1,4 @@
-"""Puts what a tenant is served by, with its private FAQ index, live in its serving store."""
+"""Puts what a tenant is served by, with its private FAQ index, up in its serving store."""
 
 from pathlib import Path
 
@@ -14,10 +14,17 @@ from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.evaluate import build_index
 from adapterdistill.evaluation.rows import TenantRows
 from adapterdistill.manifest import Manifest
-from adapterdistill.release import live_bundle, set_live
+from adapterdistill.release import (
+    Candidate,
+    live_bundle,
+    put_up,
+    read_release,
+    set_live,
+    tenants_in,
+)
 
 
-def make_live(
+def put_into_service(
     config: OnboardConfig,
     encoder: Encoder,
     *,
@@ -29,7 +36,7 @@ def make_live(
     threshold: float,
     calibration: Calibration | None,
 ) -> Bundled:
-    """Write the tenant's bundle, indexed as it is served, and point the tenant at it.
+    """Write the tenant's bundle, indexed as it is served, and put it up as the config says.
 
     Args:
         payload: the adapter's.
@@ -61,19 +68,38 @@ def make_live(
             calibration=calibration,
         ),
     )
-    set_live(store, config.tenant, folder.name)
+    candidate = _put_up(config, folder.name)
     return Bundled(
         bundle=folder.name,
         threshold=threshold,
         index_vectors=len(vectors),
         calibration=calibration,
+        mode=candidate.mode if candidate else "live",
+        share=candidate.share if candidate else None,
     )
 
 
-def is_live(config: OnboardConfig, kept: Bundled) -> bool:
-    """Whether the tenant still points at this bundle."""
+def is_in_service(config: OnboardConfig, kept: Bundled) -> bool:
+    """Whether the bundle is still up as the config says: live, or as that candidate.
+
+    What was changed of it by hand since then holds: another share, or that it is live.
+    """
     try:
-        live = live_bundle(Path(config.serving_store), config.tenant)
+        release = read_release(Path(config.serving_store), config.tenant)
     except ServingError:
         return False
-    return live == kept.bundle
+    wanted, candidate = config.release, release.candidate
+    if release.bundle == kept.bundle:
+        return True
+    as_wanted = (kept.mode, kept.share) == (wanted.mode, wanted.share)
+    return as_wanted and candidate is not None and candidate.bundle == kept.bundle
+
+
+def _put_up(config: OnboardConfig, bundle_id: str) -> Candidate | None:
+    """Returns what it is a candidate as; None: it is live."""
+    store, tenant, wanted = Path(config.serving_store), config.tenant, config.release
+    is_first = tenant not in tenants_in(store)
+    if wanted.mode == "live" or is_first or live_bundle(store, tenant) == bundle_id:
+        set_live(store, tenant, bundle_id)
+        return None
+    return put_up(store, tenant, bundle_id, mode=wanted.mode, share=wanted.share).candidate

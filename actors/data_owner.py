@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from actors.bundling import is_live, make_live
+from actors.bundling import is_in_service, put_into_service
 from actors.files import write_atomically
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, consent_of, is_published, publish_once
@@ -238,7 +238,7 @@ class DataOwner:
         return self._stage(Lightened, work)
 
     def bundle(self) -> Bundled:
-        """What is served, with the private FAQ index, into the tenant's own serving store, live."""
+        """What is served, with the private FAQ index, up in the tenant's own serving store."""
         lightened = self._done(Lightened)
 
         def work() -> Bundled:
@@ -252,7 +252,7 @@ class DataOwner:
                 assert lightened.threshold is not None
                 form = (self._folder / _FORM).read_bytes()
                 threshold, calibration = lightened.threshold, lightened.calibration
-            return make_live(
+            return put_into_service(
                 self._config,
                 self._encoder,
                 manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
@@ -264,7 +264,7 @@ class DataOwner:
                 calibration=calibration,
             )
 
-        return self._stage(Bundled, work, still_so=lambda kept: is_live(self._config, kept))
+        return self._stage(Bundled, work, still_so=lambda kept: is_in_service(self._config, kept))
 
     # What follows stays on the owner's node.
 

@@ -135,7 +135,9 @@ def _summary(result: StageResult) -> str:
         case Lightened():
             return f"{result.form} is served ({result.reason})"
         case Bundled():
-            return f"{result.bundle[:12]}, {result.index_vectors} vectors{_stated_error(result)}"
+            put_up = result.mode if result.share is None else f"{result.mode} of {result.share:g}"
+            made = f"{result.bundle[:12]}, {result.index_vectors} vectors, {put_up}"
+            return made + _stated_error(result)
         case _:
             raise AssertionError(f"unknown stage result {type(result).__name__}")
 

@@ -137,6 +137,10 @@ class Bundled(StageResult):
     threshold: float
     index_vectors: int
     calibration: Calibration | None = None
+    mode: Literal["live", "canary", "shadow"] = "live"
+    """What it was put up as."""
+    share: float | None = None
+    """Of the requests, where it is a candidate."""
 
 
 LEAVES_OWNER = (

@@ -34,6 +34,7 @@ from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
 from adapterdistill.manifest import (
+    BUNDLE_ID_PATTERN,
     FormKind,
     GoldenVectors,
     Manifest,
@@ -44,7 +45,7 @@ from adapterdistill.manifest import (
 )
 
 NEVER_ABSTAIN = -1.0
-_BUNDLE_ID = re.compile(r"[0-9a-f]{64}-[0-9a-f]{12}")
+_BUNDLE_ID = re.compile(BUNDLE_ID_PATTERN[1:-1])
 _FAQ_COLUMNS = pa.schema(
     [("faq_id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
 )

@@ -188,6 +188,21 @@ class TeacherConfig(Section):
     """Report what the held-out score of the teachers' composition loses without each of them."""
 
 
+class ReleaseConfig(Section):
+    """What the run's bundle becomes where another is live. A tenant's first bundle is live."""
+
+    mode: Literal["live", "canary", "shadow"] = "live"
+    """`canary`: it answers a share of the requests. `shadow`: it is asked the same as the live one
+    afterwards, and compared. `adapterdistill release` changes it, promotes it and drops it."""
+    share: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _share_of_a_candidate(self) -> "ReleaseConfig":
+        if self.mode == "live" and "share" in self.model_fields_set:
+            raise ValueError('share is of a candidate: set mode to "canary" or "shadow"')
+        return self
+
+
 class PlacementConfig(Section):
     """The node that the data owner is pinned to."""
 
@@ -212,6 +227,7 @@ class OnboardConfig(Section):
     registry: RegistryConfig
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
+    release: ReleaseConfig = ReleaseConfig()
     placement: PlacementConfig = PlacementConfig()
     conditional: ConditionalConfig | None = None
     light: LightConfig | None = None

@@ -27,7 +27,8 @@ from adapterdistill.errors import InvalidManifestError
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}-[0-9a-f]{12}$")]
+BUNDLE_ID_PATTERN = r"^[0-9a-f]{64}-[0-9a-f]{12}$"
+BundleId = Annotated[str, StringConstraints(pattern=BUNDLE_ID_PATTERN)]
 _VERSION_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)/versions/([0-9a-f]{64})")
 
 

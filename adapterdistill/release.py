@@ -11,9 +11,11 @@ two changes at once neither is lost. Serving deployments take up each change wit
 
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from adapterdistill.bundle import read_bundle, sync_folder, tenant_folder, write_synced
 from adapterdistill.errors import ConfigError, ServingError
-from adapterdistill.manifest import BundleId, Name, Record, is_name
+from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
 
 Mode = Literal["canary", "shadow"]
 _FILE = "live.json"
@@ -63,6 +65,23 @@ def tenants_in(store: Path) -> list[str]:
     except OSError as error:
         raise ServingError(f"bundle store cannot be read: {error.strerror}") from None
     return [name for name in names if is_name(name) and (store / name / _FILE).is_file()]
+
+
+def bundles_of(store: Path, tenant: str) -> list[tuple[str, datetime]]:
+    """Ids of the tenant's bundles and when they were written, newest first; not verified.
+
+    Raises:
+        ServingError: it has none, or they cannot be read.
+    """
+    try:
+        found = [
+            (entry.name, datetime.fromtimestamp(entry.stat().st_mtime, UTC))
+            for entry in os.scandir(tenant_folder(store, tenant) / "versions")
+            if re.fullmatch(BUNDLE_ID_PATTERN[1:-1], entry.name)
+        ]
+    except OSError as error:
+        raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
+    return sorted(found, key=lambda one: (one[1], one[0]), reverse=True)
 
 
 def read_release(store: Path, tenant: str) -> Release:

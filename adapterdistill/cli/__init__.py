@@ -36,6 +36,9 @@ SUBCOMMANDS = {
     "registry": Subcommand("adapterdistill.cli.registry", "Run and read the adapter registry."),
     "serve": Subcommand("adapterdistill.cli.serving", "Deploy the search endpoint on Ray Serve."),
     "query": Subcommand("adapterdistill.cli.query", "Ask a deployed tenant a question."),
+    "release": Subcommand(
+        "adapterdistill.cli.release", "Try, promote and roll back what a tenant is served by."
+    ),
     "token": Subcommand("adapterdistill.cli.token", "Make and revoke tokens for the endpoint."),
     "drill": Subcommand("adapterdistill.cli.drill", "Break something and see that it recovers."),
     "bench": Subcommand("adapterdistill.cli.bench", "Measure transfer and cost."),

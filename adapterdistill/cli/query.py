@@ -1,6 +1,7 @@
 """`adapterdistill query` asks a deployed search endpoint."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
     DeadlineExceededError,
+    NoCandidateError,
     OverloadedError,
     ServingError,
     UnauthenticatedError,
@@ -24,6 +26,13 @@ from adapterdistill.manifest import is_name
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 _TIMEOUT_S = 30.0
+
+
+class AliasName(StrEnum):
+    """`--alias`"""
+
+    live = "live"
+    canary = "canary"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +47,13 @@ def query(
         str, typer.Option(help="Where `adapterdistill serve` listens.")
     ] = DEFAULT_ADDRESS,
     top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
+    alias: Annotated[
+        AliasName | None,
+        typer.Option(
+            help="Which of the tenant's bundles answers: the live one, or the candidate of "
+            "`adapterdistill release`. Without: as the endpoint chooses for any user."
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with the tenant's token, where the server asks for one."),
@@ -48,7 +64,7 @@ def query(
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)
-    answer = ask(address, tenant, text, top_k=top_k, token=token)
+    answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token)
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
@@ -66,13 +82,20 @@ def _token_in(path: Path) -> str:
 
 
 def ask(
-    address: str, tenant: str, text: str, *, top_k: int = 5, token: str | None = None
+    address: str,
+    tenant: str,
+    text: str,
+    *,
+    top_k: int = 5,
+    alias: str | None = None,
+    token: str | None = None,
 ) -> dict[str, Any]:
     """The server's answer to one question.
 
     Raises:
         ConfigError: the address, the tenant's name or the question is malformed.
         UnauthenticatedError: the server takes no such token for this tenant.
+        NoCandidateError: `alias` is "canary", and there is none.
         UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
             said so.
         ServingError: the server does not answer, or fails.
@@ -89,7 +112,7 @@ def ask(
     try:
         response = httpx.post(
             url,
-            json={"query": text, "top_k": top_k},
+            json={"query": text, "top_k": top_k} | ({} if alias is None else {"alias": alias}),
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
         )
@@ -103,7 +126,10 @@ def ask(
         raise ServingError(f"{address} is not an AdapterDistill server") from None
     if response.status_code == 200:
         return body
-    raise _error_of(response.status_code, str(body.get("message", "")))
+    message = str(body.get("message", ""))
+    if body.get("reason") == NoCandidateError.reason:
+        raise NoCandidateError(message)
+    raise _error_of(response.status_code, message)
 
 
 def _error_of(status: int, message: str) -> AdapterDistillError:
@@ -122,8 +148,10 @@ def _table(answer: dict[str, Any]) -> Table:
     [result] = answer["results"]
     adapter = f"adapter {answer['adapter']['name']} {answer['adapter']['version'][:12]}"
     form = answer["adapter"]["form"]
+    told = "" if form == "adapter" else f", {form} form"
+    told += "" if answer["adapter"].get("alias", "live") == "live" else " (canary)"
     table = Table(
-        title=Text(f"{answer['tenant']}: {adapter}{'' if form == 'adapter' else f', {form} form'}"),
+        title=Text(f"{answer['tenant']}: {adapter}{told}"),
         caption=Text(_caption(result)),
     )
     table.add_column("#", justify="right")

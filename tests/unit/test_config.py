@@ -55,6 +55,9 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + '[encoder]\ndtype = "float16"\n', "encoder.dtype:"),
         (GOOD + "[teachers]\nmax_teachers = 257\n", "teachers.max_teachers:"),
         (GOOD + "[placement]\ntimeout_s = 0\n", "placement.timeout_s:"),
+        (GOOD + '[release]\nmode = "half"\n', "release.mode:"),
+        (GOOD + '[release]\nmode = "shadow"\nshare = 1.5\n', "release.share:"),
+        (GOOD + "[release]\nshare = 0.5\n", "release: .*share is of a candidate"),
         (GOOD + 'address_file = "port"\n', "registry: .*exactly one of"),
         (GOOD.replace('address = "127.0.0.1:5000"', ""), "registry: .*exactly one of"),
         (GOOD.replace("data/acme", "s3://bucket/acme"), "data: .*local path, not a URI"),
@@ -158,6 +161,14 @@ def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     assert config.form is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected
+
+
+def test_what_the_bundle_becomes_decides_no_result(tmp_path: Path) -> None:
+    plain = load(tmp_path, GOOD)
+    assert plain.release.mode == "live"
+    tried = load(tmp_path, GOOD + '[release]\nmode = "canary"\nshare = 0.05\n')
+    assert (tried.release.mode, tried.release.share) == ("canary", 0.05)
+    assert tried.digest() == plain.digest()
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

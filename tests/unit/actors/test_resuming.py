@@ -9,9 +9,19 @@ from actors.data_owner import DataOwner
 from actors.onboarding import STAGES, OnboardReport
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
+from adapterdistill.config import ReleaseConfig
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.release import live_bundle, set_live
+from adapterdistill.release import (
+    Candidate,
+    Release,
+    drop,
+    live_bundle,
+    promote,
+    put_up,
+    read_release,
+    set_live,
+)
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     HELD,
@@ -192,3 +202,39 @@ def test_going_back_to_earlier_rows_makes_their_bundle_live_again(
     assert first != second == live_bundle(store, "nailer")
     assert run_through(config)[0].bundle.bundle == first == live_bundle(store, "nailer")
     set_live(store, "nailer", second)
+
+
+def test_a_further_bundle_is_a_candidate_where_the_run_says_so_and_a_first_one_is_live(
+    configured: Configured,
+) -> None:
+    tried = {"release": {"mode": "canary", "share": 0.25}}
+    config = configured("potter", run=tried)
+    store = Path(config.serving_store)
+    report, told = run_through(config)
+    first = report.bundle.bundle
+    assert (report.bundle.mode, report.bundle.share) == ("live", None)
+    other = configured("potter", home=Path(config.workspace) / "b", word="soon", run=tried)
+    other = other.model_copy(update={"serving_store": str(store)})
+    report, told = run_through(other)
+    second = report.bundle.bundle
+    assert first != second and "canary of 0.25" in told[-1]
+    candidate = Candidate(bundle=second, share=0.25, mode="canary")
+    assert read_release(store, "potter") == Release(
+        tenant="potter", bundle=first, candidate=candidate
+    )
+    # A resumed run leaves what was changed of it by hand, and puts up what is not there.
+    put_up(store, "potter", second, mode="shadow", share=1)
+    run_through(other)
+    assert read_release(store, "potter").candidate == Candidate(
+        bundle=second, share=1, mode="shadow"
+    )
+    drop(store, "potter")
+    run_through(other)
+    assert read_release(store, "potter").candidate == candidate
+    promote(store, "potter")
+    run_through(other)
+    promoted = Release(tenant="potter", bundle=second, before=first)
+    assert read_release(store, "potter") == promoted
+    # Another way to be put up is taken up.
+    live = config.model_copy(update={"release": ReleaseConfig()})
+    assert run_through(live)[0].bundle.bundle == first == live_bundle(store, "potter")

@@ -17,6 +17,7 @@ from adapterdistill.cli import query, serving
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
+    NoCandidateError,
     OverloadedError,
     ServingError,
     UnauthenticatedError,
@@ -105,6 +106,18 @@ def test_a_form_is_named_where_one_is_served(server: StandIn) -> None:
     for form, shown in (("adapter", False), ("conditional", True)):
         server.will_answer(200, answer_of(form=form))
         assert ("conditional form" in run("acme", "how?", "--address", server.address)) == shown
+
+
+def test_an_alias_is_asked_for_and_a_candidate_s_answer_is_told_as_such(server: StandIn) -> None:
+    answer = answer_of()
+    answer["adapter"]["alias"] = "canary"
+    server.will_answer(200, answer)
+    output = run("acme", "how?", "--address", server.address, "--alias", "canary")
+    assert server.asked[0][1] == {"query": "how?", "top_k": 5, "alias": "canary"}
+    assert "(canary)" in output
+    server.will_answer(404, {"reason": "NO_CANDIDATE", "message": "said the server"})
+    with pytest.raises(NoCandidateError, match="said the server"):
+        run("acme", "how?", "--address", server.address, "--alias", "canary")
 
 
 def test_abstaining_is_shown(server: StandIn) -> None:

@@ -287,7 +287,8 @@ def test_a_shadow_is_left_out_while_the_engine_has_enough_to_do(
     served = serving("shadow", 1.0)
 
     async def scenario(searcher: Searcher, batcher: Batcher) -> None:
-        await ask(searcher)
+        answer = await ask(searcher, alias="live")
+        held = await served.engine.hold("acme", 5)
         served.gate.clear()
         begun = len(served.batches)
         first = asyncio.create_task(ask(searcher, alias="live"))
@@ -297,6 +298,7 @@ def test_a_shadow_is_left_out_while_the_engine_has_enough_to_do(
             for _ in range(serve.shadow.MAX_QUEUED + 1)
         ]
         await until(lambda: batcher.num_queued == len(more))
+        searcher.shadow.compare(held, [answer], ["hi"])
         await until(lambda: searcher.shadow.totals.skipped == 1)
         assert searcher.shadow.totals.compared == 0
         served.gate.set()
@@ -307,15 +309,19 @@ def test_a_shadow_is_left_out_while_the_engine_has_enough_to_do(
 
 
 def test_only_so_many_shadows_are_asked_at_once(serving: Serving) -> None:
+    served = serving("shadow", 1.0)
+
     async def scenario(searcher: Searcher, _: Batcher) -> None:
-        num_requests = serve.shadow.MAX_AT_ONCE + 12
-        await asyncio.gather(*(ask(searcher) for _ in range(num_requests)))
+        answer = await ask(searcher, alias="live")
+        held = await served.engine.hold("acme", 5)
+        for _ in range(serve.shadow.MAX_AT_ONCE + 12):
+            searcher.shadow.compare(held, [answer], ["hi"])
+        assert searcher.shadow.totals.skipped == 12
         await searcher.shadow.drain()
         totals = searcher.shadow.totals
-        assert totals.compared + totals.skipped == num_requests
-        assert totals.skipped >= 12
+        assert (totals.compared, totals.skipped) == (serve.shadow.MAX_AT_ONCE, 12)
 
-    serving("shadow", 1.0).run(scenario)
+    served.run(scenario)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("canary-4711"), OverloadedError("full")])

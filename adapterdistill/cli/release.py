@@ -1,0 +1,189 @@
+"""`adapterdistill release ...`: which of a tenant's bundles its endpoint serves, in its store."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adapterdistill.cli.output import Format
+from adapterdistill.errors import ConfigError, ServingError
+
+app = typer.Typer(
+    help="Choose which of a tenant's bundles its search endpoint serves, and try another beside "
+    "it. Running deployments follow within a second or so; nothing restarts. (Another thing: "
+    "`registry release` lets a quarantined adapter teach.)",
+    no_args_is_help=True,
+)
+Store = Annotated[Path, typer.Option(help="Folder of serving bundles that `serve` reads.")]
+Tenant = Annotated[str, typer.Argument(help="The tenant.")]
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[BUNDLE]",
+        help="Of the tenant, as `show` names it or the beginning of its id. Without: the "
+        "candidate that is up.",
+    ),
+]
+Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
+_SHORT = 12
+
+
+@app.command("list")
+def list_(store: Store, output: Output = Format.table) -> None:
+    """Every tenant's live bundle and candidate."""
+    from adapterdistill.release import read_release, tenants_in
+
+    rows = []
+    for tenant in tenants_in(store):
+        try:
+            release = read_release(store, tenant).model_dump(mode="json")
+        except ServingError:
+            release = {"tenant": tenant, "error": "damaged"}
+        rows.append(release)
+    if output is Format.json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("tenant", "live", "before", "candidate")
+    for row in rows:
+        live = _short(row["bundle"]) if "bundle" in row else row["error"]
+        table.add_row(row["tenant"], live, _short(row.get("before")), _tried(row.get("candidate")))
+    Console().print(table)
+
+
+@app.command()
+def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
+    """A tenant's bundles, newest first, and what each of them is."""
+    from adapterdistill.release import bundles_of, read_release
+
+    release = read_release(store, tenant).model_dump(mode="json")
+    candidate = release.get("candidate") or {}
+    roles = {
+        release.get("before"): "before",
+        candidate.get("bundle"): _mode(candidate),
+        release["bundle"]: "live",
+    }
+    rows = [
+        {"bundle": bundle_id, "written": written.isoformat(timespec="seconds"),
+         "role": roles.get(bundle_id)}
+        for bundle_id, written in bundles_of(store, tenant)
+    ]  # fmt: skip
+    if output is Format.json:
+        typer.echo(json.dumps({**release, "bundles": rows}, indent=2))
+        return
+    table = Table("bundle", "written", "", title=tenant)
+    for row in rows:
+        table.add_row(_short(row["bundle"]), row["written"], row["role"] or "-")
+    Console().print(table)
+
+
+@app.command()
+def canary(
+    tenant: Tenant,
+    store: Store,
+    bundle: BundleArgument = None,
+    share: Annotated[float, typer.Option(help="Of the requests: 0 to 1.")] = 0.1,
+    output: Output = Format.table,
+) -> None:
+    """Let a bundle answer a share of the tenant's requests, beside the live one."""
+    from adapterdistill.release import put_up
+
+    bundle_id = _named(store, tenant, bundle)
+    _changed(put_up, store, tenant, output, bundle_id, mode="canary", share=share)
+
+
+@app.command()
+def shadow(
+    tenant: Tenant,
+    store: Store,
+    bundle: BundleArgument = None,
+    share: Annotated[float, typer.Option(help="Of the requests: 0 to 1.")] = 1.0,
+    output: Output = Format.table,
+) -> None:
+    """Ask a bundle what the live one has answered, and compare; its answers are never shown.
+
+    `GET /v1/tenants/TENANT` of the endpoint tells how they compare.
+    """
+    from adapterdistill.release import put_up
+
+    bundle_id = _named(store, tenant, bundle)
+    _changed(put_up, store, tenant, output, bundle_id, mode="shadow", share=share)
+
+
+@app.command()
+def promote(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
+    """Make the candidate live."""
+    from adapterdistill.release import promote as change
+
+    _changed(change, store, tenant, output)
+
+
+@app.command()
+def drop(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
+    """Try the candidate no longer."""
+    from adapterdistill.release import drop as change
+
+    _changed(change, store, tenant, output)
+
+
+@app.command()
+def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
+    """Make live again what was live before."""
+    from adapterdistill.release import roll_back
+
+    _changed(roll_back, store, tenant, output)
+
+
+def _named(store: Path, tenant: str, text: str | None) -> str:
+    """The id of the one bundle that is meant. Raises ConfigError: none is, or several are."""
+    from adapterdistill.release import bundles_of, read_release
+
+    if text is None:
+        candidate = read_release(store, tenant).candidate
+        if candidate is None:
+            raise ConfigError(f"tenant {tenant} has no candidate: name a bundle, see `show`")
+        return str(candidate.bundle)
+    version, _, digest = text.partition("-")
+    found = [
+        bundle_id
+        for bundle_id, _ in bundles_of(store, tenant)
+        if bundle_id.startswith(version) and bundle_id[65:].startswith(digest)
+    ]
+    if len(found) != 1 or not version:
+        many = f"{len(found)} bundles begin" if found else "no bundle begins"
+        raise ConfigError(f"tenant {tenant}: {many} so: name one as `release show` does")
+    return found[0]
+
+
+def _changed(
+    change: Callable[..., Any], store: Path, tenant: str, output: Format, *args: str, **how: Any
+) -> None:
+    release = change(store, tenant, *args, **how).model_dump(mode="json")
+    if output is Format.json:
+        typer.echo(json.dumps(release, indent=2))
+        return
+    typer.echo(f"{tenant}: live {_short(release['bundle'])}{_rest(release)}")
+
+
+def _rest(release: Mapping[str, Any]) -> str:
+    parts: Iterable[tuple[str, str]] = (
+        ("before", _short(release.get("before"))),
+        ("candidate", _tried(release.get("candidate"))),
+    )
+    return "".join(f", {name} {told}" for name, told in parts if told != "-")
+
+
+def _short(bundle_id: str | None) -> str:
+    """As much of it as tells bundles apart, of the version and of the digest."""
+    return "-" if bundle_id is None else f"{bundle_id[:_SHORT]}{bundle_id[64:]}"
+
+
+def _tried(candidate: Mapping[str, Any] | None) -> str:
+    return "-" if candidate is None else f"{_short(candidate['bundle'])} ({_mode(candidate)})"
+
+
+def _mode(candidate: Mapping[str, Any]) -> str:
+    return f"{candidate['mode']} {candidate['share']:.3g}" if candidate else "-"
