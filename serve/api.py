@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +46,9 @@ from serve.search_route import SearchRoute
 from serve.searching import Searcher
 from serve.tokens import Tokens
 
+if TYPE_CHECKING:  # it needs an extra
+    from serve.tracing import Tracing
+
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
     NoCandidateError: HTTPStatus.NOT_FOUND,
@@ -76,6 +79,7 @@ def build_api(
     searcher: Searcher | None = None,
     tokens: Tokens | None = None,
     log_requests: bool = False,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end.
 
@@ -100,6 +104,8 @@ def build_api(
     api.add_middleware(BodyLimit)
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
+    if tracing is not None:
+        api.add_middleware(tracing.around)
     api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard
     # Async, or each would run on a thread: dear enough for refusals to hold up everyone's answers.
     api.add_exception_handler(AdapterDistillError, _domain_error)

@@ -68,6 +68,7 @@ class SearchService:
             request_timeout_s=settings.request_timeout_s,
         )
         self._searcher = Searcher(self._engine, self._batcher)
+        self._tracing = _tracing() if settings.traces else None
         self._rpc = Rpc(
             self._engine,
             self._batcher,
@@ -75,6 +76,7 @@ class SearchService:
             searcher=self._searcher,
             tokens=self._tokens,
             log_requests=self._log_requests,
+            tracing=self._tracing,
         )
         self._refreshed_at = time.monotonic()
         self._refresh()
@@ -117,6 +119,7 @@ class SearchService:
             searcher=self._searcher,
             tokens=self._tokens,
             log_requests=self._log_requests,
+            tracing=self._tracing,
         )
 
     async def Search(self, request: bytes, grpc_context: Any) -> pb.SearchResponse:
@@ -141,6 +144,8 @@ class SearchService:
                 self._recall.stop()
             self._batcher.close()
             self._engine.close()
+            if self._tracing is not None:
+                self._tracing.close()
 
     def _follow(self, read: Callable[[], None], every_s: float) -> None:
         while not self._stopping.wait(every_s):
@@ -185,6 +190,12 @@ class SearchService:
             _log.info("tenant %s: no longer live", tenant)
         for tenant, error in changed.refused.items():
             _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
+
+
+def _tracing() -> Any:
+    from serve.tracing import Tracing  # it needs an extra
+
+    return Tracing.from_environment()
 
 
 def build(args: Mapping[str, Any]) -> Application:

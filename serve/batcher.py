@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
 from serve.engine import NotLive, SearchAnswer, SearchItem
 from serve.fair_queue import FairQueue, QueueLimits, Request
+from serve.note import Stages
 
 Outcome = SearchAnswer | NotLive
 
@@ -28,6 +29,7 @@ _FORGOTTEN_PER_BATCH = 0.1
 class _Waiting(Request):
     items: Sequence[SearchItem]
     outcomes: asyncio.Future[list[Outcome]]
+    stages: Stages | None
 
 
 class Batcher:
@@ -76,12 +78,18 @@ class Batcher:
         return self._draining
 
     async def submit(
-        self, items: Sequence[SearchItem], *, waited_s: float = 0, turn: str = ""
+        self,
+        items: Sequence[SearchItem],
+        *,
+        waited_s: float = 0,
+        turn: str = "",
+        stages: Stages | None = None,
     ) -> list[Outcome]:
         """The outcomes of one request's items, in order; all are of one tenant.
 
         waited_s: what the request has waited already, of its `request_timeout_s`.
         turn: whose turn in the queue it waits for; "": the tenant's own.
+        stages: of a request that is traced; filled in.
 
         Raises:
             OverloadedError: the queue has no room for the request, or the replica stops.
@@ -91,7 +99,9 @@ class Batcher:
             raise OverloadedError("this replica stops: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
-        waiting = _Waiting(turn or items[0].tenant, tokens, len(items), items, loop.create_future())
+        waiting = _Waiting(
+            turn or items[0].tenant, tokens, len(items), items, loop.create_future(), stages
+        )
         try:
             self._queue.add(waiting)
         except OverloadedError as error:
@@ -157,9 +167,14 @@ class Batcher:
                     if not waiting.outcomes.done():
                         waiting.outcomes.set_exception(error)
                 continue
-            self._rate.add(sum(waiting.tokens for waiting in batch), time.monotonic() - began)
+            ended = time.monotonic()
+            self._rate.add(sum(waiting.tokens for waiting in batch), ended - began)
             start = 0
             for waiting in batch:
+                if waiting.stages is not None:
+                    waiting.stages.batch_began_at, waiting.stages.batch_ended_at = began, ended
+                    waiting.stages.num_tokens = waiting.tokens
+                    waiting.stages.batch_queries = len(items)
                 end = start + len(waiting.items)
                 if not waiting.outcomes.done():  # else its client has gone
                     waiting.outcomes.set_result(outcomes[start:end])

@@ -11,6 +11,21 @@ from starlette.types import Scope
 from serve.live import Alias
 
 
+@dataclass(eq=False, slots=True)
+class Stages:
+    """How far a request that is traced has come: monotonic seconds, 0 for what was not reached."""
+
+    began_at: float
+    asked_at: float = 0
+    held_at: float = 0
+    """Its tenant is in memory, and it goes to the queue."""
+    num_tokens: int = 0
+    """As the queue estimates them."""
+    batch_began_at: float = 0
+    batch_ended_at: float = 0
+    batch_queries: int = 0
+
+
 @dataclass
 class Note:
     """Filled in on the way; what nobody learnt stays as it is here."""
@@ -24,6 +39,8 @@ class Note:
     num_queries: int = 0
     outcome: str = "OK"
     """OK, or the reason for which the request was refused."""
+    stages: Stages | None = None
+    """None unless the deployment traces."""
 
 
 def note_of(scope: Scope) -> Note:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -25,10 +25,13 @@ from serve.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.guard import bearer_token
 from serve.live import Alias
 from serve.metrics import Metrics
-from serve.note import Note
+from serve.note import Note, Stages
 from serve.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.searching import Searcher
 from serve.tokens import Tokens
+
+if TYPE_CHECKING:  # it needs an extra
+    from serve.tracing import Tracing
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
 """More than the longest valid request has, in UTF-8."""
@@ -64,12 +67,14 @@ class Rpc:
         searcher: Searcher | None = None,
         tokens: Tokens | None = None,
         log_requests: bool = False,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._engine = engine
         self._searcher = searcher or Searcher(engine, batcher)
         self._metrics = metrics or Metrics()
         self._tokens = tokens
         self._log_requests = log_requests
+        self._tracing = tracing
 
     async def search(self, raw: bytes, context: Any) -> pb.SearchResponse:
         """The bytes of a SearchRequest. `context`: as `ray.serve.grpc_util.RayServegRPCContext`."""
@@ -112,6 +117,8 @@ class Rpc:
         """What every call has around it, as `serve.front` and `serve.guard` are around HTTP."""
         note = Note(front.request_id(next(_values(context.trailing_metadata(), "request_id"), b"")))
         started_at, code = time.perf_counter(), grpc.StatusCode.OK
+        if self._tracing is not None:
+            note.stages = Stages(began_at=time.monotonic())
         response: Response = response_type()
         try:
             request = _parsed(request_type, raw)
@@ -131,6 +138,10 @@ class Rpc:
             self._metrics.answered(note, seconds)
             if self._log_requests:
                 front.write_line(note, code.name, seconds)
+            if self._tracing is not None:
+                name = f"{pb.DESCRIPTOR.package}.{request_type.__name__.removesuffix('Request')}"
+                carrier = dict(context.invocation_metadata())
+                self._tracing.record(name, note, carrier, {"rpc.grpc.status_code": code.name})
         return response
 
     def _admit(self, request: Any, context: Any) -> None:

@@ -85,8 +85,12 @@ class Searcher:
         # Held before the queue: made-up names take nobody's turn in it, and neither do loads.
         items = [SearchItem(held.manifest.tenant, text, top_k, held, alias) for text in texts]
         answers: list[SearchAnswer] = []
-        waited_s = time.monotonic() - asked_at
-        for outcome in await self._batcher.submit(items, waited_s=waited_s):
+        held_at = time.monotonic()
+        if note.stages is not None:
+            note.stages.asked_at, note.stages.held_at = asked_at, held_at
+        for outcome in await self._batcher.submit(
+            items, waited_s=held_at - asked_at, stages=note.stages
+        ):
             if isinstance(outcome, AdapterDistillError):
                 raise outcome
             answers.append(outcome)

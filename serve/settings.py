@@ -66,6 +66,11 @@ class ServeSettings(BaseModel):
     log_requests: bool = Field(
         default=True, description="A JSON line a request on stderr, in Serve's access log's stead."
     )
+    traces: bool = Field(
+        default=False,
+        description="OpenTelemetry spans of every request, sent as the `OTEL_*` variables of the "
+        "replica say; needs the extra `tracing`.",
+    )
     num_replicas: int = Field(
         default=1, ge=1, description="A config file's `autoscaling_config` takes precedence."
     )

@@ -63,6 +63,13 @@ def serve(
             "Needed to listen beyond loopback."
         ),
     ] = None,
+    traces: Annotated[
+        bool,
+        typer.Option(
+            help="OpenTelemetry spans of every request, sent as the OTEL_* variables say. Needs "
+            "the extra `tracing`."
+        ),
+    ] = False,
     ray_address: Annotated[
         str,
         typer.Option(
@@ -115,6 +122,7 @@ def serve(
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),
         "open_to_all": tokens is None,
+        "traces": traces,
     }
     ServeSettings.of(settings)  # before Ray starts, which takes seconds
     is_local = ray_address == LOCAL
