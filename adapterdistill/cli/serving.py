@@ -140,7 +140,7 @@ def serve(
         except RuntimeError as error:
             last = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise ServingError(f"Ray Serve could not deploy: {last[:300]}") from error
-    over_grpc = "" if grpc_port is None else f", over gRPC on port {grpc_port} of all interfaces"
+    over_grpc = "" if grpc_port is None else f", over gRPC on port {grpc_port}, without TLS"
     print(f"serving {store} at {address} (documentation at {address}/docs){over_grpc}", flush=True)
     if is_local:
         _wait_for_a_signal()
