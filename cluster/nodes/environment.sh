@@ -10,8 +10,6 @@ ADAPTERDISTILL_CLUSTER="${ADAPTERDISTILL_CLUSTER:-$HOME/.adapterdistill/cluster}
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="$ADAPTERDISTILL_CLUSTER/token"
 export RAY_USAGE_STATS_ENABLED=0
-# Serve behind HAProxy answers several times as many requests; it is read when Ray starts.
-export RAY_SERVE_ENABLE_HA_PROXY=1
 # A replica answers on the thread that reads its requests: 6% less of a core.
 export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0
 
@@ -25,6 +23,11 @@ require_private() {
     [ -s "$1" ] || fail "$1 is missing: $2"
     [ -z "$(find -L "$1" -perm /077)" ] || fail "$1: others may read it; chmod 600 it and make another"
 }
+
+# Serve behind HAProxy answers twice as many requests; it is read when Ray starts. Its statistics, which
+# Ray would have it show on all interfaces, are on sockets in a folder of this user's.
+haproxy_settings="$(python -m serve.haproxy)" || fail "needs a \`python\` that has the package adapterdistill"
+eval "$haproxy_settings"
 
 require_token() {
     require_private "$RAY_AUTH_TOKEN_PATH" "copy it from the head node, or make it with cluster/nodes/certificates.sh"

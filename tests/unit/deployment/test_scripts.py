@@ -53,7 +53,10 @@ class Node:
         )
         ray.chmod(0o755)
         self._environment = {
-            "PATH": f"{ray.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(
+                [str(ray.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
+            "PYTHONPATH": str(ROOT),
             "HOME": str(home),
             "ADAPTERDISTILL_CLUSTER": str(self.folder),
         }
@@ -138,6 +141,10 @@ def test_a_single_machine_stays_on_loopback_with_a_token_of_its_own(node: Node) 
     assert json.loads(options["resources"]) == {"owner:acme": 1, "owner:bolt-co": 1}
     assert options["node_ip_address"] == options["dashboard_host"] == "127.0.0.1"
     assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_USE_TLS"] == "0"
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    script = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    assert script.parent.stat().st_mode & 0o777 == 0o700
+    assert "unix@" in script.read_text() and str(script) not in script.read_text()
     # Without it, Ray on Linux listens on all interfaces whatever address it is given.
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     token = node.folder / "token"

@@ -1,7 +1,9 @@
 """The script that closes what Ray's HAProxy shows to all; a stand-in takes HAProxy's place."""
 
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,14 @@ def test_the_named_haproxy_is_found_first_and_an_absent_one_is_none(tmp_path: Pa
     assert find_haproxy({"RAY_SERVE_HAPROXY_BINARY_PATH": "/bin/sh"}) == "/bin/sh"
     assert find_haproxy({"RAY_SERVE_HAPROXY_BINARY_PATH": str(tmp_path / "absent")}) is None
     assert find_haproxy({}) is not None  # ray[serve] brings one
+
+
+def test_a_shell_may_take_the_settings_twice_and_haproxy_is_still_what_starts() -> None:
+    command = 'eval "$({} -m serve.haproxy)"; eval "$({} -m serve.haproxy)"; env'.format(
+        *[shlex.quote(sys.executable)] * 2
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    [script] = re.findall("^RAY_SERVE_HAPROXY_BINARY_PATH=(.*)$", done.stdout, re.MULTILINE)
+    assert len(str(Path(script).parent)) <= 20
+    assert script not in Path(script).read_text()
+    assert "RAY_SERVE_ENABLE_HA_PROXY=1\n" in done.stdout
