@@ -6,8 +6,8 @@ What flatters these figures, and by how much, is measured by `adapterdistill ben
 - The rows also bounded the training's steps and chose between the adapters.
 - Out-of-scope queries count as wrong, as often as they are among the held-out rows. Where a tenant
   holds out none, nothing here knows of any.
-What does the reverse: a tenant of few rows is judged by adapters that were trained without a fold of
-these, and held-out rows are ranked against an index that lacks them; what is served lacks none.
+What does the reverse: a tenant of few rows is judged by adapters that were trained without a fold
+of these, and held-out rows are ranked against an index that lacks them; what is served lacks none.
 """
 
 import math
