@@ -98,7 +98,10 @@ class Residents:
         """
         found = self._snapshot.find(tenant)
         if isinstance(found, AdapterDistillError):
-            raise found
+            try:
+                raise found
+            finally:  # an error that its own frame names keeps all callers until garbage is sought
+                del found
         self.recency.asked([tenant])
         if isinstance(found, LiveTenant):
             self.counts.hits += 1
@@ -202,7 +205,10 @@ class Residents:
             if isinstance(found, LiveTenant):
                 return found
             if isinstance(found, AdapterDistillError):
-                raise found
+                try:
+                    raise found
+                finally:
+                    del found  # as in `admit`
             try:
                 loaded = self._loader.load(tenant, found, briefly=True)
             except AdapterDistillError as error:

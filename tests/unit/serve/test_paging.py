@@ -1,7 +1,6 @@
 """More live tenants than slots: loads, waits and evictions, and never a wrong answer."""
 
 import asyncio
-import random
 import threading
 import time
 from concurrent.futures import Future
@@ -13,14 +12,12 @@ import pytest
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import telling_probes
 from adapterdistill.errors import (
-    AdapterDistillError,
     DeadlineExceededError,
     EncoderMismatchError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.release import set_live
 from serve.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_forms import make_form_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live
@@ -251,65 +248,3 @@ def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
     put_live(store, new)
     assert engine.refresh().loaded == ("tenant-1",)
     ask(engine, new, encoder)
-
-
-def test_threads_loads_evictions_and_new_versions_never_mix_tenants(
-    store: Path, encoder: Encoder
-) -> None:
-    """12 tenants of two versions each take turns in 3 slots; brute force says what is right."""
-    versions = {
-        f"tenant-{n}": [
-            make_tenant(encoder, f"tenant-{n}", seed=20 * n + v, num_faqs=4) for v in range(2)
-        ]
-        for n in range(12)
-    }
-    reference = {
-        (tenant, made.bundle.manifest.version, text): made.expected(encoder, text)
-        for tenant, both in versions.items()
-        for made in both
-        for text in TEXTS
-    }
-    folders = {t: [put_live(store, made) for made in both] for t, both in versions.items()}
-    engine = Engine(encoder, store, capacity=1, max_slots=3, load_threads=3)
-    engine.refresh()
-    wrong: list[str] = []
-    answered: set[tuple[str, str]] = set()
-
-    def search(tenant: str) -> None:
-        """One tenant: requests that held one and waited for another could keep each other."""
-        kept = held(engine, tenant)
-        items = [SearchItem(tenant, text, 4, kept) for text in TEXTS]
-        for item, outcome in zip(items, engine.search(items), strict=True):
-            if not isinstance(outcome, SearchAnswer):
-                wrong.append(f"{tenant}: {outcome}")
-                continue
-            answered.add((tenant, outcome.version))
-            expected = reference[tenant, outcome.version, item.text]
-            found = [(r.faq_id, r.score) for r in outcome.ranked]
-            if [f for f, _ in found] != [f for f, _ in expected] or any(
-                abs(a - b) > 2e-5 for (_, a), (_, b) in zip(found, expected, strict=True)
-            ):
-                wrong.append(f"{tenant}: answered with another adapter or index")
-
-    def searches(seed: int) -> None:
-        draw = random.Random(seed)
-        for _ in range(100):
-            tenant = draw.choice(list(versions))
-            try:
-                search(tenant)
-            except AdapterDistillError as error:
-                wrong.append(f"{tenant}: {error}")
-
-    threads = [threading.Thread(target=searches, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    turn = 0
-    while any(thread.is_alive() for thread in threads):
-        turn += 1
-        for n in range(turn % 3, 12, 3):
-            set_live(store, f"tenant-{n}", folders[f"tenant-{n}"][turn // 3 % 2].name)
-        engine.refresh()
-        time.sleep(0.001)
-    assert wrong == []
-    assert engine.paging.evictions > 50 and len(answered) == 24, "too little was swapped"
-    assert engine.num_slots == 3
