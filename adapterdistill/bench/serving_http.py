@@ -44,7 +44,7 @@ class Size:
     load_s: float
     """Of each load in a round."""
     requests: int
-    """Checked while tenants change."""
+    """Checked while tenants change; as many more as it takes until all changes were made."""
     kill_s: float
     flood_rounds: int
     flood_s: float = 6.0
@@ -52,7 +52,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(10, 1, 0.3, 20, 8.0, 1, 0.5),
+    "tiny": Size(10, 1, 0.3, 0, 8.0, 1, 0.5),
     "quick": Size(668, 3, 2.0, 20_000, 40.0, 3),
     "standard": Size(668, 7, 5.0, 100_000, 120.0, 7),
 }

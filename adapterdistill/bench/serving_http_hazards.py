@@ -19,10 +19,14 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.release import drop, promote, put_up, read_release, roll_back, set_live
 
+ROUNDS = 6
+"""In which every step is taken and there is time to see it."""
 WITHIN_S = 5.0
 """A replica reads the store every second, and answers what has begun."""
 REMOVED, WITHDRAWN = "404", "410"
-"""Statuses, beside versions' names, as outcomes."""
+"""Statuses, beside versions, as outcomes."""
+CANARY = "@canary"
+"""After the version that answered as a candidate."""
 STEPS = (
     "swaps",
     "canaries",
@@ -87,6 +91,8 @@ class Hazards(threading.Thread):
         self.timeline = Timeline()
         self.changing = threading.Lock()
         self.steps: Counter[str] = Counter()
+        self.rounds = 0
+        """In each of which every tenant's script took a step."""
         self.kinds: dict[str, str] = {}
         self._store, self._registry, self._withdrawn = store, registry, withdrawn
         self._every_s = every_s
@@ -117,6 +123,7 @@ class Hazards(threading.Thread):
                 except Exception as error:
                     self._failed = error
                     return
+            self.rounds += 1
 
     def _step(self, tenant: str, script: Iterator[str]) -> None:
         with self.changing:
@@ -143,7 +150,8 @@ class Hazards(threading.Thread):
         live = version_of(release.bundle)
         outcomes = {WITHDRAWN if live in self._withdrawn else live}
         if release.candidate is not None and release.candidate.mode == "canary":
-            outcomes |= {version_of(release.candidate.bundle)} - self._withdrawn
+            candidate = version_of(release.candidate.bundle)
+            outcomes |= set() if candidate in self._withdrawn else {candidate + CANARY}
         return frozenset(outcomes)
 
     def _swapped(self, tenant: str, first: str, second: str) -> Iterator[str]:

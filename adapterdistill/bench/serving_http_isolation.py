@@ -22,7 +22,7 @@ from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters
 from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers, Question
 from adapterdistill.bench.serving_http_client import Client, Reply, get, load
 from adapterdistill.bench.serving_http_control import control
-from adapterdistill.bench.serving_http_hazards import STEPS, WITHIN_S, Hazards
+from adapterdistill.bench.serving_http_hazards import CANARY, ROUNDS, STEPS, WITHIN_S, Hazards
 from adapterdistill.bench.serving_http_process import Deployment
 from adapterdistill.bundle import read_bundle
 from adapterdistill.registry.client import RegistryClient
@@ -47,6 +47,8 @@ class Seen:
     failed: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     versions: set[tuple[str, str]] = field(default_factory=set)
+    canaries: int = 0
+    """Answers by candidates."""
     latest_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By kind of change: how long after it the last answer of before was asked for."""
 
@@ -156,11 +158,12 @@ def measure_part(
     began = time.perf_counter()
     try:
         with phase("requests checked", requests) as done:
-            for start in range(0, requests, portion):
-                count = min(portion, requests - start)
+            while seen.statuses.total() < requests or (
+                hazards.rounds < ROUNDS and hazards.is_alive()
+            ):
                 asked = [
-                    *_draw(banks, texts, count // 2, 1, draw),
-                    *_draw(changing, texts, count - count // 2, 3, draw),
+                    *_draw(banks, texts, portion // 2, 1, draw),
+                    *_draw(changing, texts, portion - portion // 2, 3, draw),
                 ]
                 draw.shuffle(asked)
                 replies, _ = asyncio.run(
@@ -173,12 +176,13 @@ def measure_part(
     finally:
         hazards.stop()
     return {
-        "requests": requests,
+        "requests": seen.statuses.total(),
         "clients": _CLIENTS,
         "seconds": round(time.perf_counter() - began, 1),
         "statuses": dict(sorted(seen.statuses.items())),
         "steps": dict(hazards.steps),
         "changing_tenants": dict(Counter(hazards.kinds.values())),
+        "canary_answers": seen.canaries,
         "both_versions_seen": sum(
             len({v for t, v in seen.versions if t == tenant}) == 2 for tenant in hazards.kinds
         ),
@@ -198,6 +202,9 @@ def look(question: Question, reply: Reply, answers: Answers, hazards: Hazards, s
             seen.wrong[fault] += 1
         outcome = reply.body.partition(b'"version":"')[2][:64].decode()
         seen.versions.add((tenant, outcome))
+        if b'"alias":"canary"' in reply.body.partition(b'"results"')[0]:
+            outcome += CANARY
+            seen.canaries += 1
     late_s = hazards.timeline.late_s(tenant, outcome, reply.sent, reply.sent + reply.seconds)
     if late_s > WITHIN_S:
         if reply.status == 200:
@@ -221,9 +228,14 @@ def isolation_faults(found: Mapping[str, Any]) -> Iterator[str]:
         )
         if part["both_versions_seen"] < sum(part["changing_tenants"].values()):
             yield f"{name}: not both versions of every changing tenant answered"
-        happened = part["steps"] | {"evictions": part["paging"]["evictions"]}
+        happened = part["steps"] | {
+            "evictions": part["paging"]["evictions"],
+            "answers by canaries": part["canary_answers"],
+        }
         yield from (
-            f"{name}: no {what}" for what in (*STEPS, "evictions") if not happened.get(what)
+            f"{name}: no {what}"
+            for what in (*STEPS, "evictions", "answers by canaries")
+            if not happened.get(what)
         )
 
 

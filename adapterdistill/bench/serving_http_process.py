@@ -91,7 +91,8 @@ def deployed(
         assert process.stdout is not None
         try:
             if address not in process.stdout.readline():
-                raise ServingError("the benchmark's `adapterdistill serve` did not start")
+                last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                raise ServingError(f"the benchmark's `adapterdistill serve` did not start: {last}")
             yield Deployment(address, psutil.Process(process.pid))
         finally:
             process.terminate()

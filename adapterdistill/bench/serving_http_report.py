@@ -119,7 +119,8 @@ def _isolation(found: Mapping[str, Any]) -> str:
     told += [
         f"{part['replicas']} replicas, {part['slots']} tenants in memory of {found['tenants']}: "
         f"of {sum(part['changing_tenants'].values())} tenants that changed, "
-        f"{part['both_versions_seen']} were answered by both versions; statuses "
+        f"{part['both_versions_seen']} were answered by both versions; "
+        f"{part['canary_answers']} answers by canaries; statuses "
         f"{_counts(part['statuses'])}; asked for at most so many seconds after a change and "
         f"answered as before it: {_counts(part['last_answer_of_before_s'])}; scores differ from "
         f"each adapter's alone by at most {part['farthest_from_alone']:.1e}."

@@ -125,12 +125,14 @@ def test_an_answer_by_a_version_long_withdrawn_is_wrong_and_so_is_an_early_refus
 def test_a_run_in_which_too_little_happened_proves_nothing() -> None:
     part = {
         "replicas": 1, "requests": 10, "seconds": 1.0, "slots": 2, "steps": {"swaps": 1},
-        "changing_tenants": {"swapped": 2}, "both_versions_seen": 1, "statuses": {"200": 10},
-        "last_answer_of_before_s": {}, "farthest_from_alone": 0.0, "wrong": {"is odd": 1},
-        "failed": {"503": 2}, "paging": {"loads": 3, "evictions": 0},
+        "changing_tenants": {"swapped": 2}, "both_versions_seen": 1, "canary_answers": 0,
+        "statuses": {"200": 10}, "last_answer_of_before_s": {}, "farthest_from_alone": 0.0,
+        "wrong": {"is odd": 1}, "failed": {"503": 2}, "paging": {"loads": 3, "evictions": 0},
     }  # fmt: skip
     found = {"parts": [part], "control": {"through another": {"made": 2, "noticed": 1}}}
     told = list(isolation_faults(found))
-    assert len(told) == 4 + len(STEPS)
-    report = markdown({"tenants": 8, "environment": {}, "faults": told, "isolation": found})
+    assert len(told) == 5 + len(STEPS)
+    report = markdown(
+        {"tenants": 8, "environment": {}, "aims": [], "faults": told, "isolation": found}
+    )
     assert "is odd 1" in report and "503 2" in report
