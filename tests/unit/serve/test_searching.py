@@ -18,7 +18,7 @@ from serve.batcher import Batcher, Outcome
 from serve.engine import Engine
 from serve.fair_queue import QueueLimits
 from serve.items import SearchAnswer, SearchItem
-from serve.live import Alias
+from serve.live import Alias, LiveTenant
 from serve.note import Note
 from serve.searching import Searcher
 from tests.serving_store import MadeTenant, make_tenant, put_live
@@ -279,6 +279,26 @@ def test_a_comparison_is_of_the_bundles_that_are_live_and_candidate_now(
         assert found is not None and found.queries == 1
 
     served.run(scenario)
+
+
+def test_drift_counts_what_users_were_answered_and_not_what_a_shadow_was_asked(
+    serving: Serving,
+) -> None:
+    for mode, alias, expected in (("shadow", None, (2, 0)), ("canary", "canary", (0, 2))):
+        served = serving(mode, 1.0)
+
+        async def scenario(
+            searcher: Searcher, _: Batcher, alias: Alias | None = alias, mode: str = mode
+        ) -> None:
+            for _ in range(2):
+                await ask(searcher, alias=alias)
+            if mode == "shadow":
+                await until(lambda: searcher.shadow.totals.compared == 2)
+
+        served.run(scenario)
+        bundles = (served.engine.admit("acme", alias=of) for of in ("live", "canary"))
+        counted = tuple(one.drift.read().queries for one in bundles if isinstance(one, LiveTenant))
+        assert counted == expected
 
 
 def test_a_shadow_is_left_out_while_the_engine_has_enough_to_do(
