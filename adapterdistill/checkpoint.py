@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.adapters import AdapterStack, BottleneckAdapter
+from adapterdistill.backbone import Embedder, Encoder, pack
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
 from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, sha256_hex
 
@@ -141,21 +141,59 @@ def golden_vectors(encoder: Encoder, delta: Embedder) -> GoldenVectors:
     )
 
 
-def prove_active(
-    encoder: Encoder, delta: Embedder, golden: GoldenVectors, *, briefly: bool = False
-) -> None:
+def prove_active(encoder: Encoder, delta: Embedder, golden: GoldenVectors) -> None:
     """Check that `delta` moves this encoder as its manifest says.
-
-    briefly: on the probe sentence that `telling_probes` names, for a third of the time.
 
     Raises:
         EncoderMismatchError: it does not, so the encoder differs or the adapter is not active.
     """
-    count = len(probe_sentences())
-    if golden.probe_sha256 != _probe_sha256() or len(golden.distances) != count:
+    _check_probes(golden)
+    chosen = range(len(probe_sentences()))
+    _check_distances(_distances(encoder, delta, chosen), golden, chosen)
+
+
+def prove_briefly(
+    encoder: Encoder, adapters: Sequence[tuple[BottleneckAdapter, GoldenVectors]]
+) -> list[EncoderMismatchError | None]:
+    """The same of many adapters in one forward, on `telling_probes` of each: its fault, if any.
+
+    All adapters have the encoder's layers and hidden size.
+    """
+    faults: list[EncoderMismatchError | None] = []
+    rows: list[tuple[int, int]] = []  # (adapter, probe sentence)
+    for n, (_, golden) in enumerate(adapters):
+        try:
+            _check_probes(golden)
+        except EncoderMismatchError as error:
+            faults.append(error)
+            continue
+        faults.append(None)
+        rows += [(n, probe) for probe in telling_probes(golden)]
+    if not rows:
+        return faults
+    stack = AdapterStack.of(
+        [adapter for adapter, _ in adapters], dtype=encoder.dtype, device=encoder.device
+    )
+    slots, chosen = torch.tensor([n for n, _ in rows]), [probe for _, probe in rows]
+    tokens = pack(encoder.tokenize([probe_sentences()[n] for n in chosen]), encoder.device)
+    with torch.no_grad():
+        moved = encoder.embed(tokens, stack.mixed(slots, tokens))
+    found = (moved - _bare_probes(encoder)[chosen]).square().sum(-1).sqrt()
+    for n in {n for n, _ in rows}:
+        mine = [row for row, (of, _) in enumerate(rows) if of == n]
+        try:
+            _check_distances(found[mine], adapters[n][1], [chosen[row] for row in mine])
+        except EncoderMismatchError as error:
+            faults[n] = error
+    return faults
+
+
+def _check_probes(golden: GoldenVectors) -> None:
+    if golden.probe_sha256 != _probe_sha256() or len(golden.distances) != len(probe_sentences()):
         raise EncoderMismatchError("golden vectors were made with other probe sentences")
-    chosen = telling_probes(golden) if briefly else range(count)
-    found = _distances(encoder, delta, chosen)
+
+
+def _check_distances(found: Tensor, golden: GoldenVectors, chosen: Sequence[int]) -> None:
     expected = torch.tensor([golden.distances[n] for n in chosen], device=found.device)
     worst = float((found - expected).abs().max())
     if not worst <= golden.tolerance:  # so that NaN is refused too

@@ -29,9 +29,10 @@ from serve.live import Alias, Snapshot, key_of, tenant_of
 from serve.live import LiveTenant as LiveTenant
 from serve.live import NotLive as NotLive
 from serve.live import Recalled as Recalled
+from serve.load_queue import PagingCounts
 from serve.loading import Loader
 from serve.pointers import Pointers, read_wanted
-from serve.residents import PagingCounts, Residents
+from serve.residents import Residents
 
 WARM = 1024
 LOAD_TIMEOUT_S = 5.0
@@ -69,7 +70,7 @@ class Engine:
         capacity: int = 8,
         max_slots: int | None = None,
         bank_mib: float = MAX_MIB,
-        load_threads: int = 2,
+        load_threads: int = 4,
         warm: int = WARM,
     ) -> None:
         self._encoder = encoder

@@ -91,7 +91,8 @@ class Loader:
         if bundle.form is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
             self._check(adapter)
-            self.proofs.prove(bundle_id, adapter, manifest.golden, briefly=briefly)
+            prove = self.proofs.prove_briefly if briefly else self.proofs.prove
+            prove(bundle_id, adapter, manifest.golden)
         else:
             served = self._form(bundle.form, bundle_id)
         return Loaded(

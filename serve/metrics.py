@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from serve.drift import Drift, DriftOfTenants
 from serve.engine import Engine, Refresh, SearchItem
+from serve.load_queue import PagingCounts
 from serve.note import Note
-from serve.residents import PagingCounts
 from serve.shadow import ShadowTotals
 
 Answers = TypeVar("Answers")

@@ -13,8 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
 from types import MappingProxyType
 
 from adapterdistill.adapters import BottleneckAdapter
@@ -29,30 +28,14 @@ from adapterdistill.release import Candidate
 from serve.adapter_bank import AdapterBank
 from serve.drift import kept_drifts
 from serve.live import LiveTenant, Recalled, Snapshot, tenant_of
+from serve.load_queue import LoadQueue, PagingCounts
 from serve.loading import Loaded, Loader
 from serve.recency import Recency
 
-MAX_LOADS = 256
-"""Loads that run or wait for a thread; one more is refused."""
 ROOM_TIMEOUT_S = 10.0
 """How long a load waits for a slot while requests hold all of them."""
 _MOST_VICTIMS = 64
 _log = logging.getLogger("ray.serve")
-
-
-@dataclass
-class PagingCounts:
-    """Since the start; read at any time. Hits are exact while one thread admits."""
-
-    hits: int = 0
-    """Admissions of tenants in memory."""
-    waits: int = 0
-    """Admissions that wait for a load; several may wait for one."""
-    loads: int = 0
-    failures: int = 0
-    evictions: int = 0
-    overloads: int = 0
-    """Admissions refused because too many loads wait."""
 
 
 class Residents:
@@ -74,17 +57,11 @@ class Residents:
             candidates=MappingProxyType({}),
         )
         self._changing = threading.Lock()  # the bank and the snapshot
-        self._admitting = threading.Lock()  # never held for longer than a look-up
-        self._loads: dict[str, Future[LiveTenant]] = {}
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="load")
+        self._loads = LoadQueue(self._load, self.counts, threads=threads)
 
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
-
-    @property
-    def num_loading(self) -> int:
-        return len(self._loads)
 
     def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
         """The tenant, or its load, which all who ask meanwhile share. Does not block.
@@ -108,17 +85,7 @@ class Residents:
             return found
         if self._loader.was_refused(tenant, found):
             raise _refused(tenant)
-        with self._admitting:
-            load = self._loads.get(tenant)
-            if load is None:
-                if len(self._loads) >= MAX_LOADS:
-                    self.counts.overloads += 1
-                    raise OverloadedError("too many adapters are being loaded", retry_after_s=1)
-                load = self._threads.submit(self._load, tenant)
-                self._loads[tenant] = load
-                load.add_done_callback(lambda _: self._loads.pop(tenant, None))
-            self.counts.waits += 1
-        return load
+        return self._loads.join(tenant)
 
     def adopt(self, tenant: str, loaded: Loaded) -> None:
         """Make a proven bundle the tenant's live one, in memory if it was or if there is room."""
@@ -196,7 +163,7 @@ class Residents:
         return self._bank.has_room() and len(self._snapshot.tenants) < self._bank.limit
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._loads.close()
 
     def _load(self, tenant: str) -> LiveTenant:
         give_up_at = time.monotonic() + ROOM_TIMEOUT_S
@@ -212,7 +179,7 @@ class Residents:
             try:
                 loaded = self._loader.load(tenant, found, briefly=True)
             except AdapterDistillError as error:
-                with self._admitting:
+                with self._changing:
                     self.counts.failures += 1
                 _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
                 raise _refused(tenant) from error

@@ -20,6 +20,7 @@ from adapterdistill.checkpoint import (
     pack_adapter,
     probe_sentences,
     prove_active,
+    prove_briefly,
     state_digest,
     telling_probes,
     tensor_specs,
@@ -197,14 +198,18 @@ def test_one_probe_sentence_tells_none_and_another_encoder_from_the_adapter(
 ) -> None:
     adapter = random_adapter(tiny_encoder, seed=1)
     golden = golden_vectors(tiny_encoder, adapter)
-    prove_active(tiny_encoder, adapter, golden, briefly=True)
     silent = adapter.copy().requires_grad_(False)
     silent.up_weight.zero_()
     silent.up_bias.zero_()
     other = load_encoder(str(save_tiny_encoder(tmp_path_factory.mktemp("other"), seed=7)))
-    for encoder, delta in ((tiny_encoder, silent), (other, adapter)):
-        with pytest.raises(EncoderMismatchError, match="tolerance"):
-            prove_active(encoder, delta, golden, briefly=True)
+    strange = golden.model_copy(update={"probe_sha256": "0" * 64})
+    together = [(adapter, golden), (silent, golden), (adapter, strange), (adapter, golden)]
+    right, none, unknown, again = prove_briefly(tiny_encoder, together)
+    assert right is None and again is None
+    assert "tolerance" in str(none) and "other probe sentences" in str(unknown)
+    [elsewhere] = prove_briefly(other, [(adapter, golden)])
+    assert isinstance(elsewhere, EncoderMismatchError)
+    assert len(prove_briefly(tiny_encoder, [(adapter, strange)])) == 1
 
 
 def test_the_shortest_probe_sentence_that_is_moved_far_tells_or_else_all(
