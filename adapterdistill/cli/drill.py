@@ -18,6 +18,7 @@ from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.errors import ConfigError
 
 LIST, ALL = "list", "all"
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def register(app: typer.Typer) -> None:
@@ -48,8 +49,8 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
-    # As Ctrl-C, so that whatever was started is ended and removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in _ENDINGS:
+        signal.signal(number, _end_orderly)
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
     for name in DRILLS if ALL in names else dict.fromkeys(names):
@@ -64,6 +65,15 @@ def drill(
         Console().print(_table(found))
     if not all(row["passed"] for row in found):
         raise typer.Exit(1)
+
+
+def _end_orderly(number: int, _frame: object) -> None:
+    """What was started is ended and removed, which no further signal interrupts."""
+    for one in _ENDINGS:
+        signal.signal(one, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def _list(output: Format) -> None:

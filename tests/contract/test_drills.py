@@ -1,10 +1,16 @@
 """Each drill that needs no Ray, once as it is, and once where it must fail."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from adapterdistill.bench import registry_kills
@@ -113,3 +119,22 @@ def test_the_drill_fails_where_the_system_is_broken(
     found = run_drill(DRILLS[name], seed=1)
     assert not found.passed
     assert finding in "\n".join(found.findings)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_nothing_is_left_of_a_drill_that_is_interrupted(
+    number: int, status: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "adapterdistill", "drill", "kill-registry", "--runs", "99"]
+    with subprocess.Popen(
+        command, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL
+    ) as process:
+        while not list(tmp_path.glob("ad-*/registry")):
+            time.sleep(0.02)
+        (folder,) = tmp_path.glob("ad-*")
+        process.send_signal(number)
+        process.send_signal(number)  # as an impatient person does
+    assert process.returncode == status
+    assert list(tmp_path.iterdir()) == []
+    commands = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+    assert not [one for one in commands if any(str(folder) in part for part in one)]
