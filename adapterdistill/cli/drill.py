@@ -49,8 +49,8 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
-    for number in _ENDINGS:
-        signal.signal(number, _end_orderly)
+    for ending in _ENDINGS:
+        signal.signal(ending, _end_orderly)
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
     for name in DRILLS if ALL in names else dict.fromkeys(names):

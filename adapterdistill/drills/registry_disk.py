@@ -16,7 +16,6 @@ from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client import RegistryClient
 
 VERSIONS = 6
-FULL_S = 0.5
 _LONGEST_WAIT_S = 0.3
 _PATIENT_S = 30.0
 _REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
@@ -81,7 +80,10 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
         with _publishing(told, client) as refused:
             time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
             limit_files(server, draw.randrange(64 << 10))
-            time.sleep(FULL_S)
+            full_at = time.monotonic()
+            while not refused and time.monotonic() - full_at < _PATIENT_S:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
             # What is there can be read all the while.
             findings = [*fetch_findings(patient, *told.versions[0])]
             if not server.is_running():

@@ -142,7 +142,10 @@ def _payload_findings(
             yield Finding("payload_corrupt", sha256, f"it cannot be read: {error.strerror}")
         else:
             if found != sha256:
-                yield Finding("payload_corrupt", sha256, f"its sha256 is {found}")
+                detail = (
+                    f"its sha256 is {found}; once the file is removed, publishing it again heals"
+                )
+                yield Finding("payload_corrupt", sha256, detail)
 
 
 def _payloads(db: sqlite3.Connection) -> set[str]:
