@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,11 @@ class Deployment:
     process: psutil.Process
 
     def cpu_s(self) -> dict[str, float]:
-        """Processor seconds so far, by what the process is for."""
+        """Processor seconds so far, by what the process is for.
+
+        Of replicas also the seconds that their threads were ready and had no core: what a figure
+        owes to other work of the machine, the load generator's included.
+        """
         spent: dict[str, float] = defaultdict(float)
         for process in [self.process, *self.process.children(recursive=True)]:
             try:
@@ -34,6 +38,8 @@ class Deployment:
             except psutil.Error:
                 continue
             spent[_part(title)] += times.user + times.system
+            if _part(title) == "replica":
+                spent["replica without a core"] += without_a_core_s(process.pid)
         return spent
 
     def kill_a_replica(self) -> None:
@@ -42,6 +48,15 @@ class Deployment:
                 process.kill()
                 return
         raise ServingError("the benchmark found no replica to kill")
+
+
+def without_a_core_s(pid: int) -> float:
+    """Seconds so far that threads of a process waited for a core; 0 where Linux does not count."""
+    waited_ns = 0
+    for counted in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            waited_ns += int(counted.read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def _part(title: str) -> str:

@@ -1,5 +1,6 @@
 """The benchmark over HTTP at its smallest, on the app alone: without Ray."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from adapterdistill.bench.serving_http import SIZES, aims, faults
 from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
 from adapterdistill.bench.serving_http_fairness import measure_capacity, measure_fairness
 from adapterdistill.bench.serving_http_kill import measure_kill
-from adapterdistill.bench.serving_http_process import empty_server, free_port
+from adapterdistill.bench.serving_http_process import empty_server, free_port, without_a_core_s
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import measure_generator, measure_speed
 from serve.api import build_api
@@ -107,6 +108,12 @@ def test_speed_is_measured_and_no_answer_is_wrong(served: Served) -> None:
     found |= {"aims": list(aims(found)), "faults": []}
     assert len(found["aims"]) == 3
     assert "No fault found" in markdown(found)
+
+
+def test_a_process_s_waits_for_a_core_are_counted_and_one_that_has_ended_has_none() -> None:
+    before = without_a_core_s(os.getpid())
+    assert 0 <= before <= without_a_core_s(os.getpid())
+    assert without_a_core_s(1 << 30) == 0  # above any process's id
 
 
 def test_a_flood_is_sent_beside_the_others_and_each_load_is_judged(served: Served) -> None:
