@@ -79,10 +79,9 @@ def read_wanted(pointers: Pointers, now: Snapshot) -> Wanted:
     candidates: dict[str, Candidate] = {}
     damaged: dict[str, ServingError] = {}
     for tenant, release in pointers.read():
-        tried = key_of(tenant, "canary")
         if isinstance(release, ServingError):
             damaged[tenant] = release
-            for key in (tenant, tried):
+            for key in (tenant, key_of(tenant, "canary")):
                 served = now.bundle_id(key)
                 if served is not None:
                     bundles[key] = served
@@ -91,7 +90,7 @@ def read_wanted(pointers: Pointers, now: Snapshot) -> Wanted:
             bundles[tenant] = release.bundle
             candidate = release.candidate
             if candidate is not None:
-                bundles[tried] = candidate.bundle
+                bundles[key_of(tenant, "canary")] = candidate.bundle
         if candidate is not None:
             candidates[tenant] = candidate
     dropped = {key for key in (*now.bundles, *now.recalled) if key not in bundles}

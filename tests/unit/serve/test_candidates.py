@@ -133,6 +133,7 @@ def test_a_refused_candidate_is_said_and_leaves_live_as_it_is(
     # Not even the candidate before it answers: it is not wanted any more.
     with pytest.raises(NoCandidateError, match="refused"):
         engine.admit("acme", "canary")
+    assert engine.snapshot.bundle_id("acme@canary") is None  # nor does it take a place in memory
     assert engine.snapshot.candidate("acme") is None
     assert_answers_as(ask(engine, "live"), old, encoder, "hi")
 
