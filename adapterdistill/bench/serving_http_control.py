@@ -35,7 +35,7 @@ def control(
             if kind.startswith("through"):
                 alone = answers.versions(bank.tenant)[version]
                 distance = alone.distance(question.texts[0], result)
-                kinds["nearest"] = min(kinds.get("nearest", 2.0), distance)
+                kinds["nearest"] = round(min(kinds.get("nearest", 2.0), distance), 5)
     return found
 
 
