@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import httpx
+import tenacity
 import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -36,6 +38,7 @@ from serve.tokens import Tokens
 
 APP_NAME = "adapterdistill"
 REQUEST_TIMEOUT_S = 30.0
+ROUTE_TIMEOUT_S = 20.0
 DRAIN_S = 10.0
 """For the batch that is computed when the last waiting request is given up."""
 _log = logging.getLogger("ray.serve")
@@ -251,7 +254,20 @@ def deploy(
     if grpc_port is not None:
         _check_grpc(grpc_port)
     ray_serve.run(app, name=APP_NAME, route_prefix="/")
-    return f"http://{host}:{port}"
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    _wait_for_route(address)
+    return address
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(httpx.HTTPError),
+    wait=tenacity.wait_fixed(0.1),
+    stop=tenacity.stop_after_delay(ROUTE_TIMEOUT_S),
+    retry_error_callback=lambda state: _log.warning("%s does not answer yet", state.args[0]),
+)
+def _wait_for_route(address: str) -> None:
+    """HAProxy hears of a replica a moment after Serve calls it ready, and says 404 till then."""
+    httpx.get(f"{address}/healthz", timeout=5).raise_for_status()
 
 
 def _check_grpc(port: int) -> None:
