@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -227,7 +227,8 @@ class Engine:
             ServingError: the store cannot be read; everything stays as it was.
         """
         with self._refreshing:
-            wanted = read_wanted(self._pointers, self.snapshot)
+            # Without the tenants: nobody could leave memory while the store is read.
+            wanted = read_wanted(self._pointers, replace(self.snapshot, tenants={}))
             # First what needs no load: a candidate that is dropped or replaced answers no more.
             if wanted.dropped or wanted.candidates != self.snapshot.candidates:
                 self._residents.know({}, wanted.dropped, wanted.candidates)
@@ -252,10 +253,7 @@ class Engine:
             return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
 
     def prove_next(self) -> Refresh:
-        """Prove one tenant in memory on all probe sentences, if there is one that was not.
-
-        What is refused here is served no more. Takes some milliseconds.
-        """
+        """Prove a tenant in memory on all probe sentences; what is refused is served no more."""
         refused = self._residents.prove_next()
         return Refresh((), (), dict([refused] if refused else []))
 

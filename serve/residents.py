@@ -205,7 +205,7 @@ class Residents:
                     return live
             if time.monotonic() > give_up_at:
                 raise OverloadedError("all adapters in memory are in use", retry_after_s=1)
-            time.sleep(0.002)  # a batch takes some milliseconds
+            time.sleep(0.01)  # a batch takes some milliseconds
 
     def _withhold(self, tenant: str, bundle_id: str, name: str) -> None:
         now = self._snapshot

@@ -225,6 +225,23 @@ def test_a_bundle_that_fails_the_brief_proof_answers_nothing(store: Path, encode
         held(engine, "tenant-1")
 
 
+def test_reading_the_store_keeps_nobody_in_memory(
+    store: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tenants(encoder, 2)
+    engine = paged(store, encoder, made, slots=1)
+    read, in_memory = engine._pointers.read, []
+
+    def meanwhile() -> object:
+        held(engine, "tenant-1")
+        in_memory.extend(engine.snapshot.tenants)
+        return read()
+
+    monkeypatch.setattr(engine._pointers, "read", meanwhile)
+    engine.refresh()
+    assert in_memory == ["tenant-1"]
+
+
 def test_a_proof_keeps_nobody_in_memory(store: Path, encoder: Encoder) -> None:
     made = tenants(encoder, 3)
     engine = paged(store, encoder, made, slots=1)
