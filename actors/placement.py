@@ -8,8 +8,9 @@ import ray
 
 from actors.data_owner import DataOwner
 from actors.train_loop import RESOURCE_SLIVER
-from adapterdistill.config import OnboardConfig, PlacementConfig
+from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
+from adapterdistill.sections import PlacementConfig
 
 _POLL_S = 0.5
 _WATCH_S = 5.0

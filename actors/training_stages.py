@@ -12,7 +12,7 @@ from actors.train_loop import Outcome, train_stage
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig
+from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
 from adapterdistill.distill.meta_tasks import domains_of
@@ -21,6 +21,7 @@ from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, writ
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
+from adapterdistill.sections import ConditionalConfig, LightConfig
 
 
 def leave_untrained(config: OnboardConfig, encoder: Encoder, adapter: Path) -> Extracted:

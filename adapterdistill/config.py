@@ -3,213 +3,27 @@
 Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
 """
 
-import os
-import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
-
-_MAX_NAME_BYTES = 255
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def _local_path(text: str) -> str:
-    if _SCHEME.match(text):
-        raise ValueError("must be a local path, not a URI: private data are read locally only")
-    expanded = os.path.expandvars(text)
-    if "$" in expanded:
-        raise ValueError("names an environment variable that is not set")
-    if not expanded.strip():
-        raise ValueError("must name a file or folder, not be empty")
-    if "\0" in expanded:
-        raise ValueError("holds a character that no file's name can have")
-    if max(map(len, os.fsencode(expanded).split(b"/"))) > _MAX_NAME_BYTES:
-        raise ValueError(f"holds a name of over {_MAX_NAME_BYTES} bytes, which no file can have")
-    try:
-        return str(Path(expanded).expanduser().absolute())
-    except RuntimeError:
-        raise ValueError("names a user's home folder that is not known") from None
-
-
-LocalPath = Annotated[str, AfterValidator(_local_path)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class EncoderConfig(Section):
-    """The shared frozen encoder."""
-
-    name: str = "minilm-l6"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "cpu"
-    max_tokens: int = Field(default=64, ge=8, le=8192)
-
-
-class RegistryConfig(Section):
-    """Where the teacher registry listens."""
-
-    address: str | None = None
-    """host:port"""
-    address_file: LocalPath | None = None
-    """A file that holds host:port, as `registry serve --port-file` writes it."""
-    credentials: LocalPath | None = None
-    """The owner's folder of keys and certificates, as `adapterdistill owner keygen` makes it; none:
-    plain text, to a registry on this machine."""
-    timeout_s: float = Field(default=30.0, gt=0)
-    share_with: Literal["everyone", "nobody"] | tuple[Name, ...] = "everyone"
-    """The tenants that may see the adapter and learn from it. Decides for its first version;
-    `adapterdistill registry consent` changes it."""
-    labels: tuple[Name, ...] = Field(default=(), max_length=16)
-    """Words that others may find the adapter by."""
-
-    @model_validator(mode="after")
-    def _one_address(self) -> "RegistryConfig":
-        if (self.address is None) == (self.address_file is None):
-            raise ValueError("give exactly one of address and address_file")
-        return self
-
-    def resolve(self) -> str:
-        """host:port; raises ConfigError if the address file cannot be read or is empty."""
-        if self.address is not None:
-            return self.address
-        try:
-            address = Path(str(self.address_file)).read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError(
-                f"registry.address_file {self.address_file}: {error.strerror}"
-            ) from None
-        except UnicodeDecodeError:
-            address = ""
-        if not address:
-            raise ConfigError(f"registry.address_file {self.address_file}: holds no host:port")
-        return address
-
-
-class TrainingConfig(Section):
-    """Both stages of AdapterDistillation, and what is made of the adapter that they leave."""
-
-    method: Literal["adapter_distillation", "conditional", "multitask_kd", "meta_kd"] = (
-        "adapter_distillation"
-    )
-    """`adapter_distillation` serves the adapter itself. The others make a cheaper form of it
-    besides, which is served if it ranks as well; a section says which."""
-    bottleneck_size: int = Field(default=24, ge=1, le=1024)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    batch_size: int = Field(default=64, ge=4, le=4096)
-    extract_steps: int = Field(default=50, ge=1, le=100_000)
-    extract_learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    distil_steps: int = Field(default=40, ge=1, le=100_000)
-    distil_learning_rate: float = Field(default=2e-3, gt=0, le=1)
-    evaluate_every: int = Field(default=10, ge=1)
-    patience: int = Field(default=3, ge=1)
-    held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the training rows that bound the steps where a tenant has no valid rows, and too
-    many training rows for cross-validation."""
-    num_workers: int = Field(default=0, ge=0, le=256)
-    """0 trains in the owner's process; more start that many Ray Train workers on its node."""
-    use_gpu: bool = False
-    threads: int = Field(default=1, ge=1, le=1024)
-    """torch threads of each training process. More than the node has idle cores for is many times
-    slower, not faster, because threads wait for each other at every product."""
-    start_timeout_s: float = Field(default=120.0, gt=0)
-
-
-class FormConfig(Section):
-    """The training of a served form, and how much it may lose."""
-
-    steps: int = Field(ge=1, le=100_000)
-    learning_rate: float = Field(gt=0, le=1)
-    most_lost: float = Field(default=0.01, ge=0, le=1)
-    """Top-1 that the form may lose on held-out rows against the adapter and still be served."""
-
-
-class ConditionalConfig(FormConfig):
-    """Method `conditional`: the frozen layers read k of a text's n tokens."""
-
-    speed: float = Field(default=2.0, ge=1)
-    """n / k"""
-    to_all: bool = True
-    """Chosen tokens attend to all tokens of their text, else to each other."""
-    steps: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=6e-4, gt=0, le=1)
-
-
-class LightConfig(FormConfig):
-    """Methods `multitask_kd` and `meta_kd`: a small Transformer or BiLSTM in the encoder's place.
-
-    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps;
-    with `meta_kd`, tasks whose rows name domains from meta-teachers, by a Transformer only.
-    """
-
-    body: Literal["transformer", "bilstm"] = "transformer"
-    layers: int = Field(default=2, ge=1)
-    """Of a Transformer, like `heads`: at most the encoder's."""
-    heads: int = Field(default=3, ge=1)
-    lstm_size: int = Field(default=64, ge=1)
-    """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
-    steps: int = Field(default=1000, ge=1, le=100_000)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-
-
-class MetaConfig(Section):
-    """Method `meta_kd` among tenants: what they may know of each other's domains."""
-
-    share_prototypes: bool = False
-    """Publish the mean embedding of each class in each domain of the task that names domains, and
-    weigh its rows by those of the teachers that publish theirs, of the same classes."""
-    noise: float = Field(default=0.0, ge=0, le=1000)
-    """Standard deviation of what is added to each mean, over what one row can move it by."""
-
-    @model_validator(mode="after")
-    def _noise_of_something(self) -> "MetaConfig":
-        if self.noise and not self.share_prototypes:
-            raise ValueError(
-                "noise is of prototypes that are shared: set share_prototypes = true, or remove it"
-            )
-        return self
-
-
-class TeacherConfig(Section):
-    """Which adapters of other tenants may teach."""
-
-    max_teachers: int = Field(default=16, ge=0, le=256)
-    """Those that suit the own texts best, of all that the registry lists."""
-    round: int = Field(default=0, ge=0)
-    """Raise it to run again, with the teachers that have joined since: a run that was finished is
-    otherwise answered from what it kept."""
-    leave_one_out: bool = False
-    """Report what the held-out score of the teachers' composition loses without each of them."""
-
-
-class ReleaseConfig(Section):
-    """What the run's bundle becomes where another is live. A tenant's first bundle is live."""
-
-    mode: Literal["live", "canary", "shadow"] = "live"
-    """`canary`: it answers a share of the requests. `shadow`: it is asked the same as the live one
-    afterwards, and compared. `adapterdistill release` changes it, promotes it and drops it."""
-    share: float = Field(default=0.1, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _share_of_a_candidate(self) -> "ReleaseConfig":
-        if self.mode == "live" and "share" in self.model_fields_set:
-            raise ValueError('share is of a candidate: set mode to "canary" or "shadow"')
-        return self
-
-
-class PlacementConfig(Section):
-    """The node that the data owner is pinned to."""
-
-    resource: str | None = None
-    """A Ray custom resource that only the owner's node has; None lets any node run the owner."""
-    timeout_s: float = Field(default=30.0, gt=0)
-    num_cpus: float = Field(default=0.5, ge=0)
+from adapterdistill.sections import (
+    ConditionalConfig,
+    EncoderConfig,
+    LightConfig,
+    LocalPath,
+    MetaConfig,
+    PlacementConfig,
+    RegistryConfig,
+    ReleaseConfig,
+    Section,
+    TeacherConfig,
+    TrainingConfig,
+)
 
 
 class OnboardConfig(Section):

@@ -19,7 +19,6 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.progress import phase
 from adapterdistill.bench.tenants import open_dataset, spread, tenant_names
 from adapterdistill.confidence import Calibration
-from adapterdistill.config import TrainingConfig
 from adapterdistill.data import Query, TenantDataset, nested_order, write_tenant
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
@@ -34,6 +33,7 @@ from adapterdistill.evaluation.evaluate import (
     rank_queries,
 )
 from adapterdistill.evaluation.rows import TenantRows, in_scope, tokenise
+from adapterdistill.sections import TrainingConfig
 from serve.drift import Drift, Shift
 
 COSINE, CONSTANT, CALIBRATED = "cosine", "constant", "calibrated"

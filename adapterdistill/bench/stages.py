@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.steps import strong_adapters
 from adapterdistill.bench.tenants import BenchTenant, TextRows
-from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import assign_folds, fold_file
 from adapterdistill.distill.stage import (
@@ -27,6 +26,7 @@ from adapterdistill.distill.stage import (
     write_rows,
 )
 from adapterdistill.distill.training import Schedule, train
+from adapterdistill.sections import TrainingConfig
 
 FAQS = 15
 QUERIES = 5

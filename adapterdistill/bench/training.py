@@ -33,9 +33,9 @@ from adapterdistill.bench.steps import (
     strong_adapters,
     wide_fusion,
 )
-from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.composition import FUSION_STEPS
+from adapterdistill.sections import TrainingConfig
 
 BATCH_SIZE = 32
 TOLERANCE = 1e-5

@@ -8,9 +8,10 @@ import pytest
 
 from actors import preflight
 from actors.onboarding import STAGES, on_cluster, onboard
-from adapterdistill.config import OnboardConfig, PlacementConfig
+from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import DataError, PlacementError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.sections import PlacementConfig
 from tests.cluster.processes import kill_one, ray_processes
 from tests.contract.running_registry import Running
 from tests.owner_runs import run_of, run_through, write_shop

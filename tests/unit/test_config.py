@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.config import ConditionalConfig, LightConfig, OnboardConfig, load_toml
+from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.errors import ConfigError
+from adapterdistill.sections import ConditionalConfig, LightConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "cluster" / "runs").glob("*.toml"))

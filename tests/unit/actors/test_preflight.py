@@ -13,9 +13,10 @@ from actors.onboarding import STAGES
 from actors.preflight import Check, Preflight, preflight
 from actors.publishing import PRIVACY, PROTOTYPES_SHARED
 from adapterdistill.backbone import load_encoder
-from adapterdistill.config import MetaConfig, OnboardConfig
+from adapterdistill.config import OnboardConfig
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.authority import create
+from adapterdistill.sections import MetaConfig
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import Configured, publish, run_through, write_task

@@ -9,7 +9,6 @@ from actors.data_owner import DataOwner
 from actors.onboarding import STAGES, OnboardReport
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
-from adapterdistill.config import ReleaseConfig
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.release import (
@@ -22,6 +21,7 @@ from adapterdistill.release import (
     read_release,
     set_live,
 )
+from adapterdistill.sections import ReleaseConfig
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     HELD,

@@ -19,8 +19,8 @@ from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant,
 from adapterdistill.bench.training import measure_training
 from adapterdistill.bench.training_report import _small_tenant, batch_rows, markdown
 from adapterdistill.checkpoint import state_digest
-from adapterdistill.config import TrainingConfig
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.sections import TrainingConfig
 from tests.unit.bench.conftest import SAMPLES
 
 KINDS = {OWN, FUSION, STUDENT, ATTENTION, STAGE_2, PLAIN}
