@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from adapterdistill.errors import AdapterDistillError
 
 _MARK = "TMPDIR"
 _GRACE_S = 10.0
+_TIMEOUTS = (psutil.TimeoutExpired, subprocess.TimeoutExpired)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def run_drill(drill: Drill, seed: int) -> Outcome:
         try:
             with _marked(folder):
                 found = drill.run(Path(folder), random.Random(seed))
-        except (AdapterDistillError, AssertionError) as error:
+        except (AdapterDistillError, AssertionError, *_TIMEOUTS) as error:
             reason = error.reason if isinstance(error, AdapterDistillError) else "FAILED"
             found = Outcome(None, (f"{reason}: {error}",))
         except BaseException:
