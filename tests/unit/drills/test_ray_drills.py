@@ -25,14 +25,6 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onboarding, "_KILLED_AFTER", ("extracted",))
 
 
-def test_an_onboarding_whose_driver_is_killed_ends_with_the_same_adapter(
-    without_ray: None,
-) -> None:
-    found = run_drill(DRILLS["kill-owner"], seed=0)
-    assert found.findings == ()
-    assert found.recovery_s is not None and found.recovery_s > 0
-
-
 def test_a_second_submission_that_makes_another_adapter_is_found_out(
     without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
