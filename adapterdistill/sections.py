@@ -194,7 +194,7 @@ class ReleaseConfig(Section):
 
     @model_validator(mode="after")
     def _share_of_a_candidate(self) -> "ReleaseConfig":
-        if self.mode == "live" and "share" in self.model_fields_set:
+        if self.mode == "live" and self.share != type(self).model_fields["share"].default:
             raise ValueError('share is of a candidate: set mode to "canary" or "shadow"')
         return self
 

@@ -125,9 +125,9 @@ class Engine:
         return self._residents.recency.working_set()
 
     @property
-    def short_of_slots(self) -> bool:
-        """The alarm: more tenants are asked for than there are slots, so that they take turns."""
-        return self.working_set > self.max_slots
+    def num_unproven(self) -> int:
+        """Bundles in memory that `prove_next` has yet to prove."""
+        return self._residents.num_unproven
 
     async def hold(self, tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
         """The tenant in memory, loaded if need be; it stays there while the result is kept.

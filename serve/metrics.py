@@ -109,6 +109,9 @@ class Metrics:
         """Its totals are the searcher's shadow's."""
         self.registry.register(self.candidates)
         self._most_slots = self._gauge("bank_max_slots", "Most tenants in memory.")
+        self._unproven = self._gauge(
+            "unproven_bundles", "In memory, and proven on one probe sentence of eight so far."
+        )
         self._working_set = self._gauge(
             "working_set_tenants", "Asked for in the last 5 minutes; alarm: more than max slots."
         )
@@ -142,6 +145,7 @@ class Metrics:
         self._slots.labels("used").set_function(lambda: engine.num_slots - engine.num_free_slots)
         self._slots.labels("free").set_function(lambda: engine.num_free_slots)
         self._most_slots.set_function(lambda: engine.max_slots)
+        self._unproven.set_function(lambda: engine.num_unproven)
         self._working_set.set_function(lambda: engine.working_set)
         self._paging.counts = engine.paging
         self._store_age.set_function(lambda: time.monotonic() - refreshed_at())

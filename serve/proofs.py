@@ -74,6 +74,10 @@ class Proofs:
         for one, fault in zip(asked, faults, strict=True):
             one.fault, one.done = fault, True
 
+    def num_left(self, snapshot: Snapshot) -> int:
+        """Bundles in memory that are not proven wholly."""
+        return sum(live.bundle_id not in self._wholly for live in snapshot.tenants.values())
+
     def prove_next(self, snapshot: Snapshot) -> tuple[str, str, EncoderMismatchError] | None:
         """Prove a tenant in memory wholly, by what its slot holds.
 

@@ -129,6 +129,10 @@ class Residents:
             for tenant in gone:
                 self.recency.left(tenant)
 
+    @property
+    def num_unproven(self) -> int:
+        return self._loader.proofs.num_left(self._snapshot)
+
     def prove_next(self) -> tuple[str, EncoderMismatchError] | None:
         """Prove one tenant in memory wholly; if it fails, it is served no more, and returned."""
         found = self._loader.proofs.prove_next(self._snapshot)

@@ -26,7 +26,7 @@ from adapterdistill.bench.serving_http_fairness import (
 )
 from adapterdistill.bench.serving_http_isolation import isolation_faults, measure_isolation
 from adapterdistill.bench.serving_http_kill import measure_kill
-from adapterdistill.bench.serving_http_process import deployed, empty_server
+from adapterdistill.bench.serving_http_process import deployed, empty_server, wait_until_proven
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import MANY, SINGLE, measure_generator, measure_speed
 from serve.engine import Engine
@@ -90,6 +90,7 @@ def http_command(
         for proxy in (HAPROXY, RAYS_OWN) if size.rounds else ():
             say(f"serving behind {proxy}")
             with start(haproxy=proxy == HAPROXY, replicas=1) as server:
+                wait_until_proven(server.address)
                 speed = measure_speed(
                     server.address,
                     engine,
@@ -103,6 +104,7 @@ def http_command(
         if size.flood_rounds:
             say("one tenant floods")
             with start(haproxy=True, replicas=1) as server:
+                wait_until_proven(server.address)
                 flood = measure_fairness(
                     server.address,
                     banks,

@@ -4,16 +4,20 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from adapterdistill.errors import ServingError
 
+_PROVEN_WITHIN_S = 300.0
 _REPLICA = "ray::ServeReplica"
 _ROOT = Path(__file__).parents[2]
 
@@ -112,6 +116,24 @@ def deployed(
         finally:
             process.terminate()
             process.wait(timeout=120)
+
+
+def wait_until_proven(address: str) -> None:
+    """A replica proves its tenants in the background for a while after it started, which costs.
+
+    Raises ServingError: that does not end.
+    """
+    give_up_at = time.monotonic() + _PROVEN_WITHIN_S
+    while not _proven(httpx.get(f"{address}/metrics").text):
+        if time.monotonic() > give_up_at:
+            raise ServingError("the benchmark's replica does not prove its tenants")
+        time.sleep(1)
+
+
+def _proven(exposition: str) -> bool:
+    families = text_string_to_metric_families(exposition)
+    [family] = [one for one in families if one.name == "adapterdistill_unproven_bundles"]
+    return not any(sample.value for sample in family.samples)
 
 
 async def empty(scope: object, receive: object, send: object) -> None:

@@ -95,6 +95,7 @@ def test_the_bank_the_store_and_the_registry_are_read_when_asked(
     assert measured.value("bank_slots", state="free") == slots - 2
     assert measured.value("bank_max_slots") == measured.engine.max_slots
     assert measured.value("working_set_tenants") == measured.engine.working_set
+    assert measured.value("unproven_bundles") == measured.engine.num_unproven
     assert measured.value("paging_total", event="hits") == measured.engine.paging.hits
     assert measured.value("paging_total", event="evictions") == 0
     assert measured.value("bundles_loaded_total") == 2
