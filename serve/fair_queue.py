@@ -26,7 +26,7 @@ class QueueLimits:
     `serve.settings.ServeSettings`."""
 
     max_batch_tokens: int = 512
-    tenant_batch_tokens: int = 24
+    tenant_batch_tokens: int = 16
     max_queued: int = 2048
     max_queued_of_tenant: int = 512
 

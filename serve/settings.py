@@ -32,11 +32,11 @@ class ServeSettings(BaseModel):
     """Measured on one core: a token costs 116 us in a batch of 32, 73 in one of 128, 62 in one of
     512, and from 2,000 on more again; 512 take 33 ms. A GPU wants thousands."""
     tenant_batch_tokens: int = Field(
-        default=24, ge=1, le=1 << 20, description="One tenant's in a batch that others may need."
+        default=16, ge=1, le=1 << 20, description="One tenant's in a batch that others may need."
     )
     """A batch costs 1.8 ms beside its tokens, as much as 30 of them: with fewer, a flood makes the
-    batches that others meet less than twice as long (p95 by 1.4 to 1.7 times, simulated). The
-    price: with others about, a flood is served at half the rate that it has alone."""
+    batches that others meet less than twice as long. The price: with others about, a flood is
+    served at a third of the rate that it has alone."""
     max_wait_ms: float = Field(default=0, ge=0, le=1000)
     """0: under load batches fill while the engine works, and an idle engine need not wait."""
     max_queued: int = Field(default=2048, ge=64, description="Queries waiting in a replica.")

@@ -31,7 +31,7 @@ from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import MANY, SINGLE, measure_generator, measure_speed
 from serve.engine import Engine
 
-HAPROXY, RAYS_OWN = "HAProxy", "Ray's own proxy"
+HAPROXY, TWO_REPLICAS, RAYS_OWN = "HAProxy", "HAProxy, two replicas", "Ray's own proxy"
 _MOST_OVER_ENGINE_MS, _LEAST_PER_S, _MOST_TIMES = 2.0, 800.0, 1.3
 
 
@@ -87,9 +87,10 @@ def http_command(
                 part("generator", measure_generator(address, banks, seconds=size.load_s))
             engine = Engine(timed, store, capacity=len(banks))
             engine.refresh()
-        for proxy in (HAPROXY, RAYS_OWN) if size.rounds else ():
+        for proxy in (HAPROXY, TWO_REPLICAS, RAYS_OWN) if size.rounds else ():
             say(f"serving behind {proxy}")
-            with start(haproxy=proxy == HAPROXY, replicas=1) as server:
+            replicas = 2 if proxy == TWO_REPLICAS else 1
+            with start(haproxy=proxy != RAYS_OWN, replicas=replicas) as server:
                 wait_until_proven(server.address)
                 speed = measure_speed(
                     server.address,
@@ -99,6 +100,7 @@ def http_command(
                     rounds=size.rounds,
                     seconds=size.load_s,
                     cpu_s=server.cpu_s,
+                    replicas=replicas,
                 )
                 part("speed", found.get("speed", {}) | {proxy: speed})
         if size.flood_rounds:

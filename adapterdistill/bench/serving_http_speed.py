@@ -13,6 +13,7 @@ from typing import Any
 from adapterdistill.bench.serving_banks import Bank
 from adapterdistill.bench.serving_http_answers import Answers, Question, draw_questions
 from adapterdistill.bench.serving_http_client import Client, Reply, get, load
+from adapterdistill.errors import ServingError
 from serve.engine import Engine, SearchItem
 
 SINGLE, MANY = 1, 32
@@ -21,8 +22,11 @@ _LOADS = ((SINGLE, 1), (SINGLE, 8), (SINGLE, 64), (MANY, 1), (MANY, 8))
 """(queries a request, clients)"""
 _MOST_PER_S = 20_000  # requests; more than any of this answers
 _SUMS = re.compile(
-    rb"^adapterdistill_(batch_seconds|batch_queries|request_seconds)_(sum|count)\{.*?\} (\S+)", re.M
+    rb"^adapterdistill_(batch_seconds|batch_queries|request_seconds)_(sum|count)"
+    rb'\{.*?replica="(.*?)".*?\} (\S+)',
+    re.M,
 )
+_MOST_SCRAPES = 50
 
 
 def measure_speed(
@@ -34,6 +38,7 @@ def measure_speed(
     rounds: int,
     seconds: float,
     cpu_s: Callable[[], Mapping[str, float]] = dict,
+    replicas: int = 1,
 ) -> dict[str, Any]:
     """Rounds in which the engine alone and each load have `seconds` in turn.
 
@@ -41,7 +46,7 @@ def measure_speed(
     """
     draw = random.Random(6)
     alone: dict[int, list[float]] = {SINGLE: [], MANY: []}
-    runs = {one: _Run() for one in _LOADS}
+    runs = {one: _Run(replicas) for one in _LOADS}
     gc.collect()
     gc.freeze()  # what is in memory so far is not looked through while requests are timed
     try:
@@ -101,7 +106,8 @@ def measure_generator(
 class _Run:
     """One load's figures over the rounds."""
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: int) -> None:
+        self._replicas = replicas
         self.clear()
 
     def clear(self) -> None:
@@ -122,14 +128,18 @@ class _Run:
         cpu_s: Callable[[], Mapping[str, float]],
     ) -> None:
         requests = [question.http for question in questions]
-        counted, spent, worked = asyncio.run(_sums(address)), cpu_s(), time.process_time()
+        counted, spent, worked = (
+            asyncio.run(_sums(address, self._replicas)),
+            cpu_s(),
+            time.process_time(),
+        )
         replies, took = asyncio.run(
             load(address, requests, num_clients=num_clients, seconds=seconds)
         )
         self.spent["load generator"] += time.process_time() - worked
         for part, value in cpu_s().items():
             self.spent[part] += value - spent.get(part, 0)
-        for name, value in asyncio.run(_sums(address)).items():
+        for name, value in asyncio.run(_sums(address, self._replicas)).items():
             self.counted[name] += value - counted.get(name, 0)
         self.per_s.append(len(replies) / took)
         for place, reply in replies:
@@ -155,7 +165,7 @@ class _Run:
             ),
             "engine_batch_ms": _ms(counted["batch_seconds_sum"] / batches),
             "queries_in_a_batch": round(counted["batch_queries_sum"] / batches, 1),
-            "engine_busy": round(counted["batch_seconds_sum"] / took, 3),
+            "engine_busy": round(counted["batch_seconds_sum"] / took / self._replicas, 3),
             "processor_ms_per_request": {
                 part: _ms(spent / total) for part, spent in sorted(self.spent.items())
             },
@@ -181,12 +191,18 @@ def _engine_alone(engine: Engine, questions: Sequence[Question], seconds: float)
     return taken
 
 
-async def _sums(address: str) -> dict[str, float]:
-    """What the replica has counted; behind several replicas, one of them."""
-    client = Client(address)
-    body = (await client.ask(get("/metrics"))).body
-    client.close()
-    return {f"{m[1].decode()}_{m[2].decode()}": float(m[3]) for m in _SUMS.finditer(body)}
+async def _sums(address: str, replicas: int) -> dict[str, float]:
+    """What all replicas have counted together; a scrape reaches one of them."""
+    of: dict[bytes, dict[str, float]] = {}
+    for _ in range(_MOST_SCRAPES):
+        client = Client(address)
+        body = (await client.ask(get("/metrics"))).body
+        client.close()
+        for m in _SUMS.finditer(body):
+            of.setdefault(m[3], {})[f"{m[1].decode()}_{m[2].decode()}"] = float(m[4])
+        if len(of) == replicas:
+            return {name: sum(one[name] for one in of.values()) for name in next(iter(of.values()))}
+    raise ServingError(f"the benchmark reached {len(of)} of {replicas} replicas")
 
 
 def _ms(seconds: float) -> float:
