@@ -199,12 +199,13 @@ class SearchService:
 
 
 def _look_for_garbage_seldom() -> None:
-    """A full search for garbage takes 0.1 to 0.2 s of a replica that all requests wait for, and
-    came every few seconds under load: what is in memory by now is left out of it, and next to
-    nothing becomes garbage that is not freed at once."""
+    """A search for garbage in all of memory takes 0.1 to 0.2 s, for which every request waits, and
+    came each few seconds under load. So it leaves out what is in memory by now, and comes a hundred
+    times less often: next to nothing becomes garbage that is not freed at once."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 1000)
+    often, less_often, seldom = gc.get_threshold()
+    gc.set_threshold(often, less_often, 100 * seldom)
 
 
 def _tracing() -> Any:
