@@ -40,19 +40,27 @@ class Proofs:
         self._encoder = encoder
         self._briefly: set[str] = set()
         self._wholly: set[str] = set()
+        self._disproven: dict[str, str] = {}  # why
         self._asked: deque[_Asked] = deque()
         self._proving = threading.Lock()
 
     def prove(self, bundle_id: str, embedder: Embedder, golden: GoldenVectors) -> None:
         """On all probe sentences. Raises EncoderMismatchError."""
-        if bundle_id not in self._wholly:
+        self._check_disproven(bundle_id)
+        if bundle_id in self._wholly:
+            return
+        try:
             prove_active(self._encoder, embedder, golden)
-            self._wholly.add(bundle_id)
+        except EncoderMismatchError as error:
+            self._disproven[bundle_id] = str(error)
+            raise
+        self._wholly.add(bundle_id)
 
     def prove_briefly(
         self, bundle_id: str, adapter: BottleneckAdapter, golden: GoldenVectors
     ) -> None:
         """In one forward with all others that wait for theirs. Raises EncoderMismatchError."""
+        self._check_disproven(bundle_id)
         if bundle_id in self._briefly or bundle_id in self._wholly:
             return
         mine = _Asked(adapter, golden)
@@ -63,6 +71,11 @@ class Proofs:
         if mine.fault is not None:
             raise mine.fault
         self._briefly.add(bundle_id)
+
+    def _check_disproven(self, bundle_id: str) -> None:
+        """Else what one sentence shows would let a bundle in again that failed on all."""
+        if bundle_id in self._disproven:
+            raise EncoderMismatchError(self._disproven[bundle_id])
 
     def _prove_all(self) -> None:
         asked = [self._asked.popleft() for _ in range(len(self._asked))]

@@ -84,6 +84,7 @@ def _publish(
         statement=wire.statement_message(signed),
     )
     with grpc.secure_channel(address, own.for_grpc()) as channel:
+        # Generated stubs have no annotations.
         stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
         try:
             upload(stub, header, payload, _TIMEOUT_S, None)

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
         )
         findings += _differing(_fetch(client, encoder), used=set(), refused=now)
         one = draw.choice(sorted(now))
-        fetch = lambda: client.fetch(VersionRef.parse(one))  # noqa: E731
-        findings += not_refused(fetch, "ENCODER_MISMATCH")
+        findings += not_refused(partial(client.fetch, VersionRef.parse(one)), "ENCODER_MISMATCH")
         client.encoder = None
         findings += _differing(_fetch(client, encoder), used=now)
     return Outcome(recovery_s, (*findings, *fsck_findings(root)))

@@ -42,10 +42,10 @@ class Servicer:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
-    async def Search(self, raw: bytes, context: Any) -> bytes:  # noqa: N802
+    async def Search(self, raw: bytes, context: Any) -> bytes:  # noqa: N802  # the call's name
         return (await self._rpc.search(raw, Context(context))).SerializeToString()
 
-    async def GetTenant(self, raw: bytes, context: Any) -> bytes:  # noqa: N802
+    async def GetTenant(self, raw: bytes, context: Any) -> bytes:  # noqa: N802  # the call's name
         return (await self._rpc.get_tenant(raw, Context(context))).SerializeToString()
 
 

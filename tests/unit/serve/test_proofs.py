@@ -59,3 +59,15 @@ def test_a_proof_that_breaks_is_told_to_all_who_wait(
     adapter = random_adapter(encoder, seed=1)
     with pytest.raises(RuntimeError, match="out of memory"):
         Proofs(encoder).prove_briefly("one", adapter, golden_vectors(encoder, adapter))
+
+
+def test_a_bundle_that_failed_on_all_sentences_is_not_let_in_by_one(encoder: Encoder) -> None:
+    adapter = random_adapter(encoder, seed=1)
+    golden = golden_vectors(encoder, adapter)
+    wrong = golden.model_copy(update={"distances": tuple(d + 0.05 for d in golden.distances)})
+    proven = Proofs(encoder)
+    proven.prove_briefly("one", adapter, golden)
+    with pytest.raises(EncoderMismatchError, match="tolerance"):
+        proven.prove("one", adapter, wrong)
+    with pytest.raises(EncoderMismatchError, match="tolerance"):
+        proven.prove_briefly("one", adapter, golden)

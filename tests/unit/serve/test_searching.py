@@ -126,8 +126,9 @@ def test_a_request_that_names_an_alias_gets_it(
     serving: Serving, encoder: Encoder, old: MadeTenant, new: MadeTenant, mode: Mode
 ) -> None:
     async def scenario(searcher: Searcher, _: Batcher) -> None:
-        for alias, made in (("live", old), ("canary", new)) * 5:
-            answer = await ask(searcher, alias=alias)  # type: ignore[arg-type]
+        pairs: list[tuple[Alias, MadeTenant]] = [("live", old), ("canary", new)]
+        for alias, made in pairs * 5:
+            answer = await ask(searcher, alias=alias)
             assert answer.alias == alias
             assert_answers_as(answer, made, encoder, "hi")
         await searcher.drain()
