@@ -22,6 +22,10 @@ from adapterdistill.errors import ServingError
 _START_TIMEOUT_S = 90.0
 _STATE = "cluster.json"
 OBJECT_STORE_BYTES = 150_000_000
+_QUIET_PORTS = range(20_000, 32_000)
+"""Above those of Ray's workers and below those that Linux gives to connections: what is drawn here
+is still free when a process that takes seconds to start comes to bind it."""
+_PORT_DRAWS = 100
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Kept, for a Popen that is dropped warns that its process still runs; here it is meant to."""
 _PORTS = (
@@ -64,9 +68,17 @@ class OwnCluster:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody has now, and that no connection and no worker of Ray takes by itself.
+
+    Raises:
+        ServingError: none was found.
+    """
+    for _ in range(_PORT_DRAWS):
+        port = secrets.choice(_QUIET_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServingError(f"no port of 127.0.0.1 from {_QUIET_PORTS[0]} on is free")
 
 
 def start_own_cluster(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.owner_runs import config_toml, run_of, write_shop
 ROOT = Path(__file__).resolve().parents[2]
 OWNERS = ("acme", "birch")
 NODE = "TEST_NODE"
+START_TIMEOUT_S = 90.0
 pytestmark = pytest.mark.e2e
 
 _HOOK = """
@@ -97,6 +99,41 @@ class Nodes:
         return {(node, str(Path(path).relative_to(self.home))) for node, path in pairs}
 
 
+def join(cluster: OwnCluster, owner: str) -> subprocess.Popen[bytes]:
+    """The owner's node, once it is one of the cluster's: two that start at once take the name of
+    the same socket."""
+    ports = (
+        "node-manager-port",
+        "object-manager-port",
+        "metrics-export-port",
+        "runtime-env-agent-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+    )
+    command = [
+        *(sys.executable, "-c", _JOIN, "start", "--block"),
+        *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
+        *("--num-cpus=2", f"--resources={json.dumps({f'owner:{owner}': 1})}"),
+        *("--object-store-memory=100000000", "--disable-usage-stats"),
+        *(f"--{port}={free_port()}" for port in ports),
+    ]
+    said = Path(cluster.folder) / f"{owner}.log"
+    with said.open("wb") as log:
+        node = subprocess.Popen(
+            command,
+            env=os.environ | cluster.environment | {NODE: owner},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "Ray runtime started" not in said.read_text():
+        assert node.poll() is None and time.monotonic() < deadline, said.read_text()
+        time.sleep(0.1)
+    return node
+
+
 @pytest.fixture(scope="module")
 def nodes(tiny_encoder_folder: Path) -> Iterator[Nodes]:
     home = Path(tempfile.mkdtemp(prefix="e2e-"))  # short: Ray's sockets live under it
@@ -114,28 +151,7 @@ def nodes(tiny_encoder_folder: Path) -> Iterator[Nodes]:
         # As with `environment` for drivers: they are on no node.
         del cluster.environment[NODE]
         for owner in OWNERS:
-            ports = ("node-manager-port", "object-manager-port", "metrics-export-port")
-            command = [
-                *(sys.executable, "-c", _JOIN, "start", "--block"),
-                *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
-                *("--num-cpus=2", f"--resources={json.dumps({f'owner:{owner}': 1})}"),
-                *("--object-store-memory=100000000", "--disable-usage-stats"),
-                *(f"--{port}={free_port()}" for port in ports),
-                f"--runtime-env-agent-port={free_port()}",
-                f"--dashboard-agent-listen-port={free_port()}",
-                f"--dashboard-agent-grpc-port={free_port()}",
-            ]
-            with (home / f"{owner}.log").open("wb") as log:
-                workers.append(
-                    subprocess.Popen(
-                        command,
-                        env=os.environ | cluster.environment | {NODE: owner},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )
+            workers.append(join(cluster, owner))
         yield Nodes(home, cluster, registry, tiny_encoder_folder)
     finally:
         stop_own_cluster(cluster)
