@@ -55,6 +55,16 @@ test-unit: setup  ## unit and contract tests only: no Ray (under a minute)
 	@# Two processes of one torch thread each: a Ray cluster would fill both cores by itself.
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/unit tests/contract
 
+.PHONY: coverage
+coverage: setup  ## lines and branches that the unit and contract tests run (minutes)
+	@$(PY) -m coverage erase
+	@OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 tests/unit tests/contract
+	@$(PY) -m coverage combine --quiet
+	@$(PY) -m coverage report --skip-covered
+	@for package in $(PACKAGES); do \
+		printf '%-15s ' $$package; $(PY) -m coverage report --include="$$package/*" | tail -1; \
+	done
+
 .PHONY: demo
 demo: setup  ## the main job on the sample tenants (under 6 minutes on 2 cores)
 	@.venv/bin/adapterdistill demo $(DEMO_ARGS)
@@ -86,5 +96,5 @@ federation: setup  ## three owners' clusters and a registry that they share (und
 
 .PHONY: clean
 clean:  ## remove .venv, caches and what the demo left
-	@rm -rf .venv .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
