@@ -5,6 +5,7 @@ always whole. Files that no index row names are harmless and swept at the next s
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -65,6 +66,14 @@ class BlobStore:
             return _blob_path(self._blobs, sha256).stat().st_size
         except FileNotFoundError:
             return None
+
+    def is_sound(self, sha256: str) -> bool:
+        """Whether the payload is there and the disk has not changed it; reads all of it."""
+        try:
+            with _blob_path(self._blobs, sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError:  # also where a part of the disk is broken
+            return False
 
     def remove(self, sha256: str) -> None:
         _blob_path(self._blobs, sha256).unlink(missing_ok=True)

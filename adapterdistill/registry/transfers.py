@@ -57,8 +57,8 @@ class Transfers:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def has(self, manifest: Manifest) -> bool:
-        """Whether the payload is on disk, whole."""
-        return await self.on_disk(self._store.size, manifest.version) == manifest.payload_bytes
+        """Whether the payload is on disk, as it was published."""
+        return await self.on_disk(self._store.is_sound, manifest.version)
 
     @asynccontextmanager
     async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:

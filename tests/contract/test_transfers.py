@@ -145,6 +145,23 @@ def test_bytes_that_were_damaged_on_the_registrys_disk_are_sent_again(registry: 
     assert not staged.exists()
 
 
+def test_a_payload_that_the_disk_changed_is_taken_again_as_one_that_it_lost(
+    registry: Running,
+) -> None:
+    manifest, payload = sample(5, tenant="healed")
+    registry.client.publish(manifest, payload)
+    blob = registry.root / "blobs" / manifest.version[:2] / manifest.version
+    blob.write_bytes(bytes([payload[0] ^ 1]) + payload[1:])  # of the same size
+    query = pb.QueryUploadRequest(name=manifest.ref.name)
+    assert not registry.stub.QueryUpload(query).published
+    with pytest.raises(errors.DigestMismatchError):
+        registry.client.fetch(manifest.ref)
+    assert registry.client.publish(manifest, payload) == manifest
+    assert blob.read_bytes() == payload
+    assert registry.client.fetch(manifest.ref) == (manifest, payload)
+    assert registry.stub.QueryUpload(query).published
+
+
 def test_a_chunk_with_a_wrong_crc_is_refused_and_what_came_before_it_counts(
     registry: Running,
 ) -> None:

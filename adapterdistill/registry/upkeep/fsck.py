@@ -139,12 +139,14 @@ def _payload_findings(
                 "payload_missing", sha256, "a version names it; publishing it again heals"
             )
         except OSError as error:
-            yield Finding("payload_corrupt", sha256, f"it cannot be read: {error.strerror}")
+            yield Finding(
+                "payload_corrupt",
+                sha256,
+                f"it cannot be read: {error.strerror}; publishing it again heals",
+            )
         else:
             if found != sha256:
-                detail = (
-                    f"its sha256 is {found}; once the file is removed, publishing it again heals"
-                )
+                detail = f"its sha256 is {found}; publishing it again heals"
                 yield Finding("payload_corrupt", sha256, detail)
 
 
