@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from adapterdistill.errors import ServingError
+from adapterdistill.secret_files import write_secret
 
 _START_TIMEOUT_S = 90.0
 _STATE = "cluster.json"
@@ -54,9 +55,7 @@ class OwnCluster:
     """What processes need to talk to this cluster."""
 
     def save(self, folder: Path) -> None:
-        path = folder / _STATE
-        path.touch(mode=0o600)  # it holds the token
-        path.write_text(json.dumps(asdict(self)), "utf-8")
+        (folder / _STATE).write_text(json.dumps(asdict(self)), "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "OwnCluster":
@@ -90,9 +89,12 @@ def start_own_cluster(
         ServingError: it did not come up in time; nothing of it is left running.
     """
     ports = {name: free_port() for name in _PORTS}
+    token = folder / "ray.token"
+    write_secret(token, secrets.token_hex(32).encode())
     own = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": "",  # it would be taken in the file's place
+        "RAY_AUTH_TOKEN_PATH": str(token),
         # Otherwise Ray on Linux puts the machine's own address in place of 127.0.0.1, and listens
         # on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -155,8 +157,8 @@ def cluster_processes(cluster: OwnCluster) -> list[psutil.Process]:
             mine = (
                 os.getpgid(process.pid) == cluster.pid
                 or any(cluster.folder in part for part in process.info["cmdline"] or ())
-                or (process.info["environ"] or {}).get("RAY_AUTH_TOKEN")
-                == cluster.environment["RAY_AUTH_TOKEN"]
+                or (process.info["environ"] or {}).get("RAY_AUTH_TOKEN_PATH")
+                == cluster.environment["RAY_AUTH_TOKEN_PATH"]
             )
         except (psutil.Error, ProcessLookupError):
             continue

@@ -18,6 +18,7 @@ from adapterdistill.distill.meta_tasks import Domains, domains_of
 from adapterdistill.distill.task_teachers import task_texts
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes, canonical_json
+from adapterdistill.secret_files import read_secret, write_secret
 
 _KEY, _TEACHERS = "noise.key", "prototypes.json"
 _BY_NAME = TypeAdapter(dict[str, SharedPrototypes])
@@ -92,7 +93,8 @@ def _noise_seed(config: OnboardConfig, noise: float, task: Task) -> int:
     """
     file = Path(config.workspace) / config.tenant / _KEY
     if not file.exists():
-        write_atomically(file, secrets.token_bytes(32))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_secret(file, secrets.token_bytes(32))
     made_from = [asdict(task), config.encoder.model_dump(mode="json"), noise]
-    keyed = hashlib.blake2b(canonical_json(made_from), key=file.read_bytes(), digest_size=7)
+    keyed = hashlib.blake2b(canonical_json(made_from), key=read_secret(file), digest_size=7)
     return int.from_bytes(keyed.digest())

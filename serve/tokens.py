@@ -10,8 +10,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +22,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import NAME_PATTERN
+from adapterdistill.secret_files import read_secret, write_secret
 
 PREFIX = "adt_"
 """By which a scanner for leaked secrets knows a token."""
 MAX_PER_HOLDER = 8
 """Tokens of one holder: more than a rotation needs. Each request costs as many comparisons."""
-_MAX_BYTES = 64 << 20  # some 300,000 tokens
 _NO_TOKEN = (secrets.token_bytes(32), 0.0)  # expired before it was made
 
 
@@ -116,21 +114,6 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     return contents.tokens
 
 
-def read_secret(path: Path) -> bytes:
-    """A file for its owner alone. Raises ConfigError if it is for others, too, or unreadable."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigError(
-                    f"{path}: for its owner alone, but has mode {mode:04o}: chmod 600 it, and if"
-                    " others could have read or changed it, make its tokens anew"
-                )
-            return file.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-
-
 def new_token(path: Path, tenant: str | None, *, days: float) -> tuple[str, Token]:
     """Add a token to the file, which is made if absent: the token, to be shown once, and its row.
 
@@ -188,13 +171,7 @@ def _rewrite(
         with _alone_in(path.parent):
             tokens = () if may_be_absent and not path.exists() else read_tokens(path)
             contents = _Contents(tokens=tuple(change(tokens)))
-            # mkstemp makes it for its owner alone.
-            descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(contents.model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(staged).replace(path)
+            write_secret(path, f"{contents.model_dump_json(indent=1)}\n".encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 

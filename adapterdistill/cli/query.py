@@ -73,7 +73,8 @@ def query(
 
 def _token_in(path: Path) -> str:
     """Read from a file, as whoever lists a machine's processes sees their arguments."""
-    from serve.tokens import PREFIX, read_secret
+    from adapterdistill.secret_files import read_secret
+    from serve.tokens import PREFIX
 
     token = read_secret(path).decode("ascii", "replace").strip()
     if not token.startswith(PREFIX) or len(token.split()) != 1:

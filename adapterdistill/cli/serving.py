@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.secret_files import write_secret
 
 LOCAL = "local"
 
@@ -154,10 +155,13 @@ def serve(
 def _prepare_local_ray(*, haproxy: bool) -> None:
     """Set what Ray reads when it is imported; what the user has set stays."""
     if "RAY_AUTH_MODE" not in os.environ:
-        # Others on the machine can reach a local Ray's ports and would run code in it. The token
-        # lives in this process and its children only: no file that would change other clusters.
+        # Others on the machine can reach a local Ray's ports and would run code in it. Not the file
+        # in the home folder that Ray would make, which would change other clusters.
+        token = _private_folder() / "token"
+        write_secret(token, secrets.token_hex(32).encode())
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = ""  # it would be taken in the file's place
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     # Otherwise Ray on Linux listens on all interfaces.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -177,9 +181,7 @@ def _choose_proxy(*, haproxy: bool) -> None:
 
     binary = find_haproxy(os.environ) if haproxy else None
     if binary is not None:
-        folder = Path(tempfile.mkdtemp(prefix="ad-", dir="/tmp"))  # a short path
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ.update(closed_haproxy(binary, folder))
+        os.environ.update(closed_haproxy(binary, _private_folder()))
         return
     if haproxy:
         print(
@@ -188,6 +190,13 @@ def _choose_proxy(*, haproxy: bool) -> None:
             file=sys.stderr,
         )
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
+
+
+def _private_folder() -> Path:
+    """Of this user alone, with a short path, until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ad-", dir="/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _connect(ray: Any, ray_address: str) -> None:

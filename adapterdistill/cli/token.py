@@ -11,6 +11,7 @@ from rich.table import Table
 from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
+from adapterdistill.secret_files import write_secret
 from serve.tokens import Token, new_token, read_tokens, revoke
 
 app = typer.Typer(
@@ -34,11 +35,22 @@ def new(
     tenant: Tenant = None,
     operator: Operator = False,
     days: Annotated[int, typer.Option(help="Until it expires.", min=1, max=3650)] = 365,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New file for the token, which its owner alone can read."),
+    ] = None,
     output: Output = Format.table,
 ) -> None:
-    """Make a token and print it, this once; the tenant's others hold on until they are revoked."""
-    text, token = new_token(tokens, _holder(tenant, operator=operator), days=days)
-    if output is Format.json:
+    """Make a token and print it, this once, or write it to a file; the tenant's others hold on
+    until they are revoked."""
+    holder = _holder(tenant, operator=operator)
+    if out is not None and (out.exists() or not out.parent.is_dir()):  # before there is a token
+        raise ConfigError(f"{out}: expected the name of a new file in a folder that there is")
+    text, token = new_token(tokens, holder, days=days)
+    if out is not None:
+        write_secret(out, f"{text}\n".encode())
+        typer.echo(json.dumps(_shown(token)) if output is Format.json else f"token {token.id}")
+    elif output is Format.json:
         typer.echo(json.dumps({"token": text, **_shown(token)}))
     else:
         typer.echo(text)

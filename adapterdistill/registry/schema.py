@@ -181,6 +181,7 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         RegistryError: a newer release wrote it.
     """
+    path.touch(mode=0o600)  # who may learn from whom, and a key for pages, are nobody else's
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     # NORMAL would lose acknowledged rows when the machine loses power.

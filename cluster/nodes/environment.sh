@@ -21,7 +21,8 @@ fail() {
 # A file of secrets that others may read is as good as public.
 require_private() {
     [ -s "$1" ] || fail "$1 is missing: $2"
-    [ -z "$(find -L "$1" -perm /077)" ] || fail "$1: others may read it; chmod 600 it and make another"
+    [ -z "$(find -L "$1" -perm /077)" ] ||
+        fail "$1: others may read it (mode $(stat -Lc %04a "$1")); chmod 600 it and make another"
 }
 
 # Serve behind HAProxy answers twice as many requests; it is read when Ray starts. Its statistics, which

@@ -15,6 +15,7 @@ import pytest
 from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import VersionRef
+from adapterdistill.secret_files import read_secret
 from tests.contract.running_registry import Running, wait_until
 from tests.owner_runs import config_toml, run_of, write_shop
 
@@ -111,6 +112,21 @@ def test_a_job_onboards_and_submitting_the_same_work_again_is_harmless(site: Sit
     assert changed <= {"submission_id", "seconds"}
     versions = list(site.registry.client.list(tenant="acme", latest_only=False))
     assert [manifest.ref for manifest in versions] == [version]
+
+
+def test_the_clusters_token_is_in_its_own_file_alone(site: Site) -> None:
+    """In no argument, environment or log of any process, and in no record of a job."""
+    file = Path(site.cluster.environment["RAY_AUTH_TOKEN_PATH"])
+    token = read_secret(file)
+    processes = cluster_processes(site.cluster)
+    assert len(processes) > 3
+    for process in processes:
+        for about in ("cmdline", "environ"):
+            assert token not in Path(f"/proc/{process.pid}/{about}").read_bytes()
+    _, jobs = site.job("list")
+    assert "submission_id" in jobs and token.decode() not in jobs
+    files = [path for path in site.home.rglob("*") if path.is_file() and path != file]
+    assert [path for path in files if token in path.read_bytes()] == []
 
 
 def test_a_job_whose_data_are_at_fault_fails_with_their_exit_code(site: Site) -> None:

@@ -7,7 +7,6 @@ certificate), `ca.pem` and `crl.pem`.
 """
 
 import os
-import stat
 from pathlib import Path
 
 from cryptography import x509
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
+from adapterdistill.secret_files import read_secret, write_secret
 
 TLS_KEY = "tls.key"
 SIGNING_KEY = "signing.key"
@@ -53,25 +53,6 @@ def key_pem(key: Key) -> bytes:
 
 def certificate_pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
-
-
-def read_private(path: Path) -> bytes:
-    """A file that nobody but its owner may read.
-
-    Raises:
-        ConfigError: others may read it too, or it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigError(
-                    f"{path}: others may read this private key (mode {mode:04o}): chmod 600 it,"
-                    " and if they could have read it, make another"
-                )
-            return file.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def read_public(path: Path) -> bytes:
@@ -101,7 +82,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
 
 def _read_key(path: Path) -> object:
     try:
-        return load_pem_private_key(read_private(path), None)
+        return load_pem_private_key(read_secret(path), None)
     except MALFORMED:
         raise ConfigError(f"{path}: not an unencrypted private key in PEM") from None
 
@@ -128,7 +109,7 @@ def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
     Raises:
         ConfigError: it cannot be read, others may read it too, or it is none.
     """
-    content = read_private(path)
+    content = read_secret(path)
     try:
         key = load_pem_private_key(content, None)
         certificate = x509.load_pem_x509_certificate(content)
@@ -151,9 +132,12 @@ def write(path: Path, content: bytes, *, private: bool = False) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            write_secret(path, content)
+            return
         staged.unlink(missing_ok=True)
-        mode = 0o600 if private else 0o644
-        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

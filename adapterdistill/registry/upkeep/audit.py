@@ -35,6 +35,7 @@ from adapterdistill.registry.upkeep.audit_line import (
     unseal,
 )
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
+from adapterdistill.secret_files import read_secret, write_secret
 
 PRIVATE_KEY = "audit.key"
 CHANGES_AT_ONCE = 200
@@ -52,6 +53,7 @@ class AuditLog:
 
     Raises:
         AuditBrokenError: its end is not as this class leaves it, crashes included.
+        ConfigError: others may read its private key.
     """
 
     def __init__(self, root: Path, changes_after: Callable[[int], Sequence[Body]]) -> None:
@@ -218,10 +220,10 @@ def _is_begun(fragment: bytes, end: Position) -> bool:
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
     """The key of the file, which is made where there is none."""
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError:
+    if not path.exists():
         return _new_private_key(path)
+    try:
+        key = load_pem_private_key(read_secret(path), password=None)
     except ValueError:
         raise IntegrityError(f"{path.name}: expected a private key in PEM") from None
     if not isinstance(key, Ed25519PrivateKey):
@@ -231,13 +233,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 
 def _new_private_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
-    staged = path.with_name(f".{path.name}")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123  # of a descriptor
-        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        file.flush()
-        os.fsync(descriptor)
-    staged.replace(path)
+    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     _sync(path.parent)
     return key
 

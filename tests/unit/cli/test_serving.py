@@ -1,6 +1,8 @@
 """`adapterdistill query` against a stand-in server on loopback; what `serve` refuses."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from adapterdistill.errors import (
     UnauthenticatedError,
     UnknownTenantError,
 )
+from adapterdistill.secret_files import read_secret
 
 VERSION = "ab12" * 16
 TOKEN = "adt_" + "x" * 43
@@ -231,3 +234,16 @@ def test_asking_needs_neither_torch_nor_ray() -> None:
         "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_local_rays_token_is_in_a_private_file_and_not_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {"RAY_AUTH_TOKEN": "another cluster's", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    monkeypatch.setattr(os, "environ", environment)
+    serving._prepare_local_ray(haproxy=False)
+    file = Path(environment["RAY_AUTH_TOKEN_PATH"])
+    token = read_secret(file).decode()
+    assert (len(token), environment["RAY_AUTH_MODE"]) == (64, "token")
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert not environment["RAY_AUTH_TOKEN"] and token not in environment.values()

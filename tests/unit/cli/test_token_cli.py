@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from adapterdistill.cli.token import app
 from adapterdistill.errors import ConfigError
-from serve.tokens import Tokens
+from adapterdistill.secret_files import read_secret
+from serve.tokens import Tokens, read_tokens
 
 
 @pytest.fixture
@@ -33,6 +34,22 @@ def test_a_new_token_is_printed_once_and_opens_its_tenant(path: Path) -> None:
     assert operator["tenant"] is None and operator["state"] == "valid"
     for output in (run(path, "list"), run(path, "list", "--format", "json"), path.read_text()):
         assert text[4:] not in output and operator["token"][4:] not in output
+
+
+def test_a_new_token_is_written_to_a_new_file_that_its_owner_alone_can_read(
+    path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "acme.token"
+    for output in ("table", "json"):
+        said = run(path, "new", "--tenant", "acme", "--out", str(out), "--format", output)
+        text = read_secret(out).decode().strip()  # as `query --token-file` reads it
+        assert Tokens(path).admit(text.encode(), "acme") and text[4:] not in said
+        with pytest.raises(ConfigError, match="expected the name of a new file"):
+            run(path, "new", "--tenant", "acme", "--out", str(out))
+        out.unlink()
+    with pytest.raises(ConfigError, match="expected the name of a new file"):
+        run(path, "new", "--tenant", "acme", "--out", str(tmp_path / "absent" / "acme.token"))
+    assert len(read_tokens(path)) == 2  # none was made in vain
 
 
 def test_tokens_are_listed_by_tenant(path: Path) -> None:

@@ -215,7 +215,7 @@ def test_secrets_that_others_may_read_or_that_are_missing_are_refused(node: Node
     for name in ("token", "node.key"):
         secret = node.folder / name
         secret.chmod(0o640)
-        assert "others may read it" in node.refuses(NODES / "head.sh", HEAD)
+        assert "others may read it (mode 0640)" in node.refuses(NODES / "head.sh", HEAD)
         secret.unlink()
         assert f"{name} is missing" in node.refuses(NODES / "head.sh", HEAD)
         secret.write_text("content")

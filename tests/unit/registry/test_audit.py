@@ -294,7 +294,12 @@ def test_a_full_disk_leaves_the_log_as_it_was(
 
 
 def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "audit.key").write_text("no key")
+    key = tmp_path / "audit.key"
+    key.write_text("no key")
+    key.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"audit\.key: holds a secret, .*mode 0640"):
+        AuditLog(tmp_path, Index())
+    key.chmod(0o600)
     with pytest.raises(IntegrityError, match=r"audit\.key"):
         AuditLog(tmp_path, Index())
     with pytest.raises(ConfigError, match="public key"):

@@ -105,11 +105,15 @@ def test_private_keys_are_their_owners_alone_and_never_in_what_travels(
         assert b"PRIVATE" not in (tmp_path / "acme" / name).read_bytes()
     for file in private[:2]:
         file.chmod(0o640)
-        with pytest.raises(ConfigError, match=f"{file.name}: others may read"):
+        with pytest.raises(
+            ConfigError, match=f"{file.name}: holds a secret, but others may .*mode 0640"
+        ):
             read_credentials(tmp_path / "acme")
         file.chmod(0o600)
     private[3].chmod(0o604)
-    with pytest.raises(ConfigError, match=r"server\.pem: others may read"):
+    with pytest.raises(
+        ConfigError, match=r"server\.pem: holds a secret, but others may .*mode 0604"
+    ):
         ServerCredentials(root / "server")
 
 

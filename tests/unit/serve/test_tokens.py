@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.secret_files import read_secret
 from serve import tokens as module
-from serve.tokens import MAX_PER_HOLDER, Tokens, new_token, read_secret, read_tokens, revoke
+from serve.tokens import MAX_PER_HOLDER, Tokens, new_token, read_tokens, revoke
 
 KINDS = {"tenant": "acme", "operator": None}
 
