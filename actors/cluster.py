@@ -81,9 +81,16 @@ def free_port() -> int:
 
 
 def start_own_cluster(
-    folder: Path, *, num_cpus: int, resources: dict[str, float], environment: dict[str, str]
+    folder: Path,
+    *,
+    num_cpus: int,
+    resources: dict[str, float],
+    environment: dict[str, str],
+    dashboard: bool = True,
 ) -> OwnCluster:
     """Start a head node whose files are in `folder` (a short path: Unix sockets need it).
+
+    Without its dashboard, which takes seconds to start, it takes no jobs, only drivers.
 
     Raises:
         ServingError: it did not come up in time; nothing of it is left running.
@@ -107,7 +114,7 @@ def start_own_cluster(
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
         "--dashboard-host=127.0.0.1",
-        "--include-dashboard=true",
+        f"--include-dashboard={str(dashboard).lower()}",
         f"--num-cpus={num_cpus}",
         f"--resources={json.dumps(resources)}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
@@ -134,7 +141,8 @@ def start_own_cluster(
     )
     cluster.save(folder)
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not _answers(ports["dashboard-port"]) or not _answers(ports["port"]):
+    needed = ("dashboard-port", "port") if dashboard else ("port",)
+    while not all(_answers(ports[name]) for name in needed):
         if process.poll() is not None or time.monotonic() > deadline:
             stop_own_cluster(cluster)
             last = (folder / "ray-start.log").read_text("utf-8", "replace").strip().splitlines()

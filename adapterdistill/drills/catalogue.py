@@ -86,7 +86,7 @@ DRILLS = {
         ),
         Drill(
             "kill-owner",
-            "kill -9 of an onboarding's owner actor or of its driver, at a stage that is drawn: it "
+            "kill -9 of an onboarding's owner actor or of its driver, at any moment of the run: it "
             "ends with the adapter of a run that nobody disturbed",
             _kill_owner,
         ),

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
+from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
 from actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.registry_process import serving
@@ -34,11 +34,24 @@ from adapterdistill.registry.client import RegistryClient
 TENANT = "larkhill-vets"
 ONBOARD = ("onboard",)
 OWNER, WORKER = "DataOwner", "RayTrainWorker"
-_KILLED_AFTER = ("validated", "extracted", "fetched", "distilled", "evaluated", "published")
-"""Results of stages, of which the kill follows one."""
+_STARTED = "started"
+_MOMENTS = {
+    _STARTED: 1.0,
+    "validated": 1.0,
+    "extracted": 0.3,
+    "fetched": 0.5,
+    "distilled": 0.3,
+    "evaluated": 0.3,
+    "published": 0.1,
+}
+"""The owner's actor is there, or a stage has its result, and the seconds that the kill waits at
+most: about as long as what follows takes, and as often."""
 _VICTIMS = (OWNER, "driver")
-_LONGEST_WAIT_S = 0.3
+_CHECKPOINTS = "ray/owners/*/runs/*/**/ray_train/*/checkpoint_*"
+_LONGEST_WAIT_S = 0.5
 _TIMEOUT_S = 300.0
+_GRACE_S = 1.0
+"""For Ray's head, which takes longer, has nothing to keep and is then killed."""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -70,29 +83,47 @@ class Site:
 
 
 def kill_owner(folder: Path, draw: random.Random) -> Outcome:
-    """The owner's actor, which Ray starts again, or the driver, which is run again."""
-    stage, victim = draw.choice(_KILLED_AFTER), draw.choice(_VICTIMS)
-    wait_s = draw.uniform(0, _LONGEST_WAIT_S)
+    """The owner's actor, which Ray starts again, or the driver, which is run again.
+
+    At any moment of the run from when the actor is there, which has not validated yet then.
+    """
+    moment, victim = draw_moment(draw), draw.choice(_VICTIMS)
+    wait_s = draw.uniform(0, _MOMENTS[moment])
+
+    def has_come(site: Site) -> bool:
+        if moment == _STARTED:
+            return bool(_titled(site.cluster, OWNER))
+        return _has_finished(site.folder, moment)
 
     def strike(site: Site, driver: psutil.Popen) -> None:
-        _wait_until(lambda: _has_finished(site.folder, stage), driver)
+        _wait_until(lambda: has_come(site), driver)
         time.sleep(wait_s)
         if victim == OWNER:
             _kill_first(site.cluster, OWNER)
         else:
-            driver.kill()
+            _kill(driver)
 
     return _disturbed(folder, strike, num_workers=0)
 
 
+def draw_moment(draw: random.Random) -> str:
+    [moment] = draw.choices([*_MOMENTS], [*_MOMENTS.values()])
+    return moment
+
+
 def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
-    """Of the first stage or of the second, some time after it began."""
-    stage = draw.choice(("validated", "fetched"))
+    """Of the first stage or of the second, before or after its first checkpoint."""
+    stage, checkpointed = draw.choice(("validated", "fetched")), draw.choice((False, True))
     wait_s = draw.uniform(0, _LONGEST_WAIT_S)
+
+    def is_training(site: Site) -> bool:
+        if checkpointed and not any(site.folder.glob(_CHECKPOINTS)):
+            return False
+        return bool(_titled(site.cluster, WORKER))
 
     def strike(site: Site, driver: psutil.Popen) -> None:
         _wait_until(lambda: _has_finished(site.folder, stage), driver)
-        _wait_until(lambda: bool(_titled(site.cluster, WORKER)), driver)
+        _wait_until(lambda: is_training(site), driver)
         time.sleep(wait_s)
         _kill_first(site.cluster, WORKER)
 
@@ -146,12 +177,14 @@ def _site(folder: Path) -> Iterator[Site]:
             ray_folder,
             num_cpus=2,
             resources={f"owner:{TENANT}": 1},
-            environment={"PYTHONPATH": str(_ROOT)},
+            # A worker goes on after a checkpoint when Ray Train next looks: every 2 s otherwise.
+            environment={"PYTHONPATH": str(_ROOT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"},
+            dashboard=False,
         )
         try:
             yield Site(folder, cluster, server.address)
         finally:
-            stop_own_cluster(cluster)
+            stop_own_cluster(cluster, grace_s=_GRACE_S)
 
 
 @contextmanager
@@ -197,13 +230,11 @@ def _has_finished(folder: Path, stage: str) -> bool:
 def _titled(cluster: OwnCluster, name: str) -> list[psutil.Process]:
     """Ray's workers of this name."""
     found = []
-    for process in cluster_processes(cluster):
-        try:
+    for process in psutil.Process(cluster.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended
             title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue  # it ended
-        if title.startswith("ray::") and name in title:
-            found.append(process)
+            if title.startswith("ray::") and name in title:
+                found.append(process)
     return found
 
 
@@ -211,7 +242,15 @@ def _kill_first(cluster: OwnCluster, name: str) -> None:
     found = _titled(cluster, name)
     if not found:
         raise TrainingError(f"there is no {name} to kill any more, so this shows nothing")
-    found[0].kill()
+    _kill(found[0])
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            process.kill()
+            return
+    raise TrainingError("what is to be killed has ended, so this shows nothing")
 
 
 def _wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:

@@ -38,7 +38,7 @@ def kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
         encoder=name,
         dtype="float32",
         threads=torch.get_num_threads(),
-        haproxy=False,  # its statistics ports are fixed, and open to others
+        haproxy=True,
         replicas=REPLICAS,
     ) as server:
 

@@ -1,9 +1,12 @@
 """What the drills that need Ray make of what they see, without Ray."""
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from actors.cluster import OwnCluster
@@ -11,6 +14,7 @@ from adapterdistill.drills import onboarding, serving
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.onboarding import Site
+from adapterdistill.errors import TrainingError
 
 
 @pytest.fixture
@@ -18,11 +22,11 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver trains in its own process, and it is the driver that is killed."""
     cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
     monkeypatch.setattr(onboarding, "start_own_cluster", lambda *_, **__: cluster)
-    monkeypatch.setattr(onboarding, "stop_own_cluster", lambda _: None)
-    monkeypatch.setattr(onboarding, "cluster_processes", lambda _: [])
+    monkeypatch.setattr(onboarding, "stop_own_cluster", lambda *_, **__: None)
+    monkeypatch.setattr(onboarding, "_titled", lambda *_: [])
     monkeypatch.setattr(onboarding, "ONBOARD", ("onboard", "--local"))
     monkeypatch.setattr(onboarding, "_VICTIMS", ("driver",))
-    monkeypatch.setattr(onboarding, "_KILLED_AFTER", ("extracted",))
+    monkeypatch.setattr(onboarding, "_MOMENTS", {"extracted": 0.3})
 
 
 def test_a_second_submission_that_makes_another_adapter_is_found_out(
@@ -37,6 +41,14 @@ def test_a_second_submission_that_makes_another_adapter_is_found_out(
     monkeypatch.setattr(Site, "config", other_each_time)
     found = run_drill(DRILLS["kill-owner"], seed=0)
     assert "the adapter is another than that of a run without the fault" in found.findings
+
+
+def test_a_victim_that_has_ended_already_is_no_fault() -> None:
+    with psutil.Popen([sys.executable, "-c", ""]) as process:
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        with pytest.raises(TrainingError, match="this shows nothing"):
+            onboarding._kill(process)
 
 
 def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
