@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +60,16 @@ class Federation:
 
 
 @contextmanager
-def serving(root: Path, *options: str, log: Path | None = None) -> Iterator[Serving]:
-    """A registry process on `root` until the block is left; `log` takes what it logs."""
+def serving(
+    root: Path, *options: str, log: Path | None = None, before: Sequence[str] = ()
+) -> Iterator[Serving]:
+    """A registry process on `root` until the block is left; `log` takes what it logs.
+
+    `before` is a command that becomes the one which follows it.
+    """
     port_file = root.parent / "address"
     port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "adapterdistill", "registry", "serve"]
+    command = [*before, sys.executable, "-m", "adapterdistill", "registry", "serve"]
     with (log or Path("/dev/null")).open("wb") as written:
         process = subprocess.Popen(
             [*command, "--root", str(root), "--port-file", str(port_file), *options],

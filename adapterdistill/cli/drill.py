@@ -89,7 +89,8 @@ def _list(output: Format) -> None:
 
 def _tell(console: Console, run: str, outcome: Outcome) -> None:
     recovery = "" if outcome.recovery_s is None else f", recovered in {outcome.recovery_s:.2f} s"
-    told = [f"{run}: {'pass' if outcome.passed else 'FAIL'}{recovery}", *outcome.findings]
+    note = outcome.note and f" ({outcome.note})"
+    told = [f"{run}: {'pass' if outcome.passed else 'FAIL'}{recovery}{note}", *outcome.findings]
     console.print("\n   ".join(told), markup=False, highlight=False)
 
 

@@ -63,8 +63,8 @@ DRILLS = {
         ),
         Drill(
             "fill-disk",
-            "Every write of the registry fails for a while (a limit on file sizes, not a real full "
-            "disk): it refuses, goes on reading, and recovers",
+            "The registry's disk is full for a while (a small file system; a limit on file sizes "
+            "where none can be mounted): it refuses, goes on reading, and recovers",
             fill_disk,
         ),
         Drill(

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,8 @@ class Outcome:
     """From the fault, or from its end where somebody must end it, to full service; None: never."""
     findings: tuple[str, ...] = ()
     """What must not be."""
+    note: str = ""
+    """Which of several ways the fault took."""
 
     @property
     def passed(self) -> bool:
@@ -60,7 +62,8 @@ def run_drill(drill: Drill, seed: int) -> Outcome:
             _end(_processes_of(folder), grace_s=1.0)
             raise
         left = _end(_processes_of(folder), grace_s=_GRACE_S)
-    return Outcome(found.recovery_s, (*found.findings, *(f"left running: {one}" for one in left)))
+    still = (f"left running: {one}" for one in left)
+    return replace(found, findings=(*found.findings, *still))
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
-from adapterdistill.bench.registry_process import Serving, serving
+from adapterdistill.bench.registry_process import serving
 from adapterdistill.drills.acknowledged import Acknowledged, fetch_findings, fsck_findings
 from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
+from adapterdistill.drills.small_disk import serving_on_small_disk
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client import RegistryClient
 
@@ -62,42 +61,32 @@ def damage(blob: Path, draw: random.Random) -> None:
 
 
 def fill_disk(folder: Path, draw: random.Random) -> Outcome:
-    """The registry's writes fail while it is published to, and then no more.
-
-    No small file system, which would need rights: the limit on the size of each file that its
-    process writes (RLIMIT_FSIZE) is set to what is there and a little more. A write then fails
-    with EFBIG where a full disk's gives ENOSPC, in payloads, index and audit log alike.
-    """
-    root, told = folder / "registry", Acknowledged()
+    """The registry's disk is full while it is published to, and then no more."""
+    told = Acknowledged()
     with (
-        serving(root) as server,
-        RegistryClient(server.address, timeout_s=1.0) as client,
-        RegistryClient(server.address, timeout_s=_PATIENT_S) as patient,
+        serving_on_small_disk(folder) as disk,
+        RegistryClient(disk.server.address, timeout_s=1.0) as client,
+        RegistryClient(disk.server.address, timeout_s=_PATIENT_S) as patient,
     ):
         told.publish(patient)
         with _publishing(told, client) as refused:
             time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
-            limit_files(server, draw.randrange(64 << 10))
+            disk.fill(draw.randrange(64 << 10))
             full_at = time.monotonic()
             while not refused and time.monotonic() - full_at < _PATIENT_S:
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
             # What is there can be read all the while.
             findings = [*fetch_findings(patient, *told.versions[0])]
-            if not server.is_running():
+            if not disk.server.is_running():
                 findings.append("the registry's process ended")
-            limit_files(server, psutil.RLIM_INFINITY)
+            disk.free()
         if not refused:
             findings.append("nothing was refused, so this shows nothing")
         findings += (f"refused with {reason}" for reason in sorted(refused - _REFUSALS))
         recovery_s = seconds_until(lambda: told.publish(patient))
         findings += told.findings(patient)
-    return Outcome(recovery_s, (*findings, *fsck_findings(root)))
-
-
-def limit_files(server: Serving, file_bytes: int) -> None:
-    _, hard = server.process.rlimit(psutil.RLIMIT_FSIZE)
-    server.process.rlimit(psutil.RLIMIT_FSIZE, (file_bytes, hard))
+    return Outcome(recovery_s, (*findings, *fsck_findings(folder / "registry")), disk.note)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from adapterdistill.bench import registry_kills
-from adapterdistill.bench.registry_process import Serving
-from adapterdistill.drills import clocks, registry_calls, registry_disk
+from adapterdistill.drills import clocks, registry_calls, registry_disk, small_disk
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import run_drill
+from adapterdistill.drills.small_disk import SmallDisk
 from adapterdistill.registry import client as registry_client
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
@@ -72,14 +72,13 @@ def _client_believes_what_comes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _full_disk_forgets(patch: pytest.MonkeyPatch) -> None:
-    limit = registry_disk.limit_files
+    fill = SmallDisk.fill
 
-    def forgetful(server: Serving, file_bytes: int) -> None:
-        command = server.process.cmdline()
-        _lose_payloads(Path(command[command.index("--root") + 1]))
-        limit(server, file_bytes)
+    def forgetful(self: SmallDisk, left_bytes: int) -> None:
+        _lose_payloads(self.root)
+        fill(self, left_bytes)
 
-    patch.setattr(registry_disk, "limit_files", forgetful)
+    patch.setattr(SmallDisk, "fill", forgetful)
 
 
 def _no_certificate_expires(patch: pytest.MonkeyPatch) -> None:
@@ -108,6 +107,14 @@ def test_the_drill_passes(name: str) -> None:
     found = run_drill(DRILLS[name], seed=1)
     assert found.findings == ()
     assert found.recovery_s is not None and found.recovery_s > 0
+
+
+def test_a_limit_stands_for_a_full_disk_where_none_can_be_mounted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(small_disk, "can_mount", lambda _: False)
+    found = run_drill(DRILLS["fill-disk"], seed=1)
+    assert found.passed and "EFBIG" in found.note
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
