@@ -165,7 +165,7 @@ def test_meta_kd_without_domains_is_refused_before_anything_is_done(
 def test_a_run_killed_while_its_form_is_trained_ends_as_if_it_had_not_been(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured("hatter", splits=("train",) * 2, run=run_with("conditional", steps=20))
+    config = configured("hatter", splits=("train",) * 2, run=run_with("conditional", steps=8))
     elsewhere = {"workspace": f"{config.workspace}-2", "serving_store": f"{config.serving_store}-2"}
     expected, _ = run_through(config.model_copy(update=elsewhere))
 
@@ -176,7 +176,7 @@ def test_a_run_killed_while_its_form_is_trained_ends_as_if_it_had_not_been(
 
     def dying(self: ConditionalDistillation, batch: Batch) -> Tensor:
         calls.append(1)
-        if len(calls) == 15:
+        if len(calls) == 6:
             raise Killed
         return forward(self, batch)
 

@@ -86,6 +86,8 @@ def test_both_stages_of_a_small_tenant_are_timed_and_profiled(
 ) -> None:
     short = TrainingConfig(extract_steps=2, distil_steps=3, bottleneck_size=4)
     monkeypatch.setattr(stages, "TrainingConfig", lambda: short)
+    for name, few in (("FAQS", 5), ("TEACHERS", 2), ("_PROFILED_STEPS", 1)):
+        monkeypatch.setattr(stages, name, few)
     rows = stages.small_rows(tenants)
     found = stages.measure_stages(tiny_encoder, rows, tmp_path)
     assert found["faqs"] == int(rows.labels.max()) + 1 <= stages.FAQS
