@@ -32,7 +32,7 @@ from actors.records import (
 )
 from actors.run_state import RunState
 from actors.teachers import fetch_teachers
-from actors.train_loop import peak_rss_mb
+from actors.train_outcome import peak_rss_mb
 from actors.training_stages import (
     distil,
     extract,

@@ -102,7 +102,11 @@ class OnboardConfig(Section):
 
     def digest(self) -> str:
         """sha256 of what decides the result: everything but addresses and places."""
-        keep = self.model_dump(mode="json", include={"encoder", "training", "teachers", "adapter"})
+        keep = self.model_dump(
+            mode="json",
+            include={"encoder", "training", "teachers", "adapter"},
+            exclude={"training": {"min_workers"}},
+        )
         if self.form is not None:
             keep["form"] = self.form.model_dump(mode="json")
         if self.sharing is not None:

@@ -110,11 +110,24 @@ class TrainingConfig(Section):
     many training rows for cross-validation."""
     num_workers: int = Field(default=0, ge=0, le=256)
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """With how many to train where there is no room for `num_workers`; none: with no fewer. What is
+    learnt is the same."""
     use_gpu: bool = False
+    """One GPU a worker, also where the owner's process has none: `encoder.device` asks for both."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each training process. More than the node has idle cores for is many times
     slower, not faster, because threads wait for each other at every product."""
     start_timeout_s: float = Field(default=120.0, gt=0)
+    """How long to wait for room for the workers."""
+
+    @model_validator(mode="after")
+    def _fewest_of_the_workers(self) -> "TrainingConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is more than num_workers, {self.num_workers}"
+            )
+        return self
 
 
 class FormConfig(Section):

@@ -44,7 +44,7 @@ class AdapterDistillation(Objective):
             teacher = batch.share(self._encoder.embed(batch.tokens, goal))
         student = batch.share(self._encoder.embed(batch.tokens, found))
         distance = feature_distance(found.outputs, goal.outputs, total_tokens=batch.total_tokens)
-        return FEATURE_WEIGHT * distance + relation_distance(student, teacher)
+        return FEATURE_WEIGHT * batch.total(distance) + relation_distance(student, teacher)
 
 
 def distillation_of(

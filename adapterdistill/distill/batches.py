@@ -54,6 +54,8 @@ class Batch:
     world_size: int
     share: Callable[[Tensor], Tensor]
     """[local rows, d] to [global rows, d], with gradient to the local rows only."""
+    total: Callable[[Tensor], Tensor]
+    """The workers' scalars to their sum, with gradient to the own one only."""
     rows: tuple[int, ...] = ()
     """Index into `TrainingRows` of each global row."""
     rank: int = 0
@@ -114,6 +116,7 @@ def make_batch(
         total_tokens=sum(len(rows.ids[row]) for row in chosen),
         world_size=world_size,
         share=_alone if world_size == 1 else _gather(len(chosen), rank, world_size),
+        total=_alone if world_size == 1 else _sum,
         rows=tuple(chosen),
         rank=rank,
     )
@@ -121,6 +124,12 @@ def make_batch(
 
 def _alone(local: Tensor) -> Tensor:
     return local
+
+
+def _sum(local: Tensor) -> Tensor:
+    everything = local.detach().clone()
+    torch.distributed.all_reduce(everything)
+    return everything + (local - local.detach())  # the same value for all: it adds zero
 
 
 def _gather(total: int, rank: int, world_size: int) -> Callable[[Tensor], Tensor]:

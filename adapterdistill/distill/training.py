@@ -98,7 +98,7 @@ def train(
     if resume is not None:
         run.load(resume)
     elif held_out is not None:
-        run.score(held_out(objective.deployed()))
+        run.score(_of_first(workers, held_out, objective, device))
     while run.step < schedule.max_steps and not run.stale(schedule.patience):
         warm = min(1.0, (run.step + 1) / max(1, schedule.warmup_steps))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -116,7 +116,7 @@ def train(
         score = None
         if run.step % schedule.evaluate_every == 0 or last:
             if held_out is not None:
-                score = run.score(held_out(objective.deployed()))
+                score = run.score(_of_first(workers, held_out, objective, device))
             if checkpoint is not None:
                 checkpoint(run.step, run.state())
         if progress is not None:
@@ -124,6 +124,18 @@ def train(
     run.restore_best()
     run.result.seconds = time.perf_counter() - started
     return run.result
+
+
+def _of_first(
+    workers: Workers, held_out: HeldOut, objective: Objective, device: torch.device | str
+) -> float:
+    """The first worker's held-out score: where others round otherwise, all end at the same step."""
+    score = held_out(objective.deployed()) if workers.rank == 0 else 0.0
+    if workers.world_size == 1:
+        return score
+    shared = torch.tensor(score, dtype=torch.float64, device=device)
+    torch.distributed.broadcast(shared, src=0)
+    return float(shared)
 
 
 class _Run:

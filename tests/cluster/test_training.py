@@ -2,21 +2,20 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from actors.train_loop import (
-    Outcome,
-    TrainWorkers,
-    _cause,
-    train_in_place,
-    train_on_workers,
-)
+from actors.train_loop import train_in_place, workers_of
+from actors.train_outcome import Outcome
+from actors.train_workers import TrainWorkers, _cause, train_on_workers, trainer
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
+from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.folds import NUM_FOLDS, fold_file
 from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.stage import StageSpec, write_rows
@@ -50,14 +49,23 @@ def on_workers(
     encoder: Path,
     adapter: Path,
     num_workers: int = 1,
+    *,
+    min_workers: int | None = None,
     resource: str | None = "owner:here",
+    start_timeout_s: float = 300.0,
 ) -> Outcome:
     return train_on_workers(
         spec,
         {"name": str(encoder), "dtype": "float32"},
         adapter=adapter,
         run_folder=adapter.parent / "ray_train",
-        workers=TrainWorkers(num_workers, False, resource, 60.0),
+        workers=TrainWorkers(
+            num_workers,
+            min_workers or num_workers,
+            use_gpu=False,
+            resource=resource,
+            start_timeout_s=start_timeout_s,
+        ),
     )
 
 
@@ -84,6 +92,7 @@ def test_two_workers_train_the_adapter_that_the_owner_would(
     assert_same_adapter(here, there, within=1e-5)
     assert (outcome.steps, outcome.best_step) == (in_place.steps, in_place.best_step)
     assert outcome.held_out_score == pytest.approx(in_place.held_out_score, abs=1e-4)
+    assert outcome.losses == pytest.approx(in_place.losses, abs=1e-4)
     adapter = unpack_adapter(there.read_bytes())
     assert held_out_of(tiny_encoder)(adapter) == pytest.approx(outcome.held_out_score, abs=1e-5)
 
@@ -106,13 +115,13 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     )
     training.start()
     checkpoints = tmp_path / "ray_train"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(checkpoints.glob("*/checkpoint_*")):
         assert time.monotonic() < deadline and training.is_alive()
         time.sleep(0.02)
     assert not there.exists()
     kill_one("RayTrainWorker")
-    training.join(timeout=90)
+    training.join(timeout=300)
     assert found[0].steps == 12 and found[0].best_step == in_place.best_step
     assert found[0].losses == pytest.approx(in_place.losses, abs=1e-4)
     assert_same_adapter(here, there, within=1e-5)
@@ -127,7 +136,20 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     assert_same_adapter(here, there, within=1e-5)
 
 
-def test_a_worker_makes_the_form_that_the_owner_would(
+@contextmanager
+def taken(cpus: float) -> Iterator[None]:
+    """So much of the cluster is another's."""
+    import ray
+
+    others = ray.util.placement_group([{"CPU": cpus}])
+    assert others.wait(30)
+    try:
+        yield
+    finally:
+        ray.util.remove_placement_group(others)
+
+
+def test_one_worker_where_there_is_no_room_for_two_makes_the_form_that_the_owner_would(
     ray_cluster: str,
     spec: StageSpec,
     tiny_encoder: Encoder,
@@ -137,7 +159,10 @@ def test_a_worker_makes_the_form_that_the_owner_would(
     spec = replace(spec, teachers=(), initial=spec.teachers[0], form=FORMS["transformer"])
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     in_place = train_in_place(spec, tiny_encoder, adapter=here)
-    outcome = on_workers(spec, tiny_encoder_folder, there)
+    with taken(cpus=1.2):  # a form would be refused by two workers
+        outcome = on_workers(
+            spec, tiny_encoder_folder, there, num_workers=2, min_workers=1, start_timeout_s=3
+        )
     assert (outcome.steps, outcome.best_step) == (in_place.steps, in_place.best_step)
     assert outcome.losses == pytest.approx(in_place.losses, abs=1e-4)
     forms = [unpack_form(file.read_bytes(), tiny_encoder) for file in (here, there)]
@@ -145,14 +170,48 @@ def test_a_worker_makes_the_form_that_the_owner_would(
     torch.testing.assert_close(*states, rtol=0, atol=1e-5)
 
 
-def test_workers_that_no_node_can_hold_are_refused_at_once(
+def test_workers_without_room_are_refused_with_what_they_lack(
     ray_cluster: str, spec: StageSpec, tiny_encoder_folder: Path, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "a.safetensors"
-    with pytest.raises(PlacementError, match=r"CPU: needs 4\.5, the cluster has 2"):
+    with pytest.raises(PlacementError, match=r"CPU: needs 4\.5 .*owner:here have 2, "):
         on_workers(spec, tiny_encoder_folder, adapter, num_workers=9)
-    with pytest.raises(PlacementError, match=r"owner:nobody: needs 0\.001, the cluster has 0"):
+    with pytest.raises(PlacementError, match=r"owner:nobody: needs 0\.001 .*the cluster has 0, "):
         on_workers(spec, tiny_encoder_folder, adapter, resource="owner:nobody")
+    lacks = r"no room for 2 training workers within 1 s: CPU: needs 1 .* have 2, 0\.5 free$"
+    with taken(cpus=1.5), pytest.raises(PlacementError, match=lacks):
+        on_workers(spec, tiny_encoder_folder, adapter, num_workers=2, start_timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "use_gpu", "gpus"),
+    [("cpu", False, 0), ("cuda", False, 1), ("cuda:0", False, 1), ("cpu", True, 1)],
+)
+def test_each_worker_has_a_gpu_if_asked_or_where_the_encoders_device_is_one(
+    tmp_path: Path, device: str, use_gpu: bool, gpus: int
+) -> None:
+    config = OnboardConfig.model_validate(
+        {
+            "tenant": "here",
+            "adapter": "a",
+            "data": str(tmp_path),
+            "workspace": str(tmp_path),
+            "serving_store": str(tmp_path),
+            "registry": {"address": "127.0.0.1:1"},
+            "encoder": {"device": device},
+            "training": {"num_workers": 3, "min_workers": 2, "use_gpu": use_gpu},
+            "placement": {"resource": "owner:here"},
+        }
+    )
+    workers = workers_of(config)
+    assert (workers.num_workers, workers.min_workers) == (3, 2)
+    made = trainer({"spec": "", "adapter": "a"}, workers, 2, tmp_path)
+    scaling, failures = made.scaling_config, made.run_config.failure_config
+    assert (scaling.num_workers, scaling.use_gpu) == (2, bool(gpus))
+    assert scaling.total_resources == {"CPU": 1, "owner:here": 0.002} | (
+        {"GPU": 2 * gpus} if gpus else {}
+    )
+    assert (failures.max_failures, failures.controller_failure_limit) == (2, 2)
 
 
 def test_the_first_fault_of_a_training_is_said_without_rays_traceback() -> None:

@@ -78,6 +78,7 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
         (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
         (GOOD + f"{LIGHT}num_workers = 2\n", "one worker: set training.num_workers to 0 or 1"),
+        (GOOD + "[training]\nmin_workers = 1\n", "min_workers 1 is more than num_workers, 0"),
         (GOOD + f"{LIGHT}[meta]\n", r"\[meta\] is for another method than multitask_kd"),
         (GOOD + f"{META}[meta]\nnoise = 0.5\n", "meta: .*set share_prototypes = true, or remove"),
         (GOOD + f"{META}[meta]\nshare_prototypes = true\nnoise = -1\n", "meta.noise:"),
@@ -162,6 +163,9 @@ def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     assert config.form is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected
+    fewer = load(tmp_path, GOOD + "[training]\nnum_workers = 2\nmin_workers = 1\n")
+    as_many = load(tmp_path, GOOD + "[training]\nnum_workers = 2\n")
+    assert fewer.digest() == as_many.digest()
 
 
 def test_what_the_bundle_becomes_decides_no_result(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class Killed(BaseException):
 
 INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
-    "extract": "actors.train_loop.pack_trained",
+    "extract": "actors.train_outcome.pack_trained",
     "fetch_teachers": "actors.teachers.prove_active",
     "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
     "evaluate": "actors.data_owner.compare",

@@ -1,11 +1,11 @@
 """A stage as data, run alone and by two workers."""
 
 import json
-import multiprocessing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from adapterdistill.adapters import BottleneckAdapter
@@ -32,7 +32,7 @@ from tests.separable_tenant import (
     separable_stage,
 )
 from tests.tiny_encoders import random_adapter
-from tests.two_workers import run_worker
+from tests.two_workers import run_two_workers
 
 SCHEDULE = Schedule(
     max_steps=20, batch_size=18, evaluate_every=10, learning_rate=5e-3, warmup_steps=2
@@ -158,28 +158,34 @@ def test_held_out_labels_out_of_range_are_refused(tiny_encoder: Encoder, label: 
 
 
 @pytest.mark.parametrize("rows", [separable_stage(), fold_stage()], ids=["held out", "folds"])
-def test_two_workers_agree_with_one(
+def test_two_workers_agree_with_one_also_where_one_goes_on_for_the_other(
     spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, rows: StageRows
 ) -> None:
     write_rows(Path(spec.rows), rows)
     spec = replace(spec, schedule=replace(SCHEDULE, max_steps=6, evaluate_every=3, batch_size=17))
-    trained = run_stage(spec, tiny_encoder)
-    assert len(trained.folds) == len(rows.splits())
-    results = [tmp_path / f"student-{rank}" for rank in range(2)]
-    meeting = tmp_path / "meeting"
-    second = multiprocessing.get_context("spawn").Process(
-        target=run_worker, args=(1, meeting, tiny_encoder, spec, results[1]), daemon=True
+    states: dict[int, bytes] = {}
+    alone = run_stage(spec, tiny_encoder, checkpoint=states.__setitem__)
+    together = run_two_workers(tmp_path, tiny_encoder, spec, resume=states[3])
+    steps: list[int] = []
+    after_two = run_stage(
+        spec,
+        tiny_encoder,
+        resume=together["state-3"],
+        progress=lambda step, *_: steps.append(step),
     )
-    second.start()
-    try:
-        run_worker(0, meeting, tiny_encoder, spec, results[0])
-        second.join(60)
-        assert second.exitcode == 0
-    finally:
-        second.kill()
-    for number, student in enumerate((trained.student, *trained.folds)):
-        first, other = (Path(f"{result}-{number}").read_bytes() for result in results)
-        assert first == other
-        together = unpack_adapter(first)
-        for one, two in zip(student.parameters(), together.parameters(), strict=True):
-            torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    assert steps[:3] == [4, 5, 6]  # the step after the two's checkpoint; then the whole's
+    losses = safetensors.torch.load(together["state-6"])["losses"].tolist()
+    assert losses == pytest.approx(alone.result.losses, abs=1e-5)
+    assert after_two.result.losses == pytest.approx(alone.result.losses, abs=1e-5)
+    assert len(alone.folds) == len(rows.splits())
+    students = zip(
+        (alone.student, *alone.folds), (after_two.student, *after_two.folds), strict=True
+    )
+    for number, (expected, then_one) in enumerate(students):
+        for other in (
+            unpack_adapter(together[f"fresh-{number}"]),
+            unpack_adapter(together[f"resumed-{number}"]),
+            then_one,
+        ):
+            for one, two in zip(expected.parameters(), other.parameters(), strict=True):
+                torch.testing.assert_close(one, two, rtol=0, atol=1e-5)

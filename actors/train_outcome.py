@@ -1,0 +1,53 @@
+"""What a training stage leaves: payload files, and a record of how it went."""
+
+import resource
+from pathlib import Path
+
+from actors.files import write_atomically
+from adapterdistill.backbone import Encoder
+from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.stage import TrainedStage, pack_trained
+from adapterdistill.manifest import Metric, Record
+
+
+class Outcome(Record):
+    """What a training stage reports; the adapters are in the files that the caller named."""
+
+    best_step: int
+    steps: int
+    held_out_score: float | None
+    losses: tuple[float, ...]
+    weights: tuple[float, ...]
+    leave_one_out: tuple[float, ...]
+    """As in `Teaching`; empty without teachers."""
+    tasks: dict[str, dict[str, Metric]]
+    """As in `TrainedStage`."""
+    seconds: float
+    peak_rss_mb: float
+
+    @classmethod
+    def of(cls, trained: TrainedStage) -> "Outcome":
+        result, teaching = trained.result, trained.teaching
+        return cls(
+            best_step=result.best_step,
+            steps=result.steps,
+            held_out_score=result.best_score,
+            losses=tuple(result.losses),
+            weights=() if teaching is None else teaching.weights,
+            leave_one_out=() if teaching is None else teaching.leave_one_out,
+            tasks={name: dict(scores) for name, scores in trained.tasks.items()},
+            seconds=round(result.seconds, 3),
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+
+def peak_rss_mb() -> float:
+    """This process's peak resident memory, MiB (Linux reports KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def write_payloads(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
+    """The adapter's payload to `adapter`, the folds' beside it."""
+    for number, fold in enumerate(trained.folds):
+        write_atomically(fold_file(adapter, number), pack_trained(fold, encoder))
+    write_atomically(adapter, pack_trained(trained.student, encoder))

@@ -1,0 +1,204 @@
+"""Trains a stage on Ray Train's workers: started as there is room, resumed where they ended.
+
+They run on the owner's node (they reserve a sliver of its resource), checkpoint each evaluation to
+the owner's workspace, and resume from there, also where there is room for fewer than before: the
+batch of a step, its order and its loss are the same for any number of workers. Rows reach them as
+the path of a file.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.files import write_atomically
+from actors.train_outcome import Outcome, write_payloads
+from actors.worker_room import (
+    cluster_nodes,
+    room,
+    wait_for_room,
+    what_lacks,
+    worker_resources,
+)
+from adapterdistill.backbone import load_encoder
+from adapterdistill.distill.stage import StageSpec, run_stage
+from adapterdistill.distill.training import Workers
+from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
+from adapterdistill.manifest import sha256_hex
+
+_CHECKPOINT = "state.safetensors"
+_RETRIES = 2
+"""Of workers that died and, apart from those, of workers that could not be started."""
+
+
+@dataclass(frozen=True)
+class TrainWorkers:
+    """The Ray Train workers of one stage."""
+
+    num_workers: int
+    min_workers: int
+    """With how many to go on where there is no room for more."""
+    use_gpu: bool
+    resource: str | None
+    start_timeout_s: float
+    threads: int = 1
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What each of them takes of a node."""
+        return worker_resources(use_gpu=self.use_gpu, owner=self.resource)
+
+
+def train_on_workers(
+    spec: StageSpec,
+    encoder: dict[str, Any],
+    *,
+    adapter: Path,
+    run_folder: Path,
+    workers: TrainWorkers,
+) -> Outcome:
+    """Train under Ray Train; called on the owner's node, from which the controller runs.
+
+    Args:
+        encoder: keyword arguments of `load_encoder`.
+        run_folder: owner-local folder of Ray Train's checkpoints.
+
+    Raises:
+        PlacementError: the cluster has not the room that the workers need.
+        TrainingError: the training failed.
+    """
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    # Ray waits so long at each of its attempts to place workers.
+    attempt_s = workers.start_timeout_s / (1 + _RETRIES)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(attempt_s)
+    outcome = adapter.with_suffix(".outcome.json")
+    outcome.unlink(missing_ok=True)
+    loop_config = {
+        "spec": spec.to_json(),
+        "encoder": encoder,
+        "use_gpu": workers.use_gpu,
+        "threads": workers.threads,
+        "adapter": str(adapter),
+        "outcome": str(outcome),
+    }
+    most = workers.num_workers
+    while not outcome.exists():
+        count = wait_for_room(
+            workers.each,
+            most=most,
+            fewest=workers.min_workers,
+            timeout_s=workers.start_timeout_s,
+            nodes=cluster_nodes,
+        )
+        try:
+            trainer(loop_config, workers, count, run_folder).fit()
+        except Exception as error:
+            failed = error.controller_failure if isinstance(error, ControllerError) else None
+            if not isinstance(failed, WorkerGroupStartupTimeoutError):
+                raise TrainingError(f"Ray Train failed: {_cause(error)}") from error
+            # Another took the room, perhaps that of workers that died: go on with fewer.
+            now = cluster_nodes()
+            if count == workers.min_workers:
+                lacks = what_lacks(now, workers.each, count) or "another took it, and left it since"
+                raise PlacementError(
+                    f"Ray Train found no room for {count} workers within "
+                    f"{workers.start_timeout_s:g} s: {lacks}"
+                ) from error
+            fit = min(count - 1, room([node.free for node in now], workers.each))
+            most = max(workers.min_workers, fit)
+            continue
+        if not outcome.exists():
+            raise TrainingError("Ray Train ended without a result")
+    return Outcome.model_validate_json(outcome.read_bytes())
+
+
+def trainer(
+    loop_config: dict[str, Any], workers: TrainWorkers, count: int, run_folder: Path
+) -> Any:
+    """The `TorchTrainer` of `count` workers.
+
+    Its name is the stage's, whatever the number of workers, so that it goes on where another
+    number left it.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    digest = sha256_hex(loop_config["spec"].encode())
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=loop_config,
+        scaling_config=ScalingConfig(
+            num_workers=count, use_gpu=workers.use_gpu, resources_per_worker=workers.each
+        ),
+        run_config=RunConfig(
+            name=f"{Path(loop_config['adapter']).stem}-{digest[:12]}",
+            storage_path=str(run_folder),
+            # Typed as Ray's older class, which has no such limit; without it Ray retries forever.
+            failure_config=FailureConfig(
+                max_failures=_RETRIES,
+                controller_failure_limit=_RETRIES,  # type: ignore[call-arg]
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """What failed first: its type and, if it is one of ours, its message. Others may quote rows."""
+    whole = getattr(error, "controller_failure", None) or error.__cause__ or error
+    failures = getattr(error, "worker_failures", None) or {0: whole}
+    # Ray wraps what a worker raised, with its traceback as the message.
+    raised = [getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)]
+    # One worker's fault makes the others lose their connection to it.
+    first = next((one for one in raised if isinstance(one, AdapterDistillError)), raised[0])
+    name = type(first).__name__
+    return f"{name}: {first}" if isinstance(first, AdapterDistillError) else name
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train.torch
+    import torch
+
+    context = ray.train.get_context()
+    workers = Workers(rank=context.get_world_rank(), world_size=context.get_world_size())
+    spec = StageSpec.from_json(config["spec"])
+    options = dict(config["encoder"])
+    if config["use_gpu"]:
+        options["device"] = str(ray.train.torch.get_device())
+    torch.set_num_threads(config["threads"])
+    encoder = load_encoder(**options)
+    trained = run_stage(
+        spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()
+    )
+    if workers.rank == 0:
+        write_payloads(trained, encoder, Path(config["adapter"]))
+        write_atomically(Path(config["outcome"]), Outcome.of(trained).canonical_json())
+
+
+def _reporter(workers: Workers) -> Callable[[int, bytes], None]:
+    import ray.train
+
+    def report(step: int, state: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = None
+            if workers.rank == 0:
+                (Path(folder) / _CHECKPOINT).write_bytes(state)
+                kept = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"step": step}, checkpoint=kept)
+
+    return report
+
+
+def _last_checkpoint() -> bytes | None:
+    import ray.train
+
+    kept = ray.train.get_checkpoint()
+    if kept is None:
+        return None
+    with kept.as_directory() as folder:
+        return (Path(folder) / _CHECKPOINT).read_bytes()
