@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import Bank
@@ -62,17 +63,23 @@ class Alone:
     def __init__(self, encoder: Encoder, bundle: Bundle, texts: Sequence[str]) -> None:
         self.queries = encoder.embed_texts(texts, unpack_adapter(bundle.adapter_payload))
         """[texts, hidden]"""
-        self._vectors = bundle.vectors
-        self._scores: NDArray[np.float32] = (self.queries @ bundle.vectors.T).numpy()
+        self._vectors, self._faq_of_vector = bundle.vectors, bundle.faq_of_vector.numpy()
+        self._faqs, self._threshold = bundle.faqs, bundle.threshold
+        self._scores = self._scored(self.queries)
         self._row = {text: row for row, text in enumerate(texts)}
         self._place = {faq.faq_id: place for place, faq in enumerate(bundle.faqs)}
-        self._faqs, self._threshold = bundle.faqs, bundle.threshold
+
+    def _scored(self, queries: Tensor) -> NDArray[np.float32]:
+        """Best cosine over each FAQ's vectors: [texts, hidden] to [texts, FAQs]."""
+        best = np.full((len(self._faqs), len(queries)), -np.inf, np.float32)
+        np.maximum.at(best, self._faq_of_vector, (queries @ self._vectors.T).numpy().T)
+        return best.T
 
     def result(self, text: str, through: "Alone | None" = None) -> dict[str, Any]:
         """The answer as the server words it; a wrong one, if another embeds the text."""
         own = self._scores[self._row[text]]
         if through is not None:
-            own = (self._vectors @ through.queries[through._row[text]]).numpy()
+            (own,) = self._scored(through.queries[through._row[text]][None])
         order = np.argsort(-own, kind="stable")[:TOP_K].tolist()
         ranked = [
             {

@@ -1,4 +1,4 @@
-"""`adapterdistill bench serving|calibration|registry`: what the services bear, and how they err."""
+"""`adapterdistill bench serving|calibration|registry|soak`: what services bear, how they err."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ class ServiceSize(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill bench`."""
-    for command in (serving, calibration, registry):
+    for command in (serving, calibration, registry, soak):
         app.command()(command)
 
 
@@ -174,3 +174,23 @@ def registry(
     typer.echo(text or (out / "report.md").read_text())
     if found["faults"]:
         raise RegistryError(f"the registry showed {len(found['faults'])} faults: see the report")
+
+
+def soak(
+    out: Out,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="For how long it is asked and onboards.")
+    ] = 30.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Queries a second, of all tenants.")] = 20.0,
+    output: Output = Format.table,
+) -> None:
+    """Onboard and answer at once for a long time: what grows, and what is left over. Fails if
+    memory grows, an answer is wrong, or a process, actor, descriptor or file stays.
+    """
+    from adapterdistill.bench.soak import soak_command
+
+    found = soak_command(out=out, minutes=minutes, rate_per_s=rate)
+    typer.echo((out / ("soak.json" if output is Format.json else "soak.md")).read_text())
+    missed = sum(not aim["met"] for aim in found["aims"])
+    if missed:
+        raise ServingError(f"{missed} aims of the soak are missed: see the report")

@@ -53,21 +53,21 @@ def run_drill(drill: Drill, seed: int) -> Outcome:
     # A short path: Ray's sockets are in it.
     with tempfile.TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as folder:
         try:
-            with _marked(folder):
+            with marked(folder):
                 found = drill.run(Path(folder), random.Random(seed))
         except (AdapterDistillError, AssertionError, *_TIMEOUTS) as error:
             reason = error.reason if isinstance(error, AdapterDistillError) else "FAILED"
             found = Outcome(None, (f"{reason}: {error}",))
         except BaseException:
-            _end(_processes_of(folder), grace_s=1.0)
+            end(processes_of(folder), grace_s=1.0)
             raise
-        left = _end(_processes_of(folder), grace_s=_GRACE_S)
+        left = end(processes_of(folder), grace_s=_GRACE_S)
     still = (f"left running: {one}" for one in left)
     return replace(found, findings=(*found.findings, *still))
 
 
 @contextmanager
-def _marked(folder: str) -> Iterator[None]:
+def marked(folder: str) -> Iterator[None]:
     """All processes that start meanwhile have their temporary files there, and are known by it."""
     before = os.environ.get(_MARK)
     os.environ[_MARK] = folder
@@ -80,7 +80,7 @@ def _marked(folder: str) -> Iterator[None]:
             os.environ[_MARK] = before
 
 
-def _processes_of(folder: str) -> list[psutil.Process]:
+def processes_of(folder: str) -> list[psutil.Process]:
     """Also those whose parents have ended."""
     found = []
     for process in psutil.process_iter():
@@ -90,7 +90,7 @@ def _processes_of(folder: str) -> list[psutil.Process]:
     return found
 
 
-def _end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
+def end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
     """Kills those that do not end by themselves in time; their names."""
     _, left = psutil.wait_procs(processes, timeout=grace_s)
     names = []

@@ -135,15 +135,15 @@ def _disturbed(
 ) -> Outcome:
     """Onboard while `strike` happens, and compare with an onboarding in this process."""
     findings = []
-    with _site(folder) as site:
-        with _driver(site, num_workers) as driver:
+    with site_in(folder) as site:
+        with driver_of(site, site.config("ray", num_workers)) as driver:
             strike(site, driver)
             began = time.monotonic()
             driver.wait(timeout=_TIMEOUT_S)
         while driver.returncode != 0:  # as the owner would: the same once more
             if time.monotonic() - began > _TIMEOUT_S:
                 raise TrainingError("the onboarding did not end after it was run again")
-            with _driver(site, num_workers) as driver:
+            with driver_of(site, site.config("ray", num_workers)) as driver:
                 driver.wait(timeout=_TIMEOUT_S)
         recovery_s = time.monotonic() - began
         if left := _titled(site.cluster, OWNER):
@@ -164,7 +164,7 @@ def _disturbed(
 
 
 @contextmanager
-def _site(folder: Path) -> Iterator[Site]:
+def site_in(folder: Path, *, dashboard: bool = False) -> Iterator[Site]:
     import_samples(TENANT, folder / "data")
     encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
     ray_folder = folder / "c"  # apart: whatever names it belongs to the cluster
@@ -179,7 +179,7 @@ def _site(folder: Path) -> Iterator[Site]:
             resources={f"owner:{TENANT}": 1},
             # A worker goes on after a checkpoint when Ray Train next looks: every 2 s otherwise.
             environment={"PYTHONPATH": str(_ROOT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"},
-            dashboard=False,
+            dashboard=dashboard,
         )
         try:
             yield Site(folder, cluster, server.address)
@@ -188,10 +188,10 @@ def _site(folder: Path) -> Iterator[Site]:
 
 
 @contextmanager
-def _driver(site: Site, num_workers: int) -> Iterator[psutil.Popen]:
+def driver_of(site: Site, config: dict[str, Any]) -> Iterator[psutil.Popen]:
     """`adapterdistill onboard` on the cluster, in a process that is ended with the block."""
     file = site.folder / "run.toml"
-    file.write_text(_toml(site.config("ray", num_workers)), "utf-8")
+    file.write_text(_toml(config), "utf-8")
     with (
         (site.folder / "driver.log").open("ab") as log,
         psutil.Popen(
