@@ -48,7 +48,8 @@ check: setup proto-check  ## formatting, lint, types, layers, protobuf, known vu
 
 .PHONY: test
 test: setup test-unit  ## every test (under 10 minutes on 2 cores)
-	@$(PY) -m pytest tests/cluster tests/e2e
+	@# Ray waits for half of its time: two files at once, each with a Ray of its own.
+	@$(PY) -m pytest -n 2 --dist loadfile tests/cluster tests/e2e
 
 .PHONY: test-unit
 test-unit: setup  ## unit and contract tests only: no Ray (under a minute)

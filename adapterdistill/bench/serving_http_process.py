@@ -15,6 +15,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.cluster import free_port
 from adapterdistill.errors import ServingError
 
 _PROVEN_WITHIN_S = 300.0
@@ -170,9 +171,3 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
     raise ServingError("the benchmark's empty server did not start")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,12 +22,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.environment import environment
 from adapterdistill.bench.progress import say
 from adapterdistill.bench.serving_http_answers import Question
 from adapterdistill.bench.serving_http_client import Client
-from adapterdistill.bench.serving_http_process import free_port
 from adapterdistill.bench.serving_http_speed import percentiles
 from adapterdistill.bench.soak_report import aims, markdown, roles_over_time
 from adapterdistill.bench.soak_samples import (

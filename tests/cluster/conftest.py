@@ -1,6 +1,7 @@
-"""One local Ray for all cluster tests of a session: starting it takes seconds."""
+"""One local Ray for all cluster tests of a process: starting it takes seconds."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Ray reads these when it is imported, so they stand before the first import of it anywhere.
-os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would be written to the home folder
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # otherwise one is put in the home folder
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # otherwise it listens on all interfaces
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # 2 s are long for these trainings
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its metrics ports are fixed and on all interfaces
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"

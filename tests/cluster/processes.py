@@ -1,14 +1,17 @@
-"""The processes of this session's Ray, found among this process's own children."""
+"""The processes of a Ray, found among the children of what started it."""
 
 import time
 
 import psutil
 
 
-def ray_processes(name: str) -> list[psutil.Process]:
-    """Live Ray workers whose title holds `name`, such as an actor's class."""
+def ray_processes(name: str, started_by: int | None = None) -> list[psutil.Process]:
+    """Live Ray workers whose title holds `name`, such as an actor's class.
+
+    `started_by` is the id of the process that started Ray, this one by default.
+    """
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(started_by).children(recursive=True):
         try:
             title = " ".join(process.cmdline())
         except psutil.Error:

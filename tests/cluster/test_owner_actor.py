@@ -36,7 +36,7 @@ def config(
         "acme",
         encoder=tiny_encoder_folder,
         registry=registry.address,
-        placement={"resource": "owner:here", "timeout_s": 20},
+        placement={"resource": "owner:here", "timeout_s": 60},
     )
 
 
@@ -76,7 +76,7 @@ def test_no_node_with_the_resource_is_a_clear_error_in_time(config: OnboardConfi
     started = time.monotonic()
     with pytest.raises(PlacementError) as caught:
         on_cluster(config.model_copy(update={"placement": placement}))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # not the 60 s of the others
     message = str(caught.value)
     assert "'owner:elsewhere'" in message and "waited 0.6 s" in message
     assert """ray start --resources '{"owner:elsewhere": 1}'""" in message

@@ -2,7 +2,6 @@
 
 import random
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from actors.cluster import free_port
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.tokens import new_token
@@ -21,12 +21,6 @@ from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_enc
 pytestmark = pytest.mark.ray
 TEXTS = ["where is my parcel", "hi", "can I pay by card?", "opening hours", "refund 7"]
 SECRET = "canary-4711"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

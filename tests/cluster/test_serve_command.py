@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
 from adapterdistill.cli.query import ask
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
@@ -50,9 +50,7 @@ def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -
     encoder = load_encoder(str(folder), dtype="float32")
     made = make_tenant(encoder, "acme", seed=1)
     put_live(tmp_path / "bundles", made)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     mark = f"serve-test-{os.getpid()}-{time.monotonic_ns()}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "ADAPTERDISTILL_TEST": mark}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from actors.cluster import free_port
 from adapterdistill.registry.client import RegistryClient
 from tests.cluster.processes import kill_one, ray_processes
-from tests.cluster.test_serve_app import free_port
 from tests.unit.registry.samples import sample
 
 pytestmark = pytest.mark.ray

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from actors.cluster import free_port
 from adapterdistill import errors
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import AdapterDistillError
@@ -117,12 +117,6 @@ def answering(
     loop.close()
     batcher.close()
     engine.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

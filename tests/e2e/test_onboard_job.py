@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
 from adapterdistill.config import OnboardConfig
 from adapterdistill.manifest import VersionRef
 from adapterdistill.secret_files import read_secret
+from tests.cluster.processes import ray_processes
 from tests.contract.running_registry import Running, wait_until
 from tests.owner_runs import config_toml, run_of, write_shop
 
@@ -39,7 +41,7 @@ class Site:
             tenant,
             encoder=self.encoder,
             registry=self.registry.address,
-            placement={"resource": "owner:acme", "timeout_s": 5.0},
+            placement={"resource": "owner:acme", "timeout_s": 60.0},
             **more,
         )
 
@@ -66,14 +68,13 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=250,
         )
         return done.returncode, done.stdout
 
-    def owners(self) -> list[str]:
+    def owners(self) -> list[psutil.Process]:
         """Actors of data owners that live."""
-        titles = (" ".join(process.cmdline()) for process in cluster_processes(self.cluster))
-        return [title for title in titles if title.startswith("ray::DataOwner")]
+        return ray_processes("DataOwner", self.cluster.pid)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import Bank, fill_store, random_adapters, read_banks
 from adapterdistill.bench.serving_http import SIZES, aims, faults
 from adapterdistill.bench.serving_http_answers import THRESHOLD, Answers
 from adapterdistill.bench.serving_http_fairness import measure_capacity, measure_fairness
 from adapterdistill.bench.serving_http_kill import measure_kill
-from adapterdistill.bench.serving_http_process import empty_server, free_port, without_a_core_s
+from adapterdistill.bench.serving_http_process import empty_server, without_a_core_s
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.bench.serving_http_speed import measure_generator, measure_speed
 from serve.api import build_api

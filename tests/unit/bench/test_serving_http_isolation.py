@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_http_answers import Question
 from adapterdistill.bench.serving_http_client import Reply
@@ -21,7 +22,6 @@ from adapterdistill.bench.serving_http_isolation import (
     publish,
     second_versions,
 )
-from adapterdistill.bench.serving_http_process import free_port
 from adapterdistill.bench.serving_http_report import markdown
 from adapterdistill.registry.client import RegistryClient
 from serve.recall import Recall

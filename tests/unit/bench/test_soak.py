@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.serving_banks import put_bundle, random_adapters
 from adapterdistill.bench.serving_http_answers import Alone, Question
 from adapterdistill.bench.serving_http_client import Reply
 from adapterdistill.bench.serving_http_hazards import WITHIN_S
-from adapterdistill.bench.serving_http_process import free_port
 from adapterdistill.bench.soak import Asked, soak
 from adapterdistill.bench.soak_report import (
     FLAT_MIB_PER_HOUR,
