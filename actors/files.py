@@ -1,27 +1,27 @@
-"""Files that are whole or absent, whenever the process dies."""
+"""An owner's files: whole or absent, whenever the process dies."""
 
-import os
-import tempfile
 from pathlib import Path
 
-_STAGED = ".staged-"
+from adapterdistill.files import STAGED, alone_in, remove_staged, write_synced
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All of `content` is at `path`, or what was there before."""
+    """All of `content` is at `path`, or what was there before.
+
+    Writers in one folder take turns: what one that was killed left, the next overwrites.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_STAGED, delete=False) as staged:
+    with alone_in(path.parent):
+        staged = path.with_name(f"{STAGED}{path.name}")
         try:
-            staged.write(content)
-            staged.flush()
-            os.fsync(staged.fileno())
+            write_synced(staged, content)
         except BaseException:
-            Path(staged.name).unlink()
+            staged.unlink(missing_ok=True)
             raise
-    Path(staged.name).replace(path)
+        staged.replace(path)
 
 
 def remove_torn(folder: Path) -> None:
     """What processes that died left half written in the folder and below; nobody may write now."""
-    for staged in folder.rglob(f"{_STAGED}*"):
-        staged.unlink()
+    for part in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        remove_staged(part)

@@ -14,11 +14,9 @@ bundles are immutable, and writing the same bundle twice is harmless. Bundles ho
 FAQs: they stay private to the tenant and never go to the registry.
 """
 
-import contextlib
-import os
 import re
-import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
+from adapterdistill.files import STAGED, alone_in, remove_staged, sync_folder, write_synced
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     FormKind,
@@ -134,27 +133,23 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
     folder = _bundle_folder(store, bundle.manifest.tenant, bundle_id)
-    if folder.exists():
-        if all(_has_content(folder / name, content) for name, content in contents.items()):
-            return folder
-        # Damaged on disk: move it aside, so that the name never shows a half-written bundle.
-        _remove_aside(folder)
-
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.parent.parent / f".staged-{uuid.uuid4().hex}"
-    staged.mkdir()
-    try:
-        for name, content in contents.items():
-            write_synced(staged / name, content)
-        sync_folder(staged)
+    with turn(store, bundle.manifest.tenant) as own:
+        if folder.exists():
+            if all(_has_content(folder / name, content) for name, content in contents.items()):
+                return folder
+            # Damaged on disk: move it aside, so that the name never shows a half-written bundle.
+            folder.rename(own / f"{STAGED}damaged")
+        staged = own / f"{STAGED}{bundle_id}"
         try:
+            staged.mkdir()
+            for name, content in contents.items():
+                write_synced(staged / name, content)
+            sync_folder(staged)
             staged.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another writer of the same content came first
-                raise
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            sync_folder(folder.parent)
+        finally:
+            remove_staged(own)
     return folder
 
 
@@ -229,6 +224,20 @@ def tenant_folder(store: Path, tenant: str) -> Path:
     return store / tenant
 
 
+@contextmanager
+def turn(store: Path, tenant: str) -> Iterator[Path]:
+    """The tenant's folder, which nobody else changes meanwhile; what writers that were killed left
+    half done in it is gone. Raises ServingError: there is none."""
+    folder = tenant_folder(store, tenant)
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(alone_in(folder))
+        except OSError as error:
+            raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
+        remove_staged(folder)
+        yield folder
+
+
 def _bundle_folder(store: Path, tenant: str, bundle_id: str) -> Path:
     if _BUNDLE_ID.fullmatch(bundle_id) is None:
         raise ServingError(f"tenant {tenant}: not a bundle id: expected SHA256-DIGEST12")
@@ -252,27 +261,3 @@ def _faqs_from_bytes(content: bytes) -> list[Faq]:
 
 def _has_content(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
-
-
-def _remove_aside(folder: Path) -> None:
-    aside = folder.parent.parent / f".damaged-{uuid.uuid4().hex}"
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file that outlasts a power failure, once its name does (`sync_folder`)."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

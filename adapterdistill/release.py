@@ -9,20 +9,18 @@ two changes at once neither is lost. Serving deployments take up each change wit
 `refresh_s`; the bundles themselves never change.
 """
 
-import fcntl
 import os
 import re
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from adapterdistill.bundle import read_bundle, sync_folder, tenant_folder, write_synced
+from adapterdistill.bundle import read_bundle, tenant_folder, turn
 from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.files import STAGED, sync_folder, write_synced
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
 
 Mode = Literal["canary", "shadow"]
@@ -110,7 +108,7 @@ def set_live(store: Path, tenant: str, bundle_id: str) -> Release:
             each function below.
     """
     read_bundle(store, tenant, bundle_id)
-    with _turn(store, tenant):
+    with turn(store, tenant):
         try:
             now = read_release(store, tenant)
         except ServingError:  # absent, or damaged and hereby made whole
@@ -189,27 +187,14 @@ def _candidate_of(now: Release) -> Candidate:
 
 
 def _change(store: Path, tenant: str, change: Callable[[Release], Release]) -> Release:
-    with _turn(store, tenant):
+    with turn(store, tenant):
         return _write(store, change(read_release(store, tenant)))
 
 
-@contextmanager
-def _turn(store: Path, tenant: str) -> Iterator[None]:
-    """The folder is the lock, so that no file of it is left over."""
-    try:
-        descriptor = os.open(tenant_folder(store, tenant), os.O_RDONLY)
-    except OSError as error:
-        raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _write(store: Path, release: Release) -> Release:
+    """By whose turn it is."""
     folder = tenant_folder(store, release.tenant)
-    staged = folder / f".live-{uuid.uuid4().hex}"
+    staged = folder / f"{STAGED}{_FILE}"
     try:
         write_synced(staged, release.canonical_json())
         staged.replace(folder / _FILE)

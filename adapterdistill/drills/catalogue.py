@@ -26,6 +26,18 @@ def _kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
     return kill_serve_replica(folder, draw)
 
 
+def _kill_onboarding(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.resuming import kill_onboarding
+
+    return kill_onboarding(folder, draw)
+
+
+def _lose_registry(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.resuming import lose_registry
+
+    return lose_registry(folder, draw)
+
+
 def _kill_owner(folder: Path, draw: random.Random) -> Outcome:
     from adapterdistill.drills.onboarding import kill_owner
 
@@ -83,6 +95,18 @@ DRILLS = {
             "kill-serve-replica",
             "kill -9 of one of two replicas amid queries: each is answered in the end, and rightly",
             _kill_serve_replica,
+        ),
+        Drill(
+            "kill-onboarding",
+            "kill -9 of an onboarding without Ray, again and again, at any moment and amid writes: "
+            "it ends with the adapter, the report and the files of a run that nobody disturbed",
+            _kill_onboarding,
+        ),
+        Drill(
+            "lose-registry",
+            "kill -9 of the registry amid an onboarding, and it stays away for a while: the same, "
+            "published once",
+            _lose_registry,
         ),
         Drill(
             "kill-owner",

@@ -6,13 +6,13 @@ always whole. Files that no index row names are harmless and swept at the next s
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
 from adapterdistill.errors import RegistryError
+from adapterdistill.files import sync_folder
 from adapterdistill.registry.quotas import Quotas
 from adapterdistill.registry.staging import Staging, Upload
 
@@ -46,9 +46,9 @@ class BlobStore:
         target = _blob_path(self._blobs, sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            _sync_folder(self._blobs)
+            sync_folder(self._blobs)
         upload.commit(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return sha256
 
     def open(self, sha256: str) -> IO[bytes]:
@@ -98,12 +98,3 @@ class BlobStore:
 
 def _blob_path(blobs: Path, sha256: str) -> Path:
     return blobs / sha256[:2] / sha256
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable: fsync of a file does not cover its entry."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

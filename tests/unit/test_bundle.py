@@ -47,6 +47,17 @@ def test_writing_twice_is_harmless_and_heals_a_damaged_copy(tmp_path: Path, bund
     assert sorted(p.name for p in (tmp_path / "acme").iterdir()) == ["versions"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_bundle(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    torn = tmp_path / "acme" / ".staged-torn"
+    torn.mkdir(parents=True)
+    (torn / "faqs.parquet").write_bytes(b"PAR1")
+    torn.with_name(".staged-live.json").write_text("{")
+    write_bundle(tmp_path, bundle)
+    assert [path.name for path in (tmp_path / "acme").iterdir()] == ["versions"]
+
+
 def test_another_index_or_threshold_is_another_bundle_of_the_same_version(
     tmp_path: Path, bundle: Bundle
 ) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from actors.data_owner import DataOwner
-from actors.onboarding import STAGES, OnboardReport
+from actors.onboarding import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
+from adapterdistill.drills.owner import without_times
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.release import (
@@ -34,18 +35,6 @@ from tests.owner_runs import (
     with_teachers,
     write_shop,
 )
-
-
-def what_was_made(report: OnboardReport) -> dict[str, Any]:
-    """The report without what differs between equal runs: time and memory."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if not k.endswith(("seconds", "rss_mb"))}
-        return value
-
-    stripped: dict[str, Any] = strip(report.model_dump(mode="json"))
-    return stripped
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -82,7 +71,7 @@ def uninterrupted(
     write_shop(home / "data" / "fletcher", splits=HELD)
     running = with_teachers(home / "registry", tiny_encoder)
     config = run_of(home, "fletcher", encoder=tiny_encoder_folder, registry=running.address)
-    made = what_was_made(run_through(config)[0])
+    made = without_times(run_through(config)[0])
     running.close()
     return made
 
@@ -93,7 +82,7 @@ def test_a_run_killed_after_any_stage_ends_as_if_it_had_not_been(
 ) -> None:
     config = configured()
     owner_after(config, *STAGES[:done])
-    assert what_was_made(run_through(config)[0]) == uninterrupted
+    assert without_times(run_through(config)[0]) == uninterrupted
 
 
 class Killed(BaseException):
@@ -129,7 +118,7 @@ def test_a_run_killed_inside_any_stage_ends_as_if_it_had_not_been(
         patch.setattr(INSIDE[stage], kill)
         with pytest.raises(Killed):
             run_through(config)
-    assert what_was_made(run_through(config)[0]) == uninterrupted
+    assert without_times(run_through(config)[0]) == uninterrupted
 
 
 def test_killed_between_publishing_and_keeping_the_result_publishes_the_same(

@@ -125,6 +125,24 @@ def test_what_a_killed_process_left_half_written_goes(config: OnboardConfig) -> 
         assert not torn.exists()
 
 
+def test_what_a_killed_writer_left_of_a_file_is_gone_once_the_file_is_written(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "report.json"
+    write_atomically(path, b"before")
+
+    def killed(self: Path, target: Path) -> None:
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(SystemExit):
+            write_atomically(path, b"longer than what follows")
+    assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 2
+    write_atomically(path, b"after")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("report.json", b"after")]
+
+
 def test_a_disk_that_is_full_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
