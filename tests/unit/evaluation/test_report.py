@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from adapterdistill.evaluation.evaluate import Ranking
+from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.evaluation.report import (
     Comparison,
     Decision,
@@ -80,6 +81,11 @@ def test_a_form_is_served_where_it_loses_little(lost: float, most_lost: float, f
     assert verdict.reason == said
 
 
+def test_a_form_may_lose_nothing_unless_it_is_said_what() -> None:
+    found = FormComparison(rows=12, adapter={}, form={}, lost=0.01, lost_low=0, lost_high=0)
+    assert decide_form(found, "conditional").form == "adapter"
+
+
 def test_without_a_form_or_held_out_rows_the_adapter_is_served() -> None:
     assert decide_form(None, None).form == decide_form(None, "multitask_kd").form == "adapter"
     assert "makes no other form" in decide_form(None, None).reason
@@ -120,6 +126,19 @@ def test_a_comparison_equals_the_hand_computation() -> None:
     assert found.gain == pytest.approx((0 + 0.5 + 0.25 + 0.1) / 4)
     assert 0 <= found.gain_low <= found.gain <= found.gain_high <= 0.5
     assert (found.own_score, found.distilled_score) == (-1.5, -1.25)
+
+
+def test_a_mean_and_its_interval_are_told_to_six_places() -> None:
+    own, other = ranks(1, 2, 3, 1, 2, 1, 1), ranks(2, 1, 1, 3, 1, 1, 1)
+    gain = paired_bootstrap([1 / other.ranks.double() - 1 / own.ranks.double()])
+    lost = paired_bootstrap([(own.ranks == 1).double() - (other.ranks == 1).double()])
+    compared, of_form = compare(own, other), compare_form(own, other)
+    assert compared is not None and of_form is not None
+    told = (compared.gain, compared.gain_low, compared.gain_high)
+    assert told == tuple(round(value, 6) for value in (gain.mean, gain.low, gain.high))
+    told = (of_form.lost, of_form.lost_low, of_form.lost_high)
+    assert told == tuple(round(value, 6) for value in (lost.mean, lost.low, lost.high))
+    assert all(value != round(value, 5) for value in told)
 
 
 def test_equal_rankings_gain_nothing_and_none_are_not_compared() -> None:

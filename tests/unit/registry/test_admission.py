@@ -19,7 +19,9 @@ from adapterdistill.errors import (
 )
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission import (
+    MAX_BOTTLENECK,
     MAX_HEADER_BYTES,
+    MAX_LAYERS,
     MAX_MANIFEST_BYTES,
     Limits,
     check_manifest,
@@ -140,56 +142,72 @@ GOOD_HEADER = {
 ZEROS = bytes(472)
 
 
+def of_up_bias(shape: object, offsets: object, data_bytes: int = 472) -> bytes:
+    header = GOOD_HEADER | {"up.bias": entry(shape=shape, offsets=offsets)}
+    return raw_payload(header, bytes(data_bytes))
+
+
 def test_hand_written_header_is_admitted(tmp_path: Path) -> None:
     payload = raw_payload(GOOD_HEADER, ZEROS)
     admit(payload, manifest_of(payload), tmp_path)
 
 
+NO_JSON, MALFORMED = "header is not valid JSON", r"up\.bias: malformed safetensors shape"
+UNKNOWN = "metadata may hold only texts named adapter_config$"
+# Each with what is said of it.
 BAD_PAYLOADS = {
-    "nothing": b"\0",
-    "noise": b"these are not weights, but words",
-    "truncated": raw_payload(GOOD_HEADER, ZEROS)[:-1],
-    "trailing byte": raw_payload(GOOD_HEADER, ZEROS + b"\0"),
-    "header longer than file": (1 << 40).to_bytes(8, "little") + b"{}",
-    "header too long": raw_payload({"__metadata__": {"adapter_config": "x" * 70_000}}, ZEROS),
-    "not json": raw_payload(b"{" + b"?" * 20, ZEROS),
-    "deeply nested": raw_payload(b'{"a":' + b"[" * 30_000, ZEROS),
-    "not utf-8": raw_payload(b'{"\xff":1}', ZEROS),
-    "key twice": raw_payload(b'{"up.bias":1,"up.bias":1}', ZEROS),
-    "extra tensor": raw_payload(GOOD_HEADER | {"extra": entry(offsets=[472, 488])}, bytes(488)),
-    "lacking tensor": raw_payload(
-        {name: GOOD_HEADER[name] for name in ("down.weight", "down.bias", "up.weight")}, ZEROS
+    "nothing": (b"\0", "not safetensors: no header at its start"),
+    "noise": (b"these are not weights, but words", "not safetensors: no header"),
+    "truncated": (raw_payload(GOOD_HEADER, ZEROS)[:-1], "take 472 bytes, the payload holds 471"),
+    "trailing byte": (raw_payload(GOOD_HEADER, ZEROS + b"\0"), "take 472 bytes.* holds 473"),
+    "header longer than file": ((1 << 40).to_bytes(8, "little") + b"{}", "not safetensors"),
+    "header too long": (
+        raw_payload({"__metadata__": {"adapter_config": "x" * 70_000}}, ZEROS),
+        f"header of 700.. bytes; at most {MAX_HEADER_BYTES}",
     ),
-    "unknown metadata": raw_payload(GOOD_HEADER | {"__metadata__": {"note": "hello"}}, ZEROS),
-    "metadata no object": raw_payload(GOOD_HEADER | {"__metadata__": ["x"]}, ZEROS),
-    "metadata no text": raw_payload(
-        GOOD_HEADER | {"__metadata__": {"adapter_config": {"a": 1}}}, ZEROS
+    "not json": (raw_payload(b"{" + b"?" * 20, ZEROS), NO_JSON),
+    "deeply nested": (raw_payload(b'{"a":' + b"[" * 30_000, ZEROS), NO_JSON),
+    "not utf-8": (raw_payload(b'{"\xff":1}', ZEROS), NO_JSON),
+    "key twice": (raw_payload(b'{"up.bias":1,"up.bias":1}', ZEROS), NO_JSON),
+    "extra tensor": (
+        raw_payload(GOOD_HEADER | {"extra": entry(offsets=[472, 488])}, bytes(488)),
+        "payload has 5 tensors, of which 4 are among the 4 of its manifest",
     ),
-    "entry no object": raw_payload(GOOD_HEADER | {"up.bias": 7}, ZEROS),
-    "entry with more": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[408, 472]) | {"x": 1}}, ZEROS
+    "lacking tensor": (
+        raw_payload(
+            {name: GOOD_HEADER[name] for name in ("down.weight", "down.bias", "up.weight")}, ZEROS
+        ),
+        "payload has 3 tensors, of which 3 are among the 4",
     ),
-    "boolean shape": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[True, 8], offsets=[408, 472])}, ZEROS
+    "unknown metadata": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"note": "hello"}}, ZEROS),
+        UNKNOWN,
     ),
-    "fractional offset": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[408.0, 472])}, ZEROS
+    "metadata no object": (raw_payload(GOOD_HEADER | {"__metadata__": ["x"]}, ZEROS), UNKNOWN),
+    "metadata no text": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": {"a": 1}}}, ZEROS),
+        UNKNOWN,
     ),
-    "infinite offset": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[408, float("inf")])}, ZEROS
+    "entry no object": (raw_payload(GOOD_HEADER | {"up.bias": 7}, ZEROS), "malformed.* entry"),
+    "entry with more": (
+        raw_payload(
+            GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[408, 472]) | {"x": 1}}, ZEROS
+        ),
+        r"up\.bias: malformed safetensors entry",
     ),
-    "overlap": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[400, 464])}, ZEROS[:464]
-    ),
-    "gap": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[412, 476])}, bytes(476)
-    ),
-    "span of another size": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[2, 8], offsets=[408, 476])}, bytes(476)
-    ),
-    "float64": payload_of(arrays(dtype="float64")),
-    "transposed": raw_payload(
-        GOOD_HEADER | {"up.bias": entry(shape=[8, 2], offsets=[408, 472])}, ZEROS
+    "boolean shape": (of_up_bias([True, 8], [408, 472]), MALFORMED),
+    "negative shape": (of_up_bias([-2, -8], [408, 472]), MALFORMED),
+    "shape no list": (of_up_bias(16, [408, 472]), MALFORMED),
+    "fractional offset": (of_up_bias([2, 8], [408.0, 472]), MALFORMED),
+    "infinite offset": (of_up_bias([2, 8], [408, float("inf")]), NO_JSON),
+    "three offsets": (of_up_bias([2, 8], [408, 472, 472]), MALFORMED),
+    "overlap": (of_up_bias([2, 8], [400, 464], 464), "overlap or leave gaps"),
+    "gap": (of_up_bias([2, 8], [412, 476], 476), "overlap or leave gaps"),
+    "span of another size": (of_up_bias([2, 8], [408, 476], 476), r"up\.bias: expected 64 bytes"),
+    "float64": (payload_of(arrays(dtype="float64")), "differ; the manifest declares F32"),
+    "transposed": (
+        of_up_bias([8, 2], [408, 472]),
+        r"up\.bias: payload and manifest differ; the manifest declares F32 \(2, 8\)",
     ),
 }
 
@@ -198,8 +216,8 @@ BAD_PAYLOADS = {
 def test_payload_that_breaks_its_format_or_its_manifest_is_refused(
     fault: str, tmp_path: Path
 ) -> None:
-    payload = BAD_PAYLOADS[fault]
-    with pytest.raises(InvalidPayloadError):
+    payload, said = BAD_PAYLOADS[fault]
+    with pytest.raises(InvalidPayloadError, match=said):
         admit(payload, manifest_of(payload), tmp_path)
 
 
@@ -207,6 +225,18 @@ def test_long_header_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     payload = raw_payload(b"{" * (MAX_HEADER_BYTES + 1), ZEROS)
     with pytest.raises(InvalidPayloadError, match=f"at most {MAX_HEADER_BYTES}"):
         admit(payload, manifest_of(payload), tmp_path)
+
+
+def test_the_longest_header_that_may_be_is_admitted(tmp_path: Path) -> None:
+    def payload_with(note: str) -> bytes:
+        return raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": note}}, ZEROS)
+
+    room = MAX_HEADER_BYTES + 8 + len(ZEROS) - len(payload_with(""))
+    longest = payload_with("x" * room)
+    admit(longest, manifest_of(longest), tmp_path)
+    longer = payload_with("x" * (room + 1))
+    with pytest.raises(InvalidPayloadError, match=f"header of {MAX_HEADER_BYTES + 1} bytes"):
+        admit(longer, manifest_of(longer), tmp_path)
 
 
 @settings(max_examples=300, deadline=None)
@@ -253,9 +283,10 @@ def test_random_headers_raise_nothing_but_invalid_payload(
 def test_manifest_is_taken_in_canonical_form_only() -> None:
     manifest, _ = sample()
     assert parse_manifest(manifest.canonical_json()) == manifest
+    for text in (manifest.canonical_json() + b" ", manifest.model_dump_json().encode()):
+        with pytest.raises(InvalidManifestError, match="refused: not in canonical JSON"):
+            parse_manifest(text)
     for text in (
-        manifest.canonical_json() + b" ",
-        manifest.model_dump_json().encode(),
         b"",
         b"[" * 10_000,
         b"\xff",
@@ -268,6 +299,8 @@ def test_manifest_is_taken_in_canonical_form_only() -> None:
 def test_huge_manifest_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(InvalidManifestError, match="bytes"):
         parse_manifest(b"[" * (MAX_MANIFEST_BYTES + 1))
+    with pytest.raises(InvalidManifestError, match="invalid"):
+        parse_manifest(b"[" * MAX_MANIFEST_BYTES)
 
 
 def test_payload_limit_counts_what_the_manifest_declares() -> None:
@@ -282,6 +315,33 @@ def test_registry_of_one_encoder_refuses_all_others() -> None:
     check_manifest(manifest, Limits(encoder_weights_sha256="a" * 64))
     with pytest.raises(EncoderMismatchError):
         check_manifest(manifest, Limits(encoder_weights_sha256="e" * 64))
+
+
+@pytest.mark.parametrize(
+    ("layers", "bottleneck", "fits"),
+    [
+        (MAX_LAYERS, MAX_BOTTLENECK, True),
+        (1, 1, True),
+        (MAX_LAYERS + 1, 1, False),
+        (1, MAX_BOTTLENECK + 1, False),
+    ],
+)
+def test_layers_and_bottleneck_are_bounded(layers: int, bottleneck: int, fits: bool) -> None:
+    shapes = {
+        "down.weight": (layers, bottleneck, HIDDEN),
+        "down.bias": (layers, bottleneck),
+        "up.weight": (layers, HIDDEN, bottleneck),
+        "up.bias": (layers, HIDDEN),
+    }
+    tensors = {name: {"dtype": "F32", "shape": shape} for name, shape in shapes.items()}
+    golden = sample()[0].golden.model_dump() | {"distances": (0.5,) * layers}
+    encoder = encoder_fields() | {"num_layers": layers}
+    manifest, _ = sample(tensors=tensors, encoder=encoder, golden=golden)
+    if fits:
+        check_manifest(manifest, Limits())
+        return
+    with pytest.raises(InvalidManifestError, match=f"{layers} layers .* of {bottleneck};"):
+        check_manifest(manifest, Limits())
 
 
 def test_fusion_cannot_be_published() -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from adapterdistill.errors import QuotaExceededError, RateLimitedError
 from adapterdistill.registry import quotas
+from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.quotas import (
+    CallLimits,
     OpenCalls,
     Quotas,
     RateLimit,
@@ -121,6 +123,36 @@ def test_open_calls_are_counted_for_each_caller_and_given_back() -> None:
     with limit.hold("a"), limit.hold("a"):
         pass
     assert not limit._open
+
+
+def test_calls_are_limited_by_their_rate_and_by_how_many_are_open() -> None:
+    acme, brook = Caller("owner", "acme"), Caller("owner", "brook")
+    limits = CallLimits(Quotas(calls_per_s=0.001, burst_calls=2, calls_at_once=1))
+    with limits.hold(acme), limits.hold(brook):
+        with pytest.raises(RateLimitedError, match="has 1 calls open"), limits.hold(acme):
+            pass
+        with pytest.raises(RateLimitedError, match="has 1 calls open"), limits.hold(brook):
+            pass
+    refused = pytest.raises(RateLimitedError, match=r"acme made more than 0\.001 calls a second")
+    with refused, limits.hold(acme):
+        pass
+
+
+def test_publishes_are_limited_by_the_hour() -> None:
+    limits = CallLimits(Quotas(publishes_per_hour=2))
+    for caller in (Caller("owner", "acme"), Caller("owner", "brook")):
+        limits.take_publish(caller)
+        limits.take_publish(caller)
+        with pytest.raises(RateLimitedError, match="2 publishes an hour") as caught:
+            limits.take_publish(caller)
+        assert caught.value.retry_after_s == pytest.approx(1800, abs=60)
+
+
+def test_over_plain_text_no_call_is_limited() -> None:
+    limits = CallLimits(Quotas(calls_per_s=0.001, burst_calls=1, calls_at_once=1))
+    for _ in range(3):
+        with limits.hold(ANYONE), limits.hold(ANYONE):
+            limits.take_publish(ANYONE)
 
 
 def test_one_caller_never_has_all_the_slots() -> None:
