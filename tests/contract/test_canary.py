@@ -52,14 +52,23 @@ def files_under(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def once() -> list[Onboarded]:
+    """What the first test that asked for `onboarded` got: output is captured by the test."""
+    return []
+
+
 @pytest.fixture
 def onboarded(
+    once: list[Onboarded],
     tmp_path: Path,
     tiny_encoder_folder: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> Onboarded:
     """Registry's and wire's bytes, output, reports, manifests and payloads of both tenants."""
+    if once:
+        return once[0]
     caplog.set_level(logging.DEBUG)
     registry = Running(tmp_path / "registry")
     proxy = RecordingProxy(registry.address)
@@ -100,7 +109,8 @@ def onboarded(
     output = capfd.readouterr()
     outside["stdout"], outside["stderr"] = output.out.encode(), output.err.encode()
     outside["log"] = caplog.text.encode()
-    return Onboarded(configs, reports, outside)
+    once.append(Onboarded(configs, reports, outside))
+    return once[0]
 
 
 def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: Encoder) -> None:

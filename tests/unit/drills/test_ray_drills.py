@@ -19,14 +19,15 @@ from adapterdistill.errors import TrainingError
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver trains in its own process, and it is the driver that is killed."""
+    """The driver trains in its own process, and is spared when it is to be killed."""
     cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
     monkeypatch.setattr(onboarding, "start_own_cluster", lambda *_, **__: cluster)
     monkeypatch.setattr(onboarding, "stop_own_cluster", lambda *_, **__: None)
     monkeypatch.setattr(onboarding, "_titled", lambda *_: [])
     monkeypatch.setattr(onboarding, "ONBOARD", ("onboard", "--local"))
     monkeypatch.setattr(onboarding, "_VICTIMS", ("driver",))
-    monkeypatch.setattr(onboarding, "_MOMENTS", {"extracted": 0.3})
+    monkeypatch.setattr(onboarding, "_MOMENTS", {"extracted": 0.1})
+    monkeypatch.setattr(onboarding, "_kill", lambda _: None)
 
 
 def test_a_second_submission_that_makes_another_adapter_is_found_out(
