@@ -52,9 +52,9 @@ test: setup test-unit  ## every test (under 10 minutes on 2 cores)
 	@$(PY) -m pytest -n 2 --dist loadfile tests/cluster tests/e2e
 
 .PHONY: test-unit
-test-unit: setup  ## unit and contract tests only: no Ray (under a minute)
-	@# Two processes of one torch thread each: a Ray cluster would fill both cores by itself.
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/unit tests/contract
+test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
+	@# Two processes of one torch thread each; what a file's tests share is made once.
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/unit tests/contract
 
 .PHONY: coverage
 coverage: setup  ## lines and branches that the unit and contract tests run (minutes)
