@@ -26,14 +26,17 @@ _ROLES = (
     ("haproxy", "proxy"),
     ("ray::ServeController", "controller"),
     ("ray::IDLE", "idle worker"),
+    ("ray::DashboardAgent", "agents"),
+    ("ray::RuntimeEnvAgent", "agents"),
     ("ray::", "worker"),
     ("adapterdistill registry serve", "registry"),
     ("adapterdistill onboard", "onboarding"),
     ("adapterdistill serve", "deploying"),
-    ("agent", "agents"),
-    ("dashboard", "dashboard"),
-    ("monitor", "monitors"),
     ("ray.scripts.scripts start", "head"),
+    ("ray.util.client.server", "client server"),
+    ("dashboard", "dashboard"),
+    ("multiprocessing.resource_tracker", "dashboard"),
+    ("monitor", "monitors"),
 )
 """(what the command line holds, role), of which the first that fits holds."""
 _WORKER = re.compile(r"ray::([\w:]+)")
@@ -152,11 +155,12 @@ def bytes_in(folders: Iterable[Path]) -> int:
 
 def live_actors(cluster: OwnCluster) -> dict[str, int]:
     """Ray's own count, by class: actors that live, or are to be."""
+    token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
     response = httpx.get(
         f"{cluster.dashboard}/api/v0/actors",
         params={"limit": 10_000, "filter_keys": "state", "filter_predicates": "!=",
                 "filter_values": "DEAD"},
-        headers={"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"},
+        headers={"Authorization": f"Bearer {token}"},
         timeout=30,
     )  # fmt: skip
     response.raise_for_status()

@@ -188,7 +188,9 @@ def soak(
     memory grows, an answer is wrong, or a process, actor, descriptor or file stays.
     """
     from adapterdistill.bench.soak import soak_command
+    from adapterdistill.cli.drill import end_orderly
 
+    end_orderly()
     found = soak_command(out=out, minutes=minutes, rate_per_s=rate)
     typer.echo((out / ("soak.json" if output is Format.json else "soak.md")).read_text())
     missed = sum(not aim["met"] for aim in found["aims"])

@@ -49,8 +49,7 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
-    for ending in _ENDINGS:
-        signal.signal(ending, _end_orderly)
+    end_orderly()
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
     for name in DRILLS if ALL in names else dict.fromkeys(names):
@@ -65,6 +64,12 @@ def drill(
         Console().print(_table(found))
     if not all(row["passed"] for row in found):
         raise typer.Exit(1)
+
+
+def end_orderly() -> None:
+    """From now on a signal to end raises here, so that what was started is ended first."""
+    for ending in _ENDINGS:
+        signal.signal(ending, _end_orderly)
 
 
 def _end_orderly(number: int, _frame: object) -> None:
