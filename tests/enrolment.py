@@ -41,7 +41,7 @@ def refused_at_once(match: str) -> Iterator[None]:
     started = time.monotonic()
     with pytest.raises(UnauthenticatedError, match=match):
         yield
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
 
 
 def listed(client: RegistryClient) -> list[str]:

@@ -104,7 +104,7 @@ ROWS = [
     Row(
         "cli",
         "no registry there",
-        ["registry", "list", "--address", "127.0.0.1:1"],
+        ["registry", "list", "--address", "127.0.0.1:1", "--timeout", "1"],
         "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: UNAVAILABLE",
     ),
     Row(

@@ -164,7 +164,7 @@ def refused_upload(registry: Running, upload: Iterable[pb.PublishRequest]) -> Ad
     return error
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "condition not met in time"

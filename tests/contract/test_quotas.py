@@ -73,12 +73,12 @@ def test_a_quota_is_refused_before_the_body_is_read(start: Any) -> None:
 
     def header_only() -> Iterator[pb.PublishRequest]:
         yield next(parts(*sample(1)))
-        done.wait(5)
+        done.wait(9)
 
     started = time.monotonic()
     code, details = status_of(lambda: registry.stub_of(ACME).Publish(header_only()))
     done.set()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 8
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     reason, failure = details
     assert (reason.reason, reason.domain) == ("QUOTA_EXCEEDED", "adapterdistill")
@@ -98,17 +98,17 @@ def test_too_many_calls_are_told_when_to_come_again_and_the_client_does(start: A
         begun = time.monotonic()
         for _ in range(4):
             assert list(client.list()) == []
-        assert 0.5 < time.monotonic() - begun < 5
+        assert 0.5 < time.monotonic() - begun < 9
 
 
 def test_a_client_does_not_wait_beyond_its_time(start: Any) -> None:
     registry = start(publishes_per_hour=1)
-    with registry.client_of(ACME, timeout_s=5) as client:
+    with registry.client_of(ACME, timeout_s=10) as client:
         client.publish(*sample(1))
         begun = time.monotonic()
         with pytest.raises(errors.RateLimitedError) as caught:
             client.publish(*sample(2))
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
         assert 3000 < (caught.value.retry_after_s or 0) <= 3600
 
 
@@ -135,7 +135,7 @@ def test_one_tenants_flood_does_not_keep_another_from_its_calls(start: Any) -> N
                 manifest, payload = sample(seed, tenant="brook")
                 brook.publish(manifest, payload)
                 assert brook.fetch(manifest.ref) == (manifest, payload)
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 10
     finally:
         for call in calls:
             call.cancel()
@@ -208,7 +208,7 @@ def test_a_watch_of_an_absent_registry_is_given_up_in_time() -> None:
         begun = time.monotonic()
         with pytest.raises(errors.RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
             next(client.watch())
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
 
 
 def test_reflection_tells_the_calls_when_it_is_turned_on(tmp_path: Path) -> None:

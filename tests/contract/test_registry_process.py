@@ -170,7 +170,7 @@ def test_absent_registry_is_reported_at_the_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(errors.RegistryUnavailableError, match=r"127\.0\.0\.1:1"):
             client.list().__next__()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
         assert client.health() is False
 
 
@@ -182,4 +182,4 @@ def test_silent_registry_is_reported_at_the_deadline() -> None:
             started = time.monotonic()
             with pytest.raises(errors.RegistryUnavailableError):
                 client.get(sample(1)[0].ref)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
