@@ -52,12 +52,12 @@ def training_command(
     return text
 
 
-def batch_rows(tenants: Sequence[BenchTenant]) -> TrainingRows:
+def batch_rows(tenants: Sequence[BenchTenant], size: int = BATCH_SIZE) -> TrainingRows:
     """One batch of training queries from all tenants in turn: lengths as in the data."""
     ids: list[tuple[int, ...]] = []
     labels: list[int] = []
     for place, tenant in enumerate(tenants):
-        share = len(range(place, BATCH_SIZE, len(tenants)))
+        share = len(range(place, size, len(tenants)))
         # Two queries an FAQ where there is room, so that the loss has positives.
         rows = tenant.train.select(tenant.train.labels.argsort(stable=True).tolist()[:share])
         ids += rows.ids

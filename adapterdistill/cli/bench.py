@@ -91,24 +91,50 @@ def training(
     """What a training step costs against the number of teachers."""
     from adapterdistill.bench.training_report import training_command
 
-    try:
-        counts = tuple(sorted({int(part) for part in teachers.split(",")}))
-    except ValueError:
-        raise ConfigError("--teachers takes whole numbers with commas between") from None
-    if counts[0] < 1:
-        raise ConfigError(f"--teachers must be 1 or more, got {counts[0]}")
     report = training_command(
         data=data or Path(str(files("adapterdistill"))) / "samples",
         out=out,
         dtype=dtype,
         device=device,
         threads=threads,
-        counts=counts,
+        counts=_counts(teachers, "--teachers"),
         rounds=rounds,
         peer_env=peer_env,
         max_tokens=_MAX_TOKENS,
     )
     typer.echo(report)
+
+
+@app.command()
+def scaling(
+    out: Out,
+    workers: Annotated[str, typer.Option(help="Numbers of Ray Train workers.")] = "1,2",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
+    dtype: Dtype = "auto",
+) -> None:
+    """What further Ray Train workers bring to a training, and what starting them costs."""
+    from adapterdistill.bench.scaling import scaling_command
+
+    report = scaling_command(
+        out=out,
+        counts=_counts(workers, "--workers"),
+        steps=steps,
+        rounds=rounds,
+        dtype=dtype,
+        max_tokens=_MAX_TOKENS,
+    )
+    typer.echo(report)
+
+
+def _counts(text: str, option: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ConfigError(f"{option} takes whole numbers with commas between") from None
+    if counts[0] < 1:
+        raise ConfigError(f"{option} must be 1 or more, got {counts[0]}")
+    return counts
 
 
 @app.command()
