@@ -11,6 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
+from adapterdistill.named_files import read_file
 from adapterdistill.sections import (
     ConditionalConfig,
     EncoderConfig,
@@ -130,10 +131,7 @@ def load_toml(path: Path) -> OnboardConfig:
             range; the message names file and keys.
     """
     try:
-        with path.open("rb") as file:
-            return parse_config(tomllib.load(file), source=str(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        return parse_config(tomllib.loads(read_file(path).decode()), source=str(path))
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
     except ValueError as error:  # of syntax, bytes, or a vast number

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.named_files import open_file
 
 _MAX_BYTES = 64 << 20  # some 300,000 tokens' hashes; a key has a few hundred bytes
 
@@ -20,21 +21,17 @@ def read_secret(path: Path) -> bytes:
     Raises:
         ConfigError: others may, too, or it is no file that can be read.
     """
-    try:
-        # Not to wait for whoever writes into a pipe of that name.
-        with open(path, "rb", opener=_at_once) as file:
-            found = os.fstat(file.fileno())
-            mode = stat.S_IMODE(found.st_mode)
-            if not stat.S_ISREG(found.st_mode):
-                raise ConfigError(f"{path}: expected a file")
-            if mode & 0o077:
-                raise ConfigError(
-                    f"{path}: holds a secret, but others may read or change it (mode {mode:04o}): "
-                    "chmod 600 it, and if they could have read it, make another"
-                )
+    with open_file(path) as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            raise ConfigError(
+                f"{path}: holds a secret, but others may read or change it (mode {mode:04o}): "
+                "chmod 600 it, and if they could have read it, make another"
+            )
+        try:
             return file.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -56,7 +53,3 @@ def write_secret(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)

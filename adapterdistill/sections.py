@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import Name
+from adapterdistill.named_files import read_file
 
 _MAX_NAME_BYTES = 255
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -76,11 +77,9 @@ class RegistryConfig(Section):
         if self.address is not None:
             return self.address
         try:
-            address = Path(str(self.address_file)).read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError(
-                f"registry.address_file {self.address_file}: {error.strerror}"
-            ) from None
+            address = read_file(Path(str(self.address_file))).decode().strip()
+        except ConfigError as error:
+            raise ConfigError(f"registry.address_file {error}") from None
         except UnicodeDecodeError:
             address = ""
         if not address:

@@ -91,6 +91,8 @@ class ServeSettings(BaseModel):
         if path is None:
             return None
         path = path.expanduser()
+        if "\0" in str(path):
+            raise ValueError("holds a character that no file's name can have")
         if not path.is_absolute():
             raise ValueError("must be an absolute path")
         return path

@@ -9,6 +9,7 @@ import typer
 from adapterdistill.cli.output import Format
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.named_files import read_file
 from adapterdistill.registry.client import RegistryClient
 from adapterdistill.registry.wire import parse_alias_name
 
@@ -44,10 +45,7 @@ def connect(
     address: str | None, address_file: Path | None, timeout_s: float, credentials: Path | None
 ) -> RegistryClient:
     if address_file is not None:
-        try:
-            address = address_file.read_text().strip()
-        except OSError:
-            raise ConfigError(f"cannot read the address file {address_file}") from None
+        address = read_file(address_file).decode("utf-8", "replace").strip()
     if not address:
         raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
     return RegistryClient(address, timeout_s=timeout_s, credentials=credentials)

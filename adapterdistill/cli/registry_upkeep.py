@@ -100,12 +100,15 @@ def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in islice(lines, max(0, len(lines) - count), None))
     except OSError as error:
         raise ConfigError(f"cannot read the audit log {log}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AuditBrokenError(f"{log.name}: one of the newest lines is no record") from None
 
 
 def _log_in(path: Path) -> Path:
-    return next((one for one in (path / "audit" / LOG, path / LOG) if one.is_file()), path)
+    found = next((one for one in (path / "audit" / LOG, path / LOG) if one.is_file()), path)
+    if found.exists() and not found.is_file():
+        raise ConfigError(f"{path}: expected an audit log, or a folder that holds one")
+    return found
 
 
 def backup(

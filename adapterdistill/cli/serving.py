@@ -95,6 +95,8 @@ def serve(
     from serve.settings import ServeSettings
     from serve.tokens import read_tokens
 
+    if store.exists() and not store.is_dir():
+        raise ConfigError(f"--store {store}: expected a folder")
     if tokens is not None:
         read_tokens(tokens)
     elif not is_loopback(host):

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adapterdistill.data.schema import Fault
 
-BATCH_ROWS = 1024
+BATCH_ROWS = 256
 READ_EVENT = "adapterdistill.read_table"
 """Raised with the file's path, as a string, for hooks of `sys.addaudithook`."""
 _MAX_CELL_CHARACTERS = 1 << 24
+_MAX_BATCH_BYTES = 1 << 26
+"""Of texts in a batch, 256 KiB a row: compressed, a small file may hold terabytes."""
 
 
 class Defect(Enum):
@@ -129,6 +132,8 @@ def _read_parquet(
             raise UnreadableTableError(faults)
         row = 0
         for batch in table.iter_batches(batch_rows, columns=present, use_threads=False):
+            if sum(map(_text_bytes, batch.columns)) > _MAX_BATCH_BYTES:
+                raise _unreadable(path, "texts are too long", row)
             cells = {c: _arrow_cells(batch.column(batch.schema.names.index(c))) for c in present}
             cells |= {c: [Defect.ABSENT] * batch.num_rows for c in missing}
             yield CellBatch(row, {c: cells[c] for c in columns})
@@ -138,6 +143,13 @@ def _read_parquet(
 def _kind_name(kind: pa.DataType) -> str:
     # A nested type's own text holds field names, which are the tenant's; its first word does not.
     return str(kind).split("<", 1)[0].split("[", 1)[0]
+
+
+def _text_bytes(array: pa.Array) -> int:
+    """Also of a dictionary as it will be written out: each text as often as rows have it."""
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
 
 
 def _arrow_cells(array: pa.Array) -> list[Cell]:

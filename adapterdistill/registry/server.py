@@ -94,7 +94,8 @@ class RegistryServer:
                 RegistryService, self._root, self._limits, self._quotas, self._credentials
             )
         except (OSError, sqlite3.Error) as error:
-            raise RegistryError(f"cannot open the registry folder {self._root}: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise RegistryError(f"cannot open the registry folder {self._root}: {why}") from None
         self._health = health.aio.HealthServicer()
         await self._set_serving(False)
         self._server: Any = grpc.aio.server(

@@ -8,8 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-SECRET = "canary-4711"
-LONG = "n" * 300
+import pyarrow as pa
+
+from tests.contract.bad_commands import COMMANDS, LONG, SECRET
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def toml(what: str, text: str | bytes, fault: str) -> Row:
     return Row("toml", what, content, f"error [INVALID_CONFIG]: {{here}}/run.toml: {fault}")
 
 
-def parquet(what: str, given: dict[str, dict[str, list[Any]]] | bytes, fault: str) -> Row:
+def parquet(what: str, given: Any, fault: str) -> Row:
     said = f"error [INVALID_DATA]: {{here}}/acme: 1 fault(s); rows count from 0 {fault}"
     return Row("parquet", what, given, said)
 
@@ -50,69 +51,25 @@ QUERIES = {
     "split": ["train", "train"],
 }
 
+
+def vast_texts() -> dict[str, dict[str, Any]]:
+    """A text of a mebibyte in each of 128 rows, in a file of less than one."""
+    rows = 128
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array(["n" * (1 << 20)]))
+    ids = [str(row) for row in range(rows)]
+    return {
+        "queries": {
+            "query_id": ids,
+            "text": text,
+            "faq_id": ["a"] * rows,
+            "split": ["train"] * rows,
+        }
+    }
+
+
 ROWS = [
-    Row(
-        "cli",
-        "an address that is none",
-        ["query", "acme", "x", "--address", "here"],
-        "error [INVALID_CONFIG]: not an address: here",
-    ),
-    Row(
-        "cli",
-        "nobody there",
-        ["query", "acme", "x", "--address", "http://127.0.0.1:1"],
-        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1 (ConnectError)",
-    ),
-    Row(
-        "cli",
-        "a path for a tenant",
-        ["query", "../acme", SECRET],
-        "error [INVALID_CONFIG]: not a tenant name: expected lower-case letters, digits, . _ and -",
-    ),
-    Row(
-        "cli",
-        "bytes that are no text",
-        ["query", "acme", f"{SECRET}\udcff"],
-        "error [INVALID_CONFIG]: the question is not valid UTF-8",
-    ),
-    Row(
-        "cli",
-        "open to everybody",
-        ["serve", "--store", "s", "--host", "0.0.0.0"],
-        "error [INVALID_CONFIG]: --host 0.0.0.0 is open to others, who could ask for every tenant: "
-        "give --tokens FILE (see `adapterdistill token new`)",
-    ),
-    Row(
-        "cli",
-        "no such encoder",
-        ["serve", "--store", "s", "--encoder", "./none"],
-        "error [INVALID_CONFIG]: encoder folder does not exist: ./none",
-    ),
-    Row(
-        "cli",
-        "a name longer than a file's",
-        ["data", "describe", LONG],
-        f"error [FILE_ERROR]: {LONG}/faqs.parquet: File name too long",
-    ),
-    Row(
-        "cli",
-        "a name that is no version's",
-        ["registry", "show", "acme", "--address", "127.0.0.1:1"],
-        "error [INVALID_MANIFEST]: not a version name: expected "
-        "tenants/TENANT/adapters/ADAPTER/versions/SHA256",
-    ),
-    Row(
-        "cli",
-        "no registry there",
-        ["registry", "list", "--address", "127.0.0.1:1", "--timeout", "1"],
-        "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: UNAVAILABLE",
-    ),
-    Row(
-        "cli",
-        "no such tokens",
-        ["token", "list", "--tokens", "none"],
-        "error [INVALID_CONFIG]: none: No such file or directory",
-    ),
+    *(Row("cli", *command) for command in COMMANDS),
+    toml("a file beyond all bounds", "#" * (1 << 20) + "\n", "expected at most 1048576 bytes"),
     toml(
         "an empty file",
         "",
@@ -206,6 +163,11 @@ ROWS = [
         b"PK\x03\x04" + SECRET.encode(),
         "queries.parquet: cannot be read: damaged, truncated or not parquet",
     ),
+    parquet(
+        "a small file that holds vast texts",
+        vast_texts,
+        "queries.parquet, row 0: texts are too long",
+    ),
     Row("http", "no query", {}, INVALID + "body: query_or_queries"),
     Row("http", "a long query", {"query": SECRET * 200}, INVALID + "body.query: string_too_long"),
     Row("http", "too many", {"queries": [SECRET] * 65}, INVALID + "body.queries: too_long"),
@@ -221,12 +183,41 @@ ROWS = [
         b" " * (2 << 20) + b"{}",
         "413 REQUEST_TOO_LARGE a body has at most 2097152 bytes",
     ),
+    Row(
+        "http",
+        "deep nesting",
+        b'{"query": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        INVALID + "body: cannot be decoded as JSON",
+    ),
+    Row(
+        "http", "half a character", b'{"query": "\\ud800"}', INVALID + "body.query: string_unicode"
+    ),
+    Row(
+        "http",
+        "bytes that are no text",
+        b'{"query": "\xff"}',
+        INVALID + "body: cannot be decoded as JSON",
+    ),
+    Row(
+        "http",
+        "a vast number",
+        b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}",
+        INVALID + "body: cannot be decoded as JSON",
+    ),
+    Row("http", "no number", b'{"query": "x", "top_k": NaN}', INVALID + "body.top_k: int_type"),
+    Row("http", "no object", [SECRET], INVALID + "body: model_attributes_type"),
     Row("http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: json_invalid"),
     Row(
         "settings",
         "a folder of nowhere",
         {"store": "relative"},
         SETTINGS + "store: must be an absolute path",
+    ),
+    Row(
+        "settings",
+        "a zero in a path",
+        {"store": "/a\0b"},
+        SETTINGS + "store: holds a character that no file's name can have",
     ),
     Row(
         "settings",
@@ -250,6 +241,19 @@ ROWS = [
         "grpc",
         "an unknown name",
         "acme",
+        "INVALID_MANIFEST not a version name: expected "
+        "tenants/TENANT/adapters/ADAPTER/versions/SHA256",
+    ),
+    Row(
+        "grpc",
+        "a message beyond all bounds",
+        "n" * (9 << 20),
+        "REGISTRY_UNAVAILABLE get: RESOURCE_EXHAUSTED",
+    ),
+    Row(
+        "grpc",
+        "a zero in a name",
+        f"tenants/acme/adapters/faq/versions/{'0' * 64}\0",
         "INVALID_MANIFEST not a version name: expected "
         "tenants/TENANT/adapters/ADAPTER/versions/SHA256",
     ),

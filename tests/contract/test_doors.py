@@ -1,6 +1,7 @@
 """Every row of `bad_input` at its door: each door says what it refuses in exactly these words."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.contract.running_registry import Running
 from tests.serving_store import make_tenant, put_live
 
 Door = Callable[[Any], str]
+Tables = dict[str, dict[str, Any]]
 
 
 @pytest.fixture
@@ -51,9 +53,10 @@ def from_toml(from_cli: Door, tmp_path: Path) -> Door:
 
 @pytest.fixture
 def from_parquet(from_cli: Door, tmp_path: Path) -> Door:
-    def say(given: dict[str, dict[str, list[Any]]] | bytes) -> str:
+    def say(given: Tables | Callable[[], Tables] | bytes) -> str:
         folder = tmp_path / "acme"
         folder.mkdir()
+        given = given() if callable(given) else given
         changed = {} if isinstance(given, bytes) else given
         pq.write_table(pa.table(FAQS | changed.get("faqs", {})), folder / "faqs.parquet")
         pq.write_table(pa.table(QUERIES | changed.get("queries", {})), folder / "queries.parquet")
@@ -125,11 +128,21 @@ def from_grpc(registry: Running) -> Door:
     return say
 
 
+def make_hostile_names() -> None:
+    """In the working folder: what a person may name where a file or a folder is expected."""
+    os.mkfifo("pipe", 0o600)  # nobody writes into it: who waits for that waits for ever
+    Path("folder").mkdir()
+    Path("loop").symlink_to("loop")
+    Path("file").touch()
+    Path("file").chmod(0o644)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.door}: {row.what}")
 def test_bad_input_is_refused_in_these_words(
     row: Row, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    make_hostile_names()
     door: Door = request.getfixturevalue(f"from_{row.door}")
     said = door(row.given)
     assert said == row.said.replace("{here}", str(tmp_path))

@@ -97,7 +97,7 @@ def test_a_fault_names_file_and_key(tmp_path: Path, text: str | bytes, named: st
 def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
         load_toml(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="directory"):
+    with pytest.raises(ConfigError, match="expected a file"):
         load_toml(tmp_path)
 
 

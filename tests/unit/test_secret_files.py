@@ -29,7 +29,7 @@ def test_what_others_may_touch_is_refused_with_its_name_and_mode(path: Path, mod
     ("make", "said"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.mkdir(mode=0o700), "Is a directory"),
+        (lambda path: path.mkdir(mode=0o700), "expected a file"),
         (lambda path: os.mkfifo(path, 0o600), "expected a file"),  # nor is it waited for
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     ],

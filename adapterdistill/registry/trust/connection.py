@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -44,6 +45,7 @@ _SERVER_REFUSED = (
     "security handshaker",
 )
 _PROBE_TIMEOUT_S = 2.0
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +66,10 @@ class Connection:
     """
 
     def __init__(self, address: str, credentials: Path | None) -> None:
-        """Raises ConfigError if the credentials folder is unusable."""
+        """Raises ConfigError if the address is none, or the credentials folder is unusable."""
+        found = _ADDRESS.fullmatch(address)
+        if found is None or not 0 < int(found[1]) < 65536:
+            raise ConfigError(f"not a registry's address: expected HOST:PORT, got {address!r:.80}")
         self._address = address
         self.closed = False
         self._folder = credentials

@@ -1,6 +1,7 @@
 """Certificates and revocation lists as values: what an authority signs, without its files."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.trust.certificates import Usage
 
+_DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 PublicKey = EllipticCurvePublicKey | Ed25519PublicKey
 _CLOCK_SKEW = timedelta(minutes=10)
 """By so much another's clock may be late and still accept what was made just now: by as much as a
@@ -33,7 +35,7 @@ def host_names(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
-            if not host or not host.isascii() or any(one in host for one in " /:@"):
+            if not _DNS_NAME.fullmatch(host):
                 raise ConfigError(f"not a host name or an IP address: {host!r}") from None
             names.append(x509.DNSName(host))
     if not names:

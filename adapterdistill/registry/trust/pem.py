@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.named_files import read_file
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 from adapterdistill.secret_files import read_secret, write_secret
@@ -40,7 +41,6 @@ SERVER_PEM = "server.pem"
 CA_PEM = "ca.pem"
 CRL_PEM = "crl.pem"
 Key = EllipticCurvePrivateKey | Ed25519PrivateKey
-_MAX_BYTES = 1 << 20  # of a file that people hand to each other
 
 
 def new_tls_key() -> EllipticCurvePrivateKey:
@@ -53,15 +53,6 @@ def key_pem(key: Key) -> bytes:
 
 def certificate_pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
-
-
-def read_public(path: Path) -> bytes:
-    """Raises ConfigError if the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def read_tls_key(path: Path) -> EllipticCurvePrivateKey:
@@ -90,7 +81,7 @@ def _read_key(path: Path) -> object:
 def read_certificates(path: Path) -> list[x509.Certificate]:
     """Raises ConfigError unless the file holds at least one certificate in PEM."""
     try:
-        return x509.load_pem_x509_certificates(read_public(path))
+        return x509.load_pem_x509_certificates(read_file(path))
     except MALFORMED:
         raise ConfigError(f"{path}: no certificates in PEM") from None
 
@@ -98,7 +89,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 def read_crl(path: Path) -> x509.CertificateRevocationList:
     """Raises ConfigError unless the file holds a revocation list in PEM; it is not verified."""
     try:
-        return x509.load_pem_x509_crl(read_public(path))
+        return x509.load_pem_x509_crl(read_file(path))
     except MALFORMED:
         raise ConfigError(f"{path}: no revocation list in PEM") from None
 
@@ -186,7 +177,7 @@ def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519Pub
         UnauthenticatedError: a request names nobody.
     """
     marker = b"-----BEGIN CERTIFICATE REQUEST-----"
-    parts = [marker + part for part in read_public(path).split(marker)[1:]]
+    parts = [marker + part for part in read_file(path).split(marker)[1:]]
     try:
         requests = [x509.load_pem_x509_csr(part) for part in parts]
         if len(requests) == 2 and all(one.is_signature_valid for one in requests):

@@ -1,0 +1,130 @@
+"""The part of `bad_input` that comes by command: what, the arguments, and what is said.
+
+`pipe`, `folder`, `loop` and `file` are such in the working folder, and `file` is empty.
+"""
+
+SECRET = "canary-4711"
+LONG = "n" * 300
+
+COMMANDS: list[tuple[str, list[str], str]] = [
+    (
+        "an address that is none",
+        ["query", "acme", "x", "--address", "here"],
+        "error [INVALID_CONFIG]: not an address: here",
+    ),
+    (
+        "nobody there",
+        ["query", "acme", "x", "--address", "http://127.0.0.1:1"],
+        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1 (ConnectError)",
+    ),
+    (
+        "a path for a tenant",
+        ["query", "../acme", SECRET],
+        "error [INVALID_CONFIG]: not a tenant name: expected lower-case letters, digits, . _ and -",
+    ),
+    (
+        "bytes that are no text",
+        ["query", "acme", f"{SECRET}\udcff"],
+        "error [INVALID_CONFIG]: the question is not valid UTF-8",
+    ),
+    (
+        "open to everybody",
+        ["serve", "--store", "s", "--host", "0.0.0.0"],
+        "error [INVALID_CONFIG]: --host 0.0.0.0 is open to others, who could ask for every tenant: "
+        "give --tokens FILE (see `adapterdistill token new`)",
+    ),
+    (
+        "no such encoder",
+        ["serve", "--store", "s", "--encoder", "./none"],
+        "error [INVALID_CONFIG]: encoder folder does not exist: ./none",
+    ),
+    (
+        "a name longer than a file's",
+        ["data", "describe", LONG],
+        f"error [FILE_ERROR]: {LONG}/faqs.parquet: File name too long",
+    ),
+    (
+        "a name that is no version's",
+        ["registry", "show", "acme", "--address", "127.0.0.1:1"],
+        "error [INVALID_MANIFEST]: not a version name: expected "
+        "tenants/TENANT/adapters/ADAPTER/versions/SHA256",
+    ),
+    (
+        "no registry there",
+        ["registry", "list", "--address", "127.0.0.1:1", "--timeout", "1"],
+        "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: UNAVAILABLE",
+    ),
+    (
+        "no such tokens",
+        ["token", "list", "--tokens", "none"],
+        "error [INVALID_CONFIG]: none: No such file or directory",
+    ),
+    (
+        "a pipe for a run",
+        ["onboard", "--local", "--config", "pipe"],
+        "error [INVALID_CONFIG]: pipe: expected a file",
+    ),
+    (
+        "a folder for a run",
+        ["onboard", "--local", "--config", "folder"],
+        "error [INVALID_CONFIG]: folder: expected a file",
+    ),
+    (
+        "a link to itself for a run",
+        ["onboard", "--local", "--config", "loop"],
+        "error [INVALID_CONFIG]: loop: Too many levels of symbolic links",
+    ),
+    (
+        "a pipe for an address",
+        ["registry", "list", "--address-file", "pipe"],
+        "error [INVALID_CONFIG]: pipe: expected a file",
+    ),
+    (
+        "a web page for a registry",
+        ["registry", "list", "--address", "http://127.0.0.1:1"],
+        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "'http://127.0.0.1:1'",
+    ),
+    (
+        "a port that there is not",
+        ["registry", "list", "--address", "127.0.0.1:65536"],
+        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "'127.0.0.1:65536'",
+    ),
+    (
+        "a pipe for an audit log",
+        ["registry", "audit", "verify", "pipe"],
+        "error [INVALID_CONFIG]: pipe: expected an audit log, or a folder that holds one",
+    ),
+    (
+        "a file for a registry's folder",
+        ["registry", "serve", "--root", "file"],
+        "error [REGISTRY_ERROR]: cannot open the registry folder file: File exists",
+    ),
+    (
+        "a zero in a host's name",
+        ["registry", "init", "--root", "r", "--host", "a\0b"],
+        "error [INVALID_CONFIG]: not a host name or an IP address: 'a\\x00b'",
+    ),
+    (
+        "a file for a folder of keys",
+        ["owner", "show", "file"],
+        "error [INVALID_CONFIG]: file/tls.key: Not a directory",
+    ),
+    (
+        "a file for a store",
+        ["serve", "--store", "file"],
+        "error [INVALID_CONFIG]: --store file: expected a folder",
+    ),
+    (
+        "a pipe for tokens",
+        ["token", "list", "--tokens", "pipe"],
+        "error [INVALID_CONFIG]: pipe: expected a file",
+    ),
+    (
+        "a token that others may read",
+        ["query", "acme", "x", "--token-file", "file"],
+        "error [INVALID_CONFIG]: file: holds a secret, but others may read or change it (mode "
+        "0644): chmod 600 it, and if they could have read it, make another",
+    ),
+]
