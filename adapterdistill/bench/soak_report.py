@@ -39,6 +39,11 @@ def _over_time(held: Sequence[tuple[float, Held]]) -> dict[str, Any]:
             "end": round(blocks[-1][1], 2),
             "per_hour": slope(blocks),
         }
+        # What fills up slows down; a leak does not.
+        found[name]["by_thirds"] = [
+            slope(blocks[len(blocks) * third // 3 : len(blocks) * (third + 1) // 3])
+            for third in range(3)
+        ]
     return found
 
 
@@ -161,15 +166,16 @@ def _seconds(seconds: Sequence[float]) -> str:
 
 
 def _over_time_table(roles: Mapping[str, Any]) -> str:
-    head = ("role", "processes", "private MiB", "MiB an hour", "resident MiB", "descriptors")
+    head = ("role", "processes", "private MiB", "MiB an hour", "by thirds of the time")
     return table(
-        (*head, "an hour", "threads"),
+        (*head, "resident MiB", "descriptors", "an hour", "threads"),
         (
             (
                 f"**{role}**" if role in OWN else role,
                 _span(of["processes"]),
                 _span(of["private_mib"]),
                 _interval(of["private_mib"]["per_hour"]),
+                ", ".join(f"{one['slope']:+.1f}" for one in of["private_mib"]["by_thirds"] if one),
                 _span(of["rss_mib"]),
                 _span(of["fds"]),
                 _interval(of["fds"]["per_hour"]),

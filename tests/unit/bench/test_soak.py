@@ -1,5 +1,6 @@
 """The soak's loop on the app alone, and its verdicts on samples that are made up: without Ray."""
 
+import math
 import os
 import random
 import statistics
@@ -110,6 +111,12 @@ def test_what_grows_in_the_warm_up_alone_is_flat() -> None:
     assert WARM_UP == 0.2
     assert found["private_mib"]["per_hour"] == {"slope": 0, "low": 0, "high": 0}
     assert found["private_mib"]["start"] == found["private_mib"]["end"] == 119
+
+
+def test_what_fills_up_is_seen_to_slow_down() -> None:
+    found = roles_over_time(made_up([100 + math.log1p(place) for place in range(100)]))["replica"]
+    thirds = [third["slope"] for third in found["private_mib"]["by_thirds"]]
+    assert thirds[0] > thirds[1] > thirds[2] > 0
 
 
 def test_a_role_that_comes_and_goes_has_no_slope() -> None:
