@@ -29,17 +29,23 @@ is still free when a process that takes seconds to start comes to bind it."""
 _PORT_DRAWS = 100
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Kept, for a Popen that is dropped warns that its process still runs; here it is meant to."""
-_PORTS = (
-    "port",
-    "dashboard-port",
+_NODE_PORTS = (
     "node-manager-port",
     "object-manager-port",
     "dashboard-agent-listen-port",
     "dashboard-agent-grpc-port",
     "runtime-env-agent-port",
     "metrics-export-port",
-    "ray-client-server-port",
 )
+_PORTS = ("port", "dashboard-port", "ray-client-server-port", *_NODE_PORTS)
+# A Ray that keeps to loopback lets no second node join, which on one machine it could.
+_JOIN = """
+from types import SimpleNamespace
+from ray.scripts import scripts
+known = vars(scripts.ray_constants)
+scripts.ray_constants = SimpleNamespace(**known | {"ENABLE_RAY_CLUSTER": True})
+scripts.main()
+"""
 
 
 @dataclass(frozen=True)
@@ -145,10 +151,66 @@ def start_own_cluster(
     while not all(_answers(ports[name]) for name in needed):
         if process.poll() is not None or time.monotonic() > deadline:
             stop_own_cluster(cluster)
-            last = (folder / "ray-start.log").read_text("utf-8", "replace").strip().splitlines()
-            raise ServingError(f"Ray did not start: {' | '.join(last[-3:]) or 'it said nothing'}")
+            raise ServingError(f"Ray did not start: {_last_words(folder / 'ray-start.log')}")
         time.sleep(0.3)
     return cluster
+
+
+def join_own_cluster(
+    cluster: OwnCluster,
+    *,
+    num_cpus: int,
+    resources: dict[str, float],
+    environment: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start one more node of the cluster on this machine, a stand-in for another machine.
+
+    One after the other: two that start at once take the name of the same socket.
+
+    Returns:
+        `ray start --block`, leader of its own process group; `stop_own_cluster` ends it, too.
+
+    Raises:
+        ServingError: it did not join in time; nothing of it is left running.
+    """
+    command = [
+        *(sys.executable, "-c", _JOIN, "start", "--block"),
+        *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
+        *(f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources)}"),
+        *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"),
+        *(f"--{name}={free_port()}" for name in _NODE_PORTS),
+    ]
+    said = Path(cluster.folder) / f"node-{secrets.token_hex(4)}.log"
+    with said.open("wb") as log:
+        node = subprocess.Popen(
+            command,
+            env=os.environ | cluster.environment | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while "Ray runtime started" not in said.read_text("utf-8", "replace"):
+        if node.poll() is not None or time.monotonic() > deadline:
+            kill_node(node)
+            raise ServingError(f"a node did not join: {_last_words(said)}")
+        time.sleep(0.1)
+    return node
+
+
+def kill_node(node: subprocess.Popen[bytes]) -> None:
+    """As a machine dies: `ray start --block` and all that runs under it, at once."""
+    if node.poll() is None:
+        for process in _children(psutil.Process(node.pid)):
+            _signal(process, signal.SIGKILL)
+    node.kill()
+    node.wait()
+
+
+def _last_words(log: Path) -> str:
+    last = log.read_text("utf-8", "replace").strip().splitlines()
+    return " | ".join(last[-3:]) or "it said nothing"
 
 
 def _answers(port: int) -> bool:

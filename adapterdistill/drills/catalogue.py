@@ -44,6 +44,12 @@ def _kill_owner(folder: Path, draw: random.Random) -> Outcome:
     return kill_owner(folder, draw)
 
 
+def _kill_node(folder: Path, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.owner_node import kill_owner_node
+
+    return kill_owner_node(folder, draw)
+
+
 def _kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
     from adapterdistill.drills.onboarding import kill_train_worker
 
@@ -113,6 +119,12 @@ DRILLS = {
             "kill -9 of an onboarding's owner actor or of its driver, at any moment of the run: it "
             "ends with the adapter of a run that nobody disturbed",
             _kill_owner,
+        ),
+        Drill(
+            "kill-node",
+            "kill -9 of the owner's node with all that runs on it, and it stays away for a while: "
+            "the onboarding waits, or says so, and ends the same",
+            _kill_node,
         ),
         Drill(
             "kill-train-worker",

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import random
 import subprocess
@@ -25,13 +24,14 @@ from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data.importing import import_samples
 from adapterdistill.drills.acknowledged import fsck_findings
 from adapterdistill.drills.drill import Outcome
+from adapterdistill.drills.owner import TENANT, toml
 from adapterdistill.drills.random_adapter import publish_adapter
 from adapterdistill.drills.tiny_encoder import make_tiny_encoder
 from adapterdistill.errors import TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client import RegistryClient
 
-TENANT = "larkhill-vets"
+RESOURCE = f"owner:{TENANT}"
 ONBOARD = ("onboard",)
 OWNER, WORKER = "DataOwner", "RayTrainWorker"
 _STARTED = "started"
@@ -62,6 +62,8 @@ class Site:
     folder: Path
     cluster: OwnCluster
     registry: str
+    patience_s: float = 30.0
+    """For the owner's node."""
 
     def config(self, work: str, num_workers: int) -> dict[str, Any]:
         return {
@@ -71,7 +73,7 @@ class Site:
             "serving_store": str(self.folder / work / "serving"),
             "encoder": {"name": str(self.folder / "encoder"), "dtype": "float32"},
             "registry": {"address": self.registry, "timeout_s": 30.0},
-            "placement": {"resource": f"owner:{TENANT}"},
+            "placement": {"resource": RESOURCE, "timeout_s": self.patience_s},
             "training": {
                 "bottleneck_size": 8,
                 "extract_steps": 12,
@@ -93,17 +95,18 @@ def kill_owner(folder: Path, draw: random.Random) -> Outcome:
     def has_come(site: Site) -> bool:
         if moment == _STARTED:
             return bool(_titled(site.cluster, OWNER))
-        return _has_finished(site.folder, moment)
+        return has_finished(site.folder, moment)
 
     def strike(site: Site, driver: psutil.Popen) -> None:
-        _wait_until(lambda: has_come(site), driver)
+        wait_until(lambda: has_come(site), driver)
         time.sleep(wait_s)
         if victim == OWNER:
             _kill_first(site.cluster, OWNER)
         else:
             _kill(driver)
 
-    return _disturbed(folder, strike, num_workers=0)
+    with site_in(folder) as site:
+        return disturbed(site, strike)
 
 
 def draw_moment(draw: random.Random) -> str:
@@ -122,49 +125,56 @@ def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
         return bool(_titled(site.cluster, WORKER))
 
     def strike(site: Site, driver: psutil.Popen) -> None:
-        _wait_until(lambda: _has_finished(site.folder, stage), driver)
-        _wait_until(lambda: is_training(site), driver)
+        wait_until(lambda: has_finished(site.folder, stage), driver)
+        wait_until(lambda: is_training(site), driver)
         time.sleep(wait_s)
         _kill_first(site.cluster, WORKER)
 
-    return _disturbed(folder, strike, num_workers=1)
+    with site_in(folder) as site:
+        return disturbed(site, strike, num_workers=1)
 
 
-def _disturbed(
-    folder: Path, strike: Callable[[Site, psutil.Popen], None], *, num_workers: int
+def disturbed(
+    site: Site, strike: Callable[[Site, psutil.Popen], None], *, num_workers: int = 0
 ) -> Outcome:
     """Onboard while `strike` happens, and compare with an onboarding in this process."""
     findings = []
-    with site_in(folder) as site:
+    with driver_of(site, site.config("ray", num_workers)) as driver:
+        strike(site, driver)
+        began = time.monotonic()
+        driver.wait(timeout=_TIMEOUT_S)
+    while driver.returncode != 0:  # as the owner would: the same once more
+        if time.monotonic() - began > _TIMEOUT_S:
+            raise TrainingError("the onboarding did not end after it was run again")
         with driver_of(site, site.config("ray", num_workers)) as driver:
-            strike(site, driver)
-            began = time.monotonic()
             driver.wait(timeout=_TIMEOUT_S)
-        while driver.returncode != 0:  # as the owner would: the same once more
-            if time.monotonic() - began > _TIMEOUT_S:
-                raise TrainingError("the onboarding did not end after it was run again")
-            with driver_of(site, site.config("ray", num_workers)) as driver:
-                driver.wait(timeout=_TIMEOUT_S)
-        recovery_s = time.monotonic() - began
-        if left := _titled(site.cluster, OWNER):
-            _, left = psutil.wait_procs(left, timeout=30)
-            findings += [f"left running after the job: {OWNER}" for _ in left]
-        report = OnboardReport.model_validate_json(
-            (folder / "ray/owners" / TENANT / "report.json").read_bytes()
-        )
-        alone = _alone(parse_config(site.config("alone", 0), source="the drill"))
-        if report.publish.name != alone.publish.name:
-            findings.append("the adapter is another than that of a run without the fault")
-        with RegistryClient(site.registry) as client:
-            client.fetch(VersionRef.parse(report.publish.name))
-            versions = len([*client.list(tenant=TENANT, latest_only=False)])
-            if versions != 1:
-                findings.append(f"{versions} versions were published, expected one")
-    return Outcome(recovery_s, (*findings, *fsck_findings(folder / "registry")))
+    recovery_s = time.monotonic() - began
+    if left := _titled(site.cluster, OWNER):
+        _, left = psutil.wait_procs(left, timeout=30)
+        findings += [f"left running after the job: {OWNER}" for _ in left]
+    report = OnboardReport.model_validate_json(
+        (site.folder / "ray/owners" / TENANT / "report.json").read_bytes()
+    )
+    alone = _alone(parse_config(site.config("alone", 0), source="the drill"))
+    if report.publish.name != alone.publish.name:
+        findings.append("the adapter is another than that of a run without the fault")
+    with RegistryClient(site.registry) as client:
+        client.fetch(VersionRef.parse(report.publish.name))
+        versions = len([*client.list(tenant=TENANT, latest_only=False)])
+        if versions != 1:
+            findings.append(f"{versions} versions were published, expected one")
+    return Outcome(recovery_s, (*findings, *fsck_findings(site.folder / "registry")))
 
 
 @contextmanager
-def site_in(folder: Path, *, dashboard: bool = False) -> Iterator[Site]:
+def site_in(
+    folder: Path,
+    *,
+    dashboard: bool = False,
+    on_head: bool = True,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Site]:
+    """The owner's node is the head; else the cluster has none yet."""
     import_samples(TENANT, folder / "data")
     encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
     ray_folder = folder / "c"  # apart: whatever names it belongs to the cluster
@@ -176,9 +186,13 @@ def site_in(folder: Path, *, dashboard: bool = False) -> Iterator[Site]:
         cluster = start_own_cluster(
             ray_folder,
             num_cpus=2,
-            resources={f"owner:{TENANT}": 1},
-            # A worker goes on after a checkpoint when Ray Train next looks: every 2 s otherwise.
-            environment={"PYTHONPATH": str(_ROOT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"},
+            resources={RESOURCE: 1} if on_head else {},
+            environment={
+                "PYTHONPATH": str(_ROOT),
+                # A worker goes on after a checkpoint when Ray Train next looks: else every 2 s.
+                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+                **(environment or {}),
+            },
             dashboard=dashboard,
         )
         try:
@@ -191,7 +205,7 @@ def site_in(folder: Path, *, dashboard: bool = False) -> Iterator[Site]:
 def driver_of(site: Site, config: dict[str, Any]) -> Iterator[psutil.Popen]:
     """`adapterdistill onboard` on the cluster, in a process that is ended with the block."""
     file = site.folder / "run.toml"
-    file.write_text(_toml(config), "utf-8")
+    file.write_text(toml(config), "utf-8")
     with (
         (site.folder / "driver.log").open("ab") as log,
         psutil.Popen(
@@ -209,21 +223,13 @@ def driver_of(site: Site, config: dict[str, Any]) -> Iterator[psutil.Popen]:
                 driver.kill()
 
 
-def _toml(config: dict[str, Any]) -> str:
-    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
-    lines = [f"{n} = {json.dumps(v)}" for n, v in config.items() if n not in sections]
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{n} = {json.dumps(v)}" for n, v in section.items())]
-    return "\n".join(lines)
-
-
 def _alone(config: OnboardConfig) -> OnboardReport:
     """In this process, without Ray, told to nobody."""
     with contextlib.redirect_stderr(io.StringIO()):
         return onboard(config, in_process(config), emit=lambda line: None)
 
 
-def _has_finished(folder: Path, stage: str) -> bool:
+def has_finished(folder: Path, stage: str) -> bool:
     return any((folder / "ray").glob(f"owners/*/runs/*/stages/{stage}.json"))
 
 
@@ -253,7 +259,7 @@ def _kill(process: psutil.Process) -> None:
     raise TrainingError("what is to be killed has ended, so this shows nothing")
 
 
-def _wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
+def wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
     deadline = time.monotonic() + _TIMEOUT_S
     while not happened():
         if driver.poll() is not None or time.monotonic() > deadline:

@@ -4,13 +4,11 @@ Every process of the cluster writes down the files that it opens below the owner
 node that it runs on (an audit hook, in before any of the project's code).
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import pytest
 from actors.cluster import (
     OwnCluster,
     cluster_processes,
-    free_port,
+    join_own_cluster,
     start_own_cluster,
     stop_own_cluster,
 )
@@ -31,7 +29,6 @@ from tests.owner_runs import config_toml, run_of, write_shop
 ROOT = Path(__file__).resolve().parents[2]
 OWNERS = ("acme", "birch")
 NODE = "TEST_NODE"
-START_TIMEOUT_S = 90.0
 pytestmark = pytest.mark.e2e
 
 _HOOK = """
@@ -48,14 +45,6 @@ def note(event, arguments):
                 log.write(line)
 
 sys.addaudithook(note)
-"""
-# A Ray that keeps to loopback lets no second node join, which on one machine it could.
-_JOIN = """
-from types import SimpleNamespace
-from ray.scripts import scripts
-known = vars(scripts.ray_constants)
-scripts.ray_constants = SimpleNamespace(**known | {"ENABLE_RAY_CLUSTER": True})
-scripts.main()
 """
 
 
@@ -99,41 +88,6 @@ class Nodes:
         return {(node, str(Path(path).relative_to(self.home))) for node, path in pairs}
 
 
-def join(cluster: OwnCluster, owner: str) -> subprocess.Popen[bytes]:
-    """The owner's node, once it is one of the cluster's: two that start at once take the name of
-    the same socket."""
-    ports = (
-        "node-manager-port",
-        "object-manager-port",
-        "metrics-export-port",
-        "runtime-env-agent-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-    )
-    command = [
-        *(sys.executable, "-c", _JOIN, "start", "--block"),
-        *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
-        *("--num-cpus=2", f"--resources={json.dumps({f'owner:{owner}': 1})}"),
-        *("--object-store-memory=100000000", "--disable-usage-stats"),
-        *(f"--{port}={free_port()}" for port in ports),
-    ]
-    said = Path(cluster.folder) / f"{owner}.log"
-    with said.open("wb") as log:
-        node = subprocess.Popen(
-            command,
-            env=os.environ | cluster.environment | {NODE: owner},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while "Ray runtime started" not in said.read_text():
-        assert node.poll() is None and time.monotonic() < deadline, said.read_text()
-        time.sleep(0.1)
-    return node
-
-
 @pytest.fixture(scope="module")
 def nodes(tiny_encoder_folder: Path) -> Iterator[Nodes]:
     home = Path(tempfile.mkdtemp(prefix="e2e-"))  # short: Ray's sockets live under it
@@ -151,7 +105,11 @@ def nodes(tiny_encoder_folder: Path) -> Iterator[Nodes]:
         # As with `environment` for drivers: they are on no node.
         del cluster.environment[NODE]
         for owner in OWNERS:
-            workers.append(join(cluster, owner))
+            resources = {f"owner:{owner}": 1.0}
+            node = join_own_cluster(
+                cluster, num_cpus=2, resources=resources, environment={NODE: owner}
+            )
+            workers.append(node)
         yield Nodes(home, cluster, registry, tiny_encoder_folder)
     finally:
         stop_own_cluster(cluster)
