@@ -5,7 +5,7 @@ Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working f
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
 
@@ -25,6 +25,8 @@ from adapterdistill.sections import (
     TeacherConfig,
     TrainingConfig,
 )
+
+S = TypeVar("S", bound=Section)
 
 
 class OnboardConfig(Section):
@@ -124,14 +126,19 @@ _METHODS_OF = {
 
 
 def load_toml(path: Path) -> OnboardConfig:
-    """Read a run's TOML.
+    """Read a run's TOML; raises as `load_section` does."""
+    return load_section(path, OnboardConfig)
+
+
+def load_section(path: Path, kind: type[S]) -> S:
+    """Read a TOML file.
 
     Raises:
         ConfigError: the file is missing or not TOML, or keys are missing, unknown or out of
             range; the message names file and keys.
     """
     try:
-        return parse_config(tomllib.loads(read_file(path).decode()), source=str(path))
+        return _parsed(kind, tomllib.loads(read_file(path).decode()), source=str(path))
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
     except ValueError as error:  # of syntax, bytes, or a vast number
@@ -140,8 +147,12 @@ def load_toml(path: Path) -> OnboardConfig:
 
 def parse_config(values: dict[str, Any], *, source: str) -> OnboardConfig:
     """Like `load_toml`, from values already parsed; `source` names them in errors."""
+    return _parsed(OnboardConfig, values, source=source)
+
+
+def _parsed(kind: type[S], values: dict[str, Any], *, source: str) -> S:
     try:
-        return OnboardConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()

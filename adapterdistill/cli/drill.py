@@ -5,6 +5,7 @@ import signal
 import statistics
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +14,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli.output import Format
-from adapterdistill.drills.catalogue import DRILLS
+from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.drills.named import load_named, on_named
 from adapterdistill.errors import ConfigError
 
 LIST, ALL = "list", "all"
@@ -35,10 +37,19 @@ def drill(
         int, typer.Option(min=1, help="Of each drill, every one a new deployment.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first run; the next has the next.")] = 0,
+    on: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file that names a running deployment to do it on, with [registry], "
+            "[serving] and [ray]; `list` shows which drills can."
+        ),
+    ] = None,
     output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
     remove it all. Without a name: list the drills.
+
+    With --on, the same on a deployment that runs already, whose data stay as they are.
 
     Exit code 1 if a run found what must not be.
     """
@@ -49,15 +60,19 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
+    chosen = [DRILLS[name] for name in (DRILLS if ALL in names else dict.fromkeys(names))]
+    if on is not None:
+        named = load_named(on)
+        chosen = [on_named(one, ON_NAMED, named, on) for one in chosen]
     end_orderly()
     console = Console(stderr=True)
     found: list[dict[str, Any]] = []
-    for name in DRILLS if ALL in names else dict.fromkeys(names):
+    for one in chosen:
         outcomes = []
         for number in range(runs):
-            outcomes.append(run_drill(DRILLS[name], seed + number))
-            _tell(console, f"{name} {number + 1}/{runs}", outcomes[-1])
-        found.append(_summed(name, seed, outcomes))
+            outcomes.append(run_drill(one, seed + number))
+            _tell(console, f"{one.name} {number + 1}/{runs}", outcomes[-1])
+        found.append(_summed(one.name, seed, outcomes))
     if output is Format.json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -82,14 +97,24 @@ def _end_orderly(number: int, _frame: object) -> None:
 
 
 def _list(output: Format) -> None:
-    sentences = {drill.name: drill.sentence for drill in DRILLS.values()}
+    rows = [
+        {"name": name, "sentence": drill.sentence, "on_named": _on_named(name)}
+        for name, drill in DRILLS.items()
+    ]
     if output is Format.json:
-        typer.echo(json.dumps([{"name": n, "sentence": s} for n, s in sentences.items()], indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(Column("drill", no_wrap=True), "fault, and what must hold")
-    for name, sentence in sentences.items():
-        table.add_row(name, sentence)
+    table = Table(Column("drill", no_wrap=True), "fault, and what must hold", "with --on")
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
     Console().print(table)
+
+
+def _on_named(name: str) -> str:
+    way = ON_NAMED[name]
+    if isinstance(way, str):
+        return f"no: {way}"
+    return " and ".join(f"[{section}]" for section in way.needs)
 
 
 def _tell(console: Console, run: str, outcome: Outcome) -> None:

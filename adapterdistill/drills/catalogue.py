@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
+from adapterdistill.drills import named_registry
 from adapterdistill.drills.drill import Drill, Outcome
+from adapterdistill.drills.named import Named, OnNamed
 from adapterdistill.drills.registry_calls import drop_rpc, kill_registry, slow_rpc
 from adapterdistill.drills.registry_disk import corrupt_blob, fill_disk
 
@@ -56,6 +58,29 @@ def _kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
     return kill_train_worker(folder, draw)
 
 
+def _kill_named_serve_replica(named: Named, draw: random.Random) -> Outcome:
+    from adapterdistill.drills.named_serving import kill_serve_replica
+
+    return kill_serve_replica(named, draw)
+
+
+_MADE_UP = "it onboards a made-up tenant, which would be published to the others"
+ON_NAMED: dict[str, OnNamed | str] = {
+    "kill-registry": "a registry at an address is no process that could be killed or started",
+    "drop-rpc": OnNamed(("registry",), named_registry.drop_rpc),
+    "slow-rpc": OnNamed(("registry",), named_registry.slow_rpc),
+    "corrupt-blob": "it damages what somebody published",
+    "fill-disk": "it takes the disk from all who publish",
+    "clock-skew": "it lets an owner's certificates expire",
+    "stale-teacher": "it withdraws adapters, which is for ever",
+    "kill-serve-replica": OnNamed(("serving", "ray"), _kill_named_serve_replica),
+    "kill-onboarding": _MADE_UP,
+    "lose-registry": _MADE_UP,
+    "kill-owner": _MADE_UP,
+    "kill-node": _MADE_UP,
+    "kill-train-worker": _MADE_UP,
+}
+"""How each is done on a deployment that somebody runs, or why it is not."""
 DRILLS = {
     drill.name: drill
     for drill in (

@@ -18,7 +18,7 @@ class FaultyProxy:
 
     def __init__(self, target: str) -> None:
         host, port = target.rsplit(":", 1)
-        self._target = (host, int(port))
+        self._target = (host.strip("[]"), int(port))
         self._delay_s = 0.0
         self._piece_bytes = _PIECE_BYTES
         self._hurry = threading.Event()

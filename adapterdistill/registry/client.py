@@ -54,15 +54,21 @@ class RegistryClient:
     """
 
     def __init__(
-        self, address: str, *, timeout_s: float = 30.0, credentials: Path | None = None
+        self,
+        address: str,
+        *,
+        timeout_s: float = 30.0,
+        credentials: Path | None = None,
+        server_name: str | None = None,
     ) -> None:
         """`credentials` is a folder (`registry.trust.pem`); without one it speaks plain text.
+        `server_name` is in the registry's certificate, where `address` is a forwarder's.
 
         Raises ConfigError if the folder is unusable.
         """
         self.address = address
         self.timeout_s = timeout_s
-        self._connection = Connection(address, credentials)
+        self._connection = Connection(address, credentials, server_name)
 
     @property
     def _stub(self) -> Any:

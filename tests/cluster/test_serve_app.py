@@ -13,6 +13,10 @@ import pytest
 
 from actors.cluster import free_port
 from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.drills import named_serving
+from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
+from adapterdistill.drills.drill import run_drill
+from adapterdistill.drills.named import load_named, on_named
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.tokens import new_token
 from tests.serving_rpc import Client, assert_equal_answers
@@ -21,6 +25,7 @@ from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_enc
 pytestmark = pytest.mark.ray
 TEXTS = ["where is my parcel", "hi", "can I pay by card?", "opening hours", "refund 7"]
 SECRET = "canary-4711"
+TWO_REPLICAS: dict[str, object] = {"max_wait_ms": 1, "num_replicas": 2}
 
 
 @dataclass(frozen=True)
@@ -238,13 +243,32 @@ def test_a_redeployment_fails_no_request(served: Served) -> None:
     for thread in threads:
         thread.start()
     eventually(lambda: len(statuses) > 20)
-    served.redeploy({"max_wait_ms": 1})
+    served.redeploy(TWO_REPLICAS)
     before = len(statuses)
     eventually(lambda: len(statuses) > before + 20)
     stop.set()
     for thread in threads:
         thread.join()
     assert set(statuses) == {200}
+
+
+def test_the_drill_kills_a_replica_of_a_named_deployment_and_it_recovers(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.redeploy(TWO_REPLICAS)  # which are there already after the test before
+    monkeypatch.setattr(named_serving, "_LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(named_serving, "_AFTERWARDS_S", 0.2)
+    (tmp_path / "questions.txt").write_text("\n".join(TEXTS), "utf-8")
+    (tmp_path / "day.toml").write_text(
+        f'[serving]\naddress = "{served.client.base_url}"\ntenant = "birch"\n'
+        f'queries = "{tmp_path / "questions.txt"}"\n[ray]\n',
+        "utf-8",
+    )
+    named = load_named(tmp_path / "day.toml")
+    drill = on_named(DRILLS["kill-serve-replica"], ON_NAMED, named, tmp_path / "day.toml")
+    found = run_drill(drill, seed=1)
+    assert found.findings == ()
+    assert found.recovery_s is not None and found.recovery_s > 0
 
 
 def test_grpc_answers_as_http_does_and_refuses_without_private_text(

@@ -26,7 +26,7 @@ from adapterdistill.registry.trust.credentials import (
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 
-_OPTIONS = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # gRPC's own pause before it connects again grows to 2 minutes, longer than any deadline here.
@@ -65,12 +65,20 @@ class Connection:
     Calls that began on the channel before may end on it. Thread-safe.
     """
 
-    def __init__(self, address: str, credentials: Path | None) -> None:
-        """Raises ConfigError if the address is none, or the credentials folder is unusable."""
+    def __init__(
+        self, address: str, credentials: Path | None, server_name: str | None = None
+    ) -> None:
+        """Raises ConfigError if the address is none, or the credentials folder is unusable.
+
+        `server_name` is what the server's certificate has to be for, if not the address's host.
+        """
         found = _ADDRESS.fullmatch(address)
         if found is None or not 0 < int(found[1]) < 65536:
             raise ConfigError(f"not a registry's address: expected HOST:PORT, got {address!r:.80}")
         self._address = address
+        self._options = _OPTIONS
+        if server_name is not None:
+            self._options += (("grpc.ssl_target_name_override", server_name),)
         self.closed = False
         self._folder = credentials
         self._lock = threading.Lock()
@@ -107,10 +115,10 @@ class Connection:
 
     def _opened(self, credentials: Credentials | None) -> Channel:
         if credentials is None:
-            channel = grpc.insecure_channel(self._address, options=_OPTIONS)
+            channel = grpc.insecure_channel(self._address, options=self._options)
         else:
             secure = credentials.for_grpc()
-            channel = grpc.secure_channel(self._address, secure, options=_OPTIONS)
+            channel = grpc.secure_channel(self._address, secure, options=self._options)
         self._now = Channel(channel)
         self._channels.add(self._now)
         return self._now
