@@ -124,7 +124,10 @@ def test_nothing_is_an_outlier_of_too_small_a_population(
     outlier = measured(tensors, tmp_path)
     assert judge(outlier, crowd[:MIN_ADAPTERS])
     assert judge(outlier, crowd[: MIN_ADAPTERS - 1]) == ()
-    assert judge(outlier, [(f"tenant-{n % 2}", one) for n, (_, one) in enumerate(crowd)]) == ()
+    of_two, of_three = (
+        [(f"tenant-{n % tenants}", one) for n, (_, one) in enumerate(crowd)] for tenants in (2, 3)
+    )
+    assert judge(outlier, of_three) and judge(outlier, of_two) == ()
 
 
 def test_what_no_adapter_should_be_needs_no_population(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from adapterdistill.errors import ClockSkewError, SignatureError
 from adapterdistill.manifest import Manifest, Signature, canonical_json
 from adapterdistill.registry.access import EVERYONE, NOBODY, Caller, Consent
+from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import Usage
 from adapterdistill.registry.trust.statement import (
     MAX_CERTIFICATE_BYTES,
@@ -246,6 +247,12 @@ OTHER_SIGNERS = {
 def test_nobody_else_can_sign_for_a_tenant(who: str) -> None:
     with pytest.raises(SignatureError):
         verified(signed(signer=OTHER_SIGNERS[who]))
+
+
+def test_a_certificate_for_another_kind_of_key_signs_for_nobody() -> None:
+    for_tls = AUTHORITY.certified(pem.new_tls_key().public_key(), ACME)
+    with pytest.raises(SignatureError, match="not for an ed25519 key"):
+        verified(replace(signed(), certificate=for_tls))
 
 
 def test_a_certificate_counts_for_the_time_of_the_statement() -> None:

@@ -47,3 +47,13 @@ def test_equal_faqs_tie_exactly_and_keep_their_order(num_faqs: int) -> None:
         for ranking in rank(unit(rows, 384, seed=5), [index] * rows, [num_faqs] * rows):
             assert ranking.faqs == list(range(num_faqs))
             assert len(set(ranking.scores)) == 1
+
+
+def test_ties_among_other_scores_keep_the_faqs_order() -> None:
+    """As an unstable sort does not, of more than a few."""
+    distinct, kinds = unit(5, seed=1), torch.arange(300) % 5
+    index = FaqIndex.of(distinct[kinds], torch.arange(300))
+    query = unit(1, seed=2)
+    place = (-(query @ distinct.T)[0]).argsort().argsort()
+    [ranking] = rank(query, [index], [300])
+    assert ranking.faqs == sorted(range(300), key=lambda faq: int(place[kinds[faq]]))
