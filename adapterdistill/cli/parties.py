@@ -62,7 +62,9 @@ class Owner:
 
     def client(self) -> RegistryClient:
         """Calls the registry with the owner's keys."""
-        return RegistryClient(self.address_file.read_text("utf-8"), credentials=self.credentials)
+        return RegistryClient(
+            self.address_file.read_text("utf-8").strip(), credentials=self.credentials
+        )
 
     def sees(self) -> list[str]:
         """The other tenants of which the registry shows it adapters."""
