@@ -21,6 +21,8 @@ from adapterdistill.errors import ServingError
 from adapterdistill.secret_files import write_secret
 
 _START_TIMEOUT_S = 90.0
+_GRACE_S = 2.0
+"""Short, for some of Ray's processes never end by themselves when all are asked to at once."""
 _STATE = "cluster.json"
 OBJECT_STORE_BYTES = 150_000_000
 _QUIET_PORTS = range(20_000, 32_000)
@@ -247,12 +249,12 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def stop_own_cluster(cluster: OwnCluster, *, grace_s: float = 10.0) -> None:
+def stop_own_cluster(cluster: OwnCluster) -> None:
     """End every process of the cluster, politely first. Harmless if it has stopped."""
     processes = cluster_processes(cluster)
     for process in processes:
         _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    _, alive = psutil.wait_procs(processes, timeout=_GRACE_S)
     for process in {p.pid: p for p in [*alive, *cluster_processes(cluster)]}.values():
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=5)

@@ -67,7 +67,8 @@ def wait_for(result: Any, placement: PlacementConfig) -> Any:
 def start_data_owner(config: OnboardConfig) -> Any:
     """A `DataOwner` as a Ray actor on its owner's node; it dies with the job that started it.
 
-    Its stages are idempotent, so Ray may restart it and run a stage again.
+    Its stages are idempotent, so Ray may restart it and run a stage again. Calls are sent again
+    until there is no restart left: while a node is lost, Ray counts each as a failure.
     """
     wait_for_node(config.placement)
     resource = config.placement.resource
@@ -76,7 +77,7 @@ def start_data_owner(config: OnboardConfig) -> Any:
         num_cpus=config.placement.num_cpus,
         resources={resource: RESOURCE_SLIVER} if resource else None,
         max_restarts=2,
-        max_task_retries=2,
+        max_task_retries=-1,
     ).remote(config)
 
 

@@ -75,6 +75,8 @@ def train_on_workers(
     # Ray waits so long at each of its attempts to place workers.
     attempt_s = workers.start_timeout_s / (1 + _RETRIES)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(attempt_s)
+    # A worker goes on after a checkpoint when Ray next looks, by default after 2 s.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     outcome = adapter.with_suffix(".outcome.json")
     outcome.unlink(missing_ok=True)
     loop_config = {

@@ -50,8 +50,6 @@ _VICTIMS = (OWNER, "driver")
 _CHECKPOINTS = "ray/owners/*/runs/*/**/ray_train/*/checkpoint_*"
 _LONGEST_WAIT_S = 0.5
 _TIMEOUT_S = 300.0
-_GRACE_S = 1.0
-"""For Ray's head, which takes longer, has nothing to keep and is then killed."""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -187,18 +185,13 @@ def site_in(
             ray_folder,
             num_cpus=2,
             resources={RESOURCE: 1} if on_head else {},
-            environment={
-                "PYTHONPATH": str(_ROOT),
-                # A worker goes on after a checkpoint when Ray Train next looks: else every 2 s.
-                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-                **(environment or {}),
-            },
+            environment={"PYTHONPATH": str(_ROOT), **(environment or {})},
             dashboard=dashboard,
         )
         try:
             yield Site(folder, cluster, server.address)
         finally:
-            stop_own_cluster(cluster, grace_s=_GRACE_S)
+            stop_own_cluster(cluster)
 
 
 @contextmanager
