@@ -8,13 +8,13 @@ from typing import Any
 from actors.data_owner import DataOwner
 from actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.backbone import Encoder
+from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data import Faq, Query
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.manifest import VersionRef
 from tests.contract.running_registry import Running
-from tests.serving_store import manifest_of
 from tests.tiny_encoders import random_adapter
 
 Configured = Callable[..., OnboardConfig]
@@ -161,7 +161,7 @@ def config_toml(config: OnboardConfig) -> str:
 def publish(running: Running, encoder: Encoder, tenant: str, *, seed: int) -> None:
     adapter = random_adapter(encoder, seed=seed, scale=0.05)
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
-    manifest = manifest_of(encoder, adapter, tenant=tenant, payload=payload)
+    manifest = random_manifest(encoder, adapter, payload, tenant=tenant)
     running.client.publish(manifest, payload)
 
 

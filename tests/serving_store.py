@@ -7,35 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
-from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
+from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
-from adapterdistill.manifest import Manifest, sha256_hex
 from adapterdistill.release import set_live
 from tests.tiny_encoders import random_adapter
 from tests.tiny_encoders import save_tiny_encoder as save_tiny_encoder
-
-
-def manifest_of(
-    encoder: Encoder, adapter: BottleneckAdapter, *, tenant: str, payload: bytes
-) -> Manifest:
-    return Manifest(
-        tenant=tenant,
-        adapter="faq",
-        version=sha256_hex(payload),
-        payload_bytes=len(payload),
-        kind="bottleneck",
-        encoder=encoder.ref,
-        tensors=tensor_specs(adapter),
-        method="test",
-        config_sha256="0" * 64,
-        seed=0,
-        privacy="made of random numbers",
-        golden=golden_vectors(encoder, adapter),
-    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ def make_tenant(
         len(owner), encoder.hidden_size, generator=torch.Generator().manual_seed(seed)
     )
     bundle = Bundle(
-        manifest=manifest_of(encoder, adapter, tenant=tenant, payload=payload),
+        manifest=random_manifest(encoder, adapter, payload, tenant=tenant),
         adapter_payload=payload,
         faqs=[
             Faq(f"{tenant}-{n}", f"question {n} of {tenant}", f"answer {n}" if n % 2 else None)

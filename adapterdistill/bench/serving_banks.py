@@ -13,11 +13,12 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.methods import BOTTLENECK_SIZE
 from adapterdistill.bench.progress import phase
+from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
-from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
+from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import DataError
-from adapterdistill.manifest import GoldenVectors, Manifest, sha256_hex
+from adapterdistill.manifest import GoldenVectors
 from adapterdistill.release import set_live
 
 STRENGTH = 0.04
@@ -119,22 +120,8 @@ def put_bundle(
     threshold: float = NEVER_ABSTAIN,
 ) -> None:
     """Make a bundle of the bank with this adapter and one vector an FAQ, and set it live."""
-    manifest = Manifest(
-        tenant=bank.tenant,
-        adapter="faq",
-        version=sha256_hex(payload),
-        payload_bytes=len(payload),
-        kind="bottleneck",
-        encoder=encoder.ref,
-        tensors=tensor_specs(adapter),
-        method="random",
-        config_sha256="0" * 64,
-        seed=0,
-        privacy="made of random numbers",
-        golden=golden,
-    )
     bundle = Bundle(
-        manifest=manifest,
+        manifest=random_manifest(encoder, adapter, payload, tenant=bank.tenant, golden=golden),
         adapter_payload=payload,
         faqs=list(bank.faqs),
         vectors=vectors,

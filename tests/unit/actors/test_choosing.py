@@ -9,6 +9,7 @@ import pytest
 
 from actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder
+from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.data import TenantDataset
 from adapterdistill.manifest import Manifest, VersionRef
@@ -16,7 +17,6 @@ from adapterdistill.registry.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
 from tests.contract.running_registry import Running
 from tests.owner_runs import HELD, Configured, run_through
-from tests.serving_store import manifest_of
 from tests.tiny_encoders import random_adapter
 
 LISTED, WANTED = 12, 3
@@ -29,7 +29,7 @@ def publish_signed(
     adapter = random_adapter(encoder, seed=seed, scale=0.05)
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
     claimed = random_adapter(encoder, seed=seed if signed_as is None else signed_as, scale=0.05)
-    manifest = manifest_of(encoder, adapter, tenant=tenant, payload=payload)
+    manifest = random_manifest(encoder, adapter, payload, tenant=tenant)
     signed = manifest.model_copy(update={"signature": Probes(encoder).signature(claimed)})
     return running.client.publish(signed, payload)
 

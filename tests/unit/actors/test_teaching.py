@@ -9,6 +9,7 @@ import torch
 
 from actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.manifest import VersionRef, sha256_hex
 from tests.contract.running_registry import Running
@@ -18,7 +19,6 @@ from tests.owner_runs import (
     publish,
     run_through,
 )
-from tests.serving_store import manifest_of
 from tests.tiny_encoders import random_adapter
 
 
@@ -42,7 +42,7 @@ def test_a_teacher_that_is_not_what_it_says_is_passed_over_and_named(
     publish(empty_registry, tiny_encoder, "good", seed=1)
     adapter = random_adapter(tiny_encoder, seed=2, scale=0.3)
     payload = pack_adapter(adapter, model_name="tiny")
-    honest = manifest_of(tiny_encoder, adapter, tenant="liar", payload=payload)
+    honest = random_manifest(tiny_encoder, adapter, payload, tenant="liar")
     golden = golden_vectors(tiny_encoder, random_adapter(tiny_encoder, seed=3, scale=0.0))
     empty_registry.client.publish(honest.model_copy(update={"golden": golden}), payload)
     report, lines = run_through(configured("quarrier", address=empty_registry.address))
