@@ -152,15 +152,20 @@ def test_hand_written_header_is_admitted(tmp_path: Path) -> None:
     admit(payload, manifest_of(payload), tmp_path)
 
 
-NO_JSON, MALFORMED = "header is not valid JSON", r"up\.bias: malformed safetensors shape"
+NO_JSON = "^safetensors header is not valid JSON$"
+MALFORMED = r"up\.bias: malformed safetensors shape"
+NO_HEADER = "^payload is not safetensors: no header at its start$"
+GAPS = "^safetensors tensors overlap or leave gaps$"
 UNKNOWN = "metadata may hold only texts named adapter_config$"
 # Each with what is said of it.
 BAD_PAYLOADS = {
-    "nothing": (b"\0", "not safetensors: no header at its start"),
-    "noise": (b"these are not weights, but words", "not safetensors: no header"),
+    "nothing": (b"\0", NO_HEADER),
+    "noise": (b"these are not weights, but words", NO_HEADER),
     "truncated": (raw_payload(GOOD_HEADER, ZEROS)[:-1], "take 472 bytes, the payload holds 471"),
     "trailing byte": (raw_payload(GOOD_HEADER, ZEROS + b"\0"), "take 472 bytes.* holds 473"),
-    "header longer than file": ((1 << 40).to_bytes(8, "little") + b"{}", "not safetensors"),
+    "header alone": (raw_payload({}, b""), "payload has 0 tensors"),
+    "header longer than file": ((3).to_bytes(8, "little") + b"{}", NO_HEADER),
+    "header far longer than file": ((1 << 40).to_bytes(8, "little") + b"{}", NO_HEADER),
     "header too long": (
         raw_payload({"__metadata__": {"adapter_config": "x" * 70_000}}, ZEROS),
         f"header of 700.. bytes; at most {MAX_HEADER_BYTES}",
@@ -188,6 +193,10 @@ BAD_PAYLOADS = {
         raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": {"a": 1}}}, ZEROS),
         UNKNOWN,
     ),
+    "half a character": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "\ud800"}}, ZEROS),
+        "^payload refused by the safetensors library$",
+    ),
     "entry no object": (raw_payload(GOOD_HEADER | {"up.bias": 7}, ZEROS), "malformed.* entry"),
     "entry with more": (
         raw_payload(
@@ -201,8 +210,8 @@ BAD_PAYLOADS = {
     "fractional offset": (of_up_bias([2, 8], [408.0, 472]), MALFORMED),
     "infinite offset": (of_up_bias([2, 8], [408, float("inf")]), NO_JSON),
     "three offsets": (of_up_bias([2, 8], [408, 472, 472]), MALFORMED),
-    "overlap": (of_up_bias([2, 8], [400, 464], 464), "overlap or leave gaps"),
-    "gap": (of_up_bias([2, 8], [412, 476], 476), "overlap or leave gaps"),
+    "overlap": (of_up_bias([2, 8], [400, 464], 464), GAPS),
+    "gap": (of_up_bias([2, 8], [412, 476], 476), GAPS),
     "span of another size": (of_up_bias([2, 8], [408, 476], 476), r"up\.bias: expected 64 bytes"),
     "float64": (payload_of(arrays(dtype="float64")), "differ; the manifest declares F32"),
     "transposed": (
@@ -284,7 +293,9 @@ def test_manifest_is_taken_in_canonical_form_only() -> None:
     manifest, _ = sample()
     assert parse_manifest(manifest.canonical_json()) == manifest
     for text in (manifest.canonical_json() + b" ", manifest.model_dump_json().encode()):
-        with pytest.raises(InvalidManifestError, match="refused: not in canonical JSON"):
+        with pytest.raises(
+            InvalidManifestError, match=r"^manifest refused: not in canonical JSON$"
+        ):
             parse_manifest(text)
     for text in (
         b"",
@@ -313,7 +324,8 @@ def test_payload_limit_counts_what_the_manifest_declares() -> None:
 def test_registry_of_one_encoder_refuses_all_others() -> None:
     manifest, _ = sample()
     check_manifest(manifest, Limits(encoder_weights_sha256="a" * 64))
-    with pytest.raises(EncoderMismatchError):
+    said = f"serves encoder {'e' * 12}, the adapter belongs to {'a' * 12}$"
+    with pytest.raises(EncoderMismatchError, match=said):
         check_manifest(manifest, Limits(encoder_weights_sha256="e" * 64))
 
 
@@ -350,23 +362,37 @@ def test_fusion_cannot_be_published() -> None:
         check_manifest(manifest, Limits())
 
 
+NO_BOTTLENECK = r"^down\.weight must have shape \(layers, bottleneck, hidden\)$"
+NAMES = r"exactly the tensors down\.bias, down\.weight, up\.bias, up\.weight; the manifest has"
+
+
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    ("name", "shape", "said"),
     [
-        ("down.weight", (LAYERS, 0, HIDDEN)),
-        ("down.weight", (LAYERS, BOTTLENECK, HIDDEN + 1)),
-        ("down.weight", (LAYERS + 1, BOTTLENECK, HIDDEN)),
-        ("down.weight", (BOTTLENECK, HIDDEN)),
-        ("down.weight", (LAYERS, -1, HIDDEN)),
-        ("down.bias", (LAYERS, BOTTLENECK + 1)),
-        ("up.weight", (LAYERS, BOTTLENECK, HIDDEN)),
-        ("up.bias", (LAYERS * HIDDEN,)),
-        ("more", (1,)),
+        ("down.weight", None, NO_BOTTLENECK),
+        ("down.weight", (HIDDEN,), NO_BOTTLENECK),
+        ("down.weight", (BOTTLENECK, HIDDEN), NO_BOTTLENECK),
+        ("down.weight", (LAYERS, 0, HIDDEN), NO_BOTTLENECK),
+        ("down.weight", (LAYERS, -1, HIDDEN), NO_BOTTLENECK),
+        ("down.weight", (LAYERS, BOTTLENECK, HIDDEN + 1), r"down\.weight: expected .* \(2, 3, 8\)"),
+        ("down.weight", (LAYERS + 1, BOTTLENECK, HIDDEN), r"down\.weight: .* got \(3, 3, 8\)$"),
+        (
+            "down.bias",
+            (LAYERS, BOTTLENECK + 1),
+            r"down\.bias: expected shape \(2, 3\) for 2 layers",
+        ),
+        ("up.weight", (LAYERS, BOTTLENECK, HIDDEN), r"up\.weight: .* of hidden size 8,"),
+        ("up.bias", (LAYERS * HIDDEN,), r"up\.bias: expected shape \(2, 8\) .* got \(16,\)$"),
+        ("up.bias", None, f"{NAMES} 3, of which 3 are such$"),
+        ("more", (1,), f"{NAMES} 5, of which 4 are such$"),
     ],
 )
-def test_shapes_that_do_not_fit_the_encoder_are_refused(name: str, shape: tuple[int, ...]) -> None:
+def test_tensors_that_do_not_fit_the_encoder_are_refused(
+    name: str, shape: tuple[int, ...] | None, said: str
+) -> None:
     manifest, _ = sample()
-    tensors = {key: spec.model_dump() for key, spec in manifest.tensors.items()}
-    tensors[name] = {"dtype": "F32", "shape": shape}
-    with pytest.raises(InvalidManifestError):
+    tensors = {key: spec.model_dump() for key, spec in manifest.tensors.items() if key != name}
+    if shape is not None:
+        tensors[name] = {"dtype": "F32", "shape": shape}
+    with pytest.raises(InvalidManifestError, match=said):
         check_manifest(sample(tensors=tensors)[0], Limits())

@@ -1,5 +1,6 @@
 """Who is unlike the others: laws of the median, and adapters of known fault."""
 
+import math
 import statistics as standard
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,12 @@ from adapterdistill.registry.index import Index
 from adapterdistill.registry.population import (
     MIN_ADAPTERS,
     TRAITS,
+    concentration,
+    constancy,
     judge,
+    loudness,
     others,
+    unevenness,
     weighted_median,
 )
 from adapterdistill.registry.standing import withdraw
@@ -170,6 +175,59 @@ def test_a_third_of_the_tenants_cannot_make_the_outlier_usual(
     accomplices = [("tenant-0", outlier), ("tenant-1", outlier)]
     honest = [one for one in crowd if one[0] not in ("tenant-0", "tenant-1")]
     assert judge(outlier, [*honest, *accomplices])
+
+
+def one_of(
+    norms: tuple[float, ...] = (1,),
+    effective_ranks: tuple[float, ...] = (4,),
+    offsets: tuple[float, ...] = (0,),
+) -> Statistics:
+    """Of 16 hidden values and a bottleneck of 4, so that a norm of 8 is as loud as 1."""
+    return Statistics(
+        hidden_size=16,
+        bottleneck_size=4,
+        norms=norms,
+        effective_ranks=effective_ranks,
+        offsets=offsets,
+    )
+
+
+def test_each_trait_is_the_logarithm_that_it_says() -> None:
+    assert loudness(one_of(norms=(8, 24, 16))) == math.log(3)
+    # Of those that do anything, the middle one is 2.
+    assert unevenness(one_of(norms=(1, 8, 0.001, 1.5, 2, 3))) == math.log(4)
+    # A layer of one direction is as narrow as can be; one of none does nothing.
+    assert concentration(one_of(effective_ranks=(3, 1, 0))) == math.log(4)
+    assert constancy(one_of(offsets=(2, 12))) == math.log(3)
+
+
+def loud(norms: list[float]) -> list[tuple[str, Statistics]]:
+    """Adapters of three tenants in turn, so loud."""
+    return [(f"tenant-{n % 3}", one_of(norms=(8 * norm,))) for n, norm in enumerate(norms)]
+
+
+def test_what_is_usual_is_so_many_deviations_from_the_median() -> None:
+    # Median 0.01, and half of all within a factor of 1.6 of it: 1.6 ** (3.5 * 1.4826) is 11.5.
+    crowd = loud([0.01 * 1.6**n for n in (-2, -1, -1, 0, 0, 0, 1, 1, 2)])
+    for times in (5, 11):
+        assert judge(one_of(norms=(8 * 0.01 * times,)), crowd) == ()
+    assert judge(one_of(norms=(8 * 0.01 * 12,)), crowd) == (
+        "norm of its strongest layer: 12 times the median of 3 tenants, up to 11.5 is usual",
+    )
+
+
+def test_what_is_just_at_a_limit_passes() -> None:
+    assert judge(one_of(norms=(8 * 4,)), loud([1] * 9)) == ()
+    assert judge(one_of(norms=(8 * 4.01,)), loud([1] * 9))
+    assert judge(one_of(norms=(8 * 5,)), []) == ()
+    assert judge(one_of(norms=(8 * 5.01,)), []) == ("norm of its strongest layer: 5.01, at most 5",)
+
+
+def test_a_median_of_nothing_or_without_a_weight_for_each_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^the median of nothing$"):
+        weighted_median([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        weighted_median([1.0, 2.0], [1.0])
 
 
 def test_traits_have_names_of_their_own() -> None:
