@@ -13,6 +13,7 @@ from adapterdistill.backbone import Encoder, load_encoder, pack
 from adapterdistill.errors import EncoderMismatchError, InvalidManifestError
 from adapterdistill.manifest import SIGNATURE_BYTES, Manifest, Signature
 from adapterdistill.selection import (
+    NEAR_COPY,
     STEPS_PER_DEVIATION,
     TOLERANCE,
     Probes,
@@ -87,6 +88,11 @@ def test_a_signature_is_the_same_every_time_and_whatever_the_adapters_scale(
     assert probes.signature(random_adapter(tiny_encoder, seed=4)) != signature
 
 
+def test_the_probes_lie_where_the_encoder_does(tiny_encoder: Encoder) -> None:
+    elsewhere = tiny_encoder.weights.copied_to(torch.device("meta"), torch.float32)
+    Probes(tiny_encoder.with_weights(elsewhere))  # tensors of two devices do not mix
+
+
 def test_an_adapter_that_reads_nothing_has_a_signature_of_zeros(
     tiny_encoder: Encoder, probes: Probes
 ) -> None:
@@ -110,8 +116,11 @@ def test_an_adapter_is_proved_by_its_own_signature_alone(
     signature = probes.signature(adapter)
     probes.prove(adapter, signature)
     values = values_of(signature)
-    values[17] += -40 if values[17] > 0 else 40
-    with pytest.raises(EncoderMismatchError, match="other than its signature"):
+    step = -1 if values[17] > 0 else 1
+    values[17] += step * TOLERANCE
+    probes.prove(adapter, signature_of(values))
+    values[17] += step
+    with pytest.raises(EncoderMismatchError, match=f"to {TOLERANCE + 1} steps other than its sig"):
         probes.prove(adapter, signature_of(values))
     # Nothing can be said of a signature of probes that are not at hand.
     probes.prove(adapter, Signature.of("0" * 64, values.astype(np.int8).tobytes()))
@@ -162,12 +171,16 @@ def test_raw_values_of_a_wrong_length_are_refused(values: bytes) -> None:
         Signature.of(probe_sha256(), values)
 
 
+def less_what_all_share(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    own = values - values.mean(1, keepdims=True)
+    own = own / np.linalg.norm(own, axis=1, keepdims=True)
+    return np.asarray(own - own.mean(0))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_is_that_of_brute_force(seed: int) -> None:
     values, profile = random_values(40, seed), random_profile(seed)
-    own = values - values.mean(1, keepdims=True)
-    own = own / np.linalg.norm(own, axis=1, keepdims=True)
-    own = own - own.mean(0)
+    own = less_what_all_share(values)
     relevance = [np.corrcoef(row, profile.numpy())[0, 1] for row in own]
     expected = sorted(range(40), key=lambda i: -relevance[i])
     assert list(by_relevance(profile, [signature_of(row) for row in values])) == expected
@@ -176,6 +189,16 @@ def test_the_order_is_that_of_brute_force(seed: int) -> None:
 def test_ties_keep_their_order() -> None:
     signatures = [signature_of(np.zeros(SIGNATURE_BYTES))] * 7
     assert list(by_relevance(random_profile(), signatures)) == list(range(7))
+
+
+def test_ties_among_others_keep_their_order() -> None:
+    """As an unstable sort does not. Every number here is exact, so that the ties are."""
+    halves = np.tile(np.repeat([64, -64], SIGNATURE_BYTES // 2), (10, 1))
+    halves = np.random.default_rng(0).permuted(halves, axis=1)
+    values = np.zeros((40, SIGNATURE_BYTES))
+    values[::2] = [*halves, *-halves]
+    found = list(by_relevance(random_profile(), [signature_of(row) for row in values]))
+    assert [place for place in found if place % 2] == list(range(1, 40, 2))
 
 
 def test_near_copies_come_after_all_others() -> None:
@@ -189,6 +212,21 @@ def test_near_copies_come_after_all_others() -> None:
     assert found[0] < 30
     assert set(found[1:12]) == set(range(30, 41))
     assert set(found[12:]) < set(range(30))
+
+
+def test_copies_are_put_off_wherever_others_come_between_them() -> None:
+    values, profile = random_values(12), random_profile()
+    noise = np.random.default_rng(0).integers(-20, 21, size=(4, *values.shape))
+    rows = (values + noise).clip(-127, 127).reshape(-1, SIGNATURE_BYTES)
+    own = less_what_all_share(rows)
+    alike = np.corrcoef(own) > NEAR_COPY
+    relevance = [np.corrcoef(row, profile.numpy())[0, 1] for row in own]
+    first: list[int] = []
+    put_off: list[int] = []
+    for place in sorted(range(48), key=lambda place: -relevance[place]):
+        (put_off if any(alike[place, first]) else first).append(place)
+    assert len(first) == 12
+    assert list(by_relevance(profile, [signature_of(row) for row in rows])) == first + put_off
 
 
 def test_those_without_a_comparable_signature_come_last_as_they_were_listed() -> None:

@@ -78,6 +78,13 @@ def test_rankings_equal_a_loop_over_queries_and_faqs(tiny_encoder: Encoder) -> N
     assert {m.count for m in metrics.values()} == {4}
 
 
+def test_metrics_equal_their_definitions_to_six_places() -> None:
+    ranks = torch.tensor([1, 5, 6])
+    metrics = Ranking(ranks, torch.zeros(3), torch.zeros(0)).metrics()
+    found = {name: metric.value for name, metric in metrics.items()}
+    assert found == {"top1": 0.333333, "mrr": 0.455556, "recall_at_5": 0.666667}
+
+
 def test_rankings_of_no_queries_are_empty(tiny_encoder: Encoder) -> None:
     adapter = random_adapter(tiny_encoder, seed=1)
     index = TrainingRows(random_rows([4, 5], seed=1), torch.tensor([0, 1]))
@@ -136,6 +143,9 @@ def test_folds_are_judged_on_the_rows_that_each_held_out_as_a_loop_over_rows_jud
     assert found.best.tolist() == pytest.approx(best, abs=1e-5)
     assert found.best_out_of_scope.tolist() == pytest.approx(outside, abs=1e-5)
     assert found.score == pytest.approx(-sum(surprise) / 20, abs=1e-5)
+    assert found.times_out_of_scope == NUM_FOLDS
+    with pytest.raises(ValueError, match="longer"):  # else a fold's rows would go unjudged
+        judge(tiny_encoder, whole, rows, folds[:1])
 
 
 def scores_and_gold(labelled: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,6 +181,20 @@ def test_at_most_a_twentieth_of_answerable_queries_is_refused(best: list[float])
     # The largest such cut: any higher score as the cut would refuse too many.
     for higher in scores[scores > cut + 2e-6].tolist():
         assert refused(scores, higher) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("outside", "expected"),
+    [
+        ([0.25], 0.5),  # nothing answerable need be turned away
+        ([0.5], 0.75),  # one in twenty must: the cut turns away what lies below it
+        ([0.875], 0.5),  # even the highest cut would turn nothing more away
+    ],
+)
+def test_a_cut_turns_answerable_queries_away_only_where_others_go_with_them(
+    outside: list[float], expected: float
+) -> None:
+    assert abstention_threshold(ranking([0.75] * 19 + [0.5], outside)) == expected
 
 
 @settings(max_examples=200, deadline=None)

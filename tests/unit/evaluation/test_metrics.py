@@ -49,6 +49,11 @@ def test_ties_go_to_the_faq_that_comes_first() -> None:
     assert ranks.tolist() == [1, 2, 3]
 
 
+def test_ranks_are_found_where_the_scores_lie() -> None:
+    scores, gold = torch.zeros(2, 3, device="meta"), torch.tensor([0, 1], device="meta")
+    assert gold_ranks(scores, gold).device.type == "meta"
+
+
 def test_nan_never_ranks_first() -> None:
     scores = torch.tensor([[0.5, float("nan"), 0.1], [float("nan")] * 3])
     assert gold_ranks(scores, torch.tensor([1, 0])).tolist() == [4, 4]

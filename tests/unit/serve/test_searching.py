@@ -7,19 +7,26 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 import serve.shadow
 from adapterdistill.backbone import Encoder
-from adapterdistill.errors import NoCandidateError, OverloadedError, WithdrawnError
+from adapterdistill.errors import (
+    DeadlineExceededError,
+    NoCandidateError,
+    OverloadedError,
+    WithdrawnError,
+)
 from adapterdistill.release import Mode, promote, roll_back
 from serve.batcher import Batcher, Outcome
 from serve.engine import Engine
 from serve.fair_queue import QueueLimits
 from serve.items import SearchAnswer, SearchItem
 from serve.live import Alias, LiveTenant
-from serve.note import Note
+from serve.note import Note, Stages
 from serve.searching import Searcher
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.test_candidates import try_out
@@ -44,10 +51,15 @@ class Served:
     gate: threading.Event
     batches: list[int]
 
-    def run(self, scenario: Callable[[Searcher, Batcher], Coroutine[None, None, None]]) -> None:
+    def run(
+        self,
+        scenario: Callable[[Searcher, Batcher], Coroutine[None, None, None]],
+        draw: Callable[[], float] | None = None,
+    ) -> None:
         async def running() -> None:
             batcher = Batcher(self._search, QueueLimits())
-            await scenario(Searcher(self.engine, batcher, draw=random.Random(7).random), batcher)
+            drawn = draw or random.Random(7).random
+            await scenario(Searcher(self.engine, batcher, draw=drawn), batcher)
             await batcher.drain()
             batcher.close()
 
@@ -119,6 +131,46 @@ def test_a_share_of_nothing_or_all_is_just_that(
         assert {answer.alias for answer in answers} == {alias}
 
     serving("canary", share).run(scenario)
+
+
+def test_a_share_of_nothing_is_that_at_the_lowest_draw_too(serving: Serving) -> None:
+    async def scenario(searcher: Searcher, _: Batcher) -> None:
+        assert (await ask(searcher)).alias == "live"
+
+    serving("canary", 0.0).run(scenario, draw=lambda: 0.0)
+
+
+def test_what_a_request_has_waited_is_taken_from_its_time(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary may take half of it; what that or the live one took is missing in the queue."""
+    served = serving("canary", 1.0)
+    now = 100.0
+    given: list[tuple[Alias, float]] = []
+    monkeypatch.setattr("serve.searching.time", SimpleNamespace(monotonic=lambda: now))
+    hold = served.engine.hold
+
+    async def slow(tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
+        nonlocal now
+        now += 3 if alias == "canary" else 2
+        given.append((alias, timeout_s))
+        if alias == "canary":
+            raise DeadlineExceededError("still being loaded", retry_after_s=1)
+        return await hold(tenant, timeout_s, alias)
+
+    async def scenario(searcher: Searcher, batcher: Batcher) -> None:
+        submit = Mock(wraps=batcher.submit)
+        monkeypatch.setattr(batcher, "submit", submit)
+        note = Note("1", stages=Stages(began_at=99.0))
+        [answer] = await searcher.search(note, "acme", ["hi"], 1)
+        assert (answer.alias, len(answer.ranked)) == ("live", 1)
+        assert given == [("canary", 5.0), ("live", 7.0)]
+        assert submit.call_args.kwargs["waited_s"] == 5.0
+        assert note.stages is not None and note.stages.batch_queries == 1
+        assert (note.stages.asked_at, note.stages.held_at) == (100.0, 105.0)
+
+    monkeypatch.setattr(served.engine, "hold", slow)
+    served.run(scenario)
 
 
 @pytest.mark.parametrize("mode", ["canary", "shadow"])
