@@ -1,11 +1,10 @@
 """Which bundle answers a request, and what is asked of a candidate in the shadow."""
 
 import asyncio
-import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -23,11 +22,11 @@ from adapterdistill.errors import (
 from adapterdistill.release import Mode, promote, roll_back
 from serve.batcher import Batcher, Outcome
 from serve.engine import Engine
-from serve.fair_queue import QueueLimits
 from serve.items import SearchAnswer, SearchItem
 from serve.live import Alias, LiveTenant
 from serve.note import Note, Stages
 from serve.searching import Searcher
+from tests.served import Served, until
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.test_candidates import try_out
 from tests.unit.serve.test_engine import TEXTS, assert_answers_as
@@ -41,34 +40,6 @@ def old(encoder: Encoder) -> MadeTenant:
 @pytest.fixture
 def new(encoder: Encoder) -> MadeTenant:
     return make_tenant(encoder, "acme", seed=2)
-
-
-@dataclass
-class Served:
-    """A tenant with a candidate, without HTTP. `gate` holds batches back while it is closed."""
-
-    engine: Engine
-    gate: threading.Event
-    batches: list[int]
-
-    def run(
-        self,
-        scenario: Callable[[Searcher, Batcher], Coroutine[None, None, None]],
-        draw: Callable[[], float] | None = None,
-    ) -> None:
-        async def running() -> None:
-            batcher = Batcher(self._search, QueueLimits())
-            drawn = draw or random.Random(7).random
-            await scenario(Searcher(self.engine, batcher, draw=drawn), batcher)
-            await batcher.drain()
-            batcher.close()
-
-        asyncio.run(running())
-
-    def _search(self, items: Sequence[SearchItem]) -> list[Outcome]:
-        self.batches.append(len(items))
-        assert self.gate.wait(30)
-        return list(self.engine.search(items))
 
 
 Serving = Callable[..., Served]
@@ -97,12 +68,6 @@ async def ask(searcher: Searcher, text: str = "hi", alias: Alias | None = None) 
     [answer] = await searcher.search(note, "acme", [text], 50, alias)
     assert (note.version, note.alias) == (answer.version, answer.alias)
     return answer
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not happened():
-            await asyncio.sleep(0.001)
 
 
 def test_a_canary_answers_its_share_of_the_requests(
