@@ -66,7 +66,7 @@ coverage: setup  ## lines and branches that the unit and contract tests run (min
 	done
 
 .PHONY: mutants
-mutants: setup  ## change the code that decides, line by line, and see which tests notice (an hour)
+mutants: setup  ## change the code that decides, line by line, and see which tests notice (about 10 minutes)
 	@OMP_NUM_THREADS=1 $(PY) -m mutmut run --max-children 2
 	@$(PY) -m mutmut results
 
