@@ -5,15 +5,12 @@ secret that a person chose; nobody guesses 256 bits, and each request would wait
 reads the file learns nothing that he could ask with. Needs neither torch nor Ray.
 """
 
-import fcntl
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import alone_in
 from adapterdistill.manifest import NAME_PATTERN
 from adapterdistill.secret_files import read_secret, write_secret
 
@@ -168,23 +166,12 @@ def _rewrite(
 ) -> None:
     """Replace the file in one step: who reads meanwhile sees the old or the new one, whole."""
     try:
-        with _alone_in(path.parent):
+        with alone_in(path.parent):  # two who change it at once take turns
             tokens = () if may_be_absent and not path.exists() else read_tokens(path)
             contents = _Contents(tokens=tuple(change(tokens)))
             write_secret(path, f"{contents.model_dump_json(indent=1)}\n".encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two who change the file at once take turns; the folder is the lock, so none is left over."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

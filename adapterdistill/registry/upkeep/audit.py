@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
+from adapterdistill.files import sync_folder
 from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
@@ -62,7 +63,7 @@ class AuditLog:
         folder = root / "audit"
         if not folder.exists():
             folder.mkdir()
-            _sync(root)
+            sync_folder(root)
         self._changes_after = changes_after
         self._key = _private_key(root / PRIVATE_KEY)
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -74,7 +75,7 @@ class AuditLog:
         except BaseException:
             os.close(self._file)
             raise
-        _sync(folder)
+        sync_folder(folder)
 
     def _open(self) -> None:
         records, fragment = _end_of(self._file)
@@ -234,14 +235,5 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 def _new_private_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    _sync(path.parent)
+    sync_folder(path.parent)
     return key
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
