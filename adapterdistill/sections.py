@@ -111,7 +111,7 @@ class TrainingConfig(Section):
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
     min_workers: int | None = Field(default=None, ge=1)
     """With how many to train where there is no room for `num_workers`; none: with no fewer. What is
-    learnt is the same."""
+    learnt is the same but for rounding, by which its digest may differ."""
     use_gpu: bool = False
     """One GPU a worker, also where the owner's process has none: `encoder.device` asks for both."""
     threads: int = Field(default=1, ge=1, le=1024)
