@@ -10,9 +10,9 @@ from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq
 from adapterdistill.distill.forms import unpack_form
+from adapterdistill.distill.rows import TenantRows
 from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.evaluate import build_index
-from adapterdistill.evaluation.rows import TenantRows
 from adapterdistill.manifest import Manifest
 from adapterdistill.release import (
     Candidate,

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from adapterdistill.errors import ServingError
-from adapterdistill.secret_files import write_secret
+from adapterdistill.files import write_secret
 
 _START_TIMEOUT_S = 90.0
 _GRACE_S = 2.0

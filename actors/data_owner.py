@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import torch
 
 from actors.bundling import is_in_service, put_into_service
-from actors.files import write_atomically
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, consent_of, is_published, publish_once
 from actors.records import (
@@ -45,13 +44,14 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.forms import unpack_form
+from adapterdistill.distill.rows import TenantRows, spread, tokenise
 from adapterdistill.distill.stage import load_payload, write_rows
 from adapterdistill.evaluation.calibration import calibrate
 from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
 from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
-from adapterdistill.evaluation.rows import TenantRows, spread, tokenise
+from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 
 _OWN, _DISTILLED, _FORM = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for

@@ -21,7 +21,7 @@ from adapterdistill.distill.adapter_distillation import imitation_rows
 from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.forms import ServedForm, pack_form
 from adapterdistill.distill.method import OwnAdapter
-from adapterdistill.evaluation.rows import TenantRows
+from adapterdistill.distill.rows import TenantRows
 from adapterdistill.manifest import Record
 
 _TIMED_ROWS = 64

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.files import write_atomically
 from actors.records import (
     Bundled,
     Decided,
@@ -28,6 +27,7 @@ from actors.records import (
 )
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
+from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Record
 
 STAGES = (

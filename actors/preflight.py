@@ -19,10 +19,10 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.data.schema import FAQS_FILE
+from adapterdistill.distill.rows import TenantRows, tokenise
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.evaluation.rows import TenantRows, tokenise
 from adapterdistill.manifest import Record
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 
 _NAMED_TEACHERS = 10
 

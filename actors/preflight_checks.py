@@ -21,8 +21,8 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.registry.access import EVERYONE, Consent
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import is_loopback
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.registry.trust.credentials import read_credentials
 
 LIVE = "live"

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from actors.files import write_atomically
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
-from adapterdistill.distill.meta_federated import share_prototypes
-from adapterdistill.distill.meta_tasks import Domains, domains_of
+from adapterdistill.distill.meta_kd.shared_prototypes import share_prototypes
+from adapterdistill.distill.meta_kd.tasks import Domains, domains_of
 from adapterdistill.distill.task_teachers import task_texts
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import read_secret, write_atomically, write_secret
 from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes, canonical_json
-from adapterdistill.secret_files import read_secret, write_secret
 
 _KEY, _TEACHERS = "noise.key", "prototypes.json"
 _BY_NAME = TypeAdapter(dict[str, SharedPrototypes])

@@ -7,7 +7,7 @@ from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.report import Choice, Comparison
 from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef, sha256_hex
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes
 
 PRIVACY = (

@@ -10,9 +10,9 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from actors.files import remove_torn, write_atomically
 from actors.records import StageResult
 from adapterdistill.config import OnboardConfig
+from adapterdistill.files import remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex
 
 R = TypeVar("R", bound=StageResult)

@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
-from actors.files import write_atomically
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.files import write_atomically
+from adapterdistill.registry.server.server import RegistryServer
 
 ACTOR_NAME = "teacher-registry"
 NAMESPACE = "adapterdistill"

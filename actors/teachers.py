@@ -14,7 +14,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.manifest import SharedPrototypes
 from adapterdistill.registry.answers import Summary
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
 
 

@@ -3,10 +3,10 @@
 import resource
 from pathlib import Path
 
-from actors.files import write_atomically
 from adapterdistill.backbone import Encoder
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.stage import TrainedStage, pack_trained
+from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Metric, Record
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.files import write_atomically
 from actors.train_outcome import Outcome, write_payloads
 from actors.worker_room import (
     cluster_nodes,
@@ -26,6 +25,7 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
+from adapterdistill.files import write_atomically
 from adapterdistill.manifest import sha256_hex
 
 _CHECKPOINT = "state.safetensors"

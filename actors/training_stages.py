@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.files import write_atomically
 from actors.prototypes import require_shareable
 from actors.records import Distilled, Extracted
 from actors.train_loop import train_stage
@@ -16,11 +15,12 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
-from adapterdistill.distill.meta_tasks import domains_of
+from adapterdistill.distill.meta_kd.tasks import domains_of
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import write_atomically
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
 from adapterdistill.sections import ConditionalConfig, LightConfig
 

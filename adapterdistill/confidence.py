@@ -17,7 +17,7 @@ class Calibration(Record):
     """Found on held-out queries; `adapterdistill.evaluation.calibration` says how.
 
     It holds for queries like those, out-of-scope ones as frequent among them, and says nothing of
-    others: `serve.drift` watches whether the live ones are like them.
+    others: `serve.engine.drift` watches whether the live ones are like them.
     """
 
     slope: float = Field(ge=0)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError, model_validator
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import read_file
 from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
-from adapterdistill.named_files import read_file
 from adapterdistill.sections import (
     ConditionalConfig,
     EncoderConfig,

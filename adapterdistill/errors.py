@@ -2,7 +2,7 @@
 
 Raise the domain error where the fault is found; translate once, at the edge: exit codes in
 `adapterdistill.cli`, gRPC statuses in `adapterdistill.registry.status`, HTTP statuses in
-`serve.api`. Messages name the subject, what was expected and what came, and never quote a
+`serve.http.api`. Messages name the subject, what was expected and what came, and never quote a
 tenant's text. Each error takes one positional message, so that it survives pickle.
 """
 
@@ -240,3 +240,9 @@ class AuditBrokenError(IntegrityError):
     """An audit log was changed after it was written."""
 
     reason = "AUDIT_BROKEN"
+
+
+def error_classes() -> list[type[AdapterDistillError]]:
+    """List every error class of this module, in its order."""
+    named = globals().values()
+    return [e for e in named if isinstance(e, type) and issubclass(e, AdapterDistillError)]

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import read_file
 from adapterdistill.manifest import Name
-from adapterdistill.named_files import read_file
 
 _MAX_NAME_BYTES = 255
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")

@@ -21,19 +21,19 @@ from ray.serve import Application
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import is_loopback
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve import rpc_proxy
-from serve.api import build_api
-from serve.batcher import Batcher
-from serve.engine import Engine
-from serve.front import write_request_log
+from serve.engine.engine import Engine
+from serve.engine.proofs import PROVE_EVERY_S
+from serve.engine.withdrawals import Recall
+from serve.grpc import rpc_proxy
+from serve.grpc.rpc import Rpc
+from serve.http.api import build_api
+from serve.http.middleware import write_request_log
 from serve.metrics import Metrics
-from serve.proofs import PROVE_EVERY_S
-from serve.recall import Recall
-from serve.rpc import Rpc
-from serve.searching import Searcher
+from serve.queue.batcher import Batcher
+from serve.queue.searching import Searcher
 from serve.settings import ServeSettings
 from serve.tokens import Tokens
 

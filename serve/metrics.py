@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve.drift import Drift, DriftOfTenants
-from serve.engine import Engine, Refresh, SearchItem
-from serve.load_queue import PagingCounts
-from serve.note import Note
-from serve.shadow import ShadowTotals
+from serve.engine.drift import Drift, DriftOfTenants
+from serve.engine.engine import Engine, Refresh, SearchItem
+from serve.engine.load_queue import PagingCounts
+from serve.queue.request_context import Note
+from serve.queue.shadow import ShadowTotals
 
 Answers = TypeVar("Answers")
 

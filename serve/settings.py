@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from adapterdistill.errors import ConfigError
-from serve.fair_queue import QueueLimits
+from serve.queue.fair_queue import QueueLimits
 
 
 class ServeSettings(BaseModel):

@@ -18,9 +18,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import alone_in
+from adapterdistill.files import alone_in, read_secret, write_secret
 from adapterdistill.manifest import NAME_PATTERN
-from adapterdistill.secret_files import read_secret, write_secret
 
 PREFIX = "adt_"
 """By which a scanner for leaked secrets knows a token."""

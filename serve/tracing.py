@@ -2,8 +2,9 @@
 
 A request is a span that goes on with the caller's trace (W3C `traceparent`), and has up to three
 spans in it: `load` of its tenant's adapter, `queue`, and the engine's `batch`. They are made when
-it has ended, from what was noted on the way (`serve.note.Stages`), so that a deployment without
-traces makes nothing. Where they go is for the standard `OTEL_*` variables of the replica to say.
+it has ended, from what was noted on the way (`serve.queue.request_context.Stages`), so that a
+deployment without traces makes nothing. The standard `OTEL_*` variables of the replica say where
+they go.
 
 Imported only where traces are on: it needs the extra `tracing`.
 """
@@ -21,7 +22,7 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapterdistill.errors import ConfigError
-from serve.note import Note, Stages, note_of
+from serve.queue.request_context import Note, Stages, note_of
 
 LOADING_S = 0.001
 """A hold that took less found its tenant in memory, which takes microseconds."""
@@ -56,7 +57,7 @@ class Tracing:
         return cls(provider)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """As middleware: inside `serve.front.Front`, around all else."""
+        """As middleware: inside `serve.http.middleware.Front`, around all else."""
         return _Traced(app, self)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from adapterdistill.errors import UnauthenticatedError
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.authority import LIFETIME, opened
 from adapterdistill.registry.trust.credentials import Credentials, read_credentials

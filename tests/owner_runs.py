@@ -8,12 +8,12 @@ from typing import Any
 from actors.data_owner import DataOwner
 from actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data import Faq, Query
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.manifest import VersionRef
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.tiny_encoders import random_adapter
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from serve.batcher import Batcher, Outcome
-from serve.engine import Engine
-from serve.fair_queue import QueueLimits
-from serve.items import SearchItem
-from serve.searching import Searcher
+from serve.engine.engine import Engine
+from serve.engine.items import SearchItem
+from serve.queue.batcher import Batcher, Outcome
+from serve.queue.fair_queue import QueueLimits
+from serve.queue.searching import Searcher
 
 
 @dataclass

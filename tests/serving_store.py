@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.release import set_live
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.tiny_encoders import random_adapter
 from tests.tiny_encoders import save_tiny_encoder as save_tiny_encoder
 

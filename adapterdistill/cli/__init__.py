@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from adapterdistill import __version__, errors
-from adapterdistill.errors import AdapterDistillError, FileError
+from adapterdistill import __version__
+from adapterdistill.errors import AdapterDistillError, FileError, error_classes
 
 
 class Subcommand(NamedTuple):
@@ -34,7 +34,7 @@ SUBCOMMANDS = {
     "onboard": Subcommand("adapterdistill.cli.onboard", "Train, distil and publish for a tenant."),
     "owner": Subcommand("adapterdistill.cli.owner", "Make and show credentials for a registry."),
     "registry": Subcommand("adapterdistill.cli.registry", "Run and read the adapter registry."),
-    "serve": Subcommand("adapterdistill.cli.serving", "Deploy the search endpoint on Ray Serve."),
+    "serve": Subcommand("adapterdistill.cli.serve", "Deploy the search endpoint on Ray Serve."),
     "query": Subcommand("adapterdistill.cli.query", "Ask a deployed tenant a question."),
     "release": Subcommand(
         "adapterdistill.cli.release", "Try, promote and roll back what a tenant is served by."
@@ -67,12 +67,6 @@ def _load(name: str) -> Any:
     plain = typer.Typer(callback=lambda: None)
     module.register(plain)
     return get_group(plain).commands[name]
-
-
-def error_classes() -> list[type[AdapterDistillError]]:
-    """Every error class of `adapterdistill.errors`, in its order."""
-    named = vars(errors).values()
-    return [e for e in named if isinstance(e, type) and issubclass(e, AdapterDistillError)]
 
 
 def _exit_codes() -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
 from adapterdistill.registry.access import Caller

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli import bench_services
-from adapterdistill.cli.bench_options import Cache, Device, Dtype, Out, Processes
+from adapterdistill.cli.options import Cache, Device, Dtype, Out, Processes
 from adapterdistill.errors import ConfigError
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
@@ -49,8 +49,8 @@ def transfer(
     """Does a new tenant gain from the others' adapters? Resumable: run it again to go on."""
     if data is None:
         raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
-    from adapterdistill.bench.command import transfer_command
-    from adapterdistill.bench.workers import Crew
+    from adapterdistill.bench.encoder_options import Crew
+    from adapterdistill.bench.transfer.command import transfer_command
 
     crew = Crew(
         processes=processes or (1 if device != "cpu" else os.cpu_count() or 1),
@@ -89,7 +89,7 @@ def training(
     device: Device = "cpu",
 ) -> None:
     """What a training step costs against the number of teachers."""
-    from adapterdistill.bench.training_report import training_command
+    from adapterdistill.bench.training.report import training_command
 
     report = training_command(
         data=data or Path(str(files("adapterdistill"))) / "samples",
@@ -114,7 +114,7 @@ def scaling(
     dtype: Dtype = "auto",
 ) -> None:
     """What further Ray Train workers bring to a training, and what starting them costs."""
-    from adapterdistill.bench.scaling import scaling_command
+    from adapterdistill.bench.training.scaling import scaling_command
 
     report = scaling_command(
         out=out,
@@ -153,8 +153,8 @@ def selection(
     device: Device = "cpu",
 ) -> None:
     """What choosing 16 teachers out of thousands costs, and how well it chooses. Resumable."""
-    from adapterdistill.bench.selection_report import selection_command
-    from adapterdistill.bench.workers import Crew
+    from adapterdistill.bench.encoder_options import Crew
+    from adapterdistill.bench.selection.report import selection_command
 
     crew = Crew(processes=1, encoder=encoder, dtype=dtype, device=device, max_tokens=_MAX_TOKENS)
     report = selection_command(
@@ -187,8 +187,8 @@ def multitask(
     device: Device = "cpu",
 ) -> None:
     """What light students keep of several tasks' teachers, and how much faster they are."""
-    from adapterdistill.bench.multitask import Shape
-    from adapterdistill.bench.multitask_report import multitask_command
+    from adapterdistill.bench.multitask.report import multitask_command
+    from adapterdistill.bench.multitask.study import Shape
 
     report = multitask_command(
         data=data,
@@ -232,8 +232,8 @@ def meta(
     device: Device = "cpu",
 ) -> None:
     """What a light student of a late domain gains from the other domains. Resumable."""
-    from adapterdistill.bench.meta import Shape
-    from adapterdistill.bench.meta_report import meta_command
+    from adapterdistill.bench.meta.report import meta_command
+    from adapterdistill.bench.meta.study import Shape
 
     report = meta_command(
         data=data,
@@ -269,8 +269,8 @@ def conditional(
     device: Device = "cpu",
 ) -> None:
     """What running fewer tokens saves and loses, beside the dense adapter. Resumable."""
-    from adapterdistill.bench.conditional_report import conditional_command
-    from adapterdistill.bench.workers import Crew
+    from adapterdistill.bench.conditional.report import conditional_command
+    from adapterdistill.bench.encoder_options import Crew
 
     crew = Crew(
         processes=1, encoder=encoder, dtype=dtype, device=device, max_tokens=_MAX_TOKENS_LONG

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.bench_options import Device, Dtype, Out, Output
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Device, Dtype, Format, Out, Output
 from adapterdistill.errors import ConfigError, RegistryError, ServingError
 
 # What a server cuts at by default.
@@ -72,16 +71,16 @@ def serving(
     if (folder / "faqbanks").is_dir():
         folder /= "faqbanks"
     if http:
-        from adapterdistill.bench import serving_http
+        from adapterdistill.bench.endpoint import command
 
-        chosen = serving_http.SIZES[size.value]
+        chosen = command.SIZES[size.value]
         if requests is not None:
             chosen = replace(chosen, requests=requests)
         if isolation_only:
             chosen = replace(chosen, rounds=0, kill_s=0.0, flood_rounds=0)
         if fairness_only:
             chosen = replace(chosen, rounds=0, kill_s=0.0, requests=0)
-        found = serving_http.http_command(
+        found = command.http_command(
             data=folder,
             out=out,
             size=chosen,
@@ -95,7 +94,7 @@ def serving(
         if found["faults"]:
             raise ServingError(f"{len(found['faults'])} faults over HTTP: see the report")
         return
-    from adapterdistill.bench.serving_report import markdown, serving_command
+    from adapterdistill.bench.engine.report import markdown, serving_command
 
     found = serving_command(
         data=folder,
@@ -128,8 +127,8 @@ def calibration(
     output: Output = Format.table,
 ) -> None:
     """Whether stated confidence, expected error and drift alarms hold on test rows."""
-    from adapterdistill.bench.calibration_report import calibration_command, markdown
-    from adapterdistill.bench.workers import Crew
+    from adapterdistill.bench.calibration.report import calibration_command, markdown
+    from adapterdistill.bench.encoder_options import Crew
 
     found = calibration_command(
         data=data or Path(str(files("adapterdistill"))) / "samples",
@@ -158,7 +157,7 @@ def registry(
     output: Output = Format.table,
 ) -> None:
     """A registry under load, under mutated calls and under kill -9. Fails if it shows a fault."""
-    from adapterdistill.bench.registry import SIZES, registry_command
+    from adapterdistill.bench.registry.command import SIZES, registry_command
 
     chosen = SIZES[size.value]
     chosen = replace(
@@ -187,8 +186,8 @@ def soak(
     """Onboard and answer at once for a long time: what grows, and what is left over. Fails if
     memory grows, an answer is wrong, or a process, actor, descriptor or file stays.
     """
-    from adapterdistill.bench.soak import soak_command
     from adapterdistill.cli.drill import end_orderly
+    from adapterdistill.drills.soak.command import soak_command
 
     end_orderly()
     found = soak_command(out=out, minutes=minutes, rate_per_s=rate)

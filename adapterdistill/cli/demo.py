@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.onboarding import STAGES
-from adapterdistill.cli.story import Demo, DemoResult, stop_cluster
 from adapterdistill.data import sample_names
+from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named

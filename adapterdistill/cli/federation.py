@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.cli.federation_story import TENANTS, Federation
-from adapterdistill.cli.output import Format
-from adapterdistill.cli.parties import own_cluster
+from adapterdistill.cli.options import Format
+from adapterdistill.demo.federation import TENANTS, Federation
+from adapterdistill.demo.parties import own_cluster
 from adapterdistill.errors import ConfigError
 
 

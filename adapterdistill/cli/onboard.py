@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from actors.estimate import Estimate
 from actors.onboarding import (
     OnboardReport,
     in_process,
@@ -16,8 +18,10 @@ from actors.onboarding import (
     write_report,
 )
 from actors.onboarding import onboard as run_stages
+from actors.preflight import Preflight
+from actors.preflight_checks import mebibytes
 from actors.records import Distilled
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.manifest import VersionRef
 
@@ -67,8 +71,8 @@ def onboard(
 def _look_ahead(settings: OnboardConfig, *, local: bool, as_json: bool) -> None:
     """Prints what a dry run found, and raises the first error in it."""
     from actors import preflight
-    from adapterdistill.cli import error_classes
-    from adapterdistill.cli.preflight import shown
+    from adapterdistill.cli.onboard import shown
+    from adapterdistill.errors import error_classes
 
     found = preflight.preflight(settings) if local else preflight.on_cluster(settings)
     if as_json:
@@ -103,4 +107,59 @@ def _teachers(distil: Distilled) -> Table:
             f"{share:.3f}",
             "" if change is None else f"{change:+.4f}",
         )
+    return table
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def shown(found: Preflight) -> list[RenderableType]:
+    """Checks, estimate, and what others will see, for people."""
+    parts: list[RenderableType] = [_checks(found)]
+    if found.estimate is not None:
+        parts.append(_estimate(found.estimate))
+    parts.append(_told(found))
+    return parts
+
+
+def _checks(found: Preflight) -> Table:
+    table = Table(title=f"{found.tenant}: dry run, nothing was changed")
+    table.add_column("check")
+    table.add_column("")
+    table.add_column("found", overflow="fold")
+    for check in found.checks:
+        # Text: paths and names are no rich markup.
+        table.add_row(check.name, Text(check.status, _STYLES[check.status]), Text(check.said))
+    return table
+
+
+def _estimate(taken: Estimate) -> Table:
+    table = Table(
+        title=f"About {taken.seconds:.0f} s",
+        caption="one training step, timed here just now, times rows and steps; training may end"
+        " earlier, and takes longer beside other work",
+    )
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for stage, seconds in taken.stage_seconds.items():
+        table.add_row(stage, f"{seconds:.1f}")
+    return table
+
+
+def _told(found: Preflight) -> Table:
+    table = Table("what", show_header=False)
+    table.add_column(overflow="fold")
+    taken = found.estimate
+    if taken is not None:
+        table.add_row("to the registry", Text(f"{mebibytes(taken.bytes_out)}: adapter, manifest"))
+        table.add_row("from the registry", Text(f"{mebibytes(taken.bytes_in)}: list, teachers"))
+    if found.teachers_visible is not None:
+        more = found.teachers_visible - len(found.teachers)
+        names = ", ".join(found.teachers) + (f" and {more} more" if more else "")
+        table.add_row("teachers visible", Text(f"{found.teachers_visible}: {names or 'none'}"))
+    everyone = found.share_with == ("*",)
+    readers = "everyone" if everyone else ", ".join(found.share_with) or "nobody"
+    table.add_row("may learn from it", Text(readers))
+    table.add_row("labels", Text(", ".join(found.labels) or "none"))
+    table.add_row("privacy", Text(found.privacy))
     return table

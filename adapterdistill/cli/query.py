@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
@@ -73,7 +73,7 @@ def query(
 
 def _token_in(path: Path) -> str:
     """Read from a file, as whoever lists a machine's processes sees their arguments."""
-    from adapterdistill.secret_files import read_secret
+    from adapterdistill.files import read_secret
     from serve.tokens import PREFIX
 
     token = read_secret(path).decode("ascii", "replace").strip()

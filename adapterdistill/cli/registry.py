@@ -20,7 +20,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli import authority, registry_standing, registry_upkeep
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
@@ -33,10 +33,10 @@ from adapterdistill.cli.registry_client import (
 )
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import server
-from adapterdistill.registry.admission import Limits
+from adapterdistill.registry.admission.admission import Limits
+from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.answers import Lineage
-from adapterdistill.registry.quotas import Quotas
+from adapterdistill.registry.server import server
 from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError, NotFoundError
+from adapterdistill.files import read_file
 from adapterdistill.manifest import VersionRef
-from adapterdistill.named_files import read_file
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.wire import parse_alias_name
 
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")

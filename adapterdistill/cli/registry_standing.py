@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
 from adapterdistill.registry.upkeep import backup as backups
 from adapterdistill.registry.upkeep import fsck as check

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError, ServingError
 
 app = typer.Typer(

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapterdistill.cli.output import Format
+from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError
+from adapterdistill.files import write_secret
 from adapterdistill.manifest import is_name
-from adapterdistill.secret_files import write_secret
 from serve.tokens import Token, new_token, read_tokens, revoke
 
 app = typer.Typer(

@@ -24,7 +24,7 @@ from adapterdistill.distill.conditional_distillation import (
     fitted,
     skippable,
 )
-from adapterdistill.distill.meta_tasks import MetaTasksDistillation
+from adapterdistill.distill.meta_kd.tasks import MetaTasksDistillation
 from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation
 from adapterdistill.distill.students import (

@@ -18,8 +18,10 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import (
+    Teaching,
     distillation_of,
     imitation_rows,
+    teaching_of,
 )
 from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
 from adapterdistill.distill.conditional_distillation import skippable
@@ -37,7 +39,6 @@ from adapterdistill.distill.held_out import HeldOutRows
 from adapterdistill.distill.method import Objective, OwnAdapter, Progress, Scored
 from adapterdistill.distill.multitask_kd import MultitaskDistillation
 from adapterdistill.distill.task_teachers import TaughtTasks, read_tasks, taught_tasks
-from adapterdistill.distill.teaching import Teaching, teaching_of
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
 from adapterdistill.manifest import Metric
 

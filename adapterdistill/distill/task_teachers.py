@@ -16,7 +16,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import metadata_of
 from adapterdistill.data.tasks import Task, TaskRow
-from adapterdistill.distill.meta_tasks import Domains, TaskLesson, TaskOverDomains
+from adapterdistill.distill.meta_kd.tasks import Domains, TaskLesson, TaskOverDomains
 from adapterdistill.distill.method import Objective
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts

@@ -3,63 +3,63 @@
 import random
 from pathlib import Path
 
-from adapterdistill.drills import named_registry
 from adapterdistill.drills.drill import Drill, Outcome
 from adapterdistill.drills.named import Named, OnNamed
-from adapterdistill.drills.registry_calls import drop_rpc, kill_registry, slow_rpc
-from adapterdistill.drills.registry_disk import corrupt_blob, fill_disk
+from adapterdistill.drills.registry import named
+from adapterdistill.drills.registry.calls import drop_rpc, kill_registry, slow_rpc
+from adapterdistill.drills.registry.disk import corrupt_blob, fill_disk
 
 
 def _clock_skew(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.clocks import clock_skew
+    from adapterdistill.drills.registry.clocks import clock_skew
 
     return clock_skew(folder, draw)
 
 
 def _stale_teacher(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.stale_teacher import stale_teacher  # takes torch
+    from adapterdistill.drills.onboarding.stale_teacher import stale_teacher  # takes torch
 
     return stale_teacher(folder, draw)
 
 
 def _kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.serving import kill_serve_replica
+    from adapterdistill.drills.endpoint.replica import kill_serve_replica
 
     return kill_serve_replica(folder, draw)
 
 
 def _kill_onboarding(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.resuming import kill_onboarding
+    from adapterdistill.drills.onboarding.resuming import kill_onboarding
 
     return kill_onboarding(folder, draw)
 
 
 def _lose_registry(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.resuming import lose_registry
+    from adapterdistill.drills.onboarding.resuming import lose_registry
 
     return lose_registry(folder, draw)
 
 
 def _kill_owner(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding import kill_owner
+    from adapterdistill.drills.onboarding.on_ray import kill_owner
 
     return kill_owner(folder, draw)
 
 
 def _kill_node(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.owner_node import kill_owner_node
+    from adapterdistill.drills.onboarding.on_ray import kill_owner_node
 
     return kill_owner_node(folder, draw)
 
 
 def _kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding import kill_train_worker
+    from adapterdistill.drills.onboarding.on_ray import kill_train_worker
 
     return kill_train_worker(folder, draw)
 
 
 def _kill_named_serve_replica(named: Named, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.named_serving import kill_serve_replica
+    from adapterdistill.drills.endpoint.named import kill_serve_replica
 
     return kill_serve_replica(named, draw)
 
@@ -67,8 +67,8 @@ def _kill_named_serve_replica(named: Named, draw: random.Random) -> Outcome:
 _MADE_UP = "it onboards a made-up tenant, which would be published to the others"
 ON_NAMED: dict[str, OnNamed | str] = {
     "kill-registry": "a registry at an address is no process that could be killed or started",
-    "drop-rpc": OnNamed(("registry",), named_registry.drop_rpc),
-    "slow-rpc": OnNamed(("registry",), named_registry.slow_rpc),
+    "drop-rpc": OnNamed(("registry",), named.drop_rpc),
+    "slow-rpc": OnNamed(("registry",), named.slow_rpc),
     "corrupt-blob": "it damages what somebody published",
     "fill-disk": "it takes the disk from all who publish",
     "clock-skew": "it lets an owner's certificates expire",

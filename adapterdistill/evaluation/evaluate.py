@@ -11,6 +11,7 @@ from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import centroids, cross_entropy
+from adapterdistill.distill.rows import TenantRows, in_scope, join, out_of_scope
 from adapterdistill.evaluation.metrics import (
     faq_scores,
     gold_ranks,
@@ -18,7 +19,6 @@ from adapterdistill.evaluation.metrics import (
     recall_at,
     top1,
 )
-from adapterdistill.evaluation.rows import TenantRows, in_scope, join, out_of_scope
 from adapterdistill.manifest import Metric
 
 FALSE_REJECTION = 0.05

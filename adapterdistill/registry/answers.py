@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adapterdistill.manifest import Manifest, Signature, VersionRef
 from adapterdistill.registry.access import Consent
-from adapterdistill.registry.schema import State
+from adapterdistill.registry.index.schema import State
 
 
 @dataclass(frozen=True)

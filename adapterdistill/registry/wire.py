@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
-from adapterdistill.registry.schema import AliasRow, EventKind, EventRow, Filter, Row, State
+from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
 from adapterdistill.registry.trust.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 

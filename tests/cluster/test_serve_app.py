@@ -13,9 +13,9 @@ import pytest
 
 from actors.cluster import free_port
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.drills import named_serving
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import run_drill
+from adapterdistill.drills.endpoint import named as named_drill
 from adapterdistill.drills.named import load_named, on_named
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.tokens import new_token
@@ -256,8 +256,8 @@ def test_the_drill_kills_a_replica_of_a_named_deployment_and_it_recovers(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served.redeploy(TWO_REPLICAS)  # which are there already after the test before
-    monkeypatch.setattr(named_serving, "_LONGEST_WAIT_S", 0.1)
-    monkeypatch.setattr(named_serving, "_AFTERWARDS_S", 0.2)
+    monkeypatch.setattr(named_drill, "_LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(named_drill, "_AFTERWARDS_S", 0.2)
     (tmp_path / "questions.txt").write_text("\n".join(TEXTS), "utf-8")
     (tmp_path / "day.toml").write_text(
         f'[serving]\naddress = "{served.client.base_url}"\ntenant = "birch"\n'

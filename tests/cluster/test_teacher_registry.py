@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.cluster import free_port
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from tests.cluster.processes import kill_one, ray_processes
 from tests.unit.registry.samples import sample
 

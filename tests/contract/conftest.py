@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create
 from tests.contract.running_registry import Running
 from tests.enrolment import ACME, enrolled

@@ -21,7 +21,7 @@ import grpc
 from adapterdistill import __version__
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import EncoderRef, Signature, VersionRef
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running

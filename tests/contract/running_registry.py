@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials, read_credentials
 from adapterdistill.registry.trust.statement import Signed, make_statement

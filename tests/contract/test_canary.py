@@ -14,8 +14,8 @@ import torch
 
 from actors.onboarding import OnboardReport, write_report
 from adapterdistill.backbone import Encoder
-from adapterdistill.cli.canaries import Needles
 from adapterdistill.config import OnboardConfig
+from adapterdistill.demo.canaries import Needles
 from adapterdistill.manifest import VersionRef
 from tests.contract.recording_proxy import RecordingProxy
 from tests.contract.running_registry import Running

@@ -13,13 +13,13 @@ import grpc
 import psutil
 import pytest
 
-from adapterdistill.bench import registry_kills
-from adapterdistill.drills import clocks, registry_calls, registry_disk, resuming, small_disk
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import run_drill
-from adapterdistill.drills.small_disk import SmallDisk
-from adapterdistill.registry import client as registry_client
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.drills.onboarding import resuming
+from adapterdistill.drills.registry import calls, clocks, disk, kills
+from adapterdistill.drills.registry.disk import SmallDisk
+from adapterdistill.registry.client import client as registry_client
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
 from adapterdistill.registry.trust.authority import LIFETIME
 
@@ -28,9 +28,9 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_calls, "PUBLISHERS", 1)
-    monkeypatch.setattr(registry_calls, "DROPS", 1)
-    monkeypatch.setattr(registry_disk, "VERSIONS", 2)
+    monkeypatch.setattr(calls, "PUBLISHERS", 1)
+    monkeypatch.setattr(calls, "DROPS", 1)
+    monkeypatch.setattr(disk, "VERSIONS", 2)
     monkeypatch.setattr(resuming, "KILLS", 1)
 
 
@@ -40,13 +40,13 @@ def _lose_payloads(root: Path) -> None:
 
 
 def _disk_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
-    serving = registry_kills.serving
+    serving = kills.serving
 
     def forgetful(root: Path) -> Any:
         _lose_payloads(root)
         return serving(root)
 
-    patch.setattr(registry_kills, "serving", forgetful)
+    patch.setattr(kills, "serving", forgetful)
 
 
 def _client_tries_once(patch: pytest.MonkeyPatch) -> None:
@@ -60,8 +60,8 @@ def _client_tries_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def _client_waits_beyond_its_deadline(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(registry_calls, "_HASTY_S", 60.0)
-    patch.setattr(registry_calls, "_STANDSTILL_S", 0.2)
+    patch.setattr(calls, "_HASTY_S", 60.0)
+    patch.setattr(calls, "_STANDSTILL_S", 0.2)
 
 
 def _client_believes_what_comes(patch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_the_drill_passes(name: str) -> None:
 def test_a_limit_stands_for_a_full_disk_where_none_can_be_mounted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(small_disk, "can_mount", lambda _: False)
+    monkeypatch.setattr(disk, "can_mount", lambda _: False)
     found = run_drill(DRILLS["fill-disk"], seed=1)
     assert found.passed and "EFBIG" in found.note
 

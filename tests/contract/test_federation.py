@@ -12,9 +12,9 @@ import pytest
 
 from actors.onboarding import OnboardReport, write_report
 from adapterdistill.backbone import Encoder
-from adapterdistill.cli.federation_story import TENANTS, Federation
-from adapterdistill.cli.parties import HOME_VARIABLE, Onboard, Owner
 from adapterdistill.config import load_toml
+from adapterdistill.demo.federation import TENANTS, Federation
+from adapterdistill.demo.parties import HOME_VARIABLE, Onboard, Owner
 from tests.owner_runs import run_through
 
 RUNS = Path(__file__).resolve().parents[2] / "cluster" / "federation"

@@ -16,8 +16,8 @@ from adapterdistill.errors import (
     UnauthenticatedError,
 )
 from adapterdistill.registry.access import NOBODY, Caller
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust import issuing, pem
 from adapterdistill.registry.trust.authority import create

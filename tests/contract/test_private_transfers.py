@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from adapterdistill import errors
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.quotas import RateLimit
+from adapterdistill.registry.admission.quotas import RateLimit
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.running_registry import Running, refusal, wait_until

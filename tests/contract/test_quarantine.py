@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adapterdistill.cli.registry import app
 from adapterdistill.errors import InvalidManifestError
 from adapterdistill.manifest import EncoderRef, Manifest
-from adapterdistill.registry.population import MIN_ADAPTERS
+from adapterdistill.registry.admission.outliers import MIN_ADAPTERS
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts
 from tests.unit.registry.samples import arrays, encoder_fields, manifest_of, payload_of

@@ -13,10 +13,10 @@ from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from adapterdistill import errors
-from adapterdistill.registry import answering, service
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.quotas import Quotas
-from adapterdistill.registry.server import SERVICE_NAME
+from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server import handler, service
+from adapterdistill.registry.server.server import SERVICE_NAME
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, believing, parts, refusal, wait_until
 from tests.unit.registry.samples import large_sample, sample
@@ -26,7 +26,7 @@ ACME, BROOK = "owner/acme", "owner/brook"
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for module in (answering, service):
+    for module in (handler, service):
         monkeypatch.setattr(module, "caller_of", believing)
     running: list[Running] = []
 

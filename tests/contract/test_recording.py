@@ -7,7 +7,7 @@ import pytest
 
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.server.server import RegistryServer
 from tests.contract.running_registry import Running
 from tests.unit.registry.samples import sample
 

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from adapterdistill import errors
 from adapterdistill.manifest import EncoderRef, Manifest, Signature, VersionRef
 from adapterdistill.registry import wire
-from adapterdistill.registry.admission import Limits
-from adapterdistill.registry.server import SERVICE_NAME
+from adapterdistill.registry.admission.admission import Limits
+from adapterdistill.registry.server.server import SERVICE_NAME
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal, wait_until
 from tests.unit.registry.samples import (

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from adapterdistill import errors
 from adapterdistill.cli.registry import app
 from adapterdistill.registry.access import NOBODY
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.upkeep import audit
 from adapterdistill.registry.upkeep.audit_verify import examine
 from adapterdistill.registry.v1 import registry_pb2 as pb

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.bench import registry_fuzz
-from adapterdistill.bench.registry import SIZES, registry_command
+from adapterdistill.bench.registry.command import SIZES, registry_command
+from adapterdistill.drills.registry import fuzz
 
 
 def test_the_registry_shows_no_fault_under_load_and_under_fuzz(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_registry_shows_no_fault_under_load_and_under_fuzz(tmp_path: Path) -
 def test_accepting_what_must_be_refused_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_fuzz, "fault_of", lambda *_: "a planted fault")
+    monkeypatch.setattr(fuzz, "fault_of", lambda *_: "a planted fault")
     size = replace(SIZES["tiny"], adapters=0, kills=0, fuzz=100)
     found = registry_command(out=tmp_path, size=size, seed=0)
     assert any("a planted fault" in fault for fault in found["faults"])

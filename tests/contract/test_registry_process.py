@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from adapterdistill import errors
-from adapterdistill.bench.registry_kills import kill_repeatedly
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.drills.registry.kills import kill_repeatedly
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import RegistryServer
 from tests.unit.registry.samples import encoder_fields, manifest_of, payload_of, sample
 
 MEMORY_LIMIT_BYTES = 250 * 10**6

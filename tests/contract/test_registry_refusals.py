@@ -12,10 +12,10 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry import server as server_module
-from adapterdistill.registry.admission import Limits
-from adapterdistill.registry.service import RegistryService
-from adapterdistill.registry.transfers import MAX_TRANSFERS
+from adapterdistill.registry.admission.admission import Limits
+from adapterdistill.registry.server import server as server_module
+from adapterdistill.registry.server.service import RegistryService
+from adapterdistill.registry.server.transfers import MAX_TRANSFERS
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal, refused_upload, wait_until
 from tests.unit.registry.samples import (

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from adapterdistill import errors
 from adapterdistill.cli.registry import app
 from adapterdistill.manifest import Manifest, canonical_json
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.server import RegistryServer
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.upkeep.backup import backup, restore
 from adapterdistill.registry.upkeep.fsck import fsck
 from tests.contract.running_registry import Running

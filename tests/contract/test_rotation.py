@@ -15,7 +15,7 @@ from adapterdistill.errors import (
     ConfigError,
     UnauthenticatedError,
 )
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.authority import opened

@@ -32,13 +32,13 @@ from starlette.testclient import TestClient
 
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
-from adapterdistill.cli.parties import registry_process
+from adapterdistill.demo.parties import registry_process
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.registry.client import RegistryClient
-from serve.api import build_api
-from serve.batcher import Batcher
-from serve.engine import Engine
-from serve.fair_queue import QueueLimits
+from adapterdistill.registry.client.client import RegistryClient
+from serve.engine.engine import Engine
+from serve.http.api import build_api
+from serve.queue.batcher import Batcher
+from serve.queue.fair_queue import QueueLimits
 from serve.tokens import Tokens
 from serve.tracing import Tracing
 from tests.serving_store import make_tenant, put_live

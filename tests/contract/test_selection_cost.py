@@ -1,7 +1,7 @@
 """The cost of selection, measured on a registry process of its own."""
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.selection_cost import measure_cost
+from adapterdistill.bench.selection.cost import measure_cost
 
 
 def test_the_cost_is_measured_on_a_real_registry_at_every_size(tiny_encoder: Encoder) -> None:

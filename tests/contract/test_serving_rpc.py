@@ -21,11 +21,11 @@ from adapterdistill.registry.status import code_of, from_call
 from adapterdistill.registry.trust import authority, pem
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from adapterdistill.serving.v1.serving_pb2_grpc import SearchServiceStub
-from serve.batcher import Batcher, Outcome
-from serve.engine import Engine, SearchItem
-from serve.fair_queue import QueueLimits
-from serve.rpc import Rpc
-from serve.rpc_proxy import add_search_service
+from serve.engine.engine import Engine, SearchItem
+from serve.grpc.rpc import Rpc
+from serve.grpc.rpc_proxy import add_search_service
+from serve.queue.batcher import Batcher, Outcome
+from serve.queue.fair_queue import QueueLimits
 from serve.tokens import Tokens, new_token
 from tests.serving_rpc import Client
 from tests.serving_store import MadeTenant, make_tenant, put_live

@@ -13,8 +13,8 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import answering, service
 from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.server import handler, service
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal, wait_until
 from tests.unit.registry.samples import sample
@@ -29,7 +29,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runnin
                 return Caller(role, name)
         return ANYONE
 
-    for module in (answering, service):
+    for module in (handler, service):
         monkeypatch.setattr(module, "caller_of", caller_of)
     running = Running(tmp_path / "registry")
     yield running

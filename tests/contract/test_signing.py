@@ -14,8 +14,8 @@ from adapterdistill import errors
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.client import RegistryClient
-from adapterdistill.registry.trust import signing
+from adapterdistill.registry.client import signing
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create, opened
 from adapterdistill.registry.trust.credentials import Credentials
 from adapterdistill.registry.trust.statement import Signed

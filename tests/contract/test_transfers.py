@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry import answering, service, transfers
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server import handler, service, transfers
 from adapterdistill.registry.streams import Download, chunk_message, upload_messages
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
@@ -32,7 +32,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (answering, service):
+        for module in (handler, service):
             patch.setattr(module, "caller_of", believing)
         running = Running(tmp_path_factory.mktemp("registry"))
         yield running

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.drills.onboarding import _VICTIMS, draw_moment
+from adapterdistill.drills.onboarding.on_ray import _VICTIMS, draw_moment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ import pytest
 
 from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
 from adapterdistill.config import OnboardConfig
+from adapterdistill.files import read_secret
 from adapterdistill.manifest import VersionRef
-from adapterdistill.secret_files import read_secret
 from tests.cluster.processes import ray_processes
 from tests.contract.running_registry import Running, wait_until
 from tests.owner_runs import config_toml, run_of, write_shop

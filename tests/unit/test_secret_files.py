@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.secret_files import read_secret, write_secret
+from adapterdistill.files import read_secret, write_secret
 
 
 @pytest.fixture

@@ -26,10 +26,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.named_files import read_file
+from adapterdistill.files import read_file, read_secret, write_secret
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
-from adapterdistill.secret_files import read_secret, write_secret
 
 TLS_KEY = "tls.key"
 SIGNING_KEY = "signing.key"

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
-from adapterdistill.files import sync_folder
+from adapterdistill.files import read_secret, sync_folder, write_secret
 from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
@@ -36,7 +36,6 @@ from adapterdistill.registry.upkeep.audit_line import (
     unseal,
 )
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
-from adapterdistill.secret_files import read_secret, write_secret
 
 PRIVATE_KEY = "audit.key"
 CHANGES_AT_ONCE = 200

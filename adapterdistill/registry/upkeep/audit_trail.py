@@ -16,9 +16,10 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry import changes, wire
+from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE, Caller
-from adapterdistill.registry.schema import connect
+from adapterdistill.registry.index import events
+from adapterdistill.registry.index.schema import connect
 from adapterdistill.registry.upkeep.audit import CHANGES_AT_ONCE, AuditLog
 from adapterdistill.registry.upkeep.audit_line import Body
 
@@ -42,7 +43,7 @@ class AuditTrail:
         self._db = connect(root / "index.sqlite3")
         try:
             self._log = AuditLog(root, self._changes_after)
-            newest = changes.newest_revision(self._db)
+            newest = events.newest_revision(self._db)
             if newest < self._log.revision:
                 self._log.close()
                 raise IntegrityError(
@@ -58,7 +59,7 @@ class AuditTrail:
         self._failed = False
 
     def _changes_after(self, revision: int) -> list[Body]:
-        rows = changes.after(self._db, revision, ANYONE, max_rows=CHANGES_AT_ONCE)
+        rows = events.after(self._db, revision, ANYONE, max_rows=CHANGES_AT_ONCE)
         return [vars(row) for row in rows]
 
     async def settle(self) -> None:

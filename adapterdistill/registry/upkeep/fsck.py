@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.registry.schema import SCHEMA, EventKind, EventRow
+from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
     Finding,

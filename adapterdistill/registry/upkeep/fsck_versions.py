@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from adapterdistill.errors import InvalidManifestError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry import wire
-from adapterdistill.registry.admission import parse_manifest
+from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.trust.certificates import bearer_of
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER

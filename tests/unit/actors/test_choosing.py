@@ -9,12 +9,12 @@ import pytest
 
 from actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.data import TenantDataset
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry.client import RegistryClient
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.owner_runs import HELD, Configured, run_through
 from tests.tiny_encoders import random_adapter

@@ -16,7 +16,7 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.report import FormComparison, compare_form
 from adapterdistill.manifest import VersionRef
-from serve.engine import Engine, SearchAnswer, SearchItem
+from serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, folder_of, run_through, write_task
 

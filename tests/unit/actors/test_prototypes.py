@@ -12,8 +12,8 @@ from actors.publishing import PRIVACY
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.meta_federated import prototypes_in
-from adapterdistill.distill.meta_tasks import domains_of
+from adapterdistill.distill.meta_kd.shared_prototypes import prototypes_in
+from adapterdistill.distill.meta_kd.tasks import domains_of
 from adapterdistill.distill.task_teachers import read_tasks, task_texts
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef

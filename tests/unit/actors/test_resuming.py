@@ -9,7 +9,7 @@ from actors.data_owner import DataOwner
 from actors.onboarding import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
-from adapterdistill.drills.owner import without_times
+from adapterdistill.drills.onboarding.owner import without_times
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.release import (

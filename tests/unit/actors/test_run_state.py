@@ -11,11 +11,11 @@ import pytest
 
 from actors import data_owner
 from actors.data_owner import DataOwner
-from actors.files import write_atomically
 from actors.records import Decided, Extracted, Validated
 from actors.run_state import RunState
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
+from adapterdistill.files import write_atomically
 from tests.owner_runs import folder_of, run_of, write_shop
 
 DATA = "0" * 64

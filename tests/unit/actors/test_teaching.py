@@ -9,9 +9,9 @@ import torch
 
 from actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bench.random_manifest import random_manifest
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.manifest import VersionRef, sha256_hex
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     Configured,

@@ -6,11 +6,11 @@ import pytest
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cache import ResultCache
-from adapterdistill.bench.cells import Workbench
-from adapterdistill.bench.sizes import Size
 from adapterdistill.bench.tenants import BenchTenant
-from adapterdistill.bench.transfer import TransferRun, read_tenants, run_transfer
-from adapterdistill.bench.workers import run_here
+from adapterdistill.bench.transfer.cells import Workbench
+from adapterdistill.bench.transfer.sizes import Size
+from adapterdistill.bench.transfer.study import TransferRun, read_tenants, run_transfer
+from adapterdistill.bench.transfer.workers import run_here
 
 SAMPLES = Path(__file__).parents[3] / "adapterdistill" / "samples"
 
@@ -39,8 +39,8 @@ def _short_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps for every training whose length is fixed."""
-    from adapterdistill.bench import cells
-    from adapterdistill.bench.methods import Setting
+    from adapterdistill.bench.transfer import cells
+    from adapterdistill.bench.transfer.methods import Setting
 
     monkeypatch.setattr(cells, "TEACHER_SETTING", Setting(1e-3, 2))
     monkeypatch.setattr(cells, "POOL_STEPS_PER_TENANT", 1)

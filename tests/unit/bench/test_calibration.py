@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import calibration_report
-from adapterdistill.bench.calibration import (
+from adapterdistill.bench.calibration import report
+from adapterdistill.bench.calibration.report import brier, expected_calibration_error, summary
+from adapterdistill.bench.calibration.study import (
     CALIBRATED,
     CONSTANT,
     COSINE,
@@ -18,9 +19,8 @@ from adapterdistill.bench.calibration import (
     arrive,
     measure_calibration,
 )
-from adapterdistill.bench.calibration_report import brier, expected_calibration_error, summary
+from adapterdistill.bench.encoder_options import Crew
 from adapterdistill.bench.tenants import open_dataset
-from adapterdistill.bench.workers import Crew
 from adapterdistill.errors import DataError
 from tests.unit.bench.conftest import SAMPLES
 
@@ -85,11 +85,9 @@ def test_a_summary_counts_who_lies_under_the_bound(cases: list[Case]) -> None:
 def test_the_command_writes_what_it_returns(
     tiny_encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(calibration_report.SIZES, "tiny", TINY)
+    monkeypatch.setitem(report.SIZES, "tiny", TINY)
     crew = Crew(1, str(tiny_encoder_folder), "float32", "cpu", 32)
-    found = calibration_report.calibration_command(
-        data=SAMPLES, out=tmp_path, size="tiny", crew=crew
-    )
+    found = report.calibration_command(data=SAMPLES, out=tmp_path, size="tiny", crew=crew)
     kept = json.loads((tmp_path / "report.json").read_text())
     assert [case["tenant"] for case in kept["cases"]] == [c["tenant"] for c in found["cases"]]
     assert "2 queries an FAQ" in (tmp_path / "report.md").read_text()

@@ -6,11 +6,11 @@ import pytest
 
 from adapterdistill.adapters import Routing
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import conditional
-from adapterdistill.bench.conditional import Size, chosen, losses, rows_of_length
-from adapterdistill.bench.conditional_report import conditional_command, markdown
+from adapterdistill.bench.conditional import study
+from adapterdistill.bench.conditional.report import conditional_command, markdown
+from adapterdistill.bench.conditional.study import Size, chosen, losses, rows_of_length
+from adapterdistill.bench.encoder_options import Crew
 from adapterdistill.bench.tenants import BenchTenant
-from adapterdistill.bench.workers import Crew
 from tests.unit.bench.conftest import SAMPLES
 
 ROUTINGS = (Routing(2.0, least=3, to_all=False), Routing(5.0, least=3))
@@ -24,8 +24,8 @@ def test_every_setting_is_timed_scored_and_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     means = sorted(t.test.tokens / len(t.test) for t in tenants.values())
-    monkeypatch.setattr(conditional, "LONG", (means[0] + means[-1]) / 2)  # one of each kind
-    monkeypatch.setitem(conditional.SIZES, "quick", TINY)
+    monkeypatch.setattr(study, "LONG", (means[0] + means[-1]) / 2)  # one of each kind
+    monkeypatch.setitem(study.SIZES, "quick", TINY)
     crew = Crew(1, str(tiny_encoder_folder), "float32", "cpu", max_tokens=256)
 
     def run() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_every_setting_is_timed_scored_and_reported(
         assert [row["speed"] for row in group["accuracy"]] == [2, 5]
         assert all(row["faster_by_median"] > 0 for row in group["speed"]["conditional"])
         assert group["accuracy"][0]["test"]["queries"] == 12
-    monkeypatch.setattr(conditional, "train", None)  # a second run trains nothing
+    monkeypatch.setattr(study, "train", None)  # a second run trains nothing
     again = run()
     for group, before in zip(again["groups"], found["groups"], strict=True):
         assert group["by_tenant"] == before["by_tenant"]

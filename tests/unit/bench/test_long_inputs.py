@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.bench.long_inputs import long_tenants
+from adapterdistill.bench.conditional.long_inputs import long_tenants
 from adapterdistill.bench.tenants import open_dataset
 from adapterdistill.errors import DataError
 

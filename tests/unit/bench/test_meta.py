@@ -9,15 +9,15 @@ import torch
 
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import meta, meta_report
-from adapterdistill.bench.meta import FEDERATED, META, MIXED, NONE, OWN, STUDENTS
-from adapterdistill.bench.meta_domains import (
+from adapterdistill.bench.meta import report, study
+from adapterdistill.bench.meta.domains import (
     SIZES,
     MetaSize,
     first_of_each_class,
     read_domains,
 )
-from adapterdistill.bench.meta_report import figures
+from adapterdistill.bench.meta.report import figures
+from adapterdistill.bench.meta.study import FEDERATED, META, MIXED, NONE, OWN, STUDENTS
 from adapterdistill.errors import ConfigError, DataError
 from tests.task_texts import single_task
 
@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_public_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta, "PUBLIC_TEXTS", 6)
+    monkeypatch.setattr(study, "PUBLIC_TEXTS", 6)
 
 
 def run(data: Path, out: Path, encoder: Path, *options: str) -> int:
@@ -83,7 +83,7 @@ def test_the_command_reports_every_student_and_goes_on_where_it_was(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained what was there already")
 
-    monkeypatch.setattr(meta, "train", refuse)
+    monkeypatch.setattr(study, "train", refuse)
     assert run(data, out, tiny_encoder_folder, *options) == 0
     assert json.loads((out / "report.json").read_text())["figures"] == found["figures"]
 
@@ -93,7 +93,7 @@ def test_a_run_out_of_time_reports_the_newcomers_that_it_had(
 ) -> None:
     monkeypatch.setitem(SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
     clock = iter([0.0, *range(100, 200)])  # the first newcomer is begun already late
-    monkeypatch.setattr(meta_report, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(report, "monotonic", lambda: next(clock))
     out, options = tmp_path / "out", ("--heads", "2", "--time-limit-s", "50")
     assert run(data, out, tiny_encoder_folder, *options) == 0
     assert json.loads((out / "report.json").read_text())["runs"] == [1, 4]

@@ -8,9 +8,9 @@ import pytest
 
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import multitask_report
-from adapterdistill.bench.multitask import JOINT, PLAIN, SINGLE, TEACHER, TUNED
-from adapterdistill.bench.multitask_tasks import (
+from adapterdistill.bench.multitask import report
+from adapterdistill.bench.multitask.study import JOINT, PLAIN, SINGLE, TEACHER, TUNED
+from adapterdistill.bench.multitask.tasks import (
     MultitaskSize,
     read_bench_task,
     read_retrieval_task,
@@ -52,7 +52,7 @@ def run(data: Path, out: Path, encoder: Path, *options: str) -> int:
 def test_the_command_reports_every_model_training_task_and_aim(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(multitask_report.SIZES, "quick", TINY)
+    monkeypatch.setitem(report.SIZES, "quick", TINY)
     out = tmp_path / "out"
     tenant = "larkhill-vets"
     shutil.copytree(SAMPLES / tenant, data / "tenants" / tenant)

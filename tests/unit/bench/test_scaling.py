@@ -9,8 +9,8 @@ from actors.train_loop import train_in_place
 from actors.train_outcome import Outcome
 from actors.train_workers import TrainWorkers
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import scaling
-from adapterdistill.bench.scaling import ALONE, markdown, measure_scaling
+from adapterdistill.bench.training import scaling
+from adapterdistill.bench.training.scaling import ALONE, markdown, measure_scaling
 from adapterdistill.distill.stage import StageSpec
 from tests.separable_tenant import separable_rows
 

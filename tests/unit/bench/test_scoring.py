@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.bench.scoring import score, scores, threshold
 from adapterdistill.bench.tenants import BenchTenant, TextRows, choose_teachers, related, spread
-from adapterdistill.bench.tfidf import TfIdf
+from adapterdistill.bench.transfer.baselines import TfIdf
+from adapterdistill.bench.transfer.scoring import score, scores, threshold
 
 
 def _unit(*values: float) -> Tensor:

@@ -4,11 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapterdistill.bench import selection_accuracy, selection_report
-from adapterdistill.bench.cells import Workbench
-from adapterdistill.bench.method_table import OURS
-from adapterdistill.bench.methods import Setting
-from adapterdistill.bench.selection_accuracy import (
+from adapterdistill.bench.selection import accuracy, report
+from adapterdistill.bench.selection.accuracy import (
     UNSEEN_BEYOND,
     Size,
     Trial,
@@ -18,6 +15,9 @@ from adapterdistill.bench.selection_accuracy import (
     measure_accuracy,
 )
 from adapterdistill.bench.tenants import BenchTenant
+from adapterdistill.bench.transfer.cells import Workbench
+from adapterdistill.bench.transfer.method_table import OURS
+from adapterdistill.bench.transfer.methods import Setting
 
 TINY = Size(
     None,
@@ -28,8 +28,8 @@ TINY = Size(
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = {name: Setting(s.learning_rate, 1) for name, s in selection_accuracy.SETTINGS.items()}
-    monkeypatch.setattr(selection_accuracy, "SETTINGS", short)
+    short = {name: Setting(s.learning_rate, 1) for name, s in accuracy.SETTINGS.items()}
+    monkeypatch.setattr(accuracy, "SETTINGS", short)
 
 
 def test_halves_share_no_faq_and_lose_no_row(tenants: dict[str, BenchTenant]) -> None:
@@ -83,7 +83,7 @@ def test_the_accuracy_of_the_chosen_is_paired_with_chance_and_all(bench: Workben
 
 
 def test_figures_are_those_reckoned_by_hand() -> None:
-    sets: dict[str, selection_accuracy.Sets] = {
+    sets: dict[str, accuracy.Sets] = {
         "a": {(0, -1): ("x", "y"), (1, -1): ("x",), (1, 0): ("x",), (1, 1): ("y",)},
         "b": {(0, -1): ("x", "y"), (1, -1): ("y",), (1, 0): ("x",), (1, 1): ("x",)},
     }
@@ -92,7 +92,7 @@ def test_figures_are_those_reckoned_by_hand() -> None:
         ("b", ("x", "y")): [1, 1], ("b", ("x",)): [0, 0], ("b", ("y",)): [1, 0],
     }  # fmt: skip
     correct = {place: {"judged": found, "test": found} for place, found in rows.items()}
-    figures = selection_accuracy._figures(sets, correct, 1, 2)["test"]
+    figures = accuracy._figures(sets, correct, 1, 2)["test"]
     assert figures["chosen"] == (25 + 50) / 2
     assert figures["all"] == (50 + 100) / 2
     assert figures["random"] == ((25 + 75) / 2 + 0) / 2
@@ -113,7 +113,7 @@ def test_the_report_names_every_size_and_set(bench: Workbench, tmp_path: Path) -
         "accuracy": {"size": "tiny", **measure_accuracy(bench, TINY)},
         "environment": {"threads": torch.get_num_threads()},
     }
-    text = selection_report.markdown(json.loads(json.dumps(found)))
+    text = report.markdown(json.loads(json.dumps(found)))
     assert "| 10 | 0.004 | 0.200 |" in text
     assert "### Tenants: 3" in text and "### Halves of tenants: 6" in text
     assert "AdapterDistillation | 3 | 1 |" in text

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 import torch
 
-from adapterdistill.bench.cells import Cell
-from adapterdistill.bench.choices import choose, choose_scoring
-from adapterdistill.bench.sizes import Planned
-from adapterdistill.bench.statistics import (
+from adapterdistill.bench.transfer.cells import Cell
+from adapterdistill.bench.transfer.choices import choose, choose_scoring
+from adapterdistill.bench.transfer.sizes import Planned
+from adapterdistill.bench.transfer.statistics import (
     Scored,
     curve_area,
     gain,

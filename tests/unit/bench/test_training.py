@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench import stages
-from adapterdistill.bench.peer import ADAPTERS, PeerUnavailableError, set_up
-from adapterdistill.bench.steps import (
+from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, tenant_names
+from adapterdistill.bench.training import stages
+from adapterdistill.bench.training.measure import measure_training
+from adapterdistill.bench.training.peer import ADAPTERS, PeerUnavailableError, set_up
+from adapterdistill.bench.training.report import _small_tenant, batch_rows, markdown
+from adapterdistill.bench.training.steps import (
     ATTENTION,
     FUSION,
     OWN,
@@ -15,9 +18,6 @@ from adapterdistill.bench.steps import (
     STUDENT,
     strong_adapters,
 )
-from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, tenant_names
-from adapterdistill.bench.training import measure_training
-from adapterdistill.bench.training_report import _small_tenant, batch_rows, markdown
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.sections import TrainingConfig

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from adapterdistill.bench import method_table
-from adapterdistill.bench.cells import Cell, Workbench
-from adapterdistill.bench.command import report
-from adapterdistill.bench.method_table import OURS, OWN, TABLE
-from adapterdistill.bench.methods import Setting
-from adapterdistill.bench.transfer import TransferRun, run_transfer
-from adapterdistill.bench.workers import run_here
+from adapterdistill.bench.transfer import method_table
+from adapterdistill.bench.transfer.cells import Cell, Workbench
+from adapterdistill.bench.transfer.command import report
+from adapterdistill.bench.transfer.method_table import OURS, OWN, TABLE
+from adapterdistill.bench.transfer.methods import Setting
+from adapterdistill.bench.transfer.study import TransferRun, run_transfer
+from adapterdistill.bench.transfer.workers import run_here
 from tests.unit.bench.conftest import TINY
 
 

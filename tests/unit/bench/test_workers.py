@@ -7,7 +7,7 @@ from pathlib import Path
 
 SCRIPT = """
 import multiprocessing, os, signal, time
-from adapterdistill.bench.workers import end_with_parent
+from adapterdistill.bench.transfer.workers import end_with_parent
 
 def work(ready):
     end_with_parent()

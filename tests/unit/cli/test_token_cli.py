@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from adapterdistill.cli.token import app
 from adapterdistill.errors import ConfigError
-from adapterdistill.secret_files import read_secret
+from adapterdistill.files import read_secret
 from serve.tokens import Tokens, read_tokens
 
 

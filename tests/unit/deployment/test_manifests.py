@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from actors.worker_room import RESOURCE_SLIVER
 from adapterdistill import __version__, cli
 from adapterdistill.config import load_toml
-from adapterdistill.registry.server import is_loopback
+from adapterdistill.registry.server.server import is_loopback
 from tests.unit.deployment.manifests import (
     CLUSTER,
     MANIFESTS,

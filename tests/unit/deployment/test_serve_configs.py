@@ -10,8 +10,8 @@ from ray.serve.config import AutoscalingConfig, gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from adapterdistill.errors import ConfigError
-from serve import rpc_proxy
 from serve.app import REQUEST_TIMEOUT_S, build, deploy
+from serve.grpc import rpc_proxy
 from serve.settings import ServeSettings
 from tests.unit.deployment.manifests import CLUSTER, every
 

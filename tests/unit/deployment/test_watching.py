@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 
 from adapterdistill import errors
 from adapterdistill.errors import AdapterDistillError
+from serve.engine.residents import PagingCounts
 from serve.metrics import Metrics
-from serve.residents import PagingCounts
 from tests.unit.deployment.manifests import CLUSTER, ROOT
 
 DASHBOARD = json.loads((CLUSTER / "grafana" / "serving.json").read_text("utf-8"))

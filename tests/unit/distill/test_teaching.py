@@ -9,12 +9,15 @@ import torch
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.distill.adapter_distillation import AdapterDistillation
+from adapterdistill.distill.adapter_distillation import (
+    AdapterDistillation,
+    leave_one_out,
+    teaching_of,
+)
 from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.method import HeldOut, OwnAdapter, Scored
 from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
-from adapterdistill.distill.teaching import leave_one_out, teaching_of
 from adapterdistill.distill.training import Schedule
 from tests.separable_tenant import fold_stage, held_out_of, separable_rows, separable_stage
 from tests.tiny_encoders import random_adapter

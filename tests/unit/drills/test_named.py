@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from adapterdistill.cli import drill as cli
-from adapterdistill.drills import named_serving
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.drills.endpoint import named as named_drill
 from adapterdistill.drills.named import Named, NamedRay, NamedServing, load_named, on_named
 from adapterdistill.errors import ConfigError
 from tests.unit.drills.test_drill import run_command
@@ -71,15 +71,15 @@ def drilled(
     def asking(_: NamedServing) -> Iterator[Any]:
         yield lambda text: next(given), ["where is my parcel?"]
 
-    monkeypatch.setattr(named_serving, "CLIENTS", 1)
-    monkeypatch.setattr(named_serving, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(named_serving, "_LONGEST_WAIT_S", 0.0)
-    monkeypatch.setattr(named_serving, "_AFTERWARDS_S", 0.1)
-    monkeypatch.setattr(named_serving, "_RETRY_FOR_S", 0.05)
-    monkeypatch.setattr(named_serving, "_joined", lambda _: nullcontext())
-    monkeypatch.setattr(named_serving, "_asking", asking)
-    monkeypatch.setattr(named_serving, "_replicas", lambda: set(map(str, range(replicas))))
-    monkeypatch.setattr(named_serving, "_kill", lambda *_: 1.5)
+    monkeypatch.setattr(named_drill, "CLIENTS", 1)
+    monkeypatch.setattr(named_drill, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(named_drill, "_LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr(named_drill, "_AFTERWARDS_S", 0.1)
+    monkeypatch.setattr(named_drill, "_RETRY_FOR_S", 0.05)
+    monkeypatch.setattr(named_drill, "_joined", lambda _: nullcontext())
+    monkeypatch.setattr(named_drill, "_asking", asking)
+    monkeypatch.setattr(named_drill, "_replicas", lambda: set(map(str, range(replicas))))
+    monkeypatch.setattr(named_drill, "_kill", lambda *_: 1.5)
     serving = NamedServing(tenant="acme", queries="questions.txt")
     named = Named(serving=serving, ray=NamedRay())
     drill = on_named(DRILLS["kill-serve-replica"], ON_NAMED, named, Path("day.toml"))
@@ -118,5 +118,5 @@ def test_questions_have_to_be_there(text: str | None, tmp_path: Path) -> None:
         file.write_text(text, "utf-8")
     serving = NamedServing(tenant="acme", queries=str(file))
     expected = pytest.raises(ConfigError, match=r"questions\.txt: ")
-    with expected, named_serving._asking(serving):
+    with expected, named_drill._asking(serving):
         pass

@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 from actors.cluster import OwnCluster
-from adapterdistill.drills import onboarding, serving
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
-from adapterdistill.drills.onboarding import Site
+from adapterdistill.drills.endpoint import replica
+from adapterdistill.drills.onboarding import on_ray
+from adapterdistill.drills.onboarding.on_ray import Site
 from adapterdistill.errors import TrainingError
 
 
@@ -21,13 +22,13 @@ from adapterdistill.errors import TrainingError
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver trains in its own process, and is spared when it is to be killed."""
     cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
-    monkeypatch.setattr(onboarding, "start_own_cluster", lambda *_, **__: cluster)
-    monkeypatch.setattr(onboarding, "stop_own_cluster", lambda *_, **__: None)
-    monkeypatch.setattr(onboarding, "_titled", lambda *_: [])
-    monkeypatch.setattr(onboarding, "ONBOARD", ("onboard", "--local"))
-    monkeypatch.setattr(onboarding, "_VICTIMS", ("driver",))
-    monkeypatch.setattr(onboarding, "_MOMENTS", {"extracted": 0.1})
-    monkeypatch.setattr(onboarding, "_kill", lambda _: None)
+    monkeypatch.setattr(on_ray, "start_own_cluster", lambda *_, **__: cluster)
+    monkeypatch.setattr(on_ray, "stop_own_cluster", lambda *_, **__: None)
+    monkeypatch.setattr(on_ray, "_titled", lambda *_: [])
+    monkeypatch.setattr(on_ray, "ONBOARD", ("onboard", "--local"))
+    monkeypatch.setattr(on_ray, "_VICTIMS", ("driver",))
+    monkeypatch.setattr(on_ray, "_MOMENTS", {"extracted": 0.1})
+    monkeypatch.setattr(on_ray, "_kill", lambda _: None)
 
 
 def test_a_second_submission_that_makes_another_adapter_is_found_out(
@@ -49,7 +50,7 @@ def test_a_victim_that_has_ended_already_is_no_fault() -> None:
         while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
         with pytest.raises(TrainingError, match="this shows nothing"):
-            onboarding._kill(process)
+            on_ray._kill(process)
 
 
 def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
@@ -60,8 +61,8 @@ def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
         yield type("Server", (), {"address": "", "kill_a_replica": None})
 
     found = {"wrong": [], "failed_after_retries": 0, "seconds_until_full_service": 2.5}
-    monkeypatch.setattr(serving, "deployed", deployed)
-    monkeypatch.setattr(serving, "measure_kill", lambda *_, **__: found | measured)
+    monkeypatch.setattr(replica, "deployed", deployed)
+    monkeypatch.setattr(replica, "measure_kill", lambda *_, **__: found | measured)
     return run_drill(DRILLS["kill-serve-replica"], seed=0)
 
 

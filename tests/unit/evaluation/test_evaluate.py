@@ -13,6 +13,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.held_out import cross_entropy
+from adapterdistill.distill.rows import join, tokenise
 from adapterdistill.evaluation.evaluate import (
     Ranking,
     abstention_threshold,
@@ -21,7 +22,6 @@ from adapterdistill.evaluation.evaluate import (
     pool,
     rank_queries,
 )
-from adapterdistill.evaluation.rows import join, tokenise
 from tests.owner_runs import write_shop
 from tests.tiny_encoders import random_adapter, random_rows
 

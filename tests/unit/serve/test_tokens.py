@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.secret_files import read_secret
+from adapterdistill.files import read_secret
 from serve import tokens as module
 from serve.tokens import MAX_PER_HOLDER, Tokens, new_token, read_tokens, revoke
 

@@ -18,15 +18,15 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.serving.v1.serving_pb2 import SearchRequest
-from serve.api import build_api
-from serve.batcher import Batcher
-from serve.engine import Engine
-from serve.fair_queue import QueueLimits
-from serve.note import Note, Stages
-from serve.rpc import Rpc
+from serve.engine.engine import Engine
+from serve.grpc.rpc import Rpc
+from serve.http.api import build_api
+from serve.queue.batcher import Batcher
+from serve.queue.fair_queue import QueueLimits
+from serve.queue.request_context import Note, Stages
 from serve.tracing import Tracing
 from tests.serving_store import make_tenant, put_live
-from tests.unit.serve.test_rpc import Context
+from tests.unit.serve.grpc.test_rpc import Context
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "canary-4711"
@@ -144,6 +144,6 @@ def test_spans_go_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_traces_opentelemetry_is_not_even_imported() -> None:
-    code = "import sys, serve.api, serve.rpc; print('serve.tracing' in sys.modules)"
+    code = "import sys, serve.http.api, serve.grpc.rpc; print('serve.tracing' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,0 +1,1 @@
+"""`bench calibration`: whether stated confidence and drift alarms hold on test rows."""

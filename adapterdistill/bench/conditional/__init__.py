@@ -1,0 +1,1 @@
+"""`bench conditional`: conditional adapters (CoDA) on long texts."""

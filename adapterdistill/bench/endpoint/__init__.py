@@ -1,0 +1,1 @@
+"""`bench serving --http`: the speed of the deployed endpoint over HTTP."""

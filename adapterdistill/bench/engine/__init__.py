@@ -1,0 +1,1 @@
+"""`bench serving`: the speed of the serving engine, without HTTP."""

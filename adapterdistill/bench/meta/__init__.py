@@ -1,0 +1,1 @@
+"""`bench meta`: Meta-KD over several domains."""

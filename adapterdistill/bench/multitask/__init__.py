@@ -1,0 +1,1 @@
+"""`bench multitask`: one light student for several tasks (MKD)."""

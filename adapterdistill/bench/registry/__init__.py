@@ -1,0 +1,1 @@
+"""`bench registry`: the registry's latencies and throughput."""

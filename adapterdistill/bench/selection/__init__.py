@@ -1,0 +1,1 @@
+"""`bench selection`: how well and how fast teachers are chosen."""

@@ -1,0 +1,1 @@
+"""`bench training` and `bench scaling`: what training costs."""

@@ -1,0 +1,220 @@
+"""What further Ray Train workers bring to a training stage, and what starting them costs.
+
+All sides train the same steps on the same batches, in turn, round after round: in one process with
+one thread and with as many as there are workers, and on workers of one thread each.
+"""
+
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.cluster import start_own_cluster, stop_own_cluster
+from actors.train_loop import train_in_place
+from actors.train_outcome import Outcome
+from actors.train_workers import TrainWorkers, train_on_workers
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
+from adapterdistill.bench.training.report import batch_rows
+from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.stage import StageRows, StageSpec, write_rows
+from adapterdistill.distill.training import Schedule
+from adapterdistill.sections import TrainingConfig
+from adapterdistill.testbed.environment import environment
+from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.reporting import table
+
+ALONE = "one process, 1 thread"
+_START_TIMEOUT_S = 120.0
+
+
+def scaling_command(
+    *, out: Path, counts: Sequence[int], steps: int, rounds: int, dtype: str, max_tokens: int
+) -> str:
+    """Measure on the samples' rows, write report.json and report.md, and return the latter."""
+    options: dict[str, Any] = {"dtype": dtype, "max_tokens": max_tokens}
+    encoder = load_encoder(**options)
+    data = Path(str(files("adapterdistill"))) / "samples"
+    out.mkdir(parents=True, exist_ok=True)
+    tenants = [
+        read_tenant(
+            open_dataset(data / name, out / "tenants"), name, encoder, max_test=1, max_valid=1
+        )
+        for name in tenant_names(data)
+    ]
+    rows = batch_rows(tenants, TrainingConfig().batch_size)
+    with tempfile.TemporaryDirectory(prefix="ad-") as folder, _own_ray(folder, max(counts)):
+        found = measure_scaling(
+            encoder, options, rows, Path(folder), counts=counts, steps=steps, rounds=rounds
+        )
+    found = {"benchmark": "scaling", "environment": environment(encoder), **found}
+    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    text = markdown(found)
+    (out / "report.md").write_text(text)
+    return text
+
+
+@contextmanager
+def _own_ray(folder: str, num_cpus: int) -> Iterator[None]:
+    packages = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    place = Path(folder, "c")  # apart: whatever names it belongs to the cluster
+    place.mkdir()
+    cluster = start_own_cluster(
+        place, num_cpus=num_cpus, resources={}, environment=packages, dashboard=False
+    )
+    try:
+        os.environ.update(cluster.environment)
+        import ray  # reads it when it is imported
+
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    finally:
+        stop_own_cluster(cluster)
+
+
+def measure_scaling(
+    encoder: Encoder,
+    options: Mapping[str, Any],
+    rows: TrainingRows,
+    folder: Path,
+    *,
+    counts: Sequence[int],
+    steps: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Time every side on the Ray cluster at hand.
+
+    Args:
+        options: what `load_encoder` makes `encoder` of.
+        rows: one batch, which is every step's.
+    """
+    t, none = TrainingConfig(), TrainingRows([], rows.labels[:0])
+    write_rows(folder / "rows", StageRows(rows, none, none, int(rows.labels.max()) + 1))
+    spec = StageSpec(
+        rows=str(folder / "rows"),
+        bottleneck_size=t.bottleneck_size,
+        schedule=Schedule(
+            max_steps=steps,
+            learning_rate=t.extract_learning_rate,
+            batch_size=len(rows.ids),
+            evaluate_every=steps,
+        ),
+        seed=t.seed,
+    )
+
+    def in_place(threads: int) -> Callable[[Path], Outcome]:
+        def run(adapter: Path) -> Outcome:
+            torch.set_num_threads(threads)
+            return train_in_place(spec, encoder, adapter=adapter)
+
+        return run
+
+    def on_workers(count: int) -> Callable[[Path], Outcome]:
+        workers = TrainWorkers(
+            count, count, use_gpu=False, resource=None, start_timeout_s=_START_TIMEOUT_S
+        )
+        return lambda adapter: train_on_workers(
+            spec, dict(options), adapter=adapter, run_folder=adapter.parent, workers=workers
+        )
+
+    sides = {ALONE: in_place(1)}
+    sides |= {f"one process, {n} threads": in_place(n) for n in counts if n > 1}
+    sides |= {f"{n} worker{'s' if n > 1 else ''}, 1 thread each": on_workers(n) for n in counts}
+    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    apart = dict.fromkeys(sides, 0.0)
+    before = torch.get_num_threads()
+    with phase("trainings", rounds * len(sides)) as done:
+        for turn in range(rounds):
+            for number, (name, run) in enumerate(sides.items()):
+                adapter = folder / f"{turn}-{number}" / "adapter.safetensors"
+                adapter.parent.mkdir()
+                started = time.perf_counter()
+                outcome = run(adapter)
+                timed[name].append((outcome.seconds, time.perf_counter() - started))
+                apart[name] = max(apart[name], _apart(adapter, folder / f"{turn}-0" / adapter.name))
+                done()
+    torch.set_num_threads(before)
+    return {
+        "batch": {"rows": len(rows.ids), "tokens": sum(map(len, rows.ids))},
+        "steps": steps,
+        "rounds": rounds,
+        "sides": [
+            {"side": name, "largest_difference": apart[name], **_figures(timed[name], timed, steps)}
+            for name in sides
+        ],
+    }
+
+
+def _figures(
+    mine: Sequence[tuple[float, float]],
+    timed: Mapping[str, Sequence[tuple[float, float]]],
+    steps: int,
+) -> dict[str, Any]:
+    """Of one side: (seconds of its steps, of everything) a round."""
+    alone = timed[ALONE]
+    of_steps = [other[0] / own[0] for own, other in zip(mine, alone, strict=True)]
+    return {
+        "steps_per_s": [round(steps / seconds, 3) for seconds, _ in mine],
+        "times_alone": _middle(of_steps),
+        "wall_s": _middle([wall for _, wall in mine]),
+        "around_the_steps_s": _middle([wall - seconds for seconds, wall in mine]),
+    }
+
+
+def _middle(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "min": round(min(values), 3),
+        "median": round(statistics.median(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
+def _apart(one: Path, other: Path) -> float:
+    """The largest difference of two adapters' parameters."""
+    pairs = zip(
+        unpack_adapter(one.read_bytes()).parameters(),
+        unpack_adapter(other.read_bytes()).parameters(),
+        strict=True,
+    )
+    return max(float((left - right).detach().abs().max()) for left, right in pairs)
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The report for people."""
+    env, batch = found["environment"], found["batch"]
+    rows = [
+        (
+            side["side"],
+            f"{min(side['steps_per_s']):.2f}, {statistics.median(side['steps_per_s']):.2f}",
+            f"{side['times_alone']['min']:.2f}, {side['times_alone']['median']:.2f}",
+            f"{side['around_the_steps_s']['median']:.1f}",
+            f"{side['wall_s']['median']:.1f}",
+            f"{side['largest_difference']:.0e}",
+        )
+        for side in found["sides"]
+    ]
+    columns = ("side", "steps/s", "x alone", "start and end, s", "in all, s", "adapter differs by")
+    parts = [
+        "# Training on workers",
+        f"{found['steps']} steps of an own adapter on {batch['rows']} rows ({batch['tokens']} "
+        f"tokens), {env['dtype']}, {env['cores']} cores, load {env['load_1_5_15_min'][0]} at the "
+        f"end; {found['rounds']} rounds, all sides in turn. Pairs are minimum and median; times "
+        f"alone: the speed of the steps over that of {ALONE} in the same round.",
+        table(columns, rows),
+        "## How it was run",
+        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+    ]
+    return "\n\n".join(parts) + "\n"

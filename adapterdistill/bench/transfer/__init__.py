@@ -1,0 +1,1 @@
+"""`bench transfer`: what a new tenant gains from the adapters of others."""

@@ -1,0 +1,1 @@
+"""The stories that `adapterdistill demo` and `adapterdistill federation` tell."""

@@ -1,0 +1,221 @@
+"""The parties of a federation on one machine: owners with clusters of their own, and a registry.
+
+Each has its own folder, ports, processes and keys; nothing is shared but the registry's port.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
+from actors.onboarding import OnboardReport
+from adapterdistill.errors import (
+    AdapterDistillError,
+    RegistryUnavailableError,
+    TrainingError,
+    error_classes,
+)
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.client.client import RegistryClient
+
+HOME_VARIABLE = "ADAPTERDISTILL_HOME"
+_START_TIMEOUT_S = 60.0
+_COMMAND_TIMEOUT_S = 120.0
+_ERROR_LINE = re.compile(r"error \[([A-Z_]+)\]: (.*)")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A tenant and the folder that holds all that it has."""
+
+    tenant: str
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def credentials(self) -> Path:
+        return self.folder / "credentials"
+
+    @property
+    def run_file(self) -> Path:
+        return self.folder / "run.toml"
+
+    @property
+    def address_file(self) -> Path:
+        return self.folder / "registry.address"
+
+    @property
+    def report_file(self) -> Path:
+        return self.folder / "work" / self.tenant / "report.json"
+
+    def client(self) -> RegistryClient:
+        """Calls the registry with the owner's keys."""
+        return RegistryClient(
+            self.address_file.read_text("utf-8").strip(), credentials=self.credentials
+        )
+
+    def sees(self) -> list[str]:
+        """The other tenants of which the registry shows it adapters."""
+        with self.client() as client:
+            return sorted(one.tenant for one in client.list(exclude_tenant=self.tenant))
+
+
+Onboard = Callable[[], OnboardReport]
+"""Submits the owner's run, again if it was submitted before. Raises the error that ended it."""
+Site = Callable[[Owner], AbstractContextManager[Onboard]]
+"""Where an owner trains, while it is open."""
+
+
+@contextmanager
+def own_cluster(owner: Owner, emit: Callable[[str], None]) -> Iterator[Onboard]:
+    """A Ray cluster with the owner's node alone, and jobs submitted to it."""
+    temporary = owner.folder / "tmp"
+    temporary.mkdir()
+    cluster = start_own_cluster(
+        owner.folder,
+        num_cpus=1,
+        resources={f"owner:{owner.tenant}": 1},
+        environment={HOME_VARIABLE: str(owner.folder), "TMPDIR": str(temporary)},
+    )
+    submissions = 0
+
+    def onboard() -> OnboardReport:
+        nonlocal submissions
+        submissions += 1
+        status, tail = submit_onboarding(
+            cluster, owner.run_file, submission_id=f"onboard-{submissions}", emit=emit
+        )
+        if status != 0:
+            _raise_told(tail, TrainingError(f"onboarding {owner.tenant} failed: {tail[-5:]}"))
+        return OnboardReport.model_validate_json(owner.report_file.read_bytes())
+
+    try:
+        yield onboard
+    finally:
+        stop_own_cluster(cluster)
+
+
+def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
+    """With what the call is refused, without the digest that it asked for."""
+    try:
+        call(ref)
+    except AdapterDistillError as error:
+        return f"{error.reason}: {error}".replace(ref.version, "...")
+    return "allowed"
+
+
+def command(*arguments: str) -> str:
+    """What `adapterdistill ARGUMENTS` prints. Raises the error that it ends with."""
+    done = subprocess.run(
+        [sys.executable, "-m", "adapterdistill", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_TIMEOUT_S,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        _raise_told(lines, TrainingError(f"{' '.join(arguments[:2])} failed: {lines[-3:]}"))
+    return done.stdout
+
+
+def _raise_told(lines: Sequence[str], otherwise: Exception) -> NoReturn:
+    """Raises the error that another process told of in its last line of that kind."""
+    by_reason = {error_class.reason: error_class for error_class in error_classes()}
+    for line in reversed(lines):
+        told = _ERROR_LINE.search(line)
+        if told and told[1] in by_reason:
+            raise by_reason[told[1]](told[2])
+    raise otherwise
+
+
+@contextmanager
+def registry_process(
+    root: Path, *, address_file: Path, log_file: Path, record: Path | None
+) -> Iterator[str]:
+    """`adapterdistill registry serve` while this is open; gives its address.
+
+    Raises:
+        RegistryUnavailableError: it did not come up in time; its log says why.
+    """
+    arguments = ["--root", str(root), "--port-file", str(address_file)]
+    arguments += [] if record is None else ["--record", str(record)]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adapterdistill", "registry", "serve", *arguments],
+            env=os.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not address_file.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RegistryUnavailableError(f"the registry did not start: see {log_file}")
+            time.sleep(0.1)
+        yield address_file.read_text("utf-8").strip()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+_KEPT_LINES = 20
+
+
+def submit_onboarding(
+    cluster: OwnCluster, config: Path, *, submission_id: str, emit: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Exit status of `ray job submit` and the last lines that it printed, plain.
+
+    Progress is shown through `emit` as it comes. Runs in the project's folder, which is uploaded.
+    """
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
+        f"--address={cluster.dashboard}",
+        f"--submission-id={submission_id}",
+        "--working-dir=.",
+        "--",
+        *("python", "-m", "adapterdistill", "onboard", "--config", str(config)),
+    ]
+    emit(f"$ ray job submit --working-dir . -- {' '.join(command[-6:])}")
+    tail: list[str] = []
+    with subprocess.Popen(
+        command,
+        env=os.environ | cluster.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            plain = _plain(line)
+            tail = [*tail[-_KEPT_LINES:], plain]
+            if line.startswith("[") or "error [" in line or ": step " in line:
+                emit(f"   {plain}")
+    return process.returncode, tail
+
+
+def _plain(line: str) -> str:
+    """The line without the actor's prefix and colours that Ray adds."""
+    uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    return re.sub(r"^\(\w+ pid=\d+\) ", "", uncoloured).rstrip()

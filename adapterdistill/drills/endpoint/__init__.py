@@ -1,0 +1,1 @@
+"""Drills of the endpoint: isolation of tenants under change, and killed replicas."""

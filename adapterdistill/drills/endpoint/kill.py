@@ -1,0 +1,129 @@
+"""Requests at a steady rate while a replica is killed: what fails, and for how long."""
+
+import asyncio
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from adapterdistill.testbed.answers import Answers, Question, draw_questions
+from adapterdistill.testbed.faq_banks import Bank
+from adapterdistill.testbed.http_load import Client, get, percentiles
+
+RATE_PER_S = 50
+_RETRY_FOR_S = 30.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+_REPLICA = re.compile(rb'replica="([^"]+)"')
+
+
+def measure_kill(
+    address: str,
+    banks: Sequence[Bank],
+    answers: Answers,
+    kill: Callable[[], None],
+    *,
+    replicas: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Kill one replica after a quarter of `seconds`; a request that fails is asked again."""
+    return asyncio.run(_run(address, banks, answers, kill, replicas, seconds))
+
+
+async def _run(
+    address: str,
+    banks: Sequence[Bank],
+    answers: Answers,
+    kill: Callable[[], None],
+    replicas: int,
+    seconds: float,
+) -> dict[str, Any]:
+    questions = draw_questions(banks, int(RATE_PER_S * seconds), random.Random(10))
+    before: set[str] = set()
+    while len(before) < replicas:
+        before |= {await _replica(address)} - {""}
+    caller = _Caller(address, answers)
+    began = time.perf_counter()
+    tasks: list[asyncio.Task[None]] = []
+    whole: asyncio.Task[float] | None = None
+    for place, question in enumerate(questions):
+        await asyncio.sleep(max(0.0, began + place / RATE_PER_S - time.perf_counter()))
+        tasks.append(asyncio.create_task(caller.ask(question)))
+        if whole is None and place * 4 >= len(questions):
+            await asyncio.to_thread(kill)
+            whole = asyncio.create_task(_until_a_new_one(address, before))
+    await asyncio.gather(*tasks)
+    assert whole is not None
+    recovered_s = await whole
+    caller.close()
+    return {
+        "requests": len(questions),
+        "requests_per_s": RATE_PER_S,
+        "replicas": replicas,
+        "failed_attempts": dict(sorted(caller.failed.items())),
+        "failed_after_retries": caller.given_up,
+        "wrong": caller.wrong[:50],
+        "seconds_until_full_service": round(recovered_s, 2),
+        "slowest_s": round(max(caller.seconds), 3),
+        **percentiles(caller.seconds),
+    }
+
+
+class _Caller:
+    """Asks over connections that are free, and again where an attempt fails."""
+
+    def __init__(self, address: str, answers: Answers) -> None:
+        self._address, self._answers = address, answers
+        self._free: list[Client] = []
+        self.failed: Counter[str] = Counter()
+        self.given_up = 0
+        self.wrong: list[str] = []
+        self.seconds: list[float] = []
+
+    async def ask(self, question: Question) -> None:
+        began, wait_s = time.perf_counter(), _FIRST_WAIT_S
+        while time.perf_counter() - began < _RETRY_FOR_S:
+            client = self._free.pop() if self._free else Client(self._address)
+            try:
+                reply = await client.ask(question.http)
+            except OSError as error:
+                self.failed[type(error).__name__] += 1
+                client.close()
+            else:
+                self._free.append(client)
+                if reply.status == 200:
+                    self.seconds.append(time.perf_counter() - began)
+                    if fault := self._answers.fault(question, reply.body):
+                        self.wrong.append(fault)
+                    return
+                self.failed[f"status {reply.status}"] += 1
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        self.given_up += 1
+
+    def close(self) -> None:
+        for client in self._free:
+            client.close()
+
+
+async def _until_a_new_one(address: str, before: set[str]) -> float:
+    """Seconds until a replica answers that was not there before."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < 120:
+        if await _replica(address) not in before | {""}:
+            return time.perf_counter() - began
+        await asyncio.sleep(0.05)
+    raise AssertionError("no replica came in the killed one's stead within 120 s")
+
+
+async def _replica(address: str) -> str:
+    """Which one answers; "": none does."""
+    client = Client(address)
+    try:
+        found = _REPLICA.search((await client.ask(get("/metrics"))).body)
+    except OSError:
+        return ""
+    finally:
+        client.close()
+    return found[1].decode() if found else ""

@@ -1,0 +1,273 @@
+"""What `adapterdistill bench soak` does: a deployment that onboards and answers for a long time.
+
+A Ray cluster, a registry and `adapterdistill serve` of its own on this machine, with an encoder of
+random numbers: what is looked for grows with the number of onboardings and queries, which a small
+encoder makes many. One tenant is onboarded after another while all that are live are asked at a
+steady rate, and each answer is checked.
+"""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from actors.cluster import free_port
+from adapterdistill.backbone import load_encoder
+from adapterdistill.drills.drill import end, marked, processes_of
+from adapterdistill.drills.onboarding.on_ray import Site, site_in
+from adapterdistill.drills.soak.report import aims, markdown, roles_over_time
+from adapterdistill.drills.soak.samples import (
+    TEMPORARY,
+    Folders,
+    Sample,
+    bytes_in,
+    count_files,
+    live_actors,
+    take_sample,
+)
+from adapterdistill.drills.soak.tenants import RESIDENTS, Onboardings, Tenants
+from adapterdistill.errors import ServingError
+from adapterdistill.testbed.answers import Question
+from adapterdistill.testbed.environment import environment
+from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.progress import say
+
+EVERY_S = 5.0
+"""Between two samples."""
+_FIRST, _FIRST_CLIENTS = 4000, 128
+"""Queries before the soak, many at once: a process keeps the memory of its busiest moment, which is
+then no news in the soak."""
+_SETTLED_SAMPLES = 5
+_SETTLE_EVERY_S = 2.0
+_MOST_SETTLE_SAMPLES = 60
+_DEPLOY_TIMEOUT_S = 180.0
+_GRACE_S = 15.0
+
+
+def soak_command(*, out: Path, minutes: float, rate_per_s: float) -> dict[str, Any]:
+    """Set up, soak, stop; write samples.jsonl, soak.json and soak.md; return what is in soak.json.
+
+    Raises ServingError or TrainingError: the deployment does not come up.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    # A short path: Ray's sockets are in it.
+    with TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as name:
+        folders = Folders(Path(name) / "t", Path(name) / "c" / "ray")
+        folders.temporary.mkdir()
+        before = count_files(folders)
+        try:
+            with marked(str(folders.temporary)):
+                found = _deploy_and_soak(Path(name), folders, out, minutes, rate_per_s)
+        finally:
+            left = end(processes_of(str(folders.temporary)), grace_s=_GRACE_S)
+        after = count_files(folders)
+    found["left"] = {
+        "processes": left,
+        TEMPORARY: after[TEMPORARY] - before[TEMPORARY],
+    }
+    found["aims"] = list(aims(found))
+    (out / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "soak.md").write_text(markdown(found))
+    return found
+
+
+def _deploy_and_soak(
+    folder: Path, folders: Folders, out: Path, minutes: float, rate_per_s: float
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"benchmark": "soak", "minutes": minutes, "rate_per_s": rate_per_s}
+    store = folder / "soak" / "serving"
+    say("starting a cluster and a registry")
+    with site_in(folder, dashboard=True) as site:
+        encoder = load_encoder(str(folder / "encoder"), dtype="float32")
+        found["environment"] = environment(encoder)
+        tenants = Tenants(store, encoder)
+        onboardings = Onboardings(site, tenants)
+        for _ in range(RESIDENTS):
+            onboardings.next()
+            say(f"onboarded {onboardings.done} of {RESIDENTS} tenants that stay")
+        kept = (folder / "registry", store, onboardings.workspace)
+        with _served(site, store) as address:
+            draw = random.Random(14)
+            first = [tenants.draw(draw).http for _ in range(_FIRST)]
+            asyncio.run(load(address, first, num_clients=_FIRST_CLIENTS, seconds=2 * EVERY_S))
+            asked = Asked()
+            idle = {"before": _idle(site, folders)}
+            kept_bytes = [bytes_in([one]) for one in kept]
+            say(f"soaking for {minutes:g} minutes")
+            already = onboardings.done
+            onboardings.start()
+            began = time.monotonic()
+            with (out / "samples.jsonl").open("w") as file:
+
+                def sample(at_s: float) -> None:
+                    taken = take_sample(at_s, folders)
+                    file.write(json.dumps(taken.as_json()) + "\n")
+
+                try:
+                    soak(
+                        address, tenants, sample, asked, seconds=60 * minutes, rate_per_s=rate_per_s
+                    )
+                finally:
+                    onboardings.stop()
+            found["seconds"] = round(time.monotonic() - began, 1)
+            idle["after"] = _idle(site, folders)
+        grown = [bytes_in([one]) for one in kept]
+    samples = [*_samples_in(out / "samples.jsonl")]
+    number = onboardings.done - already
+    return found | {
+        "onboardings": {
+            "done": number,
+            "failed": onboardings.failed,
+            "seconds": [round(one, 1) for one in onboardings.seconds[already:]],
+        },
+        "queries": asked.figures(),
+        "roles": roles_over_time(samples),
+        "most_workers": _most(samples),
+        "idle": idle,
+        "kept_bytes": {
+            name: {"before": one, "after": other}
+            for name, one, other in zip(
+                ("registry", "serving store", "owners' workspaces"), kept_bytes, grown, strict=True
+            )
+        },
+    }
+
+
+@contextmanager
+def _served(site: Site, store: Path) -> Iterator[str]:
+    """`adapterdistill serve` on the site's cluster, with which it ends; gives its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "adapterdistill", "serve", "--store", str(store)]
+    command += ["--encoder", str(site.folder / "encoder"), "--dtype", "float32"]
+    command += ["--port", str(port), "--registry", site.registry]
+    command += ["--ray-address", site.cluster.address]
+    done = subprocess.run(
+        command,
+        env=os.environ | site.cluster.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_DEPLOY_TIMEOUT_S,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ServingError(f"the soak's `adapterdistill serve` did not start: {last[:300]}")
+    yield f"http://127.0.0.1:{port}"
+
+
+@dataclass
+class Asked:
+    """What became of the queries."""
+
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    """Of answers; a number each, so that hours of them are no growth to speak of."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    """By status; "no answer" where a connection broke."""
+    wrong: Counter[str] = field(default_factory=Counter)
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "requests": self.statuses.total(),
+            "statuses": dict(sorted(self.statuses.items())),
+            "wrong": dict(self.wrong),
+            **percentiles(self.seconds or [float("nan")]),
+        }
+
+
+def soak(
+    address: str,
+    tenants: Tenants,
+    sample: Callable[[float], object],
+    asked: Asked,
+    *,
+    seconds: float,
+    rate_per_s: float,
+    every_s: float = EVERY_S,
+) -> None:
+    """Ask at a steady rate; every so often look what is live, and `sample` after so many seconds.
+
+    Connections are kept for the time between two samples, and then made anew, as clients' are.
+    """
+    draw, began = random.Random(13), time.monotonic()
+    while (at_s := time.monotonic() - began) < seconds:
+        sample(at_s)
+        tenants.follow()
+        window_s = min(every_s, seconds - at_s)
+        count = max(1, round(rate_per_s * window_s))
+        questions = (tenants.draw(draw) for _ in range(count))  # of who is live when asked
+        asyncio.run(_ask(address, tenants, questions, asked, rate_per_s))
+    sample(time.monotonic() - began)
+
+
+async def _ask(
+    address: str,
+    tenants: Tenants,
+    questions: Iterable[Question],
+    asked: Asked,
+    rate_per_s: float,
+) -> None:
+    free: list[Client] = []
+
+    async def ask(question: Question) -> None:
+        client = free.pop() if free else Client(address)
+        try:
+            reply = await client.ask(question.http)
+        except OSError:
+            client.close()
+            asked.statuses["no answer"] += 1
+            return
+        free.append(client)
+        asked.statuses[str(reply.status)] += 1
+        if reply.status == 200:
+            asked.seconds.append(reply.seconds)
+            if fault := tenants.fault(question, reply):
+                asked.wrong[fault] += 1
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for place, question in enumerate(questions):
+            group.create_task(ask(question))
+            await asyncio.sleep(max(0.0, began + (place + 1) / rate_per_s - time.perf_counter()))
+    for client in free:
+        client.close()
+
+
+def _idle(site: Site, folders: Folders) -> dict[str, Any]:
+    """The deployment when nobody asks anything of it, once its processes come and go no more."""
+    recent: list[Sample] = []
+    for _ in range(_MOST_SETTLE_SAMPLES):
+        recent = [*recent[1 - _SETTLED_SAMPLES :], take_sample(0.0, folders)]
+        counts = [{r: held.processes for r, held in one.roles.items()} for one in recent]
+        if len(recent) == _SETTLED_SAMPLES and all(one == counts[0] for one in counts):
+            break
+        time.sleep(_SETTLE_EVERY_S)
+    last = recent[-1]
+    return {
+        "roles": {role: asdict(held) for role, held in sorted(last.roles.items())},
+        "actors": live_actors(site.cluster),
+        "files": dict(last.files),
+    }
+
+
+def _samples_in(path: Path) -> Iterator[Sample]:
+    for line in path.read_text().splitlines():
+        yield Sample.of_json(json.loads(line))
+
+
+def _most(samples: Sequence[Sample]) -> dict[str, int]:
+    """Of each kind of Ray's workers at a time."""
+    most: Counter[str] = Counter()
+    for one in samples:
+        most |= Counter(one.workers)
+    return dict(sorted(most.items()))

@@ -1,0 +1,213 @@
+"""The tenants of a soak: who is asked, which answers are right, and who is onboarded next."""
+
+import random
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import read_bundle
+from adapterdistill.data import TenantDataset, sample_names
+from adapterdistill.data.importing import import_samples
+from adapterdistill.drills.endpoint.hazards import WITHIN_S, Timeline
+from adapterdistill.drills.onboarding.on_ray import Site, driver_of
+from adapterdistill.errors import TrainingError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.release import bundles_of, live_bundle, read_release
+from adapterdistill.testbed.answers import Answers, Question, draw_questions, version_of
+from adapterdistill.testbed.faq_banks import Bank
+from adapterdistill.testbed.http_load import Reply
+
+RESIDENTS = 3
+"""Tenants that stay, and get a new version by turns."""
+_TRAIN_WORKER_EVERY = 3
+"""Of so many onboardings one trains in a worker of Ray Train, the others in the owner's actor."""
+_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class _Known:
+    bank: Bank
+    live: str
+    """Id of the bundle."""
+    answers: Answers
+    timeline: Timeline
+    """Which version was right when, of the live one and the one before."""
+
+
+class Tenants:
+    """Who may be asked. The serving store says what is live, so that nobody need tell of it."""
+
+    def __init__(self, store: Path, encoder: Encoder) -> None:
+        """`encoder` in the dtype that is served."""
+        self.store = store
+        self._encoder = encoder
+        self._known: dict[str, _Known] = {}
+        self._turn = threading.Lock()
+
+    def join(self, bank: Bank) -> None:
+        """The tenant is live, and may be asked from now on."""
+        with self._turn:
+            self._known[bank.tenant] = self._look_up(bank)
+
+    def leave(self, tenant: str) -> None:
+        """It is asked no more."""
+        with self._turn:
+            del self._known[tenant]
+
+    def draw(self, draw: random.Random) -> Question:
+        """A question of somebody who may be asked now."""
+        with self._turn:
+            (found,) = draw_questions([known.bank for known in self._known.values()], 1, draw)
+            return found
+
+    def follow(self) -> None:
+        """See which versions have gone live."""
+        with self._turn:
+            for tenant in list(self._known):
+                self._follow(tenant)
+
+    def fault(self, question: Question, reply: Reply) -> str | None:
+        """What is wrong with an answer to a tenant that may be asked; None: nothing, or it left."""
+        with self._turn:
+            known = self._known.get(question.tenant)
+            if known is None:
+                return None
+            version = reply.body.partition(b'"version":"')[2][:64].decode()
+            if version != version_of(known.live):
+                known = self._follow(question.tenant)
+            ended = reply.sent + reply.seconds
+            late_s = known.timeline.late_s(question.tenant, version, reply.sent, ended)
+            if late_s > WITHIN_S:
+                return "comes from a version that is not live"
+            return known.answers.fault(question, reply.body)
+
+    def _follow(self, tenant: str) -> _Known:
+        known = self._known[tenant]
+        if live_bundle(self.store, tenant) != known.live:
+            known = self._known[tenant] = self._look_up(known.bank, known.live)
+        return known
+
+    def _look_up(self, bank: Bank, before: str | None = None) -> _Known:
+        live, answers = (
+            live_bundle(self.store, bank.tenant),
+            Answers([bank], self.store, self._encoder),
+        )
+        timeline = Timeline()
+        if before is not None:
+            answers.add(bank.tenant, before)
+            timeline.begin(bank.tenant, frozenset([version_of(before)]), float("-inf"))
+        written = (self.store / bank.tenant / "live.json").stat().st_mtime
+        at = time.perf_counter() - (time.time() - written)
+        timeline.begin(bank.tenant, frozenset([version_of(live)]), at)
+        return _Known(bank, live, answers, timeline)
+
+
+class Onboardings(threading.Thread):
+    """One tenant after another, until it is stopped: each resident's next version, then a guest,
+    who takes the last one's place.
+
+    What an operator tidies up is removed: runs but the last, bundles but the live one and the one
+    before. What the registry holds grows, as its history is meant to.
+    """
+
+    def __init__(self, site: Site, tenants: Tenants) -> None:
+        super().__init__(name="onboardings")
+        self.done = 0
+        self.failed: list[str] = []
+        self.seconds: list[float] = []
+        self._site, self._tenants = site, tenants
+        self._names = sample_names()
+        self._guest: str | None = None
+        self._stopping = threading.Event()
+        self._raised: BaseException | None = None
+
+    @property
+    def workspace(self) -> Path:
+        return Path(self._site.config("soak", 0)["workspace"])
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self.next()
+        except BaseException as error:
+            self._raised = error
+
+    def stop(self) -> None:
+        """After the one that is under way. Raises what stopped it."""
+        self._stopping.set()
+        self.join()
+        if self._raised is not None:
+            raise self._raised
+
+    def next(self) -> None:
+        """The next onboarding, to its end."""
+        number = self.done + len(self.failed)
+        place = number % (RESIDENTS + 1)
+        tenant, sample = self._names[place], self._names[place]
+        if place == RESIDENTS:
+            tenant = f"guest-{number}"
+            sample = self._names[RESIDENTS + number % (len(self._names) - RESIDENTS)]
+            if self._guest is not None:
+                self._part_with(self._guest)
+                self._guest = None
+        data = self._site.folder / "tenants" / sample
+        if not data.is_dir():
+            import_samples(sample, data)
+        began = time.monotonic()
+        try:
+            self._onboard(tenant, data, number)
+        except (TrainingError, psutil.TimeoutExpired) as error:
+            self.failed.append(str(error))
+            return
+        self.done += 1
+        self.seconds.append(time.monotonic() - began)
+        self._tidy(tenant)
+        if number >= RESIDENTS and place < RESIDENTS:
+            return
+        time.sleep(WITHIN_S)  # a replica reads the store every second
+        faqs = tuple(TenantDataset.open(data).faqs())
+        asked = tuple((faq.question, faq.faq_id) for faq in faqs)
+        self._tenants.join(Bank(tenant, faqs, asked))
+        if place == RESIDENTS:
+            self._guest = tenant
+
+    def _onboard(self, tenant: str, data: Path, number: int) -> None:
+        """Raises TrainingError."""
+        trains_apart = number % _TRAIN_WORKER_EVERY == _TRAIN_WORKER_EVERY - 1
+        config = self._site.config("soak", num_workers=int(trains_apart))
+        config |= {"tenant": tenant, "data": str(data)}
+        config["training"]["seed"] = number  # another adapter each time
+        if tenant not in self._names:  # withdrawing what taught others would withdraw them, too
+            config["registry"]["share_with"] = "nobody"
+        with driver_of(self._site, config) as driver:
+            status = driver.wait(timeout=_TIMEOUT_S)
+        if status:
+            log = (self._site.folder / "driver.log").read_text(errors="replace").strip()
+            raise TrainingError(f"an onboarding ended with {status}: {log.splitlines()[-1][:300]}")
+
+    def _tidy(self, tenant: str) -> None:
+        runs = list((self.workspace / tenant / "runs").iterdir())
+        for run in sorted(runs, key=lambda folder: folder.stat().st_mtime)[:-1]:
+            shutil.rmtree(run)
+        release = read_release(self._tenants.store, tenant)
+        for bundle_id, _ in bundles_of(self._tenants.store, tenant):
+            if bundle_id not in (release.bundle, release.before):
+                shutil.rmtree(self._tenants.store / tenant / "versions" / bundle_id)
+
+    def _part_with(self, tenant: str) -> None:
+        """It is served no more, teaches no more, and its files go."""
+        store = self._tenants.store
+        self._tenants.leave(tenant)
+        time.sleep(WITHIN_S)  # until all is answered that was asked
+        manifest = read_bundle(store, tenant, live_bundle(store, tenant)).manifest
+        (store / tenant / "live.json").unlink()
+        with RegistryClient(self._site.registry) as registry:
+            registry.withdraw(VersionRef.parse(manifest.ref.name), "the guest has left")
+        shutil.rmtree(store / tenant)
+        shutil.rmtree(self.workspace / tenant)

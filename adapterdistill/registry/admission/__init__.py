@@ -1,0 +1,1 @@
+"""What the registry admits: manifests, payloads, quotas, and the check for outliers."""

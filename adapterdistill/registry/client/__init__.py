@@ -1,0 +1,1 @@
+"""The registry's client: connection, retries, signing, watching."""

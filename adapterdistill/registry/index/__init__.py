@@ -1,0 +1,1 @@
+"""The registry's index in SQLite: versions, aliases, events, lineage, idempotency keys."""

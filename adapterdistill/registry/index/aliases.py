@@ -1,0 +1,67 @@
+"""Names that an owner moves from version to version, such as "live"."""
+
+from adapterdistill.errors import AliasConflictError, NotFoundError
+from adapterdistill.manifest import VersionRef, sha256_hex
+from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.index import events
+from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.index.schema import AliasRow, transaction
+
+
+def alias_of(
+    index: Index, tenant: str, adapter: str, alias: str, caller: Caller = ANYONE
+) -> AliasRow:
+    """Raises NotFoundError if the caller may see no such alias, or not what it names."""
+    row = index.db.execute(
+        "SELECT version, moves FROM aliases WHERE tenant = ? AND adapter = ? AND alias = ?",
+        (tenant, adapter, alias),
+    ).fetchone()
+    ref = None if row is None else VersionRef(tenant=tenant, adapter=adapter, version=row[0])
+    if ref is None or index.find(ref, caller) is None:
+        raise NotFoundError(f"no alias tenants/{tenant}/adapters/{adapter}/aliases/{alias}")
+    return AliasRow(ref, alias, _etag(ref, alias, row[1]))
+
+
+def set_alias(
+    index: Index, ref: VersionRef, alias: str, etag: str | None, caller: Caller = ANYONE
+) -> AliasRow:
+    """Creates the alias (no etag) or moves it (the etag that it has).
+
+    Raises:
+        NotFoundError, WithdrawnError: `ref` is not published, or no more.
+        AliasConflictError: the alias has another etag, or none.
+    """
+    with transaction(index.db):
+        row = index.get_active(ref, caller)
+        try:
+            current: AliasRow | None = alias_of(index, ref.tenant, ref.adapter, alias)
+        except NotFoundError:
+            current = None
+        # So a repeated call, whose first answer was lost, succeeds.
+        if current is not None and current.ref == ref:
+            return current
+        if (None if current is None else current.etag) != etag:
+            raise AliasConflictError(
+                f"alias {alias} of tenants/{ref.tenant}/adapters/{ref.adapter}"
+                + (" does not exist" if current is None else " is not at the etag given")
+            )
+        index.db.execute(
+            "INSERT INTO aliases (tenant, adapter, alias, version, moves)"
+            " VALUES (?, ?, ?, ?, 1)"
+            " ON CONFLICT DO UPDATE SET version = excluded.version, moves = moves + 1",
+            (ref.tenant, ref.adapter, alias, ref.version),
+        )
+        events.record(
+            index.db,
+            caller,
+            "alias_moved",
+            (ref.tenant, ref.adapter),
+            f"tenants/{ref.tenant}/adapters/{ref.adapter}/aliases/{alias}",
+            other_name=ref.name,
+            public=row.state != "quarantined",
+        )
+    return alias_of(index, ref.tenant, ref.adapter, alias)
+
+
+def _etag(ref: VersionRef, alias: str, moves: int) -> str:
+    return sha256_hex(f"{ref.name} {alias} {moves}".encode())[:16]

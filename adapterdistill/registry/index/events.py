@@ -1,0 +1,72 @@
+"""The registry's one log of changes: each is written in the transaction that makes it.
+
+Watchers and the audit log read it. Its revisions order everything that ever happened.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.index.schema import EventKind, EventRow
+
+_COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason"
+
+
+def record(
+    db: sqlite3.Connection,
+    caller: Caller,
+    kind: EventKind,
+    adapter: tuple[str, str],
+    name: str,
+    *,
+    other_name: str = "",
+    reason: str = "",
+    public: bool = True,
+) -> int:
+    """Adds a change within the transaction at hand; returns its revision.
+
+    Args:
+        adapter: tenant and adapter that it belongs to.
+        public: false keeps it from other owners, whom the adapter's consent lets see the rest.
+    """
+    cursor = db.execute(
+        "INSERT INTO events (time_ns, caller, kind, tenant, adapter, name, other_name, reason,"
+        " public) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (time.time_ns(), str(caller), kind, *adapter, name, other_name, reason, int(public)),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def newest_revision(db: sqlite3.Connection) -> int:
+    newest = db.execute("SELECT max(revision) FROM events").fetchone()[0]
+    return int(newest or 0)
+
+
+def after(
+    db: sqlite3.Connection,
+    revision: int,
+    caller: Caller,
+    *,
+    adapters: Sequence[tuple[str, str]] = (),
+    max_rows: int = 200,
+) -> list[EventRow]:
+    """The oldest changes after `revision` that `caller` may see, of `adapters` or of all."""
+    where = ["e.revision > ?"]
+    values: list[object] = [revision]
+    if not caller.sees_all:
+        where.append(
+            "(e.tenant = ? OR (e.public AND EXISTS (SELECT 1 FROM consents c WHERE"
+            " c.tenant = e.tenant AND c.adapter = e.adapter AND c.allowed IN ('*', ?))))"
+        )
+        values += [caller.name, caller.name]
+    if adapters:
+        chosen = " OR ".join(["(e.tenant = ? AND e.adapter = ?)"] * len(adapters))
+        where.append(f"({chosen})")
+        values += [part for adapter in adapters for part in adapter]
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM events e WHERE {' AND '.join(where)} ORDER BY e.revision LIMIT ?",
+        (*values, max_rows),
+    )
+    return [EventRow(*row) for row in rows]

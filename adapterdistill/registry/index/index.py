@@ -1,0 +1,271 @@
+"""The registry's SQLite index: versions, who may see them, and their lineage.
+
+Rows of `versions` are only ever added, so that a name is never reused; a row is added after its
+payload is on disk. What a caller may not see is to it as if it were not there. All methods block:
+the server calls them on one thread of their own.
+"""
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from adapterdistill.errors import (
+    EncoderMismatchError,
+    InvalidManifestError,
+    NotFoundError,
+    WithdrawnError,
+)
+from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
+from adapterdistill.registry.admission.quotas import Stored
+from adapterdistill.registry.index import events, ledger, lineage
+from adapterdistill.registry.index.schema import Row, connect, transaction
+
+COLUMNS = (
+    "v.tenant, v.adapter, v.version, v.weights_sha256, v.tokenizer_sha256, v.manifest_json,"
+    " v.revision, v.created_ns, v.state, v.state_reason, v.withdrawn_teacher, v.statement"
+)
+IS = "v.tenant = ? AND v.adapter = ? AND v.version = ?"
+
+
+class Index:
+    """The index in one file. Not thread-safe: one thread at a time."""
+
+    def __init__(self, path: Path, *, refuse_descendants: bool = False) -> None:
+        """`db` is for the other modules of the index, which `schema` lists.
+
+        `refuse_descendants` hides from other owners what learnt from a withdrawn version."""
+        self._refuse_descendants = refuse_descendants
+        self.db = connect(path)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def check(self) -> None:
+        """Raises sqlite3.Error when the index cannot be read."""
+        self.db.execute("SELECT revision FROM versions LIMIT 1").fetchone()
+
+    def secret(self, name: str) -> bytes:
+        """Random bytes that are the same for as long as the index lives."""
+        row = self.db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
+        return bytes(row[0])
+
+    def seen_by(self, caller: Caller, version: str = "v") -> tuple[str, list[object]]:
+        """The condition, with its values, under which the caller may see a row of `versions`."""
+        if caller.sees_all:
+            return "1", []
+        v = version
+        allowed = (
+            f"{v}.state <> 'quarantined' AND EXISTS (SELECT 1 FROM consents c WHERE"
+            f" c.tenant = {v}.tenant AND c.adapter = {v}.adapter AND c.allowed IN ('*', ?))"
+        )
+        if self._refuse_descendants:
+            allowed += f" AND {v}.withdrawn_teacher = ''"
+        return f"({v}.tenant = ? OR ({allowed}))", [caller.name, caller.name]
+
+    def find(self, ref: VersionRef, caller: Caller = ANYONE) -> Row | None:
+        """The version in whatever state, if it is there and the caller may see it."""
+        seen, values = self.seen_by(caller)
+        row = self.db.execute(
+            f"SELECT {COLUMNS} FROM versions v WHERE {IS} AND {seen}",
+            (ref.tenant, ref.adapter, ref.version, *values),
+        ).fetchone()
+        return None if row is None else row_of(row)
+
+    def get(self, ref: VersionRef, caller: Caller = ANYONE) -> Row:
+        """As `find`; raises NotFoundError where that finds nothing."""
+        row = self.find(ref, caller)
+        if row is None:
+            raise NotFoundError(f"no version {ref.name}")
+        return row
+
+    def get_active(self, ref: VersionRef, caller: Caller) -> Row:
+        """As `get`; raises WithdrawnError for a version that was taken back."""
+        row = self.get(ref, caller)
+        if row.state == "withdrawn":
+            raise WithdrawnError(f"{ref.name} is withdrawn: {row.state_reason}")
+        return row
+
+    def published(
+        self, manifest: Manifest, caller: Caller = ANYONE, statement: bytes | None = None
+    ) -> Row | None:
+        """The row if this very manifest is published; None if it may be.
+
+        Raises:
+            StaleStatementError: it is not, and `statement` was used before or is not for now.
+            InvalidManifestError: the version has another manifest, or a teacher is unknown.
+            EncoderMismatchError: the adapter's other versions, or a teacher, have another encoder.
+            WithdrawnError: the version, or a teacher, was taken back.
+        """
+        row = self.find(manifest.ref)
+        if row is not None:
+            if row.manifest_json != manifest.canonical_json():
+                raise InvalidManifestError(
+                    f"{manifest.ref.name} is published with another manifest; versions never change"
+                )
+            return self.get_active(manifest.ref, caller)
+        encoder = (manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256)
+        sibling = self.db.execute(
+            "SELECT weights_sha256, tokenizer_sha256 FROM versions"
+            " WHERE tenant = ? AND adapter = ? LIMIT 1",
+            (manifest.tenant, manifest.adapter),
+        ).fetchone()
+        if sibling is not None and sibling != encoder:
+            raise EncoderMismatchError(
+                f"tenants/{manifest.tenant}/adapters/{manifest.adapter} belongs to encoder"
+                f" {sibling[0][:12]}, not {encoder[0][:12]}; publish under another adapter name"
+            )
+        for teacher in self._teachers(manifest, caller):
+            if (teacher.weights_sha256, teacher.tokenizer_sha256) != encoder:
+                raise EncoderMismatchError(
+                    f"teacher {teacher.ref.name} belongs to encoder"
+                    f" {teacher.weights_sha256[:12]}, not {encoder[0][:12]}"
+                )
+        if statement is not None:
+            ledger.check_next(self.db, ledger.read(statement))
+        return None
+
+    def _teachers(self, manifest: Manifest, caller: Caller) -> list[Row]:
+        """Of the manifest, as far as the caller may see them; each it may not is unknown."""
+        found = []
+        for name in manifest.teachers:
+            ref = VersionRef.parse(name)
+            if self.find(ref, caller) is None:
+                raise InvalidManifestError(f"teacher {name} is not published here")
+            row = self.get_active(ref, caller)
+            if row.state == "quarantined":
+                raise InvalidManifestError(f"teacher {name} is in quarantine, and teaches nobody")
+            found.append(row)
+        return found
+
+    def add(
+        self,
+        manifest: Manifest,
+        caller: Caller = ANYONE,
+        *,
+        consent: Consent = EVERYONE,
+        statement: bytes | None = None,
+        statistics_json: bytes | None = None,
+        quarantine: str = "",
+    ) -> Row:
+        """Publishes `manifest`, whose payload is on disk; as `published` if that already happened.
+
+        Raises as `published`, whose checks it repeats: two uploads may have raced.
+
+        Args:
+            consent: of the adapter, if this is its first version.
+            statement: verified.
+            quarantine: why it goes into quarantine; empty publishes it.
+        """
+        with transaction(self.db):
+            row = self.published(manifest, caller, statement)
+            if row is not None:
+                return row
+            if statement is not None:
+                ledger.remember(self.db, ledger.read(statement))
+            adapter = (manifest.tenant, manifest.adapter)
+            if not self.has_versions(adapter):
+                self.write_consent(adapter, consent)
+            marks = [one.withdrawn_teacher for one in self._teachers(manifest, caller)]
+            revision = events.record(
+                self.db,
+                caller,
+                "quarantined" if quarantine else "published",
+                adapter,
+                manifest.ref.name,
+                reason=quarantine,
+                public=not quarantine,
+            )
+            self.db.execute(
+                "INSERT INTO versions (revision, tenant, adapter, version, weights_sha256,"
+                " tokenizer_sha256, manifest_json, created_ns, state, state_reason,"
+                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    revision,
+                    *adapter,
+                    manifest.version,
+                    manifest.encoder.weights_sha256,
+                    manifest.encoder.tokenizer_sha256,
+                    manifest.canonical_json(),
+                    time.time_ns(),
+                    "quarantined" if quarantine else "active",
+                    quarantine,
+                    next(filter(None, marks), ""),
+                    statement,
+                    statistics_json,
+                    manifest.task,
+                    manifest.language,
+                    manifest.payload_bytes,
+                ),
+            )
+            self.db.executemany(
+                "INSERT OR IGNORE INTO lineage (student, teacher) VALUES (?, ?)",
+                [(manifest.ref.name, teacher) for teacher in manifest.teachers],
+            )
+            self.db.executemany(
+                "INSERT OR IGNORE INTO labels (label, revision) VALUES (?, ?)",
+                [(label, revision) for label in manifest.labels],
+            )
+        return self.get(manifest.ref)
+
+    def stored(self, tenant: str) -> Stored:
+        """What the tenant has here, in whatever state."""
+        found = self.db.execute(
+            "SELECT coalesce(sum(payload_bytes), 0), count(*) FROM versions WHERE tenant = ?",
+            (tenant,),
+        ).fetchone()
+        return Stored(*found)
+
+    def consent(self, tenant: str, adapter: str) -> Consent:
+        rows = self.db.execute(
+            "SELECT allowed FROM consents WHERE tenant = ? AND adapter = ?", (tenant, adapter)
+        )
+        return frozenset(allowed for (allowed,) in rows)
+
+    def write_consent(self, adapter: tuple[str, str], consent: Consent) -> None:
+        self.db.execute("DELETE FROM consents WHERE tenant = ? AND adapter = ?", adapter)
+        self.db.executemany(
+            "INSERT INTO consents (tenant, adapter, allowed) VALUES (?, ?, ?)",
+            [(*adapter, allowed) for allowed in consent],
+        )
+
+    def has_versions(self, adapter: tuple[str, str]) -> bool:
+        found = self.db.execute(
+            "SELECT 1 FROM versions WHERE tenant = ? AND adapter = ? LIMIT 1", adapter
+        )
+        return found.fetchone() is not None
+
+    def names_payload(self, sha256: str) -> bool:
+        found = self.db.execute("SELECT 1 FROM versions WHERE version = ? LIMIT 1", (sha256,))
+        return found.fetchone() is not None
+
+    def payloads(self) -> set[str]:
+        """sha256 of every payload that a version names."""
+        return {row[0] for row in self.db.execute("SELECT DISTINCT version FROM versions")}
+
+    def newest_revision(self) -> int:
+        return events.newest_revision(self.db)
+
+    def relatives(
+        self,
+        ref: VersionRef,
+        direction: Literal["ancestors", "descendants"],
+        limit: int | None = None,
+    ) -> tuple[list[tuple[str, int]], bool]:
+        """As `lineage.relatives`."""
+        return lineage.relatives(self.db, ref, direction, limit)
+
+    def visible(
+        self, relatives: Collection[tuple[str, int]], caller: Caller
+    ) -> list[tuple[str, int]]:
+        """Those of `relatives` that the caller may see."""
+        if caller.sees_all:
+            return [*relatives]
+        return [one for one in relatives if self.find(VersionRef.parse(one[0]), caller) is not None]
+
+
+def row_of(values: tuple[Any, ...]) -> Row:
+    tenant, adapter, version, *rest = values
+    return Row(VersionRef(tenant=tenant, adapter=adapter, version=version), *rest)

@@ -1,0 +1,92 @@
+"""What befalls a version after it is published: consent, quarantine's end, withdrawal."""
+
+from adapterdistill.errors import NotFoundError
+from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.access import ANYONE, Caller, Consent
+from adapterdistill.registry.index import events
+from adapterdistill.registry.index.index import IS, Index
+from adapterdistill.registry.index.schema import Row, transaction
+
+
+def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE) -> Row:
+    """Takes a version back and marks all that learnt from it; again, it changes nothing.
+
+    Raises:
+        NotFoundError: the caller may see no such version.
+    """
+    with transaction(index.db):
+        row = index.get(ref, caller)
+        if row.state == "withdrawn":
+            return row
+        index.db.execute(
+            f"UPDATE versions AS v SET state = 'withdrawn', state_reason = ? WHERE {IS}",
+            (reason, ref.tenant, ref.adapter, ref.version),
+        )
+        events.record(
+            index.db,
+            caller,
+            "withdrawn",
+            (ref.tenant, ref.adapter),
+            ref.name,
+            reason=reason,
+            public=row.state != "quarantined",
+        )
+        for name, _ in index.relatives(ref, "descendants")[0]:
+            _mark(index, VersionRef.parse(name), ref, caller)
+    return index.get(ref)
+
+
+def _mark(index: Index, ref: VersionRef, teacher: VersionRef, caller: Caller) -> None:
+    """Says of a version that it learnt from a withdrawn one; the first such stays named."""
+    row = index.get(ref)
+    index.db.execute(
+        f"UPDATE versions AS v SET withdrawn_teacher = ? WHERE {IS} AND v.withdrawn_teacher = ''",
+        (teacher.name, ref.tenant, ref.adapter, ref.version),
+    )
+    events.record(
+        index.db,
+        caller,
+        "teacher_withdrawn",
+        (ref.tenant, ref.adapter),
+        ref.name,
+        other_name=teacher.name,
+        public=row.state != "quarantined",
+    )
+
+
+def release(index: Index, ref: VersionRef, caller: Caller = ANYONE) -> Row:
+    """Publishes a version that is in quarantine; again, it changes nothing.
+
+    Raises:
+        NotFoundError, WithdrawnError: there is no such version, or no more.
+    """
+    with transaction(index.db):
+        row = index.get_active(ref, caller)
+        if row.state == "quarantined":
+            index.db.execute(
+                f"UPDATE versions AS v SET state = 'active', state_reason = '' WHERE {IS}",
+                (ref.tenant, ref.adapter, ref.version),
+            )
+            events.record(index.db, caller, "released", (ref.tenant, ref.adapter), ref.name)
+    return index.get(ref)
+
+
+def set_consent(
+    index: Index, tenant: str, adapter: str, consent: Consent, caller: Caller = ANYONE
+) -> None:
+    """Raises NotFoundError if there is no version of the adapter."""
+    with transaction(index.db):
+        if not index.has_versions((tenant, adapter)):
+            raise NotFoundError(f"no adapter tenants/{tenant}/adapters/{adapter}")
+        if index.consent(tenant, adapter) == consent:
+            return
+        index.write_consent((tenant, adapter), consent)
+        events.record(
+            index.db,
+            caller,
+            "consent_changed",
+            (tenant, adapter),
+            f"tenants/{tenant}/adapters/{adapter}",
+            reason=",".join(sorted(consent)) or "nobody",
+            public=False,
+        )

@@ -1,0 +1,67 @@
+"""Pages of versions that a caller may see."""
+
+from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.index.index import COLUMNS, Index, row_of
+from adapterdistill.registry.index.schema import Filter, Row
+
+
+def page(
+    index: Index,
+    chosen: Filter,
+    caller: Caller = ANYONE,
+    *,
+    before: int,
+    newest: int,
+    max_rows: int,
+    max_bytes: int,
+) -> tuple[list[Row], bool]:
+    """Versions with revision < `before`, newest first, and whether more follow.
+
+    Versions after revision `newest` are treated as unpublished, so that the pages of one
+    listing agree on which version of an adapter is the latest. What was withdrawn or put out of
+    the caller's sight since is gone all the same.
+    """
+    seen, seen_values = index.seen_by(caller)
+    where = ["v.revision < ?", "v.revision <= ?", "v.state <> 'withdrawn'", seen]
+    values: list[object] = [before, newest, *seen_values]
+    if chosen.tenant is not None:
+        where.append("v.tenant = ?")
+        values.append(chosen.tenant)
+    if chosen.exclude_tenant is not None:
+        where.append("v.tenant <> ?")
+        values.append(chosen.exclude_tenant)
+    if chosen.encoder is not None:
+        where.append("v.weights_sha256 = ? AND v.tokenizer_sha256 = ?")
+        values.extend(chosen.encoder)
+    if chosen.task is not None:
+        where.append("v.task = ?")
+        values.append(chosen.task)
+    if chosen.language is not None:
+        where.append("v.language = ?")
+        values.append(chosen.language)
+    for label in chosen.labels:
+        where.append("v.revision IN (SELECT revision FROM labels WHERE label = ?)")
+        values.append(label)
+    if chosen.latest_only:
+        seen, seen_values = index.seen_by(caller, "n")
+        where.append(
+            "NOT EXISTS (SELECT 1 FROM versions n WHERE n.tenant = v.tenant"
+            " AND n.adapter = v.adapter AND n.revision > v.revision AND n.revision <= ?"
+            f" AND n.state <> 'withdrawn' AND {seen})"
+        )
+        values += [newest, *seen_values]
+    rows: list[Row] = []
+    size = 0
+    cursor = index.db.execute(
+        f"SELECT {COLUMNS} FROM versions v WHERE {' AND '.join(where)}"
+        " ORDER BY v.revision DESC LIMIT ?",
+        (*values, max_rows + 1),
+    )
+    for found in cursor:
+        row = row_of(found)
+        size += len(row.manifest_json) + len(row.statement or b"")
+        if len(rows) == max_rows or (rows and size > max_bytes):
+            cursor.close()
+            return rows, True
+        rows.append(row)
+    return rows, False

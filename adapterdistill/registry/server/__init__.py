@@ -1,0 +1,1 @@
+"""The registry's server: calls, transfers, the payload store."""

@@ -1,0 +1,136 @@
+"""What stands between gRPC and the service: the refusal of malformed bytes, and a recorder.
+
+gRPC itself would answer bytes that are no message with UNKNOWN and the parser's words, and log a
+traceback for each. Here they are refused like any other bad request.
+"""
+
+import inspect
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from adapterdistill.errors import ConfigError, InvalidRequestError
+
+
+class Malformed:
+    """Stands for a request that could not be parsed."""
+
+
+def checked(request: Any) -> Any:
+    """The request; raises InvalidRequestError if it could not be parsed."""
+    if isinstance(request, Malformed):
+        raise InvalidRequestError("the bytes that came are no message of this call")
+    return request
+
+
+class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+    """Hands the calls of one service `Malformed` in place of what cannot be parsed."""
+
+    def __init__(self, service_name: str) -> None:
+        self._prefix = f"/{service_name}/"
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._prefix):
+            return handler
+        parse = handler.request_deserializer
+
+        def parse_or_mark(raw: bytes) -> Any:
+            try:
+                return parse(raw)
+            except DecodeError:
+                return Malformed()
+
+        return handler._replace(request_deserializer=parse_or_mark)
+
+
+class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+    """Writes all that passes a registry to a file, in which tests search for private text.
+
+    Appends each message as it was serialised, and each call's metadata and refusal.
+
+    Before each part comes a line of JSON: the call, the kind of part, and how many bytes follow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError if the file cannot be written."""
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        """The call's handler, recorded; None for a call that there is not."""
+        self._keep(details.method, "metadata", _metadata_bytes(details.invocation_metadata))
+        handler = await continuation(details)
+        return handler and self._recorded(details.method, handler)
+
+    def _recorded(self, method: str, handler: Any) -> Any:
+        read, write = handler.request_deserializer, handler.response_serializer
+
+        def reading(data: bytes) -> Any:
+            self._keep(method, "request", data)
+            return read(data)
+
+        def writing(message: Any) -> bytes:
+            data: bytes = write(message)
+            self._keep(method, "response", data)
+            return data
+
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        behaviour = getattr(handler, kind)
+        # What gRPC would run another way than the coroutine below.
+        assert inspect.iscoroutinefunction(behaviour), method
+
+        async def answering(request: Any, context: Any) -> Any:
+            return await behaviour(request, _RecordedContext(context, method, self._keep))
+
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(answering, request_deserializer=reading, response_serializer=writing)
+
+    def _keep(self, method: str, part: str, data: bytes) -> None:
+        head = json.dumps({"call": method, "part": part, "bytes": len(data)}).encode()
+        with self._lock, self._path.open("ab") as file:
+            file.write(b"%s\n%s\n" % (head, data))
+
+
+class _RecordedContext:
+    """A call's context whose refusal and trailers are recorded."""
+
+    def __init__(self, context: Any, method: str, keep: Callable[[str, str, bytes], None]) -> None:
+        self._context, self._method, self._keep = context, method, keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        told = f"{code.name} {details}\n".encode() + _metadata_bytes(trailing_metadata)
+        self._keep(self._method, "refusal", told)
+        await self._context.abort(code, details, trailing_metadata)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self._keep(self._method, "trailer", _metadata_bytes(metadata))
+        self._context.set_trailing_metadata(metadata)
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
+
+
+def _metadata_bytes(metadata: Any) -> bytes:
+    """One line an entry: its key and its value."""
+    return b"".join(
+        b"%s: %s\n" % (key.encode(), value if isinstance(value, bytes) else value.encode())
+        for key, value in metadata or ()
+    )

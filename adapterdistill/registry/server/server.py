@@ -1,0 +1,196 @@
+"""The registry's process: listening, readiness and orderly shutdown around `RegistryService`."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.registry.admission.admission import Limits
+from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
+from adapterdistill.registry.server.service import RegistryService
+from adapterdistill.registry.trust.credentials import ServerCredentials
+from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
+from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
+from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
+
+SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+DEFAULT_LIMITS = Limits()
+DEFAULT_QUOTAS = Quotas()
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 100),
+    # Dead clients are found within 80 s; clients may ping every 10 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    # A second registry on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+)
+logger = logging.getLogger(__name__)
+
+
+class RegistryServer:
+    """One registry on one folder. `start` and `stop` belong to one event loop."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        reflection: bool = False,
+        max_concurrent_rpcs: int = 256,
+        readiness_interval_s: float = 5.0,
+        record: Path | None = None,
+    ) -> None:
+        """`port` 0 takes any free one; `reflection` tells anybody who connects what calls there
+        are; all that passes is kept in the file `record`.
+
+        Mutual TLS where `root` holds a server's credentials, otherwise plain text.
+
+        Raises:
+            ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
+        """
+        self._credentials = _credentials_in(root)
+        if self._credentials is None and not is_loopback(host):
+            raise ConfigError(
+                f"plain text is for loopback only, and {host} is not:"
+                f" make certificates first, with adapterdistill registry init --root {root}"
+            )
+        self._root = root
+        self._address = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._limits = limits
+        self._quotas = quotas
+        self._reflection = reflection
+        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._readiness_interval_s = readiness_interval_s
+        self._recorder = None if record is None else Recorder(record)
+
+    async def start(self) -> str:
+        """Serves from now on; returns the address.
+
+        Raises:
+            RegistryError: the port or the folder is in use, or unusable.
+        """
+        try:
+            self._service = await asyncio.to_thread(
+                RegistryService, self._root, self._limits, self._quotas, self._credentials
+            )
+        except (OSError, sqlite3.Error) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise RegistryError(f"cannot open the registry folder {self._root}: {why}") from None
+        self._health = health.aio.HealthServicer()
+        await self._set_serving(False)
+        self._server: Any = grpc.aio.server(
+            interceptors=[*filter(None, [self._recorder]), ParsesOrMarks(SERVICE_NAME)],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=self._max_concurrent_rpcs,
+        )
+        add_service: Any = registry_pb2_grpc.add_RegistryServiceServicer_to_server  # untyped
+        add_service(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._reflection:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        try:
+            port = self._listen(f"{self._address}:{self._port}")
+        except RuntimeError:
+            self._service.close()
+            raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
+        await self._server.start()
+        address = f"{self._address}:{port}"
+        if self._credentials is None:
+            logger.warning(
+                "listening on %s in plain text, which is for loopback only:"
+                " whoever can connect may do everything",
+                address,
+            )
+        else:
+            logger.info("listening on %s, for whom the registry's authority enrolled", address)
+        await self._set_serving(await self._is_ready())
+        self._watch = asyncio.create_task(self._watch_readiness())
+        return address
+
+    def _listen(self, address: str) -> int:
+        if self._credentials is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Refuses new calls, gives those in progress `grace_s` to end, and frees the folder."""
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        await self._health.enter_graceful_shutdown()
+        self._service.end_watches()
+        await self._server.stop(grace_s)
+        await asyncio.to_thread(self._service.close)
+        logger.info("stopped")
+
+    async def _set_serving(self, serving: bool) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if serving else statuses.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)
+
+    async def _is_ready(self) -> bool:
+        try:
+            async with asyncio.timeout(10):
+                await self._service.check()
+        except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
+            logger.error("not ready: %s", type(error).__name__)
+            return False
+        return True
+
+    async def _watch_readiness(self) -> None:
+        while True:
+            await asyncio.sleep(self._readiness_interval_s)
+            await self._set_serving(await self._is_ready())
+
+
+def _credentials_in(root: Path) -> ServerCredentials | None:
+    """The server's credentials; None: it was never given any."""
+    folder = root / SERVER_FOLDER
+    # An authority without them: something was lost, which must not open the registry to anyone.
+    if folder.exists() or (root / AUTHORITY_FOLDER).exists():
+        return ServerCredentials(folder)
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def serve(server: RegistryServer, ready: Callable[[str], None]) -> None:
+    """Runs `server` until SIGTERM or SIGINT, after telling `ready` its address."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    address = await server.start()
+    try:
+        ready(address)
+        await stopping.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,291 @@
+"""The calls of RegistryService, on an open registry."""
+
+import asyncio
+import functools
+import logging
+from typing import Any
+
+from adapterdistill.errors import (
+    EncoderMismatchError,
+    InvalidManifestError,
+    NotFoundError,
+    RegistryUnavailableError,
+)
+from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.registry import wire
+from adapterdistill.registry.access import (
+    Caller,
+    Consent,
+    check_fetches,
+    check_operates,
+    check_owns,
+    check_withdraws,
+)
+from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
+from adapterdistill.registry.admission.outliers import judge, others
+from adapterdistill.registry.admission.weight_statistics import measure
+from adapterdistill.registry.index import ledger, lifecycle
+from adapterdistill.registry.index.aliases import alias_of, set_alias
+from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.listing import page
+from adapterdistill.registry.index.schema import Row
+from adapterdistill.registry.server.handler import answered
+from adapterdistill.registry.server.state import OpenRegistry
+from adapterdistill.registry.trust.identity import caller_of
+from adapterdistill.registry.upkeep.audit_trail import subject
+from adapterdistill.registry.v1 import registry_pb2 as pb
+
+MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
+HEARTBEAT_S = 15
+logger = logging.getLogger(__name__)
+
+
+class RegistryService(OpenRegistry):
+    """Implements the service of registry.proto. Its methods bear the names of the calls, which gRPC
+    looks up."""
+
+    @answered
+    async def Publish(self, _requests: Any, context: Any, caller: Caller) -> pb.PublishResponse:
+        first = await self._transfers.read(context)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidManifestError("the first message of an upload must be its header")
+        subject.set(first.header.name)
+        manifest = parse_manifest(first.header.manifest_json)
+        check_owns(caller, manifest.tenant)
+        if first.header.name != manifest.ref.name:
+            raise InvalidManifestError("the header's name is not that of its manifest")
+        consent = wire.read_first_consent(first.header)
+        check_manifest(manifest, self._limits)
+        certify = None if self.credentials is None else self.credentials.certify
+        statement = ledger.accept(wire.read_statement(first.header), manifest, consent, certify)
+        row = await self._on_index(self._index.published, manifest, caller, statement)
+        # A payload that the disk lost is taken again.
+        if row is None or not await self._transfers.has(manifest):
+            self.limited.take_publish(caller)
+            stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
+            is_named = functools.partial(
+                self._on_index, self._index.names_payload, manifest.version
+            )
+            async with (
+                self._storage.reserve(manifest.tenant, manifest.payload_bytes, stored),
+                self._transfers.named_or_removed(manifest.version, is_named),
+            ):
+                await self._transfers.receive(manifest, caller, context)
+                caller_of(context, self.credentials)  # uploads last: it may be revoked by now
+                # Last: the version exists from here on.
+                row = await self._add(manifest, caller, consent, statement)
+        return pb.PublishResponse(version=await self._on_index(self._told, row, caller))
+
+    async def _add(
+        self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
+    ) -> Row:
+        """Publishes what is on disk, or quarantines it if it is unlike the others."""
+        payload = self._store.path(manifest.version)
+        found = await self._transfers.on_disk(measure, payload, manifest)
+        population = await self._on_index(others, self._index.db, manifest)
+        reasons = await self._transfers.on_disk(judge, found, population)
+        row = await self._change(
+            self._index.add,
+            manifest,
+            caller,
+            consent=consent,
+            statement=statement,
+            statistics_json=found.canonical_json(),
+            quarantine="; ".join(reasons),
+        )
+        logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
+        if row.state == "quarantined":
+            logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
+        return row
+
+    def _told(self, row: Row, caller: Caller) -> pb.Version:
+        """The version as the caller may know it."""
+        if not (caller.sees_all or caller.name == row.ref.tenant):
+            return wire.version_message(row)
+        consent = self._index.consent(row.ref.tenant, row.ref.adapter)
+        return wire.version_message(row, consent)
+
+    @answered
+    async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
+        check_fetches(caller)
+        row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
+        wanted = wire.read_encoder(request)
+        if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
+            raise EncoderMismatchError(
+                f"{row.ref.name} belongs to another encoder, {row.weights_sha256[:12]}"
+            )
+        allowed = functools.partial(caller_of, context, self.credentials)  # revoked by now?
+        await self._transfers.send(row, request.offset, caller, context, allowed)
+
+    @answered
+    async def QueryUpload(
+        self, request: pb.QueryUploadRequest, _context: Any, caller: Caller
+    ) -> Any:
+        ref = VersionRef.parse(request.name)
+        check_owns(caller, ref.tenant)
+        try:
+            row = await self._on_index(self._index.get_active, ref, caller)
+        except NotFoundError:
+            published = False
+        else:
+            published = await self._transfers.has(Manifest.from_json(row.manifest_json))
+        offset = 0 if published else self._transfers.staged_bytes(caller, ref.version)
+        return pb.QueryUploadResponse(offset=offset, published=published)
+
+    @answered
+    async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
+        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
+        return pb.GetVersionResponse(version=await self._on_index(self._told, row, caller))
+
+    @answered
+    async def ListVersions(
+        self, request: pb.ListVersionsRequest, _context: Any, caller: Caller
+    ) -> Any:
+        chosen = wire.read_filter(request.filter)
+        max_rows = wire.read_page_size(request.page_size)
+        if request.page_token:
+            before, newest = self._pages.read(request.page_token, chosen, caller)
+        else:
+            newest = await self._on_index(self._index.newest_revision)
+            before = newest + 1
+        rows, more = await self._on_index(
+            page,
+            self._index,
+            chosen,
+            caller,
+            before=before,
+            newest=newest,
+            max_rows=max_rows,
+            max_bytes=wire.MAX_PAGE_BYTES,
+        )
+        summary = request.view == pb.VERSION_VIEW_SUMMARY
+        message = wire.summary_message if summary else wire.version_message
+        following = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
+        return pb.ListVersionsResponse(
+            versions=[message(row) for row in rows], next_page_token=following
+        )
+
+    @answered
+    async def GetAlias(self, request: pb.GetAliasRequest, _context: Any, caller: Caller) -> Any:
+        tenant, adapter, alias = wire.parse_alias_name(request.name)
+        row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
+        return pb.GetAliasResponse(alias=wire.alias_message(row))
+
+    @answered
+    async def SetAlias(self, request: pb.SetAliasRequest, _context: Any, caller: Caller) -> Any:
+        ref = VersionRef.parse(request.alias.version_name)
+        check_owns(caller, ref.tenant)
+        tenant, adapter, alias = wire.parse_alias_name(request.alias.name)
+        if (tenant, adapter) != (ref.tenant, ref.adapter):
+            raise InvalidManifestError("an alias names versions of its own adapter only")
+        etag = request.alias.etag or None
+
+        def change() -> pb.SetAliasResponse:
+            row = set_alias(self._index, ref, alias, etag, caller)
+            return pb.SetAliasResponse(alias=wire.alias_message(row))
+
+        return await self._once(caller, request, pb.SetAliasResponse, change)
+
+    @answered
+    async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
+        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
+        up, up_cut = await self._on_index(
+            self._index.relatives, row.ref, "ancestors", MAX_RELATIVES
+        )
+        down, down_cut = await self._on_index(
+            self._index.relatives, row.ref, "descendants", MAX_RELATIVES
+        )
+        return pb.GetLineageResponse(
+            ancestors=await self._on_index(self._relatives, up, caller),
+            descendants=await self._on_index(self._relatives, down, caller),
+            truncated=up_cut or down_cut,
+        )
+
+    def _relatives(self, relatives: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
+        visible = self._index.visible(relatives, caller)
+        return [pb.Relative(name=name, depth=depth) for name, depth in visible]
+
+    @answered
+    async def GetAdapter(self, request: pb.GetAdapterRequest, _context: Any, caller: Caller) -> Any:
+        tenant, adapter = wire.parse_adapter_name(request.name)
+        known = caller.sees_all or caller.name == tenant
+        newest = await self._on_index(ledger.newest_version, self._index.db, tenant, adapter)
+        if newest is None or not known:
+            raise NotFoundError(f"no adapter {request.name}")
+        consent = await self._on_index(self._index.consent, tenant, adapter)
+        return pb.GetAdapterResponse(
+            consent=wire.consent_message(consent), newest_version_name=newest.name
+        )
+
+    @answered
+    async def SetConsent(self, request: pb.SetConsentRequest, _context: Any, caller: Caller) -> Any:
+        tenant, adapter = wire.parse_adapter_name(request.adapter_name)
+        check_owns(caller, tenant)
+        consent = wire.read_consent(request.consent)
+
+        def change() -> pb.SetConsentResponse:
+            lifecycle.set_consent(self._index, tenant, adapter, consent, caller)
+            logger.info("%s changed the consent of %s", caller, request.adapter_name)
+            return pb.SetConsentResponse(consent=wire.consent_message(consent))
+
+        return await self._once(caller, request, pb.SetConsentResponse, change)
+
+    @answered
+    async def Withdraw(self, request: pb.WithdrawRequest, _context: Any, caller: Caller) -> Any:
+        ref = VersionRef.parse(request.name)
+        check_withdraws(caller, ref.tenant)
+        reason = wire.read_reason(request.reason)
+
+        def change() -> pb.WithdrawResponse:
+            row = lifecycle.withdraw(self._index, ref, reason, caller)
+            logger.info("%s withdrew %s", caller, ref.name)
+            down, _ = self._index.relatives(ref, "descendants", MAX_RELATIVES)
+            return pb.WithdrawResponse(
+                version=self._told(row, caller), descendants=self._relatives(down, caller)
+            )
+
+        return await self._once(caller, request, pb.WithdrawResponse, change)
+
+    @answered
+    async def ReleaseVersion(
+        self, request: pb.ReleaseVersionRequest, _context: Any, caller: Caller
+    ) -> Any:
+        check_operates(caller)
+        ref = VersionRef.parse(request.name)
+
+        def change() -> pb.ReleaseVersionResponse:
+            row = lifecycle.release(self._index, ref, caller)
+            logger.info("%s released %s", caller, ref.name)
+            return pb.ReleaseVersionResponse(version=self._told(row, caller))
+
+        return await self._once(caller, request, pb.ReleaseVersionResponse, change)
+
+    @answered
+    async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
+        revision = request.after_revision
+        adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
+        while True:
+            # Both before the look: what changes after it ends the wait below.
+            changed = self._changed
+            newest = await self._on_index(self._index.newest_revision)
+            events = await self._on_index(
+                after, self._index.db, revision, caller, adapters=adapters
+            )
+            for event in events:
+                revision = event.revision
+                message = wire.event_message(event)
+                await context.write(pb.WatchResponse(event=message, revision=revision))
+            if events:
+                continue
+            revision = max(revision, newest)
+            await context.write(pb.WatchResponse(revision=revision))
+            if self._stopping:
+                raise RegistryUnavailableError("the registry is stopping: watch again later")
+            for _ in range(HEARTBEAT_S):
+                caller_of(context, self.credentials)  # it may be revoked by now
+                try:
+                    async with asyncio.timeout(1.0):
+                        await changed.wait()
+                        break
+                except TimeoutError:
+                    continue

@@ -1,0 +1,236 @@
+"""Uploads on their way in, and those that broke off, from where they may go on.
+
+What came of an upload is in `staging/{caller}/{sha256}`, under the digest that the whole is to
+have. It is hashed again when it goes on, and only what has its digest ever leaves for `blobs`. What
+one caller leaves behind is bounded: its oldest goes first.
+
+All functions block and may be called from any thread.
+"""
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from uuid import uuid4
+
+from adapterdistill.errors import (
+    ChunkChecksumError,
+    InvalidPayloadError,
+    RegistryError,
+    UploadIncompleteError,
+)
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.admission.quotas import Quotas
+
+MIN_KEPT_BYTES = 1 << 20
+"""Less is sooner sent again than asked for."""
+_SYNC_BYTES = 16 << 20
+_READ_BYTES = 1 << 20
+
+
+class Upload:
+    """A payload on its way in. Leaving its `with` block uncommitted keeps what came, so that it may
+    go on, unless the content is at fault.
+
+    The methods may be called from different threads: an upload that is cancelled leaves while its
+    last write may still run.
+    """
+
+    def __init__(self, staging: "Staging", path: Path, kept: Path) -> None:
+        self.path = path
+        self.kept = kept
+        self.size = 0
+        self.durable_bytes = 0
+        self._staging = staging
+        self._digest = hashlib.sha256()
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._ended = False
+
+    def open(self, offset: int = 0) -> Self:
+        """Makes ready to write, after the first `offset` bytes of what was kept.
+
+        Raises:
+            UploadIncompleteError: fewer bytes were kept.
+        """
+        with self._lock:
+            assert self._file is None
+            if self._ended:
+                raise RegistryError("the upload was given up")
+            try:
+                self._go_on_from(offset)
+            except BaseException:
+                self._end(keep=True)  # as it was
+                raise
+        return self
+
+    def _go_on_from(self, offset: int) -> None:
+        try:
+            if offset and self.path != self.kept:
+                shutil.copyfile(self.kept, self.path)
+            self._file = self.path.open("r+b" if offset else "wb", buffering=0)
+        except FileNotFoundError:
+            raise UploadIncompleteError(
+                f"no byte of this upload is here, expected {offset}"
+            ) from None
+        for data in _pieces(self._file, offset):
+            self._digest.update(data)
+        self._file.truncate(offset)
+        self.size = self.durable_bytes = offset
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            file = self._open_file()
+            # An unbuffered write may take only a part.
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            self._digest.update(data)
+            self.size += len(data)
+            if self.size - self.durable_bytes >= _SYNC_BYTES:
+                os.fsync(file.fileno())
+                self.durable_bytes = self.size
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def commit(self, target: Path) -> None:
+        """Moves the payload, durable, to `target`."""
+        with self._lock:
+            os.fsync(self._open_file().fileno())
+            self.path.replace(target)
+            self._end(keep=False)
+
+    def leave(self, *, keep: bool) -> None:
+        """Ends an upload that was not committed; of one that was, this does nothing."""
+        with self._lock:
+            if self._ended:
+                return
+            try:
+                if keep and self._file is not None:
+                    os.fsync(self._file.fileno())
+            finally:
+                self._end(keep=keep)
+
+    def _end(self, *, keep: bool) -> None:
+        self._ended = True
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._staging.release(self, keep=keep)
+
+    def _open_file(self) -> IO[bytes]:
+        if self._file is None:
+            raise RegistryError("the upload was given up")
+        return self._file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.leave(keep=may_go_on(error))
+
+
+def may_go_on(error: BaseException | None) -> bool:
+    """Whether what came before `error` is as good as it was."""
+    damaged_on_the_way = isinstance(error, ChunkChecksumError | UploadIncompleteError)
+    return damaged_on_the_way or not isinstance(error, InvalidPayloadError)
+
+
+class Staging:
+    """The uploads under one folder, of which each file is written by one upload at a time."""
+
+    def __init__(self, folder: Path, quotas: Quotas) -> None:
+        self._folder = folder
+        self._quotas = quotas
+        self._active: dict[Path, Upload] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, caller: Caller, sha256: str) -> Upload:
+        """An upload to be opened, quickly: while another of the same payload runs, this one has a
+        file of its own."""
+        kept = self._kept(caller, sha256)
+        with self._lock:
+            kept.parent.mkdir(exist_ok=True)
+            path = kept if kept not in self._active else kept.with_suffix(f".{uuid4().hex}")
+            upload = self._active[path] = Upload(self, path, kept)
+        return upload
+
+    def durable_bytes(self, caller: Caller, sha256: str) -> int:
+        """From where an upload of this caller may go on."""
+        kept = self._kept(caller, sha256)
+        with self._lock:
+            active = self._active.get(kept)
+        if active is not None:
+            return active.durable_bytes
+        try:
+            return kept.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def release(self, upload: Upload, *, keep: bool) -> None:
+        """Ends the upload's hold on its file, which stays if it is to be kept and is worth it."""
+        with self._lock:
+            del self._active[upload.path]
+            if not keep:
+                upload.path.unlink(missing_ok=True)
+            elif upload.path != upload.kept and upload.kept not in self._active:
+                kept_bytes = upload.kept.stat().st_size if upload.kept.exists() else 0
+                if kept_bytes < upload.size:
+                    upload.path.replace(upload.kept)
+            self._trim(upload.kept.parent)
+
+    def sweep(self) -> int:
+        """Removes and counts files that no upload will go on with, or not in time."""
+        with self._lock:
+            removed = 0
+            for path in [*self._folder.iterdir()]:
+                if not path.is_dir():  # an earlier release's, or a probe that is gone already
+                    path.unlink(missing_ok=True)
+                    removed += 1
+                    continue
+                removed += self._trim(path)
+                if not any(one.parent == path for one in self._active) and not any(path.iterdir()):
+                    path.rmdir()
+            return removed
+
+    def _trim(self, folder: Path) -> int:
+        """Keeps a caller within its bounds, newest uploads first."""
+        idle = [path for path in folder.iterdir() if path not in self._active]
+        found = sorted(((path.stat(), path) for path in idle), key=lambda one: -one[0].st_mtime)
+        oldest_s = time.time() - self._quotas.staged_s
+        room, files, removed = self._quotas.staged_bytes, self._quotas.staged_files, 0
+        for stat, path in found:
+            worth = not path.suffix and stat.st_size >= MIN_KEPT_BYTES and stat.st_mtime > oldest_s
+            if worth and files and stat.st_size <= room:
+                room, files = room - stat.st_size, files - 1
+            else:
+                path.unlink()
+                removed += 1
+        return removed
+
+    def _kept(self, caller: Caller, sha256: str) -> Path:
+        return self._folder / f"{caller.role}.{caller.name}" / sha256
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes of the file; raises UploadIncompleteError if there are fewer."""
+    left = size
+    while left:
+        data = file.read(min(_READ_BYTES, left))
+        if not data:
+            raise UploadIncompleteError(
+                f"{size - left} bytes of this upload are here, expected {size}"
+            )
+        yield data
+        left -= len(data)

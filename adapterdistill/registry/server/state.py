@@ -1,0 +1,116 @@
+"""A registry's folder, opened: its parts, the threads that they run on, and who waits for changes.
+
+Nothing here blocks the event loop: the index runs on one thread of its own, file work on a few
+others.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from adapterdistill.registry import wire
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.admission.admission import Limits
+from adapterdistill.registry.admission.quotas import CallLimits, Quotas, StorageQuota
+from adapterdistill.registry.index.idempotency import Answer, once
+from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.server.store import BlobStore
+from adapterdistill.registry.server.transfers import Transfers
+from adapterdistill.registry.trust.credentials import ServerCredentials
+from adapterdistill.registry.upkeep.audit_trail import AuditTrail
+
+DEFAULT_QUOTAS = Quotas()
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class OpenRegistry:
+    """Store, index and audit log of one folder; open from construction to `close`."""
+
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        credentials: ServerCredentials | None = None,
+        *,
+        idle_timeout_s: float = 30.0,
+    ) -> None:
+        """Callers are who their certificates say, or without `credentials` anyone.
+
+        `idle_timeout_s` is how long a transfer may wait for its client's next step.
+        """
+        self._limits = limits
+        self.credentials = credentials
+        self.limited = CallLimits(quotas)
+        self._storage = StorageQuota(quotas)
+        self._store = BlobStore(root, quotas)
+        try:
+            self._index = Index(
+                root / "index.sqlite3", refuse_descendants=limits.refuse_descendants
+            )
+        except BaseException:
+            self._store.close()
+            raise
+        try:
+            self.audit = AuditTrail(root)
+        except BaseException:
+            self._index.close()
+            self._store.close()
+            raise
+        swept = self._store.sweep(self._index.payloads())
+        if swept:
+            logger.info("removed %d files of uploads that nobody goes on with", swept)
+        self._pages = wire.PageTokens(self._index.secret("page_token"))
+        self._index_thread = ThreadPoolExecutor(1, "registry-index")
+        self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    def close(self) -> None:
+        """Waits for work in progress; the folder may then be opened again."""
+        self._transfers.close()
+        self._index_thread.shutdown()
+        self.audit.close()
+        self._index.close()
+        self._store.close()
+
+    def end_watches(self) -> None:
+        """Ends the calls that would never end by themselves."""
+        self._stopping = True
+        self._tell_watchers()
+
+    async def check(self) -> None:
+        """Raises whatever stands in the way of serving calls."""
+        await self._on_index(self._index.check)
+        await self.audit.check()
+        await self._transfers.on_disk(self._store.check_writable)
+
+    async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        work = functools.partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
+
+    async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `_on_index`, for what changes the index: watchers hear of it."""
+        result = await self._on_index(call, *args, **kwargs)
+        self._tell_watchers()
+        return result
+
+    async def _once(
+        self,
+        caller: Caller,
+        request: Any,
+        answer: type[Answer],
+        change: Callable[[], Answer],
+    ) -> Answer:
+        """As `_change`; a request that the caller repeats is answered as the first time."""
+        return await self._change(once, self._index.db, caller, request, answer, change)
+
+    def _tell_watchers(self) -> None:
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()

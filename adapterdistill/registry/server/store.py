@@ -1,0 +1,100 @@
+"""Payload bytes on disk, each file named by its sha256.
+
+A payload is staged, flushed to disk, and renamed into place; a file under `blobs` is therefore
+always whole. Files that no index row names are harmless and swept at the next start.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+from adapterdistill.errors import RegistryError
+from adapterdistill.files import sync_folder
+from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.server.staging import Staging, Upload
+
+DEFAULT_QUOTAS = Quotas()
+
+
+class BlobStore:
+    """The payloads under one folder, which one process at a time may use.
+
+    Raises:
+        RegistryError: another process has the folder.
+    """
+
+    def __init__(self, root: Path, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+        self.root = root
+        self._staging = root / "staging"
+        self._blobs = root / "blobs"
+        for folder in (root, self._staging, self._blobs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (root / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RegistryError(f"another registry process uses the folder {root.name}") from None
+        self.staging = Staging(self._staging, quotas)
+
+    def commit(self, upload: Upload) -> str:
+        """Makes the payload durable under its sha256, which it returns."""
+        sha256 = upload.sha256()
+        target = _blob_path(self._blobs, sha256)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            sync_folder(self._blobs)
+        upload.commit(target)
+        sync_folder(target.parent)
+        return sha256
+
+    def open(self, sha256: str) -> IO[bytes]:
+        """Raises RegistryError if the payload is not there: the disk lost it."""
+        try:
+            return _blob_path(self._blobs, sha256).open("rb")
+        except FileNotFoundError:
+            raise RegistryError(f"payload {sha256[:12]} is missing from the store") from None
+
+    def path(self, sha256: str) -> Path:
+        return _blob_path(self._blobs, sha256)
+
+    def size(self, sha256: str) -> int | None:
+        try:
+            return _blob_path(self._blobs, sha256).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def is_sound(self, sha256: str) -> bool:
+        """Whether the payload is there and the disk has not changed it; reads all of it."""
+        try:
+            with _blob_path(self._blobs, sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError:  # also where a part of the disk is broken
+            return False
+
+    def remove(self, sha256: str) -> None:
+        _blob_path(self._blobs, sha256).unlink(missing_ok=True)
+
+    def sweep(self, keep: Collection[str]) -> int:
+        """Removes and counts payloads not in `keep`, and what is staged and stale. Not while
+        uploads run."""
+        orphans = [blob for blob in self._blobs.glob("*/*") if blob.name not in keep]
+        for path in orphans:
+            path.unlink()
+        return len(orphans) + self.staging.sweep()
+
+    def check_writable(self) -> None:
+        """Raises OSError when uploads cannot be staged."""
+        probe = self._staging / uuid4().hex
+        probe.touch(exist_ok=False)
+        probe.unlink(missing_ok=True)  # a sweep may be faster
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def _blob_path(blobs: Path, sha256: str) -> Path:
+    return blobs / sha256[:2] / sha256

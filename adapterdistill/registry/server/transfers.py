@@ -1,0 +1,199 @@
+"""Payloads on their way in and out: a few chunks in memory, never a whole payload."""
+
+import asyncio
+import functools
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import grpc
+
+from adapterdistill.errors import (
+    ConfigError,
+    DigestMismatchError,
+    InvalidPayloadError,
+    RegistryUnavailableError,
+    UploadIncompleteError,
+)
+from adapterdistill.manifest import Manifest
+from adapterdistill.registry import wire
+from adapterdistill.registry.access import Caller
+from adapterdistill.registry.admission.admission import check_payload
+from adapterdistill.registry.admission.quotas import Quotas, TransferSlots, limited_name
+from adapterdistill.registry.index.schema import Row
+from adapterdistill.registry.server.interceptors import checked
+from adapterdistill.registry.server.staging import Upload, may_go_on
+from adapterdistill.registry.server.store import BlobStore
+from adapterdistill.registry.streams import check_chunk, chunk_message
+from adapterdistill.registry.v1 import registry_pb2 as pb
+
+MAX_TRANSFERS = 16
+MIN_BYTES_PER_S = 16 << 10
+"""A transfer that is slower is given up; the client goes on from there when its turn comes."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Transfers:
+    """Moves payloads between streams and the store, on a few threads of its own."""
+
+    def __init__(self, store: BlobStore, quotas: Quotas, *, idle_timeout_s: float) -> None:
+        """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
+        self._store = store
+        self._idle_timeout_s = idle_timeout_s
+        self._threads = ThreadPoolExecutor(4, "registry-disk")
+        self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._coming: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Waits for work in progress."""
+        self._threads.shutdown()
+
+    async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        work = functools.partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def has(self, manifest: Manifest) -> bool:
+        """Whether the payload is on disk, as it was published."""
+        return await self.on_disk(self._store.is_sound, manifest.version)
+
+    @asynccontextmanager
+    async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:
+        """A transfer's turn, which ends where the client is too slow: others wait for it."""
+        allowed_s = self._idle_timeout_s + payload_bytes / MIN_BYTES_PER_S
+        async with self._slots.hold(limited_name(caller)):
+            try:
+                async with asyncio.timeout(allowed_s):
+                    yield
+            except TimeoutError:
+                raise RegistryUnavailableError(
+                    f"transfer given up after {allowed_s:.0f} s: too slow"
+                ) from None
+
+    @asynccontextmanager
+    async def named_or_removed(
+        self, sha256: str, is_named: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[None]:
+        """Around an upload and its entry in the index: where that fails in the end, the payload
+        goes, which no quota would count."""
+        self._coming[sha256] += 1
+        try:
+            yield
+        except BaseException:
+            here = self._store.size(sha256) is not None
+            # The count comes last: after it nothing is awaited, and no other upload can begin.
+            if here and not await is_named() and self._coming[sha256] == 1:
+                self._store.remove(sha256)
+            raise
+        finally:
+            self._coming[sha256] -= 1
+            if not self._coming[sha256]:
+                del self._coming[sha256]
+
+    async def receive(self, manifest: Manifest, caller: Caller, context: Any) -> None:
+        """Stores the payload that the rest of the client's stream brings, if it is admitted.
+
+        Raises:
+            InvalidPayloadError, DigestMismatchError: it is not what the manifest says.
+            UploadIncompleteError: it begins after what is here of the caller's, or ends early.
+            RegistryUnavailableError: the client fell silent.
+        """
+        async with self._slot(caller, manifest.payload_bytes):
+            await self.on_disk(self._store.staging.sweep)
+            first = await self._read_chunk(context)
+            offset = 0 if first is None else first.offset
+            if not 0 <= offset < manifest.payload_bytes:
+                raise InvalidPayloadError(
+                    f"upload from byte {offset} of {manifest.payload_bytes}, expected one of these"
+                )
+            upload = self._store.staging.begin(caller, manifest.version)
+            try:
+                await self.on_disk(upload.open, offset)
+                await self._fill(upload, first, manifest, context)
+            except BaseException as error:
+                # Even when this call is cancelled, which may be while its last write runs.
+                await asyncio.shield(self.on_disk(upload.leave, keep=may_go_on(error)))
+                raise
+
+    async def _fill(
+        self, upload: Upload, chunk: pb.Chunk | None, manifest: Manifest, context: Any
+    ) -> None:
+        while chunk is not None:
+            check_chunk(chunk, upload.size, manifest.payload_bytes)
+            await self.on_disk(upload.write, chunk.data)
+            chunk = await self._read_chunk(context)
+        if upload.size != manifest.payload_bytes:
+            raise UploadIncompleteError(
+                f"upload ended at {upload.size} of {manifest.payload_bytes} bytes"
+            )
+        if upload.sha256() != manifest.version:
+            raise DigestMismatchError(
+                f"payload has sha256 {upload.sha256()[:12]},"
+                f" its version says {manifest.version[:12]}"
+            )
+        await self.on_disk(check_payload, upload.path, manifest)
+        await self.on_disk(self._store.commit, upload)
+
+    async def _read_chunk(self, context: Any) -> pb.Chunk | None:
+        """The client's next chunk, or None at the end of its stream."""
+        request = await self.read(context)
+        if request is None:
+            return None
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidPayloadError("after the header, every message must be a chunk")
+        chunk: pb.Chunk = request.chunk
+        return chunk
+
+    def staged_bytes(self, caller: Caller, sha256: str) -> int:
+        """From where the caller may go on with its upload of a payload."""
+        return self._store.staging.durable_bytes(caller, sha256)
+
+    async def read(self, context: Any) -> Any:
+        """The client's next message, or None at the end of its stream."""
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                request = await context.read()
+        except TimeoutError:
+            raise RegistryUnavailableError(
+                f"upload given up: nothing came for {self._idle_timeout_s:g} s"
+            ) from None
+        return None if request is grpc.aio.EOF else checked(request)
+
+    async def send(
+        self,
+        row: Row,
+        offset: int,
+        caller: Caller,
+        context: Any,
+        allowed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Writes the version's record, then its payload from `offset` in chunks.
+
+        `allowed` is asked before each chunk, and raises once the caller may have no more.
+        """
+        with self._store.open(row.ref.version) as file:
+            payload_bytes = file.seek(0, os.SEEK_END)
+            if not 0 <= offset <= payload_bytes:
+                raise ConfigError(
+                    f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
+                )
+            file.seek(offset)
+            async with self._slot(caller, payload_bytes):
+                await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
+                while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
+                    allowed()
+                    chunk = chunk_message(offset, data)
+                    await self._write(context, pb.FetchResponse(chunk=chunk))
+                    offset += len(data)
+
+    async def _write(self, context: Any, response: pb.FetchResponse) -> None:
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            raise RegistryUnavailableError(
+                f"download given up: nothing was read for {self._idle_timeout_s:g} s"
+            ) from None

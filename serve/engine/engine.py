@@ -1,0 +1,298 @@
+"""Answers batches of mixed tenants, all adapters in one encoder forward. torch only, no Ray.
+
+A batch works on one `Snapshot`, taken once: tenants, adapters, indexes and thresholds of one
+moment. Tenants that are served by a form of their adapter have a forward each. Whatever changes
+builds the next snapshot beside it and swaps one reference, so searches need no lock, and an answer
+cannot mix two versions or two tenants.
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapterdistill.adapters import AdapterStack
+from adapterdistill.backbone import Embedder, Encoder, pack
+from adapterdistill.distill.forms import ServedForm
+from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
+from serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
+from serve.engine.faq_index import Ranking, rank
+from serve.engine.items import RankedFaq
+from serve.engine.items import SearchAnswer as SearchAnswer
+from serve.engine.items import SearchItem as SearchItem
+from serve.engine.live import Alias, Snapshot, key_of, tenant_of
+from serve.engine.live import LiveTenant as LiveTenant
+from serve.engine.live import NotLive as NotLive
+from serve.engine.live import Recalled as Recalled
+from serve.engine.load_queue import PagingCounts
+from serve.engine.loading import Loader
+from serve.engine.pointers import Pointers, read_wanted
+from serve.engine.residents import Residents
+
+WARM = 1024
+LOAD_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh changed, by key (`serve.engine.live`).
+
+    A refused tenant keeps its earlier version, if it has one; a refused candidate is not used.
+    """
+
+    loaded: tuple[str, ...]
+    """Their new bundle is proven, and in memory if there was room."""
+    dropped: tuple[str, ...]
+    refused: Mapping[str, AdapterDistillError]
+    known: tuple[str, ...] = ()
+    """New tenants whose bundle is read, and proven, when they are first asked for."""
+
+
+class Engine:
+    """Searches over the live bundles of a store. Thread-safe; `refresh` serialises itself.
+
+    max_slots: most tenants in memory; None: as many as `bank_mib` MiB of adapters holds.
+    load_threads: bundles that are loaded at one time.
+    warm: `refresh` loads tenants of itself while fewer are in memory and there is room.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        store: Path,
+        *,
+        retry_refused_s: float = 30.0,
+        capacity: int = 8,
+        max_slots: int | None = None,
+        bank_mib: float = MAX_MIB,
+        load_threads: int = 4,
+        warm: int = WARM,
+    ) -> None:
+        self._encoder = encoder
+        self._bank = AdapterBank(
+            encoder.num_layers,
+            encoder.hidden_size,
+            dtype=encoder.dtype,
+            device=encoder.device,
+            capacity=capacity,
+            max_slots=max_slots,
+            max_mib=bank_mib,
+        )
+        self._pointers = Pointers(store)
+        self._loader = Loader(
+            encoder, store, retry_refused_s=retry_refused_s, check=self._bank.check
+        )
+        self._residents = Residents(self._bank, self._loader, threads=load_threads)
+        self._refreshing = threading.Lock()
+        self._warm = warm
+        self.num_tokens = 0
+        """Tokens of queries embedded so far; exact while one thread searches."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._residents.snapshot
+
+    @property
+    def num_slots(self) -> int:
+        """Places for adapters, used and free; more are made until `max_slots`."""
+        return self._bank.num_slots
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._bank.num_free
+
+    @property
+    def max_slots(self) -> int:
+        """Most tenants in memory."""
+        return self._bank.limit
+
+    @property
+    def bank_bytes(self) -> int:
+        return self._bank.num_bytes
+
+    @property
+    def paging(self) -> PagingCounts:
+        return self._residents.counts
+
+    @property
+    def working_set(self) -> int:
+        """Tenants that were asked for in the last minutes (`recency.WINDOW_S`)."""
+        return self._residents.recency.working_set()
+
+    @property
+    def num_unproven(self) -> int:
+        """Bundles in memory that `prove_next` has yet to prove."""
+        return self._residents.num_unproven
+
+    async def hold(self, tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
+        """The tenant in memory, loaded if need be; it stays there while the result is kept.
+
+        Raises:
+            UnknownTenantError, WithdrawnError: it is not served.
+            NoCandidateError: `alias` is "canary", and it has no candidate that is served.
+            DeadlineExceededError: it is not loaded within `timeout_s`.
+            OverloadedError: too many others are to be loaded, or all in memory are in use.
+        """
+        found = self.admit(tenant, alias)
+        if isinstance(found, LiveTenant):
+            return found
+        try:  # shielded: others wait for the same load
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(found)), timeout_s)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"tenant {tenant}'s adapter is still being loaded", retry_after_s=1
+            ) from None
+
+    def admit(self, tenant: str, alias: Alias = "live") -> LiveTenant | Future[LiveTenant]:
+        """`hold` for threads; see `Residents.admit`."""
+        return self._residents.admit(key_of(tenant, alias))
+
+    def close(self) -> None:
+        """End the threads that load."""
+        self._residents.close()
+
+    def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | NotLive]:
+        """Answer a batch in the order of `items`.
+
+        An item of a tenant that is not live yields an error in its place and costs the others
+        nothing. Nobody is answered from the bare encoder.
+        """
+        snapshot = self.snapshot
+        stack = snapshot.stack
+        found = [(item, _held(snapshot, item)) for item in items]
+        del snapshot  # from here on the batch holds its own tenants and keeps no other in memory
+        known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
+        self._residents.recency.asked({item.key for item, _ in known if item.held is None})
+        rankings = iter(self._rank(stack, known))
+        return [
+            _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
+            for item, live in found
+        ]
+
+    @torch.inference_mode()
+    def _rank(
+        self, stack: AdapterStack, known: Sequence[tuple[SearchItem, LiveTenant]]
+    ) -> list[Ranking]:
+        if not known:
+            return []
+        ids = self._encoder.tokenize([item.text for item, _ in known])
+        self.num_tokens += sum(map(len, ids))
+        queries = self._embed(stack, ids, [live.served for _, live in known])
+        return rank(queries, [live.index for _, live in known], [item.top_k for item, _ in known])
+
+    def _embed(
+        self,
+        stack: AdapterStack,
+        ids: Sequence[Sequence[int]],
+        served: Sequence[Slot | ServedForm | None],
+    ) -> Tensor:
+        """Each row as its tenant is served, [rows, hidden]: adapters together, each form alone."""
+        device = self._encoder.device
+        rows_of: dict[ServedForm | None, list[int]] = {}
+        for row, one in enumerate(served):
+            rows_of.setdefault(one if isinstance(one, ServedForm) else None, []).append(row)
+        queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
+        for form, rows in rows_of.items():
+            tokens = pack([ids[row] for row in rows], device)
+            embedder: Embedder
+            if form is None:
+                slots = [s.number if s else -1 for s in served if not isinstance(s, ServedForm)]
+                embedder = stack.mixed(torch.tensor(slots), tokens)
+            else:
+                embedder = form.embedder
+            queries[rows] = self._encoder.embed(tokens, embedder)
+        return queries
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], through: Sequence[LiveTenant | None]) -> Tensor:
+        """Each text as a tenant that is held is served, or through no adapter, [texts, hidden].
+
+        For comparisons, in one batch: nothing that `search` answers is without an adapter.
+        """
+        served = [None if live is None else live.served for live in through]
+        return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
+
+    def refresh(self) -> Refresh:
+        """Follow the store's releases: a tenant moves to a new bundle when that is proven.
+
+        Tenants that were not known are loaded while fewer than `warm` are in memory and there is
+        room; the others when they are asked for. Candidates are always proven first.
+
+        Raises:
+            ServingError: the store cannot be read; everything stays as it was.
+        """
+        with self._refreshing:
+            # Without the tenants: nobody could leave memory while the store is read.
+            wanted = read_wanted(self._pointers, replace(self.snapshot, tenants={}))
+            # First what needs no load: a candidate that is dropped or replaced answers no more.
+            if wanted.dropped or wanted.candidates != self.snapshot.candidates:
+                self._residents.know({}, wanted.dropped, wanted.candidates)
+            loaded: list[str] = []
+            refused: dict[str, AdapterDistillError] = dict(wanted.damaged)
+            known: dict[str, str] = {}
+            for key, bundle_id in wanted.bundles.items():
+                served = self.snapshot.bundle_id(key)
+                if bundle_id == served or self._loader.was_refused(key, bundle_id):
+                    continue
+                new = served is None and key == tenant_of(key)
+                if new and not self._is_cold():
+                    known[key] = bundle_id
+                    continue
+                try:
+                    self._residents.adopt(key, self._loader.load(key, bundle_id, briefly=new))
+                    loaded.append(key)
+                except AdapterDistillError as error:
+                    refused[key] = error
+            if known:
+                self._residents.know(known, ())
+            return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
+
+    def prove_next(self) -> Refresh:
+        """Prove a tenant in memory on all probe sentences; what is refused is served no more."""
+        refused = self._residents.prove_next()
+        return Refresh((), (), dict([refused] if refused else []))
+
+    def _is_cold(self) -> bool:
+        return len(self.snapshot.tenants) < self._warm and self._residents.has_room()
+
+    def recall(self, name: str) -> tuple[str, ...]:
+        """Serve the version of this name no more, from the next batch on and whatever the store
+        says; returns the tenants that were served it."""
+        return self._residents.recall(name)
+
+    def serves(self, name: str) -> bool:
+        """Whether a tenant is served the version of this name."""
+        return bool(self.snapshot.serving(name))
+
+
+def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
+    """What answers the item: what it holds, unless withdrawn meanwhile, or what is served now."""
+    held = item.held
+    if held is None or item.tenant in snapshot.recalled:
+        return snapshot.live(item.key)
+    # A name costs microseconds, and what is still in memory under its key is not withdrawn.
+    if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
+        return held
+    return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
+
+
+def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
+    ranked = tuple(
+        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score)
+        for n, score in zip(ranking.faqs, ranking.scores, strict=True)
+    )
+    return SearchAnswer(
+        tenant=item.tenant,
+        adapter=live.manifest.adapter,
+        version=live.manifest.version,
+        ranked=ranked,
+        abstained=ranked[0].score < live.threshold,
+        form=live.form,
+        confidence=live.confidence(ranked[0].score),
+        alias=item.alias,
+    )

@@ -1,0 +1,116 @@
+"""From a bundle in the store to what can be placed in memory: read, verified and proven active."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapterdistill import bundle as bundles
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.confidence import Calibration
+from adapterdistill.data.schema import Faq
+from adapterdistill.distill.forms import ServedForm, unpack_form
+from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
+from adapterdistill.manifest import Manifest
+from serve.engine.faq_index import FaqIndex
+from serve.engine.live import tenant_of
+from serve.engine.proofs import Proofs
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A sound bundle that has no place in memory yet."""
+
+    bundle_id: str
+    manifest: Manifest
+    served: BottleneckAdapter | ServedForm
+    index: FaqIndex
+    faqs: tuple[Faq, ...]
+    threshold: float
+    calibration: Calibration | None
+
+
+class Loader:
+    """Reads bundles for one encoder; any number of threads may.
+
+    Digests are checked at every load, that an adapter is active once a bundle.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        store: Path,
+        *,
+        retry_refused_s: float,
+        check: Callable[[BottleneckAdapter], None],
+    ) -> None:
+        """`check` raises ServingError for an adapter that could not be placed."""
+        self.proofs = Proofs(encoder)
+        self._encoder = encoder
+        self._store = store
+        self._retry_refused_s = retry_refused_s
+        self._check = check
+        self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, when)
+
+    def was_refused(self, key: str, bundle_id: str) -> bool:
+        """Whether the bundle was refused a moment ago: it is not tried again yet."""
+        refused_id, when = self._refused.get(key, (None, 0.0))
+        return refused_id == bundle_id and time.monotonic() - when < self._retry_refused_s
+
+    def refuse(self, key: str, bundle_id: str) -> None:
+        """Never try this bundle again."""
+        self._refused[key] = (bundle_id, math.inf)
+
+    def load(self, key: str, bundle_id: str, *, briefly: bool = False) -> Loaded:
+        """The bundle to serve under a key of `serve.engine.live`, proven (`serve.engine.proofs`).
+
+        Raises:
+            ServingError, EncoderMismatchError, InvalidPayloadError: not to be served.
+        """
+        try:
+            return self._load(tenant_of(key), bundle_id, briefly)
+        except AdapterDistillError:
+            self._refused[key] = (bundle_id, time.monotonic())
+            raise
+
+    def _load(self, tenant: str, bundle_id: str, briefly: bool) -> Loaded:
+        bundle = bundles.read_bundle(self._store, tenant, bundle_id)
+        manifest = bundle.manifest
+        if not manifest.encoder.same_as(self._encoder.ref):
+            raise EncoderMismatchError(
+                f"bundle of tenant {tenant} needs encoder {manifest.encoder.name} "
+                f"({manifest.encoder.weights_sha256[:12]}), this server has "
+                f"{self._encoder.ref.name} ({self._encoder.ref.weights_sha256[:12]})"
+            )
+        if manifest.kind != "bottleneck":
+            raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
+        served: BottleneckAdapter | ServedForm
+        if bundle.form is None:
+            served = adapter = unpack_adapter(bundle.adapter_payload)
+            self._check(adapter)
+            prove = self.proofs.prove_briefly if briefly else self.proofs.prove
+            prove(bundle_id, adapter, manifest.golden)
+        else:
+            served = self._form(bundle.form, bundle_id)
+        return Loaded(
+            bundle_id=bundle_id,
+            manifest=manifest,
+            served=served,
+            index=FaqIndex.of(bundle.vectors, bundle.faq_of_vector),
+            faqs=tuple(bundle.faqs),
+            threshold=bundle.threshold,
+            calibration=bundle.calibration,
+        )
+
+    def _form(self, bundled: bundles.BundledForm, bundle_id: str) -> ServedForm:
+        form = unpack_form(bundled.payload, self._encoder)
+        if form.settings.kind != bundled.proven.kind:
+            raise ServingError(
+                f"the bundle's form is of kind {form.settings.kind}, its head says "
+                f"{bundled.proven.kind}"
+            )
+        self.proofs.prove(bundle_id, form.embedder, bundled.proven.golden)
+        return form

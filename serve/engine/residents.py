@@ -1,0 +1,290 @@
+"""The tenants in memory: who comes in, who goes, and who waits.
+
+Loads run on threads of their own, and only the last step, copying weights into a free slot, is one
+at a time; a batch never waits for either. A tenant goes only when a load has succeeded and needs
+the room, and only if nobody holds it, which its weak reference tells: there is no count that
+somebody could forget to lower.
+
+A tenant is a key of `serve.engine.live` here: a candidate comes and goes like a tenant of its own.
+"""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from types import MappingProxyType
+
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.errors import (
+    AdapterDistillError,
+    EncoderMismatchError,
+    NoCandidateError,
+    OverloadedError,
+    UnknownTenantError,
+)
+from adapterdistill.release import Candidate
+from serve.engine.adapter_bank import AdapterBank
+from serve.engine.drift import kept_drifts
+from serve.engine.live import LiveTenant, Recalled, Snapshot, tenant_of
+from serve.engine.load_queue import LoadQueue, PagingCounts
+from serve.engine.loading import Loaded, Loader
+from serve.engine.segmented_lru import Recency
+
+ROOM_TIMEOUT_S = 10.0
+"""How long a load waits for a slot while requests hold all of them."""
+_MOST_VICTIMS = 64
+_log = logging.getLogger("ray.serve")
+
+
+class Residents:
+    """Owns the snapshot. Thread-safe."""
+
+    def __init__(self, bank: AdapterBank, loader: Loader, *, threads: int) -> None:
+        self.counts = PagingCounts()
+        self.recency = Recency()
+        self._bank = bank
+        self._loader = loader
+        self._drift_of = kept_drifts()
+        nothing: Mapping[str, str] = MappingProxyType({})
+        self._snapshot = Snapshot(
+            stack=bank.stack,
+            tenants=MappingProxyType({}),
+            bundles=nothing,
+            recalled=MappingProxyType({}),
+            withdrawn=frozenset(),
+            candidates=MappingProxyType({}),
+        )
+        self._changing = threading.Lock()  # the bank and the snapshot
+        self._loads = LoadQueue(self._load, self.counts, threads=threads)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
+        """The tenant, or its load, which all who ask meanwhile share. Does not block.
+
+        Whoever keeps the `LiveTenant` keeps it in memory: keep it until it is answered.
+
+        Raises:
+            UnknownTenantError: nothing is live, or its bundle was refused a moment ago.
+            WithdrawnError: its version is withdrawn.
+            OverloadedError: too many loads wait.
+        """
+        found = self._snapshot.find(tenant)
+        if isinstance(found, AdapterDistillError):
+            try:
+                raise found
+            finally:  # an error that its own frame names keeps all callers until garbage is sought
+                del found
+        self.recency.asked([tenant])
+        if isinstance(found, LiveTenant):
+            self.counts.hits += 1
+            return found
+        if self._loader.was_refused(tenant, found):
+            raise _refused(tenant)
+        return self._loads.join(tenant)
+
+    def adopt(self, tenant: str, loaded: Loaded) -> None:
+        """Make a proven bundle the tenant's live one, in memory if it was or if there is room."""
+        with self._changing:
+            name = loaded.manifest.ref.name
+            if name in self._snapshot.withdrawn:
+                self._withhold(tenant, loaded.bundle_id, name)
+                return
+            in_memory = tenant in self._snapshot.tenants
+            fits = self._has_room(tenant, loaded) or (in_memory and self._make_room(loaded))
+            # Without room the old version goes all the same: the next request loads the new one.
+            tenants = {t: one for t, one in self._snapshot.tenants.items() if t != tenant}
+            if fits:
+                tenants[tenant] = self._placed(loaded)
+            self._swap(
+                tenants=tenants,
+                bundles={**self._snapshot.bundles, tenant: loaded.bundle_id},
+                recalled={t: r for t, r in self._snapshot.recalled.items() if t != tenant},
+            )
+            (self.recency.entered if fits else self.recency.left)(tenant)
+
+    def know(
+        self,
+        bundles: Mapping[str, str],
+        dropped: Iterable[str],
+        candidates: Mapping[str, Candidate] | None = None,
+    ) -> None:
+        """Take in live tenants that are loaded when asked for, and drop others.
+
+        candidates: all that the store has; None: as they are.
+        """
+        with self._changing:
+            now = self._snapshot
+            gone = frozenset(dropped)
+            self._swap(
+                tenants={t: one for t, one in now.tenants.items() if t not in gone},
+                bundles={t: one for t, one in {**now.bundles, **bundles}.items() if t not in gone},
+                recalled={t: one for t, one in now.recalled.items() if t not in gone},
+                candidates=candidates,
+            )
+            for tenant in gone:
+                self.recency.left(tenant)
+
+    @property
+    def num_unproven(self) -> int:
+        return self._loader.proofs.num_left(self._snapshot)
+
+    def prove_next(self) -> tuple[str, EncoderMismatchError] | None:
+        """Prove one tenant in memory wholly; if it fails, it is served no more, and returned."""
+        found = self._loader.proofs.prove_next(self._snapshot)
+        if found is None:
+            return None
+        key, bundle_id, error = found
+        self._loader.refuse(key, bundle_id)
+        with self._changing:
+            if self._snapshot.bundles.get(key) == bundle_id:
+                tenants = {k: one for k, one in self._snapshot.tenants.items() if k != key}
+                self._swap(tenants=tenants)
+                self.recency.left(key)
+        return key, error
+
+    def recall(self, name: str) -> tuple[str, ...]:
+        """Serve the version of this name no more; returns the tenants that were served it."""
+        with self._changing:
+            now = self._snapshot
+            served = now.serving(name)
+            self._swap(
+                tenants={t: one for t, one in now.tenants.items() if t not in served},
+                bundles={t: one for t, one in now.bundles.items() if t not in served},
+                recalled={**now.recalled, **{t: Recalled(now.bundles[t], name) for t in served}},
+                withdrawn=now.withdrawn | {name},
+            )
+            for tenant in served:
+                self.recency.left(tenant)
+            return served
+
+    def has_room(self) -> bool:
+        """Whether another tenant could come in and nobody had to go."""
+        return self._bank.has_room() and len(self._snapshot.tenants) < self._bank.limit
+
+    def close(self) -> None:
+        self._loads.close()
+
+    def _load(self, tenant: str) -> LiveTenant:
+        give_up_at = time.monotonic() + ROOM_TIMEOUT_S
+        while True:
+            found = self._snapshot.find(tenant)
+            if isinstance(found, LiveTenant):
+                return found
+            if isinstance(found, AdapterDistillError):
+                try:
+                    raise found
+                finally:
+                    del found  # as in `admit`
+            try:
+                loaded = self._loader.load(tenant, found, briefly=True)
+            except AdapterDistillError as error:
+                with self._changing:
+                    self.counts.failures += 1
+                _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
+                raise _refused(tenant) from error
+            live = self._enter(tenant, loaded, give_up_at)
+            if live is not None:
+                return live
+
+    def _enter(self, tenant: str, loaded: Loaded, give_up_at: float) -> LiveTenant | None:
+        """Put the tenant into memory, or None where another bundle is live by now."""
+        while True:
+            with self._changing:
+                if self._snapshot.find(tenant) != loaded.bundle_id:
+                    return None
+                name = loaded.manifest.ref.name
+                if name in self._snapshot.withdrawn:  # before its bundle was known here
+                    self._withhold(tenant, loaded.bundle_id, name)
+                    return None
+                if self._has_room(tenant, loaded) or self._make_room(loaded):
+                    live = self._placed(loaded)
+                    self._swap(tenants={**self._snapshot.tenants, tenant: live})
+                    self.recency.entered(tenant)
+                    self.counts.loads += 1
+                    return live
+            if time.monotonic() > give_up_at:
+                raise OverloadedError("all adapters in memory are in use", retry_after_s=1)
+            time.sleep(0.01)  # a batch takes some milliseconds
+
+    def _withhold(self, tenant: str, bundle_id: str, name: str) -> None:
+        now = self._snapshot
+        self._swap(
+            tenants={t: one for t, one in now.tenants.items() if t != tenant},
+            bundles={t: one for t, one in now.bundles.items() if t != tenant},
+            recalled={**now.recalled, tenant: Recalled(bundle_id, name)},
+        )
+        self.recency.left(tenant)
+
+    def _has_room(self, tenant: str, loaded: Loaded) -> bool:
+        """Forms have no slot but take memory, so that they count as one."""
+        resident, served = self._snapshot.tenants, loaded.served
+        if len(resident) - (tenant in resident) >= self._bank.limit:
+            return False
+        return not isinstance(served, BottleneckAdapter) or self._bank.has_room(
+            served.bottleneck_size
+        )
+
+    def _make_room(self, loaded: Loaded) -> bool:
+        for victim in self.recency.first_to_go()[:_MOST_VICTIMS]:
+            self._evict_if_idle(victim)
+            if self._has_room("", loaded):
+                return True
+        return False
+
+    def _evict_if_idle(self, tenant: str) -> None:
+        if tenant not in self._snapshot.tenants:
+            return
+        held = weakref.ref(self._snapshot.tenants[tenant])
+        remaining = dict(self._snapshot.tenants)
+        del remaining[tenant]
+        self._swap(tenants=remaining)
+        live = held()
+        if live is None:
+            self.recency.left(tenant)
+            self.counts.evictions += 1
+        else:  # a request waits on it, or a batch runs on it
+            self._swap(tenants={**remaining, tenant: live})
+
+    def _placed(self, loaded: Loaded) -> LiveTenant:
+        served = loaded.served
+        return LiveTenant(
+            bundle_id=loaded.bundle_id,
+            manifest=loaded.manifest,
+            served=self._bank.place(served) if isinstance(served, BottleneckAdapter) else served,
+            index=loaded.index,
+            faqs=loaded.faqs,
+            threshold=loaded.threshold,
+            calibration=loaded.calibration,
+            drift=self._drift_of(loaded.bundle_id, loaded.calibration),
+        )
+
+    def _swap(
+        self,
+        *,
+        tenants: Mapping[str, LiveTenant] | None = None,
+        bundles: Mapping[str, str] | None = None,
+        recalled: Mapping[str, Recalled] | None = None,
+        withdrawn: frozenset[str] | None = None,
+        candidates: Mapping[str, Candidate] | None = None,
+    ) -> None:
+        """The next snapshot; what is not given stays as it is, without a copy."""
+        now = self._snapshot
+        self._snapshot = Snapshot(
+            stack=self._bank.stack,
+            tenants=now.tenants if tenants is None else MappingProxyType(tenants),
+            bundles=now.bundles if bundles is None else MappingProxyType(bundles),
+            recalled=now.recalled if recalled is None else MappingProxyType(recalled),
+            withdrawn=now.withdrawn if withdrawn is None else withdrawn,
+            candidates=now.candidates if candidates is None else MappingProxyType(candidates),
+        )
+
+
+def _refused(tenant: str) -> UnknownTenantError:
+    if tenant != tenant_of(tenant):
+        return NoCandidateError(f"tenant {tenant_of(tenant)}'s candidate is refused")
+    return UnknownTenantError(f"tenant {tenant} has no live adapter: its bundle is refused")

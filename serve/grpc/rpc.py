@@ -1,0 +1,238 @@
+"""The gRPC interface of one replica: serving.proto over the batcher that HTTP uses, without Ray.
+
+Ray Serve calls a method of the deployment for each call, and answers an exception with the
+exception's text. So none but a cancellation leaves here: a refusal is an empty message, with the
+status in the context. No refusal quotes what came in.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError, Message
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adapterdistill.errors import AdapterDistillError, InvalidRequestError, UnauthenticatedError
+from adapterdistill.registry.status import to_status
+from adapterdistill.serving.v1 import serving_pb2 as pb
+from serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
+from serve.engine.live import Alias
+from serve.http import middleware
+from serve.http.middleware import bearer_token
+from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
+from serve.metrics import Metrics
+from serve.queue.batcher import Batcher
+from serve.queue.request_context import Note, Stages
+from serve.queue.searching import Searcher
+from serve.tokens import Tokens
+
+if TYPE_CHECKING:  # it needs an extra
+    from serve.tracing import Tracing
+
+MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
+"""More than the longest valid request has, in UTF-8."""
+_ALIASES: dict[int, Alias] = {pb.ALIAS_LIVE: "live", pb.ALIAS_CANARY: "canary"}
+_log = logging.getLogger("ray.serve")
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+class _Search(SearchRequest):
+    tenant: TenantName
+
+
+class _Tenant(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    tenant: TenantName
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class Rpc:
+    """The calls of SearchService. Without `tokens` all are refused: Serve's gRPC listens on every
+    interface."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        batcher: Batcher,
+        *,
+        metrics: Metrics | None = None,
+        searcher: Searcher | None = None,
+        tokens: Tokens | None = None,
+        log_requests: bool = False,
+        tracing: "Tracing | None" = None,
+    ) -> None:
+        self._engine = engine
+        self._searcher = searcher or Searcher(engine, batcher)
+        self._metrics = metrics or Metrics()
+        self._tokens = tokens
+        self._log_requests = log_requests
+        self._tracing = tracing
+
+    async def search(self, raw: bytes, context: Any) -> pb.SearchResponse:
+        """The bytes of a SearchRequest. `context`: as `ray.serve.grpc_util.RayServegRPCContext`."""
+
+        async def answer(request: pb.SearchRequest, note: Note) -> pb.SearchResponse:
+            given: dict[str, Any] = {"tenant": request.tenant, "queries": list(request.queries)}
+            if request.HasField("top_k"):
+                given["top_k"] = request.top_k
+            if request.alias != pb.ALIAS_UNSPECIFIED:
+                given["alias"] = _ALIASES.get(request.alias, "(unknown)")
+            asked = _checked(_Search, given)
+            answers = await self._searcher.search(
+                note, asked.tenant, asked.texts, asked.top_k, asked.alias
+            )
+            return _response(answers)
+
+        return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, context)
+
+    async def get_tenant(self, raw: bytes, context: Any) -> pb.GetTenantResponse:
+        """The bytes of a GetTenantRequest."""
+
+        async def answer(request: pb.GetTenantRequest, _note: Note) -> pb.GetTenantResponse:
+            tenant = _checked(_Tenant, {"tenant": request.tenant}).tenant
+            live = await self._engine.hold(tenant, LOAD_TIMEOUT_S)
+            status = TenantStatus.of(
+                live, self._engine.snapshot, self._searcher.shadow.comparison(tenant)
+            )
+            return _state(status)
+
+        return await self._answered(answer, pb.GetTenantRequest, pb.GetTenantResponse, raw, context)
+
+    async def _answered(
+        self,
+        answer: Callable[[Any, Note], Awaitable[Response]],
+        request_type: type[Request],
+        response_type: type[Response],
+        raw: bytes,
+        context: Any,
+    ) -> Response:
+        """What every call has around it, as `serve.http.middleware` is around HTTP."""
+        note = Note(
+            middleware.request_id(next(_values(context.trailing_metadata(), "request_id"), b""))
+        )
+        started_at, code = time.perf_counter(), grpc.StatusCode.OK
+        if self._tracing is not None:
+            note.stages = Stages(began_at=time.monotonic())
+        response: Response = response_type()
+        try:
+            request = _parsed(request_type, raw)
+            self._admit(request, context)
+            response = await answer(request, note)
+        except asyncio.CancelledError:
+            # The caller has gone, its deadline has passed, or the proxy's.
+            note.outcome, code = "CANCELLED", grpc.StatusCode.CANCELLED
+            raise
+        except AdapterDistillError as error:
+            code = _refuse(context, note, error)
+        except Exception as error:
+            _log.error("request %s failed: %s", note.request_id, middleware.place(error))
+            code = _refuse(context, note, AdapterDistillError("the server failed on this request"))
+        finally:
+            seconds = time.perf_counter() - started_at
+            self._metrics.answered(note, seconds)
+            if self._log_requests:
+                middleware.write_line(note, code.name, seconds)
+            if self._tracing is not None:
+                name = f"{pb.DESCRIPTOR.package}.{request_type.__name__.removesuffix('Request')}"
+                carrier = dict(context.invocation_metadata())
+                self._tracing.record(name, note, carrier, {"rpc.grpc.status_code": code.name})
+        return response
+
+    def _admit(self, request: Any, context: Any) -> None:
+        given = [*_values(context.invocation_metadata(), "authorization")]
+        if self._tokens is None:
+            raise UnauthenticatedError("gRPC is answered only by a deployment that has tokens")
+        if not self._tokens.admit(bearer_token(given), request.tenant):
+            raise UnauthenticatedError("a valid bearer token for this tenant is needed")
+
+
+def _parsed(kind: type[Request], raw: bytes) -> Request:
+    if len(raw) > MAX_REQUEST_BYTES:
+        raise InvalidRequestError(
+            f"the request has {len(raw)} bytes: at most {MAX_REQUEST_BYTES} are read"
+        )
+    try:
+        request: Request = kind.FromString(raw)
+    except DecodeError:
+        raise InvalidRequestError("the bytes that came are no message of this call") from None
+    return request
+
+
+def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        faults = [(_place(fault["loc"]), fault["type"]) for fault in error.errors()]
+        told = "; ".join(f"{place}: {what}" for place, what in faults[:8])
+        raise InvalidRequestError(told, field=faults[0][0]) from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """As `google.rpc.BadRequest` spells it: `queries[3]`."""
+    name, *indices = location
+    return f"{name}{''.join(f'[{index}]' for index in indices)}"
+
+
+def _refuse(context: Any, note: Note, error: AdapterDistillError) -> grpc.StatusCode:
+    code, message, trailer = to_status(error)
+    note.outcome = error.reason
+    context.set_code(code)
+    context.set_details(message)
+    context.set_trailing_metadata([*trailer])
+    return code
+
+
+def _values(metadata: Any, wanted: str) -> Iterator[bytes]:
+    for key, value in metadata:
+        if key == wanted:
+            yield value.encode("utf-8", "replace") if isinstance(value, str) else value
+
+
+def _state(status: TenantStatus) -> pb.GetTenantResponse:
+    fields = status.model_dump(mode="json")
+    _name_as_proto(fields["adapter"], "alias", "ALIAS")
+    if candidate := fields["candidate"]:
+        _name_as_proto(candidate, "mode", "CANDIDATE_MODE")
+        _name_as_proto(candidate, "state", "CANDIDATE_STATE")
+    told: pb.GetTenantResponse = ParseDict(
+        fields, pb.GetTenantResponse(), ignore_unknown_fields=True
+    )
+    return told
+
+
+def _name_as_proto(fields: dict[str, Any], name: str, enum: str) -> None:
+    fields[name] = f"{enum}_{fields[name].upper()}"
+
+
+def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
+    first = answers[0]
+    return pb.SearchResponse(
+        tenant=first.tenant,
+        adapter=pb.AdapterVersion(
+            name=first.adapter,
+            version=first.version,
+            form=first.form,
+            alias=f"ALIAS_{first.alias.upper()}",
+        ),
+        results=[
+            pb.SearchResult(
+                ranked=[
+                    pb.RankedFaq(
+                        faq_id=r.faq_id, question=r.question, answer=r.answer, score=r.score
+                    )
+                    for r in answer.ranked
+                ],
+                abstained=answer.abstained,
+                confidence=answer.confidence,
+            )
+            for answer in answers
+        ],
+    )

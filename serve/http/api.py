@@ -1,0 +1,234 @@
+"""The HTTP interface of one replica: a plain FastAPI app over a batcher, without Ray.
+
+Errors below become statuses here and nowhere else. No error quotes what came in: FastAPI's own
+422 echoes the input, so it is replaced.
+"""
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+
+from adapterdistill.errors import (
+    AdapterDistillError,
+    DeadlineExceededError,
+    NoCandidateError,
+    OverloadedError,
+    UnknownTenantError,
+    WithdrawnError,
+)
+from serve.engine.engine import LOAD_TIMEOUT_S, Engine
+from serve.http import docs
+from serve.http.middleware import BodyLimit, Front, Guard
+from serve.http.schema import (
+    ErrorBody,
+    Health,
+    SearchRequest,
+    SearchResponse,
+    TenantName,
+    TenantStatus,
+    json_of,
+)
+from serve.metrics import Metrics
+from serve.queue.batcher import Batcher
+from serve.queue.request_context import note_of
+from serve.queue.searching import Searcher
+from serve.tokens import Tokens
+
+if TYPE_CHECKING:  # it needs an extra
+    from serve.tracing import Tracing
+
+_STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
+    UnknownTenantError: HTTPStatus.NOT_FOUND,
+    NoCandidateError: HTTPStatus.NOT_FOUND,
+    WithdrawnError: HTTPStatus.GONE,
+    OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
+}
+_INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+# A location may hold a key of the caller's own making; only these words may be repeated to him.
+_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k", "alias"})
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
+    404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
+    410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
+    413: {"model": ErrorBody, "description": "A body larger than any sound one."},
+    422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
+    503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
+    504: {"model": ErrorBody, "description": "Waited for too long: retry after `Retry-After` s."},
+}
+
+
+def build_api(
+    engine: Engine,
+    batcher: Batcher,
+    refreshed_at: Callable[[], float],
+    *,
+    metrics: Metrics | None = None,
+    searcher: Searcher | None = None,
+    tokens: Tokens | None = None,
+    log_requests: bool = False,
+    tracing: "Tracing | None" = None,
+) -> FastAPI:
+    """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end.
+
+    Without `tokens` everybody who reaches it may ask for every tenant.
+    """
+    metrics = metrics or Metrics()
+    searcher = searcher or Searcher(engine, batcher)
+    metrics.candidates.totals = searcher.shadow.totals
+
+    @asynccontextmanager
+    async def until_drained(api: FastAPI) -> AsyncIterator[None]:
+        yield
+        await searcher.drain()  # Ray Serve comes here when it knows of no request any more
+
+    api = FastAPI(
+        title="AdapterDistill serving",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=until_drained,
+    )
+    api.add_middleware(BodyLimit)
+    if tokens is not None:
+        api.add_middleware(Guard, tokens=tokens)
+    if tracing is not None:
+        api.add_middleware(tracing.around)
+    api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard
+    # Async, or each would run on a thread: dear enough for refusals to hold up everyone's answers.
+    api.add_exception_handler(AdapterDistillError, _domain_error)
+    api.add_exception_handler(RequestValidationError, _invalid_request)
+    api.add_exception_handler(HTTPException, _http_error)
+
+    async def search(
+        tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
+    ) -> Response:
+        """Rank the tenant's FAQs for each query."""
+        answers = await searcher.search(
+            note_of(request.scope), tenant, body.texts, body.top_k, body.alias
+        )
+        return Response(json_of(answers), media_type="application/json")
+
+    api.router.add_api_route(
+        "/v1/tenants/{tenant}/search",
+        search,
+        methods=["POST"],
+        responses=_ERRORS,
+        response_model=SearchResponse,
+        route_class_override=SearchRoute,
+    )
+
+    @api.get(
+        "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
+    )
+    async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
+        """What is live for the tenant, how often it errs, and whether its queries have changed;
+        and what is tried beside it."""
+        live = await engine.hold(tenant, LOAD_TIMEOUT_S)
+        return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
+
+    @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
+    async def healthz(response: Response) -> Health:
+        """Whether this replica answers, and how fresh its view of the store is."""
+        if batcher.draining:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return Health(
+            status="draining" if batcher.draining else "ok",
+            num_tenants=engine.snapshot.num_tenants,
+            num_withdrawn=engine.snapshot.num_withdrawn,
+            seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
+        )
+
+    @api.get("/metrics", include_in_schema=False)
+    async def prometheus() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @api.get("/docs", include_in_schema=False)
+    async def documentation() -> HTMLResponse:
+        return HTMLResponse(docs.page(api.openapi()), headers=docs.HEADERS)
+
+    return api
+
+
+def _error(
+    request: Request,
+    status: HTTPStatus,
+    reason: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    note_of(request.scope).outcome = reason
+    body = ErrorBody(reason=reason, message=message)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+async def _domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AdapterDistillError)
+    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    wait_s = error.retry_after_s
+    headers = None if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
+    return _error(request, status, error.reason, str(error), headers)
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
+    return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(
+        str(part) if isinstance(part, int) or part in _KNOWN_PLACES else "(unknown field)"
+        for part in location
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot decode
+        return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers) if error.headers else None
+    return _error(request, status, status.name, status.phrase, headers)
+
+
+_tenant_name: TypeAdapter[str] = TypeAdapter(TenantName)
+
+
+class SearchRoute(APIRoute):
+    """The route of a search, for an endpoint of `tenant`, `body` and `request`.
+
+    FastAPI takes a request apart in Python and checks it piece by piece: 50 of the 110 us that a
+    request spends in the app. Here pydantic reads the bytes themselves. FastAPI handles what
+    pydantic refuses, so that every fault is named as on all other routes. FastAPI describes the
+    route from the endpoint's signature.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        assert signature(self.endpoint).parameters.keys() == {"tenant", "body", "request"}
+        by_fastapi = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.headers.get("content-type") != "application/json":
+                return await by_fastapi(request)  # which refuses what a web page may send unasked
+            try:
+                tenant = _tenant_name.validate_python(request.path_params["tenant"])
+                body = SearchRequest.model_validate_json(await request.body())
+            except ValidationError:
+                return await by_fastapi(request)
+            response: Response = await self.endpoint(tenant=tenant, body=body, request=request)
+            return response
+
+        return handle

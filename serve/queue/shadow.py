@@ -1,0 +1,129 @@
+"""A candidate in the shadow: asked what the live bundle has answered, and compared with it.
+
+Nobody waits for it. It is asked after the answer has left, in a turn of the queue that all
+candidates share, and not at all while the engine has work to catch up with.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adapterdistill.errors import AdapterDistillError
+from serve.engine.engine import LOAD_TIMEOUT_S, Engine
+from serve.engine.items import SearchAnswer, SearchItem
+from serve.engine.live import LiveTenant
+from serve.queue.batcher import Batcher
+
+MAX_QUEUED = 8
+"""Queries that wait, above which a comparison is left out: a batch or so."""
+MAX_AT_ONCE = 8
+"""Comparisons that are begun and have not ended."""
+_TURN = "@shadow"  # no tenant can have this name
+_AFTER_S = 0.01
+"""By then the answer is on its way."""
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass
+class Comparison:
+    """What a live bundle and a candidate have answered to the same queries, on this replica."""
+
+    live: str
+    candidate: str
+    """Ids of the two bundles."""
+    queries: int = 0
+    same_best: int = 0
+    """Of these: the same FAQ was best."""
+    same_abstention: int = 0
+    """Of these: both abstained, or neither."""
+    difference: float = 0.0
+    """Sum over the queries of how far the top scores lie apart."""
+
+
+@dataclass
+class ShadowTotals:
+    """Queries of all tenants since the start."""
+
+    compared: int = 0
+    same_best: int = 0
+    same_abstention: int = 0
+    skipped: int = 0
+    """Not compared: the engine was busy, or the candidate did not answer."""
+    difference: float = 0.0
+    """Sum of how far the top scores lie apart."""
+
+
+class Shadow:
+    """Belongs to one event loop."""
+
+    def __init__(self, engine: Engine, batcher: Batcher) -> None:
+        self.totals = ShadowTotals()
+        self._engine = engine
+        self._batcher = batcher
+        self._of: dict[str, Comparison] = {}  # by tenant: no more than have had a candidate
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def compare(self, held: LiveTenant, answers: Sequence[SearchAnswer], texts: list[str]) -> None:
+        """Ask the candidate in the background what `held`, the live bundle, has answered."""
+        if len(self._tasks) >= MAX_AT_ONCE:
+            self.totals.skipped += len(texts)
+            return
+        task = asyncio.get_running_loop().create_task(self._compare(held, answers, texts))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def comparison(self, tenant: str) -> Comparison | None:
+        """Of the bundles that are live and candidate now; None: nothing is compared yet."""
+        found, now = self._of.get(tenant), self._engine.snapshot
+        candidate = now.candidates.get(tenant)
+        if found is None or candidate is None:
+            return None
+        same = (found.live, found.candidate) == (now.bundles.get(tenant), candidate.bundle)
+        return found if same else None
+
+    async def drain(self) -> None:
+        """Return when nothing is compared any more."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _compare(
+        self, held: LiveTenant, answers: Sequence[SearchAnswer], texts: list[str]
+    ) -> None:
+        await asyncio.sleep(_AFTER_S)
+        try:
+            others = await self._ask(held.manifest.tenant, texts)
+        except AdapterDistillError:  # withdrawn, dropped, or no room: it is told elsewhere
+            others = None
+        except Exception as error:  # by its class alone: it may quote a query
+            _log.error("a candidate could not be compared: %s", type(error).__name__)
+            others = None
+        if others is None:
+            self.totals.skipped += len(texts)
+            return
+        candidate, found = others
+        pair = (held.bundle_id, candidate)
+        of = self._of.get(held.manifest.tenant)
+        if of is None or (of.live, of.candidate) != pair:
+            of = self._of[held.manifest.tenant] = Comparison(*pair)
+        for one, other in zip(answers, found, strict=True):
+            best, second = one.ranked[0], other.ranked[0]
+            same_best = best.faq_id == second.faq_id
+            same_abstention = one.abstained == other.abstained
+            difference = abs(best.score - second.score)
+            of.queries += 1
+            self.totals.compared += 1
+            for counts in (of, self.totals):
+                counts.same_best += same_best
+                counts.same_abstention += same_abstention
+                counts.difference += difference
+
+    async def _ask(self, tenant: str, texts: list[str]) -> tuple[str, list[SearchAnswer]] | None:
+        """Id of the candidate's bundle and its answers; None: there is no time for it."""
+        if self._batcher.num_queued > MAX_QUEUED:
+            return None
+        held = await self._engine.hold(tenant, LOAD_TIMEOUT_S, "canary")
+        items = [SearchItem(tenant, text, 1, held, "canary") for text in texts]
+        outcomes = await self._batcher.submit(items, turn=_TURN)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, SearchAnswer)]
+        return (held.bundle_id, answers) if len(answers) == len(texts) else None
