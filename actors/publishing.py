@@ -56,7 +56,7 @@ def build_manifest(
         privacy=_privacy(None if prototypes is None else prototypes.noise),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
-        signature=Probes(encoder).signature(adapter),
+        fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
     )
 

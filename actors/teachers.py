@@ -27,7 +27,7 @@ class Teachers:
     """Of those whose manifests have some."""
     refused: tuple[str, ...] = ()
     listed: int = 0
-    """Adapters that these were chosen from, by their signatures."""
+    """Adapters that these were chosen from, by their fingerprints."""
 
 
 def fetch_teachers(
@@ -58,14 +58,14 @@ def fetch_teachers(
     if not listed:
         return found
     probes = Probes(encoder)
-    for place in by_relevance(probes.profile(rows), [one.signature for one in listed]):
+    for place in by_relevance(probes.profile(rows), [one.fingerprint for one in listed]):
         ref = listed[place].ref
         try:
             manifest, payload = registry.fetch(ref, encoder=encoder.ref)
             adapter = unpack_adapter(payload)
             prove_active(encoder, adapter, manifest.golden)
-            if manifest.signature is not None:
-                probes.prove(adapter, manifest.signature)
+            if manifest.fingerprint is not None:
+                probes.prove(adapter, manifest.fingerprint)
         except (EncoderMismatchError, InvalidPayloadError, SignatureError):
             found.refused += (ref.name,)
             continue

@@ -123,34 +123,34 @@ class GoldenVectors(Record):
     tolerance: float = Field(gt=0)
 
 
-SIGNATURE_BYTES = 256
+FINGERPRINT_BYTES = 256
 
 
-def _signature_values(text: str) -> str:
+def _fingerprint_values(text: str) -> str:
     values = base64.b64decode(text, validate=True)
-    # One spelling only, so that equal signatures give equal manifests.
-    if len(values) != SIGNATURE_BYTES or base64.b64encode(values).decode() != text:
-        raise ValueError(f"must be base64 of {SIGNATURE_BYTES} bytes")
+    # One spelling only, so that equal fingerprints give equal manifests.
+    if len(values) != FINGERPRINT_BYTES or base64.b64encode(values).decode() != text:
+        raise ValueError(f"must be base64 of {FINGERPRINT_BYTES} bytes")
     return text
 
 
-class Signature(Record):
+class Fingerprint(Record):
     """Which of the public probe texts the adapter reads most: what others choose it by, unfetched.
 
     `values` is base64 of one signed byte a probe, as `adapterdistill.selection` makes them.
     """
 
     probe_sha256: Sha256
-    values: Annotated[str, AfterValidator(_signature_values)]
+    values: Annotated[str, AfterValidator(_fingerprint_values)]
 
     @classmethod
-    def of(cls, probe_sha256: str, values: bytes) -> "Signature":
-        """Raises InvalidManifestError unless there are SIGNATURE_BYTES values."""
+    def of(cls, probe_sha256: str, values: bytes) -> "Fingerprint":
+        """Raises InvalidManifestError unless there are FINGERPRINT_BYTES values."""
         try:
             return cls(probe_sha256=probe_sha256, values=base64.b64encode(values).decode())
         except ValidationError:
             raise InvalidManifestError(
-                f"signature refused: expected a probe sha256 and {SIGNATURE_BYTES} bytes, got"
+                f"fingerprint refused: expected a probe sha256 and {FINGERPRINT_BYTES} bytes, got"
                 f" {len(values)}"
             ) from None
 
@@ -203,6 +203,11 @@ class SharedPrototypes(Record):
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
+    # The written key of the fingerprint is `signature`, as released clients read it.
+    model_config = ConfigDict(
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
     schema_version: Literal[1] = 1
     tenant: Name
     adapter: Name
@@ -223,7 +228,9 @@ class Manifest(Record):
     privacy: str = Field(max_length=2000)
     golden: GoldenVectors
     # Left out where there is none: the bytes of manifests made without one stay as they were.
-    signature: Signature | None = Field(default=None, exclude_if=lambda value: value is None)
+    fingerprint: Fingerprint | None = Field(
+        default=None, alias="signature", exclude_if=lambda value: value is None
+    )
     prototypes: SharedPrototypes | None = Field(
         default=None, exclude_if=lambda value: value is None
     )

@@ -1,9 +1,9 @@
-"""Which of many adapters to learn from, by short public signatures instead of by fetching them all.
+"""Which of many adapters to learn from, by short public fingerprints, without fetching them all.
 
 An adapter reads hidden states x through its down-projections D_l; those of the subjects that it
-learnt it reads more strongly than others. Its signature says how strongly it reads each of the
+learnt it reads more strongly than others. Its fingerprint says how strongly it reads each of the
 probe texts that ship with the project, the mean over layers and tokens of ||D_l x|| on the frozen
-encoder, standardised. Owners publish signatures; whoever looks for teachers compares them with
+encoder, standardised. Owners publish fingerprints; whoever looks for teachers compares them with
 where its own texts lie among the probes, and tells nobody.
 
 Close to Arrow (arXiv 2405.11157), which routes by the directions that an adapter reads most; their
@@ -25,16 +25,16 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
 from adapterdistill.backbone.packed import mean_pool
 from adapterdistill.errors import EncoderMismatchError
-from adapterdistill.manifest import SIGNATURE_BYTES, Signature, canonical_json, sha256_hex
+from adapterdistill.manifest import FINGERPRINT_BYTES, Fingerprint, canonical_json, sha256_hex
 
 STEPS_PER_DEVIATION = 32
-"""A signature's bytes count 32nds of a standard deviation, up to four either way."""
+"""A fingerprint's bytes count 32nds of a standard deviation, up to four either way."""
 TOLERANCE = 8
 """In these steps. With MiniLM, bfloat16 and float32 differed by one."""
 AFFINITY_TEMPERATURE = 0.05
 """Of the softmax that says which probes a text is near. From 0.02 to 0.1 little changed."""
 NEAR_COPY = 0.95
-"""Correlation of signatures above which one adapter is taken for a copy of another. Measured: at
+"""Correlation of fingerprints above which one adapter is taken for a copy of another. Measured: at
 most 0.80 between 19 tenants, 0.92 between halves of one tenant's FAQs, 0.82 to 0.99 between
 trainings of one tenant at other rates and lengths, 0.98 with noise of 40% added to the weights."""
 
@@ -42,13 +42,13 @@ trainings of one tenant at other rates and lengths, 0.98 with noise of 40% added
 @cache
 def probe_texts() -> tuple[str, ...]:
     """Short texts over many subjects that ship with the project; they belong to no tenant."""
-    file = resources.files("adapterdistill.samples").joinpath("signature_probes.json")
+    file = resources.files("adapterdistill.samples").joinpath("fingerprint_probes.json")
     return tuple(json.loads(file.read_text("utf-8")))
 
 
 @cache
 def probe_sha256() -> str:
-    """Names the probe texts: signatures of other probes say nothing about these."""
+    """Names the probe texts: fingerprints of other probes say nothing about these."""
     return sha256_hex(canonical_json(probe_texts()))
 
 
@@ -68,7 +68,7 @@ class Probes:
             self._embeddings = encoder.embed(self._tokens, keep)
 
     @torch.no_grad()
-    def signature(self, adapter: BottleneckAdapter) -> Signature:
+    def fingerprint(self, adapter: BottleneckAdapter) -> Fingerprint:
         """What the adapter's owner publishes."""
         read = torch.zeros(len(self._tokens.row_of_token), device=self._encoder.device)
         for layer, x in enumerate(self._hidden):
@@ -78,19 +78,19 @@ class Probes:
         spread = of_probe.std().clamp(min=torch.finfo(torch.float32).tiny)
         steps = STEPS_PER_DEVIATION * (of_probe - of_probe.mean()) / spread
         values = steps.round().clamp(-127, 127).to(torch.int8).cpu()
-        return Signature.of(probe_sha256(), values.numpy().tobytes())
+        return Fingerprint.of(probe_sha256(), values.numpy().tobytes())
 
-    def prove(self, adapter: BottleneckAdapter, signature: Signature) -> None:
-        """Check that the adapter is what its published signature says.
+    def prove(self, adapter: BottleneckAdapter, fingerprint: Fingerprint) -> None:
+        """Check that the adapter is what its published fingerprint says.
 
         Raises:
             EncoderMismatchError: it is not, by more than other arithmetic explains.
         """
-        found, claimed = _values([self.signature(adapter), signature]).int()
+        found, claimed = _values([self.fingerprint(adapter), fingerprint]).int()
         worst = int((found - claimed).abs().max())
-        if signature.probe_sha256 == probe_sha256() and worst > TOLERANCE:
+        if fingerprint.probe_sha256 == probe_sha256() and worst > TOLERANCE:
             raise EncoderMismatchError(
-                f"adapter reads the probe texts by up to {worst} steps other than its signature"
+                f"adapter reads the probe texts by up to {worst} steps other than its fingerprint"
                 f" says (tolerance {TOLERANCE})"
             )
 
@@ -101,22 +101,22 @@ class Probes:
 
 
 def by_relevance(
-    profile: Float[Tensor, " probes"], signatures: Sequence[Signature | None]
+    profile: Float[Tensor, " probes"], fingerprints: Sequence[Fingerprint | None]
 ) -> Iterator[int]:
-    """Places in `signatures`, the likeliest teacher first; every place comes once.
+    """Places in `fingerprints`, the likeliest teacher first; every place comes once.
 
-    Relevance is the correlation of the profile with an adapter's signature less what all have in
+    Relevance is the correlation of the profile with an adapter's fingerprint less what all have in
     common. Near copies of those that came before are put off until the others have come, so that
-    they do not take their room; last come those without a signature of these probes. Ties keep
+    they do not take their room; last come those without a fingerprint of these probes. Ties keep
     their order.
     """
-    known = [i for i, s in enumerate(signatures) if s and s.probe_sha256 == probe_sha256()]
+    known = [i for i, s in enumerate(fingerprints) if s and s.probe_sha256 == probe_sha256()]
     if known:
-        own = _centred(_values([s for i in known if (s := signatures[i])]).float())
+        own = _centred(_values([s for i in known if (s := fingerprints[i])]).float())
         own = _centred(own - own.mean(0))
         yield from (known[place] for place in _without_copies(own, own @ profile))
     seen = set(known)
-    yield from (i for i in range(len(signatures)) if i not in seen)
+    yield from (i for i in range(len(fingerprints)) if i not in seen)
 
 
 def _without_copies(
@@ -138,6 +138,6 @@ def _centred(values: Tensor) -> Tensor:
     return F.normalize(values - values.mean(-1, keepdim=True), dim=-1)
 
 
-def _values(signatures: Sequence[Signature]) -> Int8[Tensor, "adapters probes"]:
-    joined = bytearray(b"".join(signature.to_bytes() for signature in signatures))
-    return torch.frombuffer(joined, dtype=torch.int8).view(-1, SIGNATURE_BYTES)
+def _values(fingerprints: Sequence[Fingerprint]) -> Int8[Tensor, "adapters probes"]:
+    joined = bytearray(b"".join(fingerprint.to_bytes() for fingerprint in fingerprints))
+    return torch.frombuffer(joined, dtype=torch.int8).view(-1, FINGERPRINT_BYTES)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapterdistill.manifest import Manifest, Signature, VersionRef
+from adapterdistill.manifest import Fingerprint, Manifest, VersionRef
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.index.schema import State
 
@@ -26,7 +26,7 @@ class Summary:
     """What choosing among many versions needs of each."""
 
     ref: VersionRef
-    signature: Signature | None
+    fingerprint: Fingerprint | None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from cryptography.fernet import Fernet, InvalidToken
 
 from adapterdistill.errors import ConfigError, InvalidManifestError
-from adapterdistill.manifest import Manifest, Signature, canonical_json, is_name, sha256_hex
+from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
 from adapterdistill.registry.trust.statement import Signed
@@ -57,7 +57,7 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
         ),
         payload_bytes=manifest["payload_bytes"],
         revision=row.revision,
-        signature=_signature_message(manifest.get("signature")),
+        signature=_fingerprint_message(manifest.get("signature")),
         state=_STATES[row.state],
         state_reason=row.state_reason,
         withdrawn_teacher=row.withdrawn_teacher,
@@ -70,35 +70,35 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
 
 
 def summary_message(row: Row) -> pb.Version:
-    """Without all that the manifest says but its signature; it was checked when it came in."""
-    signature = json.loads(row.manifest_json).get("signature")
+    """Without all that the manifest says but its fingerprint; it was checked when it came in."""
+    fingerprint = json.loads(row.manifest_json).get("signature")
     return pb.Version(
         name=row.ref.name,
         revision=row.revision,
-        signature=_signature_message(signature),
+        signature=_fingerprint_message(fingerprint),
         state=_STATES[row.state],
     )
 
 
-def _signature_message(found: dict[str, str] | None) -> pb.Signature | None:
+def _fingerprint_message(found: dict[str, str] | None) -> pb.Signature | None:
     if found is None:
         return None
-    signature = Signature.model_construct(
+    fingerprint = Fingerprint.model_construct(
         probe_sha256=found["probe_sha256"], values=found["values"]
     )
-    return pb.Signature(probe_sha256=signature.probe_sha256, values=signature.to_bytes())
+    return pb.Signature(probe_sha256=fingerprint.probe_sha256, values=fingerprint.to_bytes())
 
 
-def read_signature(message: pb.Version) -> Signature | None:
-    """Of either view, also from a registry that knows no signatures.
+def read_fingerprint(message: pb.Version) -> Fingerprint | None:
+    """Of either view, also from a registry that knows no fingerprints.
 
     Raises:
-        InvalidManifestError: the signature is malformed.
+        InvalidManifestError: the fingerprint is malformed.
     """
     if message.HasField("signature"):
-        return Signature.of(message.signature.probe_sha256, message.signature.values)
+        return Fingerprint.of(message.signature.probe_sha256, message.signature.values)
     if message.manifest_json:
-        return Manifest.from_json(message.manifest_json).signature
+        return Manifest.from_json(message.manifest_json).fingerprint
     return None
 
 

@@ -10,10 +10,10 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, pack_adapter, tensor_specs
 from adapterdistill.manifest import (
-    SIGNATURE_BYTES,
+    FINGERPRINT_BYTES,
+    Fingerprint,
     GoldenVectors,
     Manifest,
-    Signature,
     VersionRef,
     sha256_hex,
 )
@@ -76,7 +76,7 @@ def adapter(
         "teachers": teachers,
         "privacy": _PRIVACY,
         "golden": {"probe_sha256": "d" * 64, "distances": [0.123456] * 8, "tolerance": 0.02},
-        "signature": Signature.of("f" * 64, random.bytes(SIGNATURE_BYTES)),
+        "fingerprint": Fingerprint.of("f" * 64, random.bytes(FINGERPRINT_BYTES)),
     }
     return Manifest.model_validate(fields), payload
 
@@ -89,7 +89,7 @@ def random_manifest(
     tenant: str,
     teachers: tuple[str, ...] = (),
     golden: GoldenVectors | None = None,
-    signature: Signature | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> Manifest:
     """Of the tenant's adapter "faq", packed as `payload`; `golden` is made unless it is given."""
     return Manifest(
@@ -106,7 +106,7 @@ def random_manifest(
         teachers=teachers,
         privacy="made of random numbers",
         golden=golden or golden_vectors(encoder, adapter),
-        signature=signature,
+        fingerprint=fingerprint,
     )
 
 
@@ -119,8 +119,8 @@ def publish_adapter(
 ) -> VersionRef:
     """Raises as the client does."""
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
-    signature = Probes(encoder).signature(adapter)
+    fingerprint = Probes(encoder).fingerprint(adapter)
     manifest = random_manifest(
-        encoder, adapter, payload, tenant=tenant, teachers=teachers, signature=signature
+        encoder, adapter, payload, tenant=tenant, teachers=teachers, fingerprint=fingerprint
     )
     return client.publish(manifest, payload).ref

@@ -20,7 +20,7 @@ import grpc
 
 from adapterdistill import __version__
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.manifest import EncoderRef, Signature, VersionRef
+from adapterdistill.manifest import EncoderRef, Fingerprint, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
@@ -77,8 +77,8 @@ class Recorder(grpc.GenericRpcHandler):
 def session(address: str) -> None:
     """One owner's session, and the pages that other languages' stubs would ask for."""
     encoder = EncoderRef.model_validate(encoder_fields())
-    signature = Signature.of("f" * 64, bytes(range(256)))
-    teacher, teacher_payload = sample(1, tenant="teacher", signature=signature)
+    fingerprint = Fingerprint.of("f" * 64, bytes(range(256)))
+    teacher, teacher_payload = sample(1, tenant="teacher", fingerprint=fingerprint)
     student, student_payload = sample(2, teachers=[teacher.ref.name])
     newer, newer_payload = sample(3, teachers=[teacher.ref.name])
     absent = VersionRef(tenant="nobody", adapter="faq", version="0" * 64)

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from adapterdistill import errors
-from adapterdistill.manifest import EncoderRef, Manifest, Signature, VersionRef
+from adapterdistill.manifest import EncoderRef, Fingerprint, Manifest, VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.server.server import SERVICE_NAME
@@ -149,32 +149,32 @@ def test_listing_pages_over_250_versions_newest_first(registry: Running) -> None
     assert type(refusal(lambda: registry.stub.ListVersions(small))) is errors.ConfigError
 
 
-def test_summaries_page_over_all_with_their_signatures(
+def test_summaries_page_over_all_with_their_fingerprints(
     registry: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_PAGE", 7)
     encoder = encoder_fields("5")
     manifests = []
     for number in range(20):
-        signature = Signature.of("a" * 64, bytes([number] * 256)) if number % 3 else None
+        fingerprint = Fingerprint.of("a" * 64, bytes([number] * 256)) if number % 3 else None
         manifest, payload = sample(
-            2000 + number, tenant=f"t{number % 12}", encoder=encoder, signature=signature
+            2000 + number, tenant=f"t{number % 12}", encoder=encoder, fingerprint=fingerprint
         )
         registry.client.publish(manifest, payload)
         manifests.append(manifest)
     found = list(registry.client.summaries(encoder=EncoderRef(**encoder), exclude_tenant="t11"))
     newest = {m.tenant: m for m in manifests if m.tenant != "t11"}
-    assert {one.ref.tenant: one.signature for one in found} == {
-        tenant: manifest.signature for tenant, manifest in newest.items()
+    assert {one.ref.tenant: one.fingerprint for one in found} == {
+        tenant: manifest.fingerprint for tenant, manifest in newest.items()
     }
     # Newest first, as full views are listed.
     listed = registry.client.list(encoder=EncoderRef(**encoder), exclude_tenant="t11")
     assert [one.ref for one in found] == [manifest.ref for manifest in listed]
 
 
-def test_a_summary_is_a_name_with_state_and_signature_and_nothing_else(registry: Running) -> None:
-    signature = Signature.of("a" * 64, bytes(range(256)))
-    manifest, payload = sample(41, tenant="brief", signature=signature)
+def test_a_summary_is_a_name_with_state_and_fingerprint_and_nothing_else(registry: Running) -> None:
+    fingerprint = Fingerprint.of("a" * 64, bytes(range(256)))
+    manifest, payload = sample(41, tenant="brief", fingerprint=fingerprint)
     registry.client.publish(manifest, payload)
     request = pb.ListVersionsRequest(filter=pb.VersionFilter(tenant="brief"))
     (full,) = registry.stub.ListVersions(request).versions
@@ -186,20 +186,20 @@ def test_a_summary_is_a_name_with_state_and_signature_and_nothing_else(registry:
         "signature",
         "state",
     }
-    assert wire.read_signature(brief) == wire.read_signature(full) == signature
+    assert wire.read_fingerprint(brief) == wire.read_fingerprint(full) == fingerprint
     assert brief.ByteSize() < 256 + 64 + 150
 
 
-def test_the_signature_is_found_in_what_an_older_registry_sends(registry: Running) -> None:
-    """It knows neither summaries nor signatures, and sends whole manifests."""
-    signature = Signature.of("a" * 64, bytes(range(256)))
-    for wanted in (signature, None):
-        manifest, _ = sample(42, signature=wanted)
+def test_the_fingerprint_is_found_in_what_an_older_registry_sends(registry: Running) -> None:
+    """It knows neither summaries nor fingerprints, and sends whole manifests."""
+    fingerprint = Fingerprint.of("a" * 64, bytes(range(256)))
+    for wanted in (fingerprint, None):
+        manifest, _ = sample(42, fingerprint=wanted)
         version = pb.Version(name=manifest.ref.name, manifest_json=manifest.canonical_json())
-        assert wire.read_signature(version) == wanted
+        assert wire.read_fingerprint(version) == wanted
     version.signature.values = b"too short"
-    with pytest.raises(errors.InvalidManifestError, match="signature refused"):
-        wire.read_signature(version)
+    with pytest.raises(errors.InvalidManifestError, match="fingerprint refused"):
+        wire.read_fingerprint(version)
 
 
 def test_alias_moves_with_its_etag_and_conflicts_without(registry: Running) -> None:

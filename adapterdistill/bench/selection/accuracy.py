@@ -1,4 +1,4 @@
-"""What choosing few teachers by their signatures loses or gains against chance and against all.
+"""What choosing few teachers by their fingerprints loses or gains against chance and against all.
 
 Every tenant arrives once among the others' trained adapters. Two collections: the tenants as they
 are, of which few share a subject, and each tenant cut into halves with FAQs of their own, so that
@@ -138,9 +138,9 @@ def akin(first: str, second: str) -> bool:
 
 def _collection(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Any]:
     names = sorted(bench.tenants)
-    signatures = _signatures(bench)
+    fingerprints = _fingerprints(bench)
     orders = {
-        (name, k): _order(bench, name, k, signatures)
+        (name, k): _order(bench, name, k, fingerprints)
         for name in names
         for k in {trial.k for trial in trials}
     }
@@ -162,24 +162,24 @@ def _collection(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Any]:
     return {"table": table, "related": [_found(k, orders) for k in sorted({t.k for t in trials})]}
 
 
-def _signatures(bench: Workbench) -> dict[str, Any]:
+def _fingerprints(bench: Workbench) -> dict[str, Any]:
     """Of every tenant's teacher, which is trained where the cache lacks it."""
-    probes, signatures = Probes(bench.encoder), {}
+    probes, fingerprints = Probes(bench.encoder), {}
     with phase("teachers", len(bench.tenants)) as done:
         for name in bench.tenants:
             (teacher,) = parts(Cell("mean", name, 0, SEED, teachers=(name,)), "teachers")
             bench.run(teacher)
             payload = bench.cache.read_payload(bench.key(teacher))
-            signatures[name] = probes.signature(unpack_adapter(payload))
+            fingerprints[name] = probes.fingerprint(unpack_adapter(payload))
             done()
-    return signatures
+    return fingerprints
 
 
-def _order(bench: Workbench, name: str, k: int, signatures: Mapping[str, Any]) -> tuple[str, ...]:
+def _order(bench: Workbench, name: str, k: int, fingerprints: Mapping[str, Any]) -> tuple[str, ...]:
     """The other tenants, the likeliest teacher first."""
-    others = [other for other in sorted(signatures) if other != name]
+    others = [other for other in sorted(fingerprints) if other != name]
     profile = Probes(bench.encoder).profile(bench.tenants[name].arrival(k, seed=SEED).ids)
-    return tuple(others[i] for i in by_relevance(profile, [signatures[o] for o in others]))
+    return tuple(others[i] for i in by_relevance(profile, [fingerprints[o] for o in others]))
 
 
 Sets = dict[tuple[int, int], tuple[str, ...]]

@@ -1,7 +1,7 @@
 """What choosing teachers costs: bytes and seconds against the number of listed adapters.
 
 The registry is real, a process of its own on loopback. The adapters are random, each with its own
-weights, signature and manifest; payloads are stored of those alone that will be chosen.
+weights, fingerprint and manifest; payloads are stored of those alone that will be chosen.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def measure_cost(
     profile, wanted = probes.profile(rows), set()
     for count in counts:
         # What will be chosen is known beforehand; other payloads need not be stored.
-        order = by_relevance(profile, [manifest.signature for manifest in manifests[:count]])
+        order = by_relevance(profile, [manifest.fingerprint for manifest in manifests[:count]])
         wanted |= set(islice(order, max_teachers))
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def _synthetic(encoder: Encoder, probes: Probes, count: int) -> list[Manifest]:
                     teachers=tuple(m.ref.name for m in manifests[:_LINEAGE]),
                     privacy=PRIVACY,
                     golden=unproved,
-                    signature=probes.signature(adapter),
+                    fingerprint=probes.fingerprint(adapter),
                 )
             )
             done()
@@ -159,8 +159,8 @@ def _measure(
         listed = summaries()
 
         def choose() -> list[int]:
-            signatures = [one.signature for one in listed]
-            return list(islice(by_relevance(probes.profile(rows), signatures), max_teachers))
+            fingerprints = [one.fingerprint for one in listed]
+            return list(islice(by_relevance(probes.profile(rows), fingerprints), max_teachers))
 
         def whole() -> Any:
             return fetch_teachers(
@@ -172,8 +172,8 @@ def _measure(
                 manifest, payload = client.fetch(ref, encoder=encoder.ref)
                 adapter = unpack_adapter(payload)
                 prove_active(encoder, adapter, manifest.golden)
-                assert manifest.signature is not None
-                probes.prove(adapter, manifest.signature)
+                assert manifest.fingerprint is not None
+                probes.prove(adapter, manifest.fingerprint)
 
         chosen = [listed[place].ref for place in choose()]
         teachers = whole()

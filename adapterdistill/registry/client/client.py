@@ -206,7 +206,7 @@ class RegistryClient:
         )
         for version in self._listed(request):
             if wire.read_state(version) == "active":
-                yield Summary(VersionRef.parse(version.name), wire.read_signature(version))
+                yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
         while True:

@@ -25,12 +25,12 @@ LISTED, WANTED = 12, 3
 def publish_signed(
     running: Running, encoder: Encoder, tenant: str, *, seed: int, signed_as: int | None = None
 ) -> Manifest:
-    """An adapter with the signature of the adapter of seed `signed_as`, by default its own."""
+    """An adapter with the fingerprint of the adapter of seed `signed_as`, by default its own."""
     adapter = random_adapter(encoder, seed=seed, scale=0.05)
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
     claimed = random_adapter(encoder, seed=seed if signed_as is None else signed_as, scale=0.05)
     manifest = random_manifest(encoder, adapter, payload, tenant=tenant)
-    signed = manifest.model_copy(update={"signature": Probes(encoder).signature(claimed)})
+    signed = manifest.model_copy(update={"fingerprint": Probes(encoder).fingerprint(claimed)})
     return running.client.publish(signed, payload)
 
 
@@ -73,7 +73,7 @@ def test_only_those_that_suit_the_own_texts_best_are_fetched(
     texts += [query.text for query in dataset.queries("train")]
     listed = list(many.client.list(encoder=tiny_encoder.ref))
     profile = Probes(tiny_encoder).profile(tiny_encoder.tokenize(texts))
-    order = by_relevance(profile, [manifest.signature for manifest in listed])
+    order = by_relevance(profile, [manifest.fingerprint for manifest in listed])
     best = [listed[place].ref.name for place in islice(order, WANTED)]
     assert fetched == best
     assert found.teachers == tuple(sorted(best))
@@ -88,7 +88,7 @@ def test_nothing_is_listed_where_no_teacher_is_wanted(
     assert (found.teachers, found.listed, fetched) == ((), 0, [])
 
 
-def test_an_adapter_with_anothers_signature_is_refused_and_the_next_takes_its_place(
+def test_an_adapter_with_anothers_fingerprint_is_refused_and_the_next_takes_its_place(
     configured: Configured, empty_registry: Running, tiny_encoder: Encoder
 ) -> None:
     liar = publish_signed(empty_registry, tiny_encoder, "liar", seed=1, signed_as=2)
@@ -115,5 +115,5 @@ def test_what_is_published_is_signed(
         if one.ref == ref
     ]
     manifest, payload = many.client.fetch(ref)
-    assert manifest.signature is not None and found.signature == manifest.signature
-    Probes(tiny_encoder).prove(unpack_adapter(payload), manifest.signature)
+    assert manifest.fingerprint is not None and found.fingerprint == manifest.fingerprint
+    Probes(tiny_encoder).prove(unpack_adapter(payload), manifest.fingerprint)
