@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("adapterdistill", "actors", "serve")
-TOP_FOLDERS = {".ci", "cluster", "proto", "adapterdistill", "actors", "serve", "tests"}
+TOP_FOLDERS = {".ci", "cluster", "docs", "proto", "adapterdistill", "actors", "serve", "tests"}
 GENERATED = ("adapterdistill/registry/v1/", "adapterdistill/serving/v1/")
 MAX_LINES = 400
 # In pieces, so that this file does not name them itself.
@@ -165,23 +165,6 @@ def test_the_ban_notices(code: str) -> None:
 )
 def test_the_ban_lets_harmless_code_pass(code: str) -> None:
     assert [*banned(ast.parse(code))] == []
-
-
-def test_the_readme_names_every_module_and_no_other() -> None:
-    """One line a file; an `__init__.py` counts where it defines something."""
-    readme = (ROOT / "README.md").read_text()
-    section = re.search(r"^## Files\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    named = set(re.findall(r"`((?:adapterdistill|actors|serve)/[\w/.-]+\.py)`", section[1]))
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    wanted = {
-        p
-        for p in package_modules()
-        if not p.endswith("/__init__.py")
-        or any(isinstance(node, definitions) for node in parsed(p).body)
-    }
-    assert sorted(wanted - named) == []
-    assert sorted(named - set(package_modules())) == []
 
 
 def test_constraints_pin_every_requirement_to_a_plain_version() -> None:
