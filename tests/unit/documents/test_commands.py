@@ -19,6 +19,7 @@ from tests.unit.documents.pages import (
     pages,
     session_blocks,
     shell_blocks,
+    text_of,
 )
 
 AHEAD = ("registry release-from-quarantine", "drill soak")
@@ -34,6 +35,14 @@ def commands() -> Iterator[tuple[str, str]]:
             code = line.split("  #")[0].strip()
             if found := _START.search(code):
                 yield str(block), code[found.end() :].split(" && ")[0]
+
+
+def commands_in_prose() -> Iterator[tuple[str, str]]:
+    """Page and text of every command that a sentence or a table names between backticks."""
+    for page in pages():
+        for command in re.findall(r"`adapterdistill ([^`]+)`", text_of(page)):
+            if "|" not in command:  # of several verbs at once
+                yield page, " ".join(command.split())
 
 
 def words_of(command: str) -> list[str]:
@@ -96,7 +105,7 @@ def test_a_block_without_a_mark_is_noticed() -> None:
     assert second.reason == "it has no end"
 
 
-@pytest.mark.parametrize(("place", "command"), list(commands()))
+@pytest.mark.parametrize(("place", "command"), [*commands(), *dict.fromkeys(commands_in_prose())])
 def test_every_command_and_option_exists(
     place: str, command: str, request: pytest.FixtureRequest
 ) -> None:
