@@ -9,7 +9,7 @@ m the soft top-k weights of the router's scores on the k highest, 0 on the other
 with S the skipping tokens' adapter and D the tenant's dense layer, its own adapter included. So a
 token with m = 1 passes as in the dense model, and k = n is the dense model exactly.
 
-Where this departs from the paper, and why (figures in MEASUREMENTS.md):
+Where this departs from the paper, and why (figures in docs/measurements/skipping-tokens.md):
 - One choice a text, from what enters the first layer. The layers of a post-LayerNorm encoder differ
   so much that a token which passes some of them only is in no distribution that the next ones know.
 - The embedding is the mean of the chosen tokens: the skipped ones' states would swamp it.

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("adapterdistill", "actors", "serve")
-TOP_FOLDERS = {".ci", "cluster", "proto", "adapterdistill", "actors", "serve", "tests"}
+TOP_FOLDERS = {".ci", "cluster", "docs", "proto", "adapterdistill", "actors", "serve", "tests"}
 GENERATED = ("adapterdistill/registry/v1/", "adapterdistill/serving/v1/")
 MAX_LINES = 400
 MAX_FILES = 20
