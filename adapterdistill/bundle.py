@@ -31,7 +31,7 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.files import STAGED, alone_in, remove_staged, sync_folder, write_synced
+from adapterdistill.files import STAGED, alone_in, remove_staged, sync, write_synced
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     FormKind,
@@ -145,9 +145,9 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
             staged.mkdir()
             for name, content in contents.items():
                 write_synced(staged / name, content)
-            sync_folder(staged)
+            sync(staged)
             staged.rename(folder)
-            sync_folder(folder.parent)
+            sync(folder.parent)
         finally:
             remove_staged(own)
     return folder

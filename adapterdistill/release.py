@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from adapterdistill.bundle import read_bundle, tenant_folder, turn
 from adapterdistill.errors import ConfigError, ServingError
-from adapterdistill.files import STAGED, sync_folder, write_synced
+from adapterdistill.files import replace_file
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
 
 Mode = Literal["canary", "shadow"]
@@ -192,17 +192,11 @@ def _change(store: Path, tenant: str, change: Callable[[Release], Release]) -> R
 
 
 def _write(store: Path, release: Release) -> Release:
-    """By whose turn it is."""
-    folder = tenant_folder(store, release.tenant)
-    staged = folder / f"{STAGED}{_FILE}"
+    """Replace the tenant's release. The caller has the tenant's turn."""
     try:
-        write_synced(staged, release.canonical_json())
-        staged.replace(folder / _FILE)
-        sync_folder(folder)
+        replace_file(tenant_folder(store, release.tenant) / _FILE, release.canonical_json())
     except OSError as error:
         raise ServingError(
             f"tenant {release.tenant}: {_FILE} cannot be written: {error.strerror}"
         ) from None
-    finally:
-        staged.unlink(missing_ok=True)
     return release

@@ -6,7 +6,6 @@ Imports neither torch nor Ray: `serve` is the registry's process and has little 
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from adapterdistill.cli.registry_client import (
     connect,
     resolve,
 )
-from adapterdistill.errors import ConfigError
+from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
@@ -90,7 +89,7 @@ def serve(
 
     def announce(address: str) -> None:
         if port_file is not None:
-            _replace(port_file, f"{address}\n".encode())
+            write_file(port_file, f"{address}\n".encode())
         typer.echo(address)
 
     registry = server.RegistryServer(
@@ -215,8 +214,8 @@ def fetch(
         _progress_bar() as on_progress,
     ):
         manifest, payload = client.fetch(resolve(client, name), on_progress=on_progress)
-    _replace(folder / "adapter.safetensors", payload)
-    _replace(folder / "manifest.json", manifest.canonical_json())
+    write_file(folder / "adapter.safetensors", payload)
+    write_file(folder / "manifest.json", manifest.canonical_json())
     if output is Format.json:
         typer.echo(json.dumps({"name": manifest.ref.name, "folder": str(folder)}))
     else:
@@ -260,14 +259,3 @@ def _relatives(lineage: Lineage) -> Mapping[str, dict[str, int]]:
         "teachers": {one.ref.name: one.depth for one in lineage.ancestors},
         "students": {one.ref.name: one.depth for one in lineage.descendants},
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that others see whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        staged.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

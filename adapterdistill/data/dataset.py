@@ -1,7 +1,6 @@
 """A tenant's folder: open it checked, stream it, name its content, write it whole or not at all."""
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from adapterdistill.data.schema import (
 )
 from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
+from adapterdistill.files import sync
 from adapterdistill.manifest import canonical_json
 
 _TASK_NAME = re.compile(r"[a-z0-9_]{1,40}")
@@ -190,9 +190,9 @@ def write_tenant(
             faults = find_faults(staged)
             if faults:
                 raise DataError(faults_message(folder, faults))
-            _fsync(staged)
+            sync(staged)
             _move(staged, folder, replaced=Path(staging) / "replaced")
-        _fsync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{folder} cannot be written: {reason}") from error
@@ -239,12 +239,4 @@ def _write_table(path: Path, schema: pa.Schema, rows: Iterable[Sequence[str | No
             except (pa.ArrowException, UnicodeEncodeError, TypeError):
                 # Arrow's and Python's messages quote the value.
                 raise DataError(f"{path.name}: a row holds a null or what is not text") from None
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
