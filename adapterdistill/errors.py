@@ -6,6 +6,8 @@ Raise the domain error where the fault is found; translate once, at the edge: ex
 tenant's text. Each error takes one positional message, so that it survives pickle.
 """
 
+from collections.abc import Sequence
+
 
 class AdapterDistillError(Exception):
     """Base of all expected faults. `reason` is stable for machines; `exit_code` ends the CLI."""
@@ -247,6 +249,15 @@ class AuditBrokenError(IntegrityError):
     """An audit log was changed after it was written."""
 
     reason = "AUDIT_BROKEN"
+
+
+LISTED = "\n  "
+"""Stands before each of several faults in a message, which the command line prints one a line."""
+
+
+def listed(subject: str, faults: Sequence[str]) -> str:
+    """Make a message of a subject and its faults: one stays on the same line, several do not."""
+    return f"{subject}: {faults[0]}" if len(faults) == 1 else LISTED.join((f"{subject}:", *faults))
 
 
 def error_classes() -> list[type[AdapterDistillError]]:

@@ -15,7 +15,6 @@ import typer
 from rich import progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
-from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli import authority, registry_standing, registry_upkeep
@@ -30,6 +29,7 @@ from adapterdistill.cli.registry_client import (
     connect,
     resolve,
 )
+from adapterdistill.cli.tables import table
 from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
@@ -142,22 +142,14 @@ def list_(
         shown = [one.manifest.model_dump(mode="json") | {"state": one.state} for one in found]
         typer.echo(json.dumps(shown, indent=2))
         return
-    version = Column("version", no_wrap=True)
-    table = Table("tenant", "adapter", version, "state", "method", "encoder", "teachers", "KiB")
+    # `show` tells the rest: at 80 columns, more columns would leave no room for the names.
+    columns = ("tenant", "adapter", "version", "state", "teachers")
+    listed = table(*columns, right=("teachers",))
     for one in found:
-        manifest = one.manifest
-        cells = (
-            manifest.tenant,
-            manifest.adapter,
-            manifest.version[:12],
-            one.state,
-            manifest.method,
-            manifest.encoder.name,
-            str(len(manifest.teachers)),
-            str(manifest.payload_bytes // 1024),
-        )
-        table.add_row(*map(Text, cells))  # Text: names are no rich markup
-    Console().print(table)
+        ref, teachers = one.manifest.ref, len(one.manifest.teachers)
+        cells = (ref.tenant, ref.adapter, ref.version[:12], one.state, str(teachers))
+        listed.add_row(*map(Text, cells))  # Text: names are no rich markup
+    Console().print(listed)
 
 
 @app.command()
@@ -188,14 +180,14 @@ def show(
         }
         typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table("field", Column("value", overflow="fold"), show_header=False)
+    facts = table("field", "value", show_header=False)
     standing = {field: value for field, value in standing.items() if value}
     for field, value in (_facts(published.manifest) | standing).items():
-        table.add_row(field, Text(value))
+        facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
-        table.add_row(kind, Text("\n".join(lines) or "none"))
-    Console().print(table)
+        facts.add_row(kind, Text("\n".join(lines) or "none"))
+    Console().print(facts)
 
 
 @app.command()

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli.options import Format
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
 from adapterdistill.registry.upkeep import backup as backups
 from adapterdistill.registry.upkeep import fsck as check
@@ -78,7 +78,7 @@ def audit_show(
     if output is Format.json:
         typer.echo(json.dumps(records, indent=2))
         return
-    table = Table("line", "time", "caller", "what", Column("of", overflow="fold"))
+    shown = table("line", "time", "caller", "what", "of")
     for record in records:
         when = datetime.fromtimestamp(record["time_ns"] / 1e9, UTC)
         what = [record["kind"], record.get("call"), record.get("reason")]
@@ -90,8 +90,8 @@ def audit_show(
             "\n".join(filter(None, what)),
             "\n".join(filter(None, of)),
         )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)
 
 
 def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -161,10 +161,10 @@ def fsck(
     if output is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(checked), indent=2))
     elif checked.findings:
-        table = Table("what", Column("of", overflow="fold"), Column("detail", overflow="fold"))
+        shown = table("what", "of", "detail")
         for one in checked.findings:
-            table.add_row(one.kind, Text(one.name), Text(one.detail))
-        Console().print(table)
+            shown.add_row(one.kind, Text(one.name), Text(one.detail))
+        Console().print(shown)
     else:
         typer.echo(
             f"{checked.versions} versions, {checked.payloads} payloads of"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterdistill.errors import DataError
+from adapterdistill.errors import DataError, listed
 
 FAQ_COLUMNS = ("faq_id", "question", "answer")
 QUERY_COLUMNS = ("query_id", "text", "faq_id", "split")
@@ -69,12 +69,11 @@ class Fault:
 
 
 def faults_message(folder: Path, faults: Sequence[Fault]) -> str:
-    """The first faults, one a line, and how many there are."""
-    lines = [f"{folder}: {len(faults)} fault(s); rows count from 0"]
-    lines += [f"  {fault}" for fault in faults[:FAULTS_IN_MESSAGE]]
+    """Make a message of how many faults there are, and of the first of them, one a line."""
+    told = [*map(str, faults[:FAULTS_IN_MESSAGE])]
     if len(faults) > FAULTS_IN_MESSAGE:
-        lines.append(f"  ... and {len(faults) - FAULTS_IN_MESSAGE} more")
-    return "\n".join(lines)
+        told.append(f"... and {len(faults) - FAULTS_IN_MESSAGE} more")
+    return listed(f"{folder}: {len(faults)} fault(s); rows count from 0", told)
 
 
 def local_folder(folder: Path | str) -> Path:

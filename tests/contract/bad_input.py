@@ -28,7 +28,7 @@ def toml(what: str, text: str | bytes, fault: str) -> Row:
 
 
 def parquet(what: str, given: Any, fault: str) -> Row:
-    said = f"error [INVALID_DATA]: {{here}}/acme: 1 fault(s); rows count from 0 {fault}"
+    said = f"error [INVALID_DATA]: {{here}}/acme: 1 fault(s); rows count from 0: {fault}"
     return Row("parquet", what, given, said)
 
 
