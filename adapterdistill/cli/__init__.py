@@ -1,4 +1,4 @@
-"""The `adapterdistill` command: finds the subcommand, and turns errors into exit codes.
+"""The `adapterdistill` command: one module a noun; this one finds it and sets exit codes.
 
 Each subcommand's module is imported when it is called, not before: `--help` answers at once, and
 the registry's process stays free of torch and Ray.

@@ -29,7 +29,9 @@ Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path."
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="Folder with faqs.* and maybe queries.*")],
+    source: Annotated[
+        str, typer.Argument(help="Folder with faqs.* and, if there are any, queries.*")
+    ],
     target: Annotated[str, typer.Argument(help="The tenant folder to make.")],
     k: Annotated[int | None, typer.Option(help="Keep k training queries of each FAQ.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the splits.")] = 0,

@@ -1,4 +1,4 @@
-"""The tenant format: two tables, what their rows mean, and what a fault in them is."""
+"""The tenant format: two tables, their rows, and faults in them."""
 
 import re
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a file breaks the format. Quotes neither texts nor ids: it may end up in a log.
+    """A place where a file breaks the format. Quotes neither texts nor ids, as logs may show it.
 
     `row` counts records from 0, without a header; None where the whole file or column is meant.
     """
@@ -77,7 +77,7 @@ def faults_message(folder: Path, faults: Sequence[Fault]) -> str:
 
 
 def local_folder(folder: Path | str) -> Path:
-    """`folder` itself. Private data stay on the owner's disk: a URI of any scheme is refused.
+    """Return `folder` unless it is a URI: private data stay on the owner's disk.
 
     Raises:
         DataError: `folder` has the form of a URI.
