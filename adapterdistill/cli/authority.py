@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
@@ -34,7 +34,6 @@ class Role(StrEnum):
 
 
 Root = Annotated[Path, typer.Option("--root", help="The registry's folder.")]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Bearer = Annotated[Role, typer.Option("--role", help="What the name is to the registry.")]
 Hosts = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.data import (
     TenantDataset,
@@ -22,7 +22,6 @@ from adapterdistill.errors import ConfigError, DataError
 app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
 
 
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a tenant that is there.")]
 Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path.")]
 

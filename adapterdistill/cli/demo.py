@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.onboarding import STAGES
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
@@ -37,7 +37,7 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Write the result as JSON to this file.")
     ] = None,
-    shape: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    shape: Output = Format.table,
 ) -> None:
     """Start a cluster and a registry, onboard the sample tenants one after another through
     `ray job submit`, serve them, ask questions over HTTP, and stop everything.

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Column
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
@@ -45,7 +45,7 @@ def drill(
             "[serving] and [ray]; `list` shows which drills can."
         ),
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
     remove it all. Without a name: list the drills.

@@ -22,7 +22,7 @@ from actors.onboarding import onboard as run_stages
 from actors.preflight import Preflight
 from actors.preflight_checks import mebibytes
 from actors.records import Distilled
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.errors import error_classes
@@ -43,7 +43,7 @@ def onboard(
         bool,
         typer.Option("--dry-run", help="Only say what would happen, and how long it would take."),
     ] = False,
-    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Take a tenant from private Parquet to a serving bundle.
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import (
     AdapterDistillError,
@@ -58,9 +58,7 @@ def query(
         Path | None,
         typer.Option(help="File with the tenant's token, where the server asks for one."),
     ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people or JSON.")
-    ] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)

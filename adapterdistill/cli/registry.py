@@ -18,13 +18,12 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli import authority, registry_standing, registry_upkeep
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
     CredentialsFolder,
     Name,
-    Output,
     Timeout,
     connect,
     resolve,

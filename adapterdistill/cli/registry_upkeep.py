@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
 from adapterdistill.registry.upkeep import backup as backups
@@ -21,7 +21,6 @@ from adapterdistill.registry.upkeep import fsck as check
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine, read_public_key
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 LogPath = Annotated[
     Path, typer.Argument(help="The log, or the folder of a registry or of a backup.")
 ]

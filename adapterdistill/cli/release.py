@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError, ServingError
 
@@ -28,7 +28,6 @@ BundleArgument = Annotated[
         "candidate that is up.",
     ),
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 _SHORT = 12
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_secret
@@ -26,7 +26,6 @@ Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the tok
 Operator = Annotated[
     bool, typer.Option("--operator", help="The operator's, for /metrics and /docs alone.")
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 
 
 @app.command()
