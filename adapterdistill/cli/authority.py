@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
 from adapterdistill.registry.access import Caller
@@ -34,7 +34,6 @@ class Role(StrEnum):
 
 
 Root = Annotated[Path, typer.Option("--root", help="The registry's folder.")]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Bearer = Annotated[Role, typer.Option("--role", help="What the name is to the registry.")]
 Hosts = Annotated[
     list[str] | None,
@@ -157,7 +156,7 @@ def _show(issued: Sequence[authority.Issued], output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "role", "use", "serial", "expires", "revoked")
+    shown = table("name", "role", "use", "serial", "expires", "revoked")
     for one in issued:
         cells = (
             one.caller.name,
@@ -167,5 +166,5 @@ def _show(issued: Sequence[authority.Issued], output: Format) -> None:
             f"{one.expires:%Y-%m-%d %H:%M}",
             "revoked" if one.revoked else "",
         )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)

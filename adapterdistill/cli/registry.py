@@ -6,7 +6,6 @@ Imports neither torch nor Ray: `serve` is the registry's process and has little 
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,22 +15,21 @@ import typer
 from rich import progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
-from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli import authority, registry_standing, registry_upkeep
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
     CredentialsFolder,
     Name,
-    Output,
     Timeout,
     connect,
     resolve,
 )
-from adapterdistill.errors import ConfigError
+from adapterdistill.cli.tables import table
+from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
@@ -90,7 +88,7 @@ def serve(
 
     def announce(address: str) -> None:
         if port_file is not None:
-            _replace(port_file, f"{address}\n".encode())
+            write_file(port_file, f"{address}\n".encode())
         typer.echo(address)
 
     registry = server.RegistryServer(
@@ -143,22 +141,14 @@ def list_(
         shown = [one.manifest.model_dump(mode="json") | {"state": one.state} for one in found]
         typer.echo(json.dumps(shown, indent=2))
         return
-    version = Column("version", no_wrap=True)
-    table = Table("tenant", "adapter", version, "state", "method", "encoder", "teachers", "KiB")
+    # `show` tells the rest: at 80 columns, more columns would leave no room for the names.
+    columns = ("tenant", "adapter", "version", "state", "teachers")
+    listed = table(*columns, right=("teachers",))
     for one in found:
-        manifest = one.manifest
-        cells = (
-            manifest.tenant,
-            manifest.adapter,
-            manifest.version[:12],
-            one.state,
-            manifest.method,
-            manifest.encoder.name,
-            str(len(manifest.teachers)),
-            str(manifest.payload_bytes // 1024),
-        )
-        table.add_row(*map(Text, cells))  # Text: names are no rich markup
-    Console().print(table)
+        ref, teachers = one.manifest.ref, len(one.manifest.teachers)
+        cells = (ref.tenant, ref.adapter, ref.version[:12], one.state, str(teachers))
+        listed.add_row(*map(Text, cells))  # Text: names are no rich markup
+    Console().print(listed)
 
 
 @app.command()
@@ -189,14 +179,14 @@ def show(
         }
         typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table("field", Column("value", overflow="fold"), show_header=False)
+    facts = table("field", "value", show_header=False)
     standing = {field: value for field, value in standing.items() if value}
     for field, value in (_facts(published.manifest) | standing).items():
-        table.add_row(field, Text(value))
+        facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
-        table.add_row(kind, Text("\n".join(lines) or "none"))
-    Console().print(table)
+        facts.add_row(kind, Text("\n".join(lines) or "none"))
+    Console().print(facts)
 
 
 @app.command()
@@ -215,8 +205,8 @@ def fetch(
         _progress_bar() as on_progress,
     ):
         manifest, payload = client.fetch(resolve(client, name), on_progress=on_progress)
-    _replace(folder / "adapter.safetensors", payload)
-    _replace(folder / "manifest.json", manifest.canonical_json())
+    write_file(folder / "adapter.safetensors", payload)
+    write_file(folder / "manifest.json", manifest.canonical_json())
     if output is Format.json:
         typer.echo(json.dumps({"name": manifest.ref.name, "folder": str(folder)}))
     else:
@@ -260,14 +250,3 @@ def _relatives(lineage: Lineage) -> Mapping[str, dict[str, int]]:
         "teachers": {one.ref.name: one.depth for one in lineage.ancestors},
         "students": {one.ref.name: one.depth for one in lineage.descendants},
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that others see whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        staged.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.files import read_file
 from adapterdistill.manifest import VersionRef
@@ -15,7 +14,6 @@ from adapterdistill.registry.wire import parse_alias_name
 
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
 
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Address = Annotated[
     str | None,
     typer.Option("--address", envvar="ADAPTERDISTILL_REGISTRY", help="The registry's HOST:PORT."),

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
     CredentialsFolder,
     Name,
-    Output,
     Timeout,
     connect,
     resolve,

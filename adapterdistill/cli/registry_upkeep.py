@@ -11,17 +11,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
 from adapterdistill.registry.upkeep import backup as backups
 from adapterdistill.registry.upkeep import fsck as check
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine, read_public_key
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 LogPath = Annotated[
     Path, typer.Argument(help="The log, or the folder of a registry or of a backup.")
 ]
@@ -78,7 +77,7 @@ def audit_show(
     if output is Format.json:
         typer.echo(json.dumps(records, indent=2))
         return
-    table = Table("line", "time", "caller", "what", Column("of", overflow="fold"))
+    shown = table("line", "time", "caller", "what", "of")
     for record in records:
         when = datetime.fromtimestamp(record["time_ns"] / 1e9, UTC)
         what = [record["kind"], record.get("call"), record.get("reason")]
@@ -90,8 +89,8 @@ def audit_show(
             "\n".join(filter(None, what)),
             "\n".join(filter(None, of)),
         )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)
 
 
 def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -161,10 +160,10 @@ def fsck(
     if output is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(checked), indent=2))
     elif checked.findings:
-        table = Table("what", Column("of", overflow="fold"), Column("detail", overflow="fold"))
+        shown = table("what", "of", "detail")
         for one in checked.findings:
-            table.add_row(one.kind, Text(one.name), Text(one.detail))
-        Console().print(table)
+            shown.add_row(one.kind, Text(one.name), Text(one.detail))
+        Console().print(shown)
     else:
         typer.echo(
             f"{checked.versions} versions, {checked.payloads} payloads of"

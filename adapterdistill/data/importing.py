@@ -1,7 +1,7 @@
-"""Tenants from what people have: CSV, JSON Lines or Parquet, and the samples that ship here.
+"""Import of tenants from CSV, JSON Lines or Parquet, and the sample tenants.
 
-The source is read three times (check; choose the k kept rows; write) and never held: only ids of
-FAQs, 8-byte digests of query ids and the k best keys of each FAQ stay in memory.
+The source is read three times: to check it, to choose the k rows of each FAQ, and to write. Memory
+holds only the FAQs' ids, 8-byte digests of query ids and the k best keys of each FAQ.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ class _Selection:
     k: int | None
 
     def split_of(self, query: Query) -> str:
-        # By text, so that equal texts are never on both sides; nested, so the two never meet.
+        # By text, so that equal texts are never on both sides; nested, so that valid and test rows
+        # never overlap.
         if query.split != "train":
             return query.split
         if held_out(query.text, seed=self.seed, fraction=self.test):
@@ -68,7 +69,7 @@ def import_tenant(
     tenant: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, int]:
-    """Makes the tenant folder `target` from faqs.* and, if there, queries.* in `source`.
+    """Make the tenant folder `target` from faqs.* and, if present, queries.* in `source`.
 
     Columns `answer`, `query_id` and `split` may be missing: no answers; ids made from the row's
     position; every row train, or unlabelled where `faq_id` is null. In CSV an empty `faq_id` or
@@ -79,8 +80,8 @@ def import_tenant(
             rows are kept, except that 0 keeps no training row at all. None keeps everything.
         valid_fraction: training rows that become valid ones before k is applied; without effect
             if the source has valid rows. `test_fraction` likewise.
-        tenant: what the nested sample depends on beside seed and text; the source folder's name
-            by default, so that imports to several targets nest.
+        tenant: a part of the nested sample's key, with seed and text; the source folder's name by
+            default, so that imports to several targets nest.
 
     Returns:
         The counts of the written tenant (`TenantDataset.counts`).
@@ -117,12 +118,12 @@ def import_tenant(
 
 
 def sample_names() -> list[str]:
-    """The invented organisations that ship with the project."""
+    """List the invented organisations that ship with the project."""
     return sorted(entry.name for entry in _samples().iterdir() if (entry / "faqs.jsonl").is_file())
 
 
 def import_samples(name: str, target: Path, *, overwrite: bool = False) -> dict[str, int]:
-    """Writes the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
+    """Write the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
     if name not in sample_names():
         raise DataError(f"no such sample tenant; there are {', '.join(sample_names())}")
     return import_tenant(_samples() / name, target, overwrite=overwrite)
@@ -221,10 +222,10 @@ def _selected(path: Path | None, selection: _Selection) -> Iterator[Query]:
 
 
 def _kept_rows(path: Path | None, selection: _Selection) -> set[int]:
-    """Rows of the first k training queries of each FAQ, as `nested_order` has them."""
+    """Find the rows of the first k training queries of each FAQ, in the order of `nested_order`."""
     if not selection.k:
         return set()
-    # Heaps have the smallest on top, and the largest key must go: keys are negated.
+    # A heap removes its smallest entry, and the largest key must go: keys are negated.
     best: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row, query in enumerate(_source_queries(path)):
         if query.faq_id is None or selection.split_of(query) != "train":

@@ -125,6 +125,6 @@ COMMANDS: list[tuple[str, list[str], str]] = [
         "a token that others may read",
         ["query", "acme", "x", "--token-file", "file"],
         "error [INVALID_CONFIG]: file: holds a secret, but others may read or change it (mode "
-        "0644): chmod 600 it, and if they could have read it, make another",
+        "0644): chmod 600 it, and replace the secret if they could have read it",
     ),
 ]

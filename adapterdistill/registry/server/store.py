@@ -12,7 +12,7 @@ from typing import IO
 from uuid import uuid4
 
 from adapterdistill.errors import RegistryError
-from adapterdistill.files import sync_folder
+from adapterdistill.files import sync
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.staging import Staging, Upload
 
@@ -46,9 +46,9 @@ class BlobStore:
         target = _blob_path(self._blobs, sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            sync_folder(self._blobs)
+            sync(self._blobs)
         upload.commit(target)
-        sync_folder(target.parent)
+        sync(target.parent)
         return sha256
 
     def open(self, sha256: str) -> IO[bytes]:

@@ -6,7 +6,6 @@ it: the certificate of each, and its own). A server's folder holds `server.pem` 
 certificate), `ca.pem` and `crl.pem`.
 """
 
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -26,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import read_file, read_secret, write_secret
+from adapterdistill.files import read_file, read_secret, write_file
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 
@@ -119,21 +118,7 @@ def write(path: Path, content: bytes, *, private: bool = False) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if private:
-            write_secret(path, content)
-            return
-        staged.unlink(missing_ok=True)
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, content, mode=0o600 if private else 0o644)
 
 
 def request_credentials(folder: Path, caller: Caller) -> Path:

@@ -1,1 +1,1 @@
-"""What keeps a registry honest and whole: its audit log, backups and checks."""
+"""Upkeep of a registry: audit log, backups, and checks of its files."""

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
-from adapterdistill.files import read_secret, sync_folder, write_secret
+from adapterdistill.files import read_secret, sync, write_secret
 from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
@@ -62,7 +62,7 @@ class AuditLog:
         folder = root / "audit"
         if not folder.exists():
             folder.mkdir()
-            sync_folder(root)
+            sync(root)
         self._changes_after = changes_after
         self._key = _private_key(root / PRIVATE_KEY)
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -74,7 +74,7 @@ class AuditLog:
         except BaseException:
             os.close(self._file)
             raise
-        sync_folder(folder)
+        sync(folder)
 
     def _open(self) -> None:
         records, fragment = _end_of(self._file)
@@ -234,5 +234,5 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 def _new_private_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    sync_folder(path.parent)
+    sync(path.parent)
     return key
