@@ -10,7 +10,6 @@ from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
-from adapterdistill.registry.trust.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -100,27 +99,6 @@ def read_fingerprint(message: pb.Version) -> Fingerprint | None:
     if message.manifest_json:
         return Manifest.from_json(message.manifest_json).fingerprint
     return None
-
-
-def read_statement(message: pb.PublishHeader | pb.Version) -> Signed | None:
-    return _signed(message.statement) if message.HasField("statement") else None
-
-
-def stored_statement(statement: bytes) -> Signed:
-    """Of a row."""
-    return _signed(pb.Statement.FromString(statement))
-
-
-def _signed(message: pb.Statement) -> Signed:
-    return Signed(message.statement_json, message.signature, message.certificate)
-
-
-def statement_message(signed: Signed) -> pb.Statement:
-    return pb.Statement(
-        statement_json=signed.statement_json,
-        signature=signed.signature,
-        certificate=signed.certificate,
-    )
 
 
 def parse_adapter_name(name: str) -> tuple[str, str]:

@@ -19,10 +19,9 @@ from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials, read_credentials
-from adapterdistill.registry.trust.statement import Signed, make_statement
+from adapterdistill.registry.trust.statement import Signed, make_statement, statement_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
-from adapterdistill.registry.wire import statement_message
 
 
 class Deadlines(

@@ -11,7 +11,12 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials
-from adapterdistill.registry.trust.statement import make_statement, verify_statement
+from adapterdistill.registry.trust.statement import (
+    make_statement,
+    read_statement,
+    statement_message,
+    verify_statement,
+)
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 
@@ -41,7 +46,7 @@ def upload_header(
             key=credentials.signing_key,
             certificate=credentials.signing_certificate.public_bytes(Encoding.DER),
         )
-        header.statement.CopyFrom(wire.statement_message(signed))
+        header.statement.CopyFrom(statement_message(signed))
     return header
 
 
@@ -59,7 +64,7 @@ def _newest_version(manifest: Manifest, registry: Any, timeout_s: float) -> str 
 def check_signed(manifest: Manifest, version: pb.Version, credentials: Credentials) -> None:
     """Raises SignatureError unless the version's own tenant signed it, by the authority that
     `credentials` trust: whatever the registry says."""
-    signed = wire.read_statement(version)
+    signed = read_statement(version)
     if signed is None:
         raise SignatureError(f"{manifest.ref.name} is not signed by its owner")
     verify_statement(signed, manifest, credentials.certify)

@@ -8,7 +8,7 @@ the server calls them on one thread of their own.
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from adapterdistill.errors import (
     EncoderMismatchError,
@@ -19,7 +19,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
-from adapterdistill.registry.index import events, ledger, lineage
+from adapterdistill.registry.index import events, ledger
 from adapterdistill.registry.index.schema import Row, connect, transaction
 
 COLUMNS = (
@@ -247,15 +247,6 @@ class Index:
 
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
-
-    def relatives(
-        self,
-        ref: VersionRef,
-        direction: Literal["ancestors", "descendants"],
-        limit: int | None = None,
-    ) -> tuple[list[tuple[str, int]], bool]:
-        """As `lineage.relatives`."""
-        return lineage.relatives(self.db, ref, direction, limit)
 
     def visible(
         self, relatives: Collection[tuple[str, int]], caller: Caller

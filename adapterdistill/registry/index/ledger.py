@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from adapterdistill.errors import SignatureError, StaleStatementError
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.trust.statement import (
     Certify,
     Signed,
     Statement,
     check_fresh,
+    statement_message,
+    stored_statement,
     verify_statement,
 )
 
@@ -42,13 +43,13 @@ def accept(
         raise SignatureError("an upload must bring a statement that its owner signed")
     statement = verify_statement(signed, manifest, certify)
     check_fresh(statement, consent, datetime.now(UTC))
-    stored: bytes = wire.statement_message(signed).SerializeToString()
+    stored: bytes = statement_message(signed).SerializeToString()
     return stored
 
 
 def read(statement: bytes) -> Statement:
     """What a row's statement says; it was verified when it came in."""
-    return Statement.model_validate_json(wire.stored_statement(statement).statement_json)
+    return Statement.model_validate_json(stored_statement(statement).statement_json)
 
 
 def newest_version(db: sqlite3.Connection, tenant: str, adapter: str) -> VersionRef | None:

@@ -5,6 +5,7 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
 from adapterdistill.registry.index import events
 from adapterdistill.registry.index.index import IS, Index
+from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.schema import Row, transaction
 
 
@@ -31,7 +32,7 @@ def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE
             reason=reason,
             public=row.state != "quarantined",
         )
-        for name, _ in index.relatives(ref, "descendants")[0]:
+        for name, _ in relatives(index.db, ref, "descendants")[0]:
             _mark(index, VersionRef.parse(name), ref, caller)
     return index.get(ref)
 

@@ -27,11 +27,13 @@ from adapterdistill.registry.admission.weight_statistics import measure
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
 from adapterdistill.registry.server.handler import answered
 from adapterdistill.registry.server.state import OpenRegistry
 from adapterdistill.registry.trust.identity import caller_of
+from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.upkeep.audit_trail import subject
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -57,7 +59,7 @@ class RegistryService(OpenRegistry):
         consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
         certify = None if self.credentials is None else self.credentials.certify
-        statement = ledger.accept(wire.read_statement(first.header), manifest, consent, certify)
+        statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
         row = await self._on_index(self._index.published, manifest, caller, statement)
         # A payload that the disk lost is taken again.
         if row is None or not await self._transfers.has(manifest):
@@ -189,20 +191,17 @@ class RegistryService(OpenRegistry):
     @answered
     async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        up, up_cut = await self._on_index(
-            self._index.relatives, row.ref, "ancestors", MAX_RELATIVES
-        )
-        down, down_cut = await self._on_index(
-            self._index.relatives, row.ref, "descendants", MAX_RELATIVES
-        )
+        db = self._index.db
+        up, up_cut = await self._on_index(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
+        down, down_cut = await self._on_index(relatives, db, row.ref, "descendants", MAX_RELATIVES)
         return pb.GetLineageResponse(
-            ancestors=await self._on_index(self._relatives, up, caller),
-            descendants=await self._on_index(self._relatives, down, caller),
+            ancestors=await self._on_index(self._visible, up, caller),
+            descendants=await self._on_index(self._visible, down, caller),
             truncated=up_cut or down_cut,
         )
 
-    def _relatives(self, relatives: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
-        visible = self._index.visible(relatives, caller)
+    def _visible(self, found: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
+        visible = self._index.visible(found, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
@@ -239,9 +238,9 @@ class RegistryService(OpenRegistry):
         def change() -> pb.WithdrawResponse:
             row = lifecycle.withdraw(self._index, ref, reason, caller)
             logger.info("%s withdrew %s", caller, ref.name)
-            down, _ = self._index.relatives(ref, "descendants", MAX_RELATIVES)
+            down, _ = relatives(self._index.db, ref, "descendants", MAX_RELATIVES)
             return pb.WithdrawResponse(
-                version=self._told(row, caller), descendants=self._relatives(down, caller)
+                version=self._told(row, caller), descendants=self._visible(down, caller)
             )
 
         return await self._once(caller, request, pb.WithdrawResponse, change)

@@ -26,6 +26,7 @@ from pydantic import StringConstraints, ValidationError
 from adapterdistill.errors import ClockSkewError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import Manifest, Name, Record, Sha256, sha256_hex
 from adapterdistill.registry.access import Caller, Consent
+from adapterdistill.registry.v1 import registry_pb2 as pb
 
 PREFIX = b"adapterdistill publish v1\n"
 WINDOW = timedelta(minutes=10)
@@ -69,6 +70,28 @@ class Statement(Record):
     @property
     def moment(self) -> datetime:
         return datetime.strptime(self.time, _TIME).replace(tzinfo=UTC)
+
+
+def read_statement(message: pb.PublishHeader | pb.Version) -> Signed | None:
+    """Read the statement that a message brings; None if it brings none."""
+    return _signed(message.statement) if message.HasField("statement") else None
+
+
+def stored_statement(statement: bytes) -> Signed:
+    """Read the statement that a row of the index holds."""
+    return _signed(pb.Statement.FromString(statement))
+
+
+def _signed(message: pb.Statement) -> Signed:
+    return Signed(message.statement_json, message.signature, message.certificate)
+
+
+def statement_message(signed: Signed) -> pb.Statement:
+    return pb.Statement(
+        statement_json=signed.statement_json,
+        signature=signed.signature,
+        certificate=signed.certificate,
+    )
 
 
 def make_statement(

@@ -11,12 +11,11 @@ from google.protobuf.message import DecodeError
 
 from adapterdistill.errors import InvalidManifestError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry import wire
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.trust.certificates import bearer_of
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
-from adapterdistill.registry.trust.statement import Certify, verify_statement
+from adapterdistill.registry.trust.statement import Certify, stored_statement, verify_statement
 
 Kind = Literal[
     "index_corrupt",
@@ -102,7 +101,7 @@ def statement_findings(versions: list[PublishedVersion], certify: Certify) -> It
             continue
         try:
             manifest = parse_manifest(version.manifest_json)
-            verify_statement(wire.stored_statement(version.statement), manifest, certify)
+            verify_statement(stored_statement(version.statement), manifest, certify)
         except InvalidManifestError:
             continue  # found by itself
         except (SignatureError, UnauthenticatedError) as error:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.errors import ClockSkewError, SignatureError
-from adapterdistill.manifest import Manifest, Signature, canonical_json
+from adapterdistill.manifest import Fingerprint, Manifest, canonical_json
 from adapterdistill.registry.access import EVERYONE, NOBODY, Caller, Consent
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import Usage
@@ -167,7 +167,7 @@ OTHER_MANIFESTS: dict[str, Any] = {
     "teachers": [],
     "privacy": "everything is told",
     "golden": {"probe_sha256": "d" * 64, "distances": [0.5, 0.25], "tolerance": 0.5},
-    "signature": Signature.of("a" * 64, bytes(256)),
+    "signature": Fingerprint.of("a" * 64, bytes(256)),
     "prototypes": {
         "classes": ["a", "b"],
         "counts": [1, 1],
