@@ -53,7 +53,7 @@ class CallingAs(Deadlines):
 
 
 def believing(context: Any, _credentials: object = None) -> Caller:
-    """In place of `caller_of`: the caller that a header names, without any proof."""
+    """Replace `caller_of`: believe the caller that a header names."""
     for key, value in context.invocation_metadata() or ():
         if key == "test-caller":
             role, _, name = value.partition("/")

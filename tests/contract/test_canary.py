@@ -54,7 +54,7 @@ def files_under(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def once() -> list[Onboarded]:
-    """What the first test that asked for `onboarded` got: output is captured by the test."""
+    """Return the output that the first test with `onboarded` captured."""
     return []
 
 

@@ -33,7 +33,7 @@ Connect = Callable[..., RegistryClient]
 
 
 def failed_listing(private_registry: Running, secure: grpc.ChannelCredentials) -> grpc.RpcError:
-    """What listing without our client fails with."""
+    """List without our client, and return the error."""
     with grpc.secure_channel(private_registry.address, secure) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.RpcError) as caught:

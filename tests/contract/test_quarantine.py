@@ -64,7 +64,7 @@ def test_what_is_in_quarantine_teaches_nobody_until_released(registry: Running) 
         return [one.ref.tenant for one in found]
 
     assert "strong" not in chosen_from()
-    registry.client.release(teacher.ref)
+    registry.client.release_from_quarantine(teacher.ref)
     assert registry.client.describe(teacher.ref).state == "active"
     assert "strong" in chosen_from()
     registry.client.publish(student, student_payload)

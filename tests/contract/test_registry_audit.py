@@ -1,4 +1,4 @@
-"""What a running registry writes to its audit log: before it answers, and no more than it may."""
+"""The audit log of a running registry: written before it answers, and with nothing private."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The client's part in statements: to sign its own uploads, and to verify what it fetches."""
+"""The client's signatures: it signs its own uploads and verifies what it fetches."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ def upload_header(
     registry: Any,
     timeout_s: float,
 ) -> pb.PublishHeader:
-    """Of an upload that begins now: what it signs is about a version after the newest.
+    """Make the header of an upload, signed as the successor of the adapter's newest version.
 
     Args:
-        credentials: None: there is nothing to sign with, and the upload goes unsigned.
-        registry: the stub to ask for the newest version. Raises as it does.
+        credentials: None leaves the upload unsigned.
+        registry: the stub that is asked for the newest version; its errors pass through.
     """
     header = pb.PublishHeader(
         name=manifest.ref.name,
@@ -62,8 +62,10 @@ def _newest_version(manifest: Manifest, registry: Any, timeout_s: float) -> str 
 
 
 def check_signed(manifest: Manifest, version: pb.Version, credentials: Credentials) -> None:
-    """Raises SignatureError unless the version's own tenant signed it, by the authority that
-    `credentials` trust: whatever the registry says."""
+    """Raise SignatureError unless the version's own tenant signed it.
+
+    This trusts the authority in `credentials`, not the registry.
+    """
     signed = read_statement(version)
     if signed is None:
         raise SignatureError(f"{manifest.ref.name} is not signed by its owner")

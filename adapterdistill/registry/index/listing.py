@@ -15,11 +15,11 @@ def page(
     max_rows: int,
     max_bytes: int,
 ) -> tuple[list[Row], bool]:
-    """Versions with revision < `before`, newest first, and whether more follow.
+    """List versions with revision < `before`, newest first, and whether more follow.
 
-    Versions after revision `newest` are treated as unpublished, so that the pages of one
-    listing agree on which version of an adapter is the latest. What was withdrawn or put out of
-    the caller's sight since is gone all the same.
+    Versions after revision `newest` count as unpublished, so that all pages of a listing agree on
+    the latest version of each adapter. Versions that were withdrawn or hidden from the caller
+    since then are not listed.
     """
     seen, seen_values = index.seen_by(caller)
     where = ["v.revision < ?", "v.revision <= ?", "v.state <> 'withdrawn'", seen]

@@ -32,7 +32,7 @@ from tests.enrolment import ACME, enrolled
 
 
 def now() -> datetime:
-    """Of each test, not of the collection: a certificate is not valid before it was made."""
+    """Return the time of the test, because a certificate is not valid before it was made."""
     return datetime.now(UTC)
 
 
@@ -58,7 +58,7 @@ def parts_of(content: bytes) -> list[bytes]:
 
 
 def changed(content: bytes) -> Iterator[bytes]:
-    """With any one byte another, one more, or one less."""
+    """Change, add or drop one byte, at any place."""
     for position in range(len(content)):
         for mask in (0x01, 0x20, 0x80):
             flipped = bytearray(content)
@@ -191,7 +191,7 @@ def test_nobody_is_let_in_without_a_revocation_list_of_the_authority(
 
 
 def test_another_authoritys_certificates_are_not_believed(root: Path, tmp_path: Path) -> None:
-    """It bears the same name as ours."""
+    """Make an authority with the same name as ours."""
     create(tmp_path / "other", ["localhost"])
     stranger = enrolled(tmp_path / "other", tmp_path / "stranger")
     own = enrolled(root, tmp_path / "acme")

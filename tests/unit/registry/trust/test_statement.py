@@ -61,7 +61,7 @@ def verified(one: Signed, manifest: Manifest = MANIFEST) -> Statement:
 
 
 def resigned(changes: dict[str, Any], signer: Signer = SIGNER) -> Signed:
-    """By the owner itself, but saying something else."""
+    """Sign another statement with the owner's own key."""
     said = canonical_json(json.loads(signed().statement_json) | changes)
     return Signed(said, signer.key.sign(PREFIX + said), signer.certificate)
 
@@ -167,7 +167,7 @@ OTHER_MANIFESTS: dict[str, Any] = {
     "teachers": [],
     "privacy": "everything is told",
     "golden": {"probe_sha256": "d" * 64, "distances": [0.5, 0.25], "tolerance": 0.5},
-    "signature": Fingerprint.of("a" * 64, bytes(256)),
+    "fingerprint": Fingerprint.of("a" * 64, bytes(256)),
     "prototypes": {
         "classes": ["a", "b"],
         "counts": [1, 1],
