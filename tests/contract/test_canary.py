@@ -54,7 +54,7 @@ def files_under(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def once() -> list[Onboarded]:
-    """Return the output that the first test with `onboarded` captured."""
+    """Keep the result of the first test that uses `onboarded`, because it captures the output."""
     return []
 
 

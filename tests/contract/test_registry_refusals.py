@@ -120,7 +120,7 @@ def test_adapter_keeps_its_encoder(registry: Running) -> None:
 def test_payload_whose_entry_is_refused_in_the_end_is_removed(
     registry: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Race two uploads of a new adapter for different encoders."""
+    """Simulate two uploads of a new adapter that race, for different encoders."""
     same, other = sample(61, tenant="racer"), sample(61, tenant="winner")
     index = registry.server._service._index
 

@@ -132,7 +132,7 @@ def test_unreadable_revocation_list_lets_nobody_in_until_it_is_mended(
 def test_renewed_certificate_is_taken_up_by_a_client_that_stays(
     private_registry: Running, connect: Connect, tmp_path: Path
 ) -> None:
-    """Renew after the old certificate was revoked; a running call ends undisturbed."""
+    """Revoke the old certificate after the renewal; a running call ends undisturbed."""
     client = connect()
     manifest, payload = sample(7)
     client.publish(manifest, payload)

@@ -76,7 +76,7 @@ class Searched:
         assert ended.value.code == 0, out.getvalue()
 
     def watch(self, process: psutil.Process) -> None:
-        """Return what the machine shows about a process."""
+        """Record what the machine shows about a process."""
         seen = [Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
         self.said[f"process {seen[0]!r}"] = b"".join(seen)
 

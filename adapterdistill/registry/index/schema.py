@@ -203,7 +203,8 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
     Other writers wait.
     """
-    if db.in_transaction:
+    within = db.in_transaction
+    if within:
         yield
         return
     db.execute("BEGIN IMMEDIATE")

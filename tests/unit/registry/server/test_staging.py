@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_is_gone_on_with_and_its_copies_are_not(
 
 
 class BlobStoreAgain(BlobStore):
-    """Open the folder as the next process would."""
+    """The store as the next process opens it."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, QUOTAS)

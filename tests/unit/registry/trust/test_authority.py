@@ -191,7 +191,7 @@ def test_nobody_is_let_in_without_a_revocation_list_of_the_authority(
 
 
 def test_another_authoritys_certificates_are_not_believed(root: Path, tmp_path: Path) -> None:
-    """Make an authority with the same name as ours."""
+    """The other authority has the same name as ours."""
     create(tmp_path / "other", ["localhost"])
     stranger = enrolled(tmp_path / "other", tmp_path / "stranger")
     own = enrolled(root, tmp_path / "acme")
