@@ -63,7 +63,7 @@ def audit_verify(
     if output is Format.table:
         signers = "by the given keys" if keys else "by keys that the log names (no --public-key)"
         typer.echo(
-            f"{found.records} records up to change {found.revision} are unchanged;"
+            f"{found.records} records up to event {found.revision} are unchanged;"
             f" the first {found.signed_records} are signed {signers}"
         )
         typer.echo(f"head {found.head}")

@@ -172,7 +172,7 @@ def test_audit_verify_works_on_a_copy_of_the_file_and_names_the_broken_line(
     text = (registry.root / "audit" / "log.jsonl").read_bytes()
     copy.write_bytes(text)
     said = run("verify", str(copy), "--public-key", key, "--head", head)
-    assert "up to change 2 are as they were written" in said
+    assert "up to event 2 are unchanged" in said
     copy.write_bytes(text.replace(b"owner/", b"anyone/").replace(b"anonymous", b"anonymouse", 1))
     with pytest.raises(errors.AuditBrokenError, match="line 3: edited"):
         run("verify", str(copy))

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from adapterdistill import __version__
 from adapterdistill.errors import ConfigError, IntegrityError
 from adapterdistill.manifest import Record, Sha256
+from adapterdistill.registry.index.events import newest_revision
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.upkeep.audit_line import unseal
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, verify
@@ -70,7 +71,7 @@ def backup(root: Path, target: Path) -> Contents:
         _copy_index(index, staged / INDEX)
         with closing(sqlite3.connect(staged / INDEX)) as copied:
             versions = copied.execute("SELECT count(*) FROM versions").fetchone()[0]
-            revision = copied.execute("SELECT coalesce(max(revision), 0) FROM events").fetchone()[0]
+            revision = newest_revision(copied)
             payloads = copied.execute("SELECT DISTINCT version FROM versions").fetchall()
         _copy_log(root / "audit", staged / "audit", revision)
         for (sha256,) in payloads:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.registry.index.events import newest_revision
 from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
@@ -91,7 +92,7 @@ def fsck(root: Path) -> Checked:
                 findings += _audit_findings(root, db)
         except sqlite3.DatabaseError as error:
             findings, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], []
-        revision = 0 if not rows else _newest_revision(db)
+        revision = 0 if not rows else newest_revision(db)
     head = examine(root / "audit" / LOG).head if (root / "audit" / LOG).exists() else ""
     return Checked(
         versions=len(rows),
@@ -169,7 +170,7 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
             if event != tuple(record.get(field) for field in _EVENT_FIELDS):
                 differing.append(record["number"])
 
-    newest = _newest_revision(db)
+    newest = newest_revision(db)
     if not log.exists():
         if newest:
             yield Finding("audit_behind", LOG, f"there is no log; the index has {newest} events")
@@ -195,10 +196,6 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
                 f"it ends with event {found.revision}, the index with {newest};"
                 " the next start adds the missing ones",
             )
-
-
-def _newest_revision(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT max(revision) FROM events").fetchone()[0] or 0)
 
 
 def _is_served(root: Path) -> bool:

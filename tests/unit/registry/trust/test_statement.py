@@ -141,7 +141,7 @@ def test_not_even_the_owner_can_sign_for_another_manifest(field: str) -> None:
 
 
 def test_all_that_a_statement_says_wrongly_is_told() -> None:
-    said = "^statement refused: another version, adapter than the manifest's$"
+    said = "^statement refused: its version, adapter differ from the manifest$"
     with pytest.raises(SignatureError, match=said):
         verified(resigned({field: OTHERS[field] for field in ("adapter", "version")}))
     with pytest.raises(SignatureError, match=r"^statement refused: invalid consent\.0, nonce$"):
@@ -333,7 +333,7 @@ def test_an_upload_and_its_statement_agree_on_consent_and_clock() -> None:
     check_fresh(statement, frozenset({"bolt"}), NOW)
     for consent in (EVERYONE, NOBODY, frozenset({"bolt", "apex"})):
         with pytest.raises(
-            SignatureError, match=r"^statement refused: another consent than the upload's$"
+            SignatureError, match=r"^statement refused: its consent differs from the upload's$"
         ):
             check_fresh(statement, consent, NOW)
     for sign in (-1, 1):
