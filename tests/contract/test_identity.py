@@ -130,7 +130,7 @@ def test_certificate_of_another_authority_is_refused(
     pem.write(folder / pem.CERTIFICATES, pem.certificate_pem(*own, *ca))
     with (
         RegistryClient(private_registry.address, timeout_s=10, credentials=folder) as client,
-        refused_at_once("refuses certificate|not one of the registry's authority"),
+        refused_at_once("refuses certificate|not issued by the registry's authority"),
     ):
         listed(client)
 

@@ -149,7 +149,7 @@ def test_an_index_older_than_its_log_is_not_served(tmp_path: Path) -> None:
     running.close()
     (tmp_path / "root" / "index.sqlite3").unlink()
     server = RegistryServer(tmp_path / "root")
-    with pytest.raises(errors.IntegrityError, match="has change 1, the index only 0"):
+    with pytest.raises(errors.IntegrityError, match="ends with change 1, the index with 0"):
         asyncio.run(server.start())
 
 
