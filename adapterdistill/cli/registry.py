@@ -1,6 +1,6 @@
 """`adapterdistill registry ...`: run a registry, and read one.
 
-Imports neither torch nor Ray: `serve` is the registry's process and has little memory.
+This module imports neither torch nor Ray: `serve` is the registry's process and must stay small.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
-from adapterdistill.cli import authority, registry_standing, registry_upkeep
+from adapterdistill.cli import authority, registry_lifecycle, registry_upkeep
 from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
@@ -28,7 +28,7 @@ from adapterdistill.cli.registry_client import (
     connect,
     resolve,
 )
-from adapterdistill.cli.tables import table
+from adapterdistill.cli.tables import print_table, table
 from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
@@ -39,7 +39,7 @@ from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
-registry_standing.register(app)
+registry_lifecycle.register(app)
 registry_upkeep.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
@@ -47,42 +47,53 @@ DEFAULT_QUOTAS = Quotas()
 
 @app.command()
 def serve(
-    root: Annotated[Path, typer.Option(help="Folder of payloads and index; made if absent.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The registry's folder; made if absent.")
+    ],
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")
+    ] = 0,
     port_file: Annotated[
-        Path | None, typer.Option(help="Write HOST:PORT here once the registry is ready.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write HOST:PORT here once the registry is ready."),
     ] = None,
-    max_payload_mib: Annotated[int, typer.Option(min=1, help="Largest payload, in MiB.")] = 64,
+    max_payload_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Largest payload.")
+    ] = 64,
     encoder_weights_sha256: Annotated[
-        str | None, typer.Option(help="Accept adapters of this encoder only.")
+        str | None,
+        typer.Option(metavar="SHA256", help="Accept only adapters of this encoder."),
     ] = None,
     refuse_descendants: Annotated[
         bool,
         typer.Option(
             "--refuse-descendants",
-            help="Show no other owner what learnt from a withdrawn version.",
+            help="Hide descendants of withdrawn versions from other owners.",
         ),
     ] = False,
     max_tenant_gib: Annotated[
-        float, typer.Option(min=0.001, help="What one tenant may store, in GiB.")
+        float, typer.Option(min=0.001, metavar="GIB", help="Storage limit of each tenant.")
     ] = DEFAULT_QUOTAS.stored_bytes / GIB,
     max_tenant_versions: Annotated[
-        int, typer.Option(min=1, help="How many versions one tenant may store.")
+        int, typer.Option(min=1, metavar="COUNT", help="Most versions of each tenant.")
     ] = DEFAULT_QUOTAS.versions,
     max_calls_per_s: Annotated[
-        float, typer.Option(min=0.1, help="How often each caller may call, on average.")
+        float, typer.Option(min=0.1, metavar="RATE", help="Mean rate limit of each caller.")
     ] = DEFAULT_QUOTAS.calls_per_s,
     reflection: Annotated[
-        bool, typer.Option("--reflection", help="Tell clients by gRPC what calls there are.")
+        bool, typer.Option("--reflection", help="List the calls to clients (gRPC reflection).")
     ] = False,
     record: Annotated[
-        Path | None, typer.Option(help="Keep here every message that passes, for an inspection.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
     ] = None,
 ) -> None:
     """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr.
 
-    Over mutual TLS once `registry init` has made certificates; before, plain text on loopback.
+    It uses mutual TLS after `registry init`, and plain text on loopback before.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
@@ -112,12 +123,17 @@ def list_(
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's adapters.")] = None,
-    exclude_tenant: Annotated[str | None, typer.Option(help="None of this tenant's.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only adapters for this task.")] = None,
-    language: Annotated[str | None, typer.Option(help="Only adapters for this language.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this tenant.")] = None,
+    exclude_tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Not of this tenant.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Only for this task.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only for this language.")
+    ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Only adapters with this label; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Only with this label; may be repeated."),
     ] = None,
     all_versions: Annotated[
         bool, typer.Option("--all-versions", help="Not only the newest of each adapter.")
@@ -141,14 +157,20 @@ def list_(
         shown = [one.manifest.model_dump(mode="json") | {"state": one.state} for one in found]
         typer.echo(json.dumps(shown, indent=2))
         return
-    # `show` tells the rest: at 80 columns, more columns would leave no room for the names.
-    columns = ("tenant", "adapter", "version", "state", "teachers")
-    listed = table(*columns, right=("teachers",))
-    for one in found:
-        ref, teachers = one.manifest.ref, len(one.manifest.teachers)
-        cells = (ref.tenant, ref.adapter, ref.version[:12], one.state, str(teachers))
-        listed.add_row(*map(Text, cells))  # Text: names are no rich markup
-    Console().print(listed)
+    manifests = [one.manifest for one in found]
+    print_table(
+        {
+            "tenant": [one.tenant for one in manifests],
+            "adapter": [one.adapter for one in manifests],
+            "version": [one.version[:12] for one in manifests],
+            "state": [one.state for one in found],
+            "method": [one.method for one in manifests],
+            "encoder": [one.encoder.name for one in manifests],
+            "teachers": [str(len(one.teachers)) for one in manifests],
+            "KiB": [str(one.payload_bytes // 1024) for one in manifests],
+        },
+        optional=("KiB", "encoder", "teachers", "method"),
+    )
 
 
 @app.command()
@@ -166,7 +188,7 @@ def show(
         published = client.describe(ref)
         lineage = client.lineage(ref)
     relatives = _relatives(lineage)
-    standing = {
+    lifecycle = {
         "state": published.state,
         "reason": published.state_reason,
         "withdrawn teacher": published.withdrawn_teacher,
@@ -174,14 +196,14 @@ def show(
     if output is Format.json:
         shown = {
             "manifest": published.manifest.model_dump(mode="json"),
-            **{field.replace(" ", "_"): value for field, value in standing.items()},
+            **{field.replace(" ", "_"): value for field, value in lifecycle.items()},
             "lineage": relatives,
         }
         typer.echo(json.dumps(shown, indent=2))
         return
     facts = table("field", "value", show_header=False)
-    standing = {field: value for field, value in standing.items() if value}
-    for field, value in (_facts(published.manifest) | standing).items():
+    lifecycle = {field: value for field, value in lifecycle.items() if value}
+    for field, value in (_facts(published.manifest) | lifecycle).items():
         facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
@@ -192,14 +214,16 @@ def show(
 @app.command()
 def fetch(
     name: Name,
-    folder: Annotated[Path, typer.Argument(help="Folder to write to; made if absent.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to write to; made if absent.")
+    ],
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
     timeout_s: Timeout = 60.0,
     output: Output = Format.table,
 ) -> None:
-    """Fetch one version, verified, into adapter.safetensors and manifest.json."""
+    """Fetch and verify one version; write adapter.safetensors and manifest.json."""
     with (
         connect(address, address_file, timeout_s, credentials) as client,
         _progress_bar() as on_progress,
@@ -215,7 +239,7 @@ def fetch(
 
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
-    """A bar of bytes on stderr, if a terminal watches."""
+    """Show a progress bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -245,7 +269,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
 
 
 def _relatives(lineage: Lineage) -> Mapping[str, dict[str, int]]:
-    """Names with their depths."""
+    """Map the names of teachers and students to their depths."""
     return {
         "teachers": {one.ref.name: one.depth for one in lineage.ancestors},
         "students": {one.ref.name: one.depth for one in lineage.descendants},

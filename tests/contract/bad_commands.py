@@ -82,13 +82,13 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "a web page for a registry",
         ["registry", "list", "--address", "http://127.0.0.1:1"],
-        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
         "'http://127.0.0.1:1'",
     ),
     (
         "a port that there is not",
         ["registry", "list", "--address", "127.0.0.1:65536"],
-        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
         "'127.0.0.1:65536'",
     ),
     (

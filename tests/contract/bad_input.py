@@ -268,6 +268,6 @@ ROWS = [
         "grpc",
         "bytes that are no message",
         b"\xff" * 64,
-        "INVALID_REQUEST the bytes that came are no message of this call",
+        "INVALID_REQUEST the request is not a message of this call",
     ),
 ]

@@ -1,1 +1,1 @@
-"""Admission to the registry: checks of manifests and payloads, quotas, and the outlier check."""
+"""Admission to the registry: manifests, payloads, quotas and the outlier check."""

@@ -1,1 +1,1 @@
-"""Identity at a registry: keys, certificates, and the statements that owners sign."""
+"""Trust in a registry: keys, certificates, and the statements that owners sign."""

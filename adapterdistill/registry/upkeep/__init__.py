@@ -1,1 +1,1 @@
-"""Upkeep of a registry: audit log, backups, and checks of its files."""
+"""Upkeep of a registry: its audit log, backups and consistency checks."""
