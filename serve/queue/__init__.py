@@ -1,1 +1,1 @@
-"""What stands between a request and the engine: fair queue, batches, searches, shadow traffic."""
+"""The path from a request to the engine: fair queue, batches, searches, shadow traffic."""

@@ -190,7 +190,7 @@ def test_a_withdrawn_candidate_is_switched_off_and_live_goes_on(
 ) -> None:
     engine = serving(store, encoder, old, new)
     waiting = SearchItem("acme", "hi", 50, held(engine, "acme", "canary"), "canary")
-    assert engine.recall(new.bundle.manifest.ref.name) == ("acme@canary",)
+    assert engine.withdraw(new.bundle.manifest.ref.name) == ("acme@canary",)
     engine.refresh()
     assert engine.snapshot.candidate("acme") is None
     assert isinstance(engine.search([waiting])[0], WithdrawnError)
@@ -211,7 +211,7 @@ def test_where_live_is_withdrawn_its_candidate_answers_nobody(
 ) -> None:
     engine = serving(store, encoder, old, new)
     waiting = SearchItem("acme", "hi", 50, held(engine, "acme", "canary"), "canary")
-    assert engine.recall(old.bundle.manifest.ref.name) == ("acme",)
+    assert engine.withdraw(old.bundle.manifest.ref.name) == ("acme",)
     assert isinstance(engine.search([waiting])[0], WithdrawnError)
     for alias in ("live", "canary"):
         with pytest.raises(WithdrawnError, match=old.bundle.manifest.version):

@@ -49,7 +49,7 @@ def answers(engine: Engine, items: Sequence[SearchItem]) -> list[SearchAnswer]:
 def assert_answers_as(answer: SearchAnswer, made: MadeTenant, encoder: Encoder, text: str) -> None:
     expected = made.expected(encoder, text)
     assert (answer.tenant, answer.version) == (made.tenant, made.bundle.manifest.version)
-    assert answer.form == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
+    assert answer.variant == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
     assert [r.faq_id for r in answer.ranked] == [faq_id for faq_id, _ in expected][
         : len(answer.ranked)
     ]

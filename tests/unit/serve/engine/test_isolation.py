@@ -72,7 +72,7 @@ class Operator:
         self.withdrawn[ref.version] = float("inf")
         after = self._outcomes(made.tenant)
         self._note(made.tenant, {alias: before[alias] | after[alias] for alias in ALIASES})
-        self._engine.recall(ref.name)
+        self._engine.withdraw(ref.name)
         self.withdrawn[ref.version] = time.perf_counter()
         self._note(made.tenant, after)
 

@@ -17,7 +17,7 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.engine.engine import Engine
 from serve.grpc.rpc import Rpc
 from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from serve.tokens import Tokens, new_token
 from tests.serving_store import make_tenant, put_live
@@ -100,7 +100,7 @@ def made(
     store: Path,
     encoder: Encoder,
     folder: Path,
-    search: Callable[..., list[Outcome]] | None = None,
+    search: Callable[..., list[SearchOutcome]] | None = None,
     **limits: Any,
 ) -> Iterator[Asked]:
     put_live(store, make_tenant(encoder, "acme", seed=1))

@@ -15,7 +15,7 @@ from serve.engine.engine import Engine, SearchItem
 from serve.http.api import build_api
 from serve.http.middleware import write_request_log
 from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
@@ -40,7 +40,7 @@ class Fronted:
         )
         self.client = TestClient(api)  # raises what the app lets out: nothing
 
-    def search(self, items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(self, items: Sequence[SearchItem]) -> list[SearchOutcome]:
         if "fail" in items[0].text:
             raise RuntimeError(f"no good: {items[0].text}")
         return list(self.engine.search(items))
