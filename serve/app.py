@@ -32,7 +32,7 @@ _log = logging.getLogger("ray.serve")
 
 
 class SearchService:
-    """What Ray Serve calls of a replica."""
+    """The methods that Ray Serve calls on a replica."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         replica_id = ray_serve.get_replica_context().replica_id.unique_id

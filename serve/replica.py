@@ -126,7 +126,7 @@ class Replica:
             self._tracing.close()
 
     def refresh(self) -> None:
-        """Follow the store once. An error is logged, and what is live stays live."""
+        """Follow the store once. An error is logged, and the live bundles stay live."""
         try:
             changed = self._engine.refresh()
         except Exception:  # the store may be back in a second
@@ -195,7 +195,7 @@ class Replica:
 
 
 def collect_garbage_seldom() -> None:
-    """Let the garbage collector leave out what is in memory now, and search 100 times less often.
+    """Exempt the present objects from garbage collection, and search 100 times less often.
 
     A full search takes 0.1 to 0.2 s, and every request waits for it; under load one came every few
     seconds. A replica makes next to no garbage that is not freed at once.

@@ -36,7 +36,7 @@ class AdapterBank:
 
     max_slots: most adapters side by side; None: as many as `max_mib` holds.
     max_mib: most memory of the slots, in MiB. While the bank grows, its old stack stays beside the
-    new one until the last batch on it has ended.
+        new one until the last batch on it has ended.
     """
 
     def __init__(

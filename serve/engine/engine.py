@@ -59,7 +59,7 @@ class Engine:
     max_slots: most tenants in memory; None: as many as `bank_mib` MiB of adapters holds.
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
-    before anyone asks for them.
+        before anyone asks for them.
     """
 
     def __init__(

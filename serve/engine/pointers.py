@@ -63,17 +63,19 @@ class Pointers:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The difference between what the store wants served and what is; keys as in
-    `serve.engine.live`."""
+    """The releases that the store wants served, compared with the served ones.
+
+    Keys are those of `serve.engine.live`.
+    """
 
     bundles: Mapping[str, str]
     """Key to bundle id, sorted. A tenant whose release is damaged keeps what is served."""
     candidates: Mapping[str, Candidate]
-    """By tenant."""
+    """Tenant to candidate."""
     dropped: tuple[str, ...]
     """Keys that are served and no longer wanted, and candidates that others replace."""
     damaged: Mapping[str, ServingError]
-    """By tenant."""
+    """Tenant to the fault of its release."""
 
 
 def read_wanted(pointers: Pointers, now: Snapshot) -> Wanted:

@@ -64,9 +64,10 @@ class Residents:
         return self._snapshot
 
     def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
-        """The tenant, or its load, which all who ask meanwhile share. Does not block.
+        """The tenant in memory, or its load, which all requests for it share. Does not block.
 
-        Whoever keeps the `LiveTenant` keeps it in memory: keep it until it is answered.
+        A `LiveTenant` stays in memory while somebody keeps it: keep it until the request is
+        answered.
 
         Raises:
             UnknownTenantError: nothing is live, or its bundle was refused a moment ago.
@@ -275,7 +276,7 @@ class Residents:
         withdrawn: frozenset[str] | None = None,
         candidates: Mapping[str, Candidate] | None = None,
     ) -> None:
-        """Swap in the next snapshot; what is not given stays the same, without a copy."""
+        """Swap in the next snapshot; arguments that are not given stay the same, without a copy."""
         now = self._snapshot
         self._snapshot = Snapshot(
             stack=self._bank.stack,

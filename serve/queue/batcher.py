@@ -37,8 +37,8 @@ class Batcher:
     max_wait_ms: how long an idle engine waits for more requests; 0: it takes only those that wait.
     request_timeout_s: a request that has waited for so long is given up without being computed.
     refuse_after_s: mean delay before a tenant whose part of the queue is full is refused. Without
-    it, a flood over many connections would be refused as fast as the event loop can, and everyone's
-    requests wait for that loop.
+        it, a flood over many connections would be refused as fast as the event loop can, and
+        everyone's requests wait for that loop.
     Belongs to one event loop.
     """
 

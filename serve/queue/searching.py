@@ -41,7 +41,7 @@ class Searcher:
         """The answers to one request's texts, in order; all come from one bundle.
 
         alias: which of the tenant's bundles answers. None: the live one, or a canary for its share
-        of such requests while it can answer.
+            of such requests while it can answer.
 
         Raises:
             UnknownTenantError, WithdrawnError: the tenant is not served.

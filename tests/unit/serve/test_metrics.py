@@ -1,4 +1,4 @@
-"""What is measured, and that its labels are bounded."""
+"""The metrics of a replica, and the bounds of their labels."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The file of tokens: what is kept, who is let in, and what is refused."""
+"""The token file: its contents, the tokens that it admits, and the faults that it refuses."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Spans of requests: whose they are, what they hold, and that without traces none is made."""
+"""Spans of requests: their parents and attributes; without traces none is made."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""A candidate beside the live bundle: proven before use, never mixed in, gone when it should be."""
+"""A candidate beside the live bundle: proven before use, never mixed in, dropped in time."""
 
 import random
 import threading
@@ -243,7 +243,7 @@ def test_candidates_are_paged_like_tenants(store: Path, encoder: Encoder) -> Non
 def test_threads_promotions_and_rollbacks_never_mix_versions_or_fail_a_request(
     store: Path, encoder: Encoder
 ) -> None:
-    """Two slots for six bundles; whatever moves, a request is answered by what it held."""
+    """Two slots for six bundles: whatever changes, the bundle that a request held answers it."""
     made = {
         tenant: [make_tenant(encoder, tenant, seed=10 * n + v, num_faqs=4) for v in range(2)]
         for n, tenant in enumerate(["ash", "birch", "cedar"])

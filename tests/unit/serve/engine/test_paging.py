@@ -1,4 +1,4 @@
-"""More live tenants than slots: loads, waits and evictions, and never a wrong answer."""
+"""More live tenants than slots: loads, waits and evictions, without a wrong answer."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a replica says of its own answers: confidence, expected error, drift."""
+"""The quality figures of a replica: confidence, expected error, drift."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A withdrawn version is dropped by a replica within seconds, and told to those who ask for it."""
+"""A replica drops a withdrawn version within seconds, and says so to those who ask for it."""
 
 import logging
 from collections.abc import Iterator

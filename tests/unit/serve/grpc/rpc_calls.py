@@ -33,7 +33,7 @@ HELD = ("acme", "strict", "tried", "absent", "other")
 
 @dataclass
 class Context:
-    """What a method sees of Ray Serve's context, and what it leaves there."""
+    """Stands in for Ray Serve's gRPC context, and records what a method sets."""
 
     metadata: tuple[tuple[str, str | bytes], ...] = ()
     request_id: str = "given-1"
@@ -58,7 +58,7 @@ class Context:
         self.trailer = trailer
 
     def detail(self, kind: Any) -> Any:
-        """This detail of the status; None if it has none."""
+        """The detail of this kind in the status; None: it has none."""
         [(key, value)] = self.trailer
         assert key == "grpc-status-details-bin" and SECRET.encode() not in value
         status = Status.FromString(value)

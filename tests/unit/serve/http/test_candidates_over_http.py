@@ -1,4 +1,4 @@
-"""Candidates as HTTP has them: asked for by name, told of, compared and counted."""
+"""Candidates over HTTP: asked for by name, reported, compared and counted."""
 
 import time
 from dataclasses import replace

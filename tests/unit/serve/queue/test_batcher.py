@@ -187,7 +187,7 @@ def test_what_was_waited_for_a_load_counts_towards_a_requests_time() -> None:
 
 
 def test_who_is_given_up_keeps_nothing_in_memory() -> None:
-    """The tenant that its items hold could not leave memory."""
+    """Otherwise the tenant that its items hold could not be evicted."""
 
     async def scenario() -> None:
         engine = Recorder()

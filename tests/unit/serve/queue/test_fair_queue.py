@@ -1,4 +1,4 @@
-"""Fairness, with a simulated clock and an engine that costs what the measured one does."""
+"""Fairness, with a simulated clock and an engine as fast as the measured one."""
 
 import random
 import statistics
@@ -32,7 +32,7 @@ class Sent(Request):
 
 @dataclass
 class Run:
-    """What became of one trace of arrivals."""
+    """The results of one trace of arrivals."""
 
     waits: dict[str, list[float]] = field(default_factory=dict)
     """Seconds from arrival to answer, by tenant."""

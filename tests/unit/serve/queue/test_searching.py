@@ -1,4 +1,4 @@
-"""Which bundle answers a request, and what is asked of a candidate in the shadow."""
+"""The choice of the bundle that answers a request, and the shadow traffic."""
 
 import asyncio
 import threading
@@ -108,7 +108,7 @@ def test_a_share_of_nothing_is_that_at_the_lowest_draw_too(serving: Serving) -> 
 def test_what_a_request_has_waited_is_taken_from_its_time(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A canary may take half of it; what that or the live one took is missing in the queue."""
+    """A canary may use half of the time; the queue gets what the loads have left."""
     served = serving("canary", 1.0)
     now = 100.0
     given: list[tuple[Alias, float]] = []
