@@ -83,7 +83,12 @@ class Replica:
         self._refreshed_at = time.monotonic()
         self.refresh()
         self._stopping = threading.Event()
-        self._withdrawals = self._withdrawal_follower(settings)
+        self._withdrawals: WithdrawalFollower | None = None
+        if settings.registry is not None:
+            connect = functools.partial(
+                RegistryClient, settings.registry, credentials=settings.registry_credentials
+            )
+            self._withdrawals = WithdrawalFollower(self._engine, connect)
         self._threads = self._following_threads(settings)
         for thread in self._threads:
             thread.start()
@@ -166,14 +171,6 @@ class Replica:
         except Exception as error:  # its message may quote the file, unless it is ours
             told = error if isinstance(error, ConfigError) else type(error).__name__
             _log.error("token file refused; the tokens read before stay valid: %s", told)
-
-    def _withdrawal_follower(self, settings: ServeSettings) -> WithdrawalFollower | None:
-        if settings.registry is None:
-            return None
-        connect = functools.partial(
-            RegistryClient, settings.registry, credentials=settings.registry_credentials
-        )
-        return WithdrawalFollower(self._engine, connect)
 
     def _following_threads(self, settings: ServeSettings) -> list[threading.Thread]:
         """One thread a source: a revoked token does not wait for bundles that are being loaded."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
@@ -62,9 +62,7 @@ def query(
             metavar="FILE", help="File with the tenant's token, if the server asks for one."
         ),
     ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people, or JSON.")
-    ] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)

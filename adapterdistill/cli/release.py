@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.errors import ConfigError, ServingError
 
 app = typer.Typer(
@@ -30,7 +30,6 @@ BundleArgument = Annotated[
         "the present candidate.",
     ),
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people, or JSON.")]
 _SHORT = 12
 
 

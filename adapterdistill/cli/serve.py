@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from adapterdistill.cli.options import Dtype
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import write_secret
 
@@ -32,9 +33,7 @@ def serve(
     encoder: Annotated[
         str, typer.Option(metavar="NAME|FOLDER", help="Encoder's name or folder.")
     ] = "minilm-l6",
-    dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16", help="Number format of the encoder.")
-    ] = "auto",
+    dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(metavar="N", help="torch threads of a replica.")] = 1,
     replicas: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that answer.")] = 1,
     bank_mib: Annotated[

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_secret
 from adapterdistill.manifest import is_name
@@ -31,7 +31,6 @@ Tenant = Annotated[
 Operator = Annotated[
     bool, typer.Option("--operator", help="A token of the operator, for /metrics and /docs only.")
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people, or JSON.")]
 
 
 @app.command()

@@ -30,7 +30,7 @@ from adapterdistill.errors import (
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs
-from serve.http.middleware import BodyLimit, Guard, RequestMiddleware
+from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
 from serve.http.schema import (
     ErrorBody,
     Health,
@@ -172,8 +172,7 @@ def _error(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     context_of(request.scope).outcome = reason
-    body = ErrorBody(reason=reason, message=message)
-    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+    return error_response(status, reason, message, headers)
 
 
 async def _domain_error(request: Request, error: Exception) -> JSONResponse:

@@ -66,7 +66,9 @@ class RequestMiddleware:
             context.outcome = "INTERNAL"
             _log.error("request %s failed: %s", context.request_id, place(error))
             if not status:
-                await _failure()(scope, receive, noting_send)
+                message = "the server failed on this request"
+                failure = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", message)
+                await failure(scope, receive, noting_send)
         finally:
             if scope["path"].startswith(_LOGGED):
                 seconds = time.perf_counter() - started_at
@@ -113,9 +115,12 @@ def place(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def _failure() -> JSONResponse:
-    body = ErrorBody(reason="INTERNAL", message="the server failed on this request")
-    return JSONResponse(body.model_dump(), status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+def error_response(
+    status: HTTPStatus, reason: str, message: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The answer to a request that is refused or failed."""
+    body = ErrorBody(reason=reason, message=message)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
 MAX_BODY_BYTES = 2 << 20
@@ -169,10 +174,8 @@ def _counted(receive: Receive) -> Receive:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     context_of(scope).outcome = "REQUEST_TOO_LARGE"
-    body = ErrorBody(
-        reason="REQUEST_TOO_LARGE", message=f"a body has at most {MAX_BODY_BYTES} bytes"
-    )
-    refusal = JSONResponse(body.model_dump(), status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    message = f"a body has at most {MAX_BODY_BYTES} bytes"
+    refusal = error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "REQUEST_TOO_LARGE", message)
     await refusal(scope, receive, send)
 
 
@@ -197,14 +200,9 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._admits(scope):
             context_of(scope).outcome = "UNAUTHENTICATED"
-            body = ErrorBody(
-                reason="UNAUTHENTICATED", message="a valid bearer token for this path is needed"
-            )
-            refusal = JSONResponse(
-                body.model_dump(),
-                status_code=HTTPStatus.UNAUTHORIZED,
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            message = "a valid bearer token for this path is needed"
+            headers = {"WWW-Authenticate": "Bearer"}
+            refusal = error_response(HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", message, headers)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -243,7 +243,7 @@ def test_a_draining_batcher_answers_what_waits_and_refuses_what_comes() -> None:
         await asyncio.to_thread(engine.started.wait, 10)
         drained = asyncio.create_task(batcher.drain())
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="stops"):
+        with pytest.raises(OverloadedError, match="is stopping"):
             await batcher.submit(request("d"))
         assert not drained.done()
         engine.gate.set()

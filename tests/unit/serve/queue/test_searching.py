@@ -394,7 +394,7 @@ def test_a_replica_that_stops_ends_its_shadows(serving: Serving) -> None:
         await ask(searcher)
         await searcher.drain()
         assert not searcher.shadow._tasks
-        with pytest.raises(OverloadedError, match="stops"):
+        with pytest.raises(OverloadedError, match="is stopping"):
             await ask(searcher)
 
     serving("shadow", 1.0).run(scenario)
