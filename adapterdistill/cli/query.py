@@ -41,14 +41,12 @@ def register(app: typer.Typer) -> None:
 
 
 def query(
-    tenant: Annotated[
-        str, typer.Argument(metavar="TENANT", help="The tenant whose FAQs are searched.")
-    ],
-    text: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant whose FAQs are searched.")],
+    text: Annotated[str, typer.Argument(help="The question.")],
     address: Annotated[
         str, typer.Option(metavar="URL", help="Where `adapterdistill serve` listens.")
     ] = DEFAULT_ADDRESS,
-    top_k: Annotated[int, typer.Option(metavar="N", help="FAQs to show.", min=1, max=50)] = 5,
+    top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
     alias: Annotated[
         AliasName | None,
         typer.Option(
@@ -58,9 +56,7 @@ def query(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="File with the tenant's token, if the server asks for one."
-        ),
+        typer.Option(help="File with the tenant's token, if the server asks for one."),
     ] = None,
     output: Output = Format.table,
 ) -> None:
@@ -74,8 +70,7 @@ def query(
 
 
 def _token_in(path: Path) -> str:
-    """The token in a file; as an argument, everyone who lists the machine's processes would see
-    it."""
+    """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from serve.tokens import PREFIX
 
@@ -100,8 +95,8 @@ def ask(
         ConfigError: the address, the tenant's name or the question is malformed.
         UnauthenticatedError: the server refuses the token for this tenant.
         NoCandidateError: `alias` is "canary", and there is none.
-        UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server said
-            so.
+        UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
+            said so.
         ServingError: the server does not answer, or fails.
     """
     import httpx

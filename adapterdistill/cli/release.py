@@ -18,14 +18,11 @@ app = typer.Typer(
     "quarantined adapter teach, use `registry release-from-quarantine`.)",
     no_args_is_help=True,
 )
-Store = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Folder of serving bundles that `serve` reads.")
-]
-Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant.")]
+Store = Annotated[Path, typer.Option(help="Folder of serving bundles that `serve` reads.")]
+Tenant = Annotated[str, typer.Argument(help="The tenant.")]
 BundleArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[BUNDLE]",
         help="A bundle of the tenant: its name in `show`, or the beginning of its id. Default: "
         "the present candidate.",
     ),
@@ -87,9 +84,7 @@ def canary(
     tenant: Tenant,
     store: Store,
     bundle: BundleArgument = None,
-    share: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of the requests, 0 to 1.")
-    ] = 0.1,
+    share: Annotated[float, typer.Option(help="Share of the requests, 0 to 1.")] = 0.1,
     output: Output = Format.table,
 ) -> None:
     """Let a bundle answer a share of the tenant's requests, beside the live one."""
@@ -104,9 +99,7 @@ def shadow(
     tenant: Tenant,
     store: Store,
     bundle: BundleArgument = None,
-    share: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of the requests, 0 to 1.")
-    ] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of the requests, 0 to 1.")] = 1.0,
     output: Output = Format.table,
 ) -> None:
     """Let a bundle answer the live one's questions for comparison; its answers are never shown.

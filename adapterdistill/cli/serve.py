@@ -27,33 +27,23 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder of serving bundles; made if absent.")
-    ],
-    encoder: Annotated[
-        str, typer.Option(metavar="NAME|FOLDER", help="Encoder's name or folder.")
-    ] = "minilm-l6",
+    store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
+    encoder: Annotated[str, typer.Option(help="Encoder's name or folder.")] = "minilm-l6",
     dtype: Dtype = "auto",
-    threads: Annotated[int, typer.Option(metavar="N", help="torch threads of a replica.")] = 1,
-    replicas: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that answer.")] = 1,
+    threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     bank_mib: Annotated[
         float,
         typer.Option(
-            metavar="MIB",
             help="Memory of a replica for adapters, in MiB; tenants that do not fit are loaded "
             "when they are asked for.",
         ),
     ] = 1024,
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="Interface that HTTP listens on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="PORT", min=1, max=65535, help="Port that HTTP listens on.")
-    ] = 8000,
+    host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
     grpc_port: Annotated[
         int | None,
         typer.Option(
-            metavar="PORT",
             min=1,
             max=65535,
             help="Also answer over gRPC, on this port of all interfaces and without TLS (behind "
@@ -63,19 +53,14 @@ def serve(
     ] = None,
     registry: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A registry: a version that is withdrawn there is no longer served.",
-        ),
+        typer.Option(help="A registry: a version that is withdrawn there is no longer served."),
     ] = None,
     registry_credentials: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="An auditor's keys and certificates for the registry."),
+        Path | None, typer.Option(help="An auditor's keys and certificates for the registry.")
     ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
             help="File of `adapterdistill token`: only a holder of a tenant's token may ask for "
             "the tenant. Needed to listen beyond loopback.",
         ),

@@ -20,14 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 TokenFile = Annotated[
-    Path,
-    typer.Option(
-        "--tokens", metavar="FILE", help="The deployment's token file; it holds only hashes."
-    ),
+    Path, typer.Option("--tokens", help="The deployment's token file; it holds only hashes.")
 ]
-Tenant = Annotated[
-    str | None, typer.Option(metavar="TENANT", help="The tenant whose paths the token opens.")
-]
+Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the token opens.")]
 Operator = Annotated[
     bool, typer.Option("--operator", help="A token of the operator, for /metrics and /docs only.")
 ]
@@ -38,9 +33,7 @@ def new(
     tokens: TokenFile,
     tenant: Tenant = None,
     operator: Operator = False,
-    days: Annotated[
-        int, typer.Option(metavar="N", help="Days until it expires.", min=1, max=3650)
-    ] = 365,
+    days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=3650)] = 365,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="New file for the token, which only its owner can read."),
@@ -52,9 +45,7 @@ def new(
     The tenant's other tokens stay valid until they are revoked.
     """
     holder = _holder(tenant, operator=operator)
-    if out is not None and (
-        out.exists() or not out.parent.is_dir()
-    ):  # checked before a token is made
+    if out is not None and (out.exists() or not out.parent.is_dir()):  # before a token is made
         raise ConfigError(f"{out}: expected the name of a new file in an existing folder")
     text, token = new_token(tokens, holder, days=days)
     if out is not None:
@@ -79,8 +70,7 @@ def revoke_(
     tenant: Tenant = None,
     operator: Operator = False,
     token_id: Annotated[
-        str | None,
-        typer.Option("--id", metavar="ID", help="One token, by its id in `list`. Default: all."),
+        str | None, typer.Option("--id", help="One token, by its id in `list`. Default: all.")
     ] = None,
     output: Output = Format.table,
 ) -> None:
