@@ -102,7 +102,7 @@ class ServeSettings(BaseModel):
             return None
         path = path.expanduser()
         if "\0" in str(path):
-            raise ValueError("holds a character that no file name can have")
+            raise ValueError("holds a character that no file's name can have")
         if not path.is_absolute():
             raise ValueError("must be an absolute path")
         return path
