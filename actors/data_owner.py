@@ -1,8 +1,8 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
 A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
-are idempotent: each keeps its result in the run's folder, and a stage that was done is answered
-from there. What leaves is listed in `actors.records`; adapters leave only through the registry's
+are idempotent: each keeps its result in the run's folder, and a stage that is done answers from
+there. `actors.stages` lists the records that leave; adapters leave only through the registry's
 client.
 """
 
@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from actors.bundling import is_in_service, put_into_service
+from actors.judging import decide_on_variant, evaluate, judge_adapter, judge_variant
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, consent_of, is_published, publish_once
 from actors.records import (
@@ -24,36 +25,32 @@ from actors.records import (
     Evaluated,
     Extracted,
     Fetched,
-    Lightened,
     Published,
     StageResult,
     Validated,
+    VariantMade,
 )
 from actors.run_state import RunState
+from actors.stages import stage_of
 from actors.teachers import fetch_teachers
 from actors.train_outcome import peak_rss_mb
 from actors.training_stages import (
     distil,
     extract,
     leave_untrained,
-    make_form,
-    require_possible_form,
+    make_variant,
+    require_possible,
 )
-from adapterdistill.backbone import Embedder, Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.forms import unpack_form
-from adapterdistill.distill.rows import TenantRows, spread, tokenise
-from adapterdistill.distill.stage import load_payload, write_rows
-from adapterdistill.evaluation.calibration import calibrate
-from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
-from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
+from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.evaluation.report import decide, decide_variant
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 
-_OWN, _DISTILLED, _FORM = "own.safetensors", "distilled.safetensors", "form.safetensors"
+_OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -74,7 +71,7 @@ class DataOwner:
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
-        require_possible_form(self._config, lambda: self._encoder, self._dataset.tasks)
+        require_possible(self._config, lambda: self._encoder, self._dataset.tasks)
         self._state = RunState.open(self._config, data_sha256)
         counts = self._dataset.counts()
 
@@ -143,21 +140,11 @@ class DataOwner:
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
-            own = student = self._judge(_OWN)
+            own = student = judge_adapter(self._encoder, self._folder / _OWN, self._rows)
             # Without a student the own adapter stands on both sides: its metrics, and no gain.
             if distilled.trained:
-                student = self._judge(_DISTILLED)
-            own_threshold = abstention_threshold(own.held)
-            distilled_threshold = abstention_threshold(student.held)
-            return Evaluated(
-                held_out=compare(own.held, student.held),
-                folds=self._rows.num_folds,
-                test=compare(own.test, student.test),
-                own_threshold=own_threshold,
-                distilled_threshold=distilled_threshold,
-                own_calibration=calibrate(own.held, own_threshold),
-                distilled_calibration=calibrate(student.held, distilled_threshold),
-            )
+                student = judge_adapter(self._encoder, self._folder / _DISTILLED, self._rows)
+            return evaluate(own, student, folds=self._rows.num_folds)
 
         return self._stage(Evaluated, work)
 
@@ -201,63 +188,59 @@ class DataOwner:
 
         return self._stage(Published, work, still_so=still_there)
 
-    def lighten(self) -> Lightened:
-        """The method's cheaper form of the chosen adapter, served if it ranks about as well.
+    def variant(self) -> VariantMade:
+        """The method's variant of the chosen adapter, served if it ranks about as well.
 
-        Nothing is trained where no row is held out: the form could not be shown to be as good.
+        Nothing is trained where no row is held out: the variant could not be shown to be as good.
         """
         self._done(Published)
 
-        def work() -> Lightened:
-            made, kind = self._config.form, self._config.form_kind
-            if made is None or self._done(Evaluated).held_out is None:
-                return Lightened(trained=False, **decide_form(None, kind).model_dump())
-            told = make_form(
+        def work() -> VariantMade:
+            config, kind = self._config.variant, self._config.training.method
+            if config is None or self._done(Evaluated).held_out is None:
+                verdict = decide_variant(None, None if config is None else kind)
+                return VariantMade(trained=False, **verdict.model_dump())
+            adapter, variant = self._folder / self._chosen, self._folder / _VARIANT
+            trained = make_variant(
                 self._config,
                 self._encoder,
                 rows=self._rows_file,
-                adapter=self._folder / self._chosen,
-                form=self._folder / _FORM,
+                adapter=adapter,
+                variant=variant,
                 tasks=self._dataset.tasks(),
-                prototypes=kept_prototypes(self._folder) if self._config.sharing else (),
+                prototypes=() if self._config.noise is None else kept_prototypes(self._folder),
             )
-            adapter = self._judge(self._chosen)
-            form = self._judge(_FORM, self._form_in)
-            found = compare_form(adapter.held, form.held)
-            verdict = decide_form(found, kind, most_lost=made.most_lost)
-            threshold = abstention_threshold(form.held)
-            return Lightened(
-                **told,
-                **verdict.model_dump(),
-                held_out=found,
-                test=compare_form(adapter.test, form.test),
-                threshold=threshold,
-                calibration=calibrate(form.held, threshold),
+            return decide_on_variant(
+                trained,
+                judge_adapter(self._encoder, adapter, self._rows),
+                judge_variant(self._encoder, variant, self._rows),
+                kind,
+                most_lost=config.most_lost,
             )
 
-        return self._stage(Lightened, work)
+        return self._stage(VariantMade, work)
 
     def bundle(self) -> Bundled:
         """What is served, with the private FAQ index, up in the tenant's own serving store."""
-        lightened = self._done(Lightened)
+        made = self._done(VariantMade)
 
         def work() -> Bundled:
-            evaluated, form = self._done(Evaluated), None
+            evaluated, variant = self._done(Evaluated), None
             threshold, calibration = (
                 (evaluated.own_threshold, evaluated.own_calibration)
                 if self._chosen == _OWN
                 else (evaluated.distilled_threshold, evaluated.distilled_calibration)
             )
-            if lightened.form != "adapter":
-                assert lightened.threshold is not None
-                form = (self._folder / _FORM).read_bytes()
-                threshold, calibration = lightened.threshold, lightened.calibration
+            if made.served != "adapter":
+                assert made.threshold is not None
+                variant = (self._folder / _VARIANT).read_bytes()
+                threshold, calibration = made.threshold, made.calibration
             return put_into_service(
                 self._config,
                 self._encoder,
                 manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
                 payload=self._chosen_payload(),
-                form_payload=form,
+                variant_payload=variant,
                 rows=self._rows,
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
@@ -300,16 +283,7 @@ class DataOwner:
         kept = self._opened().result(kind)
         if kept is not None:
             return kept
-        stages: dict[type[StageResult], Callable[[], Any]] = {
-            Extracted: self.extract,
-            Fetched: self.fetch_teachers,
-            Distilled: self.distil,
-            Evaluated: self.evaluate,
-            Decided: self.decide,
-            Published: self.publish,
-            Lightened: self.lighten,
-        }
-        result = stages[kind]()
+        result = getattr(self, stage_of(kind).name)()
         assert isinstance(result, kind)
         return result
 
@@ -344,16 +318,6 @@ class DataOwner:
         config = self._config.registry
         folder = None if config.credentials is None else Path(config.credentials)
         return RegistryClient(config.resolve(), timeout_s=config.timeout_s, credentials=folder)
-
-    def _judge(self, file: str, load: Callable[[Path], Embedder] = load_payload) -> Judged:
-        """What is in `file`, and the folds' beside it, on the tenant's rows."""
-        files = [self._folder / file]
-        files += [fold_file(files[0], fold) for fold in range(self._rows.num_folds)]
-        whole, *folds = map(load, files)
-        return judge(self._encoder, whole, self._rows, folds)
-
-    def _form_in(self, file: Path) -> Embedder:
-        return unpack_form(file.read_bytes(), self._encoder).embedder
 
     @property
     def _chosen(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from actors.estimate import Estimate, Listed
 from actors.publishing import consent_of
-from actors.training_stages import require_possible_form
+from actors.training_stages import require_possible
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
@@ -49,8 +49,8 @@ def at_data(config: OnboardConfig) -> Found:
 
 def at_encoder(config: OnboardConfig, dataset: TenantDataset | None) -> Found:
     encoder = load_encoder(**config.encoder.model_dump())
-    if dataset is not None:  # what the method makes may need the tenant's tasks
-        require_possible_form(config, lambda: encoder, dataset.tasks)
+    if dataset is not None:  # the method may need the tenant's tasks
+        require_possible(config, lambda: encoder, dataset.tasks)
     said = f"{encoder.ref.name}, weights {encoder.ref.weights_sha256[:12]}"
     return Found(encoder, f"{said}; method {config.training.method}")
 

@@ -47,8 +47,8 @@ def build_manifest(
         kind="bottleneck",
         encoder=encoder.ref,
         tensors=tensor_specs(adapter),
-        # What a run makes besides, a cheaper form to serve by, is not published.
-        method="own_adapter" if choice == "own" else "adapter_distillation",
+        # The variant that a run may also make is not published.
+        method="own_adapter" if choice == "own" else config.student_method,
         config_sha256=config.digest(),
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
@@ -63,7 +63,7 @@ def build_manifest(
 
 def privacy_of(config: OnboardConfig) -> str:
     """The privacy statement of the manifest that the run will publish."""
-    return _privacy(None if config.sharing is None else config.sharing.noise)
+    return _privacy(config.noise)
 
 
 def _privacy(noise: float | None) -> str:

@@ -66,4 +66,4 @@ class RunState:
         return result
 
     def _path(self, kind: type[StageResult]) -> Path:
-        return self.folder / "stages" / f"{kind.__name__.lower()}.json"
+        return self.folder / "stages" / kind.file_name()

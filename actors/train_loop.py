@@ -15,7 +15,7 @@ from actors.train_outcome import Outcome, write_payloads
 from actors.train_workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
-from adapterdistill.distill.method import Progress
+from adapterdistill.distill.objective import Progress
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import sha256_hex

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.stage import TrainedStage, pack_trained
+from adapterdistill.distill.stage import TrainedStage
+from adapterdistill.distill.variants import pack_trained
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Metric, Record
 
@@ -47,7 +48,7 @@ def peak_rss_mb() -> float:
 
 
 def write_payloads(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
-    """The adapter's payload to `adapter`, the folds' beside it."""
+    """Write the payload to `adapter`, and the folds' beside it."""
     for number, fold in enumerate(trained.folds):
         write_atomically(fold_file(adapter, number), pack_trained(fold, encoder))
     write_atomically(adapter, pack_trained(trained.student, encoder))

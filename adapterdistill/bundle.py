@@ -34,11 +34,11 @@ from adapterdistill.errors import ServingError
 from adapterdistill.files import STAGED, alone_in, remove_staged, sync_folder, write_synced
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
-    FormKind,
     GoldenVectors,
     Manifest,
     Record,
     Sha256,
+    VariantKind,
     is_name,
     sha256_hex,
 )
@@ -60,7 +60,7 @@ _ADAPTER, _FAQS, _INDEX, _FORM, _HEAD = (
 class ProvenForm(Record):
     """Which form of the adapter is served, and how far it moves the probe sentences."""
 
-    kind: FormKind
+    kind: VariantKind
     golden: GoldenVectors
 
 

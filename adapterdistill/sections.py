@@ -88,13 +88,12 @@ class RegistryConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Both stages of AdapterDistillation, and what is made of the adapter that they leave."""
+    """Both training stages, and the method of the second or of a variant of its adapter."""
 
-    method: Literal["adapter_distillation", "conditional", "multitask_kd", "meta_kd"] = (
-        "adapter_distillation"
-    )
-    """`adapter_distillation` serves the adapter itself. The others make a cheaper form of it
-    besides, which is served if it ranks as well; a section says which."""
+    method: str = "adapter_distillation"
+    """One of `adapterdistill.distill.methods`. `adapter_distillation` serves the adapter itself.
+    The others make a cheaper variant of it, which is served if it ranks as well; each has a section
+    of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
@@ -125,61 +124,6 @@ class TrainingConfig(Section):
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
                 f"min_workers {self.min_workers} is more than num_workers, {self.num_workers}"
-            )
-        return self
-
-
-class FormConfig(Section):
-    """The training of a served form, and how much it may lose."""
-
-    steps: int = Field(ge=1, le=100_000)
-    learning_rate: float = Field(gt=0, le=1)
-    most_lost: float = Field(default=0.01, ge=0, le=1)
-    """Top-1 that the form may lose on held-out rows against the adapter and still be served."""
-
-
-class ConditionalConfig(FormConfig):
-    """Method `conditional`: the frozen layers read k of a text's n tokens."""
-
-    speed: float = Field(default=2.0, ge=1)
-    """n / k"""
-    to_all: bool = True
-    """Chosen tokens attend to all tokens of their text, else to each other."""
-    steps: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=6e-4, gt=0, le=1)
-
-
-class LightConfig(FormConfig):
-    """Methods `multitask_kd` and `meta_kd`: a small Transformer or BiLSTM in the encoder's place.
-
-    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps;
-    with `meta_kd`, tasks whose rows name domains from meta-teachers, by a Transformer only.
-    """
-
-    body: Literal["transformer", "bilstm"] = "transformer"
-    layers: int = Field(default=2, ge=1)
-    """Of a Transformer, like `heads`: at most the encoder's."""
-    heads: int = Field(default=3, ge=1)
-    lstm_size: int = Field(default=64, ge=1)
-    """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
-    steps: int = Field(default=1000, ge=1, le=100_000)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-
-
-class MetaConfig(Section):
-    """Method `meta_kd` among tenants: what they may know of each other's domains."""
-
-    share_prototypes: bool = False
-    """Publish the mean embedding of each class in each domain of the task that names domains, and
-    weigh its rows by those of the teachers that publish theirs, of the same classes."""
-    noise: float = Field(default=0.0, ge=0, le=1000)
-    """Standard deviation of what is added to each mean, over what one row can move it by."""
-
-    @model_validator(mode="after")
-    def _noise_of_something(self) -> "MetaConfig":
-        if self.noise and not self.share_prototypes:
-            raise ValueError(
-                "noise is of prototypes that are shared: set share_prototypes = true, or remove it"
             )
         return self
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.onboarding import STAGES
+from actors.stages import STAGES
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError

@@ -12,7 +12,6 @@ draws, with attention over the teachers trained beside the student, is `attentio
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 import torch
@@ -23,7 +22,9 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.losses import feature_distance, relation_distance
-from adapterdistill.distill.method import HeldOut, Objective, Recording, Scored
+from adapterdistill.distill.method import Cost, Method, StageTexts, Start, Teaching
+from adapterdistill.distill.objective import HeldOut, Objective, Recording, Scored
+from adapterdistill.distill.rows import StageRows
 
 FEATURE_WEIGHT = 5.0
 
@@ -100,33 +101,6 @@ def public_texts() -> list[str]:
     return list(dict.fromkeys(json.loads(line)["text"] for line in lines))
 
 
-@dataclass(frozen=True)
-class Teaching:
-    """Of each teacher, in their order."""
-
-    weights: tuple[float, ...]
-    """Share of the composition; the sum is 1."""
-    leave_one_out: tuple[float, ...] = ()
-    """Held-out score of the composition without it minus that of the whole: below 0 where it
-    helped. Empty where that was not asked for, or nothing is held out."""
-
-
-def teaching_of(objective: Objective, scored: Sequence[Scored]) -> Teaching | None:
-    """What the teachers of a stage 2 did; None for a stage without teachers.
-
-    Args:
-        scored: the same stage, or each fold's, with what scores it; empty: no teacher is left out.
-    """
-    if not isinstance(objective, AdapterDistillation):
-        return None
-    stages = [
-        (one.objective.composition, one.held_out)
-        for one in scored
-        if isinstance(one.objective, AdapterDistillation)
-    ]
-    return Teaching(tuple(objective.composition.shares.tolist()), leave_one_out(stages))
-
-
 def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float, ...]:
     """The mean held-out score without each teacher, minus that with all; nothing is retrained.
 
@@ -142,3 +116,38 @@ def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float,
         return (sum(without) - sum(whole)) / len(stages)
 
     return tuple(change(n) for n in range(len(stages[0][0].shares)))
+
+
+def imitation_texts(encoder: Encoder, rows: StageRows) -> StageTexts:
+    """The own and the public texts of `imitation_rows`, each own one with its row's fold."""
+    texts, of_row = imitation_rows(encoder, rows.train)
+    folds = None if rows.folds is None else torch.where(of_row < 0, -1, rows.folds[of_row])
+    return StageTexts(texts, folds)
+
+
+class DistilTeachers(Method):
+    """Method `adapter_distillation`: stage 2 alone; the adapter itself is served."""
+
+    cost = Cost(forward=1.5, before=15)  # the composition is a wider adapter, trained first
+
+    def texts(self, start: Start, rows: StageRows) -> StageTexts:
+        return imitation_texts(start.encoder, rows)
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        return distillation_of(
+            start.encoder,
+            start.teachers,
+            rows,
+            own=start.initial,
+            bottleneck_size=start.bottleneck_size,
+            seed=start.seed,
+        )
+
+    def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching:
+        assert isinstance(objective, AdapterDistillation)
+        stages = [
+            (one.objective.composition, one.held_out)
+            for one in scored
+            if isinstance(one.objective, AdapterDistillation)
+        ]
+        return Teaching(tuple(objective.composition.shares.tolist()), leave_one_out(stages))

@@ -23,7 +23,7 @@ from adapterdistill.distill.losses import (
     prototype_loss,
     relation_distance,
 )
-from adapterdistill.distill.method import Objective, Recording
+from adapterdistill.distill.objective import Objective, Recording
 
 
 @dataclass(frozen=True)

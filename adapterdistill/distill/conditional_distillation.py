@@ -10,17 +10,36 @@ do, the tenant's and public ones.
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Parallel, Routing
-from adapterdistill.backbone import Adaptation, Encoder, LayerRule, pack
-from adapterdistill.distill.batches import Batch
+from adapterdistill.adapters import (
+    LEAST,
+    BottleneckAdapter,
+    ConditionalAdapter,
+    Parallel,
+    Routing,
+)
+from adapterdistill.backbone import Adaptation, Embedder, Encoder, LayerRule, pack
+from adapterdistill.distill.adapter_distillation import imitation_rows, imitation_texts
+from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import embedding_distance, similarity_distance
-from adapterdistill.distill.method import HiddenStates, Objective, OwnAdapter
+from adapterdistill.distill.method import (
+    Cost,
+    Method,
+    StageTexts,
+    Start,
+    VariantConfig,
+    VariantSettings,
+)
+from adapterdistill.distill.objective import HiddenStates, Objective, OwnAdapter
+from adapterdistill.distill.rows import StageRows
+from adapterdistill.sections import EncoderConfig, Section
 
 SKIPPING_SIZE = 64
 """Bottleneck of the skipping adapter, the paper's."""
@@ -189,3 +208,92 @@ def _regressed(x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]) -> Float[
     inner = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)
     found: Tensor = torch.linalg.solve(inner, x.T @ y)
     return found
+
+
+class ConditionalConfig(VariantConfig):
+    """Section `conditional`: the frozen layers read k of a text's n tokens."""
+
+    speed: float = Field(default=2.0, ge=1)
+    """n / k"""
+    to_all: bool = True
+    """Whether chosen tokens attend to all tokens of their text; otherwise to each other."""
+    steps: int = Field(default=100, ge=1, le=100_000)
+    learning_rate: float = Field(default=6e-4, gt=0, le=1)
+
+
+class ConditionalSections(Section):
+    """The method's sections."""
+
+    conditional: ConditionalConfig = ConditionalConfig()
+
+
+class ConditionalSettings(VariantSettings):
+    """A conditional adapter (CoDA) at one speed."""
+
+    kind: Literal["conditional"] = "conditional"
+    bottleneck_size: int = Field(ge=1, le=1024)
+    skipping_size: int = Field(default=SKIPPING_SIZE, ge=1, le=1024)
+    speed: float = Field(ge=1, le=8192)
+    least: int = Field(default=LEAST, ge=3, le=8192)
+    to_all: bool
+
+    def new(self, encoder: Encoder, *, seed: int) -> ConditionalAdapter:
+        """Near identity, with a random router."""
+        shape = (encoder.num_layers, encoder.hidden_size, self.bottleneck_size)
+        adapter = BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
+        return ConditionalAdapter.new(adapter, skipping_size=self.skipping_size, seed=seed)
+
+    def embedder(self, model: nn.Module) -> Embedder:
+        assert isinstance(model, ConditionalAdapter)
+        return model.at(self.routing)
+
+    @property
+    def routing(self) -> Routing:
+        return Routing(self.speed, least=self.least, to_all=self.to_all)
+
+
+class Conditional(Method):
+    """Method `conditional`: a variant that skips tokens of long texts."""
+
+    sections = ConditionalSections
+    variant = ConditionalSettings
+    cost = Cost(forward=1.0)
+
+    def check_config(self, sections: Section, encoder: EncoderConfig) -> None:
+        assert isinstance(sections, ConditionalSections)
+        if sections.conditional.speed > encoder.max_tokens:
+            raise ValueError(
+                f"conditional.speed {sections.conditional.speed:g} leaves less than one of "
+                f"encoder.max_tokens, {encoder.max_tokens}: lower it"
+            )
+
+    def variant_settings(self, sections: Section, *, bottleneck_size: int) -> ConditionalSettings:
+        assert isinstance(sections, ConditionalSections)
+        chosen = sections.conditional
+        return ConditionalSettings(
+            bottleneck_size=bottleneck_size, speed=chosen.speed, to_all=chosen.to_all
+        )
+
+    def texts(self, start: Start, rows: StageRows) -> StageTexts:
+        assert isinstance(start.variant, ConditionalSettings)
+        found = imitation_texts(start.encoder, rows)
+        long = skippable(found.rows.ids, start.variant.routing)
+        return StageTexts(
+            found.rows.select(long), None if found.folds is None else found.folds[long]
+        )
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        settings, adapter = start.variant, start.initial
+        assert isinstance(settings, ConditionalSettings) and adapter is not None
+        # Fitted on the fold's own rows: `texts` holds what the fold holds out.
+        found, _ = imitation_rows(start.encoder, rows)
+        ids = found.select(skippable(found.ids, settings.routing)).ids
+        model = fitted(
+            start.encoder, adapter, ids, skipping_size=settings.skipping_size, seed=start.seed
+        )
+        dense = adapter.requires_grad_(False)
+        return ConditionalDistillation(start.encoder, model, dense, settings.routing)
+
+    def model(self, objective: Objective) -> ConditionalAdapter:
+        assert isinstance(objective, ConditionalDistillation)
+        return objective.conditional

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adapterdistill.backbone import Embedder
 from adapterdistill.data.splits import row_key
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
-from adapterdistill.distill.method import Objective, Scored
+from adapterdistill.distill.objective import Objective, Scored
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult
 from adapterdistill.errors import TrainingError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows, make_batch
-from adapterdistill.distill.method import HeldOut, Objective, Progress
+from adapterdistill.distill.objective import HeldOut, Objective, Progress
 from adapterdistill.errors import TrainingError
 
 

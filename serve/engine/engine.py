@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.backbone import Embedder, Encoder, pack
-from adapterdistill.distill.forms import ServedForm
+from adapterdistill.distill.method import Variant as ServedForm
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
 from serve.engine.faq_index import Ranking, rank

@@ -14,14 +14,14 @@ from typing import Literal
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
-from adapterdistill.distill.forms import ServedForm
+from adapterdistill.distill.method import Variant as ServedForm
 from adapterdistill.errors import (
     NoCandidateError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.manifest import FormKind, Manifest
+from adapterdistill.manifest import Manifest, VariantKind
 from adapterdistill.release import Candidate
 from serve.engine.adapter_bank import Slot
 from serve.engine.drift import Drift
@@ -29,7 +29,7 @@ from serve.engine.faq_index import FaqIndex
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
 """Why a tenant is not answered; the last where it is live and not in memory."""
-ServedAs = FormKind | Literal["adapter"]
+ServedAs = VariantKind | Literal["adapter"]
 """What a tenant is served by: its adapter, or a cheaper form of it."""
 Alias = Literal["live", "canary"]
 """Which of a tenant's bundles answers: the live one, or the candidate, whatever its mode."""

@@ -12,7 +12,8 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
-from adapterdistill.distill.forms import ServedForm, unpack_form
+from adapterdistill.distill.method import Variant as ServedForm
+from adapterdistill.distill.variants import unpack_variant as unpack_form
 from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
 from adapterdistill.manifest import Manifest
 from serve.engine.faq_index import FaqIndex

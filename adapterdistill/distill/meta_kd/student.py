@@ -18,8 +18,8 @@ from adapterdistill.distill.meta_kd.formulas import (
     soft_cross_entropy,
 )
 from adapterdistill.distill.meta_kd.teacher import Lesson, Observed
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel, TransformerBody
+from adapterdistill.distill.multitask_kd.students import MultitaskModel, TransformerBody
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 

@@ -18,8 +18,8 @@ from adapterdistill.distill.meta_kd.formulas import DomainHead, Prototypes, row_
 from adapterdistill.distill.meta_kd.shared_prototypes import prototypes_in
 from adapterdistill.distill.meta_kd.student import TERMS, MetaDistillation
 from adapterdistill.distill.meta_kd.teacher import Lesson, MetaTeaching, Teacher, check_domains
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
-from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.objective import MultitaskDistillation, TaskBatches
+from adapterdistill.distill.multitask_kd.students import AdapterBody, MultitaskModel, TaskTexts
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import SharedPrototypes
 

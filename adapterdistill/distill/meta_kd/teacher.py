@@ -26,8 +26,8 @@ from adapterdistill.distill.meta_kd.formulas import (
     corrupted,
     meta_teacher_loss,
 )
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel
+from adapterdistill.distill.multitask_kd.students import MultitaskModel
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 

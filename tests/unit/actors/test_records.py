@@ -10,10 +10,12 @@ import pytest
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from actors.data_owner import DataOwner
-from actors.onboarding import STAGES, OnboardReport
-from actors.records import LEAVES_OWNER, Bundled, Distilled, Fetched, Published, Validated
+from actors.onboarding import OnboardReport
+from actors.records import Bundled, Distilled, Fetched, Published, Validated
+from actors.stages import ONBOARDING, STAGES
 from adapterdistill.manifest import Manifest
 
+LEAVES_OWNER = [stage.record for stage in ONBOARDING]
 SENTENCE = "where is my private parcel"
 
 

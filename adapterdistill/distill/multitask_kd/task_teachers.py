@@ -17,9 +17,13 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import metadata_of
 from adapterdistill.data.tasks import Task, TaskRow
 from adapterdistill.distill.meta_kd.tasks import Domains, TaskLesson, TaskOverDomains
-from adapterdistill.distill.method import Objective
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
-from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.objective import (
+    MultitaskDistillation,
+    TaskBatches,
+    no_targets,
+)
+from adapterdistill.distill.multitask_kd.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.objective import Objective
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import Metric, SharedPrototypes, canonical_json
 

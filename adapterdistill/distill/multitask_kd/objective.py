@@ -17,8 +17,8 @@ from torch import Tensor
 
 from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.students import MultitaskModel, TaskTexts
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 
