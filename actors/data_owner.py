@@ -7,7 +7,6 @@ client.
 """
 
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,7 @@ import torch
 from actors.bundling import is_in_service, put_into_service
 from actors.judging import decide_on_variant, evaluate, judge_adapter, judge_variant
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
-from actors.publishing import build_manifest, consent_of, is_published, publish_once
+from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
     Bundled,
     Decided,
@@ -33,7 +32,6 @@ from actors.records import (
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers
-from actors.train_outcome import peak_rss_mb
 from actors.training_stages import (
     distil,
     extract,
@@ -48,7 +46,6 @@ from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
 from adapterdistill.evaluation.report import decide, decide_variant
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry.client.client import RegistryClient
 
 _OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
@@ -78,7 +75,7 @@ class DataOwner:
         def work() -> Validated:
             return Validated(counts=counts, data_sha256=data_sha256)
 
-        return self._stage(Validated, work, started=started)
+        return self._opened().once(Validated, work, started=started)
 
     def extract(self) -> Extracted:
         """Stage 1: the own rows train the own adapter. Nothing to train without labelled rows."""
@@ -91,13 +88,13 @@ class DataOwner:
                 self._config, self._encoder, rows=self._rows_file, adapter=self._folder / _OWN
             )
 
-        return self._stage(Extracted, work)
+        return self._opened().once(Extracted, work)
 
     def fetch_teachers(self) -> Fetched:
         """The frozen adapters of other tenants that suit the own texts best, from the registry."""
 
         def work() -> Fetched:
-            with self._registry() as registry:
+            with open_registry(self._config) as registry:
                 found = fetch_teachers(
                     registry,
                     self._encoder,
@@ -115,7 +112,7 @@ class DataOwner:
                 listed=found.listed,
             )
 
-        return self._stage(Fetched, work)
+        return self._opened().once(Fetched, work)
 
     def distil(self) -> Distilled:
         """Stage 2: the teachers' knowledge into the student, which starts from the own adapter."""
@@ -133,7 +130,7 @@ class DataOwner:
                 teachers={name: self._teacher_file(name) for name in fetched.teachers},
             )
 
-        return self._stage(Distilled, work)
+        return self._opened().once(Distilled, work)
 
     def evaluate(self) -> Evaluated:
         """Own against distilled, on held-out rows for the verdict, on test rows for the record."""
@@ -146,16 +143,20 @@ class DataOwner:
                 student = judge_adapter(self._encoder, self._folder / _DISTILLED, self._rows)
             return evaluate(own, student, folds=self._rows.num_folds)
 
-        return self._stage(Evaluated, work)
+        return self._opened().once(Evaluated, work)
 
     def decide(self) -> Decided:
         """Which of the two is published."""
-        verdict = decide(
-            self._done(Evaluated).held_out,
-            has_own=self._done(Extracted).trained,
-            has_distilled=self._done(Distilled).trained,
-        )
-        return self._stage(Decided, lambda: Decided(choice=verdict.choice, reason=verdict.reason))
+
+        def work() -> Decided:
+            verdict = decide(
+                self._done(Evaluated).held_out,
+                has_own=self._done(Extracted).trained,
+                has_distilled=self._done(Distilled).trained,
+            )
+            return Decided(choice=verdict.choice, reason=verdict.reason)
+
+        return self._opened().once(Decided, work)
 
     def publish(self) -> Published:
         """The chosen adapter and its manifest to the registry. Nothing else goes there."""
@@ -171,9 +172,7 @@ class DataOwner:
                 teachers=self._done(Fetched).teachers,
                 prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
-            with self._registry() as registry:
-                manifest = publish_once(registry, manifest, payload, consent_of(self._config))
-                state = registry.describe(manifest.ref).state
+            manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
                 name=manifest.ref.name,
@@ -182,11 +181,9 @@ class DataOwner:
                 quarantined=state == "quarantined",
             )
 
-        def still_there(kept: Published) -> bool:
-            with self._registry() as registry:
-                return is_published(registry, kept.name)
-
-        return self._stage(Published, work, still_so=still_there)
+        return self._opened().once(
+            Published, work, still_true=lambda kept: is_published(self._config, kept.name)
+        )
 
     def variant(self) -> VariantMade:
         """The method's variant of the chosen adapter, served if it ranks about as well.
@@ -218,7 +215,7 @@ class DataOwner:
                 most_lost=config.most_lost,
             )
 
-        return self._stage(VariantMade, work)
+        return self._opened().once(VariantMade, work)
 
     def bundle(self) -> Bundled:
         """What is served, with the private FAQ index, up in the tenant's own serving store."""
@@ -247,30 +244,11 @@ class DataOwner:
                 calibration=calibration,
             )
 
-        return self._stage(Bundled, work, still_so=lambda kept: is_in_service(self._config, kept))
+        return self._opened().once(
+            Bundled, work, still_true=lambda kept: is_in_service(self._config, kept)
+        )
 
     # What follows stays on the owner's node.
-
-    def _stage(
-        self,
-        kind: type[R],
-        work: Callable[[], R],
-        *,
-        started: float | None = None,
-        still_so: Callable[[R], bool] = lambda kept: True,
-    ) -> R:
-        """The stage's kept result while it is `still_so` outside, or `work()`, timed and kept."""
-        state = self._opened()
-        with state.alone():
-            kept = state.result(kind)
-            if kept is not None and still_so(kept):
-                return kept
-            started = time.perf_counter() if started is None else started
-            result = work()
-            seconds = round(time.perf_counter() - started, 3)
-            return state.keep(
-                result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
-            )
 
     def _opened(self) -> RunState:
         if self._state is None:
@@ -313,11 +291,6 @@ class DataOwner:
         return tokenise(
             self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
         )
-
-    def _registry(self) -> RegistryClient:
-        config = self._config.registry
-        folder = None if config.credentials is None else Path(config.credentials)
-        return RegistryClient(config.resolve(), timeout_s=config.timeout_s, credentials=folder)
 
     @property
     def _chosen(self) -> str:

@@ -95,9 +95,9 @@ INSIDE = {
     "fetch_teachers": "actors.teachers.prove_active",
     "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
     "evaluate": "actors.judging.compare",
-    "decide": "actors.data_owner.Decided",
-    "publish": "actors.data_owner.Published",
-    "variant": "actors.data_owner.VariantMade",
+    "decide": "actors.records.Decided.model_copy",
+    "publish": "actors.records.Published.model_copy",
+    "variant": "actors.records.VariantMade.model_copy",
     "bundle": "actors.bundling.set_live",
 }
 
