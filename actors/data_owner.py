@@ -60,11 +60,11 @@ class DataOwner:
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
-        """Open the tenant's folder; the run's folder is named by its content and the config.
+        """Open the tenant's folder, and the run's folder, named by that content and the config.
 
         Raises:
             DataError: the tenant's data break the format.
-            ConfigError: the encoder, or the tasks, cannot have the form that the method makes.
+            ConfigError: the encoder, or the tasks, are not those that the method needs.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
@@ -91,7 +91,7 @@ class DataOwner:
         return self._opened().once(Extracted, work)
 
     def fetch_teachers(self) -> Fetched:
-        """The frozen adapters of other tenants that suit the own texts best, from the registry."""
+        """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
         def work() -> Fetched:
             with open_registry(self._config) as registry:
@@ -115,7 +115,7 @@ class DataOwner:
         return self._opened().once(Fetched, work)
 
     def distil(self) -> Distilled:
-        """Stage 2: the teachers' knowledge into the student, which starts from the own adapter."""
+        """Stage 2: distil the teachers into the student, which starts as the own adapter."""
         fetched, extracted = self._done(Fetched), self._done(Extracted)
 
         def work() -> Distilled:
@@ -133,7 +133,7 @@ class DataOwner:
         return self._opened().once(Distilled, work)
 
     def evaluate(self) -> Evaluated:
-        """Own against distilled, on held-out rows for the verdict, on test rows for the record."""
+        """Compare own and distilled: on held-out rows to decide, on test rows for the record."""
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
@@ -146,7 +146,7 @@ class DataOwner:
         return self._opened().once(Evaluated, work)
 
     def decide(self) -> Decided:
-        """Which of the two is published."""
+        """Decide which of the two is published."""
 
         def work() -> Decided:
             verdict = decide(
@@ -159,7 +159,7 @@ class DataOwner:
         return self._opened().once(Decided, work)
 
     def publish(self) -> Published:
-        """The chosen adapter and its manifest to the registry. Nothing else goes there."""
+        """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
             payload = self._chosen_payload()
@@ -186,7 +186,7 @@ class DataOwner:
         )
 
     def variant(self) -> VariantMade:
-        """The method's variant of the chosen adapter, served if it ranks about as well.
+        """Train the method's variant of the chosen adapter, to be served if it ranks as well.
 
         Nothing is trained where no row is held out: the variant could not be shown to be as good.
         """
@@ -218,7 +218,7 @@ class DataOwner:
         return self._opened().once(VariantMade, work)
 
     def bundle(self) -> Bundled:
-        """What is served, with the private FAQ index, up in the tenant's own serving store."""
+        """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
 
         def work() -> Bundled:
@@ -257,7 +257,7 @@ class DataOwner:
         return self._state
 
     def _done(self, kind: type[R]) -> R:
-        """The result of an earlier stage, running the stages up to it where it is missing."""
+        """The result of an earlier stage; if it is missing, the stages up to it are run."""
         kept = self._opened().result(kind)
         if kept is not None:
             return kept

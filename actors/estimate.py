@@ -1,8 +1,8 @@
-"""What a run will take, told before it starts: seconds by stage, and bytes on disk and wire.
+"""Estimates a run before it starts: seconds by stage, and bytes on disk and wire.
 
-Seconds are the work that the rows and the settings make, in tokens, at the speed at which this
-machine, as it is now, does one training step. They are of a run that takes all its steps; training
-ends earlier where held-out scores no longer rise.
+Seconds are the run's work in tokens at the speed that one training step has now on this machine.
+The estimate assumes that all steps are run; training ends earlier if held-out scores no longer
+rise.
 """
 
 import time
@@ -28,19 +28,19 @@ from adapterdistill.manifest import Record
 
 _TIMED_ROWS = 64
 _WORKERS_START_S = 18.0
-"""Of Ray Train with workers, start to end of an empty loop, measured on 2 cores."""
+"""Duration of an empty loop of Ray Train with workers, measured on 2 cores."""
 _SUMMARY_BYTES = 430
-"""Of a listed adapter on the wire: 43 KiB a hundred."""
+"""Size of a listed adapter on the wire: 43 KiB a hundred."""
 
 
 class Estimate(Record):
-    """What a run will take."""
+    """Time and space that a run will take."""
 
     stage_seconds: dict[str, float]
     bytes_out: int
-    """To the registry: the adapter and its manifest, at most."""
+    """Sent to the registry: the adapter and its manifest, at most."""
     bytes_in: int
-    """From the registry: its list, and teachers as large as the own adapter."""
+    """Received from the registry: its list, and teachers as large as the own adapter."""
     workspace_bytes: int
     serving_bytes: int
 
@@ -51,28 +51,28 @@ class Estimate(Record):
 
 @dataclass(frozen=True)
 class Speed:
-    """Of this machine, measured."""
+    """Speed of this machine, measured."""
 
     step_s: float
-    """A token of an own adapter's training step."""
+    """Time of a token in an own adapter's training step."""
     forward_s: float
-    """A token through the encoder and an adapter, without gradients."""
+    """Time of a token through the encoder and an adapter, without gradients."""
     describe_s: float
-    """What a manifest says of an adapter."""
+    """Time to make an adapter's manifest."""
     prove_s: float
-    """That a teacher is what its manifest says: the probe sentences, with it and without."""
+    """Time to prove a teacher: the probe sentences, with it and without."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of the registry."""
+    """The registry's list of adapters."""
 
     adapters: int
-    """Of others, on this encoder."""
+    """Adapters of other tenants on this encoder."""
     tenants: int
-    """That they are of: the newest of each may teach."""
+    """Tenants that own them: the newest adapter of each may teach."""
     seconds: float
-    """To list them."""
+    """Time to list them."""
 
 
 def tokens(rows: TrainingRows) -> int:
@@ -88,10 +88,10 @@ def estimate(
     texts_bytes: int,
     listed: Listed,
 ) -> Estimate:
-    """Time one step and one forward, and multiply.
+    """Time one step and one forward, and multiply by the run's tokens.
 
     Args:
-        validate_s: that opening the data and the encoder took just now.
+        validate_s: time that opening the data and the encoder took just now.
         texts_bytes: size of the tenant's FAQs, which the bundle holds.
     """
     shape = (encoder.num_layers, encoder.hidden_size, config.training.bottleneck_size)

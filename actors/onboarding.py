@@ -40,7 +40,7 @@ class OnboardReport(Record):
     tenant: str
     submission_id: str | None
     seconds: float
-    """Of this submission: stages that an earlier one finished cost nothing again."""
+    """Duration of this submission: stages that an earlier one finished take no time again."""
     validate_stage: Validated
     extract: Extracted
     fetch_teachers: Fetched
@@ -103,7 +103,7 @@ def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
 
 
 def in_process(config: OnboardConfig) -> StageRunner:
-    """Stages in this process, without Ray: for a laptop and for tests."""
+    """Run stages in this process, without Ray: for a laptop and for tests."""
     from actors.data_owner import DataOwner
 
     owner = DataOwner(config)
@@ -117,7 +117,7 @@ def in_process(config: OnboardConfig) -> StageRunner:
 
 
 def on_cluster(config: OnboardConfig) -> StageRunner:
-    """Stages in a data owner actor on the owner's node of the Ray cluster at hand.
+    """Run stages in a data owner actor on the owner's node of the running Ray cluster.
 
     Raises:
         PlacementError: the cluster has no such node.
@@ -136,7 +136,7 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
 
 
 def connect() -> None:
-    """Connect to the Ray cluster at hand. Raises PlacementError if there is none."""
+    """Connect to the running Ray cluster. Raises PlacementError if there is none."""
     import ray
 
     if ray.is_initialized():

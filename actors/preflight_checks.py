@@ -1,4 +1,4 @@
-"""What a dry run looks at: each function gives what it found, or raises what would end the run."""
+"""Checks of a dry run: each returns its finding, or raises the error that would end the run."""
 
 import os
 import shutil
@@ -29,11 +29,11 @@ LIVE = "live"
 _RENEW_WITHIN = timedelta(days=30)
 """Certificates that expire sooner are worth a warning: renewing takes an operator."""
 _ASK_S = 10.0
-"""That a call to the registry may take here: who asks waits for the answer."""
+"""Longest time of a call to the registry here: someone waits for the answer."""
 
 
 class Found(NamedTuple):
-    """What a check gives on, and what it says."""
+    """A check's value for later checks, and its message."""
 
     value: Any
     said: str
@@ -91,7 +91,7 @@ def at_registry(config: OnboardConfig, opened: ExitStack) -> Found:
 
 
 def at_name(config: OnboardConfig, registry: RegistryClient, encoder: Encoder | None) -> Found:
-    """Gives the consent that will hold: that of a published adapter stays."""
+    """Find the consent that will hold: a published adapter keeps its own."""
     name = f"{config.tenant}/{config.adapter}"
     published = [
         manifest

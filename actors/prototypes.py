@@ -1,4 +1,4 @@
-"""Prototypes of a task over domains, shared on request: the tenant's own, and its teachers'."""
+"""Prototypes of a task over domains, which a run may share: the tenant's and its teachers'."""
 
 import base64
 import hashlib

@@ -81,7 +81,7 @@ def _privacy(noise: float | None) -> str:
 
 
 def consent_of(config: OnboardConfig) -> Consent:
-    """Who may learn from the adapter."""
+    """Tenants that may learn from the adapter."""
     match config.registry.share_with:
         case "everyone":
             return EVERYONE
@@ -99,7 +99,7 @@ def open_registry(config: OnboardConfig) -> RegistryClient:
 
 
 def publish_once(config: OnboardConfig, manifest: Manifest, payload: bytes) -> tuple[Manifest, str]:
-    """Publish unless the version is there; the manifest that it has, and its state.
+    """Publish the version unless it is there; returns its manifest and its state.
 
     The same weights may have been published by a run with other settings or rows: a version keeps
     its first manifest.

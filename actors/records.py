@@ -1,4 +1,4 @@
-"""What may leave a data owner: these record types, with numbers, names and digests only.
+"""Records that may leave a data owner: numbers, names and digests only.
 
 `actors.stages` lists them; a test holds every public method of `DataOwner` to that list.
 """
@@ -26,7 +26,7 @@ VersionName = Annotated[
 
 
 class StageResult(Record):
-    """What every stage says: how long it took, and the owner's peak memory so far."""
+    """Record of a stage: how long it took, and the owner's peak memory so far."""
 
     seconds: float = 0.0
     peak_rss_mb: float = 0.0
@@ -43,7 +43,7 @@ class Validated(StageResult):
 
 
 class Trained(StageResult):
-    """A training: where it stopped and how it scored on held-out rows."""
+    """Record of a training: where it stopped and how it scored on held-out rows."""
 
     trained: bool
     best_step: int = 0
@@ -88,7 +88,7 @@ class Evaluated(StageResult):
     """Top scores under which each adapter would abstain, set on held-out rows."""
     own_calibration: Calibration | None = None
     distilled_calibration: Calibration | None = None
-    """What top scores of each are worth, found on held-out rows."""
+    """Calibration of each adapter's top scores, on held-out rows."""
 
 
 class Decided(StageResult):
@@ -118,7 +118,7 @@ class VariantMade(Trained):
     threshold: float | None = None
     """Top score under which the variant would abstain."""
     calibration: Calibration | None = None
-    """What the variant's top scores are worth."""
+    """Calibration of the variant's top scores."""
     tasks: dict[MetricName, dict[MetricName, Metric]] = Field(default_factory=dict)
     """Accuracy on a light student's further tasks, of their teachers and of the student."""
 

@@ -91,7 +91,7 @@ def train_in_place(
 
 
 def _readable_state(path: Path) -> bytes | None:
-    """The checkpoint, None if there is none or it is damaged: then the stage starts anew."""
+    """The checkpoint; None if there is none or it is damaged: the stage then starts again."""
     if not path.exists():
         return None
     state = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a training stage leaves: payload files, and a record of how it went."""
+"""Results of a training stage: payload files, and a record of the training."""
 
 import resource
 from pathlib import Path
@@ -12,7 +12,7 @@ from adapterdistill.manifest import Metric, Record
 
 
 class Outcome(Record):
-    """What a training stage reports; the adapters are in the files that the caller named."""
+    """Record of a training stage; the adapters are in the files that the caller named."""
 
     best_step: int
     steps: int
@@ -20,9 +20,9 @@ class Outcome(Record):
     losses: tuple[float, ...]
     weights: tuple[float, ...]
     leave_one_out: tuple[float, ...]
-    """As in `Teaching`; empty without teachers."""
+    """Values of `Teaching`; empty without teachers."""
     tasks: dict[str, dict[str, Metric]]
-    """As in `TrainedStage`."""
+    """Value of `TrainedStage`."""
     seconds: float
     peak_rss_mb: float
 

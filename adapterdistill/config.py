@@ -1,4 +1,4 @@
-"""What a run's TOML may say. Parsed at the edge; pure code takes keyword values instead.
+"""A run's TOML. It is parsed at the edge; pure code takes keyword values instead.
 
 Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
 """
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Section)
 class OnboardConfig(Section):
     """One tenant's way from private Parquet to a serving bundle.
 
-    What else the TOML holds are the sections of its method: see `Method.sections`.
+    Its further keys are the sections of the method (`Method.sections`).
     """
 
     model_config = ConfigDict(extra="allow")
@@ -92,7 +92,7 @@ class OnboardConfig(Section):
 
     @property
     def method(self) -> Method:
-        """What `training.method` names."""
+        """The method that `training.method` names."""
         return METHODS[self.training.method]
 
     @property
@@ -103,7 +103,7 @@ class OnboardConfig(Section):
 
     @property
     def variant(self) -> VariantConfig | None:
-        """How the method's variant is trained; None: it makes none."""
+        """Settings of the variant's training; None: the method makes none."""
         return next((one for _, one in self.sections if isinstance(one, VariantConfig)), None)
 
     @property
@@ -152,7 +152,7 @@ def load_section(path: Path, kind: type[S]) -> S:
 
 
 def parse_config(values: dict[str, Any], *, source: str) -> OnboardConfig:
-    """Like `load_toml`, from values already parsed; `source` names them in errors."""
+    """Validate values that are already parsed; `source` names them in errors."""
     return _parsed(OnboardConfig, values, source=source)
 
 

@@ -1,4 +1,4 @@
-"""What an adapter is and where it came from: names, refs and the manifest.
+"""Names, refs and the manifest: an adapter's description and origin.
 
 The manifest travels with the payload; the payload's sha256 is the version. Canonical JSON (sorted
 keys, no spaces, UTF-8) makes the manifest itself reproducible.
@@ -123,7 +123,7 @@ class Metric(Record):
 
 
 class GoldenVectors(Record):
-    """How far the adapter moves the encoder's embedding of each probe sentence (Euclidean).
+    """Distances by which the adapter moves the embedding of each probe sentence (Euclidean).
 
     A loader that measures other distances has another encoder, or an adapter that is not active.
     """
@@ -145,7 +145,7 @@ def _fingerprint_values(text: str) -> str:
 
 
 class Fingerprint(Record):
-    """Which of the public probe texts the adapter reads most: what others choose it by, unfetched.
+    """The public probe texts that the adapter reads most, by which others choose it unfetched.
 
     `values` is base64 of one signed byte a probe, as `adapterdistill.selection` makes them.
     """

@@ -50,7 +50,7 @@ class EncoderConfig(Section):
 
 
 class RegistryConfig(Section):
-    """Where the teacher registry listens."""
+    """The teacher registry, and what it may show of the adapter."""
 
     address: str | None = None
     """host:port"""
@@ -104,20 +104,20 @@ class TrainingConfig(Section):
     evaluate_every: int = Field(default=10, ge=1)
     patience: int = Field(default=3, ge=1)
     held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the training rows that bound the steps where a tenant has no valid rows, and too
-    many training rows for cross-validation."""
+    """Share of the training rows that bound the steps if a tenant has no valid rows, and too many
+    training rows for cross-validation."""
     num_workers: int = Field(default=0, ge=0, le=256)
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
     min_workers: int | None = Field(default=None, ge=1)
-    """With how many to train where there is no room for `num_workers`; none: with no fewer. What is
-    learnt is the same but for rounding, by which its digest may differ."""
+    """Number of workers to train with if there is no room for `num_workers`; none: no fewer. The
+    result is the same except for rounding, which may change its digest."""
     use_gpu: bool = False
-    """One GPU a worker, also where the owner's process has none: `encoder.device` asks for both."""
+    """One GPU a worker, also if the owner's process has none; `encoder.device` asks for both."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each training process. More than the node has idle cores for is many times
     slower, not faster, because threads wait for each other at every product."""
     start_timeout_s: float = Field(default=120.0, gt=0)
-    """How long to wait for room for the workers."""
+    """Longest wait for room for the workers."""
 
     @model_validator(mode="after")
     def _fewest_of_the_workers(self) -> "TrainingConfig":
@@ -129,19 +129,19 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(Section):
-    """Which adapters of other tenants may teach."""
+    """Choice of the teachers among other tenants' adapters."""
 
     max_teachers: int = Field(default=16, ge=0, le=256)
-    """Those that suit the own texts best, of all that the registry lists."""
+    """Number of teachers: those that suit the own texts best of all that the registry lists."""
     round: int = Field(default=0, ge=0)
-    """Raise it to run again, with the teachers that have joined since: a run that was finished is
-    otherwise answered from what it kept."""
+    """Raise it to run again with the teachers that have joined since: otherwise a finished run
+    answers from its kept results."""
     leave_one_out: bool = False
     """Report what the held-out score of the teachers' composition loses without each of them."""
 
 
 class ReleaseConfig(Section):
-    """What the run's bundle becomes where another is live. A tenant's first bundle is live."""
+    """Release of the run's bundle if another is live. A tenant's first bundle is live."""
 
     mode: Literal["live", "canary", "shadow"] = "live"
     """`canary`: it answers a share of the requests. `shadow`: it is asked the same as the live one
@@ -151,7 +151,7 @@ class ReleaseConfig(Section):
     @model_validator(mode="after")
     def _share_of_a_candidate(self) -> "ReleaseConfig":
         if self.mode == "live" and self.share != type(self).model_fields["share"].default:
-            raise ValueError('share is of a candidate: set mode to "canary" or "shadow"')
+            raise ValueError('only a candidate has a share: set mode to "canary" or "shadow"')
         return self
 
 

@@ -1,12 +1,12 @@
 """Stage 2 of AdapterDistillation (arXiv 2312.16261): teachers' knowledge into one adapter.
 
-The teachers are first made one for the tenant (`composition`); then a student that starts as the
-own adapter learns to give what they give, layer by layer and in the similarities between texts, on
-the tenant's texts and as many public ones. Each side runs on its own activations: a student that
+The teachers are first composed for the tenant (`composition`). Then a student, which starts as the
+own adapter, learns the composition's outputs, layer by layer, and its similarities between texts,
+on the tenant's texts and as many public ones. Each side runs on its own activations: a student that
 imitates inside the other's pass never sees those that it will be served with. The composition is
 frozen and no label is used, so that few rows cannot be overfitted.
 
-The paper's equations were not to be had; this instance is this project's. The form that its figure
+The paper's equations were not available; this instance is this project's. The form that its figure
 draws, with attention over the teachers trained beside the student, is `attention_distillation`.
 """
 
@@ -30,7 +30,7 @@ FEATURE_WEIGHT = 5.0
 
 
 class AdapterDistillation(Objective):
-    """The student's distance to a frozen composition: of features and of similarities."""
+    """The student's distance to a frozen composition, in features and in similarities."""
 
     def __init__(
         self, encoder: Encoder, student: BottleneckAdapter, composition: Composition
@@ -75,10 +75,10 @@ def distillation_of(
 
 
 def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, Tensor]:
-    """What stage 2 trains on: the tenant's texts and public ones, about as many of each.
+    """The texts that stage 2 trains on: the tenant's and about as many public ones.
 
     Returns:
-        The texts, unlabelled, and the row that each is, [texts] int64; -1 for a public one.
+        The texts, unlabelled, and each one's row, [texts] int64; -1 for a public text.
     """
     # A fold must not meet as a public text the row that it holds out.
     mine = set(map(tuple, rows.ids))
@@ -90,7 +90,7 @@ def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, 
 
 
 def public_texts() -> list[str]:
-    """Queries of the sample tenants that ship here: texts that are nobody's secret."""
+    """Queries of the sample tenants that ship with the project, which are public."""
     samples = resources.files("adapterdistill.samples")
     lines = [
         line

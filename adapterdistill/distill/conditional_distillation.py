@@ -1,10 +1,10 @@
 """The light training of CoDA (Lei et al., 2023): a dense model into one that skips tokens.
 
 The paper continues the pretraining of its encoder with routing on. Here the encoder stays frozen,
-and what is new starts from closed forms: the router as the ridge regression of how rare a token is,
-each layer's skipping adapter as the reduced-rank regression of the dense model's next state. Then
-adapters and router learn to embed texts as the dense model does. No label is used: any texts will
-do, the tenant's and public ones.
+and the new parts start from closed forms: the router from a ridge regression of how rare a token
+is, each layer's skipping adapter from a reduced-rank regression of the dense model's next state.
+Then adapters and router learn to embed texts as the dense model does. No label is used, so the
+tenant's and public texts both serve.
 """
 
 import random
@@ -46,14 +46,14 @@ SKIPPING_SIZE = 64
 FITTED_TEXTS = 300
 SIMILARITY_WEIGHT = 5.0
 ROUTER_RATE = 0.01
-"""Of the learning rate: every weight of the router moves every token's score."""
+"""The router's share of the learning rate: its every weight moves every token's score."""
 _BATCH = 32
 _SPREAD = 2.0
 """Standard deviation of a new router's scores."""
 _RIDGE = 0.01
-"""Of the mean variance of what is regressed on."""
+"""Ridge, as a share of the mean variance of the regressors."""
 _ACTIVE = 4.0
-"""Standard deviations by which a fitted adapter's units are kept above the kink of their relu."""
+"""Standard deviations that keep a fitted adapter's units above zero, where their relu is linear."""
 
 
 class OwnParallelAdapter(OwnAdapter):
@@ -114,7 +114,7 @@ def fitted(
     """A conditional adapter at its start, on the encoder's device.
 
     Args:
-        adapter: the tenant's, of which a copy is taken.
+        adapter: the tenant's; it is copied.
         texts: token ids; some of them are enough.
     """
     chosen = random.Random(seed).sample(list(texts), min(len(texts), FITTED_TEXTS))
@@ -136,7 +136,7 @@ def fitted(
 
 
 def skippable(ids: Sequence[Sequence[int]], routing: Routing) -> Tensor:
-    """Which texts are long enough to learn skipping from, [texts] bool: all, if none is."""
+    """Mask of texts that are long enough to learn skipping from, [texts] bool; all, if none is."""
     mask = torch.tensor([routing.skips(len(text)) for text in ids], dtype=torch.bool)
     return mask if bool(mask.any()) else torch.ones_like(mask)
 
@@ -152,7 +152,7 @@ def rarity(texts: Sequence[Sequence[int]]) -> Float[Tensor, " tokens"]:
 def _states(
     encoder: Encoder, dense: LayerRule, texts: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "tokens d"]]:
-    """What enters the first layer and leaves each, float32, of all tokens in their order.
+    """Inputs of the first layer and outputs of each, float32, of all tokens in their order.
 
     Args:
         texts: in order of length, which is how batches are laid out.
@@ -175,10 +175,10 @@ def _fitted_router(
 
 
 def _fit_skipping(adapter: BottleneckAdapter, states: Sequence[Tensor]) -> None:
-    """Layer by layer: X + S(X) as near to the dense model's next state as its bottleneck lets it.
+    """Fit X + S(X) to the dense model's next state, layer by layer, within the bottleneck's rank.
 
-    X is what the layers below, as fitted, leave. The rank is the bottleneck's; the units' biases
-    hold them above 0, so that S starts linear.
+    X is the output of the fitted layers below. The rank is the bottleneck's; the units' biases keep
+    them above 0, so that S starts linear.
     """
     x = states[0]
     for layer, after in enumerate(states[1:]):

@@ -1,4 +1,4 @@
-"""A training method: what it reads, trains and leaves, in one file with one `Method`.
+"""A training method: its config, texts, objective, result and cost, in one file.
 
 `distill.methods` lists the methods that a run may name. A method either trains the student of
 stage 2, or trains a variant: a cheaper model that a tenant may be served by in place of its
@@ -35,7 +35,7 @@ class VariantConfig(Section):
 
 
 class VariantSettings(Record, ABC):
-    """What a variant's model is built from. Its payload keeps them as metadata."""
+    """Settings that a variant's model is built from. Its payload keeps them as metadata."""
 
     kind: str
     """The method that made it."""
@@ -46,7 +46,7 @@ class VariantSettings(Record, ABC):
 
     @abstractmethod
     def embedder(self, model: nn.Module) -> Embedder:
-        """What embeds texts with `model`, which `new` built."""
+        """Embeds texts with `model`, which `new` built."""
 
     def frozen(self, model: nn.Module) -> nn.Module:
         """The model, prepared for many forwards: its parameters change no more."""
@@ -62,28 +62,28 @@ class Variant:
 
     @property
     def embedder(self) -> Embedder:
-        """What embeds texts as the variant does."""
+        """Embeds texts as the variant does."""
         return self.settings.embedder(self.model)
 
 
 Trained = BottleneckAdapter | Variant
-"""What a stage leaves: an adapter, or a variant of one."""
+"""Result of a stage: an adapter, or a variant of one."""
 
 
 class Cost(NamedTuple):
-    """What a method's training costs, for the estimate of a run."""
+    """Cost of a method's training, for the estimate of a run."""
 
     step: float = 1.0
     """One token of a training step, in steps of an own adapter."""
     forward: float = 0.0
-    """Forwards of the encoder that come besides for each token."""
+    """Further forwards of the encoder for each token."""
     before: float = 0.0
     """Steps of an own adapter that the start takes, before the first step."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a training starts from."""
+    """The start of a training."""
 
     encoder: Encoder
     seed: int
@@ -97,12 +97,12 @@ class Start:
     """Frozen, on the encoder's device."""
     variant: VariantSettings | None = None
     tasks_file: Path | None = None
-    """What `Method.prepare` wrote, if it wrote anything."""
+    """File that `Method.prepare` wrote, if it wrote one."""
 
 
 @dataclass(frozen=True)
 class StageTexts:
-    """What a stage trains on."""
+    """Texts that a stage trains on."""
 
     rows: TrainingRows
     folds: Tensor | None
@@ -116,7 +116,7 @@ class StageTexts:
 
 @dataclass(frozen=True)
 class Teaching:
-    """How much each teacher helped, in the teachers' order."""
+    """Each teacher's help, in the teachers' order."""
 
     weights: tuple[float, ...]
     """Share of the composition; the sum is 1."""
@@ -168,15 +168,15 @@ class Method:
         return settings
 
     def texts(self, start: Start, rows: StageRows) -> StageTexts:
-        """What the method trains on."""
+        """The texts that the method trains on."""
         return StageTexts(rows.train, rows.folds)
 
     def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
-        """What is trained, at its start and on the encoder's device.
+        """The objective at its start, on the encoder's device.
 
         Args:
             rows: the tenant's own training rows; in a fold those that it does not hold out.
-            texts: what `texts` gave, for all rows.
+            texts: the result of `texts`, for all rows.
         """
         student = start.initial or BottleneckAdapter.new(
             start.encoder.num_layers,
@@ -191,11 +191,11 @@ class Method:
         raise NotImplementedError
 
     def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching | None:
-        """How much each teacher helped; None if the method cannot say.
+        """Each teacher's help; None if the method cannot say.
 
         Args:
-            scored: the trained objective, or each fold's, with what scores it; empty: no teacher
-                is left out.
+            scored: the trained objective, or each fold's, with its score; empty if no teacher is to
+                be left out.
         """
         return None
 

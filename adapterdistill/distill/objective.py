@@ -1,4 +1,4 @@
-"""What every training method is: an objective with a student, parameter groups and a loss."""
+"""Objectives: a loss over batches, the parameters that it trains, and the model that it deploys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Objective(nn.Module):
     student: BottleneckAdapter
 
     def deployed(self) -> Embedder:
-        """What is served, and scored on held-out rows: the student alone unless overridden."""
+        """The model that is served and scored on held-out rows: the student, unless overridden."""
         return self.student
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
@@ -40,7 +40,7 @@ class Objective(nn.Module):
 
 
 class ModelObjective(Objective):
-    """Trains a model of its own, in the encoder's place or on it, and what helps to train it."""
+    """Trains a model of its own, which replaces the encoder or adapts it."""
 
     model: nn.Module
 
@@ -54,7 +54,7 @@ class ModelObjective(Objective):
 
 
 class OwnAdapter(Objective):
-    """Stage 1 (extract): the tenant's own rows train its adapter, nothing else."""
+    """Stage 1 (extract): the tenant's own rows alone train its adapter."""
 
     def __init__(self, encoder: Encoder, student: BottleneckAdapter) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class HiddenStates(LayerRule):
     def __init__(self, delta: Adaptation | None) -> None:
         self._rule = rule_of(delta)
         self.entered: Tensor | None = None
-        """What enters the first layer."""
+        """Input of the first layer."""
         self.outputs: list[Tensor] = []
 
     def started(self, h: Tensor, tokens: PackedTokens) -> "HiddenStates":
@@ -99,12 +99,12 @@ class HiddenStates(LayerRule):
 
 
 HeldOut = Callable[[Embedder], float]
-"""Scores what embeds texts on held-out rows; higher is better."""
+"""Scores an embedder on held-out rows; higher is better."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An objective, and what scores it on rows that it is not trained on."""
+    """An objective, and the score of its model on rows that it is not trained on."""
 
     objective: Objective
     held_out: HeldOut

@@ -19,12 +19,12 @@ OUT_OF_SCOPE = -1
 _CHUNK_ROWS = 1024
 _INDEX_ROWS_PER_FAQ = 8
 _HELD_QUERIES = 300
-"""Bounds of what scores the steps of a training: each score embeds all of it."""
+"""Bounds of the rows that score a training's steps: each score embeds all of them."""
 
 
 @dataclass(frozen=True)
 class StageRows:
-    """A tenant's rows as one stage sees them; `held_*` are empty where nothing is held out."""
+    """A tenant's rows as one stage sees them; `held_*` are empty if nothing is held out."""
 
     train: TrainingRows
     held_index: TrainingRows
@@ -114,18 +114,18 @@ class TenantRows:
         return 0 if self.folds is None else int(self.folds.max()) + 1
 
     def index(self) -> TrainingRows:
-        """What serving ranks against: questions and every labelled training query."""
+        """Index that serving ranks against: questions and every labelled training query."""
         kept = join(self.questions, self.train)
         return join(kept, in_scope(self.held)) if self.held_from_train else kept
 
     def held_index(self) -> TrainingRows:
-        """What held-out rows are ranked against: an index without them."""
+        """Index that held-out rows are ranked against: without them."""
         return join(self.questions, self.train)
 
     def stage(self) -> StageRows:
-        """What training sees: questions and queries to fit, held-out queries to bound the steps.
+        """Rows for training: questions and queries to fit, held-out queries to bound the steps.
 
-        Without labelled training rows the answers stand in, each a positive of its question.
+        Without labelled training rows the answers replace them, each a positive of its question.
         """
         fit = join(self.questions, self.train if self.train.ids else self.answers)
         if not self.train.ids and not self.answers.ids:
@@ -147,8 +147,9 @@ def tokenise(
 ) -> TenantRows:
     """Read a tenant, a batch of rows at a time, into token ids.
 
-    What bounds the steps and compares adapters: `valid` rows where there are labelled ones, folds
-    where there are under `FEW_ROWS` labelled training rows, else `held_out_fraction` of those.
+    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
+    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `held_out_fraction` of
+    them.
     """
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}

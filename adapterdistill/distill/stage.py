@@ -1,4 +1,4 @@
-"""A training stage as data: what Ray Train workers receive, and how it becomes a training.
+"""A training stage as data, which Ray Train workers receive, and its training.
 
 A spec holds paths and numbers only. Rows are token ids in a file on the owner's node.
 """
@@ -61,7 +61,7 @@ class StageSpec:
             raise ValueError("a stage with teachers needs a method")
 
     def of_fold(self, fold: int) -> "StageSpec":
-        """The same, started from what the stage before left for the fold."""
+        """The same, started from the fold's adapter of the stage before."""
         if self.initial is None:
             return self
         return replace(self, initial=str(fold_file(Path(self.initial), fold)))
@@ -74,7 +74,7 @@ class StageSpec:
         return _SPEC.validate_json(text)
 
     def start(self, encoder: Encoder) -> Start:
-        """What the training starts from, read from the spec's files."""
+        """The start of the training, read from the spec's files."""
         method = method_of(self)
         variant = None
         if self.variant is not None:
@@ -111,7 +111,7 @@ def load_payload(path: Path) -> BottleneckAdapter:
 
 
 def texts_of(spec: StageSpec, encoder: Encoder, rows: StageRows) -> StageTexts:
-    """What the stage trains on."""
+    """The texts that the stage trains on."""
     return method_of(spec).texts(spec.start(encoder), rows)
 
 
@@ -128,7 +128,7 @@ def build_objective(
 
 
 def trained_by(spec: StageSpec, objective: Objective) -> Trained:
-    """What the stage's trained objective leaves."""
+    """The model that the stage's trained objective leaves."""
     method = method_of(spec)
     if spec.variant is None or method.variant is None:
         return objective.student
@@ -137,14 +137,14 @@ def trained_by(spec: StageSpec, objective: Objective) -> Trained:
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """What a stage leaves, each at the best step."""
+    """Models that a stage leaves, each at the best step."""
 
     student: Trained
     folds: tuple[Trained, ...]
     """Each fold's student; no row of the fold was trained on."""
     result: TrainResult
     teaching: Teaching | None = None
-    """How much each teacher helped, if the method can say."""
+    """Each teacher's help, if the method can say."""
     tasks: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
     """Metrics by task, as `StageTexts.scores` gives them."""
 

@@ -21,14 +21,14 @@ Reason = Annotated[
         rf"|({_MEASURED}) on \d+ held-out rows)$"
     ),
 ]
-"""What `decide` says, filled with numbers: it leaves the owner, so no free text fits in."""
+"""A reason of `decide`, with its numbers: it leaves the owner, so no free text fits in."""
 _NO_VARIANT = "the method makes no variant"
 _NOT_SHOWN = "no held-out row to show what a variant would lose"
 _LOST = r"top-1 lost -?\d\.\d{4}, at most \d\.\d{4} may be, on \d+ held-out rows"
 VariantReason = Annotated[
     str, StringConstraints(pattern=rf"^({_NO_VARIANT}|{_NOT_SHOWN}|{_LOST})$")
 ]
-"""Like `Reason`, for `decide_variant`."""
+"""A reason of `decide_variant`, with its numbers."""
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -49,7 +49,7 @@ class Comparison(Record):
 
 
 class Decision(Record):
-    """Which adapter is published, and why."""
+    """The adapter that is published, and the reason."""
 
     choice: Choice
     reason: Reason
@@ -80,11 +80,11 @@ def _reciprocal(ranks: Tensor) -> Tensor:
 
 
 def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool) -> Decision:
-    """The student is taken where it ranks held-out rows better; the own adapter otherwise.
+    """Choose the student if it ranks held-out rows better; otherwise the own adapter.
 
     A tie of ranks goes to the lower cross-entropy, and a full tie to the own adapter. Without
-    held-out rows there is nothing to compare: the teachers' knowledge is taken where there is
-    no own training, the own adapter otherwise. An own adapter without training is near identity,
+    held-out rows there is nothing to compare: the student is chosen if there is no own training,
+    the own adapter otherwise. An own adapter without training is near identity,
     and is compared like any other where there are held-out rows.
     """
     if not has_distilled:
@@ -119,7 +119,7 @@ class VariantComparison(Record):
 
 
 class VariantDecision(Record):
-    """What the tenant is served by, and why."""
+    """The model that the tenant is served by, and the reason."""
 
     served: VariantKind
     """The kind of the variant, or `adapter`."""

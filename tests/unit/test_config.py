@@ -65,7 +65,7 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + "[placement]\ntimeout_s = 0\n", "placement.timeout_s:"),
         (GOOD + '[release]\nmode = "half"\n', "release.mode:"),
         (GOOD + '[release]\nmode = "shadow"\nshare = 1.5\n', "release.share:"),
-        (GOOD + "[release]\nshare = 0.5\n", "release: .*share is of a candidate"),
+        (GOOD + "[release]\nshare = 0.5\n", "release: .*only a candidate has a share"),
         (GOOD + 'address_file = "port"\n', "registry: .*exactly one of"),
         (GOOD.replace('address = "127.0.0.1:5000"', ""), "registry: .*exactly one of"),
         (GOOD.replace("data/acme", "s3://bucket/acme"), "data: .*local path, not a URI"),
