@@ -1,4 +1,4 @@
-"""The stages of an onboarding, one row each: name, record, and what is told of it."""
+"""The stages of an onboarding, one row each: name, record and summary."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -34,7 +34,7 @@ class StageRows:
     """[train rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
 
     def scorer(self, encoder: Encoder) -> HeldOutRows:
-        """Scores adapters on the held-out rows, of which there must be some."""
+        """Scores adapters on the held-out rows; there must be some."""
         return HeldOutRows(encoder, self.held_index, self.held_queries, self.num_faqs)
 
     def splits(self) -> list["StageRows"]:

@@ -129,7 +129,7 @@ def train(
 def _of_first(
     workers: Workers, held_out: HeldOut, objective: Objective, device: torch.device | str
 ) -> float:
-    """The first worker's held-out score: all end at the same step, even if others round otherwise."""
+    """The first worker's held-out score, so that all end at the same step despite rounding."""
     score = held_out(objective.deployed()) if workers.rank == 0 else 0.0
     if workers.world_size == 1:
         return score

@@ -105,7 +105,7 @@ def fit_logistic(
 
 
 def upper_bound(wrong: int, answered: int, *, confidence: float = 0.95) -> float:
-    """Exact one-sided upper bound of a share, of which `wrong` of `answered` were seen.
+    """Exact one-sided upper bound of the share of wrong answers, given `wrong` of `answered`.
 
     Clopper and Pearson (1934): the share at which as few as `wrong` would be seen with a
     probability of 1 - confidence, by bisection of the binomial tail in float64.
