@@ -18,11 +18,12 @@ from actors.onboarding import OnboardReport
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.importing import import_samples
 from adapterdistill.demo.canaries import Canaries
-from adapterdistill.demo.parties import Onboard, Owner, Site, command, refusal, registry_process
+from adapterdistill.demo.parties import Onboard, Owner, Site, command, refusal
 from adapterdistill.demo.steps import Steps
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.testbed.registry import registry_process
 
 TENANTS = ("larkhill-vets", "pedal-and-spoke", "valtara-rail")
 """In the order in which they join."""
@@ -81,12 +82,13 @@ class Federation:
         """The whole story. Raises TrainingError where a step failed that the others need."""
         first, second, third = self._owners
         command("registry", "init", "--root", str(self._registry))
+        recorded = ("--record", str(self._home / "recorded")) if self._canaries else ()
         with registry_process(
             self._registry,
+            *recorded,
             address_file=self._home / "registry.address",
-            log_file=self._home / "registry.log",
-            record=self._home / "recorded" if self._canaries else None,
-        ) as address:
+            log=self._home / "registry.log",
+        ) as registry:
             for owner in self._owners:
                 self._enrol(owner)
             self._onboard(first, teachers=[])
@@ -95,7 +97,7 @@ class Federation:
             self._consent(second, [first, third])
             self._onboard(third, teachers=[first, second])
             self._under_anothers_name(third, first)
-            self._strangers(address)
+            self._strangers(registry.address)
             self._revoked(third, first)
             self._audited(third)
             command("registry", "backup", str(self._registry), str(self._home / "backup"))

@@ -5,10 +5,8 @@ Each has its own folder, ports, processes and keys; nothing is shared but the re
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
 from actors.onboarding import OnboardReport
 from adapterdistill.errors import (
     AdapterDistillError,
-    RegistryUnavailableError,
     TrainingError,
     error_classes,
 )
@@ -27,8 +24,8 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
-_START_TIMEOUT_S = 60.0
 _COMMAND_TIMEOUT_S = 120.0
+_KEPT_LINES = 20
 _ERROR_LINE = re.compile(r"error \[([A-Z_]+)\]: (.*)")
 
 
@@ -138,46 +135,6 @@ def _raise_told(lines: Sequence[str], otherwise: Exception) -> NoReturn:
         if told and told[1] in by_reason:
             raise by_reason[told[1]](told[2])
     raise otherwise
-
-
-@contextmanager
-def registry_process(
-    root: Path, *, address_file: Path, log_file: Path, record: Path | None
-) -> Iterator[str]:
-    """`adapterdistill registry serve` while this is open; gives its address.
-
-    Raises:
-        RegistryUnavailableError: it did not come up in time; its log says why.
-    """
-    arguments = ["--root", str(root), "--port-file", str(address_file)]
-    arguments += [] if record is None else ["--record", str(record)]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "adapterdistill", "registry", "serve", *arguments],
-            env=os.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not address_file.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RegistryUnavailableError(f"the registry did not start: see {log_file}")
-            time.sleep(0.1)
-        yield address_file.read_text("utf-8").strip()
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-_KEPT_LINES = 20
 
 
 def submit_onboarding(

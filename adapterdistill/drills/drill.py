@@ -1,22 +1,18 @@
 """What a drill is, how one is run, and that nothing is left of it."""
 
-import contextlib
-import os
 import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from adapterdistill.errors import AdapterDistillError
+from adapterdistill.testbed.processes import GRACE_S, end, marked, processes_of
 
-_MARK = "TMPDIR"
-_GRACE_S = 10.0
 _TIMEOUTS = (psutil.TimeoutExpired, subprocess.TimeoutExpired)
 
 
@@ -61,45 +57,9 @@ def run_drill(drill: Drill, seed: int) -> Outcome:
         except BaseException:
             end(processes_of(folder), grace_s=1.0)
             raise
-        left = end(processes_of(folder), grace_s=_GRACE_S)
+        left = end(processes_of(folder), grace_s=GRACE_S)
     still = (f"left running: {one}" for one in left)
     return replace(found, findings=(*found.findings, *still))
-
-
-@contextmanager
-def marked(folder: str) -> Iterator[None]:
-    """All processes that start meanwhile have their temporary files there, and are known by it."""
-    before = os.environ.get(_MARK)
-    os.environ[_MARK] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_MARK]
-        else:
-            os.environ[_MARK] = before
-
-
-def processes_of(folder: str) -> list[psutil.Process]:
-    """Also those whose parents have ended."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it ended, or is another user's
-            if process.environ().get(_MARK) == folder and process.pid != os.getpid():
-                found.append(process)
-    return found
-
-
-def end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
-    """Kills those that do not end by themselves in time; their names."""
-    _, left = psutil.wait_procs(processes, timeout=grace_s)
-    names = []
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            names.append(process.name())
-            process.kill()
-    psutil.wait_procs(left, timeout=_GRACE_S)
-    return names
 
 
 def seconds_until(works: Callable[[], object], *, timeout_s: float = 60.0) -> float:

@@ -18,11 +18,7 @@ from adapterdistill.errors import DataError
 from adapterdistill.manifest import GoldenVectors
 from adapterdistill.release import set_live
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, random_manifest
-
-STRENGTH = 0.04
-"""Standard deviation of every parameter of the random adapters: moves embeddings by about 0.3 and
-costs no accuracy (measured), so that tenants differ and rankings still mean something."""
+from adapterdistill.testbed.random_adapters import random_manifest
 
 
 @dataclass(frozen=True)
@@ -67,19 +63,6 @@ def _bank(name: str, copy: int, rows_of: dict[str, list[dict[str, str]]]) -> Ban
         faqs=tuple(Faq(row["faq_id"], row["question"], row.get("answer")) for row in rows),
         asked=tuple((row.get("answer") or row["question"], row["faq_id"]) for row in rows),
     )
-
-
-def random_adapters(encoder: Encoder, count: int) -> list[BottleneckAdapter]:
-    """Seeded adapters, each its own way from the encoder, and none far."""
-    adapters = []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=seed).requires_grad_(False)
-        for parameter in adapter.parameters():
-            parameter.normal_(0, STRENGTH, generator=generator)
-        adapters.append(adapter)
-    return adapters
 
 
 def fill_store(

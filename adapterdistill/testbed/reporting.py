@@ -1,6 +1,115 @@
-"""Reports of benchmarks and drills as Markdown."""
+"""Reports of benchmarks and drills: figures as JSON, and the same for people as Markdown."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adapterdistill.files import write_atomically
+
+MOST_FAULTS = 50
+"""Faults that a report lists; the JSON file has all of them."""
+Figures = Mapping[str, Any]
+
+
+class Report(NamedTuple):
+    """One report in its two forms."""
+
+    figures: dict[str, Any]
+    text: str
+
+
+def write_report(
+    folder: Path, figures: dict[str, Any], text: str, *, name: str = "report"
+) -> Report:
+    """Write NAME.json and NAME.md, each whole or not at all, into a folder that is made."""
+    content = json.dumps(figures, indent=1, sort_keys=True) + "\n"
+    write_atomically(folder / f"{name}.json", content.encode())
+    write_atomically(folder / f"{name}.md", text.encode())
+    return Report(figures, text)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a report that is made in several steps."""
+
+    name: str
+    """The key of its figures."""
+    measure: Callable[[], dict[str, Any]]
+    sections: Callable[[Figures], Iterable[str]]
+    """Takes the part's figures and yields its Markdown."""
+    faults: Callable[[Figures], Iterable[str]] = lambda figures: ()
+    """Takes the part's figures and yields what must not be."""
+    aims: Callable[[Figures], Iterable[dict[str, Any]]] = lambda figures: ()
+    """Takes the part's figures and yields each aim with what was measured of it."""
+
+
+def measure_parts(
+    folder: Path, title: str, figures: dict[str, Any], parts: Sequence[Part], *, name: str
+) -> Report:
+    """Measure one part after the other, and write the report after each.
+
+    Args:
+        figures: what is known before, with the facts of the machine under "environment".
+    """
+    for done, part in enumerate(parts, 1):
+        figures[part.name] = part.measure()
+        ready = parts[:done]
+        figures["faults"] = [fault for one in ready for fault in one.faults(figures[one.name])]
+        aims = [aim for one in ready for aim in one.aims(figures[one.name])]
+        if aims:
+            figures["aims"] = aims
+        sections = [text for one in ready for text in one.sections(figures[one.name])]
+        text = document(
+            title,
+            verdict(figures["faults"]),
+            *([aims_table(aims)] if aims else []),
+            *sections,
+            setting(figures["environment"]),
+        )
+        report = write_report(folder, figures, text, name=name)
+    return report
+
+
+def document(title: str, *sections: str) -> str:
+    """Sections under a title; empty ones are left out."""
+    return "\n\n".join([f"# {title}", *filter(None, sections)]) + "\n"
+
+
+def setting(facts: Figures) -> str:
+    """The section that says how a report came about."""
+    return f"## How it was run\n\n{listed(facts)}"
+
+
+def listed(facts: Figures) -> str:
+    """One line a fact."""
+    return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+
+
+def verdict(faults: Sequence[str]) -> str:
+    if not faults:
+        return "No fault found."
+    return "\n".join([f"**{len(faults)} faults**:", *(f"- {one}" for one in faults[:MOST_FAULTS])])
+
+
+def aims_table(aims: Sequence[Figures]) -> str:
+    """One row an aim, whose last field says whether it is met."""
+    head = [name.replace("_", " ") for name in aims[0]]
+    return table(head, ([*list(aim.values())[:-1], yes_or_no(aim["met"])] for aim in aims))
+
+
+def yes_or_no(met: bool) -> str:
+    return "yes" if met else "no"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def counts(of: Mapping[str, object]) -> str:
+    """Names with their counts, on one line."""
+    return ", ".join(f"{name} {count}" for name, count in of.items())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -40,13 +40,13 @@ def _lose_payloads(root: Path) -> None:
 
 
 def _disk_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
-    serving = kills.serving
+    serving = kills.registry_process
 
     def forgetful(root: Path) -> Any:
         _lose_payloads(root)
         return serving(root)
 
-    patch.setattr(kills, "serving", forgetful)
+    patch.setattr(kills, "registry_process", forgetful)
 
 
 def _client_tries_once(patch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,9 @@ from adapterdistill.drills.endpoint.isolation import isolation_faults, measure_i
 from adapterdistill.drills.endpoint.kill import measure_kill
 from adapterdistill.testbed.answers import THRESHOLD, Answers
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.faq_banks import fill_store, random_adapters, read_banks
+from adapterdistill.testbed.faq_banks import fill_store, read_banks
 from adapterdistill.testbed.progress import say
+from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.serving import deployed, empty_server, wait_until_proven
 from serve.engine.engine import Engine
 

@@ -23,8 +23,9 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.testbed.faq_banks import Bank, put_bundle, random_adapters
+from adapterdistill.testbed.faq_banks import Bank, put_bundle
 from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.random_adapters import random_adapters
 from serve.engine.engine import Engine, SearchItem
 from serve.engine.proofs import PROVE_EVERY_S
 from serve.queue.batcher import Batcher

@@ -18,7 +18,7 @@ from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.crowd import Crowd, fill
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.random_adapters import MINILM
-from adapterdistill.testbed.registry import Federation, serving
+from adapterdistill.testbed.registry import Federation, registry_process
 
 _TIMEOUT_S = 60.0
 _PUBLISHERS = 8  # while it is killed
@@ -77,7 +77,7 @@ def measure_load(size: Size) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         federation = Federation(folder)
-        with serving(federation.root) as server, ExitStack() as stack:
+        with registry_process(federation.root) as server, ExitStack() as stack:
 
             def connect(tenant: str) -> RegistryClient:
                 credentials = federation.credentials(tenant)

@@ -14,7 +14,7 @@ from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.crowd import TENANTS, Crowd, tenant_name
 from adapterdistill.testbed.random_adapters import MINILM, adapter
-from adapterdistill.testbed.registry import Serving
+from adapterdistill.testbed.registry import RegistryProcess
 
 MIX = {"get": 40, "fetch": 25, "summaries": 5, "list": 5, "lineage": 10, "alias": 10, "publish": 5}
 """How often each call is made, in percent."""
@@ -22,7 +22,7 @@ MIX = {"get": 40, "fetch": 25, "summaries": 5, "list": 5, "lineage": 10, "alias"
 
 def crowded(
     crowd: Crowd,
-    server: Serving,
+    server: RegistryProcess,
     published: Sequence[Manifest],
     *,
     seconds: float,

@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 
-from actors.publishing import PRIVACY
 from actors.teachers import fetch_teachers
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
@@ -22,10 +21,9 @@ from adapterdistill.checkpoint import (
     golden_vectors,
     pack_adapter,
     prove_active,
-    tensor_specs,
     unpack_adapter,
 )
-from adapterdistill.manifest import GoldenVectors, Manifest, Metric, sha256_hex
+from adapterdistill.manifest import GoldenVectors, Manifest
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE
 from adapterdistill.registry.client.client import RegistryClient
@@ -35,12 +33,11 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.selection import Probes, by_relevance
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, random_manifest
+from adapterdistill.testbed.registry import registry_process
 
 ROUNDS = 7
 _LINEAGE = 16
-_METRICS = ("mrr", "recall_at_1", "recall_at_3", "recall_at_5")
 
 
 def measure_cost(
@@ -69,7 +66,7 @@ def measure_cost(
         for count in sorted(counts):
             _fill(root, encoder, manifests, range(stored, count), wanted)
             stored = count
-            with serving(root) as server:
+            with registry_process(root) as server:
                 measured = _measure(server.address, encoder, rows, max_teachers, rounds)
             found.append({"adapters": count, **measured})
     return {
@@ -94,27 +91,14 @@ def _synthetic(encoder: Encoder, probes: Probes, count: int) -> list[Manifest]:
         for number in range(count):
             adapter = _adapter(encoder, number)
             payload = pack_adapter(adapter, model_name=encoder.ref.name)
+            teachers = tuple(m.ref.name for m in manifests[:_LINEAGE])
             manifests.append(
-                Manifest(
-                    tenant=f"synthetic-{number:05d}",
-                    adapter="faq",
-                    version=sha256_hex(payload),
-                    payload_bytes=len(payload),
-                    kind="bottleneck",
-                    encoder=encoder.ref,
-                    tensors=tensor_specs(adapter),
-                    method="adapter_distillation",
-                    config_sha256="0" * 64,
-                    seed=number,
-                    metrics={
-                        f"held_out_{name}": Metric(value=0.123456, count=50) for name in _METRICS
-                    },
-                    teachers=tuple(m.ref.name for m in manifests[:_LINEAGE]),
-                    privacy=PRIVACY,
-                    golden=unproved,
-                    fingerprint=probes.fingerprint(adapter),
+                random_manifest(
+                    encoder, adapter, payload,
+                    tenant=f"synthetic-{number:05d}", seed=number, teachers=teachers,
+                    golden=unproved, fingerprint=probes.fingerprint(adapter),
                 )
-            )
+            )  # fmt: skip
             done()
     return manifests
 

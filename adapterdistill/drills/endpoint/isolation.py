@@ -22,10 +22,11 @@ from adapterdistill.drills.endpoint.hazards import CANARY, ROUNDS, STEPS, WITHIN
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.release import live_bundle, set_live
 from adapterdistill.testbed.answers import THRESHOLD, Answers, Question
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters
+from adapterdistill.testbed.faq_banks import Bank, fill_store
 from adapterdistill.testbed.http_load import Client, Reply, get, load
 from adapterdistill.testbed.progress import phase, say
-from adapterdistill.testbed.registry import serving as registry_serving
+from adapterdistill.testbed.random_adapters import random_adapters
+from adapterdistill.testbed.registry import registry_process
 from adapterdistill.testbed.serving import Deployment
 
 REPLICAS = (1, 2)
@@ -79,7 +80,7 @@ def measure_isolation(
     adapter = next(iter(random_adapters(exact, 1)))
     slot_bytes = sum(p.numel() for p in adapter.parameters()) * encoder.dtype.itemsize
     withdrawn: set[str] = set()
-    with registry_serving(store.parent / "registry" / "root") as served:
+    with registry_process(store.parent / "registry" / "root") as served:
         registry = RegistryClient(served.address)
         publish(store, pairs, registry)
         for place, replicas in enumerate(REPLICAS):

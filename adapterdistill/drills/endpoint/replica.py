@@ -11,13 +11,13 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.drills.drill import Outcome
 from adapterdistill.drills.endpoint.kill import measure_kill
 from adapterdistill.testbed.answers import Answers
-from adapterdistill.testbed.faq_banks import fill_store, random_adapters, read_banks
+from adapterdistill.testbed.faq_banks import fill_store, read_banks
+from adapterdistill.testbed.random_adapters import STRENGTH, random_adapters
 from adapterdistill.testbed.serving import deployed
 from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 REPLICAS, NUM_TENANTS = 2, 4
 SECONDS = 8.0
-_STRONGER = 10.0
 _LONGEST_WAIT_S = 2.0
 
 
@@ -26,10 +26,8 @@ def kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
     name, store = str(make_tiny_encoder(folder / "encoder")), folder / "store"
     encoder = load_encoder(name, dtype="float32")
     banks = read_banks(Path(str(files("adapterdistill"))) / "samples", NUM_TENANTS)
-    adapters = random_adapters(encoder, NUM_TENANTS)
-    for adapter in adapters:  # so that they differ on the tiny encoder, too
-        for parameter in adapter.parameters():
-            parameter.mul_(_STRONGER)
+    # Stronger than elsewhere, so that adapters differ on the tiny encoder too.
+    adapters = random_adapters(encoder, NUM_TENANTS, strength=10 * STRENGTH)
     fill_store(store, banks, encoder, adapters)
     answers = Answers(banks, store, encoder)
     with deployed(

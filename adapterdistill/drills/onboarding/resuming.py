@@ -18,13 +18,12 @@ from adapterdistill.drills.onboarding.owner import (
     Run,
     differences,
     made,
-    make_owner,
     taught,
-    toml,
     undisturbed,
 )
 from adapterdistill.errors import RegistryUnavailableError, TrainingError
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.owner_site import make_owner, toml
+from adapterdistill.testbed.registry import registry_process
 
 KILLS = 3
 _CHANGES_A_FILE = 2
@@ -151,7 +150,7 @@ def lose_registry(folder: Path, draw: random.Random) -> Outcome:
         time.sleep(away_s)
         began = time.monotonic()
         port = server.address.rpartition(":")[2]
-        server = deployment.enter_context(serving(run.registry, "--port", port))
+        server = deployment.enter_context(registry_process(run.registry, "--port", port))
         if one.ended():
             if f"[{RegistryUnavailableError.reason}]" not in one.last_words():
                 findings.append(f"the registry was away, and this was said: {one.last_words()}")

@@ -14,9 +14,8 @@ from adapterdistill.drills.drill import Outcome, not_refused
 from adapterdistill.drills.registry.acknowledged import OWNER, fsck_findings
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.faq_banks import random_adapters
-from adapterdistill.testbed.random_adapters import publish_adapter
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.random_adapters import publish_adapter, random_adapters
+from adapterdistill.testbed.registry import registry_process
 from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 NUM_TEACHERS = 3
@@ -29,7 +28,7 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
     encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
     *adapters, newer, student = random_adapters(encoder, NUM_TEACHERS + 2)
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         _Struck(server.address, timeout_s=_TIMEOUT_S) as client,
     ):
         taught = [

@@ -11,7 +11,7 @@ from adapterdistill.drills.registry.kills import kill_repeatedly
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.faulty_proxy import FaultyProxy
 from adapterdistill.testbed.random_adapters import Shape
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.registry import registry_process
 
 PUBLISHERS = 2
 DROPS = 2
@@ -38,7 +38,7 @@ def drop_rpc(folder: Path, draw: random.Random) -> Outcome:
     recovery_s: list[float] = []
     findings: list[str] = []
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         FaultyProxy(server.address) as proxy,
         RegistryClient(proxy.address, timeout_s=_PATIENT_S) as client,
         RegistryClient(proxy.address, timeout_s=_HASTY_S) as hasty,
@@ -73,7 +73,7 @@ def slow_rpc(folder: Path, draw: random.Random) -> Outcome:
     root, told = folder / "registry", Acknowledged()
     findings: list[str] = []
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         FaultyProxy(server.address) as proxy,
         RegistryClient(proxy.address, timeout_s=_PATIENT_S) as client,
         RegistryClient(proxy.address, timeout_s=_HASTY_S) as hasty,

@@ -25,7 +25,7 @@ from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.trust.statement import WINDOW, make_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
-from adapterdistill.testbed.registry import Federation, serving
+from adapterdistill.testbed.registry import Federation, registry_process
 from serve.tokens import Tokens, new_token, revoke
 
 _TIMEOUT_S = 30.0
@@ -37,7 +37,7 @@ def clock_skew(folder: Path, draw: random.Random) -> Outcome:
     federation, told = Federation(folder), Acknowledged()
     credentials = federation.credentials(OWNER)
     with (
-        serving(federation.root) as server,
+        registry_process(federation.root) as server,
         RegistryClient(server.address, timeout_s=_TIMEOUT_S, credentials=credentials) as client,
     ):
         told.publish(client)

@@ -18,7 +18,7 @@ from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
 from adapterdistill.drills.registry.acknowledged import Acknowledged, fetch_findings, fsck_findings
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.registry import Serving, serving
+from adapterdistill.testbed.registry import RegistryProcess, registry_process
 
 VERSIONS = 6
 _LONGEST_WAIT_S = 0.3
@@ -30,7 +30,7 @@ def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
     """A payload is changed, cut short or lost on disk, and published again."""
     root, told = folder / "registry", Acknowledged()
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         RegistryClient(server.address, timeout_s=_PATIENT_S) as client,
     ):
         for _ in range(VERSIONS):
@@ -127,7 +127,7 @@ _ALONE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT)
 class SmallDisk:
     """A running registry's."""
 
-    server: Serving
+    server: RegistryProcess
     root: Path
     """The registry's folder, as this process finds it."""
     is_mounted: bool
@@ -174,11 +174,11 @@ def serving_on_small_disk(folder: Path) -> Iterator[SmallDisk]:
     root.mkdir()
     alone = (*_ALONE, str(root))
     if not can_mount(alone):
-        with serving(root) as server:
+        with registry_process(root) as server:
             yield SmallDisk(server, root, is_mounted=False)
         return
     with ExitStack() as kept:
-        with serving(root, before=alone) as server:
+        with registry_process(root, before=alone) as server:
             # It lasts for as long as somebody has it open.
             seen = os.open(f"/proc/{server.process.pid}/root{root}", os.O_RDONLY)
             kept.callback(os.close, seen)

@@ -29,7 +29,7 @@ from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.testbed.crowd import TENANTS, tenant_name
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.registry import Federation, Serving, serving
+from adapterdistill.testbed.registry import Federation, RegistryProcess, registry_process
 
 _AT_ONCE = 16
 _DEADLINE_S = 30.0
@@ -77,7 +77,7 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
     """`count` cases from `seed`; the figures, among which every failure by its case's number."""
     with TemporaryDirectory() as folder:
         federation, log = Federation(Path(folder)), Path(folder) / "log"
-        with serving(federation.root, log=log) as server, ExitStack() as stack:
+        with registry_process(federation.root, log=log) as server, ExitStack() as stack:
             parties = []
             for number in range(TENANTS):
                 party = Party(server.address, federation.credentials(tenant_name(number)))
@@ -113,7 +113,7 @@ def fuzz(count: int, *, seed: int) -> dict[str, Any]:
 
 
 def _throw(
-    server: Serving,
+    server: RegistryProcess,
     parties: Sequence[Party],
     count: int,
     seed: int,

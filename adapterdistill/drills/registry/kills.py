@@ -23,7 +23,7 @@ from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck import fsck
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import SMALL, adapter
-from adapterdistill.testbed.registry import Serving, serving
+from adapterdistill.testbed.registry import RegistryProcess, registry_process
 
 _LONGEST_WAIT_S = 0.4
 _FIRST_ANSWER_S = 30.0
@@ -84,9 +84,9 @@ def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillR
 
 
 @contextmanager
-def _started(root: Path, report: KillReport) -> Iterator[Serving]:
+def _started(root: Path, report: KillReport) -> Iterator[RegistryProcess]:
     started = time.monotonic()
-    with serving(root) as server, RegistryClient(server.address) as client:
+    with registry_process(root) as server, RegistryClient(server.address) as client:
         while not client.health():
             time.sleep(0.01)
         report.recovery_s.append(time.monotonic() - started)
@@ -144,7 +144,7 @@ class _Publishers:
 
 
 def _missing(
-    server: Serving, acknowledged: dict[VersionRef, Manifest], report: KillReport
+    server: RegistryProcess, acknowledged: dict[VersionRef, Manifest], report: KillReport
 ) -> Iterator[str]:
     with RegistryClient(server.address, timeout_s=30) as client:
         for ref, manifest in acknowledged.items():

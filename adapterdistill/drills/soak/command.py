@@ -24,8 +24,6 @@ from typing import Any
 
 from actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
-from adapterdistill.drills.drill import end, marked, processes_of
-from adapterdistill.drills.onboarding.on_ray import Site, site_in
 from adapterdistill.drills.soak.report import aims, markdown, roles_over_time
 from adapterdistill.drills.soak.samples import (
     TEMPORARY,
@@ -41,6 +39,8 @@ from adapterdistill.errors import ServingError
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.owner_site import Site, site_in
+from adapterdistill.testbed.processes import end, marked, processes_of
 from adapterdistill.testbed.progress import say
 
 EVERY_S = 5.0

@@ -14,7 +14,6 @@ from adapterdistill.bundle import read_bundle
 from adapterdistill.data import TenantDataset, sample_names
 from adapterdistill.data.importing import import_samples
 from adapterdistill.drills.endpoint.hazards import WITHIN_S, Timeline
-from adapterdistill.drills.onboarding.on_ray import Site, driver_of
 from adapterdistill.errors import TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
@@ -22,6 +21,7 @@ from adapterdistill.release import bundles_of, live_bundle, read_release
 from adapterdistill.testbed.answers import Answers, Question, draw_questions, version_of
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import Reply
+from adapterdistill.testbed.owner_site import Site, driver_of
 
 RESIDENTS = 3
 """Tenants that stay, and get a new version by turns."""

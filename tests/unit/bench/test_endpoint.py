@@ -19,7 +19,8 @@ from adapterdistill.bench.endpoint.report import markdown
 from adapterdistill.bench.endpoint.speed import measure_generator, measure_speed
 from adapterdistill.drills.endpoint.kill import measure_kill
 from adapterdistill.testbed.answers import THRESHOLD, Answers
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
+from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.serving import empty_server, without_a_core_s
 from serve.engine.engine import Engine
 from serve.http.api import build_api

@@ -59,7 +59,7 @@ def test_an_error_of_the_deployment_is_a_finding() -> None:
 
 
 def test_a_process_that_is_left_is_ended_and_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drill, "_GRACE_S", 0.1)
+    monkeypatch.setattr(drill, "GRACE_S", 0.1)
     started = []
 
     def run(folder: Path, draw: random.Random) -> Outcome:
