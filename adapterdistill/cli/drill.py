@@ -4,7 +4,7 @@ import json
 import signal
 import statistics
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from adapterdistill.cli.options import Format
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
-from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.drills.drill import Drill, Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named
 from adapterdistill.errors import ConfigError
 
@@ -34,20 +34,56 @@ def drill(
         typer.Argument(metavar="[NAME]...", help="Drills to run, or `all`; `list` shows them."),
     ] = None,
     runs: Annotated[
-        int, typer.Option(min=1, help="Of each drill, every one a new deployment.")
+        int,
+        typer.Option(min=1, metavar="NUMBER", help="Runs of each drill, each a new deployment."),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first run; the next has the next.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Seed of the first run; the next adds 1.")
+    ] = 0,
     on: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="TOML file that names a running deployment to do it on, with [registry], "
-            "[serving] and [ray]; `list` shows which drills can."
+            "[serving] and [ray]; `list` shows which drills can.",
         ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the reports of drills that measure here."),
+    ] = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="fuzz-registry: mutated calls.")
+    ] = None,
+    kills: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="NUMBER", help="kill-registry: kills on the same folder."),
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="isolation: answers to check.")
+    ] = None,
+    tenants: Annotated[
+        int | None, typer.Option(min=2, metavar="NUMBER", help="isolation: tenants to serve.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="isolation: FAQ banks. Default: the samples."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="NUMBER", help="kill-serve-replica: for how long to ask."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.05, metavar="NUMBER", help="soak: for how long to run.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="NUMBER", help="soak: queries a second, of all tenants."),
     ] = None,
     output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
-    remove it all. Without a name: list the drills.
+    remove it all. Without a name: list the drills and their sizes.
 
     With --on, the same on a deployment that runs already, whose data stay as they are.
 
@@ -60,7 +96,18 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
+    sizes = {
+        "calls": calls,
+        "kills": kills,
+        "requests": requests,
+        "tenants": tenants,
+        "data": data,
+        "seconds": seconds,
+        "minutes": minutes,
+        "rate": rate,
+    }
     chosen = [DRILLS[name] for name in (DRILLS if ALL in names else dict.fromkeys(names))]
+    chosen = _sized(chosen, {name: size for name, size in sizes.items() if size is not None})
     if on is not None:
         named = load_named(on)
         chosen = [on_named(one, ON_NAMED, named, on) for one in chosen]
@@ -69,9 +116,10 @@ def drill(
     found: list[dict[str, Any]] = []
     for one in chosen:
         outcomes = []
-        for number in range(runs):
-            outcomes.append(run_drill(one, seed + number))
-            _tell(console, f"{one.name} {number + 1}/{runs}", outcomes[-1])
+        for number in range(seed, seed + runs):
+            keep = out and out / f"{one.name}-{number}"
+            outcomes.append(run_drill(one, number, keep=keep))
+            _tell(console, f"{one.name} {number - seed + 1}/{runs}", outcomes[-1])
         found.append(_summed(one.name, seed, outcomes))
     if output is Format.json:
         typer.echo(json.dumps(found, indent=2))
@@ -81,14 +129,26 @@ def drill(
         raise typer.Exit(1)
 
 
+def _sized(drills: list[Drill], given: dict[str, Any]) -> list[Drill]:
+    """The drills with the sizes that were given. Raises ConfigError: no drill here has one."""
+    for name in given:
+        if not any(name in drill.sizes for drill in drills):
+            with_it = ", ".join(drill.name for drill in DRILLS.values() if name in drill.sizes)
+            raise ConfigError(f"--{name} is a size of {with_it}, which is not run here")
+    return [
+        replace(drill, sizes={name: given.get(name, size) for name, size in drill.sizes.items()})
+        for drill in drills
+    ]
+
+
 def end_orderly() -> None:
-    """From now on a signal to end raises here, so that what was started is ended first."""
+    """Make a signal to end raise an error here, so that what was started is ended first."""
     for ending in _ENDINGS:
         signal.signal(ending, _end_orderly)
 
 
 def _end_orderly(number: int, _frame: object) -> None:
-    """What was started is ended and removed, which no further signal interrupts."""
+    """Raise the error of a signal; further signals do not interrupt the removal."""
     for one in _ENDINGS:
         signal.signal(one, signal.SIG_IGN)
     if number == signal.SIGINT:
@@ -97,8 +157,13 @@ def _end_orderly(number: int, _frame: object) -> None:
 
 
 def _list(output: Format) -> None:
-    rows = [
-        {"name": name, "sentence": drill.sentence, "on_named": _on_named(name)}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "sentence": drill.sentence,
+            "on_named": _on_named(name),
+            "sizes": {name: size for name, size in drill.sizes.items() if size is not None},
+        }
         for name, drill in DRILLS.items()
     ]
     if output is Format.json:
@@ -106,7 +171,9 @@ def _list(output: Format) -> None:
         return
     table = Table(Column("drill", no_wrap=True), "fault, and what must hold", "with --on")
     for row in rows:
-        table.add_row(*map(Text, row.values()))
+        sizes = " ".join(f"--{name} {size:g}" for name, size in row["sizes"].items())
+        sentence = f"{row['sentence']} ({sizes})" if sizes else row["sentence"]
+        table.add_row(row["name"], Text(sentence), Text(row["on_named"]))
     Console().print(table)
 
 

@@ -61,4 +61,4 @@ def on_named(drill: Drill, ways: dict[str, OnNamed | str], named: Named, source:
     for section in way.needs:
         if getattr(named, section) is None:
             raise ConfigError(f"{source}: {drill.name} needs the section [{section}]")
-    return replace(drill, run=lambda _, draw: way.run(named, draw))
+    return replace(drill, run=lambda folder, draw, **sizes: way.run(named, draw))

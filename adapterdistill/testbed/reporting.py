@@ -32,40 +32,45 @@ def write_report(
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a report that is made in several steps."""
+    """One part of a report. What it measures stands under its name among the report's figures.
+
+    The other functions read all figures; they are called when the part is measured.
+    """
 
     name: str
-    """The key of its figures."""
-    measure: Callable[[], dict[str, Any]]
-    sections: Callable[[Figures], Iterable[str]]
-    """Takes the part's figures and yields its Markdown."""
+    measure: Callable[[], object]
+    sections: Callable[[Figures], Iterable[str]] = lambda figures: ()
+    """Yields Markdown."""
     faults: Callable[[Figures], Iterable[str]] = lambda figures: ()
-    """Takes the part's figures and yields what must not be."""
+    """Yields what must not be."""
     aims: Callable[[Figures], Iterable[dict[str, Any]]] = lambda figures: ()
-    """Takes the part's figures and yields each aim with what was measured of it."""
+    """Yields each aim with its measurement; the last field, "met", says whether it holds."""
 
 
 def measure_parts(
-    folder: Path, title: str, figures: dict[str, Any], parts: Sequence[Part], *, name: str
+    folder: Path,
+    title: str,
+    figures: dict[str, Any],
+    parts: Sequence[Part],
+    *,
+    name: str = "report",
 ) -> Report:
     """Measure one part after the other, and write the report after each.
 
     Args:
         figures: what is known before, with the facts of the machine under "environment".
     """
-    for done, part in enumerate(parts, 1):
+    report = Report(figures, "")
+    for number, part in enumerate(parts, 1):
         figures[part.name] = part.measure()
-        ready = parts[:done]
-        figures["faults"] = [fault for one in ready for fault in one.faults(figures[one.name])]
-        aims = [aim for one in ready for aim in one.aims(figures[one.name])]
-        if aims:
-            figures["aims"] = aims
-        sections = [text for one in ready for text in one.sections(figures[one.name])]
+        ready = parts[:number]
+        figures["faults"] = [fault for one in ready for fault in one.faults(figures)]
+        figures["aims"] = [aim for one in ready for aim in one.aims(figures)]
         text = document(
             title,
             verdict(figures["faults"]),
-            *([aims_table(aims)] if aims else []),
-            *sections,
+            aims_table(figures["aims"]) if figures["aims"] else "",
+            *(section for one in ready for section in one.sections(figures)),
             setting(figures["environment"]),
         )
         report = write_report(folder, figures, text, name=name)
@@ -117,3 +122,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     if not body:
         return "Nothing was run for this table."
     return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
+
+
+def megabytes(sizes: Mapping[str, int]) -> str:
+    """A table of one row of bytes, in MB."""
+    return table(
+        [name.replace("_", " ") for name in sizes],
+        [[f"{value / 1e6:.1f}" for value in sizes.values()]],
+    )

@@ -28,7 +28,7 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PUBLISHERS", 1)
+    monkeypatch.setattr(kills, "PUBLISHERS", 1)
     monkeypatch.setattr(calls, "DROPS", 1)
     monkeypatch.setattr(disk, "VERSIONS", 2)
     monkeypatch.setattr(resuming, "KILLS", 1)

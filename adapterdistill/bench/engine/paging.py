@@ -37,7 +37,9 @@ CLIFF_TIMES = 2.0
 
 
 @dataclass(frozen=True)
-class PagingSize:
+class Size:
+    """How much is run."""
+
     tenants: int
     slots: int
     seconds: float
@@ -46,10 +48,10 @@ class PagingSize:
     """Of what the engine can do with all in memory."""
 
 
-PAGING_SIZES = {
-    "tiny": PagingSize(20, 5, 0.3),
-    "quick": PagingSize(2000, 200, 5.0),
-    "standard": PagingSize(10000, 1000, 10.0),
+SIZES = {
+    "tiny": Size(20, 5, 0.3),
+    "quick": Size(2000, 200, 5.0),
+    "standard": Size(10000, 1000, 10.0),
 }
 
 
@@ -77,7 +79,7 @@ def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
 
 
 def measure_paging(
-    encoder: Encoder, store: Path, banks: Sequence[Bank], size: PagingSize
+    encoder: Encoder, store: Path, banks: Sequence[Bank], size: Size
 ) -> dict[str, Any]:
     """Zipf's traffic over all tenants, then working sets around the number of slots.
 
@@ -172,7 +174,7 @@ def _traffic(
     banks: Sequence[Bank],
     weights: Sequence[float],
     per_s: float,
-    size: PagingSize,
+    size: Size,
     draw: random.Random,
 ) -> dict[str, Any]:
     chosen = draw.choices(banks, weights, k=max(20, round(per_s * size.seconds)))

@@ -1,6 +1,5 @@
 """The report of the serving benchmark."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,24 +7,28 @@ from typing import Any
 
 import torch
 
-from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bench.engine.paging import (
-    CLIFF_TIMES,
-    PAGING_SIZES,
-    PagingSize,
-    fill_many,
-    measure_paging,
-)
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.engine import paging, throughput
+from adapterdistill.bench.engine.paging import CLIFF_TIMES, fill_many, measure_paging
 from adapterdistill.bench.engine.sides import (
     ALONE,
     BARE,
     SENTENCES_BFLOAT16,
     SENTENCES_FLOAT32,
 )
-from adapterdistill.bench.engine.throughput import SERVING_SIZES, measure_engine
+from adapterdistill.bench.engine.throughput import measure_engine
+from adapterdistill.bench.sizes import named_size
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.faq_banks import read_banks
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import (
+    Report,
+    document,
+    setting,
+    table,
+    write_report,
+    yes_or_no,
+)
 
 AIMED_MIX, AIMED_BATCH = "32 tenants", 32
 _AIMS = ((BARE, 0.9), (SENTENCES_FLOAT32, 4.0), (SENTENCES_BFLOAT16, 1.4), (ALONE, 3.0))
@@ -38,20 +41,16 @@ def serving_command(
     data: Path,
     out: Path,
     size: str,
-    encoder: str,
-    dtype: str,
-    device: str,
+    encoder: EncoderOptions,
     threads: int,
     peer_env: Path | None,
-    max_tokens: int,
     paging_only: bool = False,
-) -> dict[str, Any]:
-    """Measure, write report.json and report.md, and return what the former holds."""
+) -> Report:
+    """Measure and write the report."""
     torch.set_num_threads(threads)
-    timed = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    exact = load_encoder(encoder, dtype="float32", max_tokens=max_tokens)
-    chosen = SERVING_SIZES[size]
-    engine = {"paging": _paged(timed, exact, data, PAGING_SIZES[size])}
+    timed, exact = encoder.load(), encoder.load_exact()
+    chosen = named_size(throughput.SIZES, size)
+    engine = {"paging": _paged(timed, exact, data, paging.SIZES[size])}
     if not paging_only:
         banks = read_banks(data, chosen.tenants)
         engine |= measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
@@ -62,13 +61,10 @@ def serving_command(
         "engine": engine,
         "aims": list(paging_aims(engine["paging"]) if paging_only else aims(engine)),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (out / "report.md").write_text(markdown(found))
-    return found
+    return write_report(out, found, markdown(found))
 
 
-def _paged(timed: Encoder, exact: Encoder, data: Path, size: PagingSize) -> dict[str, Any]:
+def _paged(timed: Encoder, exact: Encoder, data: Path, size: paging.Size) -> dict[str, Any]:
     banks = read_banks(data, size.tenants)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
@@ -126,10 +122,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The report for people."""
     env, engine = found["environment"], found["engine"]
     if "timings" not in engine:
-        return f"# Serving more tenants than slots\n\n{_paging(engine['paging'])}\n"
+        return document("Serving more tenants than slots", _paging(engine["paging"]))
     top1, equal = engine["top1"], engine["equality"]
     parts = [
-        "# Serving",
+        "Serving",
         f"{engine['tenants_resident']} tenants resident; {engine['rounds']} rounds, all sides in "
         f"turn on the same texts, each batch run once before; {env['dtype']} on {env['device']}, "
         f"{env['threads_in_this_process']} thread(s), load {env['load_1_5_15_min'][0]} at the end. "
@@ -142,7 +138,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f">= {a['least']}" if "least" in a else f"<= {a['most']}",
                     a["measured"],
                     a.get("by_processor_time", ""),
-                    "yes" if a["met"] else "no",
+                    yes_or_no(a["met"]),
                 )
                 for a in found["aims"]
             ),
@@ -175,10 +171,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"Top-1 over {top1['texts']} texts: {top1['engine']:.4f}, in float32 "
         f"{top1['float32']:.4f}; the same best FAQ for {100 * top1['same_answer']:.2f}%.",
         _peer(engine["peer"]),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+        setting(env),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _rows(timings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:

@@ -18,7 +18,7 @@ SHARES = (0.0, 0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
-class MetaSize:
+class Size:
     """How much is run."""
 
     domains: int | None
@@ -31,9 +31,9 @@ class MetaSize:
 
 
 SIZES = {
-    "quick": MetaSize(2, (0.01, 1.0), 70, 30, 60),
-    "standard": MetaSize(None, SHARES, 80, 40, 70),
-    "full": MetaSize(None, SHARES, 210, 60, 140),
+    "quick": Size(2, (0.01, 1.0), 70, 30, 60),
+    "standard": Size(None, SHARES, 80, 40, 70),
+    "full": Size(None, SHARES, 210, 60, 140),
 }
 
 

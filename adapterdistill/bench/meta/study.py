@@ -15,7 +15,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cache import ResultCache, content_key
-from adapterdistill.bench.meta.domains import Domain, MetaSize, first_of_each_class, join, select
+from adapterdistill.bench.meta.domains import Domain, Size, first_of_each_class, join, select
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import public_texts
 from adapterdistill.distill.batches import TrainingRows, choose_in_epochs
@@ -44,7 +44,7 @@ PUBLIC_TEXTS = 120
 
 
 @dataclass(frozen=True)
-class Shape:
+class StudentShape:
     """The students' size."""
 
     layers: int = 2
@@ -59,8 +59,8 @@ class Newcomers:
         encoder: Encoder,
         domains: Sequence[Domain],
         classes: tuple[str, ...],
-        size: MetaSize,
-        shape: Shape,
+        size: Size,
+        shape: StudentShape,
         cache: ResultCache,
     ) -> None:
         """Raises ConfigError where the student's shape is not the encoder's."""

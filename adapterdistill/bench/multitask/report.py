@@ -1,6 +1,5 @@
 """What `adapterdistill bench multitask` does, and its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Any
 
 import torch
 
-from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.multitask.study import (
     JOINT,
     SINGLE,
     TEACHER,
     TUNED,
-    Shape,
+    StudentShape,
     measure_multitask,
 )
 from adapterdistill.bench.multitask.tasks import (
@@ -23,9 +21,18 @@ from adapterdistill.bench.multitask.tasks import (
     read_retrieval_task,
     task_files,
 )
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.evaluation.metrics import paired_bootstrap
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import (
+    Report,
+    document,
+    listed,
+    table,
+    write_report,
+    yes_or_no,
+)
 
 LEAST_SPEED = 5.0
 LEAST_KEPT = 0.95
@@ -37,22 +44,18 @@ def multitask_command(
     tenants: Sequence[str],
     out: Path,
     size: str,
-    shape: Shape,
-    encoder: str,
-    dtype: str,
-    device: str,
+    shape: StudentShape,
+    encoder: EncoderOptions,
     threads: int,
-    max_tokens: int,
     seed: int,
-) -> str:
-    """Measure, write report.json and report.md, and return the latter.
+) -> Report:
+    """Measure and write the report.
 
     Args:
         tenants: folders of `data / "tenants"` whose retrieval is a task too.
     """
     torch.set_num_threads(threads)
-    loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    chosen = SIZES[size]
+    loaded, chosen = encoder.load(), named_size(SIZES, size)
     tasks = [read_bench_task(path, loaded, chosen) for path in task_files(data)]
     tasks += [
         read_retrieval_task(data / "tenants" / name, out / "tenants", loaded, chosen)
@@ -60,11 +63,7 @@ def multitask_command(
     ]
     found = measure_multitask(loaded, tasks, chosen, shape, seed=seed)
     found = {"benchmark": "multitask", "environment": environment(loaded), **with_aims(found)}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    return write_report(out, found, markdown(found))
 
 
 def with_aims(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +107,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     shape, teacher = found["shape"], found["rows"][0]["macro"]
     facts = {**found["size"], **env}
     parts = [
-        "# Multi-task distillation",
+        "Multi-task distillation",
         table(
             ("aim", "measured", "met"),
-            ((a["text"], _measured(a), "yes" if a["met"] else "no") for a in found["aims"]),
+            ((a["text"], _measured(a), yes_or_no(a["met"])) for a in found["aims"]),
         ),
         "The interval is a 95% paired bootstrap over tasks, then test rows: a difference inside it "
         "is noise. Which joint student an aim speaks of was chosen on `valid` rows.",
@@ -172,9 +171,9 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for name, t in tasks.items()
             ),
         ),
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
+        listed(facts),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _measured(aim: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.multitask.tasks import BenchTask, MultitaskSize
+from adapterdistill.bench.multitask.tasks import BenchTask, Size
 from adapterdistill.distill.held_out import centroids
 from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
 from adapterdistill.distill.students import (
@@ -47,7 +47,7 @@ PLAIN = "joint, no distillation"
 
 
 @dataclass(frozen=True)
-class Shape:
+class StudentShape:
     """The students' sizes."""
 
     layers: int = 2
@@ -56,7 +56,7 @@ class Shape:
 
 
 def measure_multitask(
-    encoder: Encoder, tasks: Sequence[BenchTask], size: MultitaskSize, shape: Shape, *, seed: int
+    encoder: Encoder, tasks: Sequence[BenchTask], size: Size, shape: StudentShape, *, seed: int
 ) -> dict[str, Any]:
     """Train teachers and students, score them on test rows, and time them."""
     makers = {kind: partial(_student, kind, encoder, shape, seed) for kind in STUDENT_RATES}
@@ -91,7 +91,7 @@ def measure_multitask(
 
 
 def _student(
-    kind: str, encoder: Encoder, shape: Shape, seed: int, tasks: Sequence[BenchTask]
+    kind: str, encoder: Encoder, shape: StudentShape, seed: int, tasks: Sequence[BenchTask]
 ) -> MultitaskModel:
     """An untrained student of `tasks`. Raises ConfigError where its shape is not the encoder's."""
     body: Body
@@ -149,7 +149,7 @@ class _Fit:
 
 
 def _teacher(
-    encoder: Encoder, task: BenchTask, size: MultitaskSize, seed: int, done: Callable[[], None]
+    encoder: Encoder, task: BenchTask, size: Size, seed: int, done: Callable[[], None]
 ) -> MultitaskModel:
     adapter = BottleneckAdapter.new(
         encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE, seed=seed
@@ -221,9 +221,7 @@ def _row(model: str, training: str, models: Models, tasks: Sequence[BenchTask]) 
 
 
 @torch.no_grad()
-def _time(
-    timed: Mapping[str, Models], tasks: Sequence[BenchTask], size: MultitaskSize
-) -> dict[str, Any]:
+def _time(timed: Mapping[str, Models], tasks: Sequence[BenchTask], size: Size) -> dict[str, Any]:
     """Texts a second of each model over the same test texts of all tasks, one thread, in turn."""
     texts = [_first(task.test, size.timed_texts) for task in tasks]
     count = sum(len(of_task.ids) for of_task in texts)

@@ -1,7 +1,7 @@
 """Mixed requests at once, each answer checked, while tenants come, go, change and are withdrawn.
 
 The bank of adapters holds a quarter of the tenants, so that they are loaded and evicted all the
-while. First one replica, then two; the changes are those of `serving_http_hazards`.
+while. First one replica, then two; the changes are those of `hazards`.
 """
 
 import asyncio
@@ -9,25 +9,30 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
+from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.endpoint.control import control
 from adapterdistill.drills.endpoint.hazards import CANARY, ROUNDS, STEPS, WITHIN_S, Hazards
+from adapterdistill.drills.endpoint.report import isolation_sections
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.release import live_bundle, set_live
 from adapterdistill.testbed.answers import THRESHOLD, Answers, Question
+from adapterdistill.testbed.encoder_options import EncoderOptions
+from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in
 from adapterdistill.testbed.faq_banks import Bank, fill_store
 from adapterdistill.testbed.http_load import Client, Reply, get, load
 from adapterdistill.testbed.progress import phase, say
 from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.registry import registry_process
-from adapterdistill.testbed.serving import Deployment
+from adapterdistill.testbed.reporting import Part
 
 REPLICAS = (1, 2)
 _CLIENTS = 32
@@ -54,23 +59,10 @@ class Seen:
     """By kind of change: how long after it the last answer of before was asked for."""
 
 
-def measure_isolation(
-    start: Callable[..., AbstractContextManager[Deployment]],
-    store: Path,
-    banks: Sequence[Bank],
-    answers: Answers,
-    encoder: Encoder,
-    exact: Encoder,
-    *,
-    requests: int,
-) -> dict[str, Any]:
-    """Ask until `requests` are answered, half of them by one replica, half by two.
-
-    Args:
-        start: `deployed`, given all but its replicas, registry and memory.
-        encoder: in the dtype that is served.
-        exact: in float32.
-    """
+def measure_isolation(endpoint: Endpoint, *, requests: int) -> dict[str, Any]:
+    """Ask until `requests` are answered, half of them by one replica, half by two."""
+    store, banks, answers = endpoint.store, endpoint.banks, endpoint.answers
+    encoder, exact = endpoint.encoder, endpoint.exact
     changing = changing_tenants(banks, _CHANGING * len(REPLICAS))
     pairs = second_versions(store, changing, exact, len(banks))
     for tenant, (_, second) in pairs.items():
@@ -87,11 +79,12 @@ def measure_isolation(
             say(f"{replicas} replicas, {slots} of {len(banks)} tenants in memory")
             mine = changing[place :: len(REPLICAS)]
             options = {
+                "haproxy": True,
                 "replicas": replicas,
                 "registry": served.address,
                 "bank_mib": slots * slot_bytes / 2**20,
             }
-            with start(**options) as server:
+            with endpoint.start(**options) as server:
                 part = measure_part(
                     server.address,
                     Hazards(
@@ -216,8 +209,9 @@ def look(question: Question, reply: Reply, answers: Answers, hazards: Hazards, s
         seen.latest_s[kind] = max(seen.latest_s[kind], late_s)
 
 
-def isolation_faults(found: Mapping[str, Any]) -> Iterator[str]:
-    """What must not be, and what must have happened for the rest to mean something."""
+def isolation_faults(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what must not be, and what did not happen so that the rest means nothing."""
+    found = figures["isolation"]
     for kind, made in found["control"].items():
         if made["noticed"] != (0 if kind == "right" else made["made"]):
             yield f"isolation: of {made['made']} answers {kind}, {made['noticed']} are noticed"
@@ -238,6 +232,25 @@ def isolation_faults(found: Mapping[str, Any]) -> Iterator[str]:
             for what in (*STEPS, "evictions", "answers by canaries")
             if not happened.get(what)
         )
+
+
+def isolation_part(endpoint: Endpoint, requests: int) -> Part:
+    return Part(
+        "isolation",
+        lambda: measure_isolation(endpoint, requests=requests),
+        isolation_sections,
+        isolation_faults,
+    )
+
+
+def isolation(
+    folder: Path, draw: random.Random, *, requests: int, tenants: int, data: Path | None
+) -> Outcome:
+    """Ask many tenants at once while they change, and check every answer."""
+    options, threads = EncoderOptions(max_tokens=MAX_TOKENS), torch.get_num_threads()
+    endpoint = endpoint_in(folder, data, tenants, options, threads=threads)
+    part = isolation_part(endpoint, requests)
+    return reported(folder, "Isolation", part, tenants=tenants)[1]
 
 
 def _draw(

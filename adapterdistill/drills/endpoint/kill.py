@@ -5,14 +5,28 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from adapterdistill.drills.drill import Outcome, reported
+from adapterdistill.drills.endpoint.report import kill_sections
 from adapterdistill.testbed.answers import Answers, Question, draw_questions
+from adapterdistill.testbed.encoder_options import EncoderOptions
+from adapterdistill.testbed.endpoint import Endpoint, endpoint_in
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import Client, get, percentiles
+from adapterdistill.testbed.random_adapters import STRENGTH
+from adapterdistill.testbed.reporting import Part
+from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 RATE_PER_S = 50
+REPLICAS = 2
+_TENANTS = 4
+_LONGEST_WAIT_BEFORE_S = 2.0
 _RETRY_FOR_S = 30.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 _REPLICA = re.compile(rb'replica="([^"]+)"')
@@ -70,6 +84,47 @@ async def _run(
     }
 
 
+def kill_part(endpoint: Endpoint, seconds: float, wait_s: float = 0.0) -> Part:
+    """Ask two replicas for `seconds` and kill one, `wait_s` after the first quarter."""
+
+    def measure() -> dict[str, Any]:
+        with endpoint.start(haproxy=True, replicas=REPLICAS) as server:
+
+            def kill() -> None:
+                time.sleep(wait_s)
+                server.kill_a_replica()
+
+            return measure_kill(
+                server.address,
+                endpoint.banks,
+                endpoint.answers,
+                kill,
+                replicas=REPLICAS,
+                seconds=seconds,
+            )
+
+    return Part("kill", measure, kill_sections, kill_faults)
+
+
+def kill_faults(found: Mapping[str, Any]) -> Iterator[str]:
+    kill = found["kill"]
+    yield from (f"a wrong answer: it {fault}" for fault in kill["wrong"])
+    if kill["failed_after_retries"]:
+        yield f"{kill['failed_after_retries']} queries failed for good"
+
+
+def kill_serve_replica(folder: Path, draw: random.Random, *, seconds: float) -> Outcome:
+    """Kill one of two replicas with kill -9; clients ask again where a connection breaks."""
+    encoder = EncoderOptions(str(make_tiny_encoder(folder / "encoder")), "float32")
+    # Stronger than elsewhere, so that adapters differ on the tiny encoder too.
+    endpoint = endpoint_in(
+        folder, None, _TENANTS, encoder, threads=torch.get_num_threads(), strength=10 * STRENGTH
+    )
+    part = kill_part(endpoint, seconds, draw.uniform(0, _LONGEST_WAIT_BEFORE_S))
+    found, outcome = reported(folder, "A replica killed", part)
+    return replace(outcome, recovery_s=found["seconds_until_full_service"])
+
+
 class _Caller:
     """Asks over connections that are free, and again where an attempt fails."""
 
@@ -114,7 +169,7 @@ async def _until_a_new_one(address: str, before: set[str]) -> float:
         if await _replica(address) not in before | {""}:
             return time.perf_counter() - began
         await asyncio.sleep(0.05)
-    raise AssertionError("no replica came in the killed one's stead within 120 s")
+    raise AssertionError("no replica replaced the killed one within 120 s")
 
 
 async def _replica(address: str) -> str:

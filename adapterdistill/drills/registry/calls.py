@@ -3,17 +3,17 @@
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
+from adapterdistill.drills.drill import Outcome, not_refused, reported, seconds_until
 from adapterdistill.drills.registry.acknowledged import Acknowledged, fsck_findings
-from adapterdistill.drills.registry.kills import kill_repeatedly
+from adapterdistill.drills.registry.kills import kills_part
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.faulty_proxy import FaultyProxy
 from adapterdistill.testbed.random_adapters import Shape
 from adapterdistill.testbed.registry import registry_process
 
-PUBLISHERS = 2
 DROPS = 2
 _LARGE = Shape(4, 512, 128)  # 2 MiB: several chunks, so that a transfer can break off within
 _CUT_WITHIN_BYTES = 1 << 20
@@ -22,14 +22,14 @@ _HASTY_S = 0.3
 _STANDSTILL_S = 5.0
 
 
-def kill_registry(folder: Path, draw: random.Random) -> Outcome:
-    """kill -9 amid publishes, and a new process on the same folder."""
-    root = folder / "registry"
-    report = kill_repeatedly(root, kills=1, publishers=PUBLISHERS, seed=draw.randrange(1000))
-    findings = list(report.faults)
-    if not report.acknowledged:
-        findings.append("nothing was acknowledged, so this shows nothing")
-    return Outcome(max(report.recovery_s), tuple(findings))
+def kill_registry(folder: Path, draw: random.Random, *, kills: int) -> Outcome:
+    """Kill it with kill -9 amid publishes, and start a new process on the same folder."""
+    part = kills_part(folder, kills, draw.randrange(1000))
+    found, outcome = reported(folder, "Registry killed", part)
+    if not found["acknowledged"]:
+        nothing = "nothing was acknowledged, so this shows nothing"
+        outcome = replace(outcome, findings=(*outcome.findings, nothing))
+    return replace(outcome, recovery_s=found["recovery_s"]["max"])
 
 
 def drop_rpc(folder: Path, draw: random.Random) -> Outcome:

@@ -7,7 +7,7 @@ is judged by `registry_verify`, which shares no code with its admission.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,8 +21,10 @@ import numpy as np
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.registry.fuzz_cases import PUBLISH, SERVICE, Case, case
 from adapterdistill.drills.registry.fuzz_statements import Signer, sealed, statement_fault_of
+from adapterdistill.drills.registry.report import fuzz_sections
 from adapterdistill.drills.registry.verify import fault_of
 from adapterdistill.registry.client.connection import Connection
 from adapterdistill.registry.trust.credentials import read_credentials
@@ -30,6 +32,7 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.testbed.crowd import TENANTS, tenant_name
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.registry import Federation, RegistryProcess, registry_process
+from adapterdistill.testbed.reporting import Part
 
 _AT_ONCE = 16
 _DEADLINE_S = 30.0
@@ -257,11 +260,23 @@ def _memory(resident: list[tuple[int, int]], peak: int) -> dict[str, Any]:
     }
 
 
-def failed(found: dict[str, Any]) -> Iterator[str]:
-    """What in these figures must not be."""
+def fuzz_faults(found: Mapping[str, Any]) -> Iterator[str]:
+    """Whatever in these figures must not be."""
+    fuzz = found["fuzz"]
     for key in ("wrongly_accepted", "failures", "accepted_but_missing"):
-        yield from (f"{key.replace('_', ' ')}: {one}" for one in found[key])
-    if not found["same_process_alive"]:
+        yield from (f"{key.replace('_', ' ')}: {one}" for one in fuzz[key])
+    if not fuzz["same_process_alive"]:
         yield "the registry ended"
-    if found["tracebacks_logged"]:
-        yield f"{found['tracebacks_logged']} tracebacks logged"
+    if fuzz["tracebacks_logged"]:
+        yield f"{fuzz['tracebacks_logged']} tracebacks logged"
+
+
+def fuzz_part(calls: int, seed: int) -> Part:
+    return Part("fuzz", lambda: fuzz(calls, seed=seed), fuzz_sections, fuzz_faults)
+
+
+def fuzz_registry(folder: Path, draw: Random, *, calls: int) -> Outcome:
+    """Send it mutated uploads and calls."""
+    seed = draw.randrange(2**31)
+    _, outcome = reported(folder, "Registry fuzzed", fuzz_part(calls, seed))
+    return replace(outcome, note=f"seed {seed}")

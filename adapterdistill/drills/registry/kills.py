@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapterdistill.drills.registry.report import kills_sections
 from adapterdistill.errors import AdapterDistillError, RegistryUnavailableError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
@@ -24,10 +25,12 @@ from adapterdistill.registry.upkeep.fsck import fsck
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import SMALL, adapter
 from adapterdistill.testbed.registry import RegistryProcess, registry_process
+from adapterdistill.testbed.reporting import Part
 
 _LONGEST_WAIT_S = 0.4
 _FIRST_ANSWER_S = 30.0
 _CALL_TIMEOUT_S = 0.5
+PUBLISHERS = 8
 
 
 @dataclass
@@ -53,6 +56,15 @@ class KillReport:
             "max": round(max(self.recovery_s), 3),
         }
         return asdict(self) | {"recovery_s": recovery}
+
+
+def kills_part(folder: Path, kills: int, seed: int) -> Part:
+    return Part(
+        "kills",
+        lambda: kill_repeatedly(folder / "registry", kills, PUBLISHERS, seed).figures(),
+        kills_sections,
+        lambda found: found["kills"]["faults"],
+    )
 
 
 def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillReport:

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench soak` does: a deployment that onboards and answers for a long time.
+"""The soak: a deployment that onboards and answers for a long time.
 
 A Ray cluster, a registry and `adapterdistill serve` of its own on this machine, with an encoder of
 random numbers: what is looked for grows with the number of onboardings and queries, which a small
@@ -8,23 +8,19 @@ steady rate, and each answer is checked.
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
-from adapterdistill.drills.soak.report import aims, markdown, roles_over_time
+from adapterdistill.drills.drill import REPORT, Outcome
+from adapterdistill.drills.soak.report import aims, markdown, roles_over_time, told
 from adapterdistill.drills.soak.samples import (
     TEMPORARY,
     Folders,
@@ -35,13 +31,14 @@ from adapterdistill.drills.soak.samples import (
     take_sample,
 )
 from adapterdistill.drills.soak.tenants import RESIDENTS, Onboardings, Tenants
-from adapterdistill.errors import ServingError
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.http_load import Client, load, percentiles
 from adapterdistill.testbed.owner_site import Site, site_in
 from adapterdistill.testbed.processes import end, marked, processes_of
 from adapterdistill.testbed.progress import say
+from adapterdistill.testbed.reporting import Report, write_report
+from adapterdistill.testbed.serving import deploy_on
 
 EVERY_S = 5.0
 """Between two samples."""
@@ -51,35 +48,45 @@ then no news in the soak."""
 _SETTLED_SAMPLES = 5
 _SETTLE_EVERY_S = 2.0
 _MOST_SETTLE_SAMPLES = 60
-_DEPLOY_TIMEOUT_S = 180.0
 _GRACE_S = 15.0
 
 
-def soak_command(*, out: Path, minutes: float, rate_per_s: float) -> dict[str, Any]:
-    """Set up, soak, stop; write samples.jsonl, soak.json and soak.md; return what is in soak.json.
+def soak_command(*, out: Path, minutes: float, rate_per_s: float) -> Report:
+    """Set up, soak, stop; write samples.jsonl, soak.json and soak.md.
 
     Raises ServingError or TrainingError: the deployment does not come up.
     """
-    out.mkdir(parents=True, exist_ok=True)
     # A short path: Ray's sockets are in it.
     with TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as name:
-        folders = Folders(Path(name) / "t", Path(name) / "c" / "ray")
-        folders.temporary.mkdir()
-        before = count_files(folders)
-        try:
-            with marked(str(folders.temporary)):
-                found = _deploy_and_soak(Path(name), folders, out, minutes, rate_per_s)
-        finally:
-            left = end(processes_of(str(folders.temporary)), grace_s=_GRACE_S)
-        after = count_files(folders)
+        return _soak_in(Path(name), out, minutes, rate_per_s)
+
+
+def soak_drill(folder: Path, draw: random.Random, *, minutes: float, rate: float) -> Outcome:
+    """Onboard and answer at once for a long time, and see what grows and what is left over."""
+    found = _soak_in(folder, folder / REPORT, minutes, rate).figures
+    missed = [one for one in found["aims"] if not one["met"]]
+    return Outcome(
+        None, tuple(f"{a['aim']}: {told(a['measured'])}, aimed at {a['aimed']}" for a in missed)
+    )
+
+
+def _soak_in(folder: Path, out: Path, minutes: float, rate_per_s: float) -> Report:
+    out.mkdir(parents=True, exist_ok=True)
+    folders = Folders(folder / "t", folder / "c" / "ray")
+    folders.temporary.mkdir()
+    before = count_files(folders)
+    try:
+        with marked(str(folders.temporary)):
+            found = _deploy_and_soak(folder, folders, out, minutes, rate_per_s)
+    finally:
+        left = end(processes_of(str(folders.temporary)), grace_s=_GRACE_S)
+    after = count_files(folders)
     found["left"] = {
         "processes": left,
         TEMPORARY: after[TEMPORARY] - before[TEMPORARY],
     }
     found["aims"] = list(aims(found))
-    (out / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "soak.md").write_text(markdown(found))
-    return found
+    return write_report(out, found, markdown(found), name="soak")
 
 
 def _deploy_and_soak(
@@ -97,31 +104,31 @@ def _deploy_and_soak(
             onboardings.next()
             say(f"onboarded {onboardings.done} of {RESIDENTS} tenants that stay")
         kept = (folder / "registry", store, onboardings.workspace)
-        with _served(site, store) as address:
-            draw = random.Random(14)
-            first = [tenants.draw(draw).http for _ in range(_FIRST)]
-            asyncio.run(load(address, first, num_clients=_FIRST_CLIENTS, seconds=2 * EVERY_S))
-            asked = Asked()
-            idle = {"before": _idle(site, folders)}
-            kept_bytes = [bytes_in([one]) for one in kept]
-            say(f"soaking for {minutes:g} minutes")
-            already = onboardings.done
-            onboardings.start()
-            began = time.monotonic()
-            with (out / "samples.jsonl").open("w") as file:
+        address = deploy_on(
+            site.cluster, store, encoder=str(folder / "encoder"), registry=site.registry
+        )
+        draw = random.Random(14)
+        first = [tenants.draw(draw).http for _ in range(_FIRST)]
+        asyncio.run(load(address, first, num_clients=_FIRST_CLIENTS, seconds=2 * EVERY_S))
+        asked = Asked()
+        idle = {"before": _idle(site, folders)}
+        kept_bytes = [bytes_in([one]) for one in kept]
+        say(f"soaking for {minutes:g} minutes")
+        already = onboardings.done
+        onboardings.start()
+        began = time.monotonic()
+        with (out / "samples.jsonl").open("w") as file:
 
-                def sample(at_s: float) -> None:
-                    taken = take_sample(at_s, folders)
-                    file.write(json.dumps(taken.as_json()) + "\n")
+            def sample(at_s: float) -> None:
+                taken = take_sample(at_s, folders)
+                file.write(json.dumps(taken.as_json()) + "\n")
 
-                try:
-                    soak(
-                        address, tenants, sample, asked, seconds=60 * minutes, rate_per_s=rate_per_s
-                    )
-                finally:
-                    onboardings.stop()
-            found["seconds"] = round(time.monotonic() - began, 1)
-            idle["after"] = _idle(site, folders)
+            try:
+                soak(address, tenants, sample, asked, seconds=60 * minutes, rate_per_s=rate_per_s)
+            finally:
+                onboardings.stop()
+        found["seconds"] = round(time.monotonic() - began, 1)
+        idle["after"] = _idle(site, folders)
         grown = [bytes_in([one]) for one in kept]
     samples = [*_samples_in(out / "samples.jsonl")]
     number = onboardings.done - already
@@ -142,28 +149,6 @@ def _deploy_and_soak(
             )
         },
     }
-
-
-@contextmanager
-def _served(site: Site, store: Path) -> Iterator[str]:
-    """`adapterdistill serve` on the site's cluster, with which it ends; gives its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "adapterdistill", "serve", "--store", str(store)]
-    command += ["--encoder", str(site.folder / "encoder"), "--dtype", "float32"]
-    command += ["--port", str(port), "--registry", site.registry]
-    command += ["--ray-address", site.cluster.address]
-    done = subprocess.run(
-        command,
-        env=os.environ | site.cluster.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_DEPLOY_TIMEOUT_S,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ServingError(f"the soak's `adapterdistill serve` did not start: {last[:300]}")
-    yield f"http://127.0.0.1:{port}"
 
 
 @dataclass

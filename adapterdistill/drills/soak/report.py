@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adapterdistill.drills.soak.samples import OWN_ROLE, SESSION, SOCKETS, TEMPORARY, Held, Sample
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import document, setting, table
 
 FLAT_MIB_PER_HOUR = 8.0
 """Of each process of the project's own, at the upper end of the 95% interval: whoever grows by less
@@ -122,12 +122,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     verdict = "Every aim is met." if not missed else f"**Missed: {'; '.join(missed)}.**"
     queries, onboardings = found["queries"], found["onboardings"]
     parts = [
-        f"# Soak of {found['minutes']:g} minutes",
+        f"Soak of {found['minutes']:g} minutes",
         verdict,
         table(
             ("aim", "aimed at", "measured", "met"),
             (
-                (a["aim"], a["aimed"], _told(a["measured"]), "yes" if a["met"] else "NO")
+                (a["aim"], a["aimed"], told(a["measured"]), "yes" if a["met"] else "NO")
                 for a in found["aims"]
             ),
         ),
@@ -153,10 +153,9 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for name, kept in found["kept_bytes"].items()
             ),
         ),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {v}" for name, v in found["environment"].items()),
+        setting(found["environment"]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _seconds(seconds: Sequence[float]) -> str:
@@ -207,7 +206,7 @@ def _interval(of: Mapping[str, float] | None) -> str:
     return "-" if of is None else f"{of['slope']:+.2f} [{of['low']:+.2f}, {of['high']:+.2f}]"
 
 
-def _told(measured: object) -> str:
+def told(measured: object) -> str:
     if isinstance(measured, Mapping):
         return ", ".join(f"{name} {n}" for name, n in measured.items())
     return "; ".join(map(str, measured)) if isinstance(measured, list) else str(measured)

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,13 @@ from adapterdistill.drills.drill import Drill, Outcome, not_refused, run_drill
 from adapterdistill.errors import NotFoundError, RegistryError, WithdrawnError
 
 Run = Callable[[Path, random.Random], Outcome]
+
+
+def sized(name: str, **sizes: float) -> Drill:
+    """A drill with other sizes than by default."""
+    drill = DRILLS[name]
+    assert sizes.keys() <= drill.sizes.keys()
+    return replace(drill, sizes={**drill.sizes, **sizes})
 
 
 def drill_of(run: Run) -> Drill:

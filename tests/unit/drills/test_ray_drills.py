@@ -12,10 +12,10 @@ import pytest
 from actors.cluster import OwnCluster
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
-from adapterdistill.drills.endpoint import replica
+from adapterdistill.drills.endpoint import kill
 from adapterdistill.drills.onboarding import on_ray
 from adapterdistill.errors import TrainingError
-from adapterdistill.testbed import owner_site
+from adapterdistill.testbed import endpoint, owner_site
 from adapterdistill.testbed.owner_site import Site
 
 
@@ -61,9 +61,10 @@ def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
     def deployed(*_: object, **__: object) -> Iterator[Any]:
         yield type("Server", (), {"address": "", "kill_a_replica": None})
 
+    monkeypatch.setattr(kill, "kill_sections", lambda figures: ())
     found = {"wrong": [], "failed_after_retries": 0, "seconds_until_full_service": 2.5}
-    monkeypatch.setattr(replica, "deployed", deployed)
-    monkeypatch.setattr(replica, "measure_kill", lambda *_, **__: found | measured)
+    monkeypatch.setattr(endpoint, "deployed", deployed)
+    monkeypatch.setattr(kill, "measure_kill", lambda *_, **__: found | measured)
     return run_drill(DRILLS["kill-serve-replica"], seed=0)
 
 
