@@ -229,6 +229,13 @@ class FileError(AdapterDistillError):
     exit_code = 11
 
 
+class MissingExtraError(AdapterDistillError):
+    """A command needs a library that the base install leaves out."""
+
+    reason = "MISSING_EXTRA"
+    exit_code = 12
+
+
 class IntegrityError(AdapterDistillError):
     """What is on disk is not what was written."""
 

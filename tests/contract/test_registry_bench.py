@@ -34,7 +34,15 @@ def test_the_registry_shows_no_fault_under_fuzz(tmp_path: Path) -> None:
     assert "300 mutated calls" in (tmp_path / "report.md").read_text()
 
 
-def test_accepting_what_must_be_refused_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "fault_of", lambda *_: "a planted fault")
-    outcome = run_drill(sized("fuzz-registry", calls=100), seed=0)
+def test_accepting_what_must_be_refused_is_a_fault_and_is_shrunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(name: str, manifest_json: bytes, payload: bytes) -> str | None:
+        return "a planted fault" if b'"seed":' in manifest_json else None
+
+    monkeypatch.setattr(fuzz, "fault_of", judge)
+    outcome = run_drill(sized("fuzz-registry", calls=100), seed=0, keep=tmp_path)
     assert any("a planted fault" in finding for finding in outcome.findings)
+    found = json.loads((tmp_path / "report.json").read_text())["fuzz"]
+    assert found["smallest"][0]["fault"] in found["wrongly_accepted"]
+    assert "The smallest cases" in (tmp_path / "report.md").read_text()

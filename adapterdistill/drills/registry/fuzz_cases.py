@@ -79,8 +79,12 @@ def _chunks(payload: bytes, size: int) -> list[pb.PublishRequest]:
 
 
 def case(seed: int, number: int) -> Case:
-    """The same for the same arguments, whatever was made before."""
-    draw = Random(f"{seed} {number}")
+    """The case of this number, which depends on seed and number alone."""
+    return draw_case(Random(f"{seed} {number}"), number)
+
+
+def draw_case(draw: Random, number: int) -> Case:
+    """Draw a case; the number gives its tenant and the names of what it publishes."""
     manifest, payload = adapter(
         SMALL, draw.randrange(2**31), tenant=tenant_name(number), name=f"a{number}"
     )

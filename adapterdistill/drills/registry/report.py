@@ -51,3 +51,12 @@ def fuzz_sections(found: Mapping[str, Any]) -> Iterator[str]:
         f" {slope / 1024:.1f} KiB a thousand cases."
     )
     yield megabytes(memory)
+    if fuzz["smallest"]:
+        yield "The smallest cases that fail alike, messages in hexadecimal:"
+        yield table(
+            ("fault", "call", "messages"),
+            (
+                (one["fault"], one["method"], " ".join(one["messages_hex"]))
+                for one in fuzz["smallest"]
+            ),
+        )
