@@ -10,18 +10,23 @@ import typer
 from adapterdistill.cli import bench_services
 from adapterdistill.cli.options import (
     Cache,
+    Data,
     Device,
     Dtype,
     EncoderName,
     Format,
     Out,
     Output,
+    Peer,
     Processes,
     Size,
+    SizeOption,
     Threads,
     TimeLimit,
     names,
+    number,
     numbers,
+    option,
     show,
 )
 from adapterdistill.errors import ConfigError
@@ -29,18 +34,8 @@ from adapterdistill.errors import ConfigError
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 bench_services.register(app)
 
-_SIZES = "quick, standard or full: how much is run."
 # Where skipping tokens is measured, long texts are the point.
 _MAX_TOKENS_LONG = 256
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="ADAPTERDISTILL_DATA",
-        metavar="FOLDER",
-        help="Folder of tenant folders. Each command says what it does without.",
-    ),
-]
-SizeOption = Annotated[Size, typer.Option(help=_SIZES)]
 
 
 def _samples() -> Path:
@@ -52,9 +47,7 @@ def transfer(
     out: Out,
     data: Data = None,
     size: SizeOption = Size.quick,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="Default: the size's.")
-    ] = None,
+    seeds: Annotated[int | None, number("Default: the size's.", low=1)] = None,
     time_limit_s: TimeLimit = None,
     processes: Processes = None,
     cache: Cache = None,
@@ -89,16 +82,11 @@ def training(
     out: Out,
     data: Data = None,
     teachers: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Numbers of teachers, commas between.")
+        str, option("Numbers of teachers, commas between.", "NUMBERS")
     ] = "1,8,16,64",
-    rounds: Annotated[
-        int, typer.Option(min=7, metavar="NUMBER", help="Timed steps of each kind.")
-    ] = 9,
+    rounds: Annotated[int, number("Timed steps of each kind.", low=7)] = 9,
     threads: Threads = 1,
-    peer_env: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder for the adapters library's own environment."),
-    ] = None,
+    peer_env: Peer = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     output: Output = Format.table,
@@ -123,14 +111,10 @@ def training(
 def scaling(
     out: Out,
     workers: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Numbers of Ray Train workers, commas between.")
+        str, option("Numbers of Ray Train workers, commas between.", "NUMBERS")
     ] = "1,2",
-    steps: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Steps of each training.")
-    ] = 40,
-    rounds: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Trainings of each kind.")
-    ] = 3,
+    steps: Annotated[int, number("Steps of each training.", low=1)] = 40,
+    rounds: Annotated[int, number("Trainings of each kind.", low=1)] = 3,
     dtype: Dtype = "auto",
     output: Output = Format.table,
 ) -> None:
@@ -179,35 +163,19 @@ def selection(
 def multitask(
     out: Out,
     data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER", help="Folder of tasks: *.jsonl, also in its `domains` and `pairs`."
-        ),
+        Path, option("Folder of tasks: *.jsonl, also in its `domains` and `pairs`.", "FOLDER")
     ],
     tenants: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES", help="Retrieval tasks: folders of `tenants` there, commas between."
-        ),
+        str, option("Retrieval tasks: folders of `tenants` there, commas between.", "NAMES")
     ] = "",
     size: SizeOption = Size.quick,
-    layers: Annotated[
-        int, typer.Option(metavar="NUMBER", help="The Transformer student's layers.")
-    ] = 2,
-    heads: Annotated[
-        int,
-        typer.Option(metavar="NUMBER", help="Its attention heads a layer; its FFNs shrink alike."),
-    ] = 3,
+    layers: Annotated[int, number("The Transformer student's layers.")] = 2,
+    heads: Annotated[int, number("Its attention heads a layer; its FFNs shrink alike.")] = 3,
     lstm_size: Annotated[
-        int,
-        typer.Option(
-            "--lstm-size", min=1, metavar="NUMBER", help="The BiLSTM student's units each way."
-        ),
+        int, number("The BiLSTM student's units each way.", "--lstm-size", low=1)
     ] = 64,
     threads: Threads = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="NUMBER", help="Seed of weights and of batches.")
-    ] = 0,
+    seed: Annotated[int, number("Seed of weights and of batches.", low=0)] = 0,
     encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -234,28 +202,15 @@ def multitask(
 @app.command()
 def meta(
     out: Out,
-    data: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="JSON Lines: a task of single texts with domains."),
-    ],
+    data: Annotated[Path, option("JSON Lines: a task of single texts with domains.", "FILE")],
     leave_out: Annotated[
-        str,
-        typer.Option(
-            "--leave-out", metavar="NAMES", help="Domains that take no part, commas between."
-        ),
+        str, option("Domains that take no part, commas between.", "NAMES", "--leave-out")
     ] = "",
     size: SizeOption = Size.quick,
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Seeds of weights and of batches.")
-    ] = 1,
+    seeds: Annotated[int, number("Seeds of weights and of batches.", low=1)] = 1,
     time_limit_s: TimeLimit = None,
-    layers: Annotated[int, typer.Option(metavar="NUMBER", help="The students' layers.")] = 2,
-    heads: Annotated[
-        int,
-        typer.Option(
-            metavar="NUMBER", help="Their attention heads a layer; their FFNs shrink alike."
-        ),
-    ] = 6,
+    layers: Annotated[int, number("The students' layers.")] = 2,
+    heads: Annotated[int, number("Their attention heads a layer; their FFNs shrink alike.")] = 6,
     cache: Cache = None,
     encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",

@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapterdistill.cli.options import (
+    Data,
     Device,
     Dtype,
     EncoderName,
     Format,
     Out,
     Output,
+    Peer,
     Size,
+    SizeOption,
     Threads,
+    number,
     show,
 )
 from adapterdistill.errors import ConfigError, RegistryError, ServingError
@@ -32,8 +36,6 @@ if TYPE_CHECKING:  # they import torch
 
 # What a server cuts at by default.
 _MAX_TOKENS_SERVED = 128
-_SIZES = "tiny, quick or standard: how much is run."
-SizeOption = Annotated[Size, typer.Option(help=_SIZES)]
 # By size: requests of `drill isolation` and seconds of `drill kill-serve-replica`.
 _ENDPOINT_CHECKS = {
     Size.tiny: (0, 8.0),
@@ -57,26 +59,14 @@ def _moved(new: str) -> None:
 
 def serving(
     out: Out,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ADAPTERDISTILL_DATA",
-            metavar="FOLDER",
-            help="Folder of a faqs.jsonl of many tenants, or with it in `faqbanks`. "
-            "Default: the samples, again and again.",
-        ),
-    ] = None,
+    data: Data = None,
     size: SizeOption = Size.quick,
     threads: Threads = 1,
-    peer_env: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder for sentence-transformers' own environment."),
-    ] = None,
+    peer_env: Peer = None,
     http: Annotated[
         bool,
         typer.Option(
-            "--http",
-            help="Instead of the engine: `adapterdistill serve` over HTTP, on the CPU.",
+            "--http", help="Instead of the engine: `adapterdistill serve` over HTTP, on the CPU."
         ),
     ] = False,
     requests: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
@@ -88,9 +78,10 @@ def serving(
     fairness_only: Annotated[bool, typer.Option(help="Over HTTP: only a flood.")] = False,
     output: Output = Format.table,
 ) -> None:
-    """How fast many tenants are served, beside the bare encoder and sentence-transformers.
+    """Measure how fast many tenants are served, beside the bare encoder and sentence-transformers.
 
-    With --http: how fast over HTTP, and whether any answer is wrong; then it fails.
+    --data holds a faqs.jsonl of many tenants, itself or in `faqbanks`; without it the samples are
+    served again and again. With --http it fails if an answer is wrong.
     """
     from adapterdistill.testbed.encoder_options import EncoderOptions
     from adapterdistill.testbed.endpoint import banks_folder
@@ -150,21 +141,17 @@ def _endpoint_checks(
 
 def calibration(
     out: Out,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ADAPTERDISTILL_DATA",
-            metavar="FOLDER",
-            help="Folder of tenant folders, or with it in `tenants`. Default: the samples.",
-        ),
-    ] = None,
+    data: Data = None,
     size: SizeOption = Size.quick,
     encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
     output: Output = Format.table,
 ) -> None:
-    """Whether stated confidence, expected error and drift alarms hold on test rows."""
+    """Check stated confidence, expected error and drift alarms on test rows.
+
+    --data holds tenant folders, itself or in `tenants`; without it the samples are taken.
+    """
     from adapterdistill.bench.calibration.report import calibration_command
     from adapterdistill.testbed.encoder_options import EncoderOptions
     from adapterdistill.testbed.endpoint import SAMPLES
@@ -182,17 +169,14 @@ def registry(
     out: Out,
     size: SizeOption = Size.quick,
     adapters: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="NUMBER", help="Adapters to hold. Default: the size's; 0: none."
-        ),
+        int | None, number("Adapters to hold. Default: the size's; 0: none.", low=0)
     ] = None,
     fuzz: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
     kills: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
     seed: Annotated[int, typer.Option(min=0, hidden=True)] = 0,
     output: Output = Format.table,
 ) -> None:
-    """A registry that holds many adapters, under load. Fails if it shows a fault."""
+    """Measure a registry that holds many adapters, under load. It fails if it shows a fault."""
     from adapterdistill.bench.registry.command import SIZES, registry_command
     from adapterdistill.bench.sizes import named_size
     from adapterdistill.drills.registry.fuzz import fuzz_part

@@ -1,18 +1,22 @@
 """`adapterdistill demo`: the main job on the sample tenants, on a cluster of its own."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from actors.onboarding import STAGES
+from adapterdistill.cli.options import Format, Output, names, option
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
+
+_SHOWN = ("extract", "fetch_teachers", "distil", "evaluate")
+"""The stages that take longest, and the one that brings teachers."""
 
 
 def register(app: typer.Typer) -> None:
@@ -21,42 +25,43 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     tenants: Annotated[
-        str, typer.Option(help="Sample tenants, comma-separated, in order of arrival.")
+        str, option("Sample tenants in order of arrival, commas between.", "NAMES")
     ] = ",".join(sample_names()),
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running and print the addresses.")
     ] = False,
     stop: Annotated[
-        Path | None, typer.Option(help="Stop what an earlier `demo --keep` left in this folder.")
+        Path | None, option("Stop what an earlier `demo --keep` left here.", "FOLDER")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the tenants' TOML files.")] = Path(
+    runs: Annotated[Path, option("Folder of the tenants' TOML files.", "FOLDER")] = Path(
         "cluster/runs"
     ),
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result as JSON to this file.")
-    ] = None,
+    output: Annotated[Path | None, option("Write the result as JSON to this file.", "FILE")] = None,
+    form: Output = Format.table,
 ) -> None:
     """Start a cluster and a registry, onboard the sample tenants one after another through
     `ray job submit`, serve them, ask questions over HTTP, and stop everything.
     """
-    console = Console()
+    console = Console(stderr=form is Format.json)
     if stop is not None:
         stop_cluster(stop)
         console.print(f"stopped what ran in {stop}")
         return
-    names = [name.strip() for name in tenants.split(",") if name.strip()]
-    unknown = sorted(set(names) - set(sample_names()))
-    if unknown or not names:
+    chosen = names(tenants)
+    unknown = sorted(set(chosen) - set(sample_names()))
+    if unknown or not chosen:
         raise ConfigError(
             f"no such sample tenant: {', '.join(unknown) or '(none named)'}; there are "
             f"{', '.join(sample_names())}"
         )
-    missing = [name for name in names if not (runs / f"{name}.toml").is_file()]
+    missing = [name for name in chosen if not (runs / f"{name}.toml").is_file()]
     if missing:
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
-    with Demo(names, runs=runs, emit=console.print, keep=keep) as running:
+    with Demo(chosen, runs=runs, emit=console.print, keep=keep) as running:
         result = running.run()
-        console.print(_tenants(result), _stages(result), _answers(result), *_figures(result))
+        console.print(*_tables(result))
+        if form is Format.json:
+            typer.echo(json.dumps(result.as_json(), indent=2))
         if output is not None:
             output.write_text(json.dumps(result.as_json(), indent=2), "utf-8")
         if keep:
@@ -68,52 +73,44 @@ def demo(
             )
 
 
-def _tenants(result: DemoResult) -> Table:
-    table = Table(title="Own adapter -> distilled adapter, on held-out queries")
-    for name in ("tenant", "FAQs", "queries", "teachers", "top-1", "MRR", "decision"):
-        table.add_column(
-            name, justify="right" if name in ("FAQs", "queries", "teachers") else "left"
-        )
+def _tables(result: DemoResult) -> Iterator[Table | str]:
+    """The result within 80 columns; `--format json` and `--output` have all of it."""
+    table = _table("Own adapter -> distilled adapter, on held-out queries", "teachers")
+    for name in ("top-1", "MRR", "decision"):
+        table.add_column(name, no_wrap=True)
     for report in result.reports:
-        counts, held = report.validate_stage.counts, report.evaluate.held_out
-        queries = sum(counts[split] for split in ("train", "valid", "test"))
-        cells = [report.tenant, str(counts["faqs"]), str(queries)]
-        cells.append(str(len(report.fetch_teachers.teachers)))
+        held = report.evaluate.held_out
+        cells = [report.tenant, str(len(report.fetch_teachers.teachers))]
         for metric in ("top1", "mrr"):
             if held is None or metric not in held.own:
                 cells.append("-")
                 continue
             own, distilled = held.own[metric].value, held.distilled[metric].value
-            cells.append(f"{own:.3f} -> {distilled:.3f}" if report.distil.trained else f"{own:.3f}")
+            cells.append(f"{own:.2f} -> {distilled:.2f}" if report.distil.trained else f"{own:.2f}")
         table.add_row(*cells, report.decide.choice)
-    return table
-
-
-def _stages(result: DemoResult) -> Table:
-    table = Table(title="Seconds by stage")
-    table.add_column("tenant")
-    for stage in STAGES:
-        table.add_column(stage.replace("_teachers", ""), justify="right")
+    yield table
+    table = _table("Seconds by stage", *(stage.replace("_teachers", "") for stage in _SHOWN), "all")
     for report in result.reports:
         seconds = report.stage_seconds()
-        table.add_row(report.tenant, *(f"{seconds[stage]:.1f}" for stage in STAGES))
-    return table
-
-
-def _answers(result: DemoResult) -> Table:
-    table = Table(title="Answers over HTTP")
-    for name in ("tenant", "question asked", "first FAQ", "score", "adapter", "ms"):
-        table.add_column(name, justify="right" if name in ("score", "ms") else "left")
+        shown = (f"{seconds[stage]:.1f}" for stage in _SHOWN)
+        table.add_row(report.tenant, *shown, f"{sum(seconds.values()):.1f}")
+    yield table
+    table = _table("Answers over HTTP", "score", "ms")
+    table.add_column("question asked")
+    table.add_column("first FAQ")
     for answer in result.answers:
         found = Text("abstained", style="yellow") if answer.abstained else Text(answer.first)
-        cells: list[str | Text] = [answer.tenant, Text(answer.asked), found]
-        table.add_row(
-            *cells, f"{answer.score:.3f}", answer.version[:12], f"{answer.milliseconds:.0f}"
-        )
-    return table
-
-
-def _figures(result: DemoResult) -> list[str]:
+        figures = (f"{answer.score:.3f}", f"{answer.milliseconds:.0f}")
+        table.add_row(answer.tenant, *figures, Text(answer.asked), found)
+    yield table
     peaks = ", ".join(f"{name} {mb:.0f} MB" for name, mb in result.peak_rss_mb.items())
-    seconds = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    return [f"Peak memory: {peaks}", f"Time: {seconds}"]
+    yield f"Peak memory: {peaks}"
+    yield "Time: " + ", ".join(f"{name} {taken:.0f} s" for name, taken in result.seconds.items())
+
+
+def _table(title: str, *figures: str) -> Table:
+    """A table of tenants, whose names are whole, with columns of figures."""
+    table = Table(Column("tenant", no_wrap=True), title=title)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

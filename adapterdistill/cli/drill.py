@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output, number, option
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Drill, Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named
@@ -33,54 +33,30 @@ def drill(
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="Drills to run, or `all`; `list` shows them."),
     ] = None,
-    runs: Annotated[
-        int,
-        typer.Option(min=1, metavar="NUMBER", help="Runs of each drill, each a new deployment."),
-    ] = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="NUMBER", help="Seed of the first run; the next adds 1.")
-    ] = 0,
+    runs: Annotated[int, number("Runs of each drill, each a new deployment.", low=1)] = 1,
+    seed: Annotated[int, number("Seed of the first run; the next adds 1.", low=0)] = 0,
     on: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TOML file that names a running deployment to do it on, with [registry], "
-            "[serving] and [ray]; `list` shows which drills can.",
-        ),
+        option("TOML file of a deployment to do it on; `list` says what it needs.", "FILE"),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep the reports of drills that measure here."),
+        Path | None, option("Keep the reports of drills that measure here.", "FOLDER")
     ] = None,
-    calls: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="fuzz-registry: mutated calls.")
-    ] = None,
-    kills: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="NUMBER", help="kill-registry: kills on the same folder."),
-    ] = None,
-    requests: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="isolation: answers to check.")
-    ] = None,
-    tenants: Annotated[
-        int | None, typer.Option(min=2, metavar="NUMBER", help="isolation: tenants to serve.")
-    ] = None,
+    calls: Annotated[int | None, number("fuzz-registry: mutated calls.", low=1)] = None,
+    kills: Annotated[int | None, number("kill-registry: kills on the same folder.", low=1)] = None,
+    requests: Annotated[int | None, number("isolation: answers to check.", low=1)] = None,
+    tenants: Annotated[int | None, number("isolation: tenants to serve.", low=2)] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="isolation: FAQ banks. Default: the samples."),
+        Path | None, option("isolation: FAQ banks. Default: the samples.", "FOLDER")
     ] = None,
     seconds: Annotated[
-        float | None,
-        typer.Option(min=1, metavar="NUMBER", help="kill-serve-replica: for how long to ask."),
+        float | None, number("kill-serve-replica: for how long to ask.", low=1)
     ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.05, metavar="NUMBER", help="soak: for how long to run.")
-    ] = None,
+    minutes: Annotated[float | None, number("soak: for how long to run.", low=0.05)] = None,
     rate: Annotated[
-        float | None,
-        typer.Option(min=0.1, metavar="NUMBER", help="soak: queries a second, of all tenants."),
+        float | None, number("soak: queries a second, of all tenants.", low=0.1)
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
     remove it all. Without a name: list the drills and their sizes.
@@ -96,16 +72,8 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
-    sizes = {
-        "calls": calls,
-        "kills": kills,
-        "requests": requests,
-        "tenants": tenants,
-        "data": data,
-        "seconds": seconds,
-        "minutes": minutes,
-        "rate": rate,
-    }
+    sizes = {"calls": calls, "kills": kills, "requests": requests, "tenants": tenants, "data": data}
+    sizes |= {"seconds": seconds, "minutes": minutes, "rate": rate}
     chosen = [DRILLS[name] for name in (DRILLS if ALL in names else dict.fromkeys(names))]
     chosen = _sized(chosen, {name: size for name, size in sizes.items() if size is not None})
     if on is not None:
@@ -116,10 +84,10 @@ def drill(
     found: list[dict[str, Any]] = []
     for one in chosen:
         outcomes = []
-        for number in range(seed, seed + runs):
-            keep = out and out / f"{one.name}-{number}"
-            outcomes.append(run_drill(one, number, keep=keep))
-            _tell(console, f"{one.name} {number - seed + 1}/{runs}", outcomes[-1])
+        for run in range(runs):
+            keep = out and out / f"{one.name}-{seed + run}"
+            outcomes.append(run_drill(one, seed + run, keep=keep))
+            _tell(console, f"{one.name} {run + 1}/{runs}", outcomes[-1])
         found.append(_summed(one.name, seed, outcomes))
     if output is Format.json:
         typer.echo(json.dumps(found, indent=2))

@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,27 +29,32 @@ class Size(StrEnum):
     full = "full"
 
 
-Out = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", help="Folder for the report and the cache.")
+def option(help: str, metavar: str, *names: str, **more: Any) -> Any:
+    """An option with the word that stands for its value in the help."""
+    return typer.Option(*names, metavar=metavar, help=help, **more)
+
+
+def number(help: str, *names: str, low: float | None = None) -> Any:
+    """An option that takes a number of at least `low`."""
+    return option(help, "NUMBER", *names, min=low)
+
+
+Out = Annotated[Path, option("Folder for the report and the cache.", "FOLDER", "--out")]
+Data = Annotated[
+    Path | None, option("Folder of data. See above.", "FOLDER", envvar="ADAPTERDISTILL_DATA")
 ]
-EncoderName = Annotated[
-    str, typer.Option("--encoder", metavar="NAME", help="Name or folder of the encoder.")
-]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto, float32 or bfloat16.")]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")]
-Processes = Annotated[
-    int | None, typer.Option(min=1, metavar="NUMBER", help="Default: one a core; one on a GPU.")
-]
-Threads = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Threads of each side.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Folder of results by content. Default: in --out."),
+SizeOption = Annotated[Size, typer.Option("--size", help="How much is run.")]
+EncoderName = Annotated[str, option("Name or folder of the encoder.", "NAME", "--encoder")]
+Dtype = Annotated[str, option("auto, float32 or bfloat16.", "DTYPE", "--dtype")]
+Device = Annotated[str, option("cpu or cuda.", "DEVICE", "--device")]
+Processes = Annotated[int | None, number("Default: one a core; one on a GPU.", low=1)]
+Threads = Annotated[int, number("Threads of each side.", low=1)]
+Cache = Annotated[Path | None, option("Folder of results by content. Default: in --out.", "FOLDER")]
+Peer = Annotated[
+    Path | None, option("Folder for the environment of the library compared with.", "FOLDER")
 ]
 TimeLimit = Annotated[
-    float | None,
-    typer.Option(
-        "--time-limit-s", min=1, metavar="SECONDS", help="Start no more work after this time."
-    ),
+    float | None, option("Start no more work after this time.", "SECONDS", "--time-limit-s", min=1)
 ]
 Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 

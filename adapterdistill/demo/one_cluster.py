@@ -23,10 +23,8 @@ from actors.cluster import (
 from actors.onboarding import OnboardReport
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.importing import import_samples
-from adapterdistill.demo.parties import submit_onboarding
+from adapterdistill.demo.parties import HOME_VARIABLE, submit_onboarding
 from adapterdistill.errors import ServingError, TrainingError
-
-HOME_VARIABLE = "ADAPTERDISTILL_HOME"
 
 
 @dataclass(frozen=True)

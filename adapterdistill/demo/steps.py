@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.errors import AdapterDistillError, TrainingError
@@ -62,13 +62,11 @@ class Steps:
         return [asdict(step) | {"passed": step.passed} for step in self.taken]
 
     def table(self, title: str) -> Table:
-        table = Table(title=title, show_lines=True)
-        for name in ("step", "expected", "came"):
-            table.add_column(name, overflow="fold")
-        table.add_column("")
-        table.add_column("s", justify="right")
+        """One row a step, with what was expected where another thing came."""
+        columns = (Column("step", ratio=1), Column("came", ratio=1), "", Column("s", no_wrap=True))
+        table = Table(*columns, title=title, show_lines=True)
         for step in self.taken:
             verdict = Text("pass", "green") if step.passed else Text("FAIL", "bold red")
-            cells = (Text(text) for text in (step.name, step.expected, step.came))
-            table.add_row(*cells, verdict, f"{step.seconds:.1f}")
+            came = step.came if step.passed else f"{step.came} (expected: {step.expected})"
+            table.add_row(Text(step.name), Text(came), verdict, f"{step.seconds:.1f}")
         return table

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adapterdistill.drills.soak.samples import OWN_ROLE, SESSION, SOCKETS, TEMPORARY, Held, Sample
+from adapterdistill.extras import require
 from adapterdistill.testbed.reporting import document, setting, table
 
 FLAT_MIB_PER_HOUR = 8.0
@@ -63,10 +64,8 @@ def slope(points: Sequence[tuple[float, float]]) -> dict[str, float] | None:
     (Sen, 1968); None below three points."""
     if len(points) < 3:
         return None
-    from scipy.stats import theilslopes
-
     times, values = zip(*points, strict=True)
-    found = theilslopes(values, times, alpha=0.95)
+    found = require("bench", "scipy.stats").theilslopes(values, times, alpha=0.95)
     ends = {"slope": found.slope, "low": found.low_slope, "high": found.high_slope}
     return {name: round(float(value), 3) for name, value in ends.items()}
 
