@@ -72,7 +72,13 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
-    sizes = {"calls": calls, "kills": kills, "requests": requests, "tenants": tenants, "data": data}
+    sizes: dict[str, Any] = {
+        "calls": calls,
+        "kills": kills,
+        "requests": requests,
+        "tenants": tenants,
+        "data": data,
+    }
     sizes |= {"seconds": seconds, "minutes": minutes, "rate": rate}
     chosen = [DRILLS[name] for name in (DRILLS if ALL in names else dict.fromkeys(names))]
     chosen = _sized(chosen, {name: size for name, size in sizes.items() if size is not None})

@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from adapterdistill.testbed.answers import Question, draw_questions
 from adapterdistill.testbed.faq_banks import Bank
-from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.http_load import ClientPool, load, percentiles
+from adapterdistill.testbed.open_loop import arrivals, send_on_time
 from adapterdistill.testbed.progress import phase
 
 OTHERS = 9
@@ -111,34 +113,27 @@ def _arrivals(
     rates = [(bank, others_per_s / len(banks[1:])) for bank in banks[1:]]
     if flood:
         rates.append((banks[0], FLOOD_TIMES * others_per_s))
-    sent = []
-    for bank, rate in rates:
-        at = draw.expovariate(rate)
-        while at < seconds:
-            sent.append((at, draw_questions([bank], 1, draw)[0]))
-            at += draw.expovariate(rate)
-    return sorted(sent, key=lambda one: one[0])
+
+    def make(bank: Bank) -> Question:
+        return draw_questions([bank], 1, draw)[0]
+
+    return arrivals([(partial(make, bank), rate) for bank, rate in rates], seconds, draw)
 
 
 async def _send(address: str, flooding: str, sent: Sequence[tuple[float, Question]]) -> Trace:
-    trace = Trace()
-    others: list[Client] = []
-    flood = [Client(address) for _ in range(FLOOD_CONNECTIONS)]
+    trace, others, flood = Trace(), ClientPool(address), ClientPool(address)
 
-    async def ask(question: Question, request: bytes, due: float) -> None:
+    async def ask(asked: tuple[Question, bytes], due: float) -> None:
+        question, request = asked
         trace.late_s.append(time.perf_counter() - due)
         floods = question.tenant == flooding
-        free = flood if floods else others
-        if floods and not free:
+        if floods and flood.busy == FLOOD_CONNECTIONS:
             trace.flood[_UNSENT] += 1
             return
-        client = free.pop() if free else Client(address)  # the one that was used last
         try:
-            status = str((await client.ask(request)).status)
+            status = str((await (flood if floods else others).ask(request)).status)
         except OSError:
-            client.close()
             status = _CLOSED
-        free.append(client)
         if floods:
             trace.flood[status] += 1
             return
@@ -146,15 +141,7 @@ async def _send(address: str, flooding: str, sent: Sequence[tuple[float, Questio
         if status == "200":
             trace.others_s.append(time.perf_counter() - due)
 
-    requests = [(at, question, question.http) for at, question in sent]
-    began = time.perf_counter()
-    tasks = []
-    for at, question, request in requests:
-        early = began + at - time.perf_counter()
-        if early > 0:
-            await asyncio.sleep(early)
-        tasks.append(asyncio.create_task(ask(question, request, began + at)))
-    await asyncio.gather(*tasks)
-    for client in (*others, *flood):
-        client.close()
+    await send_on_time([(at, (question, question.http)) for at, question in sent], ask)
+    others.close()
+    flood.close()
     return trace

@@ -24,6 +24,7 @@ from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.testbed.faq_banks import Bank, put_bundle
+from adapterdistill.testbed.open_loop import send_on_time
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import random_adapters
 from serve.engine.engine import Engine, SearchItem
@@ -212,13 +213,6 @@ async def _send(engine: Engine, sent: Sequence[tuple[float, SearchItem]]) -> Tra
         except AdapterDistillError as error:
             trace.failed[f"{error.reason}: {str(error).replace(item.tenant, 'T')}"] += 1
 
-    began = time.perf_counter()
-    tasks = []
-    for at, item in sent:
-        early = began + at - time.perf_counter()
-        if early > 0:
-            await asyncio.sleep(early)
-        tasks.append(asyncio.create_task(ask(item, began + at)))
-    await asyncio.gather(*tasks)
+    await send_on_time(sent, ask)
     batcher.close()
     return trace

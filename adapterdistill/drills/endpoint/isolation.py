@@ -28,7 +28,7 @@ from adapterdistill.testbed.answers import THRESHOLD, Answers, Question
 from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in
 from adapterdistill.testbed.faq_banks import Bank, fill_store
-from adapterdistill.testbed.http_load import Client, Reply, get, load
+from adapterdistill.testbed.http_load import Reply, load, scrape_all
 from adapterdistill.testbed.progress import phase, say
 from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.registry import registry_process
@@ -42,7 +42,6 @@ _CHANGING = 24
 """Tenants of each part that change."""
 _LEAST_FAQS = 3
 _PAGING = re.compile(rb'^adapterdistill_paging_total\{.*event="(\w+)".*\} (\S+)', re.M)
-_REPLICA = re.compile(rb'replica="([^"]+)"')
 
 
 @dataclass
@@ -266,14 +265,8 @@ def _draw(
 
 async def _paging(address: str, replicas: int) -> dict[str, int]:
     """Loads, evictions and the like of all replicas."""
-    bodies: dict[bytes, bytes] = {}
-    while len(bodies) < replicas:  # which of them a new connection reaches is the proxy's choice
-        client = Client(address)
-        body = (await client.ask(get("/metrics"))).body
-        client.close()
-        bodies[_REPLICA.findall(body)[0]] = body
     events: Counter[str] = Counter()
-    for body in bodies.values():
+    for body in await scrape_all(address, replicas):
         for event, count in _PAGING.findall(body):
             events[event.decode()] += int(float(count))
     return dict(sorted(events.items()))

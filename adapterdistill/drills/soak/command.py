@@ -33,7 +33,8 @@ from adapterdistill.drills.soak.samples import (
 from adapterdistill.drills.soak.tenants import RESIDENTS, Onboardings, Tenants
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.http_load import ClientPool, load, percentiles
+from adapterdistill.testbed.open_loop import send_on_time
 from adapterdistill.testbed.owner_site import Site, site_in
 from adapterdistill.testbed.processes import end, marked, processes_of
 from adapterdistill.testbed.progress import say
@@ -202,30 +203,23 @@ async def _ask(
     asked: Asked,
     rate_per_s: float,
 ) -> None:
-    free: list[Client] = []
+    pool = ClientPool(address)
 
-    async def ask(question: Question) -> None:
-        client = free.pop() if free else Client(address)
+    async def ask(question: Question, _: float) -> None:
         try:
-            reply = await client.ask(question.http)
+            reply = await pool.ask(question.http)
         except OSError:
-            client.close()
             asked.statuses["no answer"] += 1
             return
-        free.append(client)
         asked.statuses[str(reply.status)] += 1
         if reply.status == 200:
             asked.seconds.append(reply.seconds)
             if fault := tenants.fault(question, reply):
                 asked.wrong[fault] += 1
 
-    began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for place, question in enumerate(questions):
-            group.create_task(ask(question))
-            await asyncio.sleep(max(0.0, began + (place + 1) / rate_per_s - time.perf_counter()))
-    for client in free:
-        client.close()
+    timed = ((place / rate_per_s, one) for place, one in enumerate(questions))
+    await send_on_time(timed, ask)
+    pool.close()
 
 
 def _idle(site: Site, folders: Folders) -> dict[str, Any]:
