@@ -25,7 +25,7 @@ from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.registry import registry_process
 
 TENANTS = ("larkhill-vets", "pedal-and-spoke", "valtara-rail")
-"""In the order in which they join."""
+"""Tenants in the order in which they join."""
 
 
 class Federation:
@@ -99,7 +99,7 @@ class Federation:
             self._search(self._canaries)
 
     def _enrol(self, owner: Owner) -> None:
-        """Keys are made in the owner's folder and stay there; a request goes, certificates come."""
+        """Make keys that stay in the owner's folder, send a request, and receive certificates."""
 
         def work() -> str:
             import_samples(owner.tenant, owner.data)
@@ -273,7 +273,7 @@ class Federation:
 
 
 def _enrol(tenant: str, credentials: Path, registry: Path) -> None:
-    """As the tenant and the operator would, who send each other one file."""
+    """Enrol the tenant: it and the operator send each other one file."""
     command("owner", "keygen", str(credentials), "--tenant", tenant)
     command(
         *("registry", "enrol", tenant, "--root", str(registry)),

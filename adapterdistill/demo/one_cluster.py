@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass
 class DemoResult:
-    """What the demo found."""
+    """The results of the demo."""
 
     reports: list[OnboardReport] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)

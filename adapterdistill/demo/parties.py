@@ -63,7 +63,7 @@ class Owner:
         )
 
     def sees(self) -> list[str]:
-        """The other tenants of which the registry shows it adapters."""
+        """Other tenants whose adapters the registry shows it."""
         with self.client() as client:
             return sorted(one.tenant for one in client.list(exclude_tenant=self.tenant))
 
@@ -71,7 +71,7 @@ class Owner:
 Onboard = Callable[[], OnboardReport]
 """Submits the owner's run, again if it was submitted before. Raises the error that ended it."""
 Site = Callable[[Owner], AbstractContextManager[Onboard]]
-"""Where an owner trains, while it is open."""
+"""A context in which an owner trains."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def own_cluster(owner: Owner, emit: Callable[[str], None]) -> Iterator[Onboard]:
 
 
 def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
-    """With what the call is refused, without the digest that it asked for."""
+    """The refusal of a call, without the digest that it asked for."""
     try:
         call(ref)
     except AdapterDistillError as error:
@@ -113,7 +113,7 @@ def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
 
 
 def command(*arguments: str) -> str:
-    """What `adapterdistill ARGUMENTS` prints. Raises the error that it ends with."""
+    """Run `adapterdistill ARGUMENTS` and return what it prints. Raises the error it ends with."""
     done = subprocess.run(
         [sys.executable, "-m", "adapterdistill", *arguments],
         stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ def command(*arguments: str) -> str:
 
 
 def _raise_told(lines: Sequence[str], otherwise: Exception) -> NoReturn:
-    """Raises the error that another process told of in its last line of that kind."""
+    """Raise the error that another process printed last."""
     by_reason = {error_class.reason: error_class for error_class in error_classes()}
     for line in reversed(lines):
         told = _ERROR_LINE.search(line)

@@ -1,4 +1,4 @@
-"""A story in steps, each with what was expected of it and what came."""
+"""A story in steps, each with its expected and its actual result."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from adapterdistill.errors import AdapterDistillError, TrainingError
 
 @dataclass(frozen=True)
 class Step:
-    """It passes if what came is what was expected, to the letter."""
+    """One step, which passes if the result is exactly as expected."""
 
     name: str
     expected: str
@@ -26,14 +26,14 @@ class Step:
 
 
 class Steps:
-    """Those taken so far, each told through `emit`."""
+    """The steps taken so far, each reported through `emit`."""
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self.taken: list[Step] = []
         self._emit = emit
 
     def take(self, name: str, expected: str, work: Callable[[], str]) -> None:
-        """What came is what `work` gives, or the reason of the error with which it was refused."""
+        """Take a step whose result is that of `work`, or the reason of the error that it raises."""
         self._emit(f"== {name}")
         started = time.perf_counter()
         try:
@@ -45,14 +45,14 @@ class Steps:
         self._emit(f"   {'pass' if step.passed else 'FAIL'}: {came}")
 
     def must(self, name: str, expected: str, work: Callable[[], str]) -> None:
-        """Like `take`, for a step without which the rest says nothing.
+        """Take a step on which the others depend.
 
         Raises:
             TrainingError: it did not pass.
         """
         self.take(name, expected, work)
         if not self.taken[-1].passed:
-            raise TrainingError(f"this ends here: {name}: {self.taken[-1].came}")
+            raise TrainingError(f"the story ends here: {name}: {self.taken[-1].came}")
 
     @property
     def passed(self) -> bool:

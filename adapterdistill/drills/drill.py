@@ -1,4 +1,4 @@
-"""What a drill is, and how one is run so that nothing is left of it."""
+"""Drills, and the run of one so that nothing is left of it."""
 
 import random
 import shutil
@@ -49,7 +49,7 @@ class Drill:
     starts. It may raise AdapterDistillError where the deployment does not serve, which is a finding
     too."""
     sizes: Mapping[str, Any] = field(default_factory=dict)
-    """How much it does, by default, by the name of the option."""
+    """Amounts of work by default, by the name of the option."""
 
 
 def run_drill(drill: Drill, seed: int, *, keep: Path | None = None) -> Outcome:

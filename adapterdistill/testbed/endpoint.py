@@ -15,7 +15,7 @@ from adapterdistill.testbed.random_adapters import STRENGTH, random_adapters
 from adapterdistill.testbed.serving import Deployment, deployed
 
 MAX_TOKENS = 128
-"""What a server cuts texts at by default."""
+"""The length to which a server cuts texts by default."""
 SAMPLES = Path(str(files("adapterdistill"))) / "samples"
 
 
@@ -27,9 +27,9 @@ class Endpoint:
     store: Path
     answers: Answers
     encoder: Encoder
-    """In the dtype that is served."""
+    """The encoder in the dtype that is served."""
     exact: Encoder
-    """In float32."""
+    """The encoder in float32."""
     start: Callable[..., AbstractContextManager[Deployment]]
     """`deployed` with all arguments but `haproxy`, `replicas`, `registry` and `bank_mib`."""
 

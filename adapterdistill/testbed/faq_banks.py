@@ -1,4 +1,4 @@
-"""Hundreds of tenants to serve: FAQ banks of real places, each with an adapter of its own."""
+"""Hundreds of tenants to serve: FAQ banks with an adapter each."""
 
 import json
 import re
@@ -73,9 +73,9 @@ def fill_store(
     *,
     threshold: float = NEVER_ABSTAIN,
 ) -> None:
-    """A live bundle for every bank; its adapters are `adapters` in turn.
+    """Make a live bundle for every bank, with `adapters` in turn.
 
-    Tenants of one adapter still have a slot each: what is in memory is as if all differed.
+    Tenants that share an adapter still have a slot each, as if all differed.
     """
     packed = [
         (adapter, pack_adapter(adapter, model_name=encoder.ref.name), golden)

@@ -34,8 +34,8 @@ class Deployment:
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds so far, by what the process is for.
 
-        Of replicas also the seconds that their threads were ready and had no core: what a figure
-        owes to other work of the machine, the load generator's included.
+        For replicas also the seconds in which their threads were ready and had no core: the effect
+        of other work of the machine, the load generator's included.
         """
         spent: dict[str, float] = defaultdict(float)
         for process in [self.process, *self.process.children(recursive=True)]:
@@ -57,7 +57,7 @@ class Deployment:
 
 
 def without_a_core_s(pid: int) -> float:
-    """Seconds so far that threads of a process waited for a core; 0 where Linux does not count."""
+    """Seconds for which threads of a process waited for a core; 0 where Linux does not count."""
     waited_ns = 0
     for counted in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):  # the thread has ended
@@ -149,7 +149,7 @@ def _not_started(log: str) -> ServingError:
 
 
 def wait_until_proven(address: str) -> None:
-    """A replica proves its tenants in the background for a while after it started, which costs.
+    """Wait until a new replica has proved its tenants, which it does in the background.
 
     Raises ServingError: that does not end.
     """

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench calibration` does, and its report."""
+"""The command `adapterdistill bench calibration` and its report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench conditional` does, and its report."""
+"""The command `adapterdistill bench conditional` and its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -35,13 +35,13 @@ from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.testbed.progress import phase
 
 BOTTLENECK_SIZE = 64
-"""The paper's."""
+"""The bottleneck of the paper."""
 LONG = 64
 """Tokens, as the mean of a tenant's test queries, from which its inputs are called long."""
 MOST_LOST = 0.01
 """Top-1 that a setting may lose on `valid` rows and still be chosen."""
 RATE = 6e-4
-"""Of the light training."""
+"""Learning rate of the light training."""
 SEED = 0
 _EMBEDDED_AT_ONCE = 32
 
@@ -54,11 +54,11 @@ class Size:
     routings: tuple[Routing, ...]
     dense_steps: int
     steps: int
-    """Of the light training."""
+    """Steps of the light training."""
     max_test: int
     max_valid: int
     lengths: tuple[int, ...]
-    """Of the rows that are timed beside the tenants' own."""
+    """Lengths of the rows that are timed beside the tenants' own."""
     rounds: int
 
 
@@ -126,7 +126,7 @@ def _texts_per_s(texts: int, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def rows_of_length(encoder: Encoder, tenants: Sequence[BenchTenant], length: int) -> list[Any]:
-    """As many rows as are embedded at once, of one length: the tenants' texts end to end."""
+    """Rows of one length, as many as are embedded at once: the tenants' texts end to end."""
     tokens = [i for tenant in tenants for ids in tenant.test.ids for i in ids]
     wanted = length * _EMBEDDED_AT_ONCE
     tokens *= -(-wanted // len(tokens))

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench serving --http` does: the real deployment under load over HTTP.
+"""The command `adapterdistill bench serving --http`: the real deployment under load over HTTP.
 
 `adapterdistill serve` runs in processes of its own; this one has an engine of its own over the same
 store, for comparison, and sends the load. Only the server and the load work at the same time.

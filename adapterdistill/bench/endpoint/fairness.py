@@ -23,25 +23,25 @@ from adapterdistill.testbed.progress import phase
 
 OTHERS = 9
 LOADS = (0.05, 0.15, 0.3)
-"""What the others send together, of what the server answers at most."""
+"""Requests that the others send together, as shares of the most that the server answers."""
 FLOOD_TIMES = 9
 """The flood sends so many times as much as all others together: nine tenths of all requests."""
 MOST_TIMES = 2.0
 FLOOD_CONNECTIONS = 1024
-"""Of the flood; what is due while all of them wait is not sent."""
+"""Connections of the flood. While all of them wait, no further request of the flood is sent."""
 _CLOSED, _UNSENT = "no answer", "not sent"
 
 
 @dataclass
 class Trace:
-    """What became of the requests of one round."""
+    """Outcomes of the requests of one round."""
 
     others_s: list[float] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    """By status."""
+    """Answers by status."""
     flood: Counter[str] = field(default_factory=Counter)
     late_s: list[float] = field(default_factory=list)
-    """By how much requests left after they were due: the generator's own delay."""
+    """Delays of the generator: seconds between the time when a request was due and when it left."""
 
     @property
     def p95_ms(self) -> float:
@@ -102,7 +102,7 @@ def _figures(
 
 
 def _percentiles(traces: Sequence[Trace]) -> dict[str, float]:
-    """Of the others' answers; endless where there is none."""
+    """Percentiles of the others' answers; infinite where there is none."""
     return percentiles([s for trace in traces for s in trace.others_s] or [math.inf])
 
 

@@ -40,7 +40,8 @@ def measure_speed(
 ) -> dict[str, Any]:
     """Rounds in which the engine alone and each load have `seconds` in turn.
 
-    cpu_s: processor seconds that the server has spent, by part.
+    Args:
+        cpu_s: processor seconds that the server has spent, by part.
     """
     draw = random.Random(6)
     alone: dict[int, list[float]] = {SINGLE: [], MANY: []}
@@ -187,7 +188,7 @@ def _engine_alone(engine: Engine, questions: Sequence[Question], seconds: float)
 
 
 async def _sums(address: str, replicas: int) -> dict[str, float]:
-    """What all replicas have counted together."""
+    """Sum the counters of all replicas."""
     total: dict[str, float] = defaultdict(float)
     for body in await scrape_all(address, replicas):
         for m in _SUMS.finditer(body):

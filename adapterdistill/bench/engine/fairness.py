@@ -1,4 +1,4 @@
-"""What one tenant's flood does to the others: their p95 with it over that without, side by side.
+"""The effect of one tenant's flood on the others: their p95 with it over their p95 without it.
 
 Queries arrive at times drawn beforehand, whether earlier ones are answered or not, through the
 same `Batcher` that a replica has: all of serving but HTTP.
@@ -24,16 +24,16 @@ from serve.queue.fair_queue import QueueLimits
 
 OTHERS = 9
 OTHERS_LOAD = 0.15
-"""Of what the engine can do; the flood sends nine times as much, so that together they ask for half
-as much again as it can."""
+"""The others' share of what the engine can do. The flood sends nine times as much, so that together
+they ask for one and a half times as much as the engine can do."""
 
 
 @dataclass
 class Trace:
-    """What became of the queries of one round."""
+    """Outcomes of the queries of one round."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of the others' answers."""
+    """Seconds of the others' answers."""
     others_refused: int = 0
     flood_sent: int = 0
     flood_answered: int = 0

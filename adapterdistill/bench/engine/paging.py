@@ -44,9 +44,9 @@ class Size:
     tenants: int
     slots: int
     seconds: float
-    """Of each traffic; Zipf's twice, and the even ones after as long of the same to warm up."""
+    """Seconds of each traffic. Zipf's runs twice; the even ones run as long before, to warm up."""
     load: float = 0.25
-    """Of what the engine can do with all in memory."""
+    """The share of what the engine can do with all tenants in memory."""
 
 
 SIZES = {
@@ -60,7 +60,7 @@ SIZES = {
 class Trace:
     seconds: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
-    """By reason and words."""
+    """Failures by reason and words."""
 
 
 def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
@@ -123,7 +123,7 @@ def measure_paging(
 
 
 def resident_mib() -> float:
-    """Of this process, by Linux."""
+    """Resident memory of this process (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -132,7 +132,7 @@ def resident_mib() -> float:
 
 @contextmanager
 def _followed(engine: Engine) -> Iterator[None]:
-    """As a replica does beside its requests: read the store each second, and prove."""
+    """Read the store each second and prove tenants, as a replica does beside its requests."""
     stop = threading.Event()
 
     def follow(what: Callable[[], object], every_s: float) -> None:

@@ -14,7 +14,7 @@ from adapterdistill.distill.students import TaskTexts
 from adapterdistill.errors import ConfigError, DataError
 
 SHARES = (0.0, 0.01, 0.1, 1.0)
-"""Of the newcomer's rows."""
+"""Shares of the newcomer's rows."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Size:
     """How much is run."""
 
     domains: int | None
-    """How many take their turn as the newcomer; None for all."""
+    """Domains that take their turn as the newcomer; None for all."""
     shares: tuple[float, ...]
     teacher_steps: int
     owner_steps: int
-    """Of a teacher of one domain."""
+    """Steps of a teacher of one domain."""
     student_steps: int
 
 

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench meta` does, and its report."""
+"""The command `adapterdistill bench meta` and its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +27,7 @@ REFERENCES = {
     bench.META: bench.MIXED,
     bench.FEDERATED: bench.OWN,
 }
-"""What each student is compared with."""
+"""The student with which each is compared."""
 
 
 def meta_command(

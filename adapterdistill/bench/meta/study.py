@@ -40,7 +40,7 @@ STUDENTS = (NONE, OWN, MIXED, META, FEDERATED)
 BATCH_SIZE = 32
 RATE = 1e-3
 PUBLIC_TEXTS = 120
-"""Of the samples that ship here: what a federated student reads beside its own rows."""
+"""Texts of the samples that a federated student reads beside its own rows."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Newcomers:
         return Teacher(self._encoder, adapter, model.heads[0], head)
 
     def _owner_adapter(self, domain: Domain, seed: int) -> BottleneckAdapter:
-        """What the domain's owner trains on its own rows, and publishes."""
+        """The adapter that the domain's owner trains on its own rows and publishes."""
         key = self._key("owner", domain.name, seed)
         if key not in self._cache:
             adapter, model = self._adapter_model(domain.train, seed)
@@ -240,21 +240,21 @@ class Newcomers:
     # Weights
 
     def _prototypes(self, names: Sequence[str], own: TaskTexts | None) -> Prototypes:
-        """What the owners published, and last, where `own` is given, the newcomer."""
+        """The prototypes that the owners published; the newcomer's come last if `own` is given."""
         found = [self._published[name] for name in names]
         if own is not None:
             found.append(self._publish(own))
         return read_prototypes(found, self._classes, width=self._encoder.hidden_size)
 
     def _publish(self, texts: TaskTexts) -> SharedPrototypes:
-        """Also of no row at all: then nothing is known of its classes."""
+        """Prototypes of these texts; without any text nothing is known of the classes."""
         return share_prototypes(self._embeddings(texts), texts.labels, self._classes)
 
     def _typical(self, texts: TaskTexts, domains: Tensor, prototypes: Prototypes) -> Tensor:
         return typicality(self._embeddings(texts), texts.labels, domains, prototypes)
 
     def _embeddings(self, texts: TaskTexts) -> Tensor:
-        """On the public frozen encoder."""
+        """Embeddings by the public frozen encoder."""
         width = self._encoder.hidden_size
         found = [self._embedded[ids] for ids in texts.ids]
         return torch.stack(found) if found else torch.empty(0, width)

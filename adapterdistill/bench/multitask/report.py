@@ -1,4 +1,4 @@
-"""What `adapterdistill bench multitask` does, and its report."""
+"""The command `adapterdistill bench multitask` and its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

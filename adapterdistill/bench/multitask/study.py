@@ -104,7 +104,7 @@ def _student(
 
 
 Models = list[tuple[MultitaskModel, int]]
-"""For each task the model that answers it, and the task's place in it."""
+"""The model that answers each task, with the task's place in it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class _Fit:
     def __call__(
         self, model: MultitaskModel, tasks: Sequence[BenchTask], targets: Sequence[Tensor] | None
     ) -> MultitaskModel:
-        """On the teachers' logits `targets`, or on labels alone where these are None."""
+        """Train on the teachers' logits `targets`, or on labels alone where these are None."""
         batches = TaskBatches([task.train for task in tasks])
         steps = batches.steps_per_epoch(BATCH_SIZE)
         train(

@@ -25,7 +25,7 @@ class Size:
     student_epochs: int
     rounds: int
     timed_texts: int
-    """Of each task."""
+    """Texts of each task that are timed."""
 
 
 SIZES = {

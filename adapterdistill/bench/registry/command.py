@@ -1,4 +1,4 @@
-"""What `adapterdistill bench registry` does: a registry under load."""
+"""The command `adapterdistill bench registry`: a registry under load."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack

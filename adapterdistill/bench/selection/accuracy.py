@@ -1,4 +1,4 @@
-"""What choosing few teachers by their fingerprints loses or gains against chance and against all.
+"""Accuracy of few teachers chosen by fingerprint, against random ones and against all.
 
 Every tenant arrives once among the others' trained adapters. Two collections: the tenants as they
 are, of which few share a subject, and each tenant cut into halves with FAQs of their own, so that
@@ -163,7 +163,7 @@ def _collection(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _fingerprints(bench: Workbench) -> dict[str, Any]:
-    """Of every tenant's teacher, which is trained where the cache lacks it."""
+    """The fingerprint of every tenant's teacher, which is trained if the cache lacks it."""
     probes, fingerprints = Probes(bench.encoder), {}
     with phase("teachers", len(bench.tenants)) as done:
         for name in bench.tenants:
@@ -262,7 +262,7 @@ def _interval(differences: Iterator[torch.Tensor]) -> dict[str, float]:
 
 
 def _found(k: int, orders: Mapping[tuple[str, int], Sequence[str]]) -> dict[str, Any]:
-    """Where the relatives of arrivals that have any come in the order of choice."""
+    """Ranks of relatives in the order of choice, over the arrivals that have any."""
     ranks: list[list[int]] = []
     for (name, at), order in orders.items():
         places = [i for i, other in enumerate(order, start=1) if akin(name, other)]

@@ -1,4 +1,4 @@
-"""What choosing teachers costs: bytes and seconds against the number of listed adapters.
+"""The cost of choosing teachers: bytes and seconds against the number of listed adapters.
 
 The registry is real, a process of its own on loopback. The adapters are random, each with its own
 weights, fingerprint and manifest; payloads are stored of those alone that will be chosen.

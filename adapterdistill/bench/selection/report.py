@@ -1,4 +1,4 @@
-"""What `adapterdistill bench selection` does, and its report."""
+"""The command `adapterdistill bench selection` and its report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

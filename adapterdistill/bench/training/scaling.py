@@ -1,4 +1,4 @@
-"""What further Ray Train workers bring to a training stage, and what starting them costs.
+"""The gain of further Ray Train workers in a training stage, and the cost of starting them.
 
 All sides train the same steps on the same batches, in turn, round after round: in one process with
 one thread and with as many as there are workers, and on workers of one thread each.
@@ -154,7 +154,7 @@ def _figures(
     timed: Mapping[str, Sequence[tuple[float, float]]],
     steps: int,
 ) -> dict[str, Any]:
-    """Of one side: (seconds of its steps, of everything) a round."""
+    """Figures of one side, from (seconds of its steps, of everything) a round."""
     alone = timed[ALONE]
     of_steps = [other[0] / own[0] for own, other in zip(mine, alone, strict=True)]
     return {

@@ -14,7 +14,7 @@ from adapterdistill.bench.transfer.scoring import SCORINGS
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen for one method, k and tenant."""
+    """A choice for one method, k and tenant."""
 
     setting: Setting
     scoring: str

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench transfer` does, from folders to the written report."""
+"""The command `adapterdistill bench transfer`, from folders to the written report."""
 
 from contextlib import nullcontext
 from pathlib import Path

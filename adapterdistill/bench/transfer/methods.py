@@ -29,7 +29,7 @@ CHECK_EVERY = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tuned."""
+    """The values that are tuned."""
 
     learning_rate: float
     steps: int
@@ -67,7 +67,7 @@ Monitor = Callable[[Embed], float]
 
 @dataclass(frozen=True)
 class Trained:
-    """How the method embeds, and the adapter it leaves where that is all it leaves."""
+    """A way to embed, and the adapter if the method leaves nothing else."""
 
     embed: Embed
     adapter: BottleneckAdapter | None = None
@@ -88,7 +88,7 @@ class Method:
     version: str
     run: Run
     needs: frozenset[str] = frozenset()
-    """Of "teachers", "own", "base", "pool"."""
+    """Any of "teachers", "own", "base", "pool"."""
     rates: tuple[float, ...] = ()
     """Learning rates to choose from; none: nothing is tuned."""
     max_steps: int = 0
@@ -187,7 +187,7 @@ def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) 
 
 
 def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
-    """What the student of stage 2 imitates, kept at serving."""
+    """The composition that the student of stage 2 imitates, kept at serving."""
     return Trained(embed_with(arrival.encoder, _distillation(arrival).composition))
 
 

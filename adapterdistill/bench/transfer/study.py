@@ -43,7 +43,7 @@ from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
 
 @dataclass(frozen=True)
 class TransferRun:
-    """What the report is made of: the cells of all complete seeds, and how they came about."""
+    """The cells of all complete seeds, and how they were made."""
 
     size: Size
     planned: list[Planned]

@@ -46,7 +46,7 @@ _PAGING = re.compile(rb'^adapterdistill_paging_total\{.*event="(\w+)".*\} (\S+)'
 
 @dataclass
 class Seen:
-    """What the answers of one part were."""
+    """Outcomes of the answers of one part."""
 
     wrong: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class Seen:
     canaries: int = 0
     """Answers by candidates."""
     latest_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By kind of change: how long after it the last answer of before was asked for."""
+    """Seconds from a change to the last request with an earlier answer, by kind of change."""
 
 
 def measure_isolation(endpoint: Endpoint, *, requests: int) -> dict[str, Any]:

@@ -38,8 +38,8 @@ _MOMENTS = {
     "evaluated": 0.3,
     "published": 0.1,
 }
-"""The owner's actor is there, or a stage has its result, and the seconds that the kill waits at
-most: about as long as what follows takes, and as often."""
+"""Moments after which the kill strikes: the actor has started, or a stage has its result. The value
+is the longest wait after it in seconds, about as long as the next stage takes, and its weight."""
 _VICTIMS = (OWNER, "driver")
 _CHECKPOINTS = "ray/owners/*/runs/*/**/ray_train/*/checkpoint_*"
 _LONGEST_WAIT_S = 0.5
@@ -53,9 +53,9 @@ _HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_thres
 
 
 def kill_owner(folder: Path, draw: random.Random) -> Outcome:
-    """The owner's actor, which Ray starts again, or the driver, which is run again.
+    """Kill the owner's actor, which Ray starts again, or the driver, which is run again.
 
-    At any moment of the run from when the actor is there, which has not validated yet then.
+    The moment is any after the start of the actor, which has validated nothing by then.
     """
     moment, victim = draw_moment(draw), draw.choice(_VICTIMS)
     wait_s = draw.uniform(0, _MOMENTS[moment])
@@ -83,7 +83,7 @@ def draw_moment(draw: random.Random) -> str:
 
 
 def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
-    """Of the first stage or of the second, before or after its first checkpoint."""
+    """Kill a worker of the first or second stage, before or after its first checkpoint."""
     stage, checkpointed = draw.choice(("validated", "fetched")), draw.choice((False, True))
     wait_s = draw.uniform(0, _LONGEST_WAIT_S)
 
@@ -171,8 +171,10 @@ def wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
 
 
 def kill_owner_node(folder: Path, draw: random.Random) -> Outcome:
-    """After a stage that is drawn. The driver, on the head, waits for the node, or says that it is
-    away; then it is run again."""
+    """Kill the node after a random stage.
+
+    The driver, on the head, waits for the node, or says that it is away; then it is run again.
+    """
     stage, wait_s = draw.choice(_FINISHED), draw.uniform(0, _LONGEST_WAIT_S)
     away_s = draw.uniform(0, _LONGEST_AWAY_S)
     nodes: list[subprocess.Popen[bytes]] = []

@@ -33,7 +33,7 @@ def kill_registry(folder: Path, draw: random.Random, *, kills: int) -> Outcome:
 
 
 def drop_rpc(folder: Path, draw: random.Random) -> Outcome:
-    """Connections are reset in the middle of uploads and downloads, and refused for a while."""
+    """Reset connections in the middle of uploads and downloads, and refuse them for a while."""
     root, told = folder / "registry", Acknowledged(shape=_LARGE)
     recovery_s: list[float] = []
     findings: list[str] = []
@@ -69,7 +69,7 @@ def drop_rpc(folder: Path, draw: random.Random) -> Outcome:
 
 
 def slow_rpc(folder: Path, draw: random.Random) -> Outcome:
-    """Everything takes long: who waits is answered rightly, who does not is told so in time."""
+    """Slow everything down: patient clients get right answers, hasty ones their error in time."""
     root, told = folder / "registry", Acknowledged()
     findings: list[str] = []
     with (
@@ -88,7 +88,7 @@ def slow_rpc(folder: Path, draw: random.Random) -> Outcome:
         findings += not_refused(lambda: hasty.get(manifest.ref), "REGISTRY_UNAVAILABLE")
         waited_s = time.monotonic() - began
         if waited_s > _STANDSTILL_S:
-            findings.append(f"a deadline of {_HASTY_S:g} s was told of after {waited_s:.1f} s")
+            findings.append(f"a deadline of {_HASTY_S:g} s was reported after {waited_s:.1f} s")
         direct.get(manifest.ref)  # others are not held up
         proxy.speed_up()
         recovery_s = seconds_until(lambda: told.publish(client))

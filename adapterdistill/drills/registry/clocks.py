@@ -33,7 +33,7 @@ _HOUR = timedelta(hours=1)
 
 
 def clock_skew(folder: Path, draw: random.Random) -> Outcome:
-    """An owner's clock goes wrong by little and by much; then its certificates seem to expire."""
+    """Set an owner's clock wrong by little and by much; then let its certificates expire."""
     federation, told = Federation(folder), Acknowledged()
     credentials = federation.credentials(OWNER)
     with (
@@ -67,7 +67,7 @@ def clock_skew(folder: Path, draw: random.Random) -> Outcome:
 def _publish(
     address: str, credentials: Path, manifest: Manifest, payload: bytes, off: timedelta
 ) -> None:
-    """As the client does, by a clock that is `off`; raises as it does."""
+    """Publish as the client does, by a clock that is `off`; raises as the client."""
     own = read_credentials(credentials)
     signed = make_statement(
         manifest,

@@ -27,7 +27,7 @@ _REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
 
 
 def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
-    """A payload is changed, cut short or lost on disk, and published again."""
+    """Change, cut or remove a payload on disk, and publish it again."""
     root, told = folder / "registry", Acknowledged()
     with (
         registry_process(root) as server,
@@ -67,7 +67,7 @@ def damage(blob: Path, draw: random.Random) -> None:
 
 
 def fill_disk(folder: Path, draw: random.Random) -> Outcome:
-    """The registry's disk is full while it is published to, and then no more."""
+    """Fill the registry's disk during publishes, and free it again."""
     told = Acknowledged()
     with (
         serving_on_small_disk(folder) as disk,
@@ -97,7 +97,7 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
 
 @contextmanager
 def _publishing(told: Acknowledged, client: RegistryClient) -> Iterator[set[str]]:
-    """All the while, in a thread; gives the reasons for which it was refused, as they come."""
+    """Publish in a thread all the while; yield the reasons of refusals, which grow."""
     ended, reasons = threading.Event(), set[str]()
 
     def publish() -> None:
@@ -125,7 +125,7 @@ _ALONE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT)
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A running registry's."""
+    """The disk of a running registry."""
 
     server: RegistryProcess
     root: Path
@@ -139,7 +139,7 @@ class SmallDisk:
         return "file sizes were limited (EFBIG): no file system could be mounted"
 
     def fill(self, left_bytes: int) -> None:
-        """But for so many bytes; a limit is on each file instead."""
+        """Fill the disk but for so many bytes; without a mount, limit each file to these."""
         if not self.is_mounted:
             self._limit(left_bytes)
             return

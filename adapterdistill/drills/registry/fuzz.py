@@ -1,4 +1,4 @@
-"""Mutated uploads and calls against a real registry process, and what became of them.
+"""Mutated uploads and calls against a real registry process, and their outcomes.
 
 Nothing is sent through the registry's client: messages go out as bytes. What the registry accepts
 is judged by `verify`, which shares no code with its admission.
@@ -49,7 +49,7 @@ Fault = tuple[str, str, str]
 
 @dataclass
 class Tally:
-    """What became of the cases so far."""
+    """Outcomes of the cases so far."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, outcome)
     stored: dict[str, bytes] = field(default_factory=dict)  # name: manifest
@@ -114,7 +114,7 @@ def _throw(
     tally: Tally,
     resident: list[tuple[int, int]],
 ) -> float:
-    """Seconds that all cases took, `_AT_ONCE` at a time."""
+    """Send all cases, `_AT_ONCE` at a time; return the seconds that they took."""
     numbers, lock = iter(range(cases)), threading.Lock()
     every = max(1, cases // _SAMPLES)
 

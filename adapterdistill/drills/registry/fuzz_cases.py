@@ -1,4 +1,4 @@
-"""What the fuzzer throws at a registry: each case is made from a seed and its number alone."""
+"""Cases of the fuzzer: each is made from a seed and its number alone."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Upload:
     payload: bytes
 
     def honest(self) -> "Upload":
-        """With the manifest telling the payload's digest and length, where it still can."""
+        """Put the payload's digest and length into the manifest, if it is still an object."""
         if isinstance(self.manifest, dict):
             self.manifest["version"] = sha256_hex(self.payload)
             self.manifest["payload_bytes"] = len(self.payload)

@@ -28,7 +28,7 @@ SPOILT = (
     "field", "field", "field", "text", "signature", "unsigned field", "another's", "certificate",
     "TLS certificate", "prefix", "late", "early", "none",
 )  # fmt: skip
-"""What is wrong with a statement; `field` and `text` are signed all the same."""
+"""Faults of a statement; one with a spoilt `field` or `text` is signed all the same."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _consent(header: pb.PublishHeader) -> list[str]:
 
 
 def statement_fault_of(header: pb.PublishHeader, signer: Signer) -> str | None:
-    """Why this header's statement should have been refused; None if it may stand."""
+    """The reason to refuse this header's statement; None if it is sound."""
     if not header.HasField("statement"):
         return "there is no statement"
     sent = header.statement

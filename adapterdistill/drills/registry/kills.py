@@ -1,4 +1,4 @@
-"""A registry killed again and again amid concurrent publishes, and what was left of it.
+"""A registry that is killed again and again amid concurrent publishes.
 
 What counts is what clients were told: a publish that was answered must be there afterwards, fetched
 and verified, and one that was not answered is there whole or not at all.
@@ -40,13 +40,13 @@ class KillReport:
     kills: int = 0
     acknowledged: int = 0
     found: int = 0
-    """Of the acknowledged, those that were fetched whole afterwards."""
+    """Acknowledged versions that were fetched whole afterwards."""
     unacknowledged: int = 0
     """There and whole, though the answer was lost."""
     lines_repaired: int = 0
-    """That a kill had cut short, in the audit log."""
+    """Lines of the audit log that a kill had cut short."""
     recovery_s: list[float] = field(default_factory=list)
-    """From the start of each process after a kill until it answered that it was ready."""
+    """Seconds from the start of each process after a kill until it was ready."""
     faults: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class _Publishers:
     def __init__(self, number: int, seed: int, acknowledged: dict[VersionRef, Manifest]) -> None:
         self.faults: list[str] = []
         self.killed = threading.Event()
-        """To be set when the registry is killed: else they go on trying to reach it."""
+        """Set it when the registry is killed; until then the threads go on trying to reach it."""
         self._answered = threading.Event()
         self._acknowledged = acknowledged
         self._numbers = [seed * 1_000_000 + writer * 100_000_000 for writer in range(number)]
@@ -175,7 +175,7 @@ def _missing(
 
 
 def _audit_faults(root: Path, report: KillReport) -> Iterator[str]:
-    """Of the log of the registry, which was stopped."""
+    """Faults of the log of the registry, which was stopped."""
     published: set[str] = set()
 
     def visit(record: dict[str, Any]) -> None:

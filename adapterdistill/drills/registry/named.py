@@ -27,17 +27,17 @@ _UNAVAILABLE = "REGISTRY_UNAVAILABLE"
 @dataclass(frozen=True)
 class _Way:
     proxy: FaultyProxy
-    """Before the registry, on this machine: others are not concerned."""
+    """In front of the registry, on this machine: other clients do not use it."""
     client: RegistryClient
     hasty: RegistryClient
-    """As `client`, but in a hurry."""
+    """A client like `client`, with a short deadline."""
     direct: RegistryClient
     known: list[tuple[Manifest, bytes]]
     """Some of what the registry has, smallest first, as it came past the proxy."""
 
 
 def drop_rpc(named: Named, draw: random.Random) -> Outcome:
-    """Connections are reset in the middle of downloads, and refused for a while."""
+    """Reset connections in the middle of downloads, and refuse them for a while."""
     recovery_s: list[float] = []
     findings: list[str] = []
     with _way(named, draw) as way:
@@ -57,7 +57,7 @@ def drop_rpc(named: Named, draw: random.Random) -> Outcome:
 
 
 def slow_rpc(named: Named, draw: random.Random) -> Outcome:
-    """Everything takes long: who waits is answered rightly, who does not is told so in time."""
+    """Slow everything down: patient clients get right answers, hasty ones their error in time."""
     with _way(named, draw) as way:
         manifest, payload = way.known[0]
         way.proxy.slow_down(draw.uniform(0.02, 0.1))
@@ -67,7 +67,7 @@ def slow_rpc(named: Named, draw: random.Random) -> Outcome:
         findings += not_refused(lambda: way.hasty.get(manifest.ref), _UNAVAILABLE)
         waited_s = time.monotonic() - began
         if waited_s > _STANDSTILL_S:
-            findings.append(f"a deadline of {_HASTY_S:g} s was told of after {waited_s:.1f} s")
+            findings.append(f"a deadline of {_HASTY_S:g} s was reported after {waited_s:.1f} s")
         findings += fetch_findings(way.direct, manifest, payload)  # others are not held up
         way.proxy.speed_up()
         recovery_s = seconds_until(lambda: way.client.get(manifest.ref))

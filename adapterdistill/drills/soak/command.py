@@ -44,8 +44,8 @@ from adapterdistill.testbed.serving import deploy_on
 EVERY_S = 5.0
 """Between two samples."""
 _FIRST, _FIRST_CLIENTS = 4000, 128
-"""Queries before the soak, many at once: a process keeps the memory of its busiest moment, which is
-then no news in the soak."""
+"""Queries before the soak, many at once: a process keeps the memory of its busiest moment, which
+then does not come during the soak."""
 _SETTLED_SAMPLES = 5
 _SETTLE_EVERY_S = 2.0
 _MOST_SETTLE_SAMPLES = 60
@@ -154,12 +154,12 @@ def _deploy_and_soak(
 
 @dataclass
 class Asked:
-    """What became of the queries."""
+    """Outcomes of the queries."""
 
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
-    """Of answers; a number each, so that hours of them are no growth to speak of."""
+    """Seconds of answers, a number each, so that hours of them take little memory."""
     statuses: Counter[str] = field(default_factory=Counter)
-    """By status; "no answer" where a connection broke."""
+    """Queries by status; "no answer" where a connection broke."""
     wrong: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def soak(
     rate_per_s: float,
     every_s: float = EVERY_S,
 ) -> None:
-    """Ask at a steady rate; every so often look what is live, and `sample` after so many seconds.
+    """Ask at a steady rate; between samples see what is live, and `sample` every `every_s`.
 
-    Connections are kept for the time between two samples, and then made anew, as clients' are.
+    Connections are kept between two samples; then new ones are made, as clients do.
     """
     draw, began = random.Random(13), time.monotonic()
     while (at_s := time.monotonic() - began) < seconds:
@@ -223,7 +223,7 @@ async def _ask(
 
 
 def _idle(site: Site, folders: Folders) -> dict[str, Any]:
-    """The deployment when nobody asks anything of it, once its processes come and go no more."""
+    """The deployment at rest: nobody queries it, and no process starts or ends."""
     recent: list[Sample] = []
     for _ in range(_MOST_SETTLE_SAMPLES):
         recent = [*recent[1 - _SETTLED_SAMPLES :], take_sample(0.0, folders)]
@@ -245,7 +245,7 @@ def _samples_in(path: Path) -> Iterator[Sample]:
 
 
 def _most(samples: Sequence[Sample]) -> dict[str, int]:
-    """Of each kind of Ray's workers at a time."""
+    """The most of each kind of Ray's workers at a time."""
     most: Counter[str] = Counter()
     for one in samples:
         most |= Counter(one.workers)

@@ -1,4 +1,4 @@
-"""How fast a deployment's memory grows in a soak, what must not be left over, and the report."""
+"""Growth of a deployment's memory in a soak, aims, and the report."""
 
 import itertools
 import statistics
@@ -10,19 +10,19 @@ from adapterdistill.extras import require
 from adapterdistill.testbed.reporting import document, setting, table
 
 FLAT_MIB_PER_HOUR = 8.0
-"""Of each process of the project's own, at the upper end of the 95% interval: whoever grows by less
-takes more than five days for 1 GiB."""
+"""The most growth of each of the project's own processes, at the upper end of the 95% interval. A
+process that grows by less takes more than five days for 1 GiB."""
 OWN = ("registry", "replica", OWN_ROLE)
 OWN_FILES = (TEMPORARY, SESSION, SOCKETS)
 """Kinds that must not become more; logs do, and shared memory may be anybody's."""
 WARM_UP = 0.2
-"""Of the time, in which caches fill: left out of slopes."""
+"""The share of the time in which caches fill; slopes leave it out."""
 MOST_BLOCKS = 40
 _LEAST_OF_BLOCK = 2
 
 
 def roles_over_time(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """Of each role that was there all the time: start and end after the warm-up, and slopes."""
+    """Start and end after the warm-up, and slopes, of each role that was there all the time."""
     warm = [one for one in samples if one.at_s >= WARM_UP * samples[-1].at_s]
     lasting = sorted(set.intersection(*(set(one.roles) for one in warm)))
     return {role: _over_time([(one.at_s, one.roles[role]) for one in warm]) for role in lasting}
@@ -71,7 +71,7 @@ def slope(points: Sequence[tuple[float, float]]) -> dict[str, float] | None:
 
 
 def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What was decided beforehand that must hold, and whether it does."""
+    """The aims, which were decided beforehand, with their measurements."""
 
     def aim(text: str, bound: str, measured: object, met: bool) -> dict[str, Any]:
         return {"aim": text, "aimed": bound, "measured": measured, "met": met}
@@ -112,7 +112,7 @@ def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """Of what there are more than there were, and by how many."""
+    """Kinds of which there are more than before, and how many more."""
     return {kind: n - before.get(kind, 0) for kind, n in after.items() if n > before.get(kind, 0)}
 
 

@@ -1,4 +1,4 @@
-"""What the processes and folders of a deployment hold at a moment, by role."""
+"""Resources of a deployment's processes and folders at a moment, by role."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ _SHM = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Held:
-    """By all processes of a role together."""
+    """Resources of all processes of a role together."""
 
     processes: int = 0
     private_mib: float = 0.0
@@ -62,7 +62,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where files may be left over."""
+    """Folders in which files may be left over."""
 
     temporary: Path
     """TMPDIR of all processes."""
@@ -90,7 +90,7 @@ class Sample:
 
 
 def role_of(command: Sequence[str]) -> str:
-    """What a process of the deployment is for, by its command line."""
+    """The role of a process of the deployment, by its command line."""
     if not command:
         return "other"
     # A raylet's arguments name the programs that it starts.
@@ -101,7 +101,7 @@ def role_of(command: Sequence[str]) -> str:
 
 
 def take_sample(at_s: float, folders: Folders) -> Sample:
-    """Of this process, which is the soak's own, and all that descend from it."""
+    """Sample this process, which is the soak's own, and all its descendants."""
     me = psutil.Process()
     roles, workers = {OWN_ROLE: held_by(me)}, Counter[str]()
     for process in me.children(recursive=True):
@@ -139,12 +139,12 @@ def count_files(folders: Folders) -> dict[str, int]:
 
 
 def _files_in(folder: Path) -> int:
-    """Also sockets and the like; links to folders are not followed, as `session_latest` is one."""
+    """Count files and sockets; links to folders such as `session_latest` are not followed."""
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def bytes_in(folders: Iterable[Path]) -> int:
-    """Of all files below, those that vanish meanwhile left out."""
+    """The size of all files below; those that vanish meanwhile are left out."""
     total = 0
     for folder in folders:
         for path in folder.rglob("*"):

@@ -1,4 +1,4 @@
-"""The tenants of a soak: who is asked, which answers are right, and who is onboarded next."""
+"""The tenants of a soak: their queries, their right answers, and the next onboarding."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ from adapterdistill.testbed.owner_site import Site, driver_of
 RESIDENTS = 3
 """Tenants that stay, and get a new version by turns."""
 _TRAIN_WORKER_EVERY = 3
-"""Of so many onboardings one trains in a worker of Ray Train, the others in the owner's actor."""
+"""One in so many onboardings trains in a worker of Ray Train, the others in the owner's actor."""
 _TIMEOUT_S = 300.0
 
 
@@ -41,7 +41,7 @@ class _Known:
 
 
 class Tenants:
-    """Who may be asked. The serving store says what is live, so that nobody need tell of it."""
+    """Tenants that may be queried. The serving store says which version is live."""
 
     def __init__(self, store: Path, encoder: Encoder) -> None:
         """`encoder` in the dtype that is served."""
@@ -56,7 +56,7 @@ class Tenants:
             self._known[bank.tenant] = self._look_up(bank)
 
     def leave(self, tenant: str) -> None:
-        """It is asked no more."""
+        """The tenant is queried no more."""
         with self._turn:
             del self._known[tenant]
 
@@ -73,7 +73,7 @@ class Tenants:
                 self._follow(tenant)
 
     def fault(self, question: Question, reply: Reply) -> str | None:
-        """What is wrong with an answer to a tenant that may be asked; None: nothing, or it left."""
+        """The fault of an answer; None: it is right, or the tenant has left."""
         with self._turn:
             known = self._known.get(question.tenant)
             if known is None:
@@ -112,8 +112,8 @@ class Onboardings(threading.Thread):
     """One tenant after another, until it is stopped: each resident's next version, then a guest,
     who takes the last one's place.
 
-    What an operator tidies up is removed: runs but the last, bundles but the live one and the one
-    before. What the registry holds grows, as its history is meant to.
+    Old files are removed as an operator would: all runs but the last, all bundles but the live one
+    and the one before. The registry keeps its history, and grows.
     """
 
     def __init__(self, site: Site, tenants: Tenants) -> None:
@@ -139,7 +139,7 @@ class Onboardings(threading.Thread):
             self._raised = error
 
     def stop(self) -> None:
-        """After the one that is under way. Raises what stopped it."""
+        """Stop after the onboarding that is under way. Raises the error that stopped it."""
         self._stopping.set()
         self.join()
         if self._raised is not None:
@@ -201,7 +201,7 @@ class Onboardings(threading.Thread):
                 shutil.rmtree(self._tenants.store / tenant / "versions" / bundle_id)
 
     def _part_with(self, tenant: str) -> None:
-        """It is served no more, teaches no more, and its files go."""
+        """Withdraw the tenant and remove its files."""
         store = self._tenants.store
         self._tenants.leave(tenant)
         time.sleep(WITHIN_S)  # until all is answered that was asked
