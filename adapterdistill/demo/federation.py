@@ -193,7 +193,7 @@ class Federation:
         self.steps.take(name, "NOT_PERMITTED", work)
 
     def _strangers(self, address: str) -> None:
-        """One in plain text, and one whom another registry's authority enrolled."""
+        """Try in plain text, and with a certificate of another registry's authority."""
         elsewhere, impostor = self._home / "elsewhere", self._home / "impostor"
 
         def listed(credentials: Path | None) -> str:

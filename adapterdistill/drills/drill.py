@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Drill:
-    """One fault and what must hold in spite of it."""
+    """One fault, and what must hold nevertheless."""
 
     name: str
     sentence: str

@@ -130,3 +130,9 @@ def megabytes(sizes: Mapping[str, int]) -> str:
         [name.replace("_", " ") for name in sizes],
         [[f"{value / 1e6:.1f}" for value in sizes.values()]],
     )
+
+
+def table_of(rows: Iterable[Figures], columns: Mapping[str, str]) -> str:
+    """A table of mappings. Each column has a head and a format string over a row's fields."""
+    forms = columns.values()
+    return table(list(columns), ([form.format(**row) for form in forms] for row in rows))

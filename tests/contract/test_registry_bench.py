@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.bench.registry.command import SIZES, registry_command
+from adapterdistill.cli import main
 from adapterdistill.drills.drill import run_drill
 from adapterdistill.drills.registry import fuzz
 from tests.unit.drills.test_drill import sized
@@ -46,3 +47,19 @@ def test_accepting_what_must_be_refused_is_a_fault_and_is_shrunk(
     found = json.loads((tmp_path / "report.json").read_text())["fuzz"]
     assert found["smallest"][0]["fault"] in found["wrongly_accepted"]
     assert "The smallest cases" in (tmp_path / "report.md").read_text()
+
+
+def test_the_former_options_of_the_benchmark_run_the_drills_and_name_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--adapters", "0", "--fuzz", "30", "--kills", "1", "--seed", "2")
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "registry", "--out", str(tmp_path), *options, "--format", "json"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0
+    assert "adapterdistill drill fuzz-registry --calls 30" in err
+    assert "adapterdistill drill kill-registry --kills 1" in err
+    found = json.loads(out)
+    assert found["fuzz"]["cases"] == 30 and found["fuzz"]["seed"] == 2
+    assert found["kills"]["kills"] == 1 and found["faults"] == []
+    assert json.loads((tmp_path / "report.json").read_text()) == found

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapterdistill.testbed.reporting import counts, table
+from adapterdistill.testbed.reporting import counts, table, table_of
 
 
 def speed_sections(found: Mapping[str, Any]) -> Iterator[str]:
@@ -24,21 +24,21 @@ def speed_sections(found: Mapping[str, Any]) -> Iterator[str]:
         ]
     yield table(head, rows)
     yield "## Where the time goes"
-    yield table(
-        ("proxy", "queries", "clients", "a batch ms", "its queries", "engine busy", "processor ms"),
+    yield table_of(
         (
-            (
-                proxy,
-                w["queries"],
-                w["clients"],
-                w["engine_batch_ms"],
-                w["queries_in_a_batch"],
-                w["engine_busy"],
-                _spent(w["processor_ms_per_request"]),
-            )
+            {**load, "proxy": proxy, "spent": _spent(load["processor_ms_per_request"])}
             for proxy, speed in found["speed"].items()
-            for w in speed["loads"]
+            for load in speed["loads"]
         ),
+        {
+            "proxy": "{proxy}",
+            "queries": "{queries}",
+            "clients": "{clients}",
+            "a batch ms": "{engine_batch_ms}",
+            "its queries": "{queries_in_a_batch}",
+            "engine busy": "{engine_busy}",
+            "processor ms": "{spent}",
+        },
     )
 
 

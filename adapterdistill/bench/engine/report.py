@@ -26,6 +26,7 @@ from adapterdistill.testbed.reporting import (
     document,
     setting,
     table,
+    table_of,
     write_report,
     yes_or_no,
 )
@@ -144,20 +145,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             ),
         ),
         "## Engine",
-        table(
-            (
-                "batch",
-                "mix",
-                "side",
-                "min ms",
-                "median ms",
-                "processor ms",
-                "texts/s",
-                "mixed is times as fast",
-                "as cheap",
-            ),
-            _rows(engine["timings"]),
-        ),
+        _timings(engine["timings"]),
         "## Floor",
         _floor(engine["floor"]),
         "## One tenant's flood",
@@ -176,20 +164,25 @@ def markdown(found: Mapping[str, Any]) -> str:
     return document(*parts)
 
 
-def _rows(timings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
-    for cell in timings:
-        for name, side in cell["sides"].items():
-            yield (
-                cell["batch"],
-                cell["mix"],
-                name,
-                f"{side['min_ms']:.1f}",
-                f"{side['median_ms']:.1f}",
-                f"{side['processor_median_ms']:.1f}",
-                f"{side['texts_per_s']:.0f}",
-                f"{side['mixed_is_times_as_fast']:.2f}",
-                f"{side['mixed_is_times_as_cheap']:.2f}",
-            )
+def _timings(timings: Sequence[Mapping[str, Any]]) -> str:
+    return table_of(
+        (
+            {**cell, "side": name, **side}
+            for cell in timings
+            for name, side in cell["sides"].items()
+        ),
+        {
+            "batch": "{batch}",
+            "mix": "{mix}",
+            "side": "{side}",
+            "min ms": "{min_ms:.1f}",
+            "median ms": "{median_ms:.1f}",
+            "processor ms": "{processor_median_ms:.1f}",
+            "texts/s": "{texts_per_s:.0f}",
+            "mixed is times as fast": "{mixed_is_times_as_fast:.2f}",
+            "as cheap": "{mixed_is_times_as_cheap:.2f}",
+        },
+    )
 
 
 def _floor(floor: Mapping[str, Any]) -> str:
@@ -201,19 +194,15 @@ def _floor(floor: Mapping[str, Any]) -> str:
         f"{floor['gflops_per_s']:.0f} GFLOP/s, reads at {floor['read_gbytes_per_s']:.1f} GB/s. "
         "Milliseconds a batch at these rates, and as found:"
     )
-    rows = (
-        (
-            c["batch"],
-            c["mix"],
-            f"{c['encoder_ms']:.1f}",
-            f"{c['encoder_took_ms']:.1f}",
-            f"{c['adapters_ms']:.2f} ({c['of_which_reading_ms']:.2f} reading)",
-            f"{c['adapters_took_ms']:.2f}",
-        )
-        for c in floor["cells"]
-    )
-    head = ("batch", "mix", "encoder: floor", "took", "adapters: floor", "took")
-    return words + "\n\n" + table(head, rows)
+    columns = {
+        "batch": "{batch}",
+        "mix": "{mix}",
+        "encoder: floor": "{encoder_ms:.1f}",
+        "encoder: took": "{encoder_took_ms:.1f}",
+        "adapters: floor": "{adapters_ms:.2f} ({of_which_reading_ms:.2f} reading)",
+        "adapters: took": "{adapters_took_ms:.2f}",
+    }
+    return words + "\n\n" + table_of(floor["cells"], columns)
 
 
 def _flood(found: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from adapterdistill.testbed.reporting import (
     document,
     listed,
     table,
+    table_of,
     write_report,
     yes_or_no,
 )
@@ -133,43 +134,23 @@ def markdown(found: Mapping[str, Any]) -> str:
         "Trained: parameters of all models that the row needs. Frozen: the encoder that the "
         "teacher reads, the word embeddings that a student reads.",
         "## Speed\n\nOne thread, the same texts of all tasks, token ids to logits, models in turn.",
-        table(
-            (
-                "model",
-                "texts/s (best)",
-                "texts/s (median)",
-                "x teacher (best)",
-                "x teacher (median)",
-                "rounds",
-            ),
-            (
-                (
-                    kind,
-                    f"{s['texts_per_s_best']:.0f}",
-                    f"{s['texts_per_s_median']:.0f}",
-                    f"{s['times_teacher_best']:.2f}",
-                    f"{s['times_teacher_median']:.2f}",
-                    s["rounds"],
-                )
-                for kind, s in found["speed"].items()
-            ),
+        table_of(
+            ({"model": kind, **speed} for kind, speed in found["speed"].items()),
+            {
+                "model": "{model}",
+                "texts/s (best)": "{texts_per_s_best:.0f}",
+                "texts/s (median)": "{texts_per_s_median:.0f}",
+                "x teacher (best)": "{times_teacher_best:.2f}",
+                "x teacher (median)": "{times_teacher_median:.2f}",
+                "rounds": "{rounds}",
+            },
         ),
         "## How it was run",
         f"Transformer student: {shape['layers']} layers of {shape['heads']} heads, cut out of the "
         f"encoder. BiLSTM: {shape['lstm_size']} units each way, float32. Seed {found['seed']}.",
-        table(
-            ("task", "input", "classes", "train", "valid", "test"),
-            (
-                (
-                    name,
-                    t["input"],
-                    t["classes"],
-                    t["train"],
-                    t["valid"],
-                    t["test"],
-                )
-                for name, t in tasks.items()
-            ),
+        table_of(
+            ({"task": name, **task} for name, task in tasks.items()),
+            {n: f"{{{n}}}" for n in ("task", "input", "classes", "train", "valid", "test")},
         ),
         listed(facts),
     ]

@@ -29,7 +29,7 @@ Ask = Callable[[str], dict[str, Any] | None]
 
 
 def kill_serve_replica(named: Named, draw: random.Random) -> Outcome:
-    """A replica is killed through Ray; whoever is not answered asks again.
+    """Kill a replica through Ray; clients without an answer ask again.
 
     Raises:
         ConfigError: there are less than two replicas, so that the endpoint would fail its users.
