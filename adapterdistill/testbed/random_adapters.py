@@ -100,6 +100,14 @@ def random_adapters(
     return adapters
 
 
+def new_adapter(
+    encoder: Encoder, seed: int, bottleneck_size: int = BOTTLENECK_SIZE
+) -> BottleneckAdapter:
+    """An untrained adapter on the encoder's device."""
+    shape = (encoder.num_layers, encoder.hidden_size, bottleneck_size)
+    return BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
+
+
 def random_manifest(
     encoder: Encoder,
     adapter: BottleneckAdapter,

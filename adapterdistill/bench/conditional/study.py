@@ -33,6 +33,7 @@ from adapterdistill.distill.training import Schedule, train
 from adapterdistill.evaluation.evaluate import build_index, rank_queries
 from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.random_adapters import new_adapter
 
 BOTTLENECK_SIZE = 64
 """The bottleneck of the paper."""
@@ -110,8 +111,7 @@ def measure_speed(
 
 
 def _untrained(encoder: Encoder) -> ConditionalAdapter:
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    adapter = BottleneckAdapter.new(*shape, seed=SEED)
+    adapter = new_adapter(encoder, SEED, BOTTLENECK_SIZE)
     conditional = ConditionalAdapter.new(
         adapter, skipping_size=SKIPPING_SIZE, seed=SEED, parallel=True
     )
@@ -190,8 +190,7 @@ class Accuracy:
 
     def _dense(self, index: TrainingRows, held_out: HeldOutRows | None) -> BottleneckAdapter:
         encoder = self._encoder
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=SEED).to(encoder.device)
+        adapter = new_adapter(encoder, SEED, BOTTLENECK_SIZE)
         self._train(OwnParallelAdapter(encoder, adapter), index, held_out, self._size.dense_steps)
         return adapter.requires_grad_(False)
 

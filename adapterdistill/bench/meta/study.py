@@ -32,7 +32,7 @@ from adapterdistill.distill.method import Objective
 from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts, TransformerBody
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import SharedPrototypes
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 NONE, OWN, MIXED = "no distillation", "its own teacher", "mixed-domain teacher"
 META, FEDERATED = "Meta-KD", "Meta-KD, federated"
@@ -147,10 +147,8 @@ class Newcomers:
     def _adapter_model(
         self, texts: TaskTexts, seed: int
     ) -> tuple[BottleneckAdapter, MultitaskModel]:
-        encoder = self._encoder
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
-        return adapter, MultitaskModel(AdapterBody(encoder, adapter), [texts], seed=seed)
+        adapter = new_adapter(self._encoder, seed)
+        return adapter, MultitaskModel(AdapterBody(self._encoder, adapter), [texts], seed=seed)
 
     def _domain_teacher(self, own: TaskTexts, seed: int) -> Teacher:
         adapter, model = self._adapter_model(own, seed)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.multitask.tasks import BenchTask, Size
 from adapterdistill.distill.held_out import centroids
@@ -30,7 +29,7 @@ from adapterdistill.distill.students import (
 )
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 BATCH_SIZE = 32
 TEACHER_RATE = 1e-3
@@ -151,10 +150,7 @@ class _Fit:
 def _teacher(
     encoder: Encoder, task: BenchTask, size: Size, seed: int, done: Callable[[], None]
 ) -> MultitaskModel:
-    adapter = BottleneckAdapter.new(
-        encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE, seed=seed
-    )
-    body = AdapterBody(encoder, adapter.to(encoder.device))
+    body = AdapterBody(encoder, new_adapter(encoder, seed))
     fit = _Fit(TEACHER_RATE, size.teacher_epochs, seed, done)
     return fit(MultitaskModel(body, [task.train], seed=seed), [task], None)
 

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 
 from actors.teachers import fetch_teachers
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import (
     golden_vectors,
@@ -33,7 +32,7 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.selection import Probes, by_relevance
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, random_manifest
+from adapterdistill.testbed.random_adapters import new_adapter, random_manifest
 from adapterdistill.testbed.registry import registry_process
 
 ROUNDS = 7
@@ -78,18 +77,13 @@ def measure_cost(
     }
 
 
-def _adapter(encoder: Encoder, seed: int) -> BottleneckAdapter:
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    return BottleneckAdapter.new(*shape, seed=seed)
-
-
 def _synthetic(encoder: Encoder, probes: Probes, count: int) -> list[Manifest]:
     """Manifests as long as real ones; their golden vectors are filled in where one is stored."""
     unproved = GoldenVectors(probe_sha256="0" * 64, distances=(0.123456,) * 8, tolerance=0.02)
     manifests: list[Manifest] = []
     with phase("drawing adapters", count) as done:
         for number in range(count):
-            adapter = _adapter(encoder, number)
+            adapter = new_adapter(encoder, number)
             payload = pack_adapter(adapter, model_name=encoder.ref.name)
             teachers = tuple(m.ref.name for m in manifests[:_LINEAGE])
             manifests.append(
@@ -113,7 +107,7 @@ def _fill(
         for place in places:
             manifest = manifests[place]
             if place in wanted:
-                adapter = _adapter(encoder, place)
+                adapter = new_adapter(encoder, place)
                 golden = golden_vectors(encoder, adapter)
                 manifest = manifest.model_copy(update={"golden": golden})
                 payload = pack_adapter(adapter, model_name=encoder.ref.name)

@@ -21,7 +21,7 @@ from adapterdistill.distill.attention_distillation import attention_distillation
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.method import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, train
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, new_adapter
 
 CHECK_EVERY = 10
 """Steps between the scores that choices are made on."""
@@ -57,8 +57,7 @@ class Arrival:
         return AdapterStack.of(self.teachers, dtype=self.encoder.dtype, device=self.encoder.device)
 
     def fresh(self) -> BottleneckAdapter:
-        shape = (self.encoder.num_layers, self.encoder.hidden_size, BOTTLENECK_SIZE)
-        return BottleneckAdapter.new(*shape, seed=self.seed).to(self.encoder.device)
+        return new_adapter(self.encoder, self.seed)
 
 
 Monitor = Callable[[Embed], float]

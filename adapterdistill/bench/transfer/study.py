@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import (
     BenchTenant,
@@ -38,7 +37,7 @@ from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.method import OwnAdapter
 from adapterdistill.distill.training import Schedule
 from adapterdistill.testbed.progress import phase, say
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 
 @dataclass(frozen=True)
@@ -221,8 +220,7 @@ def training_tokens_per_s(encoder: Encoder, rows: TrainingRows, *, repeats: int 
     """Tokens a second of an own adapter's step on up to 64 of `rows`, the fastest of a few."""
     chosen = list(range(min(64, len(rows.ids))))
     batch = make_batch(rows, chosen, device=encoder.device)
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    objective = OwnAdapter(encoder, BottleneckAdapter.new(*shape, seed=0).to(encoder.device))
+    objective = OwnAdapter(encoder, new_adapter(encoder, 0))
     fastest = float("inf")
     for _ in range(repeats + 1):
         started = time.perf_counter()
