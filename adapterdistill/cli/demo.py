@@ -59,7 +59,8 @@ def demo(
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
     with Demo(chosen, runs=runs, emit=console.print, keep=keep) as running:
         result = running.run()
-        console.print(*_tables(result))
+        for one in _tables(result):
+            console.print(one)
         if form is Format.json:
             typer.echo(json.dumps(result.as_json(), indent=2))
         if output is not None:
