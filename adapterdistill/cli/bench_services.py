@@ -123,7 +123,7 @@ def serving(
 def _endpoint_checks(
     size: Size, requests: int | None, isolation_only: bool, fairness_only: bool
 ) -> list[Callable[["Endpoint"], "Part"]]:
-    """The checks of which the size, or an old option, asks for more than none."""
+    """Makers of the checks for which the size or an old option asks."""
     from adapterdistill.drills.endpoint.isolation import isolation_part
     from adapterdistill.drills.endpoint.kill import kill_part
 

@@ -1,1 +1,1 @@
-"""Faults on purpose: each drill breaks a small deployment of its own and sees what comes of it."""
+"""Faults on purpose: each drill breaks a small deployment of its own and checks what must hold."""

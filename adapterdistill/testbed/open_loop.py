@@ -15,7 +15,7 @@ def arrivals(
     """Draw (second, request) in order.
 
     Args:
-        rates: who makes a request, and how often a second it does on average.
+        rates: makers of requests, with the mean number of requests a second of each.
     """
     sent = []
     for make, rate in rates:

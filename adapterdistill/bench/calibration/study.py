@@ -193,7 +193,7 @@ def _cases(
         return
     num_outside = round(len(test.best) * num_known / len(held.best))
     if num_outside > len(test.best_out_of_scope):
-        return  # the test rows cannot be mixed as the held-out ones are
+        return  # too few to mix the test rows like the held-out ones
     scores, right = _asked(test, num_outside)
     num_right = int((held.ranks == 1).sum())
     every_second = _asked(test, len(test.best))

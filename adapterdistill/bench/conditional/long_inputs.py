@@ -1,6 +1,6 @@
 """Tenants with long queries, made from other data: FAQ answers, and pairs of long and short texts.
 
-In the one the answer of each FAQ is to be matched to its question; in the other a long question to
+In the former the answer of each FAQ has to find its question; in the latter a long question has to
 the short one that asks the same.
 """
 

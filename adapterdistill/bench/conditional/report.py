@@ -90,7 +90,7 @@ def _group(
 ) -> dict[str, Any]:
     rows = [ids for tenant in members for ids in tenant.test.ids]
     by_tenant = [accuracy.of(tenant) for tenant in members]
-    # Timed last, so that a run that is gone on with has its times from one stretch.
+    # Timed last, so that the times of a resumed run come from one stretch.
     step = max(1, -(-len(rows) // _TIMED_ROWS))
     speed = bench.measure_speed(encoder, rows[::step], size.routings, size.rounds)
     lost = bench.losses(by_tenant, size.routings)

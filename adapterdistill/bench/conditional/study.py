@@ -134,7 +134,7 @@ def rows_of_length(encoder: Encoder, tenants: Sequence[BenchTenant], length: int
 
 
 class Accuracy:
-    """Trains and ranks; each result is kept by content, so that a run can be gone on with."""
+    """Trains and ranks. Each result is kept by content, so that a run can be resumed."""
 
     def __init__(self, encoder: Encoder, size: Size, cache: ResultCache) -> None:
         self._encoder, self._size, self._cache = encoder, size, cache

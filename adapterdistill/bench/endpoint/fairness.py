@@ -49,7 +49,7 @@ class Trace:
 
 
 def measure_capacity(address: str, banks: Sequence[Bank], *, seconds: float) -> float:
-    """Requests a second that the server answers 64 clients, who ask again when answered."""
+    """The rate of requests that the server answers to 64 clients, each asking again at once."""
     questions = draw_questions(banks, round(20_000 * seconds), random.Random(12))
     requests = [question.http for question in questions]
     answered, took = asyncio.run(load(address, requests, num_clients=64, seconds=seconds))

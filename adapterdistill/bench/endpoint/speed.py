@@ -19,7 +19,7 @@ SINGLE, MANY = 1, 32
 """Queries a request."""
 _LOADS = ((SINGLE, 1), (SINGLE, 8), (SINGLE, 64), (MANY, 1), (MANY, 8))
 """(queries a request, clients)"""
-_MOST_PER_S = 20_000  # requests; more than any of this answers
+_MOST_PER_S = 20_000  # requests; more than any server here answers
 _SUMS = re.compile(
     rb"^adapterdistill_(batch_seconds|batch_queries|request_seconds)_(sum|count)"
     rb"\{.*?\} (\S+)",
@@ -47,7 +47,7 @@ def measure_speed(
     alone: dict[int, list[float]] = {SINGLE: [], MANY: []}
     runs = {one: _Run(replicas) for one in _LOADS}
     gc.collect()
-    gc.freeze()  # what is in memory so far is not looked through while requests are timed
+    gc.freeze()  # no collection of earlier objects while requests are timed
     try:
         for number in range(rounds + 1):  # the first warms up
             for queries, taken in alone.items():

@@ -91,7 +91,7 @@ class Newcomers:
         theirs = join([domain.train for domain in others])
         adapters = [self._owner_adapter(domain, seed) for domain in others]
         scored = _Scores(newcomer)
-        # What the teachers say of every row that some student may learn from.
+        # The teachers' outputs on every row that some student may learn from.
         every = join([newcomer.train, theirs])
         lessons = {}
         for kind in (MIXED, META):
@@ -119,7 +119,7 @@ class Newcomers:
             head.to(self._encoder.device)
             federated, texts = self._federated(adapters, head, own)
             lesson = self._lesson(federated, texts.ids, torch.zeros(len(texts)).long())
-            # Nobody labelled the public texts: the teacher's own class stands in.
+            # The public texts have no labels: the teacher's own class is taken.
             texts.labels[len(own) :] = lesson.logits.argmax(-1).cpu()[len(own) :]
             student = self._distilled(lesson, texts, prototypes, seed)
             scored.both(FEDERATED, share, federated, student)

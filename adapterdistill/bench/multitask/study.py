@@ -59,7 +59,7 @@ def measure_multitask(
 ) -> dict[str, Any]:
     """Train teachers and students, score them on test rows, and time them."""
     makers = {kind: partial(_student, kind, encoder, shape, seed) for kind in STUDENT_RATES}
-    # Built before anything is trained: a student that cannot be is refused at once.
+    # Built before anything is trained, so that an impossible student is refused at once.
     joint = {kind: make(tasks) for kind, make in makers.items()}
     trainings = len(tasks) + len(joint) * (2 + 2 * len(tasks))
     with phase("models trained", trainings) as done:

@@ -1,7 +1,7 @@
 """Accuracy of few teachers chosen by fingerprint, against random ones and against all.
 
-Every tenant arrives once among the others' trained adapters. Two collections: the tenants as they
-are, of which few share a subject, and each tenant cut into halves with FAQs of their own, so that
+Every tenant arrives once among the others' trained adapters. There are two collections: the tenants
+as they are, few of which share a subject, and the halves of each tenant with own FAQs, so that
 every arrival has a sibling of its subject in the registry. What was chosen in this project was
 judged on training rows beyond those of any arrival here; test rows are reported beside them.
 """

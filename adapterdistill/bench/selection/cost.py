@@ -56,7 +56,7 @@ def measure_cost(
     manifests = _synthetic(encoder, probes, max(counts))
     profile, wanted = probes.profile(rows), set()
     for count in counts:
-        # What will be chosen is known beforehand; other payloads need not be stored.
+        # The choice is known beforehand; other payloads need not be stored.
         order = by_relevance(profile, [manifest.fingerprint for manifest in manifests[:count]])
         wanted |= set(islice(order, max_teachers))
     found = []
@@ -180,7 +180,7 @@ def _measure(
         "fetched": len(chosen),
         "fetched_bytes": fetched_bytes,
         **figures,
-        # All are of one size: what is not stored is not fetched here, but reckoned.
+        # All are of one size, so the cost of fetching all is computed.
         "all_bytes": round(fetched_bytes * share),
         "all_fetch_and_prove_s": round(figures["fetch_and_prove_s"]["median"] * share, 2),
     }

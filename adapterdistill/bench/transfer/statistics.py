@@ -73,7 +73,7 @@ def with_scoring(
         by_tenant: dict[str, str] = {}
         for plan, result in members:
             cell = plan.cell
-            # A control is what it controls in all but its teachers.
+            # A control differs from its method only in its teachers.
             method = OURS if cell.method in CONTROLS else cell.method
             tuned = choices.get((method, cell.k, cell.tenant))
             if tuned is not None:

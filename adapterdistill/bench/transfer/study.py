@@ -147,7 +147,7 @@ def run_transfer(
 def _tune(bench: Workbench, phases: _Phases, size: Size) -> dict[Any, Choice] | None:
     """All choices, or None where the time limit came first."""
     choices: dict[tuple[str, int | None, str], Choice] = {}
-    # What starts from an own adapter is tuned from one setting of it for all tenants.
+    # Methods that start from an own adapter are tuned from one setting of it for all tenants.
     own_settings: dict[int | None, Setting] = {}
     for starts_own in (False, True):
         cells = tuning_cells(size, bench.tenants, own_settings if starts_own else {})

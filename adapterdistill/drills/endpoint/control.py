@@ -25,7 +25,7 @@ def control(
     """
     found: dict[str, dict[str, Any]] = {}
     for bank in banks:
-        # Of another page: copies of a page have the same FAQs.
+        # Another page, as copies of a page have the same FAQs.
         other = next(one for one in banks if one.faqs != bank.faqs)
         for kind, question, version, result in _forged(encoder, store, bank, other, answers):
             kinds = found.setdefault(kind, {"made": 0, "noticed": 0})

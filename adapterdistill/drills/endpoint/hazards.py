@@ -191,7 +191,7 @@ class Hazards(threading.Thread):
         yield "withdrawals"
         set_live(self._store, tenant, second)
         yield "returns"
-        set_live(self._store, tenant, first)  # what is withdrawn stays so
+        set_live(self._store, tenant, first)  # a withdrawn version stays withdrawn
         yield "swaps to the withdrawn"
 
     def _withdrawn_candidate(self, tenant: str, first: str, second: str) -> Iterator[str]:

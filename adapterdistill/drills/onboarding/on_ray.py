@@ -150,7 +150,7 @@ def _titled(cluster: OwnCluster, name: str) -> list[psutil.Process]:
 def _kill_first(cluster: OwnCluster, name: str) -> None:
     found = _titled(cluster, name)
     if not found:
-        raise TrainingError(f"there is no {name} to kill any more, so this shows nothing")
+        raise TrainingError(f"no {name} is left to kill, so this shows nothing")
     _kill(found[0])
 
 
@@ -159,7 +159,7 @@ def _kill(process: psutil.Process) -> None:
         if process.status() != psutil.STATUS_ZOMBIE:
             process.kill()
             return
-    raise TrainingError("what is to be killed has ended, so this shows nothing")
+    raise TrainingError("the process to kill has ended, so this shows nothing")
 
 
 def wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:

@@ -44,7 +44,9 @@ def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
         )
         found = fsck_findings(root)
         if len(found) != 1 or manifest.version not in found[0]:
-            findings.append(f"fsck told of {len(found)} faults, expected the damaged payload alone")
+            findings.append(
+                f"fsck reported {len(found)} faults, expected the damaged payload alone"
+            )
         client.publish(manifest, payload)
         client.fetch(manifest.ref)
         recovery_s = time.monotonic() - began
@@ -82,7 +84,7 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
             while not refused and time.monotonic() - full_at < _PATIENT_S:
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
-            # What is there can be read all the while.
+            # Existing versions can be read all the while.
             findings = [*fetch_findings(patient, *told.versions[0])]
             if not disk.server.is_running():
                 findings.append("the registry's process ended")
@@ -179,7 +181,7 @@ def serving_on_small_disk(folder: Path) -> Iterator[SmallDisk]:
         return
     with ExitStack() as kept:
         with registry_process(root, before=alone) as server:
-            # It lasts for as long as somebody has it open.
+            # The file system exists for as long as a process has it open.
             seen = os.open(f"/proc/{server.process.pid}/root{root}", os.O_RDONLY)
             kept.callback(os.close, seen)
             yield SmallDisk(server, Path(f"/proc/self/fd/{seen}"), is_mounted=True)

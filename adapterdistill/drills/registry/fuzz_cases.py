@@ -101,7 +101,7 @@ def _publish(kind: str, messages: list[pb.PublishRequest]) -> Case:
 
 def _payload_bytes(kind: str, upload: Upload, draw: Random) -> Case:
     upload.payload = mutated_bytes(upload.payload, draw)
-    # Half are caught by the digest; the others must be by what is in them.
+    # The digest catches some; the others must be caught by their content.
     return _publish(kind, (upload.honest() if draw.random() < 0.8 else upload).messages())
 
 

@@ -90,7 +90,7 @@ def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillR
     with _started(root, report) as server:
         report.faults += _missing(server, acknowledged, report)
         report.faults += (f"fsck: {one.kind} {one.name}" for one in fsck(root).findings)
-    report.recovery_s.pop(0)  # the first start was after no kill
+    report.recovery_s.pop(0)  # the first start followed no kill
     report.faults += _audit_faults(root, report)
     return report
 

@@ -191,7 +191,7 @@ def soak(
         tenants.follow()
         window_s = min(every_s, seconds - at_s)
         count = max(1, round(rate_per_s * window_s))
-        questions = (tenants.draw(draw) for _ in range(count))  # of who is live when asked
+        questions = (tenants.draw(draw) for _ in range(count))  # drawn when they are asked
         asyncio.run(_ask(address, tenants, questions, asked, rate_per_s))
     sample(time.monotonic() - began)
 

@@ -40,7 +40,7 @@ def _over_time(held: Sequence[tuple[float, Held]]) -> dict[str, Any]:
             "end": round(blocks[-1][1], 2),
             "per_hour": slope(blocks),
         }
-        # What fills up slows down; a leak does not.
+        # A cache that fills slows down; a leak does not.
         found[name]["by_thirds"] = [
             slope(blocks[len(blocks) * third // 3 : len(blocks) * (third + 1) // 3])
             for third in range(3)
@@ -139,8 +139,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         _over_time_table(found["roles"]),
         "## At rest, before and after",
         _idle_table(found["idle"]),
-        "## Kept on purpose\n\nHistory of the registry; of the rest, the last two versions of who "
-        "stays.",
+        "## Kept on purpose\n\nThe history of the registry, and the last two versions of the tenants "
+        "that stay.",
         table(
             ("kept", "before MiB", "after MiB", "KiB an onboarding"),
             (

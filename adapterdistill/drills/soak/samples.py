@@ -38,7 +38,7 @@ _ROLES = (
     ("multiprocessing.resource_tracker", "dashboard"),
     ("monitor", "monitors"),
 )
-"""(what the command line holds, role), of which the first that fits holds."""
+"""(part of the command line, role); the first that fits counts."""
 _WORKER = re.compile(r"ray::([\w:]+)")
 _SHM = Path("/dev/shm")
 
@@ -154,7 +154,7 @@ def bytes_in(folders: Iterable[Path]) -> int:
 
 
 def live_actors(cluster: OwnCluster) -> dict[str, int]:
-    """Ray's own count, by class: actors that live, or are to be."""
+    """Actors that live or will start, by class, as Ray counts them."""
     token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
     response = httpx.get(
         f"{cluster.dashboard}/api/v0/actors",

@@ -61,7 +61,7 @@ class Tenants:
             del self._known[tenant]
 
     def draw(self, draw: random.Random) -> Question:
-        """A question of somebody who may be asked now."""
+        """Draw a question of a tenant that may be queried now."""
         with self._turn:
             (found,) = draw_questions([known.bank for known in self._known.values()], 1, draw)
             return found
@@ -109,8 +109,8 @@ class Tenants:
 
 
 class Onboardings(threading.Thread):
-    """One tenant after another, until it is stopped: each resident's next version, then a guest,
-    who takes the last one's place.
+    """Onboards until it is stopped: each resident's next version, then a guest, which replaces the
+    last guest.
 
     Old files are removed as an operator would: all runs but the last, all bundles but the live one
     and the one before. The registry keeps its history, and grows.
@@ -183,7 +183,7 @@ class Onboardings(threading.Thread):
         config = self._site.config("soak", num_workers=int(trains_apart))
         config |= {"tenant": tenant, "data": str(data)}
         config["training"]["seed"] = number  # another adapter each time
-        if tenant not in self._names:  # withdrawing what taught others would withdraw them, too
+        if tenant not in self._names:  # withdrawing a teacher would withdraw its students too
             config["registry"]["share_with"] = "nobody"
         with driver_of(self._site, config) as driver:
             status = driver.wait(timeout=_TIMEOUT_S)
@@ -204,7 +204,7 @@ class Onboardings(threading.Thread):
         """Withdraw the tenant and remove its files."""
         store = self._tenants.store
         self._tenants.leave(tenant)
-        time.sleep(WITHIN_S)  # until all is answered that was asked
+        time.sleep(WITHIN_S)  # until all requests are answered
         manifest = read_bundle(store, tenant, live_bundle(store, tenant)).manifest
         (store / tenant / "live.json").unlink()
         with RegistryClient(self._site.registry) as registry:
