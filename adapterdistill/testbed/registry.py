@@ -90,7 +90,7 @@ def registry_process(
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the registry
+            start_new_session=True,  # Ctrl-C reaches this process, which ends the registry
         )
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S

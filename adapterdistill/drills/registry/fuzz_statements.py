@@ -52,7 +52,7 @@ def sealed(
     if how == "none" or not header.ByteSize():
         return messages
     statement = _statement(header, how, signer, other, draw)
-    # Protobuf merges repeated occurrences of one message field, so the other bytes stay as they are.
+    # Protobuf merges messages of one field, so the other bytes stay as they are.
     added = pb.PublishRequest(header=pb.PublishHeader(statement=statement)).SerializeToString()
     return messages[0] + added, *messages[1:]
 

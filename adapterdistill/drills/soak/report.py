@@ -139,7 +139,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         _over_time_table(found["roles"]),
         "## At rest, before and after",
         _idle_table(found["idle"]),
-        "## Kept on purpose\n\nThe history of the registry, and the last two versions of the tenants "
+        "## Kept on purpose\n\nThe registry's history, and the last two versions of the tenants "
         "that stay.",
         table(
             ("kept", "before MiB", "after MiB", "KiB an onboarding"),
