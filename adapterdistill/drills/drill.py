@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.processes import GRACE_S, end, marked, processes_of
 from adapterdistill.testbed.reporting import Part, measure_parts
 
@@ -78,6 +77,8 @@ def run_drill(drill: Drill, seed: int, *, keep: Path | None = None) -> Outcome:
 
 def reported(folder: Path, title: str, part: Part, **facts: Any) -> tuple[dict[str, Any], Outcome]:
     """Measure a part as a drill: write its report, and make its faults the findings."""
+    from adapterdistill.testbed.environment import environment  # takes torch
+
     figures = {"drill": title, "environment": environment(), **facts}
     report = measure_parts(folder / REPORT, title, figures, [part])
     return report.figures[part.name], Outcome(None, tuple(report.figures["faults"]))

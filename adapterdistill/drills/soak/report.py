@@ -7,7 +7,7 @@ from typing import Any
 
 from adapterdistill.drills.soak.samples import OWN_ROLE, SESSION, SOCKETS, TEMPORARY, Held, Sample
 from adapterdistill.extras import require
-from adapterdistill.testbed.reporting import document, setting, table
+from adapterdistill.testbed.reporting import aims_table, document, setting, table
 
 FLAT_MIB_PER_HOUR = 8.0
 """The most growth of each of the project's own processes, at the upper end of the 95% interval. A
@@ -123,13 +123,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [
         f"Soak of {found['minutes']:g} minutes",
         verdict,
-        table(
-            ("aim", "aimed at", "measured", "met"),
-            (
-                (a["aim"], a["aimed"], told(a["measured"]), "yes" if a["met"] else "NO")
-                for a in found["aims"]
-            ),
-        ),
+        aims_table([{**aim, "measured": told(aim["measured"])} for aim in found["aims"]]),
         f"{queries['requests']:,} queries at {found['rate_per_s']:g}/s: p50 {queries['p50_ms']}, "
         f"p95 {queries['p95_ms']}, p99 {queries['p99_ms']} ms. {onboardings['done']} onboardings"
         f"{_seconds(onboardings['seconds'])}, one after another.",
