@@ -30,6 +30,7 @@ from adapterdistill.cli.options import (
     show,
 )
 from adapterdistill.errors import ConfigError
+from adapterdistill.testbed.encoder_options import EncoderOptions
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 bench_services.register(app)
@@ -61,7 +62,6 @@ def transfer(
     if data is None:
         raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
     from adapterdistill.bench.transfer.command import transfer_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = transfer_command(
         data=data,
@@ -93,7 +93,6 @@ def training(
 ) -> None:
     """Measure a training step against the number of teachers, on the samples or --data."""
     from adapterdistill.bench.training.report import training_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = training_command(
         data=data or _samples(),
@@ -120,7 +119,6 @@ def scaling(
 ) -> None:
     """Measure what further Ray Train workers bring to a training, and what starting them costs."""
     from adapterdistill.bench.training.scaling import scaling_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = scaling_command(
         out=out,
@@ -147,7 +145,6 @@ def selection(
     chooses. Run it again to go on.
     """
     from adapterdistill.bench.selection.report import selection_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = selection_command(
         data=data,
@@ -184,7 +181,6 @@ def multitask(
     """Measure what light students keep of several tasks' teachers, and how much faster they are."""
     from adapterdistill.bench.multitask.report import multitask_command
     from adapterdistill.bench.multitask.study import StudentShape
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = multitask_command(
         data=data,
@@ -222,7 +218,6 @@ def meta(
     """
     from adapterdistill.bench.meta.report import meta_command
     from adapterdistill.bench.meta.study import StudentShape
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = meta_command(
         data=data,
@@ -255,7 +250,6 @@ def conditional(
     again to go on.
     """
     from adapterdistill.bench.conditional.report import conditional_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
 
     report = conditional_command(
         data=data or _samples(),

@@ -29,6 +29,7 @@ from adapterdistill.cli.options import (
     show,
 )
 from adapterdistill.errors import ConfigError, RegistryError, ServingError
+from adapterdistill.testbed.encoder_options import EncoderOptions
 
 if TYPE_CHECKING:  # they import torch
     from adapterdistill.testbed.endpoint import Endpoint
@@ -83,7 +84,6 @@ def serving(
     --data holds a faqs.jsonl of many tenants, itself or in `faqbanks`; without it the samples are
     served again and again. With --http it fails if an answer is wrong.
     """
-    from adapterdistill.testbed.encoder_options import EncoderOptions
     from adapterdistill.testbed.endpoint import banks_folder
 
     if not http:
@@ -153,7 +153,6 @@ def calibration(
     --data holds tenant folders, itself or in `tenants`; without it the samples are taken.
     """
     from adapterdistill.bench.calibration.report import calibration_command
-    from adapterdistill.testbed.encoder_options import EncoderOptions
     from adapterdistill.testbed.endpoint import SAMPLES
 
     report = calibration_command(

@@ -1,8 +1,10 @@
 """The encoder that a benchmark or a drill runs with."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from adapterdistill.backbone import Encoder, load_encoder
+if TYPE_CHECKING:  # it imports torch
+    from adapterdistill.backbone import Encoder
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,14 @@ class EncoderOptions:
     max_tokens: int = 48
     """Longer texts are cut, for every method alike."""
 
-    def load(self) -> Encoder:
-        return load_encoder(
-            self.name, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens
-        )
+    def load(self) -> "Encoder":
+        return self._loaded(self.dtype, self.device)
 
-    def load_exact(self) -> Encoder:
+    def load_exact(self) -> "Encoder":
         """The same encoder in float32 on the CPU."""
-        return load_encoder(self.name, dtype="float32", max_tokens=self.max_tokens)
+        return self._loaded("float32", "cpu")
+
+    def _loaded(self, dtype: str, device: str) -> "Encoder":
+        from adapterdistill.backbone import load_encoder
+
+        return load_encoder(self.name, dtype=dtype, device=device, max_tokens=self.max_tokens)
