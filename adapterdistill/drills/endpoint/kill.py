@@ -15,7 +15,7 @@ from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.endpoint.report import kill_sections
 from adapterdistill.testbed.answers import Answers, Question, draw_questions
 from adapterdistill.testbed.encoder_options import EncoderOptions
-from adapterdistill.testbed.endpoint import Endpoint, endpoint_in
+from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import ClientPool, percentiles, scrape
 from adapterdistill.testbed.open_loop import send_on_time
@@ -107,7 +107,8 @@ def kill_faults(found: Mapping[str, Any]) -> Iterator[str]:
 
 def kill_serve_replica(folder: Path, draw: random.Random, *, seconds: float) -> Outcome:
     """Kill one of two replicas with kill -9; clients ask again where a connection breaks."""
-    encoder = EncoderOptions(str(make_tiny_encoder(folder / "encoder")), "float32")
+    name = str(make_tiny_encoder(folder / "encoder"))
+    encoder = EncoderOptions(name, "float32", max_tokens=MAX_TOKENS)
     # Stronger than elsewhere, so that adapters differ on the tiny encoder too.
     endpoint = endpoint_in(
         folder, None, _TENANTS, encoder, threads=torch.get_num_threads(), strength=10 * STRENGTH
