@@ -120,9 +120,7 @@ class Regret:
     """How often the best candidate is chosen."""
 
 
-def simulate(
-    priors: Sequence[Prior], *, rows: int, tenants: int = 2000, seed: int = 0
-) -> Regret:
+def simulate(priors: Sequence[Prior], *, rows: int, tenants: int = 2000, seed: int = 0) -> Regret:
     """The rule's regret where tenants are as the priors say and rows differ by `LEAST_ERROR`.
 
     One in `1 / UNLIKE_OTHERS` tenants is unlike the others. The oracle knows true differences.

@@ -1,21 +1,18 @@
-"""Linear views of a query's vector: the anchored logistic head, and discriminant analysis.
+"""The head: logistic regression on a tenant's rows, whose weights are anchored at the prototypes.
 
-Both are a matrix and a bias, fitted once at the owner in float64.
+A matrix and a bias, fitted once at the owner in float64.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 INVERSE_STRENGTH = 10.0
 """C of scikit-learn's logistic regression: the penalty is ||W - A||^2 / (2 C)."""
 ANCHOR = 5.0
-ANCHOR_UNLABELLED = 10.0
-"""Factor of the prototypes that the weights are pulled to. Prototypes that unlabelled queries have
-refined deserve more trust than means of one to ten rows."""
+"""Factor of the prototypes that the weights are pulled to."""
 SOFT_WEIGHT = 0.1
 """Weight of an unlabelled query against a labelled one."""
 _MOST_STEPS = 200
@@ -89,35 +86,3 @@ def _in_span(x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.eye(x.shape[1], dtype=x.dtype), x
     basis, triangle = torch.linalg.qr(x.T)
     return basis, triangle.T
-
-
-def fit_discriminant(
-    vectors: Float[Tensor, "rows d"],
-    labels: Int[Tensor, " rows"],
-    means: Float[Tensor, "faqs d"],
-) -> Linear:
-    """Linear discriminant analysis with one covariance for all FAQs and equal priors.
-
-    S is the within-FAQ covariance of the rows plus its mean eigenvalue times I; the score is
-    mean' S^-1 x - mean' S^-1 mean / 2.
-
-    Args:
-        means: each FAQ's mean, or prototype.
-
-    Raises:
-        ValueError: no FAQ has two rows that differ, so that there is no covariance.
-    """
-    x, faqs = vectors.double(), len(means)
-    one_hot = F.one_hot(labels, faqs).double()
-    counts = one_hot.sum(0)
-    own_means = one_hot.T @ x / counts.clamp(min=1)[:, None]
-    deviations = x - own_means[labels]
-    degrees = len(x) - int((counts > 0).sum())
-    covariance = deviations.T @ deviations / max(1, degrees)
-    level = float(covariance.trace()) / x.shape[1]
-    if level <= 1e-12:
-        raise ValueError("discriminant analysis needs an FAQ with two rows that differ")
-    covariance += level * torch.eye(x.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(covariance, means.double().T).T
-    bias = -(weight * means.double()).sum(1) / 2
-    return Linear(weight.float(), bias.float())

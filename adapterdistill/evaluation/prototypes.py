@@ -7,25 +7,16 @@ expected in a log, and pulls little.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SHARPNESS = 20.0
 """Of the softmax over cosines, as in training."""
 ROUNDS = 5
-PULL = 0.6
-"""Weight of the unlabelled queries' mean against the centroid, where there are `MANY` of them."""
-PULL_OF_FEW = 0.3
-MANY = 100
-
-
-def pull_of(num_unlabelled: int) -> float:
-    """Weight of the unlabelled mean: `PULL_OF_FEW`, rising to `PULL` at `MANY` queries.
-
-    Few queries give a noisy mean, which may pull as strongly as half of what many may.
-    """
-    share = min(1.0, num_unlabelled / MANY)
-    return PULL_OF_FEW + (PULL - PULL_OF_FEW) * share
+ROWS_A_QUERY = 0.3
+"""An unlabelled query counts as this much of a labelled row."""
+MOST_PULL = 1.0
+"""Weight of the unlabelled queries' mean over that of the centroid, at most."""
 
 
 def shares(
@@ -43,29 +34,27 @@ def shares(
 
 def refine(
     centroids: Float[Tensor, "faqs d"],
+    num_rows: Int[Tensor, " faqs"],
     unlabelled: Float[Tensor, "queries d"],
     negatives: Float[Tensor, "negatives d"],
     *,
-    pull: float | None = None,
     rounds: int = ROUNDS,
 ) -> Float[Tensor, "faqs d"]:
     """The centroids pulled towards the unlabelled queries that are nearest to them.
 
-    Each round: R = shares, P = unit(C + pull * min(sum R, 1) * mean_R(U)), so that an FAQ with
-    less than one query's share moves less.
+    Each round: R = shares(P, U), m = sum_U R, P = unit(C + w mean_R(U)) with
+    w = min(0.3 m / rows, 1): an FAQ of many rows moves little, and one of a few stray queries, too.
 
     Args:
         centroids: unit length, like all vectors here.
+        num_rows: labelled rows that each centroid is the mean of, 1 or more.
         negatives: texts of other domains; may be empty.
-        pull: by default by the number of queries.
     """
-    if not len(unlabelled):
-        return centroids
-    weight = pull_of(len(unlabelled)) if pull is None else pull
     prototypes = centroids
-    for _ in range(rounds):
+    for _ in range(rounds if len(unlabelled) else 0):
         share = shares(prototypes, unlabelled, negatives)
-        mass = share.sum(0)[:, None]
-        mean = share.T @ unlabelled / mass.clamp(min=1e-9)
-        prototypes = F.normalize(centroids + weight * mass.clamp(max=1) * mean, dim=-1)
+        mass = share.sum(0)
+        mean = share.T @ unlabelled / mass.clamp(min=1e-9)[:, None]
+        pull = (ROWS_A_QUERY * mass / num_rows).clamp(max=MOST_PULL)
+        prototypes = F.normalize(centroids + pull[:, None] * mean, dim=-1)
     return prototypes

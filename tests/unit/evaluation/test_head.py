@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-from adapterdistill.evaluation.head import Linear, fit_discriminant, fit_logistic_head
+from adapterdistill.evaluation.head import Linear, fit_logistic_head
 
 
 def rows(num_rows: int, num_faqs: int, d: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,25 +73,3 @@ def test_a_head_of_questions_alone_ranks_as_its_anchor() -> None:
 def test_head_refuses_rows_and_targets_that_disagree(count: int) -> None:
     with pytest.raises(ValueError, match="a head needs rows with targets"):
         fit_logistic_head(torch.zeros(count, 4), torch.zeros(2, 2), torch.zeros(2, 4))
-
-
-def test_discriminant_equals_its_formula() -> None:
-    x, labels, means = rows(40, 4, 6)
-    xs, y, m = x.double().numpy(), labels.numpy(), means.double().numpy()
-    within = np.zeros((6, 6))
-    for faq in range(4):
-        deviation = xs[y == faq] - xs[y == faq].mean(0)
-        within += deviation.T @ deviation
-    within /= 40 - 4
-    within += np.linalg.eigvalsh(within).mean() * np.eye(6)
-    inverse = np.linalg.inv(within)
-    expected = xs @ inverse @ m.T - 0.5 * np.diag(m @ inverse @ m.T)
-    np.testing.assert_allclose(
-        fit_discriminant(x, labels, means)(x).numpy(), expected, rtol=1e-4, atol=1e-3
-    )
-
-
-def test_discriminant_needs_an_faq_of_two_rows() -> None:
-    x = rows(4, 4, 6)[0]
-    with pytest.raises(ValueError, match="two rows that differ"):
-        fit_discriminant(x, torch.arange(4), x)

@@ -1,0 +1,126 @@
+"""The evidence under which a query is turned away, and what it costs."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from adapterdistill.bundle import NEVER_ABSTAIN
+from adapterdistill.evaluation.calibration import fit_logistic
+
+FALSE_REJECTION = 0.05
+"""Share of answerable queries that may be turned away."""
+FOREIGN_REJECTION = 0.9
+"""Share of public texts of other domains that is turned away. Across tenants it costs about 5% of
+answerable queries, as `FALSE_REJECTION` does."""
+FOREIGN_REJECTION_OF_QUESTIONS = 0.8
+"""The same where questions are all that is known: their prototypes are further from queries."""
+PRIOR_ROWS = 45
+"""Held-out rows that say as much of the cut as public texts do."""
+
+
+def rejection_threshold(
+    held: Float[Tensor, " held"],
+    foreign: Float[Tensor, " foreign"],
+    *,
+    questions_only: bool = False,
+) -> float:
+    """Evidence under which a query is turned away, without any example that is out of scope.
+
+    The cut that turns away 5% of held-out answerable queries, drawn towards the cut that turns
+    away most public texts of other domains, the more so the fewer the held-out rows are:
+    (n a + 45 b) / (n + 45).
+
+    Args:
+        held: evidence of answerable queries that the scorer was not fitted on.
+        foreign: evidence of public texts of other domains.
+        questions_only: no query of the tenant is known, labelled or not.
+
+    Returns:
+        `NEVER_ABSTAIN` where neither is known.
+    """
+    cuts: list[tuple[float, float]] = []
+    if len(held):
+        # An order statistic: an interpolated quantile would turn away 1 of 2 rows.
+        allowed = held.sort().values[int(FALSE_REJECTION * len(held))]
+        cuts.append((float(allowed), float(len(held))))
+    if len(foreign):
+        share = FOREIGN_REJECTION_OF_QUESTIONS if questions_only else FOREIGN_REJECTION
+        cuts.append((float(foreign.double().quantile(share)), float(PRIOR_ROWS)))
+    if not cuts:
+        return NEVER_ABSTAIN
+    return sum(cut * rows for cut, rows in cuts) / sum(rows for _, rows in cuts)
+
+
+def threshold_of_examples(
+    held: Float[Tensor, " held"], outside: Float[Tensor, " outside"], threshold: float
+) -> float:
+    """The threshold where the owner has out-of-scope examples of its own.
+
+    The cut of the best balanced accuracy among those that turn away at most 5% of held-out
+    answerable queries; ties go to the lowest. Each of the two shares is drawn towards what holds at
+    `threshold`, as by ten more rows, so that two or three examples do not decide alone.
+
+    Args:
+        threshold: `rejection_threshold`.
+
+    Raises:
+        ValueError: either is empty.
+    """
+    if not len(held) or not len(outside):
+        raise ValueError(
+            f"a threshold of examples needs held-out rows and examples, got {len(held)} and "
+            f"{len(outside)}"
+        )
+    allowed = float(held.sort().values[int(FALSE_REJECTION * len(held))])
+    cuts = torch.cat([held, outside, torch.tensor([allowed, threshold])]).double().unique()
+    cuts = cuts[cuts <= max(allowed, threshold)]
+    kept = (held.double()[None] >= cuts[:, None]).double().mean(1)
+    refused = (outside.double()[None] < cuts[:, None]).double().mean(1)
+    distance = (cuts - threshold).abs() / held.double().std(correction=0).clamp(min=1e-6)
+    trust = 10.0 / (10.0 + len(outside))
+    return float(cuts[(kept + refused - trust * distance).argmax()])
+
+
+def wrong_answers(
+    evidence: Float[Tensor, " held"], right: Bool[Tensor, " held"], threshold: float
+) -> float:
+    """Expected share of wrong ones among answers: mean of 1 - P(right | evidence) above the cut.
+
+    P is the logistic function of `fit_logistic`, which is steadier on few rows than counts are.
+    Zero where nothing is answered.
+    """
+    slope, intercept = fit_logistic(evidence.double(), right)
+    answered = evidence[evidence >= threshold].double()
+    if not len(answered):
+        return 0.0
+    return float(1 - torch.sigmoid(slope * answered + intercept).mean())
+
+
+def error_threshold(
+    evidence: Float[Tensor, " held"],
+    right: Bool[Tensor, " held"],
+    *,
+    most_wrong: float,
+    least: float,
+) -> float:
+    """The lowest evidence from `least` up at which at most `most_wrong` of the answers are wrong.
+
+    Where no cut does it, one above all held-out rows: then hardly anything is answered.
+
+    Args:
+        evidence: of held-out rows, out-of-scope ones among them (`right` false).
+        most_wrong: share of answers, 0 to 1.
+        least: the threshold that stands anyway.
+
+    Raises:
+        ValueError: there is no row, or `most_wrong` is no share.
+    """
+    if not len(evidence):
+        raise ValueError("an error rate is estimated on held-out rows, got none")
+    if not 0 <= most_wrong <= 1:
+        raise ValueError(f"most_wrong must be from 0 to 1, got {most_wrong}")
+    cuts = torch.cat([torch.tensor([least], dtype=torch.float64), evidence.double()])
+    for cut in cuts[cuts >= least].unique().tolist():
+        if wrong_answers(evidence, right, cut) <= most_wrong:
+            return float(cut)
+    return float(evidence.max()) + 1e-6
