@@ -1,8 +1,8 @@
 """The teachers' average: one adapter out of many, in one forward and without any training.
 
-A mean of weights adds too little to the encoder: the teachers' outputs point apart, so their sum is
-shorter than each of them. Every layer's up-projection is therefore scaled to the teachers' strength,
-layer by layer, on the activations that the averaged adapter itself produces.
+A mean of weights adds too little to the encoder: the teachers' outputs point apart, so their sum
+is shorter than each of them. Every layer's up-projection is therefore scaled to the teachers'
+strength, layer by layer, on the activations that the averaged adapter itself produces.
 
 Averaged units must mean the same in every teacher. Teachers of one initialisation, which this
 project gives to all owners, keep them aligned; others lose about a point of top-1.
@@ -98,4 +98,5 @@ def rescale(
 
 
 def _rms(output: Tensor) -> Tensor:
-    return output.float().square().mean().sqrt()
+    rms: Tensor = output.float().square().mean().sqrt()
+    return rms

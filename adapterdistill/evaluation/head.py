@@ -71,7 +71,7 @@ def fit_logistic_head(
         search.zero_grad()
         log_p = torch.log_softmax(offset + reduced @ w.T + b, 1)
         value: Tensor = -(y * log_p).sum() + w.square().sum() / (2 * inverse_strength)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():

@@ -95,7 +95,7 @@ def test_a_promise_that_cannot_be_kept_answers_nothing() -> None:
 
 @pytest.mark.parametrize(("rows", "most_wrong"), [(0, 0.1), (5, 1.5), (5, -0.1)])
 def test_error_threshold_refuses_no_rows_and_no_share(rows: int, most_wrong: float) -> None:
-    with pytest.raises(ValueError, match="held-out rows|from 0 to 1"):
+    with pytest.raises(ValueError, match=r"held-out rows|from 0 to 1"):
         error_threshold(
             torch.zeros(rows), torch.zeros(rows).bool(), most_wrong=most_wrong, least=0.0
         )
