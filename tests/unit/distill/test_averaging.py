@@ -27,7 +27,7 @@ def teachers_of(encoder: Encoder, count: int) -> list[BottleneckAdapter]:
 
 
 def rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())
+    return float(x.detach().double().square().mean().sqrt())
 
 
 def test_every_weight_is_the_weighted_sum(tiny_encoder: Encoder) -> None:
@@ -35,7 +35,8 @@ def test_every_weight_is_the_weighted_sum(tiny_encoder: Encoder) -> None:
     average = weighted_average(teachers, weights)
     for name, part in average.named_parameters():
         expected = sum(
-            float(w) * dict(t.named_parameters())[name] for w, t in zip(weights, teachers)
+            float(w) * dict(t.named_parameters())[name]
+            for w, t in zip(weights, teachers, strict=True)
         )
         torch.testing.assert_close(part, expected)
 
