@@ -92,7 +92,8 @@ def rescale(
         scale = of_teachers / _rms(average(layer, x)).clamp(min=_LEAST_RMS)
         average.up_weight[layer] *= scale.clamp(max=MOST_SCALE)
         average.up_bias[layer] *= scale.clamp(max=MOST_SCALE)
-        return average(layer, x)
+        output: Tensor = average(layer, x)
+        return output
 
     encoder.embed(pack(rows.ids, encoder.device), scaled)
 

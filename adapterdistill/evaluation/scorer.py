@@ -3,10 +3,11 @@
 - `cosine`: to the FAQ's prototype, its rows' centroid pulled towards unlabelled queries.
 - `head`: logistic regression on question and queries, anchored at the prototypes.
 - `characters`: TF-IDF of character n-grams.
+- `answers`: the highest cosine to a sentence of the FAQ's answer, where there are questions only.
 
 Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters), z standardising a
-query's scores over the FAQs; where there are questions only, by z(cosine) + 0.1 z(characters),
-because a head fitted on one row an FAQ knows no more.
+query's scores over the FAQs; where there are questions only, by z(cosine) + 0.1 z(characters)
++ 0.2 z(answers), because a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
 it. Its evidence is the best cosine plus half of the best character score. An FAQ's final score is
@@ -25,10 +26,12 @@ from torch import Tensor
 from adapterdistill.distill.held_out import centroids
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.head import ANCHOR, SOFT_WEIGHT, Linear, fit_logistic_head
+from adapterdistill.evaluation.metrics import faq_scores
 from adapterdistill.evaluation.prototypes import refine, shares
 
 CHARACTERS_IN_RANKING = 0.2
 CHARACTERS_BESIDE_QUESTIONS = 0.1
+ANSWERS_BESIDE_QUESTIONS = 0.2
 CHARACTERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
 _BEHIND = 0.1
@@ -57,6 +60,15 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class AnswerSentences:
+    """Sentences of the FAQs' answers."""
+
+    vectors: Float[Tensor, "sentences d"]
+    """Unit length."""
+    faqs: Int[Tensor, " sentences"]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Queries by FAQs."""
 
@@ -78,6 +90,8 @@ class Scorer:
     head: Linear | None
     """None where no query is labelled."""
     characters: CharacterView
+    answers: AnswerSentences | None = None
+    """None where queries are labelled, or nothing is answered."""
 
     def __call__(self, vectors: Float[Tensor, "queries d"], texts: Sequence[str]) -> Scores:
         """Score queries by their unit-length vectors and their texts.
@@ -91,6 +105,11 @@ class Scorer:
         letters = standardised(views["characters"])
         if self.head is None:
             ranking = standardised(views["cosine"]) + CHARACTERS_BESIDE_QUESTIONS * letters
+            if self.answers is not None:
+                views["answers"] = faq_scores(
+                    vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
+                )
+                ranking += ANSWERS_BESIDE_QUESTIONS * standardised(views["answers"])
         else:
             views["head"] = self.head(vectors)
             ranking = standardised(views["head"]) + CHARACTERS_IN_RANKING * letters
@@ -111,6 +130,8 @@ class Scorer:
         }
         if self.head is not None:
             found |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        if self.answers is not None:
+            found |= {"answers.vectors": self.answers.vectors, "answers.faqs": self.answers.faqs}
         return found
 
     @classmethod
@@ -133,10 +154,25 @@ class Scorer:
             head = None
             if "head.weight" in tensors:
                 head = Linear(tensors["head.weight"], tensors["head.bias"])
+            answers = None
+            if "answers.vectors" in tensors:
+                answers = AnswerSentences(tensors["answers.vectors"], tensors["answers.faqs"])
         except KeyError as error:
             raise ValueError(f"scorer lacks the tensor {error.args[0]}") from None
         _check(prototypes, head, letters)
-        return cls(prototypes, head, letters)
+        if answers is not None:
+            _check_answers(answers, prototypes)
+        return cls(prototypes, head, letters, answers)
+
+
+def _check_answers(answers: AnswerSentences, prototypes: Tensor) -> None:
+    count, faqs = len(answers.faqs), len(prototypes)
+    if answers.vectors.shape != (count, prototypes.shape[1]) or not count:
+        raise ValueError(
+            f"scorer's answer sentences are {tuple(answers.vectors.shape)}, of {count} FAQs"
+        )
+    if not 0 <= int(answers.faqs.min()) <= int(answers.faqs.max()) < faqs:
+        raise ValueError(f"scorer's answer sentences name an FAQ beyond its {faqs}")
 
 
 def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> None:
@@ -168,6 +204,7 @@ def fit_scorer(
     *,
     unlabelled: Float[Tensor, "unlabelled d"],
     negatives: Float[Tensor, "negatives d"],
+    answers: AnswerSentences | None = None,
 ) -> Scorer:
     """Fit all views on a tenant's rows, embedded with one adapter.
 
@@ -175,6 +212,7 @@ def fit_scorer(
         rows: every FAQ's question and its queries.
         unlabelled: queries of the tenant that nobody labelled; may be empty.
         negatives: public texts of other domains, which stand for "none"; may be empty.
+        answers: used where no query is labelled.
 
     Raises:
         ValueError: an FAQ has no row.
@@ -194,7 +232,7 @@ def fit_scorer(
             ANCHOR * prototypes,
         )
     letters = CharacterView.fit(rows.texts, rows.labels.tolist(), num_faqs)
-    return Scorer(prototypes, head, letters)
+    return Scorer(prototypes, head, letters, answers if head is None else None)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.evaluation.scorer import Scorer, Texts, cross_validate, fit_scorer, standardised
+from adapterdistill.evaluation.scorer import (
+    AnswerSentences,
+    Scorer,
+    Texts,
+    cross_validate,
+    fit_scorer,
+    standardised,
+)
 
 FAQS, D = 4, 32
 WORDS = ("refund", "parking", "password", "opening")
@@ -40,6 +47,39 @@ def test_ranking_is_the_weighted_sum_of_standardised_views(k: int) -> None:
     if k:
         expected = z(views["head"]) + 0.2 * z(views["characters"])
     assert torch.equal(scores.total.argsort(1), expected.argsort(1))
+
+
+def answers() -> AnswerSentences:
+    faqs = torch.tensor([0, 0, 1, 3, 3])
+    return AnswerSentences(vectors(faqs, seed=3), faqs)
+
+
+def test_answer_sentences_rank_beside_questions_alone() -> None:
+    fresh = rows(2, seed=7)
+    scorer = fit_scorer(rows(0), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
+    scores = scorer(fresh.vectors, fresh.texts)
+    views = scores.views
+    best = (fresh.vectors @ answers().vectors.T)[:, [0, 1]].amax(1)
+    torch.testing.assert_close(views["answers"][:, 0], best)
+    expected = z(views["cosine"]) + 0.1 * z(views["characters"]) + 0.2 * z(views["answers"])
+    assert torch.equal(scores.total.argsort(1), expected.argsort(1))
+    again = Scorer.from_tensors(scorer.tensors(), scorer.characters.grams)
+    assert torch.equal(again(fresh.vectors, fresh.texts).total, scores.total)
+    labelled = fit_scorer(rows(1), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
+    assert labelled.answers is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("answers.vectors", torch.zeros(5, D + 1), "answer sentences are"),
+        ("answers.faqs", torch.full((5,), FAQS), "beyond its 4"),
+    ],
+)
+def test_answer_sentences_that_do_not_fit_are_refused(name: str, value: Tensor, words: str) -> None:
+    scorer = fit_scorer(rows(0), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
+    with pytest.raises(ValueError, match=words):
+        Scorer.from_tensors(scorer.tensors() | {name: value}, scorer.characters.grams)
 
 
 def test_the_best_score_is_the_evidence() -> None:
