@@ -194,8 +194,9 @@ def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> N
 
 def standardised(scores: Float[Tensor, "queries faqs"]) -> Float[Tensor, "queries faqs"]:
     """Each query's scores less their mean, over their standard deviation; zero where they agree."""
-    spread = scores.std(1, keepdim=True, correction=0).clamp(min=1e-6)
-    return (scores - scores.mean(1, keepdim=True)) / spread
+    centred = scores - scores.mean(1, keepdim=True)
+    spread = centred.square().mean(1, keepdim=True).sqrt()
+    return centred / spread.clamp(min=1e-6)
 
 
 def fit_scorer(
