@@ -105,7 +105,7 @@ def test_a_question_that_says_nothing_is_left_out_where_there_is_a_query() -> No
 
 
 def test_answers_rank_where_there_are_questions_only(tiny_encoder: Encoder) -> None:
-    answers = tuple(f"Ask about {word}. Then wait!" for word in WORDS[:5]) + (None,)
+    answers = (*(f"Ask about {word}. Then wait!" for word in WORDS[:5]), None)
     arriving = tenant(0, answers=answers)
     sentences, faqs = arriving.sentences()
     assert sentences[:2] == ("Ask about refund.", "Then wait!") and faqs.tolist()[:2] == [0, 0]
