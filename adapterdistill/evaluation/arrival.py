@@ -1,9 +1,14 @@
 """A tenant's arrival as one pure function: its texts and frozen teachers in, what is served out.
 
-The teachers are averaged for the tenant, which trains nothing; a scorer is fitted on what the
-adapter makes of the tenant's texts. Candidates compete under one rule (`choice`): the averaged
-teachers, the bare encoder as the floor, and whatever else the caller brings, such as an adapter
-trained on own rows, a distilled student, or what is live now. The same rows give the threshold.
+The teachers are averaged for the tenant, which trains nothing and can be served at once
+(`first_arrival`). Where queries are labelled, own rows then move the average halfway. A scorer is
+fitted on what each adapter makes of the tenant's texts. Candidates compete under one rule
+(`choice`): the moved average, the average, the bare encoder as the floor, and whatever else the
+caller brings, such as an own adapter, a distilled student, or what is live now.
+
+The threshold is set with a candidate that knows no label, whose held-out rows are as fresh as any,
+and carried over to the chosen one: to where that turns away the same share of public texts of other
+domains. A trained adapter's own rows would set it too high.
 """
 
 import re
@@ -19,7 +24,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.data.splits import row_key
-from adapterdistill.distill.averaging import averaged_teachers
+from adapterdistill.distill.averaging import averaged_teachers, moved_halfway
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.evaluation.choice import Choice, Prior, choose
 from adapterdistill.evaluation.scorer import (
@@ -31,20 +36,26 @@ from adapterdistill.evaluation.scorer import (
     fit_scorer,
 )
 from adapterdistill.evaluation.threshold import (
+    carried_over,
     error_threshold,
     rejection_threshold,
     threshold_of_examples,
 )
 
+MOVED = "averaged teachers, moved halfway by own rows"
 AVERAGED = "averaged teachers"
 BARE = "bare encoder"
 NUM_FOLDS = 10
 """Nearly one row at a time: a scorer is fitted in milliseconds."""
+TRAINED_FOLDS = 2
+"""Each is a training."""
 TEMPERATURE = 0.05
 """Of the softmax over final scores: lowest cross-entropy across tenants."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 LEAST_EXAMPLES = 3
 """Out-of-scope examples of the owner's own from which they set the threshold."""
+AVERAGED_PRIOR = Prior(0.01, 0.03)
+"""The average's cross-entropy less the moved average's, on the same tenants."""
 FLOOR_PRIORS = ((2, Prior(0.155, 0.103)), (7, Prior(0.086, 0.060)), (2**31, Prior(0.032, 0.029)))
 """The bare encoder's cross-entropy less the averaged teachers', by queries an FAQ below a bound:
 mean and spread over eight public tenants at 1, 3 and 10 queries. No difference was below -.01."""
@@ -113,7 +124,7 @@ class Candidate:
     embedder: Embedder | None
     """None: the bare encoder."""
     folds: tuple[Embedder, ...] = ()
-    """Where rows trained it: each fold's, in the order of `FoldedTexts.folds`."""
+    """Where rows trained it: one for each of the folds that `arrive` is given or deals."""
     prior: Prior | None = None
     """Against the reference; None for the reference itself."""
 
@@ -136,6 +147,22 @@ class Arrival:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+def first_arrival(
+    encoder: Encoder,
+    tenant: TenantTexts,
+    teachers: Sequence[BottleneckAdapter],
+    *,
+    foreign: Sequence[str],
+    seed: int = 0,
+    most_wrong: float | None = None,
+) -> Arrival:
+    """The averaged teachers or the bare encoder, whichever is better: nothing is trained.
+
+    As `arrive`, but for own rows.
+    """
+    return _arrive(encoder, tenant, teachers, foreign, {}, None, None, seed, most_wrong, move=False)
+
+
 def arrive(
     encoder: Encoder,
     tenant: TenantTexts,
@@ -148,63 +175,98 @@ def arrive(
     folds: Int[Tensor, " rows"] | None = None,
     most_wrong: float | None = None,
 ) -> Arrival:
-    """Average the teachers, fit each candidate's scorer, and choose what is served.
+    """Average the teachers, move them by own rows, fit scorers, and choose what is served.
 
     Args:
         foreign: public texts of other domains, none of the tenant's own.
-        further: candidates beside the averaged teachers and the bare encoder.
-        reference: the candidate that is best for most tenants; by default the averaged teachers,
-            or the bare encoder where there is no teacher.
-        folds: the fold that holds each of `tenant.rows()` out, -1 for none; needed where a
-            candidate was trained on rows. By default rows are dealt by `deal_folds`.
+        further: candidates beside the moved average, the average and the bare encoder. Each has a
+            prior, unless it is the reference.
+        reference: the candidate that is best for most tenants; by default the first that there is
+            of moved average, average and bare encoder.
+        folds: the fold that holds each of `tenant.rows()` out of what trains candidates, -1 for
+            none. By default `deal_folds` deals two.
         most_wrong: share of answers that may be wrong; the threshold rises until it is kept.
 
     Raises:
-        ValueError: the tenant has no FAQ, a candidate of two names meets, or one with folds comes
-            without `folds`.
+        ValueError: the tenant has no FAQ, two candidates have one name, or one of `further` has
+            folds and `folds` is not given.
+        TrainingError: a loss is not finite.
     """
+    return _arrive(
+        encoder, tenant, teachers, foreign, further or {}, reference, folds, seed, most_wrong,
+        move=True,
+    )  # fmt: skip
+
+
+def _arrive(
+    encoder: Encoder,
+    tenant: TenantTexts,
+    teachers: Sequence[BottleneckAdapter],
+    foreign: Sequence[str],
+    further: Mapping[str, Candidate],
+    reference: str | None,
+    folds: Tensor | None,
+    seed: int,
+    most_wrong: float | None,
+    *,
+    move: bool,
+) -> Arrival:
     clock = _Clock()
     texts, labels = tenant.rows()
-    candidates = {BARE: Candidate(None, prior=floor_prior(tenant))}
-    if teachers:
-        ids = TrainingRows(encoder.tokenize(texts), labels)
-        if not tenant.queries:
-            ids = _with_answers(encoder, tenant, ids)
-        candidates[AVERAGED] = Candidate(averaged_teachers(encoder, teachers, ids))
-        clock.lap("averaging")
-    further = further or {}
-    if clash := sorted(set(further) & set(candidates)):
-        raise ValueError(f"further candidates need names of their own, got {clash}")
-    candidates |= further
-    reference = reference or (AVERAGED if teachers else BARE)
     if folds is None:
-        if any(candidate.folds for candidate in candidates.values()):
+        if any(candidate.folds for candidate in further.values()):
             raise ValueError(
                 "candidates that rows trained need the folds that they were trained in"
             )
-        folds = deal_folds(texts, labels, questions=tenant.questions, seed=seed)
-    judged = {
-        name: _judge(encoder, candidate, tenant, texts, labels, folds, foreign)
-        for name, candidate in candidates.items()
-    }
+        folds = deal_folds(texts, labels, tenant.questions, TRAINED_FOLDS, seed=seed)
+    candidates: dict[str, Candidate] = {}
+    if teachers:
+        rows = TrainingRows(encoder.tokenize(texts), labels)
+        sample = rows if tenant.queries else _with_answers(encoder, tenant, rows)
+        average = averaged_teachers(encoder, teachers, sample)
+        clock.lap("averaging")
+        if move and tenant.queries:
+            candidates[MOVED] = _moved(encoder, average, rows, folds, seed)
+            clock.lap("own steps")
+        candidates[AVERAGED] = Candidate(average, prior=AVERAGED_PRIOR)
+    candidates[BARE] = Candidate(None, prior=floor_prior(tenant))
+    if clash := sorted(set(further) & set(candidates)):
+        raise ValueError(f"further candidates need names of their own, got {clash}")
+    standard = reference or next(iter(candidates))
+    candidates |= further
+    fit = _Fitting(encoder, tenant, texts, labels, foreign)
+    judged = {name: fit.judge(candidate, folds) for name, candidate in candidates.items()}
     clock.lap("scorers")
     choice = choose(
         {name: one.held.losses(TEMPERATURE) for name, one in judged.items()},
-        {name: c.prior for name, c in candidates.items() if c.prior and name != reference},
-        reference=reference,
+        {name: c.prior for name, c in candidates.items() if c.prior and name != standard},
+        reference=standard,
     )
     best = judged[choice.chosen]
+    fresh = best if not candidates[choice.chosen].folds else judged[AVERAGED if teachers else BARE]
+    dealt = deal_folds(texts, labels, tenant.questions, NUM_FOLDS, seed=seed)
+    threshold = _threshold(best, fresh, fresh.held_in(dealt), tenant, most_wrong)
+    clock.lap("threshold")
     return Arrival(
         chosen=choice.chosen,
         embedder=candidates[choice.chosen].embedder,
         scorer=best.scorer,
-        threshold=_threshold(best, tenant, most_wrong),
+        threshold=threshold,
         choice=choice,
         held=best.held,
         foreign=best.foreign,
         outside=best.outside,
         seconds=clock.laps,
     )
+
+
+def _moved(
+    encoder: Encoder, average: BottleneckAdapter, rows: TrainingRows, folds: Tensor, seed: int
+) -> Candidate:
+    """The average moved halfway by all rows, and by those that each fold leaves."""
+    parts = [rows.select(folds != fold) for fold in range(int(folds.max()) + 1)]
+    moved, *of_folds = (moved_halfway(encoder, average, part, seed=seed) for part in [rows, *parts])
+    return Candidate(moved, folds=tuple(of_folds))
 
 
 def _with_answers(encoder: Encoder, tenant: TenantTexts, rows: TrainingRows) -> TrainingRows:
@@ -221,7 +283,7 @@ def floor_prior(tenant: TenantTexts) -> Prior:
 
 
 def deal_folds(
-    texts: Sequence[str], labels: Tensor, *, questions: Sequence[str], seed: int
+    texts: Sequence[str], labels: Tensor, questions: Sequence[str], num_folds: int, *, seed: int
 ) -> Int[Tensor, " rows"]:
     """Each row's fold, dealt in turn within an FAQ and on into the next; -1 for questions.
 
@@ -236,76 +298,102 @@ def deal_folds(
     for _, of_faq in groupby(rows, key=lambda row: int(labels[row])):
         for row in of_faq:
             if texts[row].casefold() not in fold_of_text:
-                fold_of_text[texts[row].casefold()] = turn % NUM_FOLDS
+                fold_of_text[texts[row].casefold()] = turn % num_folds
                 turn += 1
     return torch.tensor([fold_of_text[text.casefold()] for text in texts], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class _Judged:
+    """A candidate's scorer of all rows, and its scores of held-out ones by the others."""
+
     scorer: Scorer
     held: HeldOutScores
     foreign: Tensor
     outside: Tensor
+    held_in: Callable[[Tensor], HeldOutScores]
+    """The same in other folds, for a candidate that no row trained."""
 
 
-def _judge(
-    encoder: Encoder,
-    candidate: Candidate,
+@dataclass(frozen=True)
+class _Fitting:
+    """What all candidates are fitted on."""
+
+    encoder: Encoder
+    tenant: TenantTexts
+    texts: tuple[str, ...]
+    labels: Tensor
+    foreign: Sequence[str]
+
+    def judge(self, candidate: Candidate, folds: Tensor) -> _Judged:
+        rows = Texts(self._embed(self.texts, candidate.embedder), self.labels, self.texts)
+        unlabelled = self._embed(self.tenant.unlabelled, candidate.embedder)
+        negatives = self._embed(self.foreign, candidate.embedder)
+        scorer = fit_scorer(
+            rows,
+            self.tenant.num_faqs,
+            unlabelled=unlabelled,
+            negatives=negatives,
+            answers=self._answers(candidate),
+        )
+        vectors = [self._embed(self.texts, fold) for fold in candidate.folds]
+
+        def held_in(dealt: Tensor) -> HeldOutScores:
+            return cross_validate(
+                rows,
+                dealt,
+                self.tenant.num_faqs,
+                unlabelled=unlabelled,
+                negatives=negatives,
+                vectors_of_folds=vectors,
+            )
+
+        outside = self._embed(self.tenant.out_of_scope, candidate.embedder)
+        return _Judged(
+            scorer,
+            held_in(folds),
+            scorer(negatives, self.foreign).evidence,
+            scorer(outside, self.tenant.out_of_scope).evidence,
+            held_in,
+        )
+
+    def _answers(self, candidate: Candidate) -> AnswerSentences | None:
+        sentences, faqs = self.tenant.sentences()
+        if self.tenant.queries or not sentences:
+            return None
+        return AnswerSentences(self._embed(sentences, candidate.embedder), faqs)
+
+    def _embed(self, texts: Sequence[str], embedder: Embedder | None) -> Tensor:
+        return self.encoder.embed_texts(texts, embedder, batch_size=128).cpu()
+
+
+def _threshold(
+    best: _Judged,
+    fresh: _Judged,
+    held: HeldOutScores,
     tenant: TenantTexts,
-    texts: tuple[str, ...],
-    labels: Tensor,
-    folds: Tensor,
-    foreign: Sequence[str],
-) -> _Judged:
-    """The candidate's scorer of all rows, and its scores of held-out ones by the others."""
+    most_wrong: float | None,
+) -> float:
+    """The chosen candidate's threshold.
 
-    def embedded(of: Sequence[str], embedder: Embedder | None) -> Tensor:
-        return encoder.embed_texts(of, embedder, batch_size=128).cpu()
-
-    rows = Texts(embedded(texts, candidate.embedder), labels, texts)
-    unlabelled = embedded(tenant.unlabelled, candidate.embedder)
-    negatives = embedded(foreign, candidate.embedder)
-    answers = None
-    sentences, faqs = tenant.sentences()
-    if sentences and not tenant.queries:
-        answers = AnswerSentences(embedded(sentences, candidate.embedder), faqs)
-    scorer = fit_scorer(
-        rows, tenant.num_faqs, unlabelled=unlabelled, negatives=negatives, answers=answers
-    )
-    held = cross_validate(
-        rows,
-        folds,
-        tenant.num_faqs,
-        unlabelled=unlabelled,
-        negatives=negatives,
-        vectors_of_folds=[embedded(texts, fold) for fold in candidate.folds],
-    )
-    outside = embedded(tenant.out_of_scope, candidate.embedder)
-    return _Judged(
-        scorer,
-        held,
-        scorer(negatives, foreign).evidence,
-        scorer(outside, tenant.out_of_scope).evidence,
-    )
-
-
-def _threshold(judged: _Judged, tenant: TenantTexts, most_wrong: float | None) -> float:
-    held = judged.held.scores.evidence
+    Args:
+        fresh: the candidate that no row trained and that sets it.
+        held: its held-out rows.
+    """
+    evidence = held.scores.evidence
     known = bool(tenant.queries or tenant.unlabelled)
-    threshold = rejection_threshold(held, judged.foreign, questions_only=not known)
-    if len(held) and len(judged.outside) >= LEAST_EXAMPLES:
-        threshold = threshold_of_examples(held, judged.outside, threshold)
-    if most_wrong is None or not len(held):
-        return threshold
-    right = judged.held.scores.total.argmax(1) == judged.held.gold
-    outside_wrong = torch.zeros(len(judged.outside), dtype=torch.bool)
-    return error_threshold(
-        torch.cat([held, judged.outside]),
-        torch.cat([right, outside_wrong]),
-        most_wrong=most_wrong,
-        least=threshold,
-    )
+    threshold = rejection_threshold(evidence, fresh.foreign, questions_only=not known)
+    if len(evidence) and len(fresh.outside) >= LEAST_EXAMPLES:
+        threshold = threshold_of_examples(evidence, fresh.outside, threshold)
+    if most_wrong is not None and len(evidence):
+        right = held.scores.total.argmax(1) == held.gold
+        threshold = error_threshold(
+            torch.cat([evidence, fresh.outside]),
+            torch.cat([right, torch.zeros(len(fresh.outside), dtype=torch.bool)]),
+            most_wrong=most_wrong,
+            least=threshold,
+        )
+    return carried_over(threshold, fresh.foreign, best.foreign) if best is not fresh else threshold
 
 
 class _Clock:

@@ -51,6 +51,26 @@ def rejection_threshold(
     return sum(cut * rows for cut, rows in cuts) / sum(rows for _, rows in cuts)
 
 
+def carried_over(
+    threshold: float, foreign: Float[Tensor, " foreign"], foreign_now: Float[Tensor, " foreign"]
+) -> float:
+    """One scorer's threshold on another's scale: it turns away as many of the same public texts.
+
+    Outside the range of the texts, and without any, it stays as far from them as it was.
+    """
+    if not len(foreign):
+        return threshold
+    before, after = foreign.double().sort().values, foreign_now.double().sort().values
+    if threshold <= float(before[0]):
+        return threshold + float(after[0] - before[0])
+    if threshold >= float(before[-1]):
+        return threshold + float(after[-1] - before[-1])
+    above = int(torch.searchsorted(before, threshold))
+    low, high = float(before[above - 1]), float(before[above])
+    share = (threshold - low) / (high - low)
+    return float(after[above - 1] + share * (after[above] - after[above - 1]))
+
+
 def threshold_of_examples(
     held: Float[Tensor, " held"], outside: Float[Tensor, " outside"], threshold: float
 ) -> float:

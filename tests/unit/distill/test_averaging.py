@@ -9,13 +9,17 @@ from adapterdistill.backbone import Encoder, pack
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.averaging import (
     MOST_SCALE,
+    OWN_RATE,
+    OWN_STEPS,
     averaged_teachers,
+    moved_halfway,
     rescale,
     weighted_average,
 )
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.composition import mixture_weights
-from adapterdistill.distill.method import Recording
+from adapterdistill.distill.method import OwnAdapter, Recording
+from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import separable_rows
 from tests.tiny_encoders import random_adapter
 
@@ -95,6 +99,19 @@ def test_the_average_weighs_teachers_by_how_they_rank_the_rows(tiny_encoder: Enc
     found = averaged_teachers(tiny_encoder, teachers, ROWS)
     expected = weighted_average(teachers, mixture_weights(tiny_encoder, teachers, ROWS))
     torch.testing.assert_close(found.down_weight, expected.down_weight)
+
+
+def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
+    average = random_adapter(tiny_encoder, seed=0, scale=0.2)
+    before = state_digest(average)
+    moved = moved_halfway(tiny_encoder, average, ROWS, seed=3)
+    assert state_digest(average) == before
+    objective = OwnAdapter(tiny_encoder, average.copy())
+    train(objective, ROWS, Schedule(max_steps=OWN_STEPS, learning_rate=OWN_RATE), seed=3)
+    for mine, start, end in zip(
+        moved.parameters(), average.parameters(), objective.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, (start + end) / 2)
 
 
 def test_teachers_stay_byte_identical_and_results_repeat(tiny_encoder: Encoder) -> None:

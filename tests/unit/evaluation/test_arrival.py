@@ -10,10 +10,12 @@ from adapterdistill.checkpoint import state_digest
 from adapterdistill.evaluation.arrival import (
     AVERAGED,
     BARE,
+    MOVED,
     Candidate,
     TenantTexts,
     arrive,
     deal_folds,
+    first_arrival,
     floor_prior,
     says_something,
 )
@@ -49,9 +51,28 @@ def test_an_arrival_finds_the_faqs_of_its_own_words(tiny_encoder: Encoder, k: in
     texts = [f"{word} {word} m" for word in WORDS]
     scores = found.scorer(tiny_encoder.embed_texts(texts, found.embedder), texts)
     assert float((scores.total.argmax(1) == torch.arange(6)).double().mean()) >= 4 / 6
-    assert found.chosen in (AVERAGED, BARE)
-    assert set(found.seconds) == {"averaging", "scorers"}
+    assert found.chosen in (MOVED, AVERAGED, BARE)
+    assert set(found.choice.judgements) == {*([MOVED] if k else []), AVERAGED, BARE}
+    assert {"averaging", "scorers", "threshold"} <= set(found.seconds)
     assert len(found.held.gold) == 6 * k
+
+
+def test_a_first_arrival_trains_nothing(tiny_encoder: Encoder) -> None:
+    teachers = teachers_of(tiny_encoder)
+    found = first_arrival(tiny_encoder, tenant(3), teachers, foreign=FOREIGN)
+    assert set(found.choice.judgements) == {AVERAGED, BARE}
+    assert "own steps" not in found.seconds
+
+
+def test_the_moved_averages_threshold_turns_away_as_many_public_texts(
+    tiny_encoder: Encoder,
+) -> None:
+    teachers, public = teachers_of(tiny_encoder), tuple(f"z{a}{b}" for a in "xyq" for b in "vkj")
+    first = first_arrival(tiny_encoder, tenant(4), teachers, foreign=public)
+    final = arrive(tiny_encoder, tenant(4), teachers, foreign=public)
+    if (first.chosen, final.chosen) == (AVERAGED, MOVED):
+        refused = [int((found.foreign < found.threshold).sum()) for found in (first, final)]
+        assert refused[0] == refused[1]
 
 
 def test_an_arrival_repeats_and_leaves_the_teachers(tiny_encoder: Encoder) -> None:
@@ -86,7 +107,7 @@ def test_a_better_candidate_of_the_caller_is_taken(tiny_encoder: Encoder) -> Non
 def test_a_trained_candidate_is_judged_by_its_folds(tiny_encoder: Encoder) -> None:
     arriving = tenant(4)
     texts, labels = arriving.rows()
-    folds = deal_folds(texts, labels, questions=arriving.questions, seed=0).clamp(max=1)
+    folds = deal_folds(texts, labels, arriving.questions, 2, seed=0)
     bad, good = ruinous(tiny_encoder), random_adapter(tiny_encoder, seed=1, scale=0.01)
     further = {"own": Candidate(good, folds=(bad, bad), prior=Prior(-0.1, 0.1))}
     found = arrive(tiny_encoder, arriving, [], foreign=FOREIGN, further=further, folds=folds)
@@ -150,7 +171,7 @@ def test_nothing_is_known_of_a_threshold_without_queries_and_public_texts(
 def test_folds_part_an_faqs_queries_and_keep_equal_texts_together() -> None:
     texts = (*WORDS, "Refund", "a b", "A B", *(f"q {n}" for n in range(20)))
     labels = torch.tensor([*range(6), 0, 1, 1, *[2] * 20])
-    folds = deal_folds(texts, labels, questions=WORDS, seed=0)
+    folds = deal_folds(texts, labels, WORDS, 10, seed=0)
     assert folds[:7].tolist() == [-1] * 7  # questions, and a query that is one
     assert folds[7] == folds[8] >= 0
     counts = torch.bincount(folds[9:], minlength=10)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.evaluation.threshold import (
+    carried_over,
     error_threshold,
     rejection_threshold,
     threshold_of_examples,
@@ -36,6 +37,22 @@ def test_threshold_weighs_both_by_the_held_out_rows() -> None:
 
 def test_nothing_is_turned_away_where_nothing_is_known() -> None:
     assert rejection_threshold(NONE, NONE) == NEVER_ABSTAIN
+
+
+@pytest.mark.parametrize("threshold", [0.12, 0.5, 0.77])
+def test_a_threshold_carried_over_turns_away_the_same_texts(threshold: float) -> None:
+    before = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    after = 3 * before.square() - 1  # any rising function
+    found = carried_over(threshold, before, after)
+    assert torch.equal(after < found, before < threshold)
+    assert carried_over(threshold, before, before) == pytest.approx(threshold)
+
+
+def test_a_threshold_beyond_the_texts_keeps_its_distance() -> None:
+    before, after = torch.tensor([0.2, 0.4]), torch.tensor([0.3, 0.9])
+    assert carried_over(0.1, before, after) == pytest.approx(0.2)
+    assert carried_over(0.6, before, after) == pytest.approx(1.1)
+    assert carried_over(0.6, NONE, NONE) == 0.6
 
 
 def test_many_examples_set_the_cut_between_both_sides() -> None:
