@@ -11,11 +11,9 @@ and carried over to the chosen one: to where that turns away the same share of p
 domains. A trained adapter's own rows would set it too high.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import torch
 from jaxtyping import Int
@@ -23,7 +21,6 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.data.splits import row_key
 from adapterdistill.distill.averaging import averaged_teachers, moved_halfway
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.evaluation.choice import Choice, Prior, choose
@@ -35,6 +32,7 @@ from adapterdistill.evaluation.scorer import (
     cross_validate,
     fit_scorer,
 )
+from adapterdistill.evaluation.tenant_texts import TenantTexts, deal_folds
 from adapterdistill.evaluation.threshold import (
     carried_over,
     error_threshold,
@@ -45,76 +43,21 @@ from adapterdistill.evaluation.threshold import (
 MOVED = "averaged teachers, moved halfway by own rows"
 AVERAGED = "averaged teachers"
 BARE = "bare encoder"
-NUM_FOLDS = 10
-"""Nearly one row at a time: a scorer is fitted in milliseconds."""
 TRAINED_FOLDS = 2
 """Each is a training."""
-TEMPERATURE = 0.05
+FITTED_FOLDS = 10
+"""Nearly one row at a time: a scorer of few rows is fitted in milliseconds."""
+FEW_ROWS = 400
+"""Rows up to which there are `FITTED_FOLDS`; with more, two say enough."""
+TEMPERATURE = 0.07
 """Of the softmax over final scores: lowest cross-entropy across tenants."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 LEAST_EXAMPLES = 3
 """Out-of-scope examples of the owner's own from which they set the threshold."""
-AVERAGED_PRIOR = Prior(0.01, 0.03)
-"""The average's cross-entropy less the moved average's, on the same tenants."""
-FLOOR_PRIORS = ((2, Prior(0.155, 0.103)), (7, Prior(0.086, 0.060)), (2**31, Prior(0.032, 0.029)))
-"""The bare encoder's cross-entropy less the averaged teachers', by queries an FAQ below a bound:
-mean and spread over eight public tenants at 1, 3 and 10 queries. No difference was below -.01."""
-
-
-@dataclass(frozen=True)
-class TenantTexts:
-    """What a tenant arrives with."""
-
-    questions: tuple[str, ...]
-    queries: tuple[str, ...]
-    faqs: Int[Tensor, " queries"]
-    """The FAQ that answers each query, its place among `questions`."""
-    unlabelled: tuple[str, ...] = ()
-    out_of_scope: tuple[str, ...] = ()
-    """Examples of what no FAQ answers."""
-    answers: tuple[str | None, ...] = ()
-    """Each FAQ's answer; empty where there is none at all."""
-
-    def __post_init__(self) -> None:
-        if len(self.queries) != len(self.faqs):
-            raise ValueError(f"{len(self.queries)} queries but {len(self.faqs)} FAQs of them")
-        if len(self.faqs) and not 0 <= int(self.faqs.min()) <= int(self.faqs.max()) < self.num_faqs:
-            raise ValueError(f"a query's FAQ must be from 0 to {self.num_faqs - 1}")
-        if self.answers and len(self.answers) != self.num_faqs:
-            raise ValueError(f"{len(self.answers)} answers of {self.num_faqs} FAQs")
-
-    @property
-    def num_faqs(self) -> int:
-        return len(self.questions)
-
-    def rows(self) -> tuple[tuple[str, ...], Tensor]:
-        """The labelled texts and their FAQs: questions first, then queries.
-
-        A question that says nothing, such as a number, is left out where its FAQ has a query.
-        """
-        answered = set(self.faqs.tolist())
-        kept = [
-            faq
-            for faq, question in enumerate(self.questions)
-            if faq not in answered or says_something(question)
-        ]
-        texts = (*(self.questions[faq] for faq in kept), *self.queries)
-        return texts, torch.cat([torch.tensor(kept, dtype=torch.int64), self.faqs])
-
-    def sentences(self) -> tuple[tuple[str, ...], Tensor]:
-        """The answers' sentences and their FAQs."""
-        found = [
-            (sentence, faq)
-            for faq, answer in enumerate(self.answers)
-            for sentence in _SENTENCE_END.split(answer or "")
-            if says_something(sentence)
-        ]
-        return tuple(s for s, _ in found), torch.tensor([f for _, f in found], dtype=torch.int64)
-
-
-def says_something(question: str) -> bool:
-    """Whether the text has two letters: a number or a dash is no question."""
-    return sum(character.isalpha() for character in question) >= 2
+AVERAGED_PRIOR = Prior(0.024, 0.023)
+"""The average's cross-entropy less the moved average's: mean and spread over eight public tenants
+at 1 and 3 queries an FAQ."""
+FLOOR_PRIORS = ((2, Prior(0.15, 0.08)), (7, Prior(0.10, 0.05)), (2**31, Prior(0.05, 0.035)))
+"""The same of the bare encoder, by queries an FAQ below a bound, measured at 1, 3 and 10."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +127,7 @@ def arrive(
         reference: the candidate that is best for most tenants; by default the first that there is
             of moved average, average and bare encoder.
         folds: the fold that holds each of `tenant.rows()` out of what trains candidates, -1 for
-            none. By default `deal_folds` deals two.
+            none; each FAQ needs a row beside every fold. By default `deal_folds` deals two.
         most_wrong: share of answers that may be wrong; the threshold rises until it is kept.
 
     Raises:
@@ -244,7 +187,8 @@ def _arrive(
     )
     best = judged[choice.chosen]
     fresh = best if not candidates[choice.chosen].folds else judged[AVERAGED if teachers else BARE]
-    dealt = deal_folds(texts, labels, tenant.questions, NUM_FOLDS, seed=seed)
+    num_folds = FITTED_FOLDS if len(texts) <= FEW_ROWS else TRAINED_FOLDS
+    dealt = deal_folds(texts, labels, tenant.questions, num_folds, seed=seed)
     threshold = _threshold(best, fresh, fresh.held_in(dealt), tenant, most_wrong)
     clock.lap("threshold")
     return Arrival(
@@ -280,27 +224,6 @@ def floor_prior(tenant: TenantTexts) -> Prior:
     """What other tenants have shown of the bare encoder, at as many queries an FAQ."""
     per_faq = len(tenant.queries) / max(1, tenant.num_faqs)
     return next(prior for bound, prior in FLOOR_PRIORS if per_faq < bound)
-
-
-def deal_folds(
-    texts: Sequence[str], labels: Tensor, questions: Sequence[str], num_folds: int, *, seed: int
-) -> Int[Tensor, " rows"]:
-    """Each row's fold, dealt in turn within an FAQ and on into the next; -1 for questions.
-
-    Equal texts share a fold, and a query that is a question to the letter is never held out:
-    another row would give its answer away.
-    """
-    fold_of_text = dict.fromkeys(map(str.casefold, questions), -1)
-    rows = sorted(
-        range(len(texts)), key=lambda row: (int(labels[row]), row_key(texts[row], seed=seed))
-    )
-    turn = 0
-    for _, of_faq in groupby(rows, key=lambda row: int(labels[row])):
-        for row in of_faq:
-            if texts[row].casefold() not in fold_of_text:
-                fold_of_text[texts[row].casefold()] = turn % num_folds
-                turn += 1
-    return torch.tensor([fold_of_text[text.casefold()] for text in texts], dtype=torch.int64)
 
 
 @dataclass(frozen=True)

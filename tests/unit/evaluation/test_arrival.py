@@ -12,14 +12,12 @@ from adapterdistill.evaluation.arrival import (
     BARE,
     MOVED,
     Candidate,
-    TenantTexts,
     arrive,
-    deal_folds,
     first_arrival,
     floor_prior,
-    says_something,
 )
 from adapterdistill.evaluation.choice import Prior
+from adapterdistill.evaluation.tenant_texts import TenantTexts, deal_folds, says_something
 from tests.tiny_encoders import random_adapter
 
 WORDS = ("refund", "parking", "password", "opening", "voucher", "invoice")
@@ -70,9 +68,9 @@ def test_the_moved_averages_threshold_turns_away_as_many_public_texts(
     teachers, public = teachers_of(tiny_encoder), tuple(f"z{a}{b}" for a in "xyq" for b in "vkj")
     first = first_arrival(tiny_encoder, tenant(4), teachers, foreign=public)
     final = arrive(tiny_encoder, tenant(4), teachers, foreign=public)
-    if (first.chosen, final.chosen) == (AVERAGED, MOVED):
-        refused = [int((found.foreign < found.threshold).sum()) for found in (first, final)]
-        assert refused[0] == refused[1]
+    assert (first.chosen, final.chosen) == (AVERAGED, MOVED)
+    refused = [int((found.foreign < found.threshold).sum()) for found in (first, final)]
+    assert refused[0] == refused[1]
 
 
 def test_an_arrival_repeats_and_leaves_the_teachers(tiny_encoder: Encoder) -> None:
@@ -176,6 +174,21 @@ def test_folds_part_an_faqs_queries_and_keep_equal_texts_together() -> None:
     assert folds[7] == folds[8] >= 0
     counts = torch.bincount(folds[9:], minlength=10)
     assert counts.tolist() == [2] * 10
+
+
+def test_the_only_rows_of_an_faq_are_never_held_out() -> None:
+    texts, labels = ("only", "Only", "a", "b", "c"), torch.tensor([0, 0, 1, 1, 2])
+    folds = deal_folds(texts, labels, ("1", "2", "3"), 2, seed=0)
+    assert folds[:2].tolist() == [-1, -1] and folds[4] == -1
+    assert sorted(folds[2:4].tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_tenant_whose_questions_are_numbers_arrives(tiny_encoder: Encoder, k: int) -> None:
+    numbered = tenant(k, questions=tuple(map(str, range(6))))
+    found = arrive(tiny_encoder, numbered, teachers_of(tiny_encoder), foreign=FOREIGN)
+    assert found.scorer.prototypes.shape == (6, tiny_encoder.hidden_size)
+    assert len(found.held.gold) == (0 if k == 1 else 12)
 
 
 def test_the_floors_prior_shrinks_with_rows() -> None:
