@@ -20,8 +20,8 @@ NGRAMS = (2, 3, 4)
 _SPACES = re.compile(r"\s\s+")
 
 
-def ngrams(text: str) -> Counter[str]:
-    """Counts of the n-grams inside each word, which is padded with a space on both sides."""
+def ngrams(text: str) -> list[str]:
+    """The n-grams inside each word, which is padded with a space on both sides."""
     found: list[str] = []
     for word in _SPACES.sub(" ", text.lower()).split():
         padded = f" {word} "
@@ -29,7 +29,7 @@ def ngrams(text: str) -> Counter[str]:
             found += [padded[i : i + n] for i in range(max(1, len(padded) - n + 1))]
             if len(padded) <= n:
                 break
-    return Counter(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class CharacterView:
         if not texts or len(texts) != len(labels):
             raise ValueError(f"need texts with a label each, got {len(texts)} and {len(labels)}")
         counted = [ngrams(text) for text in texts]
-        documents = Counter(gram for counts in counted for gram in counts)
+        documents = Counter(gram for found in counted for gram in set(found))
         grams = tuple(sorted(documents))
         column = {gram: i for i, gram in enumerate(grams)}
         idf = np.array([math.log((1 + len(texts)) / (1 + documents[g])) + 1 for g in grams])
         sums: dict[tuple[int, int], float] = {}
-        for counts, label in zip(counted, labels, strict=True):
-            places, values = _unit(counts, column, idf)
+        for found, label in zip(counted, labels, strict=True):
+            places, values = _unit(found, column, idf)
             for place, value in zip(places.tolist(), values.tolist(), strict=True):
                 sums[place, label] = sums.get((place, label), 0.0) + value
         entries = sorted(sums)
@@ -99,12 +99,12 @@ class CharacterView:
 
 
 def _unit(
-    counts: Counter[str], column: dict[str, int], idf: np.ndarray
+    found: Sequence[str], column: dict[str, int], idf: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Known n-grams' columns, and their (1 + ln count) * idf at unit length."""
-    known = [(column[gram], count) for gram, count in counts.items() if gram in column]
+    known = [column[gram] for gram in found if gram in column]
     if not known:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    places, times = np.array(known, dtype=np.int64).T
+    places, times = np.unique(np.array(known, dtype=np.int64), return_counts=True)
     values = (1 + np.log(times)) * idf[places]
     return places, values / np.linalg.norm(values)

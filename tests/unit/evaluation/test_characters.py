@@ -11,8 +11,8 @@ LABELS = [0, 0, 1, 1]
 
 
 def test_ngrams_stay_inside_padded_words() -> None:
-    assert ngrams("Ab") == Counter([" a", "ab", "b ", " ab", "ab ", " ab "])
-    assert ngrams("a") == Counter([" a", "a ", " a "])
+    assert ngrams("Ab") == [" a", "ab", "b ", " ab", "ab ", " ab "]
+    assert ngrams("a") == [" a", "a ", " a "]
     assert not ngrams("  ")
 
 
@@ -22,7 +22,7 @@ def test_scores_equal_cosines_with_dense_vectors() -> None:
     idf = {g: math.log(5 / (1 + sum(g in d for d in documents))) + 1 for g in grams}
 
     def dense(text: str) -> torch.Tensor:
-        counts = ngrams(text)
+        counts = Counter(ngrams(text))
         vector = torch.tensor(
             [(1 + math.log(counts[g])) * idf[g] if counts[g] else 0.0 for g in grams],
             dtype=torch.float64,
