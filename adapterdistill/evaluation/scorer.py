@@ -7,7 +7,7 @@
 
 Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters), z standardising a
 query's scores over the FAQs; where there are questions only, by z(cosine) + 0.1 z(characters)
-+ 0.2 z(answers), because a head fitted on one row an FAQ knows no more.
++ 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
 it. Its evidence is the best cosine plus half of the best character score. An FAQ's final score is
@@ -31,7 +31,7 @@ from adapterdistill.evaluation.prototypes import refine, shares
 
 CHARACTERS_IN_RANKING = 0.2
 CHARACTERS_BESIDE_QUESTIONS = 0.1
-ANSWERS_BESIDE_QUESTIONS = 0.2
+ANSWERS_BESIDE_QUESTIONS = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
 _BEHIND = 0.1

@@ -61,7 +61,7 @@ def test_answer_sentences_rank_beside_questions_alone() -> None:
     views = scores.views
     best = (fresh.vectors @ answers().vectors.T)[:, [0, 1]].amax(1)
     torch.testing.assert_close(views["answers"][:, 0], best)
-    expected = z(views["cosine"]) + 0.1 * z(views["characters"]) + 0.2 * z(views["answers"])
+    expected = z(views["cosine"]) + 0.1 * z(views["characters"]) + 0.4 * z(views["answers"])
     assert torch.equal(scores.total.argsort(1), expected.argsort(1))
     again = Scorer.from_tensors(scorer.tensors(), scorer.characters.grams)
     assert torch.equal(again(fresh.vectors, fresh.texts).total, scores.total)
