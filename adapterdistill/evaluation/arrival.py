@@ -233,6 +233,7 @@ class _Judged:
     scorer: Scorer
     held: HeldOutScores
     foreign: Tensor
+    unlabelled: Tensor
     outside: Tensor
     held_in: Callable[[Tensor], HeldOutScores]
     """The same in other folds, for a candidate that no row trained."""
@@ -252,12 +253,13 @@ class _Fitting:
         rows = Texts(self._embed(self.texts, candidate.embedder), self.labels, self.texts)
         unlabelled = self._embed(self.tenant.unlabelled, candidate.embedder)
         negatives = self._embed(self.foreign, candidate.embedder)
+        answers = self._answers(candidate)
         scorer = fit_scorer(
             rows,
             self.tenant.num_faqs,
             unlabelled=unlabelled,
             negatives=negatives,
-            answers=self._answers(candidate),
+            answers=answers,
         )
         vectors = [self._embed(self.texts, fold) for fold in candidate.folds]
 
@@ -268,6 +270,7 @@ class _Fitting:
                 self.tenant.num_faqs,
                 unlabelled=unlabelled,
                 negatives=negatives,
+                answers=answers,
                 vectors_of_folds=vectors,
             )
 
@@ -276,13 +279,14 @@ class _Fitting:
             scorer,
             held_in(folds),
             scorer(negatives, self.foreign).evidence,
+            scorer(unlabelled, self.tenant.unlabelled).evidence,
             scorer(outside, self.tenant.out_of_scope).evidence,
             held_in,
         )
 
     def _answers(self, candidate: Candidate) -> AnswerSentences | None:
         sentences, faqs = self.tenant.sentences()
-        if self.tenant.queries or not sentences:
+        if not sentences:
             return None
         return AnswerSentences(self._embed(sentences, candidate.embedder), faqs)
 
@@ -304,8 +308,7 @@ def _threshold(
         held: its held-out rows.
     """
     evidence = held.scores.evidence
-    known = bool(tenant.queries or tenant.unlabelled)
-    threshold = rejection_threshold(evidence, fresh.foreign, questions_only=not known)
+    threshold = rejection_threshold(evidence, fresh.foreign, unlabelled=fresh.unlabelled)
     if len(evidence) and len(fresh.outside) >= LEAST_EXAMPLES:
         threshold = threshold_of_examples(evidence, fresh.outside, threshold)
     if most_wrong is not None and len(evidence):

@@ -3,11 +3,11 @@
 - `cosine`: to the FAQ's prototype, its rows' centroid pulled towards unlabelled queries.
 - `head`: logistic regression on question and queries, anchored at the prototypes.
 - `characters`: TF-IDF of character n-grams.
-- `answers`: the highest cosine to a sentence of the FAQ's answer, where there are questions only.
+- `answers`: the highest cosine to a sentence of the FAQ's answer, where there are answers.
 
-Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters), z standardising a
-query's scores over the FAQs; where there are questions only, by z(cosine) + 0.1 z(characters)
-+ 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
+Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters) + 0.4 z(answers), z
+standardising a query's scores over the FAQs; where there are questions only, by z(cosine)
++ 0.1 z(characters) + 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
 it. Its evidence is the best cosine plus half of the best character score. An FAQ's final score is
@@ -31,7 +31,7 @@ from adapterdistill.evaluation.prototypes import refine, shares
 
 CHARACTERS_IN_RANKING = 0.2
 CHARACTERS_BESIDE_QUESTIONS = 0.1
-ANSWERS_BESIDE_QUESTIONS = 0.4
+ANSWERS_IN_RANKING = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
 _BEHIND = 0.1
@@ -91,7 +91,7 @@ class Scorer:
     """None where no query is labelled."""
     characters: CharacterView
     answers: AnswerSentences | None = None
-    """None where queries are labelled, or nothing is answered."""
+    """None where no FAQ has an answer."""
 
     def __call__(self, vectors: Float[Tensor, "queries d"], texts: Sequence[str]) -> Scores:
         """Score queries by their unit-length vectors and their texts.
@@ -105,14 +105,14 @@ class Scorer:
         letters = standardised(views["characters"])
         if self.head is None:
             ranking = standardised(views["cosine"]) + CHARACTERS_BESIDE_QUESTIONS * letters
-            if self.answers is not None:
-                views["answers"] = faq_scores(
-                    vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
-                )
-                ranking += ANSWERS_BESIDE_QUESTIONS * standardised(views["answers"])
         else:
             views["head"] = self.head(vectors)
             ranking = standardised(views["head"]) + CHARACTERS_IN_RANKING * letters
+        if self.answers is not None:
+            views["answers"] = faq_scores(
+                vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
+            )
+            ranking = ranking + ANSWERS_IN_RANKING * standardised(views["answers"])
         evidence = views["cosine"].amax(1) + CHARACTERS_IN_EVIDENCE * views["characters"].amax(1)
         best = ranking.amax(1, keepdim=True)
         total = evidence[:, None] / (1 + CHARACTERS_IN_EVIDENCE) - _BEHIND * (best - ranking)
@@ -213,7 +213,7 @@ def fit_scorer(
         rows: every FAQ's question and its queries.
         unlabelled: queries of the tenant that nobody labelled; may be empty.
         negatives: public texts of other domains, which stand for "none"; may be empty.
-        answers: used where no query is labelled.
+        answers: None where no FAQ has one.
 
     Raises:
         ValueError: an FAQ has no row.
@@ -233,7 +233,7 @@ def fit_scorer(
             ANCHOR * prototypes,
         )
     letters = CharacterView.fit(rows.texts, rows.labels.tolist(), num_faqs)
-    return Scorer(prototypes, head, letters, answers if head is None else None)
+    return Scorer(prototypes, head, letters, answers)
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,7 @@ def cross_validate(
     *,
     unlabelled: Float[Tensor, "unlabelled d"],
     negatives: Float[Tensor, "negatives d"],
+    answers: AnswerSentences | None = None,
     vectors_of_folds: Sequence[Tensor] = (),
 ) -> HeldOutScores:
     """Score each held-out row by a scorer of the other rows.
@@ -270,7 +271,11 @@ def cross_validate(
     for fold in range(int(folds.max()) + 1 if len(folds) else 0):
         of_fold = replace(rows, vectors=vectors_of_folds[fold]) if vectors_of_folds else rows
         scorer = fit_scorer(
-            of_fold.select(folds != fold), num_faqs, unlabelled=unlabelled, negatives=negatives
+            of_fold.select(folds != fold),
+            num_faqs,
+            unlabelled=unlabelled,
+            negatives=negatives,
+            answers=answers,
         )
         out = of_fold.select(folds == fold)
         scores = scorer(out.vectors, out.texts)

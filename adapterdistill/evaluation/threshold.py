@@ -12,8 +12,13 @@ FALSE_REJECTION = 0.05
 FOREIGN_REJECTION = 0.9
 """Share of public texts of other domains that is turned away. Across tenants it costs about 5% of
 answerable queries, as `FALSE_REJECTION` does."""
-FOREIGN_REJECTION_OF_QUESTIONS = 0.8
+FOREIGN_REJECTION_OF_QUESTIONS = 0.5
 """The same where questions are all that is known: their prototypes are further from queries."""
+MOST_HELD_REJECTED = 0.1
+"""Held-out answerable queries that public texts may turn away: some tenants' queries are as far
+from their FAQs as public texts of the same style."""
+MOST_UNLABELLED_REJECTED = 0.2
+"""The same of unlabelled queries, where none is held out: some of them nobody can answer."""
 PRIOR_ROWS = 45
 """Held-out rows that say as much of the cut as public texts do."""
 
@@ -22,33 +27,43 @@ def rejection_threshold(
     held: Float[Tensor, " held"],
     foreign: Float[Tensor, " foreign"],
     *,
-    questions_only: bool = False,
+    unlabelled: Float[Tensor, " unlabelled"] | None = None,
 ) -> float:
     """Evidence under which a query is turned away, without any example that is out of scope.
 
     The cut that turns away 5% of held-out answerable queries, drawn towards the cut that turns
     away most public texts of other domains, the more so the fewer the held-out rows are:
-    (n a + 45 b) / (n + 45).
+    (n a + 45 b) / (n + 45), but not so far that it turns away more than a tenth of the former.
 
     Args:
         held: evidence of answerable queries that the scorer was not fitted on.
         foreign: evidence of public texts of other domains.
-        questions_only: no query of the tenant is known, labelled or not.
+        unlabelled: evidence of the tenant's queries that nobody labelled, of which a fifth may be
+            turned away; of use where no row is held out. Without either, questions are all that is
+            known.
 
     Returns:
         `NEVER_ABSTAIN` where neither is known.
     """
     cuts: list[tuple[float, float]] = []
+    bound = float("inf")
     if len(held):
-        # An order statistic: an interpolated quantile would turn away 1 of 2 rows.
-        allowed = held.sort().values[int(FALSE_REJECTION * len(held))]
-        cuts.append((float(allowed), float(len(held))))
+        cuts.append((_order_statistic(held, FALSE_REJECTION), float(len(held))))
+        bound = _order_statistic(held, MOST_HELD_REJECTED)
+    elif unlabelled is not None and len(unlabelled):
+        bound = _order_statistic(unlabelled, MOST_UNLABELLED_REJECTED)
     if len(foreign):
-        share = FOREIGN_REJECTION_OF_QUESTIONS if questions_only else FOREIGN_REJECTION
+        known = bound < float("inf")
+        share = FOREIGN_REJECTION if known else FOREIGN_REJECTION_OF_QUESTIONS
         cuts.append((float(foreign.double().quantile(share)), float(PRIOR_ROWS)))
     if not cuts:
         return NEVER_ABSTAIN
-    return sum(cut * rows for cut, rows in cuts) / sum(rows for _, rows in cuts)
+    return min(bound, sum(cut * rows for cut, rows in cuts) / sum(rows for _, rows in cuts))
+
+
+def _order_statistic(evidence: Tensor, share: float) -> float:
+    """The cut that turns away `share`, rounded down: a quantile would turn away 1 of 2 rows."""
+    return float(evidence.sort().values[int(share * len(evidence))])
 
 
 def carried_over(
@@ -91,7 +106,7 @@ def threshold_of_examples(
             f"a threshold of examples needs held-out rows and examples, got {len(held)} and "
             f"{len(outside)}"
         )
-    allowed = float(held.sort().values[int(FALSE_REJECTION * len(held))])
+    allowed = _order_statistic(held, FALSE_REJECTION)
     cuts = torch.cat([held, outside, torch.tensor([allowed, threshold])]).double().unique()
     cuts = cuts[cuts <= max(allowed, threshold)]
     kept = (held.double()[None] >= cuts[:, None]).double().mean(1)

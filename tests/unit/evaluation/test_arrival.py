@@ -123,16 +123,17 @@ def test_a_question_that_says_nothing_is_left_out_where_there_is_a_query() -> No
     assert says_something("No?") and not says_something("1 a") and not says_something("--")
 
 
-def test_answers_rank_where_there_are_questions_only(tiny_encoder: Encoder) -> None:
+def test_the_sentences_of_answers_rank_too(tiny_encoder: Encoder) -> None:
     answers = (*(f"Ask about {word}. Then wait!" for word in WORDS[:5]), None)
     arriving = tenant(0, answers=answers)
     sentences, faqs = arriving.sentences()
     assert sentences[:2] == ("Ask about refund.", "Then wait!") and faqs.tolist()[:2] == [0, 0]
     found = arrive(tiny_encoder, arriving, teachers_of(tiny_encoder), foreign=FOREIGN)
     assert found.scorer.answers is not None and len(found.scorer.answers.faqs) == 10
-    labelled = tenant(1, answers=answers)
-    found = arrive(tiny_encoder, labelled, teachers_of(tiny_encoder), foreign=FOREIGN)
-    assert found.scorer.answers is None
+    labelled = arrive(
+        tiny_encoder, tenant(2, answers=answers), teachers_of(tiny_encoder), foreign=FOREIGN
+    )
+    assert labelled.scorer.answers is not None and "answers" in labelled.held.scores.views
 
 
 def test_unlabelled_queries_move_the_prototypes(tiny_encoder: Encoder) -> None:

@@ -54,19 +54,21 @@ def answers() -> AnswerSentences:
     return AnswerSentences(vectors(faqs, seed=3), faqs)
 
 
-def test_answer_sentences_rank_beside_questions_alone() -> None:
+@pytest.mark.parametrize("k", [0, 3])
+def test_answer_sentences_rank_beside_the_other_views(k: int) -> None:
     fresh = rows(2, seed=7)
-    scorer = fit_scorer(rows(0), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
+    scorer = fit_scorer(rows(k), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
     scores = scorer(fresh.vectors, fresh.texts)
     views = scores.views
     best = (fresh.vectors @ answers().vectors.T)[:, [0, 1]].amax(1)
     torch.testing.assert_close(views["answers"][:, 0], best)
-    expected = z(views["cosine"]) + 0.1 * z(views["characters"]) + 0.4 * z(views["answers"])
+    expected = z(views["cosine"]) + 0.1 * z(views["characters"])
+    if k:
+        expected = z(views["head"]) + 0.2 * z(views["characters"])
+    expected += 0.4 * z(views["answers"])
     assert torch.equal(scores.total.argsort(1), expected.argsort(1))
     again = Scorer.from_tensors(scorer.tensors(), scorer.characters.grams)
     assert torch.equal(again(fresh.vectors, fresh.texts).total, scores.total)
-    labelled = fit_scorer(rows(1), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
-    assert labelled.answers is None
 
 
 @pytest.mark.parametrize(

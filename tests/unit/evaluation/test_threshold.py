@@ -24,15 +24,27 @@ def test_threshold_without_foreign_texts_turns_away_five_percent() -> None:
     assert rejection_threshold(held[:10], NONE) == pytest.approx(0.0)  # none of ten
 
 
-def test_threshold_without_held_out_rows_turns_away_most_foreign_texts() -> None:
-    foreign = torch.arange(101) / 100
-    assert rejection_threshold(NONE, foreign) == pytest.approx(0.9)
-    assert rejection_threshold(NONE, foreign, questions_only=True) == pytest.approx(0.8)
+def test_threshold_without_queries_turns_away_half_of_the_foreign_texts() -> None:
+    assert rejection_threshold(NONE, torch.arange(101) / 100) == pytest.approx(0.5)
+
+
+def test_threshold_of_unlabelled_queries_turns_away_most_foreign_texts() -> None:
+    foreign, near, far = torch.arange(101) / 100, torch.full((9,), 2.0), torch.full((9,), 0.3)
+    assert rejection_threshold(NONE, foreign, unlabelled=near) == pytest.approx(0.9)
+    assert rejection_threshold(NONE, foreign, unlabelled=far) == pytest.approx(0.3)
 
 
 def test_threshold_weighs_both_by_the_held_out_rows() -> None:
-    held, foreign = torch.full((15,), 0.6), torch.full((10,), 0.2)
-    assert rejection_threshold(held, foreign) == pytest.approx((15 * 0.6 + 45 * 0.2) / 60)
+    held, foreign = (
+        torch.cat([torch.full((1,), 0.6), torch.full((14,), 0.9)]),
+        torch.full((9,), 0.7),
+    )
+    assert rejection_threshold(held, foreign) == pytest.approx((15 * 0.6 + 45 * 0.7) / 60)
+
+
+def test_foreign_texts_never_turn_away_more_than_a_tenth_of_held_out_rows() -> None:
+    held, foreign = torch.arange(100) / 100, torch.full((10,), 5.0)
+    assert float((held < rejection_threshold(held, foreign)).double().mean()) <= 0.1
 
 
 def test_nothing_is_turned_away_where_nothing_is_known() -> None:
