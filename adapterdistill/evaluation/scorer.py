@@ -10,9 +10,9 @@ standardising a query's scores over the FAQs; where there are questions only, by
 + 0.1 z(characters) + 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
-it. Its evidence is the best cosine plus half of the best character score. An FAQ's final score is
-that evidence less what the FAQ is behind the best, so that one threshold on the best score decides
-whether to answer.
+it. Its evidence is the weighted mean of the best cosine (1), the best character score (0.5) and the
+best answer's cosine (0.5). An FAQ's final score is that evidence less what the FAQ is behind the
+best, so that one threshold on the best score decides whether to answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,7 @@ CHARACTERS_IN_RANKING = 0.2
 CHARACTERS_BESIDE_QUESTIONS = 0.1
 ANSWERS_IN_RANKING = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
+ANSWERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
 _BEHIND = 0.1
 """Score that an FAQ is less for each standard deviation that it ranks behind the best."""
@@ -113,10 +114,8 @@ class Scorer:
                 vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
             )
             ranking = ranking + ANSWERS_IN_RANKING * standardised(views["answers"])
-        evidence = views["cosine"].amax(1) + CHARACTERS_IN_EVIDENCE * views["characters"].amax(1)
-        best = ranking.amax(1, keepdim=True)
-        total = evidence[:, None] / (1 + CHARACTERS_IN_EVIDENCE) - _BEHIND * (best - ranking)
-        return Scores(total, views)
+        behind = ranking.amax(1, keepdim=True) - ranking
+        return Scores(_evidence(views)[:, None] - _BEHIND * behind, views)
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers, by name; with the n-grams, `from_tensors` makes it again."""
@@ -190,6 +189,18 @@ def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> N
         raise ValueError("scorer's table of letters has not one weight for each entry")
     if len(letters.faqs) and not 0 <= int(letters.faqs.min()) <= int(letters.faqs.max()) < faqs:
         raise ValueError(f"scorer's table of letters names an FAQ beyond its {faqs}")
+
+
+def _evidence(views: Mapping[str, Tensor]) -> Tensor:
+    """The weighted mean of the views' best scores, [queries]."""
+    weights = {
+        "cosine": 1.0,
+        "characters": CHARACTERS_IN_EVIDENCE,
+        "answers": ANSWERS_IN_EVIDENCE,
+    }
+    parts = [(weight, views[name].amax(1)) for name, weight in weights.items() if name in views]
+    total = sum(weight for weight, _ in parts)
+    return torch.stack([weight / total * best for weight, best in parts]).sum(0)
 
 
 def standardised(scores: Float[Tensor, "queries faqs"]) -> Float[Tensor, "queries faqs"]:

@@ -89,6 +89,10 @@ def test_the_best_score_is_the_evidence() -> None:
     scores = fitted(3)(fresh.vectors, fresh.texts)
     best = scores.views["cosine"].amax(1) + 0.5 * scores.views["characters"].amax(1)
     torch.testing.assert_close(scores.evidence, best / 1.5)
+    answered = fit_scorer(rows(3), FAQS, unlabelled=NONE, negatives=NONE, answers=answers())
+    scores = answered(fresh.vectors, fresh.texts)
+    best = best + 0.5 * scores.views["answers"].amax(1)
+    torch.testing.assert_close(scores.evidence, best / 2)
     assert bool((scores.total <= 1).all())
 
 
