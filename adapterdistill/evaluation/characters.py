@@ -1,0 +1,110 @@
+"""A view of a query's letters: TF-IDF of character n-grams, for words that the encoder splits.
+
+The features of scikit-learn's `TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4),
+sublinear_tf=True)`, and each FAQ's unit-length centroid of them as a sparse table by n-gram.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NGRAMS = (2, 3, 4)
+_SPACES = re.compile(r"\s\s+")
+
+
+def ngrams(text: str) -> list[str]:
+    """The n-grams inside each word, which is padded with a space on both sides."""
+    found: list[str] = []
+    for word in _SPACES.sub(" ", text.lower()).split():
+        padded = f" {word} "
+        for n in NGRAMS:
+            found += [padded[i : i + n] for i in range(max(1, len(padded) - n + 1))]
+            if len(padded) <= n:
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class CharacterView:
+    """The FAQs' centroids; N-gram g is held by `faqs[starts[g] : starts[g + 1]]`."""
+
+    grams: tuple[str, ...]
+    idf: Float[Tensor, " grams"]
+    starts: Int[Tensor, " ends"]
+    """[grams + 1]"""
+    faqs: Int[Tensor, " entries"]
+    weights: Float[Tensor, " entries"]
+    """N-gram's weight in the FAQ's centroid."""
+    num_faqs: int
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], labels: Sequence[int], num_faqs: int) -> "CharacterView":
+        """Each FAQ's centroid of its texts' unit-length vectors.
+
+        Raises:
+            ValueError: there is no text, or not a label for each.
+        """
+        if not texts or len(texts) != len(labels):
+            raise ValueError(f"need texts with a label each, got {len(texts)} and {len(labels)}")
+        counted = [ngrams(text) for text in texts]
+        documents = Counter(gram for found in counted for gram in set(found))
+        grams = tuple(sorted(documents))
+        column = {gram: i for i, gram in enumerate(grams)}
+        idf = np.array([math.log((1 + len(texts)) / (1 + documents[g])) + 1 for g in grams])
+        sums: dict[tuple[int, int], float] = {}
+        for found, label in zip(counted, labels, strict=True):
+            places, values = _unit(found, column, idf)
+            for place, value in zip(places.tolist(), values.tolist(), strict=True):
+                sums[place, label] = sums.get((place, label), 0.0) + value
+        entries = sorted(sums)
+        places, faqs = np.array(entries, dtype=np.int64).reshape(-1, 2).T
+        weights = np.array([sums[entry] for entry in entries])
+        lengths = np.sqrt(np.bincount(faqs, weights=weights**2, minlength=num_faqs))
+        starts = np.concatenate([[0], np.bincount(places, minlength=len(grams)).cumsum()])
+        return cls(
+            grams,
+            torch.from_numpy(idf).float(),
+            torch.from_numpy(starts.astype(np.int64)),
+            torch.from_numpy(faqs.copy()),
+            torch.from_numpy(weights / lengths[faqs]).float(),
+            num_faqs,
+        )
+
+    @cached_property
+    def _table(self) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        column = {gram: i for i, gram in enumerate(self.grams)}
+        arrays = (part.numpy() for part in (self.idf, self.starts, self.faqs, self.weights))
+        return (column, *arrays)  # type: ignore[return-value]
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "texts faqs"]:
+        """Cosine of each text with each FAQ's centroid; zero where no n-gram is known."""
+        column, idf, starts, faqs, weights = self._table
+        scores = np.zeros((len(texts), self.num_faqs), dtype=np.float32)
+        for row, text in enumerate(texts):
+            places, values = _unit(ngrams(text), column, idf)
+            counts = starts[places + 1] - starts[places]
+            before = np.repeat(starts[places] - (counts.cumsum() - counts), counts)
+            entries = before + np.arange(len(before))
+            shares = weights[entries] * np.repeat(values, counts)
+            scores[row] = np.bincount(faqs[entries], weights=shares, minlength=self.num_faqs)
+        return torch.from_numpy(scores)
+
+
+def _unit(
+    found: Sequence[str], column: dict[str, int], idf: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Known n-grams' columns, and their (1 + ln count) * idf at unit length."""
+    known = [column[gram] for gram in found if gram in column]
+    if not known:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    places, times = np.unique(np.array(known, dtype=np.int64), return_counts=True)
+    values = (1 + np.log(times)) * idf[places]
+    return places, values / np.linalg.norm(values)

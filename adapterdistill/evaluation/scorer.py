@@ -1,0 +1,302 @@
+"""What ranks a tenant's FAQs for a query: several views of it, as matrices and a table of letters.
+
+- `cosine`: to the FAQ's prototype, its rows' centroid pulled towards unlabelled queries.
+- `head`: logistic regression on question and queries, anchored at the prototypes.
+- `characters`: TF-IDF of character n-grams.
+- `answers`: the highest cosine to a sentence of the FAQ's answer, where there are answers.
+
+Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters) + 0.4 z(answers), z
+standardising a query's scores over the FAQs; where there are questions only, by z(cosine)
++ 0.1 z(characters) + 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
+
+How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
+it. Its evidence is the weighted mean of the best cosine (1), the best character score (0.5) and the
+best answer's cosine (0.5). An FAQ's final score is that evidence less what the FAQ is behind the
+best, so that one threshold on the best score decides whether to answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from adapterdistill.distill.held_out import centroids
+from adapterdistill.evaluation.characters import CharacterView
+from adapterdistill.evaluation.head import ANCHOR, SOFT_WEIGHT, Linear, fit_logistic_head
+from adapterdistill.evaluation.metrics import faq_scores
+from adapterdistill.evaluation.prototypes import refine, shares
+
+CHARACTERS_IN_RANKING = 0.2
+CHARACTERS_BESIDE_QUESTIONS = 0.1
+ANSWERS_IN_RANKING = 0.4
+CHARACTERS_IN_EVIDENCE = 0.5
+ANSWERS_IN_EVIDENCE = 0.5
+"""Chosen across tenants, on rows that are no test rows, like the weights of all views."""
+_BEHIND = 0.1
+"""Score that an FAQ is less for each standard deviation that it ranks behind the best."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A tenant's labelled rows: the questions, and the queries of each FAQ."""
+
+    vectors: Float[Tensor, "rows d"]
+    """Unit length."""
+    labels: Int[Tensor, " rows"]
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.vectors) == len(self.labels) == len(self.texts):
+            raise ValueError(
+                f"rows need a vector, a label and a text each, got {len(self.vectors)}, "
+                f"{len(self.labels)} and {len(self.texts)}"
+            )
+
+    def select(self, mask: Tensor) -> "Texts":
+        kept = tuple(t for t, keep in zip(self.texts, mask.tolist(), strict=True) if keep)
+        return Texts(self.vectors[mask], self.labels[mask], kept)
+
+
+@dataclass(frozen=True)
+class AnswerSentences:
+    """Sentences of the FAQs' answers."""
+
+    vectors: Float[Tensor, "sentences d"]
+    """Unit length."""
+    faqs: Int[Tensor, " sentences"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Queries by FAQs."""
+
+    total: Float[Tensor, "queries faqs"]
+    """What FAQs are ranked by; the best is the query's evidence."""
+    views: Mapping[str, Float[Tensor, "queries faqs"]]
+    """Each view's own scores, for an explanation."""
+
+    @property
+    def evidence(self) -> Float[Tensor, " queries"]:
+        return self.total.amax(1)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A tenant's fitted views. Data only: it is kept in the private bundle."""
+
+    prototypes: Float[Tensor, "faqs d"]
+    head: Linear | None
+    """None where no query is labelled."""
+    characters: CharacterView
+    answers: AnswerSentences | None = None
+    """None where no FAQ has an answer."""
+
+    def __call__(self, vectors: Float[Tensor, "queries d"], texts: Sequence[str]) -> Scores:
+        """Score queries by their unit-length vectors and their texts.
+
+        Raises:
+            ValueError: there are not as many texts as vectors.
+        """
+        if len(vectors) != len(texts):
+            raise ValueError(f"{len(vectors)} query vectors but {len(texts)} texts")
+        views = {"cosine": vectors @ self.prototypes.T, "characters": self.characters(texts)}
+        letters = standardised(views["characters"])
+        if self.head is None:
+            ranking = standardised(views["cosine"]) + CHARACTERS_BESIDE_QUESTIONS * letters
+        else:
+            views["head"] = self.head(vectors)
+            ranking = standardised(views["head"]) + CHARACTERS_IN_RANKING * letters
+        if self.answers is not None:
+            views["answers"] = faq_scores(
+                vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
+            )
+            ranking = ranking + ANSWERS_IN_RANKING * standardised(views["answers"])
+        behind = ranking.amax(1, keepdim=True) - ranking
+        return Scores(_evidence(views)[:, None] - _BEHIND * behind, views)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers, by name; with the n-grams, `from_tensors` makes it again."""
+        letters = self.characters
+        found = {
+            "prototypes": self.prototypes,
+            "characters.idf": letters.idf,
+            "characters.starts": letters.starts,
+            "characters.faqs": letters.faqs,
+            "characters.weights": letters.weights,
+        }
+        if self.head is not None:
+            found |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        if self.answers is not None:
+            found |= {"answers.vectors": self.answers.vectors, "answers.faqs": self.answers.faqs}
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], grams: Sequence[str]) -> "Scorer":
+        """The scorer of these tensors.
+
+        Raises:
+            ValueError: a tensor is missing, or shapes disagree.
+        """
+        try:
+            prototypes = tensors["prototypes"]
+            letters = CharacterView(
+                grams=tuple(grams),
+                idf=tensors["characters.idf"],
+                starts=tensors["characters.starts"],
+                faqs=tensors["characters.faqs"],
+                weights=tensors["characters.weights"],
+                num_faqs=len(prototypes),
+            )
+            head = None
+            if "head.weight" in tensors:
+                head = Linear(tensors["head.weight"], tensors["head.bias"])
+            answers = None
+            if "answers.vectors" in tensors:
+                answers = AnswerSentences(tensors["answers.vectors"], tensors["answers.faqs"])
+        except KeyError as error:
+            raise ValueError(f"scorer lacks the tensor {error.args[0]}") from None
+        _check(prototypes, head, letters)
+        if answers is not None:
+            _check_answers(answers, prototypes)
+        return cls(prototypes, head, letters, answers)
+
+
+def _check_answers(answers: AnswerSentences, prototypes: Tensor) -> None:
+    count, faqs = len(answers.faqs), len(prototypes)
+    if answers.vectors.shape != (count, prototypes.shape[1]) or not count:
+        raise ValueError(
+            f"scorer's answer sentences are {tuple(answers.vectors.shape)}, of {count} FAQs"
+        )
+    if not 0 <= int(answers.faqs.min()) <= int(answers.faqs.max()) < faqs:
+        raise ValueError(f"scorer's answer sentences name an FAQ beyond its {faqs}")
+
+
+def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> None:
+    faqs = len(prototypes)
+    if head is not None and (head.weight.shape != prototypes.shape or head.bias.shape != (faqs,)):
+        raise ValueError(
+            f"scorer's head is {tuple(head.weight.shape)}, its prototypes {tuple(prototypes.shape)}"
+        )
+    if len(letters.starts) != len(letters.grams) + 1 or len(letters.idf) != len(letters.grams):
+        raise ValueError(f"scorer's table of letters is not of its {len(letters.grams)} n-grams")
+    ends = letters.starts.tolist()
+    if ends != sorted(ends) or ends[0] != 0 or ends[-1] != len(letters.faqs):
+        raise ValueError("scorer's table of letters has starts that do not fit its entries")
+    if len(letters.weights) != len(letters.faqs):
+        raise ValueError("scorer's table of letters has not one weight for each entry")
+    if len(letters.faqs) and not 0 <= int(letters.faqs.min()) <= int(letters.faqs.max()) < faqs:
+        raise ValueError(f"scorer's table of letters names an FAQ beyond its {faqs}")
+
+
+def _evidence(views: Mapping[str, Tensor]) -> Tensor:
+    """The weighted mean of the views' best scores, [queries]."""
+    weights = {
+        "cosine": 1.0,
+        "characters": CHARACTERS_IN_EVIDENCE,
+        "answers": ANSWERS_IN_EVIDENCE,
+    }
+    parts = [(weight, views[name].amax(1)) for name, weight in weights.items() if name in views]
+    total = sum(weight for weight, _ in parts)
+    return torch.stack([weight / total * best for weight, best in parts]).sum(0)
+
+
+def standardised(scores: Float[Tensor, "queries faqs"]) -> Float[Tensor, "queries faqs"]:
+    """Each query's scores less their mean, over their standard deviation; zero where they agree."""
+    centred = scores - scores.mean(1, keepdim=True)
+    spread = centred.square().mean(1, keepdim=True).sqrt()
+    return centred / spread.clamp(min=1e-6)
+
+
+def fit_scorer(
+    rows: Texts,
+    num_faqs: int,
+    *,
+    unlabelled: Float[Tensor, "unlabelled d"],
+    negatives: Float[Tensor, "negatives d"],
+    answers: AnswerSentences | None = None,
+) -> Scorer:
+    """Fit all views on a tenant's rows, embedded with one adapter.
+
+    Args:
+        rows: every FAQ's question and its queries.
+        unlabelled: queries of the tenant that nobody labelled; may be empty.
+        negatives: public texts of other domains, which stand for "none"; may be empty.
+        answers: None where no FAQ has one.
+
+    Raises:
+        ValueError: an FAQ has no row.
+    """
+    counts = torch.bincount(rows.labels, minlength=num_faqs)
+    if len(counts) != num_faqs or not bool((counts > 0).all()):
+        raise ValueError(f"each of the {num_faqs} FAQs needs a row, and no row another FAQ")
+    own = centroids(rows.vectors, rows.labels, num_faqs)
+    prototypes = refine(own, counts, unlabelled, negatives)
+    head = None
+    if len(rows.labels) > num_faqs:
+        targets = F.one_hot(rows.labels, num_faqs).to(prototypes.dtype)
+        soft = SOFT_WEIGHT * shares(prototypes, unlabelled, negatives)
+        head = fit_logistic_head(
+            torch.cat([rows.vectors, unlabelled]),
+            torch.cat([targets, soft]),
+            ANCHOR * prototypes,
+        )
+    letters = CharacterView.fit(rows.texts, rows.labels.tolist(), num_faqs)
+    return Scorer(prototypes, head, letters, answers)
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """Labelled queries, each scored by a scorer that was fitted without it."""
+
+    rows: Int[Tensor, " held"]
+    """Their places among the tenant's rows."""
+    gold: Int[Tensor, " held"]
+    scores: Scores
+
+    def losses(self, temperature: float) -> Float[Tensor, " held"]:
+        """Cross-entropy of the right FAQ, in nats."""
+        return F.cross_entropy(self.scores.total / temperature, self.gold, reduction="none")
+
+
+def cross_validate(
+    rows: Texts,
+    folds: Int[Tensor, " rows"],
+    num_faqs: int,
+    *,
+    unlabelled: Float[Tensor, "unlabelled d"],
+    negatives: Float[Tensor, "negatives d"],
+    answers: AnswerSentences | None = None,
+    vectors_of_folds: Sequence[Tensor] = (),
+) -> HeldOutScores:
+    """Score each held-out row by a scorer of the other rows.
+
+    Args:
+        folds: the fold that holds a row out, -1 for none (questions).
+        vectors_of_folds: where an adapter was trained on rows, what each fold's embeds the rows to,
+            [rows, d]; none: `rows.vectors` know no label.
+    """
+    held, gold, totals, views = [], [], [], []
+    for fold in range(int(folds.max()) + 1 if len(folds) else 0):
+        of_fold = replace(rows, vectors=vectors_of_folds[fold]) if vectors_of_folds else rows
+        scorer = fit_scorer(
+            of_fold.select(folds != fold),
+            num_faqs,
+            unlabelled=unlabelled,
+            negatives=negatives,
+            answers=answers,
+        )
+        out = of_fold.select(folds == fold)
+        scores = scorer(out.vectors, out.texts)
+        held.append((folds == fold).nonzero().flatten())
+        gold.append(out.labels)
+        totals.append(scores.total)
+        views.append(scores.views)
+    if not held:
+        none = torch.zeros(0, dtype=torch.int64)
+        return HeldOutScores(none, none, Scores(torch.zeros(0, num_faqs), {}))
+    names = set.intersection(*(set(v) for v in views))
+    joined = {name: torch.cat([v[name] for v in views]) for name in sorted(names)}
+    return HeldOutScores(torch.cat(held), torch.cat(gold), Scores(torch.cat(totals), joined))
