@@ -23,7 +23,7 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
 from adapterdistill.distill.batches import TrainingRows, choose_rows
 from adapterdistill.distill.composition import mixture_weights
-from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.distill.objective import OwnAdapter
 from adapterdistill.distill.training import Schedule, train
 
 SAMPLED_ROWS = 128
