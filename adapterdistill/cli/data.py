@@ -1,6 +1,7 @@
 """`adapterdistill data ...`: make, check and describe a tenant's folder on the owner's machine."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -29,18 +30,29 @@ Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path."
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="Folder with faqs.* and maybe queries.*")],
+    source: Annotated[str, typer.Argument(help="Folder with FAQs and maybe queries, or one file.")],
     target: Annotated[str, typer.Argument(help="The tenant folder to make.")],
     k: Annotated[int | None, typer.Option(help="Keep k training queries of each FAQ.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the splits.")] = 0,
     valid_fraction: Annotated[float, typer.Option(help="Training rows to hold out.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(help="Training rows to set aside.")] = 0.0,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of text files that are not UTF-8, as cp1252.")
+    ] = None,
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="FIELD=COLUMN, as question=QUESTIONS; may be repeated."),
+    ] = None,
     overwrite: Overwrite = False,
     output: Output = Format.table,
 ) -> None:
-    """Make a tenant folder from CSV, JSON Lines or Parquet. On a fault nothing is written."""
+    """Make a tenant folder from the tables that people have; on a fault nothing is written.
+
+    Reads CSV in any dialect, JSON, Excel, Parquet, Arrow and Rasa's YAML, and prints what each
+    column was taken for and what was left out.
+    """
     try:
-        counts = import_tenant(
+        imported = import_tenant(
             local_folder(source),
             local_folder(target),
             k=k,
@@ -48,10 +60,31 @@ def import_(
             valid_fraction=valid_fraction,
             test_fraction=test_fraction,
             overwrite=overwrite,
+            encoding=encoding,
+            mapped=[_mapping(one) for one in mapped or ()],
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    _show({"path": target, **counts}, output)
+    if output is Format.json:
+        report = imported.report
+        account = {
+            "tables": [asdict(table) for table in report.tables],
+            "ignored": [{"what": what, "why": why} for what, why in report.ignored],
+            "notes": report.notes,
+            "warnings": report.warnings,
+        }
+        typer.echo(json.dumps({"path": target, **imported.counts, "report": account}, indent=2))
+        return
+    for line in imported.report.lines():
+        typer.echo(line)
+    _show({"path": target, **imported.counts}, output)
+
+
+def _mapping(pair: str) -> tuple[str, str]:
+    field, sign, column = pair.partition("=")
+    if not (field.strip() and sign and column.strip()):
+        raise ValueError("--map takes FIELD=COLUMN, as question=QUESTIONS")
+    return field.strip(), column.strip()
 
 
 @app.command()

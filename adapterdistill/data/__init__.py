@@ -1,13 +1,14 @@
 """Tenants' private tables: format, checks, streaming, splits and import. Never leaves the owner."""
 
 from adapterdistill.data.dataset import TenantDataset, find_faults, write_tenant
-from adapterdistill.data.importing import import_samples, import_tenant, sample_names
+from adapterdistill.data.importing import Imported, import_samples, import_tenant, sample_names
 from adapterdistill.data.schema import Faq, Fault, Query
 from adapterdistill.data.splits import held_out, nested_order
 
 __all__ = [
     "Faq",
     "Fault",
+    "Imported",
     "Query",
     "TenantDataset",
     "find_faults",

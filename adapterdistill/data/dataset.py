@@ -6,7 +6,8 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,9 +101,12 @@ class TenantDataset:
         path = self.path / QUERIES_FILE
         if not path.exists():
             return
-        for query_id, text, faq_id, row_split in _sound_rows(path, QUERY_COLUMNS, batch_rows):
+        rows = _sound_rows(path, QUERY_COLUMNS, batch_rows)
+        for query_id, of_query in groupby(rows, key=itemgetter(0)):
+            (_, text, faq_id, row_split), *others = of_query
             if split is None or row_split == split:
-                yield Query(_text(query_id), _text(text), faq_id, _text(row_split))
+                further = tuple(_text(other[2]) for other in others)
+                yield Query(_text(query_id), _text(text), faq_id, _text(row_split), further)
 
     def tasks(self) -> list[Task]:
         """Further tasks of the tenant's, by name: the files of its folder `tasks`, if it has one.
@@ -140,7 +144,7 @@ class TenantDataset:
             digest.update(canonical_json([faq.faq_id, faq.question, faq.answer]) + b"\n")
         digest.update(b"queries\n")
         for query in self.queries():
-            row = [query.query_id, query.text, query.faq_id, query.split]
+            row = [query.query_id, query.text, query.faq_id, query.split, *query.further]
             digest.update(canonical_json(row) + b"\n")
         for task in self.tasks():
             digest.update(canonical_json(["task", asdict(task)]) + b"\n")
@@ -185,7 +189,11 @@ def write_tenant(
             staged.mkdir()
             faq_rows = ((f.faq_id, f.question, f.answer) for f in faqs)
             _write_table(staged / FAQS_FILE, _FAQ_SCHEMA, faq_rows)
-            query_rows = ((q.query_id, q.text, q.faq_id, q.split) for q in queries)
+            query_rows = (
+                (q.query_id, q.text, faq_id, q.split)
+                for q in queries
+                for faq_id in q.faq_ids or (None,)
+            )
             _write_table(staged / QUERIES_FILE, _QUERY_SCHEMA, query_rows)
             faults = find_faults(staged)
             if faults:

@@ -34,6 +34,9 @@ class Defect(Enum):
     INVALID_UTF8 = "is not valid UTF-8"
     NOT_TEXT = "is not text"
     ABSENT = "is missing"
+    NUL = "holds a NUL character"
+    NOT_COMPUTED = "is a formula without a computed value: open the file in Excel and save it again"
+    ERROR_VALUE = "holds an error value of a formula"
 
 
 Cell = str | None | Defect

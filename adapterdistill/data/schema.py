@@ -41,6 +41,13 @@ class Query:
     text: str
     faq_id: str | None
     split: str
+    further: tuple[str, ...] = ()
+    """Further FAQs that are right too, in the order of the rows."""
+
+    @property
+    def faq_ids(self) -> tuple[str, ...]:
+        """Every FAQ that is right."""
+        return () if self.faq_id is None else (self.faq_id, *self.further)
 
     @property
     def out_of_scope(self) -> bool:
@@ -68,12 +75,13 @@ class Fault:
         return f"{place}: {self.problem}"
 
 
-def faults_message(folder: Path, faults: Sequence[Fault]) -> str:
-    """The first faults, one a line, and how many there are."""
+def faults_message(folder: Path, faults: Sequence[Fault], read_as: Sequence[str] = ()) -> str:
+    """The first faults, one a line, how many there are, and how the files were read."""
     lines = [f"{folder}: {len(faults)} fault(s); rows count from 0"]
     lines += [f"  {fault}" for fault in faults[:FAULTS_IN_MESSAGE]]
     if len(faults) > FAULTS_IN_MESSAGE:
         lines.append(f"  ... and {len(faults) - FAULTS_IN_MESSAGE} more")
+    lines += [f"  read as: {told}" for told in read_as]
     return "\n".join(lines)
 
 
