@@ -14,7 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from adapterdistill.data.dataset import TenantDataset, refuse_to_replace, write_tenant
-from adapterdistill.data.schema import Query, faults_message, local_folder
+from adapterdistill.data.reading import Defect
+from adapterdistill.data.schema import Fault, Query, faults_message, local_folder
 from adapterdistill.data.sources.cells import ids_of, is_no_label
 from adapterdistill.data.sources.columns import FIELDS
 from adapterdistill.data.sources.faqs import SourceFaqs, faqs_of_labels, read_faqs
@@ -135,7 +136,8 @@ def _read(
     queries = SourceQueries(source.queries, faqs, source.class_names, report)
     faults = faqs.faults + queries.check()
     if faults:
-        raise DataError(faults_message(place, faults, report.shown_tables()))
+        told = [_with_hint(fault, encoding) for fault in faults]
+        raise DataError(faults_message(place, told, report.shown_tables()))
     return queries, faqs, report
 
 
@@ -161,6 +163,16 @@ def _check_arguments(k: int | None, valid_fraction: float, test_fraction: float)
     sound = 0.0 <= valid_fraction < 1.0 and 0.0 <= test_fraction < 1.0
     if not sound or valid_fraction + test_fraction >= 1.0:
         raise ValueError("valid and test fractions must be in [0, 1) and add up to less than 1")
+
+
+def _with_hint(fault: Fault, encoding: str | None) -> Fault:
+    """The fault with what may help where a text is not of the encoding that was taken."""
+    if fault.problem != Defect.INVALID_UTF8.value:
+        return fault
+    if encoding is not None:
+        return replace(fault, problem=f"is not valid {encoding}, as --encoding says")
+    hint = "; if it comes from Excel, try --encoding cp1252"
+    return replace(fault, problem=f"{fault.problem}{hint}")
 
 
 def _labels(place: Path, source: Source) -> list[str]:

@@ -9,20 +9,10 @@ from decimal import Decimal
 from adapterdistill.data.html import has_html, without_html
 from adapterdistill.data.reading import Cell, Defect
 from adapterdistill.data.schema import SPLITS
-from adapterdistill.data.sources.columns import split_of_words
+from adapterdistill.data.sources.columns import plain_name, split_of_words
 
 _NULLS = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "\\n", "#n/a"))
-OUT_OF_SCOPE_WORDS = frozenset(
-    (
-        "oos",
-        "ood",
-        "out_of_scope",
-        "outofscope",
-        "out of scope",
-        "out-of-scope",
-        "no_nodes_detected",
-    )
-)
+_OUT_OF_SCOPE = frozenset(("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"))
 UNKNOWN_LABEL = "-1"
 
 
@@ -97,10 +87,13 @@ def is_null_word(label: str) -> bool:
     return label.casefold() in _NULLS
 
 
+def is_out_of_scope_word(label: str) -> bool:
+    return plain_name(label) in _OUT_OF_SCOPE
+
+
 def is_no_label(label: str) -> bool:
     """Whether the label says that there is no FAQ, or that nobody looked for one."""
-    out_of_scope = label.casefold() in OUT_OF_SCOPE_WORDS
-    return out_of_scope or label == UNKNOWN_LABEL or is_null_word(label)
+    return label == UNKNOWN_LABEL or is_out_of_scope_word(label) or is_null_word(label)
 
 
 def split_cell(value: object) -> Cell:

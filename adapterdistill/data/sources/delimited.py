@@ -88,7 +88,7 @@ def read_delimited(
             rows = _rows(lines, dialect)
             for _ in range(header.place + 1):
                 next(rows, None)
-            yield from (laid_out(row, len(columns)) for row in rows)
+            yield from (laid_out(row, columns) for row in rows)
 
     return RawTable(
         file=file,
@@ -167,7 +167,10 @@ def _settle(
     path: Path, encoding: str, dialect: _Dialect, is_known: Callable[[str], bool]
 ) -> tuple[_Dialect, _Header]:
     """The first dialect that holds for the whole file: as it is, with backslashes, unquoted."""
-    trials = [dialect, replace(dialect, escapechar="\\")]
+    trials = [dialect]
+    with open_text(path, encoding) as lines:
+        if any(f"\\{dialect.quotechar}" in line for line in lines):
+            trials.append(replace(dialect, escapechar="\\"))
     if dialect.delimiter in ("\t", _NO_DELIMITER):
         trials.append(replace(dialect, quoted=False))
     row: int | None = None

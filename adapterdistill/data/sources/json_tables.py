@@ -134,11 +134,16 @@ def _table(
 ) -> RawTable:
     """The table of objects whose keys are the columns: all keys that any of them has."""
     keys: dict[str, None] = {}
+    broken: str | None = None
     for value in values():
         if isinstance(value, dict):
             keys.update(dict.fromkeys(value))
+        else:
+            broken = broken or value
         if len(keys) > _MAX_KEYS:
             raise UnreadableSourceError(f"has more than {_MAX_KEYS} different keys")
+    if broken is not None and not keys:
+        raise UnreadableSourceError(broken, row=0)
     columns = tuple(keys)
 
     def records() -> Iterator[Record]:

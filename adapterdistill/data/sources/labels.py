@@ -7,10 +7,10 @@ from enum import Enum
 from adapterdistill.data.reading import Cell
 from adapterdistill.data.repeats import same_text
 from adapterdistill.data.sources.cells import (
-    OUT_OF_SCOPE_WORDS,
     UNKNOWN_LABEL,
     ids_of,
     is_null_word,
+    is_out_of_scope_word,
     parts_of,
 )
 from adapterdistill.data.sources.faqs import SourceFaqs
@@ -66,7 +66,7 @@ class Labels:
             return sound, Note.SEVERAL
         if label == UNKNOWN_LABEL:
             return [], Note.UNKNOWN
-        if label.casefold() in OUT_OF_SCOPE_WORDS:
+        if is_out_of_scope_word(label):
             return [], Note.OUT_OF_SCOPE
         if is_null_word(label):
             return [], Note.NULL

@@ -48,12 +48,18 @@ def is_blank(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def laid_out(cells: Sequence[object], width: int) -> Record:
-    """The cells of one row, without a surplus that is empty; why not, if they do not fit."""
+def laid_out(cells: Sequence[object], columns: Sequence[str]) -> Record:
+    """The cells of one row; why not, if they do not fit the columns.
+
+    A surplus that is empty does not count, nor do missing cells of columns without a name.
+    """
     if all(map(is_blank, cells)):
         return None
+    width = len(columns)
     if len(cells) > width and all(map(is_blank, cells[width:])):
-        cells = cells[:width]
+        return cells[:width]
+    if len(cells) < width and not any(columns[len(cells) :]):
+        return [*cells, *[None] * (width - len(cells))]
     if len(cells) != width:
         return f"has {len(cells)} fields where the header has {width}"
     return cells

@@ -117,7 +117,7 @@ def _table(
     columns = tuple("" if is_blank(cell) else str(cell).strip() for cell in rows[place])
 
     def records() -> Iterator[Record]:
-        yield from (laid_out(row, len(columns)) for row in rows[place + 1 :])
+        yield from (laid_out(row, columns) for row in rows[place + 1 :])
 
     return RawTable(
         file=file,
