@@ -47,7 +47,7 @@ class RasaProject:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """By intent: each example and its split."""
     answers: dict[str, str] = field(default_factory=dict)
-    """By response, its name without `utter_`."""
+    """By response."""
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """(place, why)."""
 
@@ -93,13 +93,12 @@ class RasaProject:
         of_intent += [(_ENTITY.sub(r"\1", text), split) for text in examples]
 
     def _add_response(self, name: str, variants: object, file: str) -> None:
-        key = name.removeprefix("utter_")
-        if key in self.answers:
+        if name in self.answers:
             raise UnreadableSourceError("holds a response that another file holds too")
         found = variants if isinstance(variants, list) else []
         texts = [v["text"] for v in found if isinstance(v, dict) and isinstance(v.get("text"), str)]
         if texts:
-            self.answers[key] = texts[0]
+            self.answers[name] = texts[0]
         if len(texts) != 1 or len(found) != 1:
             left = len(found) - 1 if texts else len(found)
             self.ignored.append((file, f"{left} further variants of {shown_name(name, 0)}"))
@@ -110,10 +109,11 @@ class RasaProject:
         queries: list[Record] = []
         for name, examples in self.examples.items():
             train = [text for text, split in examples if split == "train"]
-            faqs.append([name, train[0] if train else None, self.answers.get(name)])
+            faqs.append([name, train[0] if train else None, self.answers.get(f"utter_{name}")])
             queries += [[text, name, "train"] for text in train[1:]]
             queries += [[text, name, split] for text, split in examples if split != "train"]
-        for name in sorted(set(self.answers) - set(self.examples)):
+        answered = {f"utter_{name}" for name in self.examples}
+        for name in sorted(set(self.answers) - answered):
             why = "the response answers no intent"
             self.ignored.append((f"response {shown_name(name, 0)}", why))
         file = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files of Rasa"

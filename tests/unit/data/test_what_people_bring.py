@@ -11,9 +11,12 @@ import pytest
 from adapterdistill.data import TenantDataset, import_tenant
 from adapterdistill.errors import DataError
 from tests.unit.data.brought import Brought
+from tests.unit.data.brought_books import BOOKS
+from tests.unit.data.brought_folders import FOLDERS_AND_LABELS
+from tests.unit.data.brought_meaning import MEANING
 from tests.unit.data.brought_text import TEXT
 
-TABLE: dict[str, Brought] = {**TEXT}
+TABLE: dict[str, Brought] = {**TEXT, **BOOKS, **FOLDERS_AND_LABELS, **MEANING}
 LIBRARY_WORDS = re.compile(
     r"[A-Z][a-z]+(Error|Exception|Invalid)\b|Traceback|pyarrow|openpyxl|csv\.Error"
 )
