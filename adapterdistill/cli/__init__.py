@@ -140,5 +140,13 @@ def _run(args: Sequence[str] | None) -> int:
 
 
 def _refused(error: AdapterDistillError, told: object) -> int:
-    print(f"error [{error.reason}]: {' '.join(str(told).split())}", file=sys.stderr)
+    print(f"error [{error.reason}]: {_shown(str(told))}", file=sys.stderr)
     return error.exit_code
+
+
+def _shown(message: str) -> str:
+    """One line; a list, whose further lines are indented, keeps them."""
+    first, *further = message.splitlines() or [""]
+    if all(line.startswith("  ") for line in further):
+        return "\n  ".join(" ".join(line.split()) for line in (first, *further))
+    return " ".join(message.split())

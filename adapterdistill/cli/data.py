@@ -12,6 +12,7 @@ from rich.text import Text
 from adapterdistill.cli.options import Format
 from adapterdistill.data import (
     TenantDataset,
+    find_doubts,
     find_faults,
     import_samples,
     import_tenant,
@@ -89,22 +90,23 @@ def _mapping(pair: str) -> tuple[str, str]:
 
 @app.command()
 def validate(folder: Folder, output: Output = Format.table) -> None:
-    """List every fault by file, row (from 0) and column. Exit code 3 if there is any."""
+    """List every fault by file, row (from 0) and column. Exit code 3 if there is any.
+
+    A sound tenant's texts in two splits or with contradicting labels are warned of by row.
+    """
     faults = find_faults(local_folder(folder))
+    warnings = [] if faults else find_doubts(local_folder(folder))
     if output is Format.json:
         rows = [
             {"file": f.file, "row": f.row, "column": f.column, "problem": f.problem} for f in faults
         ]
-        typer.echo(json.dumps({"path": folder, "sound": not faults, "faults": rows}, indent=2))
-    elif not faults:
-        typer.echo(f"{folder}: no faults")
+        account = {"path": folder, "sound": not faults, "faults": rows, "warnings": warnings}
+        typer.echo(json.dumps(account, indent=2))
     else:
-        table = Table("file", "row (from 0)", "column", "problem", title=Text(f"{folder}"))
-        for f in faults:
-            row = "" if f.row is None else str(f.row)
-            table.add_row(Text(f.file), row, Text(f.column or ""), Text(f.problem))
-        Console().print(table)
-        typer.echo(f"{len(faults)} fault(s)")
+        for line in (*map(str, faults), *(f"warning: {warning}" for warning in warnings)):
+            typer.echo(line)
+        told = f"{len(faults)} fault(s); rows count from 0" if faults else "no faults"
+        typer.echo(f"{folder}: {told}")
     if faults:
         raise typer.Exit(DataError.exit_code)
 

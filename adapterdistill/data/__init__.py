@@ -1,6 +1,6 @@
 """Tenants' private tables: format, checks, streaming, splits and import. Never leaves the owner."""
 
-from adapterdistill.data.dataset import TenantDataset, find_faults, write_tenant
+from adapterdistill.data.dataset import TenantDataset, find_doubts, find_faults, write_tenant
 from adapterdistill.data.importing import Imported, import_samples, import_tenant, sample_names
 from adapterdistill.data.schema import Faq, Fault, Query
 from adapterdistill.data.splits import held_out, nested_order
@@ -11,6 +11,7 @@ __all__ = [
     "Imported",
     "Query",
     "TenantDataset",
+    "find_doubts",
     "find_faults",
     "held_out",
     "import_samples",

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from adapterdistill.data.checks import check_faqs, check_queries
 from adapterdistill.data.reading import BATCH_ROWS, Defect, UnreadableTableError, read_table
+from adapterdistill.data.repeats import PlacedQuery, Suspects, find_repeats
 from adapterdistill.data.schema import (
     FAQ_COLUMNS,
     FAQS_FILE,
@@ -28,10 +29,12 @@ from adapterdistill.data.schema import (
     faults_message,
     local_folder,
 )
+from adapterdistill.data.sources.naming import SUFFIXES, role_of, suffix_of
 from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
 from adapterdistill.manifest import canonical_json
 
+_IMPORT = "make a tenant with `adapterdistill data import SOURCE TARGET`"
 _TASK_NAME = re.compile(r"[a-z0-9_]{1,40}")
 _FAQ_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "answer") for c in FAQ_COLUMNS])
 _QUERY_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "faq_id") for c in QUERY_COLUMNS])
@@ -45,9 +48,17 @@ def find_faults(folder: Path) -> list[Fault]:
     """
     folder = local_folder(folder)
     faqs, queries = folder / FAQS_FILE, folder / QUERIES_FILE
+    brought = _brought(folder)
+    if brought and not faqs.exists():
+        shown = ", ".join(brought[:3]) + (", ..." if len(brought) > 3 else "")
+        problem = f"does not exist, but {shown} does: {_IMPORT}"
+        return [Fault(FAQS_FILE, None, None, problem)]
     faults, faq_ids = check_faqs(read_table(faqs, FAQ_COLUMNS), FAQS_FILE)
     if queries.exists():
         faults += check_queries(read_table(queries, QUERY_COLUMNS), QUERIES_FILE, faq_ids)
+    else:
+        lost = [name for name in brought if role_of(name) == "queries"]
+        faults += [Fault(name, None, None, f"is not read: {_IMPORT}") for name in lost]
     for path in _task_files(folder):
         name = f"{TASKS_FOLDER}/{path.name}"
         if not _TASK_NAME.fullmatch(path.stem):
@@ -58,6 +69,47 @@ def find_faults(folder: Path) -> list[Fault]:
         if not isinstance(found, Task):
             faults += [replace(fault, file=name) for fault in found]
     return faults
+
+
+def find_doubts(folder: Path) -> list[str]:
+    """Warn of texts in two splits or with contradicting labels, by row, in a sound tenant."""
+    path = local_folder(folder) / QUERIES_FILE
+    if not path.exists():
+        return []
+    suspects = Suspects()
+    for number, placed in enumerate(_placed(path)):
+        suspects.add(number, placed)
+    numbers = suspects.numbers()
+    if not numbers:
+        return []
+    rows = [(number, p) for number, p in enumerate(_placed(path)) if number in numbers]
+    return find_repeats(rows).warnings
+
+
+def _placed(path: Path) -> Iterator[PlacedQuery]:
+    """Each query with the first of its rows."""
+    row = 0
+    for query in _read_queries(path, BATCH_ROWS):
+        yield PlacedQuery(path.name, row, query)
+        row += max(1, len(query.faq_ids))
+
+
+def _read_queries(path: Path, batch_rows: int) -> Iterator[Query]:
+    rows = _sound_rows(path, QUERY_COLUMNS, batch_rows)
+    for query_id, of_query in groupby(rows, key=itemgetter(0)):
+        (_, text, faq_id, split), *others = of_query
+        further = tuple(_text(other[2]) for other in others)
+        yield Query(_text(query_id), _text(text), faq_id, _text(split), further)
+
+
+def _brought(folder: Path) -> list[str]:
+    """Tables as people bring them, which are no part of a tenant's folder."""
+    paths = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
+    return sorted(
+        path.name
+        for path in paths
+        if suffix_of(path) in SUFFIXES and path.name not in (FAQS_FILE, QUERIES_FILE)
+    )
 
 
 def _task_files(folder: Path) -> list[Path]:
@@ -101,12 +153,9 @@ class TenantDataset:
         path = self.path / QUERIES_FILE
         if not path.exists():
             return
-        rows = _sound_rows(path, QUERY_COLUMNS, batch_rows)
-        for query_id, of_query in groupby(rows, key=itemgetter(0)):
-            (_, text, faq_id, row_split), *others = of_query
-            if split is None or row_split == split:
-                further = tuple(_text(other[2]) for other in others)
-                yield Query(_text(query_id), _text(text), faq_id, _text(row_split), further)
+        for query in _read_queries(path, batch_rows):
+            if split is None or query.split == split:
+                yield query
 
     def tasks(self) -> list[Task]:
         """Further tasks of the tenant's, by name: the files of its folder `tasks`, if it has one.

@@ -76,7 +76,10 @@ class Fault:
 
 
 def faults_message(folder: Path, faults: Sequence[Fault], read_as: Sequence[str] = ()) -> str:
-    """The first faults, one a line, how many there are, and how the files were read."""
+    """The first faults, one a line, how many there are, and how the files were read.
+
+    Lines after the first are indented: whoever prints the message keeps them as a list.
+    """
     lines = [f"{folder}: {len(faults)} fault(s); rows count from 0"]
     lines += [f"  {fault}" for fault in faults[:FAULTS_IN_MESSAGE]]
     if len(faults) > FAULTS_IN_MESSAGE:

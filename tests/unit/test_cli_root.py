@@ -55,12 +55,20 @@ def test_an_expected_error_is_one_line_on_stderr_and_its_exit_code(
     run_failing: Callable[[BaseException], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_failing(error_class("faqs.parquet: expected a file,\n  found none")) == (
+    assert run_failing(error_class("faqs.parquet: expected a file,\nfound none")) == (
         error_class.exit_code
     )
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"error [{error_class.reason}]: faqs.parquet: expected a file, found none\n"
+
+
+def test_a_list_of_faults_keeps_its_lines(
+    run_failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_failing(DataError("acme: 2 fault(s)\n  faqs.csv: first\n  faqs.csv:  second"))
+    expected = "error [INVALID_DATA]: acme: 2 fault(s)\n  faqs.csv: first\n  faqs.csv: second\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_an_error_wrapped_by_an_actor_call_prints_its_cause_alone(

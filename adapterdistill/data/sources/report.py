@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adapterdistill.data.sources.columns import shown_name
+from adapterdistill.data.sources.columns import FIELDS, shown_name
 from adapterdistill.data.sources.finding import SourceTable
 
 MOST_ROWS_NAMED = 20
@@ -72,7 +72,8 @@ class ImportReport:
         self.notes += [f"{raw.name}: {note}" for note in raw.notes]
         fields = {
             name: [shown_name(columns[n], n) for n in places]
-            for name, places in table.match.places.items()
+            for name in FIELDS
+            if (places := table.match.places.get(name))
         }
         ignored = [shown_name(columns[n], n) for n in table.match.unused]
         self.tables.append(TableReport(raw.name, role, raw.kind, fields, ignored))

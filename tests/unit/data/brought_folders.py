@@ -155,7 +155,7 @@ LABELS = {
         },
         faqs=BANKING_FAQS,
         queries=BANKING_QUERIES,
-        says=('faq_id is "label_text"; ignored: "label"',),
+        says=('faq_id is "label_text"', 'ignored: "label"'),
     ),
     "numbers without names": Brought(
         {"train.csv": BANKING}, refused=("the labels of the queries are numbers without names",)
