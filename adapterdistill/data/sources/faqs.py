@@ -107,7 +107,10 @@ class _FaqReader:
         if faq_id not in self.faqs:
             self.faqs[faq_id] = Faq(faq_id, texts[0], answer)
             self._first_row[faq_id] = row
-            self.by_question.setdefault(same_text(texts[0]), faq_id)
+            other = self.by_question.setdefault(same_text(texts[0]), faq_id)
+            if other != faq_id:
+                twice = f"has the question of the FAQ of row {self._first_row[other]}"
+                self._report.warnings.append(f"{self._name}, row {row}: {twice}")
             self._add_phrasings(row, faq_id, texts[1:])
             return None, (faq_id, texts[0], answer)
         return self._again(row, faq_id, texts, answer), None

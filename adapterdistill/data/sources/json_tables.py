@@ -45,8 +45,15 @@ def read_json_lines(path: Path, file: str, *, told: str | None) -> RawTable:
     return _table(file, f"JSON Lines, {shown_encoding(encoding)}", values)
 
 
-def read_json(path: Path, file: str, *, told: str | None) -> list[RawTable]:
+def read_json(
+    path: Path, file: str, *, told: str | None, is_known: Callable[[str], bool]
+) -> list[RawTable]:
     """The tables of a JSON file: one, or one a key where an object holds several arrays.
+
+    An object may also hold an object for each id, or an answer for each question.
+
+    Args:
+        is_known: whether a key is the name of a column.
 
     Raises:
         UnreadableSourceError: the file is not JSON, or not made of objects.
@@ -80,6 +87,12 @@ def read_json(path: Path, file: str, *, told: str | None) -> list[RawTable]:
             )
             for place, (key, array) in enumerate(arrays.items())
         ]
+    by_id = [v for v in value.values() if isinstance(v, dict) and any(map(is_known, v))]
+    if value and len(by_id) == len(value):
+        return [_of_array(file, f"{kind}, an object an id", _with_keys(value, "id"))]
+    if not any(map(is_known, value)) and all(isinstance(v, str) for v in value.values()):
+        pairs = [{"question": key, "answer": v} for key, v in value.items()]
+        return [_of_array(file, f"{kind}, an answer a question", pairs)]
     if value and all(isinstance(v, list | dict) for v in value.values()):
         return [_of_columns(file, kind, value)]
     return [_of_array(file, kind, [value])]
@@ -95,6 +108,10 @@ def read_plain_json(path: Path) -> object:
 
 def _is_array_of_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _with_keys(value: Mapping[str, object], name: str) -> list[object]:
+    return [{name: key, **v} for key, v in value.items() if isinstance(v, dict)]
 
 
 def _of_array(

@@ -109,7 +109,7 @@ class Opened:
         if suffix in LINES:
             return [read_json_lines(path, file, told=told)]
         if suffix == ".json":
-            return read_json(path, file, told=told)
+            return read_json(path, file, told=told, is_known=options.is_known)
         return [read_delimited(path, file, told=told, is_known=options.is_known)]
 
     def _add_class_names(self, path: Path, file: str, options: ReadOptions) -> bool:

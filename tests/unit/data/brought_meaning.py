@@ -83,6 +83,12 @@ PHRASINGS = {
         {"faqs.csv": FAQ_HEAD + "a,A?,x\n,secret,y\n"}, refused=("row 1, column faq_id: is null",)
     ),
     "one FAQ": Brought({"faqs.csv": FAQ_HEAD + "a,A?,x\n"}, refused=("holds one FAQ only",)),
+    "one question under two ids": Brought(
+        {"faqs.csv": FAQ_HEAD + "a,A?,x\nb,B?,y\nc,a?,z\n"},
+        faqs=[*TWO, ("c", "a?", "z")],
+        queries=[],
+        says=("warning: faqs.csv, row 2: has the question of the FAQ of row 0",),
+    ),
     "no answers": with_queries(
         {"faqs.csv": "faq_id,question\nopen,A?\nship,B?\n", "queries.csv": SHORT},
         faqs=[("open", "A?", None), ("ship", "B?", None)],

@@ -281,6 +281,16 @@ JSON = {
         queries=[("hours", ("open",), "train")],
         says=("further phrasings are training queries", "only the first of several answers"),
     ),
+    "json an object an id": Brought(
+        {"faqs.json": '{"a": {"question": "A?", "answer": "x"}, "b": {"question": "B?"}}'},
+        faqs=[("a", "A?", "x"), ("b", "B?", None)],
+        queries=[],
+    ),
+    "json an answer a question": Brought(
+        {"faqs.json": '{"Why?": "x", "How long?": "y"}'},
+        faqs=[("", "Why?", "x"), ("", "How long?", "y")],
+        queries=[],
+    ),
     "json key twice": with_queries(
         {"queries.jsonl": '{"text": "a", "text": "secret", "faq_id": "open"}\n'},
         refused=("row 0: has one key more than once",),
