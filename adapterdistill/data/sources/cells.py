@@ -11,8 +11,11 @@ from adapterdistill.data.reading import Cell, Defect
 from adapterdistill.data.schema import SPLITS
 from adapterdistill.data.sources.columns import plain_name, split_of_words
 
-_NULLS = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "\\n", "#n/a"))
+_NULLS = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "\\n"))
 _OUT_OF_SCOPE = frozenset(("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"))
+_ERROR_VALUES = frozenset(
+    ("#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!")  # of Excel, in CSV too
+)
 UNKNOWN_LABEL = "-1"
 
 
@@ -31,6 +34,8 @@ def text_cell(value: object) -> Cell:
         return Defect.NOT_TEXT
     if "\x00" in value:
         return Defect.NUL
+    if value.strip() in _ERROR_VALUES:
+        return Defect.ERROR_VALUE
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -43,8 +48,8 @@ def id_cell(value: object) -> Cell:
     if isinstance(value, bool):
         return Defect.NOT_TEXT
     if isinstance(value, float | Decimal):
-        if value != value:  # NaN
-            return None
+        if not math.isfinite(value):
+            return None if math.isnan(value) else Defect.NOT_TEXT
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, int):
         return str(value)
@@ -54,6 +59,8 @@ def id_cell(value: object) -> Cell:
 
 def texts_of(value: object) -> list[Cell]:
     """The texts of a cell that may hold a list of them; those that are empty do not count."""
+    if isinstance(value, dict) and "text" in value:  # as SQuAD has its answers
+        return texts_of(value["text"])
     if isinstance(value, list | tuple):
         return [cell for one in value if (cell := text_cell(one)) is not None]
     return [text_cell(value)]

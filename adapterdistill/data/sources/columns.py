@@ -52,8 +52,10 @@ QUERY_NAMES: Mapping[str, Sequence[str]] = {
 }
 SPLIT_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(
+        ("valid", "validation", "val", "dev", "development", "eval", "evaluation"), "valid"
+    ),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
     **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), "unlabelled"),
 }
 _LONGEST_NAME = 40
@@ -77,7 +79,12 @@ def shown_name(name: str, place: int) -> str:
     name = name.strip()
     if not name:
         return f"column {place + 1} without a name"
-    if len(name) > _LONGEST_NAME or len(name.split()) > _MOST_WORDS or re.search(r"[?!.,;]", name):
+    if (
+        not name.isprintable()
+        or len(name) > _LONGEST_NAME
+        or len(name.split()) > _MOST_WORDS
+        or re.search(r"[?!.,;]", name)
+    ):
         return f"column {place + 1} (not shown: it looks like a text, not like a name)"
     return f'"{name}"'
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from adapterdistill.data.schema import Fault
+from adapterdistill.data.schema import TASKS_FOLDER, Fault
 from adapterdistill.data.sources.columns import (
     FAQ_NAMES,
     QUERY_NAMES,
@@ -24,6 +24,7 @@ from adapterdistill.data.sources.naming import (
     SUFFIXES,
     group_of,
     is_class_file,
+    is_named,
     role_of,
     split_of,
     suffix_of,
@@ -102,7 +103,11 @@ def find_source(
     strangers: list[str] = []
     faults: list[Fault] = []
     for path, file in _files(place, opened.ignored):
-        named = not place.is_dir() or role_of(file) is not None or split_of(file) is not None
+        if file.startswith(f"{TASKS_FOLDER}/"):
+            why = f"a further task: put it into the folder {TASKS_FOLDER} of the tenant"
+            opened.ignored.append((file, why))
+            continue
+        named = not place.is_dir() or is_named(path, file)
         if not _is_readable(path, named=named):
             strangers.append(file)
             continue

@@ -54,6 +54,11 @@ def role_of(file: str) -> str | None:
     return None
 
 
+def is_named(path: Path, file: str) -> bool:
+    """Whether the names say that the file is a table, or one with names of labels."""
+    return role_of(file) is not None or split_of(file) is not None or is_class_file(path)
+
+
 def split_of(file: str) -> str | None:
     return next((split for part in _names(file) if (split := split_of_words(part))), None)
 

@@ -117,8 +117,8 @@ class Opened:
         names = _class_names(path, options)
         if names is None:
             return False
-        if self.class_names is not None:
-            raise UnreadableSourceError("is a second file with names of labels")
+        if self.class_names not in (None, names):
+            raise UnreadableSourceError("names other labels than the file before it")
         self.class_names = names
         self.notes.append(f"{file}: names of {len(names)} labels")
         return True

@@ -51,6 +51,8 @@ class SourceQueries:
             if absent is not None:
                 faults.append(absent)
                 continue
+            if table.split is not None and "split" not in table.match:
+                report.notes.append(f"{table.raw.name}: every row is {table.split}, by its place")
             if "faq_id" not in table.match:
                 report.notes.append(f"{table.raw.name}: no column faq_id; every row is unlabelled")
             faults += check_queries(self._batches(table), table.raw.name, self._faqs.ids)

@@ -99,6 +99,15 @@ FOLDERS = {
     "a FAQ table of another name beside": with_queries(
         {"queries.csv": QUERY_CSV, "old.csv": FAQ_CSV}, says=("old.csv: faqs.csv holds the faqs",)
     ),
+    "further tasks": with_queries(
+        {"queries.csv": QUERY_CSV, "tasks/x.jsonl": '{"text": "a", "label": "b"}'},
+        says=("tasks/x.jsonl: a further task",),
+    ),
+    "eval": with_queries(
+        {"eval.csv": "text,label\na,open\n"},
+        queries=[("a", ("open",), "valid")],
+        says=("eval.csv: every row is valid, by its place",),
+    ),
     "one file": Brought(
         {"anything.csv": FAQ_CSV, "queries.csv": QUERY_CSV}, file="anything.csv", queries=[]
     ),
@@ -159,6 +168,10 @@ LABELS = {
     ),
     "numbers without names": Brought(
         {"train.csv": BANKING}, refused=("the labels of the queries are numbers without names",)
+    ),
+    "two files with other names": Brought(
+        {"train.csv": BANKING, "labels.txt": "a\nb\n", "classes.json": '["b", "a"]'},
+        refused=("labels.txt: names other labels than the file before it",),
     ),
     "label files and FAQs": Brought(
         {

@@ -113,6 +113,13 @@ DELIMITED = {
         {"queries.csv": SHORT + "sec\0ret,open,test\n"},
         refused=("row 0, column text: holds a NUL",),
     ),
+    "error values of Excel": with_faqs(
+        {"faqs.csv": "faq_id,question,answer\nopen,#NAME?,x\nship,B?,#N/A\n"},
+        refused=(
+            "row 0, column question: holds an error value",
+            "row 1, column answer: holds an error value",
+        ),
+    ),
     "nothing in it": with_queries(
         {"queries.csv": ""}, refused=("queries.csv: has no header line",)
     ),
@@ -265,6 +272,18 @@ JSON = {
         },
         faqs=[("1", "A?", None), ("2", "B?", None)],
         queries=[("a", ("1",), "train"), ("b", ("2",), "train")],
+    ),
+    "json numbers that are none": Brought(
+        {"faqs.json": '[{"id": 1e400, "question": "A?"}, {"id": NaN, "question": "B?"}]'},
+        refused=("row 0, column faq_id: is not text", "row 1, column faq_id: is null"),
+    ),
+    "answers of SQuAD": Brought(
+        {
+            "faqs.json": '{"data": [{"id": "a", "question": "A?", "answers": {"text": ["x"]}},'
+            '{"id": "b", "question": "B?", "answers": {"text": []}}]}'
+        },
+        faqs=[("a", "A?", "x"), ("b", "B?", None)],
+        queries=[],
     ),
     "chatbot intents": Brought(
         {
