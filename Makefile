@@ -47,7 +47,7 @@ check: setup proto-check  ## formatting, lint, types, layers, protobuf, known vu
 	@echo "check: all passed"
 
 .PHONY: test
-test: setup test-unit  ## every test (under 10 minutes on 2 cores)
+test: setup test-unit  ## every test but those of test-system (under 10 minutes on 2 cores)
 	@# Ray waits for half of its time: two files at once, each with a Ray of its own.
 	@$(PY) -m pytest -n 2 --dist loadfile tests/cluster tests/e2e
 
@@ -55,6 +55,10 @@ test: setup test-unit  ## every test (under 10 minutes on 2 cores)
 test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
 	@# Two processes of one torch thread each; what a file's tests share is made once.
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/unit tests/contract
+
+.PHONY: test-system
+test-system: setup  ## what needs an environment of its own: the wheel with its base dependencies
+	@$(PY) -m pytest tests/system
 
 .PHONY: coverage
 coverage: setup  ## lines and branches that the unit and contract tests run (minutes)

@@ -1,17 +1,17 @@
-"""The serving bundle: what a tenant's owner hands to the tenant's own serving deployment.
+"""The serving bundle, which a tenant's owner gives to the tenant's own serving deployment.
 
     STORE/TENANT/live.json                                   which is live: `adapterdistill.release`
     STORE/TENANT/versions/BUNDLE_ID/bundle.json              manifest, threshold, files' digests
                                     adapter.safetensors      the registry's payload, byte for byte
                                     faqs.parquet             faq_id, question, answer
                                     index.safetensors        vectors, faq_of_vector
-                                    form.safetensors         what is served in the adapter's place,
-                                                             if anything is
+                                    form.safetensors         the variant that is served instead of
+                                                             the adapter, if there is one
 
 BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
 `bundle.json`, which holds the digests of the other files. So the id proves all of the content,
-bundles are immutable, and writing the same bundle twice is harmless. Bundles hold the tenant's
-FAQs: they stay private to the tenant and never go to the registry.
+bundles are immutable, and writing the same bundle twice is harmless. A bundle holds the tenant's
+FAQs, so it is private to the tenant and never goes to the registry.
 """
 
 import re
@@ -31,7 +31,7 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.files import STAGED, alone_in, remove_staged, sync_folder, write_synced
+from adapterdistill.files import STAGED, alone_in, remove_staged, sync, write_synced
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     FormKind,
@@ -58,7 +58,7 @@ _ADAPTER, _FAQS, _INDEX, _FORM, _HEAD = (
 
 
 class ProvenForm(Record):
-    """Which form of the adapter is served, and how far it moves the probe sentences."""
+    """The kind of a served variant, and how far it moves the probe sentences."""
 
     kind: FormKind
     golden: GoldenVectors
@@ -66,7 +66,7 @@ class ProvenForm(Record):
 
 @dataclass(frozen=True)
 class BundledForm:
-    """A cheaper form of the adapter, which is served in its place."""
+    """A cheaper variant of the adapter, which is served instead of it."""
 
     proven: ProvenForm
     payload: bytes
@@ -74,12 +74,12 @@ class BundledForm:
 
 @dataclass(frozen=True)
 class Bundle:
-    """One adapter version with the tenant's FAQ index, which is made with what is served.
+    """One adapter version with the tenant's FAQ index, embedded by what is served.
 
     vectors: [entries, hidden_size] float32, unit length. An FAQ's score for a query is the largest
         cosine over its vectors; a centroid index has one vector an FAQ.
     faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
-    threshold: a query whose top score is below it is abstained from; NEVER_ABSTAIN = never.
+    threshold: queries whose top score is below it get no answer; NEVER_ABSTAIN answers all.
     """
 
     manifest: Manifest
@@ -99,13 +99,13 @@ class _Head(Record):
     manifest: Manifest
     threshold: float = Field(ge=-1, le=1)
     files: dict[str, Sha256]
-    # Left out where there is none: the ids of bundles without one stay as they were.
+    # Left out if there is none, so that ids of bundles without one stay as they were.
     form: ProvenForm | None = Field(default=None, exclude_if=lambda value: value is None)
     calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def write_bundle(store: Path, bundle: Bundle) -> Path:
-    """Write all of the bundle or nothing; its folder's name is the bundle id. Idempotent.
+    """Write the whole bundle or nothing; return its folder, named by the bundle id. Idempotent.
 
     Raises:
         ServingError: the parts contradict each other.
@@ -138,23 +138,23 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
         if folder.exists():
             if all(_has_content(folder / name, content) for name, content in contents.items()):
                 return folder
-            # Damaged on disk: move it aside, so that the name never shows a half-written bundle.
+            # Damaged on disk. Moved aside first: the name must never show a half-written bundle.
             folder.rename(own / f"{STAGED}damaged")
         staged = own / f"{STAGED}{bundle_id}"
         try:
             staged.mkdir()
             for name, content in contents.items():
                 write_synced(staged / name, content)
-            sync_folder(staged)
+            sync(staged)
             staged.rename(folder)
-            sync_folder(folder.parent)
+            sync(folder.parent)
         finally:
             remove_staged(own)
     return folder
 
 
 def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
-    """Read one bundle and verify every digest that its id promises.
+    """Read one bundle and verify every digest that its id proves.
 
     Raises:
         ServingError: absent, damaged, of another tenant, or contradicting itself.
@@ -164,7 +164,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
     try:
         head_bytes = (folder / _HEAD).read_bytes()
         if sha256_hex(head_bytes)[:12] != bundle_id[65:]:
-            raise ServingError(f"{subject} is damaged: {_HEAD} has not the digest in its id")
+            raise ServingError(f"{subject} is damaged: {_HEAD} does not have the digest in its id")
         head = _Head.model_validate_json(head_bytes)
         names = [_ADAPTER, _FAQS, _INDEX] + ([_FORM] if head.form else [])
         contents = {name: (folder / name).read_bytes() for name in names}
@@ -176,7 +176,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
         raise ServingError(f"{subject} holds another tenant's or another version's manifest")
     for name, content in contents.items():
         if head.files.get(name) != sha256_hex(content):
-            raise ServingError(f"{subject} is damaged: {name} has not its recorded digest")
+            raise ServingError(f"{subject} is damaged: {name} does not have its recorded digest")
     try:
         index = safetensors.torch.load(contents[_INDEX])
         bundle = Bundle(
@@ -218,7 +218,7 @@ def _check(bundle: Bundle, payload_sha256: str) -> None:
 
 
 def tenant_folder(store: Path, tenant: str) -> Path:
-    """Where the tenant's release and bundles are. Raises ServingError: not a tenant's name."""
+    """Locate the tenant's release and bundles. Raises ServingError: not a tenant's name."""
     if not is_name(tenant):
         raise ServingError("not a tenant name")
     return store / tenant
@@ -226,8 +226,11 @@ def tenant_folder(store: Path, tenant: str) -> Path:
 
 @contextmanager
 def turn(store: Path, tenant: str) -> Iterator[Path]:
-    """The tenant's folder, which nobody else changes meanwhile; what writers that were killed left
-    half done in it is gone. Raises ServingError: there is none."""
+    """Lock the tenant's folder against other writers, and remove what killed writers left in it.
+
+    Raises:
+        ServingError: there is no folder.
+    """
     folder = tenant_folder(store, tenant)
     with ExitStack() as alone:
         try:

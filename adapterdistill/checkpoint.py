@@ -1,4 +1,4 @@
-"""Adapters as bytes, and the proof that loaded bytes are active. Knows tensors and bytes both.
+"""Adapters as bytes, and the proof that a loaded adapter is active.
 
 A payload is safetensors with one metadata key, `adapter_config`: JSON whose keys follow the
 adapters library where it has one. Equal weights give equal bytes, and so the same version.
@@ -24,14 +24,15 @@ from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, s
 _NAMES = ("down.weight", "down.bias", "up.weight", "up.bias")
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 GOLDEN_TOLERANCE = 0.02
-"""Euclidean, on unit vectors. With MiniLM, bfloat16 against float32 changed a distance by at most
-0.003 where an adapter moves the probes by 0.2 to 0.9; a test holds it under a quarter of this."""
+"""Largest difference of a Euclidean distance between unit vectors. With MiniLM, bfloat16 instead of
+float32 changed one by at most 0.003 where adapters move the probes by 0.2 to 0.9; a test requires
+less than a quarter of this tolerance."""
 _TELLING = 5.0
-"""Tolerances that a probe sentence is moved by, if it alone is to tell an adapter from none."""
+"""How many tolerances an adapter moves a probe sentence that alone proves it active."""
 
 
 def pack_adapter(adapter: BottleneckAdapter, *, model_name: str) -> bytes:
-    """The adapter's payload; equal adapters give equal bytes."""
+    """Serialise an adapter; equal adapters give equal bytes."""
     tensors = {
         name: p.detach().cpu().contiguous()
         for name, p in zip(_NAMES, adapter.parameters(), strict=True)
@@ -41,7 +42,7 @@ def pack_adapter(adapter: BottleneckAdapter, *, model_name: str) -> bytes:
 
 
 def adapter_config(adapter: BottleneckAdapter, *, model_name: str) -> dict[str, Any]:
-    """The adapter's configuration with the adapters library's keys (`seq_bn`)."""
+    """Describe an adapter with the configuration keys of the adapters library (`seq_bn`)."""
     return {
         "model_name": model_name,
         "hidden_size": adapter.hidden_size,
@@ -64,7 +65,7 @@ def adapter_config(adapter: BottleneckAdapter, *, model_name: str) -> dict[str, 
 
 
 def tensor_specs(adapter: BottleneckAdapter) -> dict[str, TensorSpec]:
-    """dtype and shape of each tensor of the payload, for the manifest."""
+    """Describe dtype and shape of each tensor of the payload, for the manifest."""
     return {
         name: TensorSpec(dtype=_DTYPES[p.dtype], shape=tuple(p.shape))
         for name, p in zip(_NAMES, adapter.parameters(), strict=True)
@@ -72,7 +73,7 @@ def tensor_specs(adapter: BottleneckAdapter) -> dict[str, TensorSpec]:
 
 
 def unpack_adapter(payload: bytes) -> BottleneckAdapter:
-    """The adapter in a payload, float32.
+    """Read the adapter in a payload, float32.
 
     Raises:
         InvalidPayloadError: not safetensors, or not the tensors of a bottleneck adapter.
@@ -96,7 +97,7 @@ def unpack_adapter(payload: bytes) -> BottleneckAdapter:
 
 
 def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
-    """A payload that says that it is another kind of adapter is not loaded as this one."""
+    """Refuse a payload that declares another kind of adapter."""
     declared = metadata_of(payload, "adapter_config")
     if declared is None:
         return
@@ -113,7 +114,7 @@ def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
 
 
 def metadata_of(payload: bytes, key: str) -> str | None:
-    """One entry of the metadata of sound safetensors, None if it is not there."""
+    """Read one entry of the metadata of sound safetensors; None if it is absent."""
     header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
     found = header.get("__metadata__", {}).get(key)
     return None if found is None else str(found)
@@ -121,7 +122,7 @@ def metadata_of(payload: bytes, key: str) -> str | None:
 
 @functools.cache
 def probe_sentences() -> tuple[str, ...]:
-    """Fixed sentences that ship with the project; they belong to no tenant."""
+    """Load the fixed probe sentences that ship with the project; they belong to no tenant."""
     text = resources.files("adapterdistill.samples").joinpath("probes.json").read_text("utf-8")
     return tuple(json.loads(text))
 
@@ -132,7 +133,7 @@ def _probe_sha256() -> str:
 
 
 def golden_vectors(encoder: Encoder, delta: Embedder) -> GoldenVectors:
-    """How far `delta`'s embedding of each probe sentence is from the bare encoder's."""
+    """Measure how far `delta` moves each probe sentence from its embedding by the bare encoder."""
     moved = _distances(encoder, delta, range(len(probe_sentences())))
     return GoldenVectors(
         probe_sha256=_probe_sha256(),
@@ -155,9 +156,9 @@ def prove_active(encoder: Encoder, delta: Embedder, golden: GoldenVectors) -> No
 def prove_briefly(
     encoder: Encoder, adapters: Sequence[tuple[BottleneckAdapter, GoldenVectors]]
 ) -> list[EncoderMismatchError | None]:
-    """The same of many adapters in one forward, on `telling_probes` of each: its fault, if any.
+    """Check many adapters in one forward, on `telling_probes` of each; return each one's fault.
 
-    All adapters have the encoder's layers and hidden size.
+    All adapters must have the encoder's layers and hidden size.
     """
     faults: list[EncoderMismatchError | None] = []
     rows: list[tuple[int, int]] = []  # (adapter, probe sentence)
@@ -196,7 +197,7 @@ def _check_probes(golden: GoldenVectors) -> None:
 def _check_distances(found: Tensor, golden: GoldenVectors, chosen: Sequence[int]) -> None:
     expected = torch.tensor([golden.distances[n] for n in chosen], device=found.device)
     worst = float((found - expected).abs().max())
-    if not worst <= golden.tolerance:  # so that NaN is refused too
+    if not worst <= golden.tolerance:  # this order also refuses NaN
         raise EncoderMismatchError(
             f"adapter moves the probe sentences by up to {worst:.4f} other than its manifest "
             f"says (tolerance {golden.tolerance}): another encoder, or the adapter is not active"
@@ -204,10 +205,10 @@ def _check_distances(found: Tensor, golden: GoldenVectors, chosen: Sequence[int]
 
 
 def telling_probes(golden: GoldenVectors) -> Sequence[int]:
-    """Places of the probe sentences that tell at least cost whether an adapter is active.
+    """Find the probe sentences that prove at least cost that an adapter is active.
 
-    The shortest of those that it moves by `_TELLING` tolerances or more, which the encoder without
-    it, or with weights that are not its own, does not; all, if there is none.
+    This is the shortest sentence that the adapter moves by `_TELLING` tolerances or more: without
+    the adapter, or with other weights, the encoder does not. If there is none, it is all of them.
     """
     lengths = list(map(len, probe_sentences()))
     far = [n for n, moved in enumerate(golden.distances) if moved >= _TELLING * golden.tolerance]
@@ -221,12 +222,12 @@ def _distances(encoder: Encoder, delta: Embedder, chosen: Sequence[int]) -> Tens
 
 @functools.lru_cache(maxsize=2)
 def _bare_probes(encoder: Encoder) -> Tensor:
-    """By the bare encoder, once: a server proves thousands of adapters."""
+    """Embed the probes by the bare encoder, once: a server proves thousands of adapters."""
     return encoder.embed_texts(probe_sentences())
 
 
 def state_digest(module: torch.nn.Module) -> str:
-    """sha256 over a module's parameters, to prove that they did not change."""
+    """Digest a module's parameters, to prove that they did not change."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())

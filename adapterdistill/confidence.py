@@ -1,4 +1,4 @@
-"""What a tenant's top scores are worth, as its bundle carries it and serving reads it."""
+"""Confidence in a tenant's top scores: written into its bundle, and used by serving."""
 
 import math
 from itertools import pairwise
@@ -10,31 +10,31 @@ from adapterdistill.manifest import Record
 
 MAX_BINS = 10
 LEAST_PER_BIN = 5
-"""Queries a bin, on average; with fewer the index of their shift follows no law (Cochran, 1954)."""
+"""Mean queries a bin; with fewer, the drift statistic has no known law (Cochran, 1954)."""
 
 
 class Calibration(Record):
-    """Found on held-out queries; `adapterdistill.evaluation.calibration` says how.
+    """A calibration on held-out queries, made by `adapterdistill.evaluation.calibration`.
 
-    It holds for queries like those, out-of-scope ones as frequent among them, and says nothing of
-    others: `serve.engine.drift` watches whether the live ones are like them.
+    It holds for queries that are distributed like these, with as many out-of-scope ones.
+    `serve.engine.drift` watches whether the live queries are.
     """
 
     slope: float = Field(ge=0)
     intercept: float
     """P(the best FAQ is right) = 1 / (1 + exp(-(slope * top score + intercept)))."""
     rows: int = Field(ge=1)
-    """Held-out queries that all of this rests on."""
+    """Number of held-out queries."""
     answered: int = Field(ge=1)
-    """Those of them whose top score reaches the threshold."""
+    """Number of these whose top score reaches the threshold."""
     wrong: int = Field(ge=0)
-    """Those answered whose best FAQ is not theirs."""
+    """Number of answered queries whose best FAQ is wrong."""
     error_bound: float = Field(ge=0, le=1)
-    """The share of wrong among answered queries is below it, with 95% confidence."""
+    """Upper bound of the share of wrong answers, with 95% confidence."""
     edges: tuple[float, ...] = Field(default=(), max_length=MAX_BINS - 1)
-    """Ascending: where the bins of top scores meet. An edge belongs to the bin above it."""
+    """Ascending edges between the bins of top scores. An edge belongs to the bin above it."""
     counts: tuple[int, ...] = Field(default=(), max_length=MAX_BINS)
-    """Held-out queries in each bin; empty where there are too few to compare with."""
+    """Held-out queries in each bin; empty if there are too few to compare with."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -52,7 +52,7 @@ class Calibration(Record):
 
     @property
     def expected_error(self) -> float:
-        """Share of wrong among the answered."""
+        """Share of wrong answers among the answered queries."""
         return self.wrong / self.answered
 
     @property
@@ -60,6 +60,6 @@ class Calibration(Record):
         return self.answered / self.rows
 
     def confidence(self, top_score: float) -> float:
-        """P(the best FAQ is right), in [0, 1]; never falls as the score rises."""
-        # The logistic function by tanh, which cannot overflow.
+        """Estimate P(the best FAQ is right), in [0, 1]; it never falls as the score rises."""
+        # The logistic function, written with tanh because that cannot overflow.
         return 0.5 + 0.5 * math.tanh(0.5 * (self.slope * top_score + self.intercept))

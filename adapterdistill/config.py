@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
 
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import read_file
 from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
 from adapterdistill.sections import (
@@ -154,7 +154,5 @@ def _parsed(kind: type[S], values: dict[str, Any], *, source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()
-        )
-        raise ConfigError(f"{source}: {faults}") from None
+        faults = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(listed(source, faults)) from None

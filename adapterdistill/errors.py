@@ -1,14 +1,16 @@
 """Every error that a user can cause, with its reason and exit code.
 
-Raise the domain error where the fault is found; translate once, at the edge: exit codes in
+Domain errors are raised where the fault is found and translated once, at the edge: exit codes in
 `adapterdistill.cli`, gRPC statuses in `adapterdistill.registry.status`, HTTP statuses in
 `serve.http.api`. Messages name the subject, what was expected and what came, and never quote a
 tenant's text. Each error takes one positional message, so that it survives pickle.
 """
 
+from collections.abc import Sequence
+
 
 class AdapterDistillError(Exception):
-    """Base of all expected faults. `reason` is stable for machines; `exit_code` ends the CLI."""
+    """Base of all expected errors. `reason` is stable; the CLI ends with `exit_code`."""
 
     reason = "INTERNAL"
     exit_code = 1
@@ -30,13 +32,13 @@ class ConfigError(AdapterDistillError):
 
 
 class DeadlineRequiredError(ConfigError):
-    """A call came without a deadline."""
+    """A call has no deadline."""
 
     reason = "DEADLINE_REQUIRED"
 
 
 class RequestIdReusedError(ConfigError):
-    """A request id came with another request than before."""
+    """A request id was used before, for another request."""
 
     reason = "REQUEST_ID_REUSED"
 
@@ -81,13 +83,13 @@ class DigestMismatchError(InvalidPayloadError):
 
 
 class ChunkChecksumError(InvalidPayloadError):
-    """A part of a payload was damaged on the way; what came before it is good."""
+    """A chunk of a payload was damaged on the way; the chunks before it are good."""
 
     reason = "CHUNK_CHECKSUM"
 
 
 class UploadIncompleteError(InvalidPayloadError):
-    """An upload begins after the bytes that the registry has of it, or ends before its last."""
+    """An upload begins after the bytes that the registry has, or ends before its last byte."""
 
     reason = "UPLOAD_INCOMPLETE"
 
@@ -112,7 +114,7 @@ class RegistryUnavailableError(RegistryError):
 
 
 class InvalidRequestError(RegistryError):
-    """What came is no message of the call."""
+    """The request is not a message of the call."""
 
     reason = "INVALID_REQUEST"
 
@@ -136,19 +138,19 @@ class NotPermittedError(RegistryError):
 
 
 class WithdrawnError(RegistryError):
-    """The version was taken back, by its owner or an operator."""
+    """The version was withdrawn by its owner or an operator."""
 
     reason = "WITHDRAWN"
 
 
 class SignatureError(RegistryError):
-    """What was published is not signed by its owner, or not as it came."""
+    """A statement is not signed by the adapter's owner, or was changed after signing."""
 
     reason = "SIGNATURE_INVALID"
 
 
 class ClockSkewError(SignatureError):
-    """A statement's time is too far from the registry's clock: old, or one of them is wrong."""
+    """A statement's time is too far from the registry's: it is old, or one clock is wrong."""
 
     reason = "CLOCK_SKEW"
 
@@ -160,13 +162,13 @@ class StaleStatementError(SignatureError):
 
 
 class QuotaExceededError(RegistryError):
-    """The tenant has as much in the registry as it may have."""
+    """The tenant's quota in the registry is used up."""
 
     reason = "QUOTA_EXCEEDED"
 
 
 class RateLimitedError(RegistryError):
-    """The caller called too often, or has too many calls open; later is soon enough."""
+    """The caller calls too often, or has too many calls open; it may try again later."""
 
     reason = "RATE_LIMITED"
 
@@ -199,13 +201,13 @@ class ServingError(AdapterDistillError):
 
 
 class UnknownTenantError(ServingError):
-    """No adapter is live for the tenant; there is never an answer from the bare encoder."""
+    """No adapter is live for the tenant; the bare encoder never answers."""
 
     reason = "UNKNOWN_TENANT"
 
 
 class NoCandidateError(UnknownTenantError):
-    """The tenant has no candidate beside its live adapter, or one that is not served."""
+    """The tenant has no candidate beside its live adapter, or the candidate is not served."""
 
     reason = "NO_CANDIDATE"
 
@@ -217,7 +219,7 @@ class OverloadedError(ServingError):
 
 
 class DeadlineExceededError(ServingError):
-    """A request waited for too long and was given up."""
+    """A request waited for too long and was dropped."""
 
     reason = "DEADLINE_EXCEEDED"
 
@@ -229,8 +231,15 @@ class FileError(AdapterDistillError):
     exit_code = 11
 
 
+class MissingExtraError(AdapterDistillError):
+    """A command needs a library that the base install leaves out."""
+
+    reason = "MISSING_EXTRA"
+    exit_code = 12
+
+
 class IntegrityError(AdapterDistillError):
-    """What is on disk is not what was written."""
+    """A file on disk is not as it was written."""
 
     reason = "INTEGRITY"
     exit_code = 10
@@ -240,6 +249,15 @@ class AuditBrokenError(IntegrityError):
     """An audit log was changed after it was written."""
 
     reason = "AUDIT_BROKEN"
+
+
+LISTED = "\n  "
+"""Stands before each of several faults in a message, which the command line prints one a line."""
+
+
+def listed(subject: str, faults: Sequence[str]) -> str:
+    """Make a message of a subject and its faults: one stays on the same line, several do not."""
+    return f"{subject}: {faults[0]}" if len(faults) == 1 else LISTED.join((f"{subject}:", *faults))
 
 
 def error_classes() -> list[type[AdapterDistillError]]:

@@ -1,4 +1,4 @@
-"""What an adapter is and where it came from: names, refs and the manifest.
+"""Names, references and manifests: what an adapter is and where it came from.
 
 The manifest travels with the payload; the payload's sha256 is the version. Canonical JSON (sorted
 keys, no spaces, UTF-8) makes the manifest itself reproducible.
@@ -37,7 +37,7 @@ def sha256_hex(payload: bytes) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may name a tenant, an adapter or an alias."""
+    """Say whether `text` may name a tenant, an adapter or an alias."""
     return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
 
 
@@ -47,7 +47,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical_json(self) -> bytes:
-        """Sorted keys, no spaces, UTF-8: equal records give equal bytes."""
+        """Serialise with sorted keys, no spaces, in UTF-8: equal records give equal bytes."""
         return canonical_json(self.model_dump(mode="json"))
 
 
@@ -58,7 +58,7 @@ def canonical_json(value: object) -> bytes:
 
 
 class VersionRef(Record):
-    """Names one immutable adapter version."""
+    """The name of one immutable adapter version."""
 
     tenant: Name
     adapter: Name
@@ -70,7 +70,7 @@ class VersionRef(Record):
 
     @classmethod
     def parse(cls, name: str) -> "VersionRef":
-        """Raises InvalidManifestError if `name` has not the form of a version's name."""
+        """Parse a version's name. Raises InvalidManifestError: it is not one."""
         match = _VERSION_NAME.fullmatch(name)
         if match is None or not is_name(match[1]) or not is_name(match[2]):
             raise InvalidManifestError(
@@ -80,7 +80,7 @@ class VersionRef(Record):
 
 
 class EncoderRef(Record):
-    """The frozen encoder that an adapter belongs to. Digests decide, the name informs."""
+    """The frozen encoder of an adapter. The digests identify it; the name is for people."""
 
     name: str = Field(max_length=200)
     model_type: str = Field(max_length=40)
@@ -135,7 +135,7 @@ def _fingerprint_values(text: str) -> str:
 
 
 class Fingerprint(Record):
-    """Which of the public probe texts the adapter reads most: what others choose it by, unfetched.
+    """How strongly the adapter reads each public probe text: others choose teachers by it.
 
     `values` is base64 of one signed byte a probe, as `adapterdistill.selection` makes them.
     """
@@ -145,7 +145,7 @@ class Fingerprint(Record):
 
     @classmethod
     def of(cls, probe_sha256: str, values: bytes) -> "Fingerprint":
-        """Raises InvalidManifestError unless there are FINGERPRINT_BYTES values."""
+        """Make a fingerprint. Raises InvalidManifestError: not FINGERPRINT_BYTES values."""
         try:
             return cls(probe_sha256=probe_sha256, values=base64.b64encode(values).decode())
         except ValidationError:
@@ -162,10 +162,10 @@ MAX_PROTOTYPE_BYTES = 24 * 1024
 
 
 class SharedPrototypes(Record):
-    """The mean embedding of each class of the owner's rows, domain by domain where these are of
-    several: what other owners weigh their own rows by.
+    """The mean embedding of each class in each domain of an owner's rows.
 
-    On the public frozen encoder, which is not adapted; each row's embedding is of length 1 at most.
+    Other owners weigh their own rows by them. They are embedded by the public frozen encoder
+    without an adapter; each row's embedding has length 1 at most.
     """
 
     classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...]
@@ -176,7 +176,7 @@ class SharedPrototypes(Record):
     means: str
     """Base64 of little-endian float16, [domains, classes, width]."""
     noise: float = Field(ge=0)
-    """Standard deviation of what was added to each mean, over what one row can move it by."""
+    """Standard deviation of the noise on each mean, by how far one row can move the mean."""
 
     @model_validator(mode="after")
     def _sound(self) -> "SharedPrototypes":
@@ -217,7 +217,7 @@ class Manifest(Record):
     task: str = Field(default="retrieval", max_length=40)
     language: str = Field(default="en", max_length=20)
     labels: tuple[Name, ...] = Field(default=(), max_length=16, exclude_if=lambda value: not value)
-    """Words that its owner lets others find it by."""
+    """Labels that its owner chose, by which others find it."""
     encoder: EncoderRef
     tensors: dict[str, TensorSpec]
     method: str = Field(max_length=60)
@@ -247,7 +247,7 @@ class Manifest(Record):
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "Manifest":
-        """Raises InvalidManifestError naming the fields at fault, without their values."""
+        """Parse a manifest. Raises InvalidManifestError: names faulty fields, not values."""
         try:
             manifest = cls.model_validate_json(text)
             for teacher in manifest.teachers:

@@ -1,12 +1,11 @@
-"""A tenant's release: which of its bundles is live, and which one is tried beside it.
+"""A tenant's release: which of its bundles is live, and which is tried as a candidate.
 
     STORE/TENANT/live.json    {"tenant": TENANT, "bundle": LIVE, "before": BUNDLE_ID,
                                "candidate": {"bundle": BUNDLE_ID, "mode": ..., "share": ...}}
 
-`before` and `candidate` may be absent. The file is replaced as a whole: who reads it meanwhile sees
-the old or the new release. Who changes it takes turns (a lock on the tenant's folder), so that of
-two changes at once neither is lost. Serving deployments take up each change within their
-`refresh_s`; the bundles themselves never change.
+`before` and `candidate` may be absent. The file is replaced as a whole, so that readers see the old
+or the new release. Writers take turns by a lock on the tenant's folder, so that no change is lost.
+Serving deployments follow each change within their `refresh_s`; bundles never change.
 """
 
 import os
@@ -20,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from adapterdistill.bundle import read_bundle, tenant_folder, turn
 from adapterdistill.errors import ConfigError, ServingError
-from adapterdistill.files import STAGED, sync_folder, write_synced
+from adapterdistill.files import replace_file
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
 
 Mode = Literal["canary", "shadow"]
@@ -30,8 +29,8 @@ _FILE = "live.json"
 class Candidate(Record):
     """A bundle that is tried on a share of the tenant's requests.
 
-    `canary`: it answers them. `shadow`: the live bundle does, and the candidate is asked the same
-    afterwards, to be compared.
+    A `canary` answers them. A `shadow` is asked after the live bundle has answered, and the two
+    answers are compared.
     """
 
     bundle: BundleId
@@ -44,9 +43,9 @@ class Release(Record):
 
     tenant: Name
     bundle: BundleId
-    """The live one."""
+    """The live bundle."""
     before: BundleId | None = Field(default=None, exclude_if=lambda value: value is None)
-    """What was live before it, to roll back to."""
+    """The bundle that was live before, to roll back to."""
     candidate: Candidate | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
@@ -57,7 +56,7 @@ class Release(Record):
 
 
 def tenants_in(store: Path) -> list[str]:
-    """Tenants with a release, sorted. Raises ServingError if `store` is no folder."""
+    """List the tenants that have a release, sorted. Raises ServingError if `store` is no folder."""
     try:
         names = sorted(entry.name for entry in os.scandir(store) if entry.is_dir())
     except OSError as error:
@@ -66,7 +65,7 @@ def tenants_in(store: Path) -> list[str]:
 
 
 def bundles_of(store: Path, tenant: str) -> list[tuple[str, datetime]]:
-    """Ids of the tenant's bundles and when they were written, newest first; not verified.
+    """List the tenant's bundles and when they were written, newest first; they are not verified.
 
     Raises:
         ServingError: it has none, or they cannot be read.
@@ -83,7 +82,7 @@ def bundles_of(store: Path, tenant: str) -> list[tuple[str, datetime]]:
 
 
 def read_release(store: Path, tenant: str) -> Release:
-    """The tenant's release. Raises ServingError: there is none, or it is damaged."""
+    """Read the tenant's release. Raises ServingError: there is none, or it is damaged."""
     try:
         release = Release.model_validate_json((tenant_folder(store, tenant) / _FILE).read_bytes())
     except OSError as error:
@@ -96,28 +95,28 @@ def read_release(store: Path, tenant: str) -> Release:
 
 
 def live_bundle(store: Path, tenant: str) -> str:
-    """The id of the tenant's live bundle. Raises ServingError as `read_release`."""
+    """Read the id of the tenant's live bundle. Raises ServingError like `read_release`."""
     return read_release(store, tenant).bundle
 
 
 def set_live(store: Path, tenant: str, bundle_id: str) -> Release:
-    """Make a bundle live; the one that was is remembered, and a release is begun if there is none.
+    """Make a bundle live and remember the previous one; begin a release if there is none.
 
     Raises:
-        ServingError: the bundle is absent or damaged; the release then stays as it was. So for
-            each function below.
+        ServingError: the bundle is absent or damaged; the release then stays as it was. The
+            functions below raise it likewise.
     """
     read_bundle(store, tenant, bundle_id)
     with turn(store, tenant):
         try:
             now = read_release(store, tenant)
-        except ServingError:  # absent, or damaged and hereby made whole
+        except ServingError:  # absent, or damaged and replaced
             return _write(store, Release(tenant=tenant, bundle=bundle_id))
         return now if bundle_id == now.bundle else _write(store, _moved(now, bundle_id))
 
 
 def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float) -> Release:
-    """Try a bundle beside the live one, in the stead of a candidate that is up already.
+    """Try a bundle beside the live one, instead of any earlier candidate.
 
     Raises:
         ConfigError: `share` is outside [0, 1].
@@ -148,7 +147,7 @@ def promote(store: Path, tenant: str) -> Release:
 
 
 def drop(store: Path, tenant: str) -> Release:
-    """Try the candidate no longer. Raises ServingError: there is none."""
+    """Stop trying the candidate. Raises ServingError: there is none."""
 
     def change(now: Release) -> Release:
         _candidate_of(now)
@@ -158,9 +157,9 @@ def drop(store: Path, tenant: str) -> Release:
 
 
 def roll_back(store: Path, tenant: str) -> Release:
-    """Make live what was live before, once: the bundle that is left is not remembered.
+    """Make the previous bundle live again, and forget the bundle that was live.
 
-    Else who rolls back twice, to be sure, would be back at what he wanted to be rid of.
+    So a second rollback is refused; otherwise it would bring back the bundle that was rolled back.
 
     Raises:
         ServingError: nothing was live before.
@@ -192,17 +191,11 @@ def _change(store: Path, tenant: str, change: Callable[[Release], Release]) -> R
 
 
 def _write(store: Path, release: Release) -> Release:
-    """By whose turn it is."""
-    folder = tenant_folder(store, release.tenant)
-    staged = folder / f"{STAGED}{_FILE}"
+    """Replace the tenant's release. The caller has the tenant's turn."""
     try:
-        write_synced(staged, release.canonical_json())
-        staged.replace(folder / _FILE)
-        sync_folder(folder)
+        replace_file(tenant_folder(store, release.tenant) / _FILE, release.canonical_json())
     except OSError as error:
         raise ServingError(
             f"tenant {release.tenant}: {_FILE} cannot be written: {error.strerror}"
         ) from None
-    finally:
-        staged.unlink(missing_ok=True)
     return release

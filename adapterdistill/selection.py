@@ -1,14 +1,14 @@
-"""Which of many adapters to learn from, by short public fingerprints, without fetching them all.
+"""Choosing teachers among many adapters by short public fingerprints, without fetching them all.
 
-An adapter reads hidden states x through its down-projections D_l; those of the subjects that it
-learnt it reads more strongly than others. Its fingerprint says how strongly it reads each of the
-probe texts that ship with the project, the mean over layers and tokens of ||D_l x|| on the frozen
-encoder, standardised. Owners publish fingerprints; whoever looks for teachers compares them with
-where its own texts lie among the probes, and tells nobody.
+An adapter reads hidden states x through its down-projections D_l, and reads texts of the subjects
+that it learnt more strongly than others. Its fingerprint says how strongly it reads each probe text
+that ships with the project: the mean of ||D_l x|| over layers and tokens on the frozen encoder,
+standardised. Owners publish fingerprints. A new owner compares them with the position of its own
+texts among the probes, which it tells nobody.
 
-Close to Arrow (arXiv 2405.11157), which routes by the directions that an adapter reads most; their
-strengths on public texts fit into 256 bytes. This instance is the project's own, measured with
-`adapterdistill bench selection`.
+The idea is close to Arrow (arXiv 2405.11157), which routes by the directions that an adapter reads
+most; their strengths on public texts fit into 256 bytes. The method is the project's own; its
+benchmark is `adapterdistill bench selection`.
 """
 
 import json
@@ -30,25 +30,25 @@ from adapterdistill.manifest import FINGERPRINT_BYTES, Fingerprint, canonical_js
 STEPS_PER_DEVIATION = 32
 """A fingerprint's bytes count 32nds of a standard deviation, up to four either way."""
 TOLERANCE = 8
-"""In these steps. With MiniLM, bfloat16 and float32 differed by one."""
+"""Largest difference, in these steps. With MiniLM, bfloat16 and float32 differed by one."""
 AFFINITY_TEMPERATURE = 0.05
-"""Of the softmax that says which probes a text is near. From 0.02 to 0.1 little changed."""
+"""Temperature of the softmax over probes near a text. From 0.02 to 0.1 little changed."""
 NEAR_COPY = 0.95
-"""Correlation of fingerprints above which one adapter is taken for a copy of another. Measured: at
-most 0.80 between 19 tenants, 0.92 between halves of one tenant's FAQs, 0.82 to 0.99 between
+"""Correlation of fingerprints above which an adapter counts as a copy of another. Measured: at most
+0.80 between 19 tenants, 0.92 between halves of one tenant's FAQs, 0.82 to 0.99 between
 trainings of one tenant at other rates and lengths, 0.98 with noise of 40% added to the weights."""
 
 
 @cache
 def probe_texts() -> tuple[str, ...]:
-    """Short texts over many subjects that ship with the project; they belong to no tenant."""
+    """Load the probe texts on many subjects, which ship with the project."""
     file = resources.files("adapterdistill.samples").joinpath("fingerprint_probes.json")
     return tuple(json.loads(file.read_text("utf-8")))
 
 
 @cache
 def probe_sha256() -> str:
-    """Names the probe texts: fingerprints of other probes say nothing about these."""
+    """Digest the probe texts: fingerprints of other probes cannot be compared with these."""
     return sha256_hex(canonical_json(probe_texts()))
 
 
@@ -69,7 +69,7 @@ class Probes:
 
     @torch.no_grad()
     def fingerprint(self, adapter: BottleneckAdapter) -> Fingerprint:
-        """What the adapter's owner publishes."""
+        """Compute the fingerprint that the adapter's owner publishes."""
         read = torch.zeros(len(self._tokens.row_of_token), device=self._encoder.device)
         for layer, x in enumerate(self._hidden):
             down = adapter.down_weight[layer].to(x.device)
@@ -81,10 +81,10 @@ class Probes:
         return Fingerprint.of(probe_sha256(), values.numpy().tobytes())
 
     def prove(self, adapter: BottleneckAdapter, fingerprint: Fingerprint) -> None:
-        """Check that the adapter is what its published fingerprint says.
+        """Check that the adapter has its published fingerprint.
 
         Raises:
-            EncoderMismatchError: it is not, by more than other arithmetic explains.
+            EncoderMismatchError: the difference is larger than other arithmetic explains.
         """
         found, claimed = _values([self.fingerprint(adapter), fingerprint]).int()
         worst = int((found - claimed).abs().max())
@@ -95,7 +95,7 @@ class Probes:
             )
 
     def profile(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " probes"]:
-        """Where rows of token ids lie among the probes: mean affinity, centred, unit length."""
+        """Locate rows of token ids among the probes: mean affinity, centred, unit length."""
         near = self._encoder.embed_ids(rows) @ self._embeddings.T / AFFINITY_TEMPERATURE
         return _centred(near.softmax(-1).mean(0)).cpu()
 
@@ -103,12 +103,11 @@ class Probes:
 def by_relevance(
     profile: Float[Tensor, " probes"], fingerprints: Sequence[Fingerprint | None]
 ) -> Iterator[int]:
-    """Places in `fingerprints`, the likeliest teacher first; every place comes once.
+    """Order the places in `fingerprints`, the most relevant teacher first; each comes once.
 
-    Relevance is the correlation of the profile with an adapter's fingerprint less what all have in
-    common. Near copies of those that came before are put off until the others have come, so that
-    they do not take their room; last come those without a fingerprint of these probes. Ties keep
-    their order.
+    Relevance is the correlation of the profile with an adapter's fingerprint minus the mean of all.
+    Near copies of earlier ones come after all others, so that they do not take their places. Those
+    without a fingerprint of these probes come last. Equal ones keep their order.
     """
     known = [i for i, s in enumerate(fingerprints) if s and s.probe_sha256 == probe_sha256()]
     if known:
@@ -134,7 +133,7 @@ def _without_copies(
 
 
 def _centred(values: Tensor) -> Tensor:
-    """Less their mean, at unit length, by row; rows without any difference become zero."""
+    """Subtract each row's mean and scale it to unit length; constant rows become zero."""
     return F.normalize(values - values.mean(-1, keepdim=True), dim=-1)
 
 

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from adapterdistill.files import replace_file
+
 _SCRIPT = r"""#!/bin/sh
 # Starts HAProxy as Ray asks for it, but with its statistics on sockets instead of on ports.
 set -eu
@@ -57,10 +59,7 @@ def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
     text = _SCRIPT.format(
         binary=shlex.quote(binary), exporter_port=_EXPORTER_PORT, stats_port=_STATS_PORT
     )
-    staged = folder / f"haproxy.{os.getpid()}"  # another Ray may be starting the one that is there
-    staged.write_text(text, "utf-8")
-    staged.chmod(0o700)
-    staged.replace(script)
+    replace_file(script, text.encode(), mode=0o700)  # another Ray may be starting the old one
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, listed
 from serve.queue.fair_queue import QueueLimits
 
 
@@ -113,9 +113,9 @@ class ServeSettings(BaseModel):
         try:
             return cls.model_validate(dict(args))
         except ValidationError as error:
-            faults = "; ".join(
+            faults = [
                 f"{'.'.join(map(str, fault['loc'])) or 'tokens'}: "
                 + fault["msg"].removeprefix("Value error, ")
                 for fault in error.errors()
-            )
-            raise ConfigError(f"serving settings refused: {faults}") from None
+            ]
+            raise ConfigError(listed("serving settings refused", faults)) from None

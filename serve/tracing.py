@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapterdistill.errors import ConfigError
+from adapterdistill.extras import require
 from serve.queue.request_context import Note, Stages, note_of
 
 LOADING_S = 0.001
@@ -43,17 +43,12 @@ class Tracing:
         """As the `OTEL_*` variables say: exporter (OTLP over HTTP), sampler, resource.
 
         Raises:
-            ConfigError: the exporter is not installed.
+            MissingExtraError: the exporter is not installed.
         """
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        except ImportError:
-            raise ConfigError(
-                "traces need OpenTelemetry's exporter: pip install 'adapterdistill[tracing]'"
-            ) from None
+        exporter = require("tracing", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
         os.environ.setdefault("OTEL_SERVICE_NAME", "adapterdistill")
         provider = TracerProvider()
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        provider.add_span_processor(BatchSpanProcessor(exporter.OTLPSpanExporter()))
         return cls(provider)
 
     def around(self, app: ASGIApp) -> ASGIApp:

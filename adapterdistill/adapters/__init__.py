@@ -1,4 +1,8 @@
-"""Adapters: what is added to the frozen encoder's layers, or decides which tokens pass them."""
+"""Adapters on the frozen encoder: bottleneck, conditional, fusions and stacks of many.
+
+Also soft top-k, the grouping of a mixed batch's tokens by adapter, and the conversion from and to
+the `adapters` library.
+"""
 
 from adapterdistill.adapters.bottleneck import BottleneckAdapter
 from adapterdistill.adapters.conditional import LEAST, ConditionalAdapter, Parallel, Routing

@@ -34,7 +34,7 @@ class BottleneckAdapter(nn.Module):
     def new(
         cls, num_layers: int, hidden_size: int, bottleneck_size: int, *, seed: int
     ) -> "BottleneckAdapter":
-        """A near-identity adapter: weights from N(0, 0.02^2), biases zero."""
+        """Make a near-identity adapter: weights from N(0, 0.02^2), biases zero."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int) -> Tensor:
@@ -62,12 +62,12 @@ class BottleneckAdapter(nn.Module):
     def forward(
         self, layer: int, x: Float[Tensor, "tokens hidden"]
     ) -> Float[Tensor, "tokens hidden"]:
-        """What the adapter adds to the FFN's output at `layer`, in the dtype of `x`."""
+        """Compute what the adapter adds to the FFN's output at `layer`, in the dtype of `x`."""
         a = F.linear(x, self.down_weight[layer].to(x.dtype), self.down_bias[layer].to(x.dtype))
         return F.linear(
             F.relu(a), self.up_weight[layer].to(x.dtype), self.up_bias[layer].to(x.dtype)
         )
 
     def copy(self) -> "BottleneckAdapter":
-        """A trainable copy that shares nothing."""
+        """Make a trainable copy that shares no memory."""
         return BottleneckAdapter(*(p.detach().clone() for p in self.parameters()))

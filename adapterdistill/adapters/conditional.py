@@ -1,22 +1,24 @@
 """CoDA, conditional adapters (Lei et al., 2023), for a post-LayerNorm encoder.
 
-Of a row's n tokens a router chooses k, which pass the frozen layers; the others pass a bottleneck
-adapter alone. The paper's layer, of a pre-LayerNorm model, is Y = X + Z_adapter + m * Z_cond, with
-m the soft top-k weights of the router's scores on the k highest, 0 on the others. Here
+A router chooses k of a row's n tokens. These pass the frozen layers; the others pass a bottleneck
+adapter only. The paper's layer (pre-LayerNorm) is Y = X + Z_adapter + m * Z_cond, where m holds the
+soft top-k weights of the k highest router scores and 0 for all other tokens. Here
 
     Z_adapter = S(X)    Z_cond = D(X) - (X + S(X))    so Y = (1 - m) (X + S(X)) + m D(X)
 
-with S the skipping tokens' adapter and D the tenant's dense layer, its own adapter included. So a
-token with m = 1 passes as in the dense model, and k = n is the dense model exactly.
+where S is the adapter of skipping tokens and D is the tenant's dense layer with its own adapter.
+So a token with m = 1 passes as in the dense model, and k = n is exactly the dense model.
 
-Where this departs from the paper, and why (figures in MEASUREMENTS.md):
-- One choice a text, from what enters the first layer. The layers of a post-LayerNorm encoder differ
-  so much that a token which passes some of them only is in no distribution that the next ones know.
-- The embedding is the mean of the chosen tokens: the skipped ones' states would swamp it.
-- m is 1 for chosen tokens, and its gradient that of the soft top-k (straight through): as a factor
-  it would mix states of different layers.
-- The first and the last token, which are special, are always chosen: attention rests on them. A
-  token that the row had before comes after all that it had not, which no score by token can tell.
+Departures from the paper (figures in docs/measurements/skipping-tokens.md):
+- Tokens are chosen once a text, from the input of the first layer. The layers of a post-LayerNorm
+  encoder differ so much that a token which skipped one is out of distribution for the next.
+- The embedding is the mean of the chosen tokens, because the states of the skipped ones would
+  dominate it.
+- m is 1 for chosen tokens and has the gradient of the soft top-k (straight-through estimator): as a
+  factor it would mix states of different layers.
+- The first and the last token are special tokens, on which attention rests, so they are always
+  chosen. Repeated tokens rank below all others, because a score of one token cannot know that the
+  row had it before.
 """
 
 import math
@@ -35,27 +37,27 @@ from adapterdistill.errors import ConfigError
 
 LEAST = 16
 _APART = 100.0
-"""Added to special tokens' scores and taken from repeated ones': more than scores differ by."""
+"""Added to special tokens' scores and subtracted from repeated ones'; scores differ by less."""
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How many tokens pass the frozen layers, and what these see.
+    """How many tokens pass the frozen layers, and which tokens they attend to.
 
     Raises:
         ConfigError: `speed`, `least` or `epsilon` is out of range.
     """
 
     speed: float
-    """n / k: of a row of n tokens, k = ceil(n / speed) pass the frozen layers. 1: all."""
+    """n / k: k = ceil(n / speed) of a row's n tokens pass the frozen layers; at 1 all do."""
     least: int = LEAST
-    """Tokens that pass in any case: a short text has none to spare, and little time to save."""
+    """Tokens that pass in any case: a short text has none to spare and saves little time."""
     to_all: bool = True
-    """Chosen tokens attend to all tokens of their row (k-to-all), else to each other (k-to-k)."""
+    """Whether chosen tokens attend to their whole row (k-to-all) or to each other (k-to-k)."""
     epsilon: float = 1.0
-    """Softness of the choice, of which only gradients know."""
+    """Softness of the choice; only gradients depend on it."""
     exact: bool = True
-    """The optimum of soft top-k, in one sort, instead of the paper's 20 annealed steps to it."""
+    """Whether to solve soft top-k exactly in one sort, not by the paper's 20 annealed steps."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.speed < math.inf:
@@ -71,11 +73,11 @@ class Routing:
             raise ConfigError(f"epsilon must be above 0, got {self.epsilon}")
 
     def chosen_of(self, length: int) -> int:
-        """k for a row of this many tokens."""
+        """Compute k for a row of this many tokens."""
         return min(length, max(self.least, math.ceil(length / self.speed)))
 
     def skips(self, length: int) -> bool:
-        """Whether any token of a row of this many is skipped."""
+        """Say whether any token is skipped in a row of this many."""
         return self.chosen_of(length) < length
 
 
@@ -90,7 +92,7 @@ class Parallel(LayerRule):
 
 
 class ConditionalAdapter(nn.Module):
-    """A tenant's adapter, one for tokens that skip the frozen layers, and a router.
+    """A tenant's adapter, an adapter for the tokens that skip the frozen layers, and a router.
 
     Parameters (float32): those of both adapters, and `router` [d].
     """
@@ -105,7 +107,7 @@ class ConditionalAdapter(nn.Module):
     ) -> None:
         """
         Args:
-            parallel: `adapter` sits on the layers' input, as the paper's, not in Pfeiffer's place.
+            parallel: put `adapter` on the layers' input as the paper does, not in Pfeiffer's place.
 
         Raises:
             ValueError: the parts differ in hidden size or layers.
@@ -127,7 +129,7 @@ class ConditionalAdapter(nn.Module):
     def new(
         cls, adapter: BottleneckAdapter, *, skipping_size: int, seed: int, parallel: bool = False
     ) -> "ConditionalAdapter":
-        """A copy of `adapter` beside an untrained skipping adapter and router."""
+        """Copy `adapter` and add an untrained skipping adapter and router."""
         layers, hidden = adapter.num_layers, adapter.hidden_size
         skipping = BottleneckAdapter.new(layers, hidden, skipping_size, seed=seed)
         router = torch.randn(hidden, generator=torch.Generator().manual_seed(seed)) / hidden**0.5
@@ -140,16 +142,16 @@ class ConditionalAdapter(nn.Module):
         return Parallel(self.adapter) if self._parallel else rule_of(self.adapter)
 
     def at(self, routing: Routing) -> LayerRule:
-        """What the encoder runs; at speed 1 the dense model."""
+        """Make the rule that the encoder runs; at speed 1 it is the dense model."""
         return self.dense if routing.speed == 1 else Conditional(self, routing)
 
     def scores(self, h: Float[Tensor, "tokens d"]) -> Float[Tensor, " tokens"]:
-        """The router's scores s = LN(X) w, float32; the LayerNorm has no weights."""
+        """Compute the router's scores s = LN(X) w, float32; the LayerNorm has no weights."""
         return F.layer_norm(h.float(), h.shape[-1:]) @ self.router
 
 
 class Conditional(LayerRule):
-    """The layers at one speed. Holds nothing of a forward, which works on its own `Passage`."""
+    """The rule of all batches at one speed. Each forward has a `Passage` of its own."""
 
     def __init__(self, conditional: ConditionalAdapter, routing: Routing) -> None:
         self._conditional = conditional
@@ -160,11 +162,11 @@ class Conditional(LayerRule):
         return Passage(self._conditional, chosen, m, to_all=self._routing.to_all)
 
     def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
-        raise AssertionError("a conditional rule runs batches, each of which it starts for")
+        raise AssertionError("a conditional rule must be started for each batch")
 
 
 class Passage(LayerRule):
-    """One batch's way through the layers: its chosen tokens, with weights m of [chosen]."""
+    """The rule of one batch: its chosen tokens, with weights m [chosen]."""
 
     def __init__(
         self, conditional: ConditionalAdapter, chosen: ChosenTokens, m: Tensor, *, to_all: bool
@@ -173,11 +175,11 @@ class Passage(LayerRule):
         self.chosen, self.m, self._to_all = chosen, m, to_all
 
     def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
-        """As in the dense model."""
+        """Finish the layer as the dense model does."""
         return self._dense.finish(layer, residual, h)
 
     def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Y of every token. In k-to-k nothing reads a skipped one again, and it stays X."""
+        """Compute Y of every token. In k-to-k, nothing reads skipped tokens again: they stay X."""
         index = self.chosen.index
         past = h + self._conditional.skipping(layer.index, h) if self._to_all else h
         residual = layer.residual_of(h, tokens, self.chosen, to_all=self._to_all)
@@ -187,7 +189,7 @@ class Passage(LayerRule):
         return past.index_copy(0, index, passed)
 
     def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """The mean of the chosen tokens, weighted by m, [rows, hidden] float32."""
+        """Average the chosen tokens with weights m, [rows, hidden] float32."""
         rows = tokens.row_of_token[self.chosen.index]
         weighted = h[self.chosen.index].float() * self.m[:, None]
         counts = torch.bincount(rows, minlength=len(tokens.lengths))
@@ -198,9 +200,10 @@ class Passage(LayerRule):
 def choose(
     scores: Float[Tensor, " tokens"], tokens: PackedTokens, routing: Routing
 ) -> tuple[ChosenTokens, Float[Tensor, " chosen"]]:
-    """Each row's first and last token and highest scores (ties: the earlier), k in all; their m.
+    """Choose k tokens of each row: the first, the last and the highest scores; return their m, too.
 
-    m is 1, with the gradient of the row's soft top-k weights; without gradients it is not solved.
+    The earlier of equal scores is chosen. m is 1, with the gradient of the row's soft top-k
+    weights, which are solved only if gradients are asked for.
     """
     groups = tuple((rows, routing.chosen_of(length), length) for rows, length in tokens.groups)
     each = [(k, length) for rows, k, length in groups for _ in range(rows)]
@@ -222,7 +225,7 @@ def choose(
 
 
 def repeated(tokens: PackedTokens, shape: Sequence[int]) -> Float[Tensor, " tokens"]:
-    """1 for tokens that their row had before, else 0.
+    """Mark repeated tokens: 1 where the row had the token before, 0 elsewhere.
 
     Args:
         shape: (rows, longest row).

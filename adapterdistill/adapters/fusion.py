@@ -39,7 +39,7 @@ class Fusion(nn.Module):
 
     @classmethod
     def new(cls, num_layers: int, hidden_size: int, *, seed: int) -> "Fusion":
-        """Q, K from N(0, 0.02^2), V the identity plus 1e-6 elsewhere: near the teachers' mean."""
+        """Start near the teachers' mean: Q, K from N(0, 0.02^2), V = I plus 1e-6 elsewhere."""
         generator = torch.Generator().manual_seed(seed)
         shape = (num_layers, hidden_size, hidden_size)
         value = torch.full(shape, VALUE_OFF_DIAGONAL)
@@ -52,26 +52,26 @@ class Fusion(nn.Module):
         )
 
     def over(self, stack: AdapterStack) -> LayerDelta:
-        """The fusion of `stack`'s adapters, for one forward of the encoder."""
-        # All layers at once: each taken by itself would have a gradient of the size of all.
+        """Fuse the stack's adapters, for one forward of the encoder."""
+        # All layers at once: indexing one by itself makes a gradient of the size of all layers.
         layers = list(zip(*(p.unbind() for p in self.parameters()), strict=True))
         return lambda layer, x: _fused(layer, x, stack, *layers[layer])
 
     def attention(
         self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
     ) -> Float[Tensor, "tokens N"]:
-        """Attention weights (sum 1) at `layer`."""
+        """Compute the attention weights (sum 1) at `layer`."""
         query, query_bias, key, _ = (p[layer] for p in self.parameters())
         return _attention(layer, x, stack, query, query_bias, key)[1]
 
     def forward(
         self, layer: int, x: Float[Tensor, "tokens d"], stack: AdapterStack
     ) -> Float[Tensor, "tokens d"]:
-        """o, the attention-weighted sum of the adapters' values, at `layer`."""
+        """Compute o, the attention-weighted sum of the adapters' values, at `layer`."""
         return self.over(stack)(layer, x)
 
     def value_regulariser(self) -> Tensor:
-        """sum_l ||I - V_l||_F^2: zero at V = I (the adapters library adds 0.01 of it)."""
+        """Compute sum_l ||I - V_l||_F^2, of which the adapters library adds 0.01 to the loss."""
         eye = torch.eye(self.value_weight.shape[1], device=self.value_weight.device)
         return (self.value_weight - eye).square().sum()
 
@@ -79,7 +79,7 @@ class Fusion(nn.Module):
 def _attention(
     layer: int, x: Tensor, stack: AdapterStack, query: Tensor, query_bias: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Bottleneck activations [tokens, N * r] and attention weights [tokens, N]."""
+    """Compute bottleneck activations [tokens, N * r] and attention weights [tokens, N]."""
     a = stack.bottleneck(layer, x)
     q = F.linear(x, query.to(x.dtype), query_bias.to(x.dtype)) @ key.to(x.dtype)
     per_unit = F.linear(q, stack.up[layer].flatten(0, 1)) * a

@@ -1,7 +1,7 @@
-"""Adapters trade with the adapters library (`seq_bn`, Pfeiffer): its tensor names, both ways.
+"""Conversion from and to the `adapters` library (`seq_bn`, Pfeiffer) without loss.
 
-That library keeps one module a layer; ours keeps the layers side by side in one tensor. No value
-changes on the way, so a round trip gives the same bytes.
+That library has one module a layer; here all layers are side by side in one tensor. No value
+changes, so a round trip gives the same bytes.
 """
 
 import re
@@ -25,11 +25,11 @@ _NAME = re.compile(
 
 
 def to_library(adapter: BottleneckAdapter, *, name: str, prefix: str = "") -> dict[str, Tensor]:
-    """The adapter as that library's state dict of a BERT encoder.
+    """Convert an adapter to that library's state dict of a BERT encoder.
 
     Args:
-        name: what the library is to call the adapter.
-        prefix: of the encoder within the model, such as "bert.".
+        name: the adapter's name in the library.
+        prefix: path of the encoder within the model, such as "bert.".
     """
     tensors = {}
     for layer in range(adapter.num_layers):
@@ -40,7 +40,7 @@ def to_library(adapter: BottleneckAdapter, *, name: str, prefix: str = "") -> di
 
 
 def from_library(tensors: Mapping[str, Tensor], *, name: str) -> BottleneckAdapter:
-    """The adapter `name` in that library's state dict; other tensors are passed over.
+    """Read the adapter `name` from that library's state dict; ignore other tensors.
 
     Raises:
         InvalidPayloadError: the adapter is not there, or is not a whole `seq_bn`.

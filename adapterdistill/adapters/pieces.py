@@ -1,8 +1,8 @@
-"""Tokens of a mixed batch, brought together by adapter and cut into equal pieces.
+"""A mixed batch's tokens, grouped by adapter and cut into pieces of equal length.
 
-A batched matrix product wants pieces of one length, each with its adapter's weights. Adapters have
-from one to all of the batch's tokens, so those with many get several pieces, and the last piece of
-each is filled up.
+A batched matrix product needs pieces of one length, each with its adapter's weights. An adapter has
+from one to all of the batch's tokens, so one with many gets several pieces. The last piece of each
+is padded.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from torch import Tensor
 from adapterdistill.backbone import PackedTokens, one_of_few
 
 WEIGHTS_COST_TOKENS = 10
-"""What gathering the weights of one more piece costs, as tokens through the adapter: measured with
-MiniLM and a bottleneck of 24 in bfloat16, where a piece's weights take 2.6 us and a token 0.26."""
+"""Cost of gathering one more piece's weights, in tokens through the adapter. Measured with MiniLM
+and a bottleneck of 24 in bfloat16: a piece's weights take 2.6 us, a token 0.26."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pieces:
     length: int
     """Tokens of a piece."""
     token_at: Int[Tensor, " places"]
-    """[pieces * length], the token at each place; the first token where a piece is filled up."""
+    """[pieces * length], the token at each place; the first token where a piece is padded."""
     place_of: Int[Tensor, " tokens"]
 
     def gather(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "pieces length d"]:
@@ -39,13 +39,13 @@ class Pieces:
 
 
 def cut(slot_of_row: Int[Tensor, " rows"], tokens: PackedTokens) -> Pieces:
-    """Cut a batch so that weights to gather and places to fill up are few together.
+    """Cut a batch so that gathering weights and padding cost least together.
 
     Args:
         slot_of_row: index of each row's adapter, in the caller's order; -1 for none.
     """
     device = tokens.position.device
-    # On the host, where lengths are known: a device would be waited for at every step.
+    # On the host, where lengths are known: on a device, every step would wait for it.
     lengths = torch.tensor(tokens.lengths)
     layout = lengths.argsort(stable=True)
     slot_of_token = slot_of_row.cpu()[layout].repeat_interleave(lengths[layout])
@@ -70,7 +70,7 @@ def cut(slot_of_row: Int[Tensor, " rows"], tokens: PackedTokens) -> Pieces:
 
 
 def _cheapest_length(counts: Int[Tensor, " slots"]) -> int:
-    """The piece length with the least work, out of the slots' numbers of tokens, rounded up."""
+    """Choose the piece length with the least work among the slots' rounded numbers of tokens."""
     candidates = torch.tensor(sorted({_rounded(count) for count in counts.tolist()}))
     pieces = -(-counts // candidates[:, None])
     work = pieces.sum(1) * (candidates + WEIGHTS_COST_TOKENS)
@@ -78,5 +78,5 @@ def _cheapest_length(counts: Int[Tensor, " slots"]) -> int:
 
 
 def _rounded(length: int) -> int:
-    """Lengths are few for the reason that `one_of_few` gives, and short: fours are enough."""
+    """Round up to a multiple of 4, and further for the reason that `one_of_few` gives."""
     return one_of_few(-(-length // 4) * 4)

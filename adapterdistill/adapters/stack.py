@@ -48,7 +48,7 @@ class AdapterStack:
             return torch.stack(parts, dim=1).to(device, dtype).contiguous()
 
         def pad(part: Tensor) -> Tensor:
-            """Zero units up to the widest bottleneck; the bottleneck is axis 1."""
+            """Pad the bottleneck, axis 1, with zero units up to the widest one."""
             missing = widest - part.shape[1]
             return F.pad(part, (0, 0) * (part.dim() - 2) + (0, missing))
 
@@ -65,14 +65,14 @@ class AdapterStack:
         return self.down.shape[1]
 
     def only(self, adapter: int) -> "AdapterStack":
-        """One of them, without a copy."""
+        """Select one adapter without a copy."""
         one = slice(adapter, adapter + 1)
         return AdapterStack(
             self.down[:, one], self.down_bias[:, one], self.up[:, one], self.up_bias[:, one]
         )
 
     def without(self, adapter: int) -> "AdapterStack":
-        """All but one; a stack of none adds nothing."""
+        """Select all adapters but one. A stack without adapters adds nothing."""
         others = [n for n in range(self.num_adapters) if n != adapter]
         return AdapterStack(
             self.down[:, others],
@@ -82,7 +82,7 @@ class AdapterStack:
         )
 
     def bottleneck(self, layer: int, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens units"]:
-        """relu(D_n x + b_n) of all adapters side by side: [tokens, N * r]."""
+        """Compute relu(D_n x + b_n) of all adapters side by side: [tokens, N * r]."""
         down = self.down[layer].flatten(0, 1)
         a: Tensor = F.relu(F.linear(x, down, self.down_bias[layer].flatten()))
         return a
@@ -90,13 +90,13 @@ class AdapterStack:
     def weighted(
         self, layer: int, a: Float[Tensor, "tokens units"], weights: Float[Tensor, "tokens N"]
     ) -> Float[Tensor, "tokens d"]:
-        """sum_n weights_n u_n from the bottleneck activations `a`, without building any u_n."""
+        """Compute sum_n weights_n u_n from the bottleneck activations `a`, without any u_n."""
         scaled = (a.unflatten(1, self.down.shape[1:3]) * weights[:, :, None]).flatten(1)
         out: Tensor = scaled @ self.up[layer].flatten(0, 1) + weights @ self.up_bias[layer]
         return out
 
     def mean(self, weights: Float[Tensor, " N"] | None = None) -> LayerDelta:
-        """The adapters' mean output (or a fixed convex combination), as one `LayerDelta`."""
+        """Combine the adapters into one `LayerDelta`: their mean, or a fixed convex combination."""
         n = self.num_adapters
         share = torch.full((n,), 1 / n) if weights is None else weights
         share = share.to(self.down)
@@ -109,7 +109,7 @@ class AdapterStack:
         return delta
 
     def mixed(self, slot_of_row: Int[Tensor, " rows"], tokens: PackedTokens) -> LayerDelta:
-        """Each row through its own adapter, in one forward of the mixed batch.
+        """Apply to each row its own adapter, in one forward of the mixed batch.
 
         Args:
             slot_of_row: index of each row's adapter, in the caller's order; -1 for none.
@@ -119,7 +119,7 @@ class AdapterStack:
         active = None if bool((slot_of_row >= 0).all()) else (pieces.slots >= 0).to(self.down.dtype)
 
         def delta(layer: int, x: Tensor) -> Tensor:
-            # Gathered a layer at a time: what is copied is used while it is in the cache.
+            # One layer at a time, so that the copy is used while it is in the cache.
             down, up, down_bias, up_bias = (
                 part[layer].index_select(0, slots)
                 for part in (self.down, self.up, self.down_bias, self.up_bias)

@@ -1,7 +1,8 @@
-"""The frozen encoder: resolved offline first, digested, run on packed tokens.
+"""The frozen encoder: found and read by name or folder, and run on packed tokens.
 
-Does not know adapters: they come to it as a `LayerDelta`, a function of the layer's hidden states,
-or as a `LayerRule`, which runs the layer. A `Replacement` stands in the encoder's place.
+It does not know adapters. They come to it as a `LayerDelta`, a function of a layer's hidden states,
+or as a `LayerRule`, which runs the layer. A `Replacement` is a smaller model that reads the same
+tokens instead. A `TrainableEncoder` copies the weights for training.
 """
 
 from adapterdistill.backbone.encoder import DTYPES, Adaptation, Embedder, Encoder, Replacement

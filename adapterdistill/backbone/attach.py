@@ -1,8 +1,8 @@
-"""Reads the weights of supported Hugging Face encoders into one canonical form.
+"""Weights of the supported Hugging Face encoders in one canonical form.
 
-The only file that knows the encoders' module names. The families are all post-LayerNorm
-transformers and differ in names, position ids, segment embeddings and, for MPNet, a relative
-position bias. Weights as read are the Hugging Face module's.
+No other file knows the encoders' module names. All families are post-LayerNorm transformers. They
+differ in names, position ids, segment embeddings and, for MPNet, a relative position bias. The
+tensors that are read share memory with the Hugging Face module.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class EncoderWeights:
     words: Tensor
     """[vocabulary, hidden]"""
     positions: Tensor
-    """[max positions, hidden], of position 0 on, segment embedding included."""
+    """[max positions, hidden], from position 0 on; the segment embedding is added."""
     embedding_norm_weight: Tensor
     embedding_norm_bias: Tensor
     layers: tuple[LayerWeights, ...]
@@ -51,7 +51,7 @@ class EncoderWeights:
     activation: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, a layer's with its number in front: `3.up_weight`."""
+        """Map names to tensors; a layer's names begin with its number: `3.up_weight`."""
         found = {
             f.name: value
             for f in fields(self)
@@ -62,7 +62,7 @@ class EncoderWeights:
         return found
 
     def copied_to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
-        """A copy that shares nothing: as read, weights may be a mapped file, and change with it."""
+        """Copy all tensors. Weights that were just read may be a mapped file and change with it."""
 
         def move(value: Any) -> Any:
             return value.to(device, dtype, copy=True) if isinstance(value, Tensor) else value
@@ -136,7 +136,7 @@ def _distilbert_layer(layer: Any) -> LayerWeights:
 
 
 def _mpnet_bias(model: Any, length: int) -> Tensor:
-    """Relative position bias (Song et al., 2020), bucketed as in T5: [heads, length, length]."""
+    """Compute MPNet's relative position bias (Song et al., 2020), [heads, length, length]."""
     bias: Tensor = model.encoder.compute_position_bias(torch.zeros(1, length, 1))
     return bias[0].contiguous()
 
@@ -173,7 +173,7 @@ _ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 
 
 def check_supported(config: Any) -> None:
-    """Raises EncoderError if an encoder of this Hugging Face configuration cannot be read."""
+    """Raise EncoderError if an encoder of this Hugging Face configuration cannot be read."""
     if config.model_type not in _FAMILIES:
         raise EncoderError(
             f"encoder family {config.model_type!r} is not supported: expected one of "
@@ -195,7 +195,7 @@ def _activation(config: Any) -> str:
 
 
 def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
-    """The canonical form of a Hugging Face encoder whose configuration `check_supported` passed.
+    """Read a Hugging Face encoder whose configuration `check_supported` accepted.
 
     Raises:
         EncoderError: the encoder has positions for fewer than `max_tokens` tokens.

@@ -1,8 +1,8 @@
 """A frozen post-LayerNorm transformer encoder as a pure function of packed tokens.
 
-Adapters enter as a `LayerDelta`, or as a `LayerRule` where they do more than add to the FFN's
-output; a `Replacement` reads the tokens in the encoder's place. Nothing about a request is kept on
-the encoder, so threads and tenants cannot meet in it.
+An adapter enters as a `LayerDelta`, or as a `LayerRule` if it does more than add to the FFN's
+output. A `Replacement` reads the tokens instead of the encoder. The encoder keeps nothing of a
+request, so threads and tenants cannot affect each other.
 """
 
 from abc import ABC, abstractmethod
@@ -23,15 +23,15 @@ Adaptation = LayerDelta | LayerRule
 
 
 class Replacement(ABC):
-    """A lighter model in the encoder's place, which reads the same tokens."""
+    """A smaller model that reads the same tokens instead of the encoder."""
 
     @abstractmethod
     def embed(self, tokens: PackedTokens) -> Tensor:
-        """Unit-length embeddings, [rows, hidden], float32."""
+        """Embed rows at unit length, [rows, hidden] float32."""
 
 
 Embedder = Adaptation | Replacement
-"""What a tenant's texts are embedded with: an adapted encoder, or a model in its place."""
+"""What embeds a tenant's texts: an adaptation of the encoder, or a model instead of it."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -64,24 +64,24 @@ class Encoder:
         return sum(part.numel() for part in self._weights.tensors().values())
 
     def with_weights(self, weights: EncoderWeights) -> "Encoder":
-        """The same tokenizer over other weights, which say how wide and how deep it is."""
+        """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.words.shape[1], "num_layers": len(weights.layers)}
         ref = self.ref.model_copy(update=shape)
         return Encoder(weights, self._tokenizer, ref, max_tokens=self.max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with the encoder's special tokens, cut at `max_tokens`."""
+        """Turn texts into token ids with the encoder's special tokens, cut at `max_tokens`."""
         room = self.max_tokens - len(self._head) - len(self._tail)
-        # Cut here, not in the tokenizer, whose truncation is state that threads would share.
+        # Not cut by the tokenizer: its truncation is state that threads would share.
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [[*self._head, *encoding.ids[:room], *self._tail] for encoding in encodings]
 
     def hidden(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
-        """Last hidden states, [tokens, hidden], of the encoder with `delta` at every layer."""
+        """Compute the last hidden states, [tokens, hidden], with `delta` at every layer."""
         return self._run(tokens, delta)[1]
 
     def embed(self, tokens: PackedTokens, delta: Embedder | None = None) -> Tensor:
-        """Unit-length embeddings, [rows, hidden], float32: mean-pooled, or the replacement's."""
+        """Embed rows at unit length, [rows, hidden] float32: mean-pooled, or by the replacement."""
         if isinstance(delta, Replacement):
             return delta.embed(tokens)
         rule, h = self._run(tokens, delta)
@@ -91,7 +91,7 @@ class Encoder:
     def embed_texts(
         self, texts: Sequence[str], delta: Embedder | None = None, *, batch_size: int = 64
     ) -> Tensor:
-        """`embed` of texts, [texts, hidden] float32, without gradients, batched by length."""
+        """Embed texts without gradients, batched by length: [texts, hidden] float32."""
         return self.embed_ids(self.tokenize(texts), delta, batch_size=batch_size)
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class Encoder:
         *,
         batch_size: int = 64,
     ) -> Tensor:
-        """`embed` of token id rows, [rows, hidden] float32, without gradients."""
+        """Embed rows of token ids without gradients, batched by length: [rows, hidden] float32."""
         out = torch.empty(len(rows), self.hidden_size, dtype=torch.float32, device=self.device)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for start in range(0, len(order), batch_size):
@@ -112,7 +112,7 @@ class Encoder:
         return out
 
     def _run(self, tokens: PackedTokens, delta: Adaptation | None) -> tuple[LayerRule, Tensor]:
-        """The rule of this batch, and the last hidden states."""
+        """Run all layers; return this batch's rule and the last hidden states."""
         h = self._embed_tokens(tokens)
         rule = rule_of(delta).started(h, tokens)
         for layer in self._layers:

@@ -1,8 +1,8 @@
 """One frozen layer as pure functions of hidden states, and the rules by which one is run.
 
-A post-LayerNorm layer ends in a LayerNorm of a residual sum: f + a, with f the FFN's output and a
-the attention block's. `FrozenLayer` gives that sum and that LayerNorm apart, so that a rule can add
-to the sum, or make it for some tokens only.
+A post-LayerNorm layer ends in a LayerNorm of the residual sum f + a, where f is the FFN's output
+and a is the attention block's. `FrozenLayer` offers that sum and that LayerNorm separately, so that
+a rule can add to the sum, or compute it for some tokens only.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ from adapterdistill.backbone.packed import (
 )
 
 LayerDelta = Callable[[int, Tensor], Tensor]
-"""(layer, x [tokens, hidden]) to what an adapter adds to the FFN's output, [tokens, hidden]."""
+"""Maps (layer, x [tokens, hidden]) to what an adapter adds to the FFN's output."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -36,7 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FrozenLayer:
-    """Layer `index` of an encoder. Keeps nothing of a call."""
+    """Layer `index` of an encoder. It keeps nothing of a call."""
 
     def __init__(self, index: int, weights: EncoderWeights) -> None:
         self.index = index
@@ -47,7 +47,7 @@ class FrozenLayer:
         self._activation = _ACTIVATIONS[weights.activation]
 
     def residual(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
+        """Compute f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
         w = self._layer
         qkv = F.linear(filled_up(h), w.qkv_weight, w.qkv_bias)[: len(h)]
         return self._after_attention(attend(qkv, tokens, self._num_heads, self._relative_bias), h)
@@ -55,12 +55,12 @@ class FrozenLayer:
     def residual_of(
         self, h: Tensor, tokens: PackedTokens, chosen: ChosenTokens, *, to_all: bool
     ) -> Tensor:
-        """f + a of the chosen tokens alone, [chosen, hidden], at the cost of these alone.
+        """Compute f + a of the chosen tokens only, [chosen, hidden], at the cost of these only.
 
         Args:
             h: [tokens, hidden], of all tokens.
-            to_all: attend to every token of the row, whose keys and values are then computed;
-                else to the chosen ones only.
+            to_all: attend to every token of the row, which needs all keys and values; otherwise
+                attend to the chosen tokens only.
         """
         w = self._layer
         own = h[chosen.index]
@@ -77,13 +77,13 @@ class FrozenLayer:
         return self._after_attention(mixed, own)
 
     def scores(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Attention scores of every row, the mean over heads, as `attention_scores` lays them."""
+        """Compute every row's attention scores, averaged over heads; see `attention_scores`."""
         w, both = self._layer, 2 * self._layer.qkv_weight.shape[0] // 3
         queries_keys = F.linear(h, w.qkv_weight[:both], w.qkv_bias[:both])
         return attention_scores(queries_keys, tokens, self._num_heads, self._relative_bias)
 
     def norm(self, residual: Tensor) -> Tensor:
-        """The layer's last LayerNorm."""
+        """Apply the layer's last LayerNorm."""
         return self._norm(residual, self._layer.ffn_norm_weight, self._layer.ffn_norm_bias)
 
     def _after_attention(self, mixed: Tensor, h: Tensor) -> Tensor:
@@ -98,22 +98,22 @@ class FrozenLayer:
 
 
 class LayerRule(ABC):
-    """How layers are run with an adapter that does more than add to the FFN's output."""
+    """How to run layers with an adapter that does more than add to the FFN's output."""
 
     @abstractmethod
     def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
-        """A layer's output from its residual sum f + a and its input, [tokens, hidden] each."""
+        """Compute a layer's output from its residual sum f + a and its input, [tokens, hidden]."""
 
     def run(self, layer: FrozenLayer, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """The layer's output [tokens, hidden] from its input `h`."""
+        """Compute the layer's output [tokens, hidden] from its input `h`."""
         return self.finish(layer, layer.residual(h, tokens), h)
 
     def started(self, h: Tensor, tokens: PackedTokens) -> "LayerRule":
-        """The rule for one batch, of which `h` enters the first layer. Rules keep nothing of it."""
+        """Make the rule of one batch, whose `h` enters the first layer. This rule keeps nothing."""
         return self
 
     def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """A vector a row from the last hidden states, [rows, hidden] float32: their mean."""
+        """Pool the last hidden states to one vector a row, [rows, hidden] float32: their mean."""
         return mean_pool(h, tokens)
 
 
@@ -135,7 +135,7 @@ class Frozen(LayerRule):
 
 
 def rule_of(delta: LayerDelta | LayerRule | None) -> LayerRule:
-    """The rule itself, or the rule that an addition to the FFN's output makes."""
+    """Make a rule of an addition to the FFN's output; return a rule as it is."""
     if isinstance(delta, LayerRule):
         return delta
     return Frozen() if delta is None else Sequential(delta)

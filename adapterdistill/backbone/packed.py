@@ -1,7 +1,7 @@
 """Packed batches: rows laid end to end without padding, and attention within each row.
 
-Matrix products see only real tokens. Rows are laid out in order of length, so that rows of one
-length are neighbours and their attention is one call without a mask.
+Matrix products see real tokens only. Rows are sorted by length, so that rows of one length are
+neighbours and their attention is one call without a mask.
 """
 
 from collections.abc import Sequence
@@ -94,14 +94,14 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | Non
 def attention_scores(
     queries_keys: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | None
 ) -> Tensor:
-    """What `attend` takes the softmax of: scaled dot products, the mean over heads, float32.
+    """Compute the scores before the softmax of `attend`, averaged over heads, float32.
 
     Args:
-        queries_keys: [tokens, 2 * hidden], side by side.
+        queries_keys: queries and keys side by side, [tokens, 2 * hidden].
         bias: as in `attend`.
 
     Returns:
-        [sum of squared lengths]: each row's matrix laid flat, rows in the order of the layout.
+        [sum of squared lengths]: each row's flattened matrix, rows in the order of the layout.
     """
     outputs = []
     for chunk, (rows, length) in zip(
@@ -109,7 +109,7 @@ def attention_scores(
         tokens.groups,
         strict=True,
     ):
-        # The heads' mean dot product is the whole vectors', over their number.
+        # The mean of the heads' dot products is that of the whole vectors by the number of heads.
         q, k = chunk.float().view(rows, length, 2, -1).unbind(2)
         scores = q @ k.transpose(1, 2) / (num_heads * q.shape[-1]) ** 0.5
         if bias is not None:
@@ -126,7 +126,7 @@ def attend_chosen(
     num_heads: int,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention of the chosen tokens to their row's chosen tokens, or to all tokens of their row.
+    """Let the chosen tokens attend to their row's chosen tokens, or to all tokens of their row.
 
     Args:
         queries: [chosen, hidden].
@@ -140,7 +140,7 @@ def attend_chosen(
     asking = tokens.position[chosen.index]
     asked = tokens.position if to_all else asking
     groups = [(rows, k, length if to_all else k) for rows, k, length in chosen.groups]
-    if not to_all:  # rows of one k are neighbours, whatever their length
+    if not to_all:  # rows of equal k are neighbours, whatever their length
         runs = groupby(groups, key=lambda group: group[1])
         groups = [(sum(rows for rows, _, _ in run), k, k) for k, run in runs]
     dtype = queries.dtype
@@ -163,30 +163,30 @@ def attend_chosen(
 
 
 def one_of_few(count: int) -> int:
-    """`count`, or a little more: at most 16 values between a power of two and the next.
+    """Round `count` up, to one of at most 16 values between a power of two and the next.
 
-    On the CPU a bfloat16 product compiles for every shape that it meets, which takes a fifth of a
-    millisecond and keeps half a megabyte: sizes that follow the traffic must be few.
+    On the CPU, a bfloat16 product is compiled for every shape that it meets. That takes 0.2 ms and
+    keeps 0.5 MB, so sizes that depend on the traffic must be few.
     """
     step = 1 << max(0, count.bit_length() - 5)
     return -(-count // step) * step
 
 
 def filled_up(x: Tensor) -> Tensor:
-    """`x` with rows of zeros after its own, where products of few shapes pay: see `one_of_few`."""
+    """Pad `x` with rows of zeros where few shapes of products pay: see `one_of_few`."""
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.requires_grad:
         return x
     return F.pad(x, (0, 0, 0, one_of_few(len(x)) - len(x)))
 
 
 def _fit_for_attention(projected: Tensor) -> Tensor:
-    # The CPU's bfloat16 attention is slower than its float32: measured 1.1 times at 256 tokens a
-    # row, 1.5 at 11 and 3 at 4, and backwards 2.5 to 4 times.
+    # On the CPU, bfloat16 attention is slower than float32: 1.1 times at 256 tokens a row, 1.5 at
+    # 11 and 3 at 4; 2.5 to 4 times in the backward pass.
     return projected.float() if projected.device.type == "cpu" else projected
 
 
 def mean_pool(hidden: Tensor, tokens: PackedTokens) -> Tensor:
-    """Mean over each row's tokens, in float32: [tokens, hidden] to [rows, hidden]."""
+    """Average each row's tokens in float32: [tokens, hidden] to [rows, hidden]."""
     lengths = torch.tensor(tokens.lengths, device=hidden.device, dtype=torch.float32)
     sums = hidden.new_zeros(len(tokens.lengths), hidden.shape[1], dtype=torch.float32)
     return sums.index_add(0, tokens.row_of_token, hidden.float()) / lengths[:, None]

@@ -1,4 +1,4 @@
-"""Finds an encoder by name or folder, offline first, and digests what it found."""
+"""Loading an encoder by name or folder, offline first, with digests of what was loaded."""
 
 import hashlib
 import importlib
@@ -31,7 +31,7 @@ def load_encoder(
 
     Args:
         name: `minilm-l6` (embedded), a local folder, or the name of a model in the local
-            Hugging Face cache; the network is asked only if none of these has it and
+            Hugging Face cache; it is downloaded only if none of these has it and
             `HF_HUB_OFFLINE` is not set.
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in it.
 
@@ -145,9 +145,9 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except EncoderError:
         raise
-    except Exception as error:  # tokenizers and safetensors raise bare ones
+    except Exception as error:  # tokenizers and safetensors raise plain `Exception`
         raise EncoderError(f"encoder {name!r} cannot be loaded ({type(error).__name__})") from error
-    # What a file lacks would come random, and other in every process. The pooler is not used.
+    # Missing weights would be random, and differ in every process. The pooler is not used.
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise EncoderError(

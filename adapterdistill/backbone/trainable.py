@@ -1,4 +1,4 @@
-"""Encoders whose weights are trained: whole ones, and thinner ones cut out of a frozen one."""
+"""Encoders whose weights are trained: whole ones, and thinner ones cut from a frozen one."""
 
 from collections.abc import Collection
 from dataclasses import fields, replace
@@ -15,7 +15,7 @@ class TrainableEncoder(nn.Module):
     """Float32 copies of an encoder's weights, cast to its dtype in every forward."""
 
     def __init__(self, encoder: Encoder, *, frozen: Collection[str] = ()) -> None:
-        """`frozen` names weights that stay as they are, such as `words`: most of the parameters."""
+        """`frozen` names weights that are not trained, such as `words`: most of the parameters."""
         super().__init__()
         self._encoder = encoder
         found = encoder.weights.tensors()
@@ -25,7 +25,7 @@ class TrainableEncoder(nn.Module):
         )
 
     def cast(self) -> Encoder:
-        """The encoder of the present weights, with gradients to them."""
+        """Make an encoder of the present weights, through which gradients reach them."""
         frozen, dtype = self._encoder.weights, self._encoder.dtype
         parts = {n: part.to(dtype) for n, part in zip(self._names, self.parts, strict=True)}
         layers = tuple(
@@ -38,14 +38,14 @@ class TrainableEncoder(nn.Module):
 
 @torch.no_grad()
 def thinner(encoder: Encoder, *, num_layers: int, num_heads: int) -> Encoder:
-    """An encoder of `num_layers` layers with `num_heads` heads each, all cut out of `encoder`.
+    """Cut an encoder of `num_layers` layers with `num_heads` heads each out of `encoder`.
 
-    Layers are taken evenly, from the first on. Of each the heads with the largest weights are kept,
-    and the same share of the FFN's units. The hidden size stays, so that what is kept reads and
-    writes what it did, and word embeddings are the encoder's. A start for training.
+    Layers are taken evenly, from the first on. Each keeps the heads with the largest weights and
+    the same share of the FFN's units. Hidden size and word embeddings stay the same, so that what
+    is kept reads and writes the same states. The result is a start for training.
 
     Raises:
-        ConfigError: it would have more layers or heads than `encoder`, or none.
+        ConfigError: that is no layer or head, or more than `encoder` has.
     """
     w = encoder.weights
     for name, asked, there in (
@@ -88,5 +88,5 @@ def _thinner(layer: LayerWeights, num_heads: int, of_heads: int) -> LayerWeights
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """Places of the `count` largest values, in order of place."""
+    """Find the places of the `count` largest values, in ascending order."""
     return values.topk(count).indices.sort().values

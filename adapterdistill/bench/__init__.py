@@ -1,1 +1,1 @@
-"""Benchmarks: does a new tenant gain from the others' adapters, and what does it cost."""
+"""Benchmarks, one package each: what a tenant gains from others' adapters, and the cost."""

@@ -6,11 +6,10 @@ that a result depends on, so a changed method, tenant or setting is another key.
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from adapterdistill.files import replace_file
 from adapterdistill.manifest import canonical_json
 
 
@@ -40,27 +39,16 @@ class ResultCache:
         return found if isinstance(found, dict) else None
 
     def write(self, key: str, result: dict[str, Any]) -> None:
-        _write_atomically(self._cell(key), json.dumps(result, sort_keys=True).encode())
+        replace_file(self._cell(key), json.dumps(result, sort_keys=True).encode())
 
     def read_payload(self, key: str) -> bytes:
         return self._payload(key).read_bytes()
 
     def write_payload(self, key: str, payload: bytes) -> None:
-        _write_atomically(self._payload(key), payload)
+        replace_file(self._payload(key), payload)
 
     def _cell(self, key: str) -> Path:
         return self._cells / f"{key}.json"
 
     def _payload(self, key: str) -> Path:
         return self._payloads / f"{key}.safetensors"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(staged).replace(path)
-    except BaseException:
-        Path(staged).unlink(missing_ok=True)
-        raise

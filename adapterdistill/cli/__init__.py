@@ -1,4 +1,4 @@
-"""The `adapterdistill` command: finds the subcommand, and turns errors into exit codes.
+"""The `adapterdistill` command: one module a noun; this one finds it and sets exit codes.
 
 Each subcommand's module is imported when it is called, not before: `--help` answers at once, and
 the registry's process stays free of torch and Ray.
@@ -15,33 +15,43 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from adapterdistill import __version__
-from adapterdistill.errors import AdapterDistillError, FileError, error_classes
+from adapterdistill.cli.metavars import name_values
+from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
 
 
 class Subcommand(NamedTuple):
-    """`module` has a typer `app` (a noun with verbs) or `register(app)` (plain commands)."""
+    """A command of the root: `module` has a typer `app` (a noun with verbs) or `register(app)`."""
 
     module: str
+    reader: str
+    """Who uses it: the heading that `--help` lists it under."""
     summary: str
 
 
+_READERS = {
+    "Newcomer": {
+        "demo": "Run the whole story on the sample tenants.",
+        "federation": "Show three owners' clusters and what keeps them apart.",
+    },
+    "Data owner": {
+        "data": "Import, check and describe a tenant's data.",
+        "onboard": "Train, distil and publish for a tenant.",
+        "owner": "Make and show credentials for a registry.",
+    },
+    "Operator": {
+        "registry": "Run and read the adapter registry.",
+        "serve": "Deploy the search endpoint on Ray Serve.",
+        "release": "Try, promote and roll back what a tenant is served by.",
+        "token": "Make and revoke tokens for the endpoint.",
+        "drill": "Break something and see that it recovers.",
+    },
+    "Application developer": {"query": "Ask a deployed tenant a question."},
+    "Researcher": {"bench": "Measure transfer and cost."},
+}
 SUBCOMMANDS = {
-    "demo": Subcommand("adapterdistill.cli.demo", "Run the whole story on the sample tenants."),
-    "federation": Subcommand(
-        "adapterdistill.cli.federation", "Show three owners' clusters and what keeps them apart."
-    ),
-    "data": Subcommand("adapterdistill.cli.data", "Import, check and describe a tenant's data."),
-    "onboard": Subcommand("adapterdistill.cli.onboard", "Train, distil and publish for a tenant."),
-    "owner": Subcommand("adapterdistill.cli.owner", "Make and show credentials for a registry."),
-    "registry": Subcommand("adapterdistill.cli.registry", "Run and read the adapter registry."),
-    "serve": Subcommand("adapterdistill.cli.serve", "Deploy the search endpoint on Ray Serve."),
-    "query": Subcommand("adapterdistill.cli.query", "Ask a deployed tenant a question."),
-    "release": Subcommand(
-        "adapterdistill.cli.release", "Try, promote and roll back what a tenant is served by."
-    ),
-    "token": Subcommand("adapterdistill.cli.token", "Make and revoke tokens for the endpoint."),
-    "drill": Subcommand("adapterdistill.cli.drill", "Break something and see that it recovers."),
-    "bench": Subcommand("adapterdistill.cli.bench", "Measure transfer and cost."),
+    name: Subcommand(f"adapterdistill.cli.{name}", reader, summary)
+    for reader, commands in _READERS.items()
+    for name, summary in commands.items()
 }
 
 
@@ -51,22 +61,26 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
         for name, subcommand in SUBCOMMANDS.items():
-            self.add_command(TyperCommand(name=name, help=subcommand.summary))
+            self.add_command(
+                TyperCommand(name=name, help=subcommand.summary, rich_help_panel=subcommand.reader)
+            )
+        name_values(self)
 
     # Typer's own context class is private, hence Any.
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         if args and args[0] in SUBCOMMANDS:
-            self.add_command(_load(args[0]), args[0])
+            self.add_command(load(args[0]), args[0])
         return super().resolve_command(ctx, args)
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
+    """Import a subcommand and make its command or group."""
     module = importlib.import_module(SUBCOMMANDS[name].module)
     if hasattr(module, "app"):
-        return get_group(module.app)
+        return name_values(get_group(module.app))
     plain = typer.Typer(callback=lambda: None)
     module.register(plain)
-    return get_group(plain).commands[name]
+    return name_values(get_group(plain).commands[name])
 
 
 def _exit_codes() -> str:
@@ -111,7 +125,7 @@ def _root(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command and exits: an expected fault is one line on stderr and its exit code."""
+    """Run the command and exit; an expected error is printed on stderr and sets the exit code."""
     try:
         exit_code = _run(args)
         sys.stdout.flush()
@@ -128,10 +142,10 @@ def _run(args: Sequence[str] | None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except AdapterDistillError as error:
-        # What an actor raised comes wrapped by Ray, with the plain error as its cause.
+        # Ray wraps what an actor raised; the plain error is its cause.
         return _refused(error, getattr(error, "cause", error))
     except OSError as error:
-        if error.filename is None:  # not about a file: nobody foresaw it
+        if error.filename is None:  # not about a file: a bug
             raise
         return _refused(FileError(), f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
@@ -140,13 +154,7 @@ def _run(args: Sequence[str] | None) -> int:
 
 
 def _refused(error: AdapterDistillError, told: object) -> int:
-    print(f"error [{error.reason}]: {_shown(str(told))}", file=sys.stderr)
+    """Print the error as one line, and the faults that it lists as one line each."""
+    lines = (" ".join(part.split()) for part in str(told).split(LISTED))
+    print(f"error [{error.reason}]: {LISTED.join(lines)}", file=sys.stderr)
     return error.exit_code
-
-
-def _shown(message: str) -> str:
-    """One line; a list, whose further lines are indented, keeps them."""
-    first, *further = message.splitlines() or [""]
-    if all(line.startswith("  ") for line in further):
-        return "\n  ".join(" ".join(line.split()) for line in (first, *further))
-    return " ".join(message.split())

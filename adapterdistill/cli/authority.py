@@ -1,7 +1,7 @@
-"""`adapterdistill registry init|enrol|revoke|...`: who may connect to a registry.
+"""`adapterdistill registry init|enrol|revoke|...`: commands of a registry's certificate authority.
 
-These read and write the authority's folder; no registry needs to run, and one that does takes up
-what changed.
+They read and write the authority's folder. No registry needs to run; one that runs notices the
+changes.
 """
 
 import json
@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import print_table
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
 from adapterdistill.registry.access import Caller
@@ -26,36 +24,40 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Role(StrEnum):
-    """What somebody is to the registry."""
+    """A role at the registry."""
 
     owner = "owner"
     operator = "operator"
     auditor = "auditor"
 
 
-Root = Annotated[Path, typer.Option("--root", help="The registry's folder.")]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
-Bearer = Annotated[Role, typer.Option("--role", help="What the name is to the registry.")]
+Root = Annotated[Path, typer.Option("--root", metavar="FOLDER", help="The registry's folder.")]
+Bearer = Annotated[Role, typer.Option("--role", help="The role of the name.")]
 Hosts = Annotated[
     list[str] | None,
-    typer.Option("--host", help="Name or IP address at which clients reach it; repeat for more."),
+    typer.Option(
+        "--host", metavar="HOST", help="Name or IP address of the server; may be repeated."
+    ),
 ]
-Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="Days until they expire.")]
+Days = Annotated[
+    int,
+    typer.Option("--days", min=1, max=3650, metavar="DAYS", help="Days until they expire."),
+]
 DAYS = authority.LIFETIME.days
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to `adapterdistill registry`."""
+    """Add the commands to `adapterdistill registry`."""
     for command in (init, renew_server, enrol, revoke, certificates, keygen):
         app.command(command.__name__.replace("_", "-"))(command)
 
 
 def init(root: Root, host: Hosts = None) -> None:
-    """Make a private authority, and with it what serving over mutual TLS needs.
+    """Make a private authority, and the files that serving over mutual TLS needs.
 
-    ROOT/authority is for enrolling and revoking: keep it safe. ROOT/server is all that the server
-    reads. ROOT/operator holds an operator's credentials. Loopback's names are always among the
-    server's, so that its operator can call it from where it runs.
+    The folder authority is for enrolling and revoking: keep it safe. The server reads only the
+    folder server. The folder operator holds an operator's credentials. The server's certificate
+    always includes the names of loopback, so that its operator can call it on its machine.
     """
     authority.create(root, [*dict.fromkeys([*(host or ()), *LOOPBACK])])
     typer.echo(
@@ -65,42 +67,51 @@ def init(root: Root, host: Hosts = None) -> None:
 
 
 def renew_server(root: Root, host: Hosts = None, days: Days = DAYS) -> None:
-    """Give the server a new key and certificate, for the hosts it had if none is named."""
+    """Make a new key and certificate for the server, by default for the same hosts."""
     with authority.opened(root) as opened:
         hosts = [*dict.fromkeys([*host, *LOOPBACK])] if host else []
         opened.certify_server(hosts, lifetime=timedelta(days=days))
-    typer.echo("renewed; connections from now on see the new certificate")
+    typer.echo("renewed; new connections see the new certificate")
 
 
 def enrol(
-    name: Annotated[str, typer.Argument(help="The tenant's, operator's or auditor's name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the tenant, operator or auditor.")
+    ],
     root: Root,
-    request: Annotated[Path, typer.Option(help="The request.pem that keygen wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to write certificates.pem, to send back.")],
+    request: Annotated[
+        Path, typer.Option(metavar="FILE", help="The request.pem that keygen wrote.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The certificates.pem to write and send back.")
+    ],
     role: Bearer = Role.owner,
     days: Days = DAYS,
     new_keys: Annotated[
-        bool, typer.Option("--new-keys", help="The name may have other keys than before.")
+        bool, typer.Option("--new-keys", help="Accept other keys than before.")
     ] = False,
 ) -> None:
-    """Give somebody certificates, or renew them: make sure that the request is theirs."""
+    """Issue or renew certificates. Make sure first that the request is the named one's."""
     caller = caller_named(role, name)
     with authority.opened(root) as opened:
-        given = opened.enrol(caller, request, new_keys=new_keys, lifetime=timedelta(days=days))
-    pem.write(out, given)
+        issued = opened.enrol(caller, request, new_keys=new_keys, lifetime=timedelta(days=days))
+    pem.write(out, issued)
     typer.echo(f"{out}: certificates of {caller} for {days} days")
 
 
 def revoke(
     root: Root,
-    name: Annotated[str | None, typer.Argument(help="Whose certificates, all of them.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Revoke all of this name.")
+    ] = None,
     role: Bearer = Role.owner,
     serial: Annotated[
-        str | None, typer.Option(help="This one alone; a few digits will do.")
+        str | None,
+        typer.Option(metavar="DIGITS", help="Revoke the one whose serial begins so."),
     ] = None,
     output: Output = Format.table,
 ) -> None:
-    """Revoke certificates, for good. Calls are refused at once, on open connections too."""
+    """Revoke certificates for ever. Their calls are refused at once, even on open connections."""
     if (name is None) == (serial is None):
         raise ConfigError("which certificates? Give either a name or --serial")
     with authority.opened(root) as opened:
@@ -109,22 +120,24 @@ def revoke(
 
 
 def certificates(root: Root, output: Output = Format.table) -> None:
-    """List the certificates that were given, oldest first."""
+    """List the issued certificates, oldest first."""
     with authority.opened(root) as opened:
         _show(opened.issued(), output)
 
 
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Credentials folder to make or to renew.")],
-    name: Annotated[str, typer.Option(help="The name to be enrolled by.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Credentials folder to make or renew.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The name to enrol.")],
     role: Bearer = Role.operator,
 ) -> None:
-    """Make keys and a request for an operator or an auditor; the keys stay where they are made."""
+    """Make keys and a request for an operator or an auditor. The keys stay in the folder."""
     request_for(folder, caller_named(role, name))
 
 
 def request_for(folder: Path, caller: Caller) -> None:
-    """Makes the folder's missing keys and its request, and says what to do with it."""
+    """Make the folder's missing keys and its request, and print what to do with it."""
     request = pem.request_credentials(folder, caller)
     typer.echo(
         f"{request}: send it to the registry's operator, and keep the answer as"
@@ -133,7 +146,7 @@ def request_for(folder: Path, caller: Caller) -> None:
 
 
 def caller_named(role: Role, name: str) -> Caller:
-    """Raises ConfigError unless `name` may name a tenant."""
+    """Make the caller; raises ConfigError for a malformed name."""
     if not is_name(name):
         raise ConfigError(
             f"not a name: {name!r}; expected up to 63 of a-z, 0-9, '.', '_' and '-',"
@@ -157,15 +170,14 @@ def _show(issued: Sequence[authority.Issued], output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "role", "use", "serial", "expires", "revoked")
-    for one in issued:
-        cells = (
-            one.caller.name,
-            one.caller.role,
-            one.usage.name,
-            one.serial[:12],
-            f"{one.expires:%Y-%m-%d %H:%M}",
-            "revoked" if one.revoked else "",
-        )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+    print_table(
+        {
+            "name": [one.caller.name for one in issued],
+            "role": [one.caller.role for one in issued],
+            "use": [one.usage.name for one in issued],
+            "serial": [one.serial[:12] for one in issued],
+            "expires": [f"{one.expires:%Y-%m-%d %H:%M}" for one in issued],
+            "revoked": ["revoked" if one.revoked else "" for one in issued],
+        },
+        optional=("use",),
+    )

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.data import (
     TenantDataset,
     find_doubts,
@@ -24,7 +24,6 @@ from adapterdistill.errors import ConfigError, DataError
 app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
 
 
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a tenant that is there.")]
 Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path.")]
 
@@ -140,17 +139,17 @@ def samples(
         typer.echo(json.dumps(written, indent=2))
         return
     columns = ("faqs", "train", "valid", "test", "out_of_scope")
-    table = Table("tenant", *columns)
+    shown = table("tenant", *columns)
     for sample, counts in written.items():
-        table.add_row(sample, *(str(counts[column]) for column in columns))
-    Console().print(table)
+        shown.add_row(sample, *(str(counts[column]) for column in columns))
+    Console().print(shown)
 
 
 def _show(values: dict[str, str | int], output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(values, indent=2))
         return
-    table = Table(show_header=False)
+    shown = table("what", "value", show_header=False)
     for key, value in values.items():
-        table.add_row(key, Text(str(value), overflow="fold"))
-    Console().print(table)
+        shown.add_row(key, Text(str(value)))
+    Console().print(shown)

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.onboarding import STAGES
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
@@ -35,11 +37,12 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Write the result as JSON to this file.")
     ] = None,
+    shape: Output = Format.table,
 ) -> None:
     """Start a cluster and a registry, onboard the sample tenants one after another through
     `ray job submit`, serve them, ask questions over HTTP, and stop everything.
     """
-    console = Console()
+    console = Console(stderr=shape is Format.json)
     if stop is not None:
         stop_cluster(stop)
         console.print(f"stopped what ran in {stop}")
@@ -56,7 +59,10 @@ def demo(
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
     with Demo(names, runs=runs, emit=console.print, keep=keep) as running:
         result = running.run()
-        console.print(_tenants(result), _stages(result), _answers(result), *_figures(result))
+        if shape is Format.json:
+            typer.echo(json.dumps(result.as_json(), indent=2))
+        else:
+            console.print(_tenants(result), _stages(result), _answers(result), *_figures(result))
         if output is not None:
             output.write_text(json.dumps(result.as_json(), indent=2), "utf-8")
         if keep:
@@ -69,48 +75,40 @@ def demo(
 
 
 def _tenants(result: DemoResult) -> Table:
-    table = Table(title="Own adapter -> distilled adapter, on held-out queries")
-    for name in ("tenant", "FAQs", "queries", "teachers", "top-1", "MRR", "decision"):
-        table.add_column(
-            name, justify="right" if name in ("FAQs", "queries", "teachers") else "left"
-        )
+    columns = ("tenant", "FAQs", "teachers", "top-1", "decision")
+    title = "Own adapter -> distilled adapter, on held-out queries"
+    shown = table(*columns, right=columns[1:3], title=title)
     for report in result.reports:
-        counts, held = report.validate_stage.counts, report.evaluate.held_out
-        queries = sum(counts[split] for split in ("train", "valid", "test"))
-        cells = [report.tenant, str(counts["faqs"]), str(queries)]
-        cells.append(str(len(report.fetch_teachers.teachers)))
-        for metric in ("top1", "mrr"):
-            if held is None or metric not in held.own:
-                cells.append("-")
-                continue
-            own, distilled = held.own[metric].value, held.distilled[metric].value
-            cells.append(f"{own:.3f} -> {distilled:.3f}" if report.distil.trained else f"{own:.3f}")
-        table.add_row(*cells, report.decide.choice)
-    return table
+        held, top_1 = report.evaluate.held_out, "-"
+        if held is not None and "top1" in held.own:
+            own, distilled = held.own["top1"].value, held.distilled["top1"].value
+            top_1 = f"{own:.3f} -> {distilled:.3f}" if report.distil.trained else f"{own:.3f}"
+        counts = (report.validate_stage.counts["faqs"], len(report.fetch_teachers.teachers))
+        shown.add_row(report.tenant, *map(str, counts), top_1, report.decide.choice)
+    return shown
 
 
 def _stages(result: DemoResult) -> Table:
-    table = Table(title="Seconds by stage")
-    table.add_column("tenant")
-    for stage in STAGES:
-        table.add_column(stage.replace("_teachers", ""), justify="right")
-    for report in result.reports:
-        seconds = report.stage_seconds()
-        table.add_row(report.tenant, *(f"{seconds[stage]:.1f}" for stage in STAGES))
-    return table
+    """Show the seconds of the stages that took longest, and of all others together."""
+    seconds = {report.tenant: report.stage_seconds() for report in result.reports}
+    slowest = sorted(STAGES, key=lambda stage: sum(one[stage] for one in seconds.values()))[-4:]
+    columns = [stage for stage in STAGES if stage in slowest]
+    shown = table(
+        "tenant", *columns, "others", right=[*columns, "others"], title="Seconds by stage"
+    )
+    for tenant, one in seconds.items():
+        cells = [*(one[stage] for stage in columns), sum(one[s] for s in {*STAGES} - {*columns})]
+        shown.add_row(tenant, *(f"{cell:.1f}" for cell in cells))
+    return shown
 
 
 def _answers(result: DemoResult) -> Table:
-    table = Table(title="Answers over HTTP")
-    for name in ("tenant", "question asked", "first FAQ", "score", "adapter", "ms"):
-        table.add_column(name, justify="right" if name in ("score", "ms") else "left")
+    columns = ("tenant", "question asked", "first FAQ", "score")
+    shown = table(*columns, right=("score",), title="Answers over HTTP")
     for answer in result.answers:
         found = Text("abstained", style="yellow") if answer.abstained else Text(answer.first)
-        cells: list[str | Text] = [answer.tenant, Text(answer.asked), found]
-        table.add_row(
-            *cells, f"{answer.score:.3f}", answer.version[:12], f"{answer.milliseconds:.0f}"
-        )
-    return table
+        shown.add_row(answer.tenant, Text(answer.asked), found, f"{answer.score:.3f}")
+    return shown
 
 
 def _figures(result: DemoResult) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.console import Console, RenderableType
+from rich.table import Column
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named
@@ -44,7 +45,7 @@ def drill(
             "[serving] and [ray]; `list` shows which drills can."
         ),
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
     remove it all. Without a name: list the drills.
@@ -104,10 +105,10 @@ def _list(output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(Column("drill", no_wrap=True), "fault, and what must hold", "with --on")
+    shown = table(Column("drill", no_wrap=True), "fault, and what must hold", "with --on")
     for row in rows:
-        table.add_row(*map(Text, row.values()))
-    Console().print(table)
+        shown.add_row(*map(Text, row.values()))
+    Console().print(shown)
 
 
 def _on_named(name: str) -> str:
@@ -140,16 +141,16 @@ def _summed(name: str, seed: int, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
-    seconds = (Column(name, justify="right") for name in ("median s", "max s"))
-    table = Table(Column("drill", no_wrap=True), "passed", *seconds, "found", title="Drills")
+def _table(found: list[dict[str, Any]]) -> RenderableType:
+    columns = ("passed", "median s", "max s", "found")
+    shown = table(Column("drill", no_wrap=True), *columns, right=columns[1:3], title="Drills")
     for row in found:
         runs = row["runs"]
         passed = sum(run["passed"] for run in runs)
-        table.add_row(
+        shown.add_row(
             row["drill"],
             Text(f"{passed} of {len(runs)}", "green" if row["passed"] else "bold red"),
             *("-" if value is None else f"{value:.2f}" for value in row["recovery_s"].values()),
             Text("\n".join(dict.fromkeys(f for run in runs for f in run["findings"])) or "nothing"),
         )
-    return table
+    return shown

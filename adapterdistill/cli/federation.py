@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.demo.federation import TENANTS, Federation
 from adapterdistill.demo.parties import own_cluster
 from adapterdistill.errors import ConfigError
@@ -36,7 +36,7 @@ def federation(
     runs: Annotated[Path, typer.Option(help="Folder of the owners' TOML files.")] = Path(
         "cluster/federation"
     ),
-    output: Annotated[Format, typer.Option("--format", help="A table or JSON.")] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Start a registry and three owners' Ray clusters, onboard the owners one after another over
     mutual TLS, show who is refused and why, and stop everything.

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import (
     AdapterDistillError,
     ConfigError,
@@ -58,9 +58,7 @@ def query(
         Path | None,
         typer.Option(help="File with the tenant's token, where the server asks for one."),
     ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people or JSON.")
-    ] = Format.table,
+    output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)
@@ -145,25 +143,24 @@ def _error_of(status: int, message: str) -> AdapterDistillError:
     return classes.get(status, ServingError)(message or f"the server answered with status {status}")
 
 
-def _table(answer: dict[str, Any]) -> Table:
+def _table(answer: dict[str, Any]) -> RenderableType:
     [result] = answer["results"]
     adapter = f"adapter {answer['adapter']['name']} {answer['adapter']['version'][:12]}"
     form = answer["adapter"]["form"]
     told = "" if form == "adapter" else f", {form} form"
     told += "" if answer["adapter"].get("alias", "live") == "live" else " (canary)"
-    table = Table(
+    columns = ("#", "score", "question", "answer", "faq_id")
+    shown = table(
+        *columns,
+        right=("#", "score"),
         title=Text(f"{answer['tenant']}: {adapter}{told}"),
         caption=Text(_caption(result)),
     )
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
-    for name in ("question", "answer", "faq_id"):
-        table.add_column(name, overflow="fold")
     for place, faq in enumerate(result["ranked"], start=1):
         # Text, not str: a tenant's brackets are not markup.
-        cells = [Text(faq[name] or "-") for name in ("question", "answer", "faq_id")]
-        table.add_row(str(place), f"{faq['score']:.3f}", *cells)
-    return table
+        cells = [Text(faq[name] or "-") for name in columns[2:]]
+        shown.add_row(str(place), f"{faq['score']:.3f}", *cells)
+    return shown
 
 
 def _caption(result: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """`adapterdistill registry ...`: run a registry, and read one.
 
-Imports neither torch nor Ray: `serve` is the registry's process and has little memory.
+This module imports neither torch nor Ray: `serve` is the registry's process and must stay small.
 """
 
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,22 +15,21 @@ import typer
 from rich import progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
-from rich.table import Column, Table
 from rich.text import Text
 
-from adapterdistill.cli import authority, registry_standing, registry_upkeep
-from adapterdistill.cli.options import Format
+from adapterdistill.cli import authority, registry_lifecycle, registry_upkeep
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
     CredentialsFolder,
     Name,
-    Output,
     Timeout,
     connect,
     resolve,
 )
-from adapterdistill.errors import ConfigError
+from adapterdistill.cli.tables import print_table, table
+from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
@@ -41,7 +39,7 @@ from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
-registry_standing.register(app)
+registry_lifecycle.register(app)
 registry_upkeep.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
@@ -49,48 +47,59 @@ DEFAULT_QUOTAS = Quotas()
 
 @app.command()
 def serve(
-    root: Annotated[Path, typer.Option(help="Folder of payloads and index; made if absent.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The registry's folder; made if absent.")
+    ],
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")
+    ] = 0,
     port_file: Annotated[
-        Path | None, typer.Option(help="Write HOST:PORT here once the registry is ready.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write HOST:PORT here once the registry is ready."),
     ] = None,
-    max_payload_mib: Annotated[int, typer.Option(min=1, help="Largest payload, in MiB.")] = 64,
+    max_payload_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Largest payload.")
+    ] = 64,
     encoder_weights_sha256: Annotated[
-        str | None, typer.Option(help="Accept adapters of this encoder only.")
+        str | None,
+        typer.Option(metavar="SHA256", help="Accept only adapters of this encoder."),
     ] = None,
     refuse_descendants: Annotated[
         bool,
         typer.Option(
             "--refuse-descendants",
-            help="Show no other owner what learnt from a withdrawn version.",
+            help="Hide descendants of withdrawn versions from other owners.",
         ),
     ] = False,
     max_tenant_gib: Annotated[
-        float, typer.Option(min=0.001, help="What one tenant may store, in GiB.")
+        float, typer.Option(min=0.001, metavar="GIB", help="Storage limit of each tenant.")
     ] = DEFAULT_QUOTAS.stored_bytes / GIB,
     max_tenant_versions: Annotated[
-        int, typer.Option(min=1, help="How many versions one tenant may store.")
+        int, typer.Option(min=1, metavar="COUNT", help="Most versions of each tenant.")
     ] = DEFAULT_QUOTAS.versions,
     max_calls_per_s: Annotated[
-        float, typer.Option(min=0.1, help="How often each caller may call, on average.")
+        float, typer.Option(min=0.1, metavar="RATE", help="Mean rate limit of each caller.")
     ] = DEFAULT_QUOTAS.calls_per_s,
     reflection: Annotated[
-        bool, typer.Option("--reflection", help="Tell clients by gRPC what calls there are.")
+        bool, typer.Option("--reflection", help="List the calls to clients (gRPC reflection).")
     ] = False,
     record: Annotated[
-        Path | None, typer.Option(help="Keep here every message that passes, for an inspection.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
     ] = None,
 ) -> None:
     """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr.
 
-    Over mutual TLS once `registry init` has made certificates; before, plain text on loopback.
+    It uses mutual TLS after `registry init`, and plain text on loopback before.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def announce(address: str) -> None:
         if port_file is not None:
-            _replace(port_file, f"{address}\n".encode())
+            write_file(port_file, f"{address}\n".encode())
         typer.echo(address)
 
     registry = server.RegistryServer(
@@ -114,12 +123,17 @@ def list_(
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's adapters.")] = None,
-    exclude_tenant: Annotated[str | None, typer.Option(help="None of this tenant's.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only adapters for this task.")] = None,
-    language: Annotated[str | None, typer.Option(help="Only adapters for this language.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this tenant.")] = None,
+    exclude_tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Not of this tenant.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Only for this task.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only for this language.")
+    ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Only adapters with this label; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Only with this label; may be repeated."),
     ] = None,
     all_versions: Annotated[
         bool, typer.Option("--all-versions", help="Not only the newest of each adapter.")
@@ -143,22 +157,20 @@ def list_(
         shown = [one.manifest.model_dump(mode="json") | {"state": one.state} for one in found]
         typer.echo(json.dumps(shown, indent=2))
         return
-    version = Column("version", no_wrap=True)
-    table = Table("tenant", "adapter", version, "state", "method", "encoder", "teachers", "KiB")
-    for one in found:
-        manifest = one.manifest
-        cells = (
-            manifest.tenant,
-            manifest.adapter,
-            manifest.version[:12],
-            one.state,
-            manifest.method,
-            manifest.encoder.name,
-            str(len(manifest.teachers)),
-            str(manifest.payload_bytes // 1024),
-        )
-        table.add_row(*map(Text, cells))  # Text: names are no rich markup
-    Console().print(table)
+    manifests = [one.manifest for one in found]
+    print_table(
+        {
+            "tenant": [one.tenant for one in manifests],
+            "adapter": [one.adapter for one in manifests],
+            "version": [one.version[:12] for one in manifests],
+            "state": [one.state for one in found],
+            "method": [one.method for one in manifests],
+            "encoder": [one.encoder.name for one in manifests],
+            "teachers": [str(len(one.teachers)) for one in manifests],
+            "KiB": [str(one.payload_bytes // 1024) for one in manifests],
+        },
+        optional=("KiB", "encoder", "teachers", "method"),
+    )
 
 
 @app.command()
@@ -176,7 +188,7 @@ def show(
         published = client.describe(ref)
         lineage = client.lineage(ref)
     relatives = _relatives(lineage)
-    standing = {
+    lifecycle = {
         "state": published.state,
         "reason": published.state_reason,
         "withdrawn teacher": published.withdrawn_teacher,
@@ -184,39 +196,41 @@ def show(
     if output is Format.json:
         shown = {
             "manifest": published.manifest.model_dump(mode="json"),
-            **{field.replace(" ", "_"): value for field, value in standing.items()},
+            **{field.replace(" ", "_"): value for field, value in lifecycle.items()},
             "lineage": relatives,
         }
         typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table("field", Column("value", overflow="fold"), show_header=False)
-    standing = {field: value for field, value in standing.items() if value}
-    for field, value in (_facts(published.manifest) | standing).items():
-        table.add_row(field, Text(value))
+    facts = table("field", "value", show_header=False)
+    lifecycle = {field: value for field, value in lifecycle.items() if value}
+    for field, value in (_facts(published.manifest) | lifecycle).items():
+        facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
-        table.add_row(kind, Text("\n".join(lines) or "none"))
-    Console().print(table)
+        facts.add_row(kind, Text("\n".join(lines) or "none"))
+    Console().print(facts)
 
 
 @app.command()
 def fetch(
     name: Name,
-    folder: Annotated[Path, typer.Argument(help="Folder to write to; made if absent.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to write to; made if absent.")
+    ],
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
     timeout_s: Timeout = 60.0,
     output: Output = Format.table,
 ) -> None:
-    """Fetch one version, verified, into adapter.safetensors and manifest.json."""
+    """Fetch and verify one version; write adapter.safetensors and manifest.json."""
     with (
         connect(address, address_file, timeout_s, credentials) as client,
         _progress_bar() as on_progress,
     ):
         manifest, payload = client.fetch(resolve(client, name), on_progress=on_progress)
-    _replace(folder / "adapter.safetensors", payload)
-    _replace(folder / "manifest.json", manifest.canonical_json())
+    write_file(folder / "adapter.safetensors", payload)
+    write_file(folder / "manifest.json", manifest.canonical_json())
     if output is Format.json:
         typer.echo(json.dumps({"name": manifest.ref.name, "folder": str(folder)}))
     else:
@@ -225,7 +239,7 @@ def fetch(
 
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
-    """A bar of bytes on stderr, if a terminal watches."""
+    """Show a progress bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -255,19 +269,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
 
 
 def _relatives(lineage: Lineage) -> Mapping[str, dict[str, int]]:
-    """Names with their depths."""
+    """Map the names of teachers and students to their depths."""
     return {
         "teachers": {one.ref.name: one.depth for one in lineage.ancestors},
         "students": {one.ref.name: one.depth for one in lineage.descendants},
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that others see whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        staged.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""How commands find and name what is in a registry: shared options, and connecting by them."""
+"""Shared options of the registry's commands, and how these connect and resolve names."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.options import Format
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.files import read_file
 from adapterdistill.manifest import VersionRef
@@ -15,28 +14,36 @@ from adapterdistill.registry.wire import parse_alias_name
 
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
 
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 Address = Annotated[
     str | None,
-    typer.Option("--address", envvar="ADAPTERDISTILL_REGISTRY", help="The registry's HOST:PORT."),
+    typer.Option(
+        "--address",
+        envvar="ADAPTERDISTILL_REGISTRY",
+        metavar="HOST:PORT",
+        help="The registry's address.",
+    ),
 ]
 AddressFile = Annotated[
-    Path | None, typer.Option("--address-file", help="A file that holds HOST:PORT.")
+    Path | None, typer.Option("--address-file", metavar="FILE", help="A file that holds HOST:PORT.")
 ]
 CredentialsFolder = Annotated[
     Path | None,
     typer.Option(
         "--credentials",
         envvar="ADAPTERDISTILL_CREDENTIALS",
-        help="Folder of your keys and certificates; none: plain text.",
+        metavar="FOLDER",
+        help="Folder of your keys and certificates; without it, plain text.",
     ),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a call may take.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Time limit of a call.")
+]
 Name = Annotated[
     str,
     typer.Argument(
-        help="tenants/T/adapters/A/versions/SHA256 (8 digits of it will do),"
-        " or tenants/T/adapters/A/aliases/X."
+        metavar="NAME",
+        help="tenants/T/adapters/A/versions/SHA256 (its first 8 digits are enough),"
+        " or tenants/T/adapters/A/aliases/X.",
     ),
 ]
 
@@ -44,6 +51,7 @@ Name = Annotated[
 def connect(
     address: str | None, address_file: Path | None, timeout_s: float, credentials: Path | None
 ) -> RegistryClient:
+    """Connect by the options; raises ConfigError if they name no registry."""
     if address_file is not None:
         address = read_file(address_file).decode("utf-8", "replace").strip()
     if not address:
@@ -52,6 +60,12 @@ def connect(
 
 
 def resolve(client: RegistryClient, name: str) -> VersionRef:
+    """Find the version that a name, a shortened name or an alias means.
+
+    Raises:
+        ConfigError: more than one version begins with the name.
+        NotFoundError: there is none.
+    """
     if "/aliases/" in name:
         return client.resolve_alias(*parse_alias_name(name))[0]
     short = _SHORT_NAME.fullmatch(name)

@@ -1,4 +1,4 @@
-"""`adapterdistill registry audit|backup|restore|fsck`: on a registry's files, served or not."""
+"""`adapterdistill registry audit|backup|restore|fsck`: work on a registry's files."""
 
 import dataclasses
 import json
@@ -10,27 +10,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import print_table
 from adapterdistill.errors import AuditBrokenError, ConfigError, IntegrityError
 from adapterdistill.registry.upkeep import backup as backups
 from adapterdistill.registry.upkeep import fsck as check
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine, read_public_key
 
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 LogPath = Annotated[
-    Path, typer.Argument(help="The log, or the folder of a registry or of a backup.")
+    Path,
+    typer.Argument(metavar="PATH", help="The log, or the folder of a registry or a backup."),
 ]
 PublicKeys = Annotated[
     list[Path] | None,
     typer.Option(
         "--public-key",
+        metavar="FILE",
         help="A copy of the registry's audit/public.pem, kept elsewhere; may be repeated."
-        " Without it, the keys that the log itself names are taken.",
+        " Without it, the keys that the log itself names are accepted.",
     ),
 ]
 
@@ -41,13 +40,16 @@ def audit_verify(
     public_key: PublicKeys = None,
     head: Annotated[
         str | None,
-        typer.Option(help="sha256 that an earlier verification ended with: shows a cut end."),
+        typer.Option(
+            metavar="SHA256",
+            help="The head that an earlier verification printed: shows a cut end.",
+        ),
     ] = None,
     output: Output = Format.table,
 ) -> None:
-    """Whether the audit log is as it was written; names the first line that is not.
+    """Verify that the audit log is unchanged; name the first line that was changed.
 
-    Ends with 10 where it is not.
+    The exit code is 10 if a line was changed.
     """
     if head is not None and re.fullmatch("[0-9a-f]{64}", head) is None:
         raise ConfigError("--head must be the 64 hexadecimal digits of a sha256")
@@ -59,10 +61,10 @@ def audit_verify(
     if found.fault is not None:
         raise AuditBrokenError(f"{log.name} {found.fault}")
     if output is Format.table:
-        by = "by the keys given" if keys else "by the keys that it names itself (no --public-key)"
+        signers = "by the given keys" if keys else "by keys that the log names (no --public-key)"
         typer.echo(
-            f"{found.records} records up to change {found.revision} are as they were written;"
-            f" the first {found.signed_records} are signed, {by}"
+            f"{found.records} records up to event {found.revision} are unchanged;"
+            f" the first {found.signed_records} are signed {signers}"
         )
         typer.echo(f"head {found.head}")
 
@@ -70,28 +72,29 @@ def audit_verify(
 @audit_app.command("show")
 def audit_show(
     path: LogPath,
-    last: Annotated[int, typer.Option(min=1, help="How many of the newest lines.")] = 50,
+    last: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Number of lines.")] = 50,
     output: Output = Format.table,
 ) -> None:
-    """Show the newest lines of the audit log, unverified."""
+    """Show the newest lines of the audit log, without verifying them."""
     records = list(_newest(_log_in(path), last))
     if output is Format.json:
         typer.echo(json.dumps(records, indent=2))
         return
-    table = Table("line", "time", "caller", "what", Column("of", overflow="fold"))
-    for record in records:
-        when = datetime.fromtimestamp(record["time_ns"] / 1e9, UTC)
-        what = [record["kind"], record.get("call"), record.get("reason")]
-        of = [record.get("name"), record.get("other_name")]
-        cells = (
-            str(record["number"]),
-            f"{when:%F %T}",
-            record.get("caller", ""),
-            "\n".join(filter(None, what)),
-            "\n".join(filter(None, of)),
-        )
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+    print_table(
+        {
+            "line": [str(one["number"]) for one in records],
+            "time": [
+                f"{datetime.fromtimestamp(one['time_ns'] / 1e9, UTC):%F %T}" for one in records
+            ],
+            "caller": [one.get("caller", "") for one in records],
+            "event": [_lines(one, "kind", "call", "reason") for one in records],
+            "name": [_lines(one, "name", "other_name") for one in records],
+        }
+    )
+
+
+def _lines(record: dict[str, Any], *fields: str) -> str:
+    return "\n".join(record[field] for field in fields if record.get(field))
 
 
 def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -101,7 +104,7 @@ def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise ConfigError(f"cannot read the audit log {log}: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise AuditBrokenError(f"{log.name}: one of the newest lines is no record") from None
+        raise AuditBrokenError(f"{log.name}: one of the newest lines is not a record") from None
 
 
 def _log_in(path: Path) -> Path:
@@ -112,70 +115,72 @@ def _log_in(path: Path) -> Path:
 
 
 def backup(
-    root: Annotated[Path, typer.Argument(help="The registry's folder; it may be served.")],
-    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The registry's folder; it may be served.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="NEW-FOLDER", help="The backup's new folder.")],
     output: Output = Format.table,
 ) -> None:
-    """Copy what the registry holds at one moment, checked, into a new folder.
+    """Copy the registry's state at one moment into a new folder, and check it.
 
-    Keys are not copied: keep ROOT/authority, ROOT/server and ROOT/audit.key apart.
+    Keys are not copied: keep copies of authority, server and audit.key elsewhere.
     """
-    _tell(backups.backup(root, target), f"{root} is backed up in {target}", output)
+    _show(backups.backup(root, target), f"{root} is backed up in {target}", output)
 
 
 def restore(
-    source: Annotated[Path, typer.Argument(help="A backup.")],
-    root: Annotated[Path, typer.Argument(help="The registry's new folder.")],
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="A backup.")],
+    root: Annotated[Path, typer.Argument(metavar="NEW-FOLDER", help="The registry's new folder.")],
     output: Output = Format.table,
 ) -> None:
-    """Make a registry's folder from a backup, all of which is verified first.
+    """Make a registry's folder from a backup, after verifying all of it.
 
-    If it served TLS, put ROOT/server back before serving, with the newest list of revocations.
+    If it served TLS, put the server folder back first, with the newest revocation list.
     """
     contents = backups.restore(source, root)
-    _tell(contents, f"{source} is restored in {root}", output)
+    _show(contents, f"{source} is restored in {root}", output)
     if contents.served_tls and output is Format.table:
         typer.echo(f"put {root / 'server'} back before you serve it: backups hold no keys")
 
 
-def _tell(contents: backups.Contents, done: str, output: Format) -> None:
+def _show(contents: backups.Contents, done: str, output: Format) -> None:
     if output is Format.json:
         shown = contents.model_dump(mode="json", exclude={"files"})
         typer.echo(json.dumps(shown | {"bytes": contents.size}, indent=2))
         return
     typer.echo(
-        f"{done}: {contents.versions} versions up to change {contents.revision}, of"
+        f"{done}: {contents.versions} versions up to event {contents.revision}, state of"
         f" {contents.time}, {contents.size} bytes; head of the audit log {contents.audit_head}"
     )
 
 
 def fsck(
-    root: Annotated[Path, typer.Argument(help="A registry's folder, or a backup.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A registry's folder, or a backup.")
+    ],
     output: Output = Format.table,
 ) -> None:
     """Check index, payloads, manifests, lineage and audit log against each other.
 
-    Ends with 10 where they do not agree.
+    The exit code is 10 if they do not agree.
     """
     checked = check.fsck(root)
     if output is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(checked), indent=2))
     elif checked.findings:
-        table = Table("what", Column("of", overflow="fold"), Column("detail", overflow="fold"))
         for one in checked.findings:
-            table.add_row(one.kind, Text(one.name), Text(one.detail))
-        Console().print(table)
+            typer.echo(f"{one.kind}: {one.name}: {one.detail}")
     else:
         typer.echo(
             f"{checked.versions} versions, {checked.payloads} payloads of"
-            f" {checked.payload_bytes} bytes, change {checked.revision}: all is well"
+            f" {checked.payload_bytes} bytes, event {checked.revision}: no faults"
         )
     if checked.findings:
         raise IntegrityError(f"{root}: {len(checked.findings)} findings")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to those of `adapterdistill registry`."""
+    """Add the commands to `adapterdistill registry`."""
     app.add_typer(audit_app, name="audit")
     for command in (backup, restore, fsck):
         app.command()(command)

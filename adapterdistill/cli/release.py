@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError, ServingError
 
 app = typer.Typer(
@@ -28,7 +28,6 @@ BundleArgument = Annotated[
         "candidate that is up.",
     ),
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 _SHORT = 12
 
 
@@ -47,11 +46,11 @@ def list_(store: Store, output: Output = Format.table) -> None:
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("tenant", "live", "before", "candidate")
+    shown = table("tenant", "live", "before", "candidate")
     for row in rows:
         live = _short(row["bundle"]) if "bundle" in row else row["error"]
-        table.add_row(row["tenant"], live, _short(row.get("before")), _tried(row.get("candidate")))
-    Console().print(table)
+        shown.add_row(row["tenant"], live, _short(row.get("before")), _tried(row.get("candidate")))
+    Console().print(shown)
 
 
 @app.command()
@@ -74,10 +73,10 @@ def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     if output is Format.json:
         typer.echo(json.dumps({**release, "bundles": rows}, indent=2))
         return
-    table = Table("bundle", "written", "", title=tenant)
+    shown = table("bundle", "written", "", title=tenant)
     for row in rows:
-        table.add_row(_short(row["bundle"]), row["written"], row["role"] or "-")
-    Console().print(table)
+        shown.add_row(_short(row["bundle"]), row["written"], row["role"] or "-")
+    Console().print(shown)
 
 
 @app.command()

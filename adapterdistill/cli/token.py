@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_secret
 from adapterdistill.manifest import is_name
@@ -26,7 +26,6 @@ Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the tok
 Operator = Annotated[
     bool, typer.Option("--operator", help="The operator's, for /metrics and /docs alone.")
 ]
-Output = Annotated[Format, typer.Option("--format", help="A table for people or JSON.")]
 
 
 @app.command()
@@ -101,7 +100,7 @@ def _print(shown: list[dict[str, str | None]], output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table("id", "tenant", "created", "expires", "state")
+    listed = table("id", "tenant", "created", "expires", "state")
     for row in shown:
-        table.add_row(row["id"], row["tenant"] or "(operator)", *list(row.values())[2:])
-    Console().print(table)
+        listed.add_row(row["id"], row["tenant"] or "(operator)", *list(row.values())[2:])
+    Console().print(listed)

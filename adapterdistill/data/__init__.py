@@ -1,4 +1,7 @@
-"""Tenants' private tables: format, checks, streaming, splits and import. Never leaves the owner."""
+"""A tenant's private tables: format, checks, streaming, splits, tasks and import.
+
+Nothing in here leaves the data owner.
+"""
 
 from adapterdistill.data.dataset import TenantDataset, find_doubts, find_faults, write_tenant
 from adapterdistill.data.importing import Imported, import_samples, import_tenant, sample_names

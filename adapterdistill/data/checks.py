@@ -1,7 +1,7 @@
-"""Every fault of a tenant's tables, whatever format they came in.
+"""Checks that find every fault of a tenant's tables, whatever their format.
 
-Duplicate ids are found by sorting 8-byte digests at the end: 16 bytes a row at the peak, where a
-set of the ids would take a hundred. A false alarm needs a 64-bit collision.
+Duplicate ids are found by sorting 8-byte digests at the end. That takes at most 16 bytes a row,
+where a set of the ids would take a hundred. A false alarm needs a 64-bit collision.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ MAX_FAULTS = 10_000
 
 
 class _FaultList:
-    """Faults of one file. Raises `_EnoughError` past `MAX_FAULTS`: a hopeless file stays cheap."""
+    """The faults of one file. Raises `_EnoughError` past `MAX_FAULTS`, to stay cheap."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -48,7 +48,7 @@ class _EnoughError(Exception):
 
 
 class _UniqueIds:
-    """Collects the ids of one column and tells which rows repeat an earlier one."""
+    """The ids of one column, to find the rows that repeat an earlier id."""
 
     def __init__(self) -> None:
         self._digests = array("Q")
@@ -70,7 +70,7 @@ class _UniqueIds:
 
 
 def _check_cell(faults: _FaultList, row: int, column: str, cell: Cell, *, nullable: bool) -> bool:
-    """Whether the cell is usable: sound text, or a null where one is allowed."""
+    """Say whether the cell is usable: sound text, or a null where one is allowed."""
     if cell is None:
         if not nullable:
             faults.add(row, column, "is null")
@@ -87,7 +87,7 @@ def _check_cell(faults: _FaultList, row: int, column: str, cell: Cell, *, nullab
 def check_faqs(
     batches: Iterable[CellBatch], file: str
 ) -> tuple[list[Fault], frozenset[str] | None]:
-    """Faults of the FAQ table, and the FAQs' ids (None where the table could not be read)."""
+    """Find the faults of the FAQ table, and the FAQs' ids (None if it could not be read)."""
     faults, unique, ids = _FaultList(file), _UniqueIds(), set[str]()
     nullable = NULLABLE_COLUMNS["faqs"]
     count = 0
@@ -118,7 +118,7 @@ def check_faqs(
 def check_queries(
     batches: Iterable[CellBatch], file: str, faq_ids: frozenset[str] | None
 ) -> list[Fault]:
-    """Faults of the query table; without `faq_ids` it is not asked whether a FAQ exists.
+    """Find the faults of the query table; without `faq_ids`, do not check that FAQs exist.
 
     Rows that follow each other with one id, text and split, and with different FAQs, are one query
     with several right FAQs.

@@ -1,7 +1,6 @@
-"""A tenant's folder: open it checked, stream it, name its content, write it whole or not at all."""
+"""A tenant's folder: open and check it, stream it, digest it, write it whole or not at all."""
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +31,7 @@ from adapterdistill.data.schema import (
 from adapterdistill.data.sources.naming import SUFFIXES, role_of, suffix_of
 from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
+from adapterdistill.files import sync
 from adapterdistill.manifest import canonical_json
 
 _IMPORT = "make a tenant with `adapterdistill data import SOURCE TARGET`"
@@ -41,7 +41,7 @@ _QUERY_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "faq_id") for 
 
 
 def find_faults(folder: Path) -> list[Fault]:
-    """All faults, in order of file and row; empty for a sound tenant. Streams.
+    """Find all faults, in order of file and row; a sound tenant has none. Streams the tables.
 
     Raises:
         DataError: `folder` is not a local path.
@@ -124,7 +124,7 @@ class TenantDataset:
 
     @classmethod
     def open(cls, folder: Path) -> "TenantDataset":
-        """Raises DataError with the first faults and their number; never quotes a text."""
+        """Open a sound folder. Raises DataError with the first faults and how many there are."""
         folder = local_folder(folder)
         faults = find_faults(folder)
         if faults:
@@ -132,12 +132,12 @@ class TenantDataset:
         return cls(folder)
 
     def faqs(self) -> list[Faq]:
-        """All FAQs, in the file's order."""
+        """Read all FAQs, in the file's order."""
         rows = _sound_rows(self.path / FAQS_FILE, FAQ_COLUMNS, BATCH_ROWS)
         return [Faq(_text(i), _text(question), answer) for i, question, answer in rows]
 
     def queries(self, split: str | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[Query]:
-        """Streams the queries (of one split), in the file's order.
+        """Stream the queries (of one split), in the file's order.
 
         Raises:
             ValueError: there is no such split, or `batch_rows` is not positive.
@@ -158,7 +158,7 @@ class TenantDataset:
                 yield query
 
     def tasks(self) -> list[Task]:
-        """Further tasks of the tenant's, by name: the files of its folder `tasks`, if it has one.
+        """Read the tenant's further tasks, by name: the files of its folder `tasks`, if it has one.
 
         Raises:
             DataError: a file was changed since the tenant was opened and is no longer sound.
@@ -166,7 +166,7 @@ class TenantDataset:
         return [read_task(path) for path in _task_files(self.path)]
 
     def counts(self) -> dict[str, int]:
-        """FAQs, and rows by split; a split's out-of-scope rows are in its count and in `oos_*`."""
+        """Count FAQs, and rows by split; `oos_*` counts a split's out-of-scope rows once more."""
         faqs = self.faqs()
         counts = {
             "faqs": len(faqs),
@@ -183,10 +183,10 @@ class TenantDataset:
         return counts
 
     def digest(self) -> str:
-        """sha256 of the rows in the file's order, the same however Parquet encodes them.
+        """Digest the rows in the file's order, however Parquet encodes them.
 
-        A tenant without a query file has the digest of one with an empty query file. Tasks count
-        where there are any.
+        A tenant without a query file has the digest of one with an empty query file. Tasks are
+        included if there are any.
         """
         digest = hashlib.sha256(b"adapterdistill tenant 1\n")
         for faq in self.faqs():
@@ -222,7 +222,7 @@ def _text(cell: str | None) -> str:
 def write_tenant(
     folder: Path, faqs: Iterable[Faq], queries: Iterable[Query], *, overwrite: bool = False
 ) -> None:
-    """Writes a tenant beside its place, checks it, and moves it there in one rename.
+    """Write a tenant beside its place, check it, and move it there in one rename.
 
     `overwrite` replaces a tenant folder; it never removes a folder that holds anything else.
 
@@ -247,16 +247,16 @@ def write_tenant(
             faults = find_faults(staged)
             if faults:
                 raise DataError(faults_message(folder, faults))
-            _fsync(staged)
+            sync(staged)
             _move(staged, folder, replaced=Path(staging) / "replaced")
-        _fsync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{folder} cannot be written: {reason}") from error
 
 
 def _move(staged: Path, folder: Path, *, replaced: Path) -> None:
-    """Puts `staged` in the folder's place; a tenant that was there is back if that fails."""
+    """Put `staged` in the folder's place; if that fails, put the old tenant back."""
     if folder.exists():
         folder.rename(replaced)
     try:
@@ -268,7 +268,7 @@ def _move(staged: Path, folder: Path, *, replaced: Path) -> None:
 
 
 def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
-    """Raises DataError unless a tenant may be written to `folder`."""
+    """Raise DataError unless a tenant may be written to `folder`."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -296,12 +296,4 @@ def _write_table(path: Path, schema: pa.Schema, rows: Iterable[Sequence[str | No
             except (pa.ArrowException, UnicodeEncodeError, TypeError):
                 # Arrow's and Python's messages quote the value.
                 raise DataError(f"{path.name}: a row holds a null or what is not text") from None
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)

@@ -1,4 +1,4 @@
-"""Tenants from what people have, and the samples that ship here.
+"""Import of tenants from the tables that people have, and the sample tenants.
 
 The queries of a source are read several times (find the columns; check; choose the k kept rows;
 write) and never held, but for the rows whose texts or ids repeat: digests and the k best keys of
@@ -39,7 +39,8 @@ class _Selection:
     k: int | None
 
     def split_of(self, query: Query) -> str:
-        # By text, so that equal texts are never on both sides; nested, so the two never meet.
+        # By text, so that equal texts are never on both sides; nested, so that valid and test rows
+        # never overlap.
         if query.split != "train":
             return query.split
         if held_out(query.text, seed=self.seed, fraction=self.test):
@@ -83,8 +84,8 @@ def import_tenant(
             rows are kept, except that 0 keeps no training row at all. None keeps everything.
         valid_fraction: training rows that become valid ones before k is applied; without effect
             if the source has valid rows. `test_fraction` likewise.
-        tenant: what the nested sample depends on beside seed and text; the source folder's name
-            by default, so that imports to several targets nest.
+        tenant: a part of the nested sample's key, with seed and text; the source folder's name by
+            default, so that imports to several targets nest.
         encoding: of text files without a byte order mark; UTF-8 by default.
         mapped: (field, column) pairs that go before what the columns' names say.
 
@@ -142,12 +143,12 @@ def _read(
 
 
 def sample_names() -> list[str]:
-    """The invented organisations that ship with the project."""
+    """List the invented organisations that ship with the project."""
     return sorted(entry.name for entry in _samples().iterdir() if (entry / "faqs.jsonl").is_file())
 
 
 def import_samples(name: str, target: Path, *, overwrite: bool = False) -> dict[str, int]:
-    """Writes the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
+    """Write the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
     if name not in sample_names():
         raise DataError(f"no such sample tenant; there are {', '.join(sample_names())}")
     return import_tenant(_samples() / name, target, overwrite=overwrite).counts
@@ -215,10 +216,10 @@ def _selected(queries: Iterable[Query], selection: _Selection) -> Iterator[Query
 
 
 def _kept_rows(queries: Iterable[Query], selection: _Selection) -> set[int]:
-    """Rows of the first k training queries of each FAQ, as `nested_order` has them."""
+    """Find the rows of the first k training queries of each FAQ, in the order of `nested_order`."""
     if not selection.k:
         return set()
-    # Heaps have the smallest on top, and the largest key must go: keys are negated.
+    # A heap removes its smallest entry, and the largest key must go: keys are negated.
     best: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row, query in enumerate(queries):
         if selection.split_of(query) != "train":

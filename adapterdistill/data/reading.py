@@ -1,7 +1,7 @@
-"""Tables on disk (Parquet, CSV, JSON Lines) as batches of cells, one batch in memory at a time.
+"""Streaming of tables (Parquet, CSV, JSON Lines) as batches of cells, one in memory at a time.
 
-A cell that cannot be read as text becomes a `Defect`, so that one row's fault neither hides the
-next nor stops the reading. Faults of a whole file end it with `UnreadableTableError`.
+A cell that cannot be read as text becomes a `Defect`, so that the fault of one row neither hides
+the next nor ends the reading. A fault of the whole file ends it with `UnreadableTableError`.
 """
 
 import csv
@@ -22,14 +22,14 @@ from adapterdistill.data.schema import Fault
 
 BATCH_ROWS = 256
 READ_EVENT = "adapterdistill.read_table"
-"""Raised with the file's path, as a string, for hooks of `sys.addaudithook`."""
+"""Name of the audit event that carries the file's path, for hooks of `sys.addaudithook`."""
 _MAX_CELL_CHARACTERS = 1 << 24
 _MAX_BATCH_BYTES = 1 << 26
-"""Of texts in a batch, 256 KiB a row: compressed, a small file may hold terabytes."""
+"""Limit of the texts in a batch, 256 KiB a row: a small compressed file may hold terabytes."""
 
 
 class Defect(Enum):
-    """Why a cell holds no text. The value completes "column text ..."."""
+    """Why a cell holds no text. The value completes the sentence "column text ..."."""
 
     INVALID_UTF8 = "is not valid UTF-8"
     NOT_TEXT = "is not text"
@@ -46,7 +46,7 @@ Cell = str | None | Defect
 class CellBatch:
     """Some rows of a table, by column. Columns that the source lacks hold `Defect.ABSENT`.
 
-    `broken` names the rows that could not be taken apart into cells, and why.
+    `broken` maps rows that could not be split into cells to the reason.
     """
 
     first_row: int
@@ -58,7 +58,7 @@ class CellBatch:
 
 
 class UnreadableTableError(Exception):
-    """Internal: a file that cannot be read on, with the faults that say why."""
+    """A file cannot be read any further; `faults` says why. Never leaves this package."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("; ".join(map(str, faults)))
@@ -76,25 +76,25 @@ def read_table(
     optional: frozenset[str] = frozenset(),
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[CellBatch]:
-    """Streams `columns` of the file, whose suffix names its format; other columns are ignored.
+    """Stream `columns` of the file, whose suffix names its format; ignore other columns.
 
     Raises:
         UnreadableTableError: no such file, damaged, not of its format, a column missing (unless
-            `optional`), twice there, or of another type than string. May come in mid-stream.
+            `optional`), duplicated, or of another type than string. May be raised in mid-stream.
     """
     if not path.exists():
         raise _unreadable(path, "does not exist")
     if not path.is_file():
         raise _unreadable(path, "is not a regular file")
     reader = _READERS[path.suffix]
-    # Arrow opens files outside Python, where no audit hook would hear of it.
+    # Arrow opens files outside Python, which raises no audit event.
     sys.audit(READ_EVENT, str(path))
     try:
         yield from reader(path, columns, optional, batch_rows)
     except PermissionError:
         raise _unreadable(path, "may not be read by this user") from None
     except (pa.ArrowException, OSError, EOFError):
-        # Arrow's own message is dropped: it can quote what it stumbled on.
+        # Arrow's own message is dropped because it may quote the data.
         problem = f"cannot be read: damaged, truncated or not {path.suffix[1:]}"
         raise _unreadable(path, problem) from None
 
@@ -149,7 +149,7 @@ def _kind_name(kind: pa.DataType) -> str:
 
 
 def _text_bytes(array: pa.Array) -> int:
-    """Also of a dictionary as it will be written out: each text as often as rows have it."""
+    """Count the bytes of texts; a dictionary's text counts as often as rows have it."""
     if not pa.types.is_dictionary(array.type):
         return int(array.nbytes)
     return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
@@ -173,7 +173,7 @@ def _utf8(raw: bytes | None) -> Cell:
 
 
 def _whole_text(value: object) -> Cell:
-    """`value` if it is text that UTF-8 can carry; undecodable bytes arrive as surrogates."""
+    """Return `value` if it is text in UTF-8; undecodable bytes are surrogates here."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -188,7 +188,7 @@ def _whole_text(value: object) -> Cell:
 def _batched(
     columns: Sequence[str], rows: Iterable[Sequence[Cell] | str], batch_rows: int
 ) -> Iterator[CellBatch]:
-    """Batches of rows; a plain string in place of a row says why that row is broken."""
+    """Batch rows. A plain string instead of a row says why that row is broken."""
     first, stream = 0, iter(rows)
     nothing = [Defect.ABSENT] * len(columns)
     while chunk := list(islice(stream, batch_rows)):

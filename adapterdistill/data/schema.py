@@ -1,11 +1,11 @@
-"""The tenant format: two tables, what their rows mean, and what a fault in them is."""
+"""The tenant format: two tables, their rows, and faults in them."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterdistill.errors import DataError
+from adapterdistill.errors import DataError, listed
 
 FAQ_COLUMNS = ("faq_id", "question", "answer")
 QUERY_COLUMNS = ("query_id", "text", "faq_id", "split")
@@ -56,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a file breaks the format. Quotes neither texts nor ids: it may end up in a log.
+    """A place where a file breaks the format. Quotes neither texts nor ids, as logs may show it.
 
     `row` counts records from 0, without a header; None where the whole file or column is meant.
     """
@@ -76,20 +76,19 @@ class Fault:
 
 
 def faults_message(folder: Path, faults: Sequence[Fault], read_as: Sequence[str] = ()) -> str:
-    """The first faults, one a line, how many there are, and how the files were read.
+    """Make a message of how many faults there are, the first of them, and how files were read.
 
-    Lines after the first are indented: whoever prints the message keeps them as a list.
+    Each fault, and each file with its columns, is one line.
     """
-    lines = [f"{folder}: {len(faults)} fault(s); rows count from 0"]
-    lines += [f"  {fault}" for fault in faults[:FAULTS_IN_MESSAGE]]
+    told = [*map(str, faults[:FAULTS_IN_MESSAGE])]
     if len(faults) > FAULTS_IN_MESSAGE:
-        lines.append(f"  ... and {len(faults) - FAULTS_IN_MESSAGE} more")
-    lines += [f"  read as: {told}" for told in read_as]
-    return "\n".join(lines)
+        told.append(f"... and {len(faults) - FAULTS_IN_MESSAGE} more")
+    told += [f"read as: {table}" for table in read_as]
+    return listed(f"{folder}: {len(faults)} fault(s); rows count from 0", told)
 
 
 def local_folder(folder: Path | str) -> Path:
-    """`folder` itself. Private data stay on the owner's disk: a URI of any scheme is refused.
+    """Return `folder` unless it is a URI: private data stay on the owner's disk.
 
     Raises:
         DataError: `folder` has the form of a URI.

@@ -1,6 +1,6 @@
-"""Which rows are held out and which few are kept: by hash, so that runs and machines agree.
+"""Choice of held-out rows and of small samples by hash, so that runs and machines agree.
 
-Nothing here depends on the order of the rows, on their number, or on a random generator's version.
+The choice depends neither on the rows' order or number nor on a random generator's version.
 """
 
 import hashlib
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 
 def held_out(key: str, *, seed: int, fraction: float) -> bool:
-    """Whether the row named `key` falls into the held-out `fraction`.
+    """Say whether the row named `key` falls into the held-out `fraction`.
 
-    Nested: what is held out at one fraction stays held out at every larger one.
+    A row that is held out at one fraction is held out at every larger one.
 
     Raises:
         ValueError: `fraction` is outside [0, 1].
@@ -23,17 +23,17 @@ def held_out(key: str, *, seed: int, fraction: float) -> bool:
 
 
 def row_key(key: str, *, seed: int) -> bytes:
-    """Sorts rows named `key` at random: the same way for the same seed, another for another."""
+    """Make a sort key that orders rows at random: equally for equal seeds, else differently."""
     return hashlib.sha256(f"{seed}|{key}".encode()).digest()
 
 
 def nested_key(text: str, *, seed: int, tenant: str) -> bytes:
-    """What `nested_order` sorts by, for callers that cannot hold all texts."""
+    """Make the sort key of `nested_order`, for callers that cannot hold all texts."""
     return hashlib.sha256(f"{seed}|{tenant}|{text}".encode()).digest()
 
 
 def nested_order(texts: Sequence[str], *, seed: int, tenant: str) -> list[int]:
-    """Indices of `texts` in sampling order: its first k are the sample of size k.
+    """Order the indices of `texts` for sampling: the first k are the sample of size k.
 
     Equal texts keep their order.
     """

@@ -1,4 +1,4 @@
-"""Classification tasks of one text or of a pair: one JSON Lines file each, read and checked whole.
+"""Classification tasks of single texts or pairs: one JSON Lines file each, read and checked whole.
 
 A row has `id`, `text`, `label`, `split` (train, valid or test) and, where it has them, `text_pair`
 and `domain`. Other fields are ignored. A pair's second text may be empty, its first may not.
@@ -36,22 +36,22 @@ class Task:
 
     name: str
     classes: tuple[str, ...]
-    """In alphabetical order."""
+    """Sorted alphabetically."""
     pairs: bool
-    """Whether rows are pairs of texts: all of a task's are, or none."""
+    """Whether the rows are pairs of texts; either all are, or none."""
     train: tuple[TaskRow, ...]
     valid: tuple[TaskRow, ...]
     test: tuple[TaskRow, ...]
 
 
 def read_task(path: Path, *, seed: int = 0) -> Task:
-    """The task of a JSON Lines file, named like the file.
+    """Read the task of a JSON Lines file; it is named like the file.
 
-    Where there is no `valid` row, about a tenth of the training rows is held out as such: all rows
-    of one `text` together, because pairs that share a text would tell each other's answers.
+    If there is no `valid` row, about a tenth of the training rows become valid rows. Rows with the
+    same `text` stay together, because pairs that share a text reveal each other's labels.
 
     Raises:
-        DataError: the first faults and their number, by file, row (from 0) and field; quotes none.
+        DataError: the file has faults; the message lists the first by file, row and field.
     """
     if path.suffix != ".jsonl":
         raise DataError(f"{path.name}: a task is a JSON Lines file, named *.jsonl")
@@ -62,7 +62,7 @@ def read_task(path: Path, *, seed: int = 0) -> Task:
 
 
 def check_task(path: Path, *, seed: int = 0) -> Task | list[Fault]:
-    """The task as `read_task` reads it, or its faults."""
+    """Read the task like `read_task`, or return its faults."""
     rows: dict[str, list[TaskRow]] = {split: [] for split in TASK_SPLITS}
     places: dict[str, list[int]] = {split: [] for split in TASK_SPLITS}
     faults: list[Fault] = []
@@ -94,14 +94,14 @@ def check_task(path: Path, *, seed: int = 0) -> Task | list[Fault]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Cell], str | None]]:
-    """(row, cells by field, why the row could not be taken apart)."""
+    """Yield each row's number, its cells by field, and why it could not be split, if so."""
     for batch in read_table(path, COLUMNS, optional=OPTIONAL):
         for place, cells in batch.rows():
             yield place, dict(zip(COLUMNS, cells, strict=True)), batch.broken.get(place)
 
 
 def _faults_of(file: str, place: int, cells: dict[str, Cell], broken: str | None) -> list[Fault]:
-    """What is wrong with one row by itself."""
+    """Find the faults of one row by itself."""
     if broken is not None:
         return [Fault(file, place, None, broken)]
     faults = []
@@ -119,7 +119,7 @@ def _faults_of(file: str, place: int, cells: dict[str, Cell], broken: str | None
 
 
 def _row(cells: dict[str, Cell]) -> TaskRow:
-    """A sound row."""
+    """Make a row of sound cells."""
     pair, domain = (
         cell if isinstance(cell, str) else None for cell in (cells["text_pair"], cells["domain"])
     )
@@ -129,7 +129,7 @@ def _row(cells: dict[str, Cell]) -> TaskRow:
 def _faults_between(
     file: str, rows: dict[str, list[TaskRow]], places: dict[str, list[int]]
 ) -> list[Fault]:
-    """What is wrong with rows beside each other."""
+    """Find the faults that show only when rows are compared."""
     train = rows["train"]
     if not train:
         return [Fault(file, None, None, "holds no train row")]
@@ -157,7 +157,7 @@ def _faults_between(
 
 
 def _with_held_out(rows: dict[str, list[TaskRow]], seed: int) -> dict[str, list[TaskRow]]:
-    """Some of the train rows as valid rows."""
+    """Turn some training rows into valid rows."""
     split: dict[str, list[TaskRow]] = {"train": [], "valid": [], "test": rows["test"]}
     for row in rows["train"]:
         valid = held_out(row.text, seed=seed, fraction=HELD_OUT_FRACTION)

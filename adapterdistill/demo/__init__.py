@@ -1,1 +1,1 @@
-"""The stories that `adapterdistill demo` and `adapterdistill federation` tell."""
+"""The two stories of `adapterdistill demo` and `federation`: one cluster, and three owners."""

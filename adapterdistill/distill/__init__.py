@@ -1,1 +1,1 @@
-"""Training objectives and the one loop that runs them. Torch only: no Ray, no network."""
+"""Training: the loop, the objectives, and one file for each method. Torch only: no Ray."""

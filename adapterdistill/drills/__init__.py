@@ -1,1 +1,1 @@
-"""Faults on purpose: each drill breaks a small deployment of its own and sees what comes of it."""
+"""Drills: each breaks a small deployment of its own on purpose and checks that it recovers."""

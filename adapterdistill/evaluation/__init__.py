@@ -1,1 +1,1 @@
-"""Retrieval metrics, evaluation of an adapter on held-out rows, and the verdict."""
+"""Retrieval metrics, evaluation on held-out rows, calibration, and the verdicts on adapters."""

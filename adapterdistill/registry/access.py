@@ -1,4 +1,6 @@
-"""Who calls, and what each role may do. What a caller may see is decided in `index`, in SQL.
+"""Callers, their roles, and the checks of what each role may do.
+
+The index decides in SQL what a caller may see.
 
 Owners publish and withdraw their own adapters, and see and fetch what consent allows. Operators see
 everything, withdraw anything and release what is in quarantine. Auditors see everything but the
@@ -20,7 +22,7 @@ NOBODY: Consent = frozenset()
 
 @dataclass(frozen=True)
 class Caller:
-    """As the client certificate has it; the name of an owner is its tenant's."""
+    """The role and name in a client certificate; an owner has the name of its tenant."""
 
     role: Role
     name: str
@@ -34,15 +36,16 @@ class Caller:
 
 
 ANYONE = Caller("anyone", "anonymous")
-"""Over plain text on loopback: one trust domain, where everybody may do everything."""
+"""The caller over plain text on loopback: one trust domain, where everybody may do everything."""
 
 
 def check_owns(caller: Caller, tenant: str) -> None:
-    """Whether the caller may write under the tenant's name. To be asked before anything is looked
-    up, so that the answer tells nothing of what is there.
+    """Check that the caller may write under the tenant's name.
+
+    Call this before anything is looked up, so that a refusal does not tell what is stored.
 
     Raises:
-        NotPermittedError: it may not.
+        NotPermittedError: the caller may not.
     """
     if caller.role == "anyone" or (caller.role == "owner" and caller.name == tenant):
         return
@@ -50,18 +53,18 @@ def check_owns(caller: Caller, tenant: str) -> None:
 
 
 def check_withdraws(caller: Caller, tenant: str) -> None:
-    """Raises NotPermittedError unless the caller owns the tenant's adapters, or operates."""
+    """Raise NotPermittedError unless the caller owns the tenant's adapters or is an operator."""
     if caller.role != "operator":
         check_owns(caller, tenant)
 
 
 def check_operates(caller: Caller) -> None:
-    """Raises NotPermittedError for owners and auditors."""
+    """Raise NotPermittedError for owners and auditors."""
     if caller.role not in ("operator", "anyone"):
-        raise NotPermittedError(f"{caller} is no operator")
+        raise NotPermittedError(f"{caller} is not an operator")
 
 
 def check_fetches(caller: Caller) -> None:
-    """Raises NotPermittedError for auditors, who need no payloads."""
+    """Raise NotPermittedError for auditors, who need no payloads."""
     if caller.role == "auditor":
         raise NotPermittedError(f"{caller} may read manifests, not payloads")

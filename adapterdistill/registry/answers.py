@@ -1,4 +1,4 @@
-"""What the registry answers its clients: plain values, no protobuf."""
+"""The registry's answers as plain values, without protobuf."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from adapterdistill.registry.index.schema import State
 
 @dataclass(frozen=True)
 class Published:
-    """A version as the registry has it."""
+    """A version and its state in the registry."""
 
     manifest: Manifest
     state: State
     state_reason: str
     """Why it is withdrawn or in quarantine."""
     withdrawn_teacher: str
-    """Name of a withdrawn version that it learnt from, at any depth; empty if there is none."""
+    """Name of a withdrawn version among its ancestors; empty if there is none."""
     consent: Consent | None
-    """Who may learn from the adapter; None: that is not for this caller to know."""
+    """The tenants that may learn from the adapter; None if this caller may not know them."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What choosing among many versions needs of each."""
+    """The part of a version that choosing among many needs."""
 
     ref: VersionRef
     fingerprint: Fingerprint | None
@@ -39,7 +39,7 @@ class Relative:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Nearest first. `truncated`: there are more than the registry tells in one answer."""
+    """Relatives, nearest first; `truncated` if there are more than fit in one answer."""
 
     ancestors: tuple[Relative, ...]
     descendants: tuple[Relative, ...]

@@ -1,4 +1,6 @@
-"""The one table between domain errors and gRPC statuses, read in both directions; serving's, too.
+"""The one table between domain errors and gRPC statuses, read in both directions.
+
+The registry and the search endpoint share it.
 
 A status carries `google.rpc.Status` with an `ErrorInfo`: its reason finds the error class again at
 the client, where a bare code (from gRPC itself) only says whether the registry answered. Where the
@@ -66,7 +68,7 @@ def code_of(error: AdapterDistillError) -> grpc.StatusCode:
 
 
 def to_status(error: AdapterDistillError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes]]]:
-    """What to abort a call with: code, message and trailing metadata."""
+    """Return what to abort a call with: code, message and trailing metadata."""
     code = code_of(error)
     message = str(error)
     if len(message) > _MAX_MESSAGE:
@@ -93,7 +95,7 @@ def _details(error: AdapterDistillError, message: str) -> Iterator[Message]:
 
 
 def from_call(call: Any, subject: str) -> AdapterDistillError:
-    """The error that a failed call stands for; `subject` says what was called, and where.
+    """Return the domain error of a failed call; `subject` says what was called, and where.
 
     Args:
         call: a `grpc.RpcError` as a client's call raises it.
@@ -117,12 +119,12 @@ def from_call(call: Any, subject: str) -> AdapterDistillError:
 
 
 def _found(status: Status, kind: Any) -> Any:
-    """The status's detail of this kind, unpacked into it; None if there is none."""
+    """Unpack the status's detail of this kind into `kind`; None if there is none."""
     return next((kind for detail in status.details if detail.Unpack(kind)), None)
 
 
 def _class_of(reason: str) -> type[AdapterDistillError]:
-    """The class with this reason; RegistryError for one that a newer registry may know."""
+    """Return the class with this reason; RegistryError for a reason of a newer registry."""
     return _classes(AdapterDistillError).get(reason, errors.RegistryError)
 
 

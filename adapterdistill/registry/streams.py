@@ -1,4 +1,4 @@
-"""A version as the messages of an upload, and out of those of a download."""
+"""Uploads and downloads of versions as streams of messages."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes of how many are done; of an upload, from another thread."""
+"""A function of the bytes done and the bytes in all; uploads call it from another thread."""
 
 
 def chunk_message(offset: int, data: bytes) -> pb.Chunk:
@@ -28,11 +28,11 @@ def chunk_message(offset: int, data: bytes) -> pb.Chunk:
 
 
 def check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> None:
-    """Whether this is a payload's next chunk, as it was sent.
+    """Check that this is a payload's next chunk, undamaged.
 
     Raises:
-        ChunkChecksumError: it was damaged on the way.
-        InvalidPayloadError: it is not the next, or too large.
+        ChunkChecksumError: the chunk was damaged in transit.
+        InvalidPayloadError: it is not the next one, or is too large.
     """
     size = len(chunk.data)
     if chunk.offset != expected_offset:
@@ -41,9 +41,11 @@ def check_chunk(chunk: pb.Chunk, expected_offset: int, payload_bytes: int) -> No
         raise InvalidPayloadError(f"chunk of {size} bytes, expected 1 to {wire.CHUNK_BYTES}")
     if expected_offset + size > payload_bytes:
         raise InvalidPayloadError(f"more than the {payload_bytes} bytes that the manifest names")
-    # An older peer sends none.
+    # Older peers send no checksum.
     if chunk.HasField("crc32c") and chunk.crc32c != google_crc32c.value(chunk.data):
-        raise ChunkChecksumError(f"the {size} bytes at offset {chunk.offset} do not have their crc")
+        raise ChunkChecksumError(
+            f"the {size} bytes at offset {chunk.offset} do not match their checksum"
+        )
 
 
 def upload(
@@ -53,14 +55,15 @@ def upload(
     timeout_s: float,
     on_progress: Progress | None,
 ) -> pb.Version:
-    """Publishes by the stub `registry` what is not on the registry's disk yet; raises as that does.
+    """Publish through the stub `registry` what the registry does not have yet.
 
     Raises:
-        UploadIncompleteError: what was there was damaged, and is there no more: try again.
+        grpc.RpcError: as the stub raises it.
+        UploadIncompleteError: the part that the registry kept was damaged; try again.
     """
     deadline = time.monotonic() + timeout_s
     offset = 0
-    if len(payload) > wire.CHUNK_BYTES:  # less is sooner sent than asked for
+    if len(payload) > wire.CHUNK_BYTES:  # a smaller payload is sent sooner than the question
         query = pb.QueryUploadRequest(name=header.name)
         staged_bytes = registry.QueryUpload(query, timeout=timeout_s).offset
         offset = min(staged_bytes, len(payload) - 1)
@@ -69,7 +72,9 @@ def upload(
         answer = registry.Publish(messages, timeout=max(deadline - time.monotonic(), 0.001))
     except grpc.RpcError as error:
         if offset and isinstance(from_call(error, "publish"), DigestMismatchError):
-            raise UploadIncompleteError("what was kept of the upload was damaged") from None
+            raise UploadIncompleteError(
+                "the part of the upload that the registry kept was damaged"
+            ) from None
         raise
     version: pb.Version = answer.version
     return version
@@ -78,17 +83,17 @@ def upload(
 def upload_messages(
     header: pb.PublishHeader, payload: bytes, offset: int, on_progress: Progress | None
 ) -> Iterator[pb.PublishRequest]:
-    """The header, and the payload from `offset`."""
+    """Yield the header, then the payload from `offset` on."""
     yield pb.PublishRequest(header=header)
     for start in range(offset, len(payload), wire.CHUNK_BYTES):
         data = payload[start : start + wire.CHUNK_BYTES]
         yield pb.PublishRequest(chunk=chunk_message(start, data))
-        if on_progress is not None:  # gRPC took the chunk: it asks for the next
+        if on_progress is not None:  # gRPC asks for the next chunk when it took this one
             on_progress(start + len(data), len(payload))
 
 
 class Download:
-    """A version on its way in, which goes on after a broken connection with what it has."""
+    """A download that continues after a broken connection with the bytes it already has."""
 
     def __init__(
         self,
@@ -96,7 +101,7 @@ class Download:
         on_progress: Progress | None = None,
         check: Callable[[Manifest, pb.Version], None] | None = None,
     ) -> None:
-        """`check` raises what is wrong with the version before any of its payload is taken."""
+        """`check` raises if something is wrong with the version, before its payload is read."""
         self._ref = ref
         self._check = check
         self._on_progress = on_progress
@@ -104,20 +109,25 @@ class Download:
 
     @property
     def size(self) -> int:
-        """Bytes that came so far."""
+        """Number of bytes received so far."""
         return len(self._payload)
 
     def take(self, responses: Iterator[pb.FetchResponse]) -> tuple[Manifest, bytes]:
-        """The whole, verified, when `responses`, asked for from `size`, have brought the rest.
+        """Read the rest of the version and return all of it, verified.
+
+        Args:
+            responses: the answer to a request for the payload from `size` on.
 
         Raises:
-            InvalidManifestError, InvalidPayloadError: what comes breaks the protocol.
-            ChunkChecksumError: a chunk was damaged on the way; those before it count.
-            DigestMismatchError: the whole is not the version's payload; nothing of it counts.
+            InvalidManifestError, InvalidPayloadError: the responses break the protocol.
+            ChunkChecksumError: a chunk was damaged in transit; the chunks before it are kept.
+            DigestMismatchError: the bytes are not the version's payload; none of them is kept.
         """
         first = next(responses, None)
         if first is None or first.WhichOneof("part") != "version":
-            raise InvalidManifestError(f"the download of {self._ref.name} has no manifest")
+            raise InvalidManifestError(
+                f"the download of {self._ref.name} did not begin with a manifest"
+            )
         manifest = manifest_of(self._ref, first.version)
         if self._check is not None:
             self._check(manifest, first.version)
@@ -129,12 +139,12 @@ class Download:
         payload = bytes(self._payload)
         if sha256_hex(payload) != self._ref.version:
             self._payload.clear()
-            raise DigestMismatchError(f"what came for {self._ref.name} does not have its sha256")
+            raise DigestMismatchError(f"the bytes of {self._ref.name} do not have its sha256")
         return manifest, payload
 
 
 def manifest_of(ref: VersionRef, version: pb.Version) -> Manifest:
-    """Raises InvalidManifestError if the registry answered with another version than `ref`."""
+    """Read the manifest; InvalidManifestError if the registry sent another version than `ref`."""
     manifest = Manifest.from_json(version.manifest_json)
     if manifest.ref != ref:
         raise InvalidManifestError(f"the registry answered {ref.name} with another version")

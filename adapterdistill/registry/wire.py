@@ -1,4 +1,7 @@
-"""How rows, names and pages look in messages: the one file that knows both index and protobuf."""
+"""Conversion between the index's rows and protobuf messages: names, versions, pages.
+
+No other file knows both.
+"""
 
 import base64
 import json
@@ -10,7 +13,6 @@ from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
-from adapterdistill.registry.trust.statement import Signed
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -43,8 +45,8 @@ _KINDS = {
 
 
 def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
-    """`consent` is for those who may know it."""
-    # Checked when it came in; to check it again takes three times as long as all the rest.
+    """Make the message of a version; give `consent` only for callers who may know it."""
+    # Admission checked the manifest; checking it again would take three times as long as the rest.
     manifest = json.loads(row.manifest_json)
     message = pb.Version(
         name=row.ref.name,
@@ -70,7 +72,7 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
 
 
 def summary_message(row: Row) -> pb.Version:
-    """Without all that the manifest says but its fingerprint; it was checked when it came in."""
+    """Make the short message of a version: of its manifest, the fingerprint alone."""
     fingerprint = json.loads(row.manifest_json).get("signature")
     return pb.Version(
         name=row.ref.name,
@@ -90,7 +92,7 @@ def _fingerprint_message(found: dict[str, str] | None) -> pb.Signature | None:
 
 
 def read_fingerprint(message: pb.Version) -> Fingerprint | None:
-    """Of either view, also from a registry that knows no fingerprints.
+    """Read the fingerprint from either view; an older registry's message may have none.
 
     Raises:
         InvalidManifestError: the fingerprint is malformed.
@@ -102,29 +104,8 @@ def read_fingerprint(message: pb.Version) -> Fingerprint | None:
     return None
 
 
-def read_statement(message: pb.PublishHeader | pb.Version) -> Signed | None:
-    return _signed(message.statement) if message.HasField("statement") else None
-
-
-def stored_statement(statement: bytes) -> Signed:
-    """Of a row."""
-    return _signed(pb.Statement.FromString(statement))
-
-
-def _signed(message: pb.Statement) -> Signed:
-    return Signed(message.statement_json, message.signature, message.certificate)
-
-
-def statement_message(signed: Signed) -> pb.Statement:
-    return pb.Statement(
-        statement_json=signed.statement_json,
-        signature=signed.signature,
-        certificate=signed.certificate,
-    )
-
-
 def parse_adapter_name(name: str) -> tuple[str, str]:
-    """Tenant and adapter; raises InvalidManifestError if `name` is none of an adapter."""
+    """Return tenant and adapter; raises InvalidManifestError if `name` is not an adapter's."""
     match = _ADAPTER_NAME.fullmatch(name)
     if match is None or not all(map(is_name, match.groups())):
         raise InvalidManifestError("not an adapter name: expected tenants/TENANT/adapters/ADAPTER")
@@ -140,7 +121,7 @@ def alias_name(tenant: str, adapter: str, alias: str) -> str:
 
 
 def parse_alias_name(name: str) -> tuple[str, str, str]:
-    """Tenant, adapter and alias; raises InvalidManifestError if `name` is none of an alias."""
+    """Return tenant, adapter and alias; raises InvalidManifestError if `name` is not an alias's."""
     match = _ALIAS_NAME.fullmatch(name)
     if match is None or not all(map(is_name, match.groups())):
         raise InvalidManifestError(
@@ -170,7 +151,7 @@ def read_filter(message: pb.VersionFilter) -> Filter:
 
 
 def read_state(message: pb.Version) -> State:
-    """Active also for a registry that knows no states."""
+    """Read the state; a version from a registry without states is active."""
     return next((s for s, number in _STATES.items() if number == message.state), "active")
 
 
@@ -179,7 +160,7 @@ def consent_message(consent: Consent) -> pb.Consent:
 
 
 def read_consent(message: pb.Consent) -> Consent:
-    """Raises InvalidManifestError if it names what is no tenant, or too many."""
+    """Read a consent; raises InvalidManifestError for malformed names, or too many."""
     if message.everyone:
         return EVERYONE
     if len(message.tenants) > MAX_CONSENTING or not all(map(is_name, message.tenants)):
@@ -190,12 +171,12 @@ def read_consent(message: pb.Consent) -> Consent:
 
 
 def read_first_consent(header: pb.PublishHeader) -> Consent:
-    """As `read_consent`; everyone where the header says nothing."""
+    """Read the consent of an upload; without one, everyone may learn from the adapter."""
     return read_consent(header.consent) if header.HasField("consent") else EVERYONE
 
 
 def read_reason(text: str) -> str:
-    """Raises ConfigError unless it is 1 to 500 printable characters."""
+    """Return the reason; raises ConfigError unless it is 1 to 500 printable characters."""
     if not 0 < len(text) <= MAX_REASON or not text.isprintable():
         raise ConfigError(f"a reason must be 1 to {MAX_REASON} printable characters")
     return text
@@ -226,10 +207,9 @@ def read_page_size(page_size: int) -> int:
 
 
 class PageTokens:
-    """Opaque page tokens, each good for one filter and one caller.
+    """Opaque page tokens, each valid for one filter and one caller.
 
-    Encrypted with a key of the registry (Fernet), so that a token tells nothing and none can be
-    made up.
+    They are encrypted with a key of the registry (Fernet): nobody can read or forge one.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -237,20 +217,20 @@ class PageTokens:
         self._fernet = Fernet(base64.urlsafe_b64encode(key))
 
     def token(self, before: int, newest: int, chosen: Filter, caller: Caller) -> str:
-        """For the versions with revision < `before` of the listing begun at `newest`."""
-        content = canonical_json([before, newest, _fingerprint(chosen, caller)])
+        """Make the token of the page before revision `before`, of a listing begun at `newest`."""
+        content = canonical_json([before, newest, _purpose(chosen, caller)])
         return self._fernet.encrypt(content).decode()
 
     def read(self, token: str, chosen: Filter, caller: Caller) -> tuple[int, int]:
-        """`before` and `newest`; ConfigError unless the token was made for filter and caller."""
+        """Read `before` and `newest`; ConfigError if the token is for another filter or caller."""
         try:
-            before, newest, fingerprint = json.loads(self._fernet.decrypt(token.encode()))
+            before, newest, purpose = json.loads(self._fernet.decrypt(token.encode()))
         except (InvalidToken, UnicodeEncodeError):
-            raise ConfigError("page_token is not one that this registry made") from None
-        if fingerprint != _fingerprint(chosen, caller):
+            raise ConfigError("page_token was not made by this registry") from None
+        if purpose != _purpose(chosen, caller):
             raise ConfigError("page_token belongs to another filter or caller")
         return before, newest
 
 
-def _fingerprint(chosen: Filter, caller: Caller) -> str:
+def _purpose(chosen: Filter, caller: Caller) -> str:
     return sha256_hex(repr((chosen, caller)).encode())

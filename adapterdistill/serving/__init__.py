@@ -1,1 +1,1 @@
-"""The gRPC interface of serving, for its clients as much as for `serve.grpc.rpc`."""
+"""The gRPC interface of the search endpoint, for its clients and for `serve.grpc`."""

@@ -3,10 +3,10 @@
 #
 #   cluster/nodes/certificates.sh FOLDER ADDRESS...
 #
-# FOLDER/ADDRESS then holds what goes to ~/.adapterdistill/cluster on that node, over a channel that
-# others cannot hear. FOLDER/ca.key never leaves the machine that this runs on. Run it again for
-# further nodes or to renew. This authority is Ray's alone: the registry has its own
-# (`adapterdistill registry init`), for owners do not trust each other's clusters.
+# Copy FOLDER/ADDRESS to ~/.adapterdistill/cluster on that node over a confidential channel.
+# FOLDER/ca.key must not leave this machine. Run the script again for further nodes, or to renew. The
+# registry has another authority (`adapterdistill registry init`), because owners do not trust each
+# other's clusters.
 set -euo pipefail
 umask 077
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -18,7 +18,7 @@ shift
 mkdir -p "$folder"
 
 if [ ! -s "$folder/ca.key" ]; then
-    # 10 years: the authority outlives its nodes' certificates, or all would have to change at once.
+    # 10 years, because all nodes' certificates must change when the authority expires.
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -sha256 \
         -subj "/CN=adapterdistill Ray cluster" -addext "keyUsage=critical,keyCertSign,cRLSign" \
         -keyout "$folder/ca.key" -out "$folder/ca.crt"

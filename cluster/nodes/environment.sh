@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What every Ray process of a cluster needs to know before it starts; sourced by the other scripts.
+# Settings that every Ray process of a cluster needs before it starts; other scripts source this file.
 #
-# Ray turns its token on or off by whether ~/.ray/auth_token happens to exist, so it is set here, as
-# is TLS: nobody gets either by accident. The token is no encryption: without TLS whoever hears the
-# network has it. TLS covers Ray's gRPC, not its dashboard, which therefore stays on loopback.
+# Ray uses a token only if ~/.ray/auth_token happens to exist, so token and TLS are set here
+# explicitly. The token does not encrypt: without TLS, whoever can read the network's traffic has it.
+# TLS covers Ray's gRPC but not its dashboard, which therefore stays on loopback.
 
 ADAPTERDISTILL_CLUSTER="${ADAPTERDISTILL_CLUSTER:-$HOME/.adapterdistill/cluster}"
 
@@ -18,15 +18,15 @@ fail() {
     exit 2
 }
 
-# A file of secrets that others may read is as good as public.
+# A secret in a file that others may read is no secret.
 require_private() {
     [ -s "$1" ] || fail "$1 is missing: $2"
     [ -z "$(find -L "$1" -perm /077)" ] ||
         fail "$1: others may read it (mode $(stat -Lc %04a "$1")); chmod 600 it and make another"
 }
 
-# Serve behind HAProxy answers twice as many requests; it is read when Ray starts. Its statistics, which
-# Ray would have it show on all interfaces, are on sockets in a folder of this user's.
+# Serve answers twice as many requests behind HAProxy. Ray reads this when it starts. By default, Ray
+# would show HAProxy's statistics on all interfaces: here they are on sockets in this user's folder.
 haproxy_settings="$(python -m serve.haproxy)" || fail "needs a \`python\` that has the package adapterdistill"
 eval "$haproxy_settings"
 
@@ -34,7 +34,7 @@ require_token() {
     require_private "$RAY_AUTH_TOKEN_PATH" "copy it from the head node, or make it with cluster/nodes/certificates.sh"
 }
 
-# Nodes: every connection between Ray's processes shows a certificate of the cluster's authority.
+# Between nodes, every connection of Ray needs a certificate of the cluster's authority.
 use_tls() {
     export RAY_USE_TLS=1
     export RAY_TLS_CA_CERT="$ADAPTERDISTILL_CLUSTER/ca.crt"
@@ -46,7 +46,7 @@ use_tls() {
     require_private "$RAY_TLS_SERVER_KEY" "$hint"
 }
 
-# Names and addresses become part of commands and of JSON: nothing else than these characters.
+# Names and addresses become part of commands and of JSON, so only these characters are allowed.
 require_tenant() {
     [[ "$1" =~ ^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$ ]] || fail "not the name of a tenant: $1"
 }
@@ -67,7 +67,7 @@ node_ports=(
     --min-worker-port=10100
     --max-worker-port=10299
 )
-# Adapters are below a megabyte and rows stay in their owner's process: nothing big passes through
-# the object store, which would otherwise take 30% of the memory.
+# Nothing large passes through the object store, because adapters are below 1 MB and rows stay in
+# their owner's process. By default it would take 30% of the memory.
 # shellcheck disable=SC2034 # for those that source this
 node_options=(--object-store-memory=200000000 --disable-usage-stats "${node_ports[@]}")

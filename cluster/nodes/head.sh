@@ -15,9 +15,9 @@ require_address "$address"
 require_token
 use_tls
 
-# No CPUs: owners and replicas run on their own nodes, and the head, whose loss ends the cluster,
-# keeps its memory for itself. The dashboard takes jobs over plain HTTP, hence loopback: submit on
-# this node, or through an SSH tunnel.
+# No CPUs: owners and replicas run on their own nodes, so that the head, whose loss ends the cluster,
+# does not run out of memory. The dashboard takes jobs over plain HTTP, so it is on loopback: submit
+# on this node, or through an SSH tunnel.
 exec ray start --head --node-ip-address="$address" --port=6379 \
     --num-cpus=0 --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port=8265 \
     "${node_options[@]}" "$@"

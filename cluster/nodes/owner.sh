@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A data owner's node: the only one that offers the resource owner:TENANT, to which the tenant's run
-# is pinned (`[placement]` in its TOML). Its rows, workspace and checkpoints are on this node's disk.
+# A data owner's node. It alone offers the resource owner:TENANT, to which the tenant's run is pinned
+# (`[placement]` in its TOML). Rows, workspace and checkpoints are on this node's disk.
 #
 #   cluster/nodes/owner.sh TENANT HEAD_ADDRESS OWN_ADDRESS [OPTION OF ray start]...
 #
-# Ray does not check who offers a resource: whoever holds the cluster's token and a certificate may
-# claim any. So all nodes of a cluster must trust each other; see cluster/README.md.
+# Ray does not check who offers a resource: any node with the cluster's token and a certificate may
+# offer it. So all nodes of a cluster must trust each other; see cluster/README.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

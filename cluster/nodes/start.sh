@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #   cluster/nodes/start.sh [OPTION OF ray start]...
 #
-# Starts whatever this node is: the arguments are in its file ~/.adapterdistill/cluster/role, such as
+# Starts this node in its role. The arguments are in its file ~/.adapterdistill/cluster/role, such as
 # "owner.sh acme 10.0.0.1 10.0.0.2". For `ray up`, which has one command for all workers.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"

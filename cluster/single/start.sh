@@ -20,8 +20,8 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     (umask 077 && mkdir -p "$ADAPTERDISTILL_CLUSTER" && openssl rand -hex 32 > "$RAY_AUTH_TOKEN_PATH")
 fi
 require_token
-# Nothing leaves loopback, and the token keeps other users of the machine out. Without the first,
-# Ray on Linux puts the machine's own address in place of 127.0.0.1 and listens on all interfaces.
+# Ray listens on loopback only, and the token keeps other users of the machine out. Without the first
+# setting, Ray on Linux replaces 127.0.0.1 by the machine's address and listens on all interfaces.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 export RAY_USE_TLS=0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.registry.client.watch import Change
+from adapterdistill.registry.client.watch import Event
 from serve.engine.engine import Engine
 
 _RETRY_S = 5.0
@@ -59,7 +59,7 @@ class Recall(threading.Thread):
                     )
             self._stopping.wait(_RETRY_S)
 
-    def _follow(self, changes: Iterator[Change]) -> None:
+    def _follow(self, changes: Iterator[Event]) -> None:
         for change in changes:
             self.standing.followed_until = change.revision
             if change.kind == "withdrawn":

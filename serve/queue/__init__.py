@@ -1,1 +1,1 @@
-"""What stands between a request and the engine: fair queue, batches, searches, shadow traffic."""
+"""From requests to batches: the fair queue, batching, searches, and shadow traffic."""

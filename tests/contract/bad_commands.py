@@ -82,13 +82,13 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "a web page for a registry",
         ["registry", "list", "--address", "http://127.0.0.1:1"],
-        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
         "'http://127.0.0.1:1'",
     ),
     (
         "a port that there is not",
         ["registry", "list", "--address", "127.0.0.1:65536"],
-        "error [INVALID_CONFIG]: not a registry's address: expected HOST:PORT, got "
+        "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
         "'127.0.0.1:65536'",
     ),
     (
@@ -125,6 +125,6 @@ COMMANDS: list[tuple[str, list[str], str]] = [
         "a token that others may read",
         ["query", "acme", "x", "--token-file", "file"],
         "error [INVALID_CONFIG]: file: holds a secret, but others may read or change it (mode "
-        "0644): chmod 600 it, and if they could have read it, make another",
+        "0644): chmod 600 it, and replace the secret if they could have read it",
     ),
 ]

@@ -24,11 +24,12 @@ class Row:
 
 def toml(what: str, text: str | bytes, fault: str) -> Row:
     content = text if isinstance(text, bytes) else text.encode()
-    return Row("toml", what, content, f"error [INVALID_CONFIG]: {{here}}/run.toml: {fault}")
+    said = f"error [INVALID_CONFIG]: {{here}}/run.toml: {fault}".replace(": \n", ":\n")
+    return Row("toml", what, content, said)
 
 
 def parquet(what: str, given: Any, fault: str) -> Row:
-    said = f"error [INVALID_DATA]: {{here}}/acme: 1 fault(s); rows count from 0 {fault}"
+    said = f"error [INVALID_DATA]: {{here}}/acme: 1 fault(s); rows count from 0: {fault}"
     return Row("parquet", what, given, said)
 
 
@@ -73,8 +74,8 @@ ROWS = [
     toml(
         "an empty file",
         "",
-        "; ".join(
-            f"{key}: Field required"
+        "".join(
+            f"\n  {key}: Field required"
             for key in ("tenant", "data", "workspace", "serving_store", "registry")
         ),
     ),
@@ -267,6 +268,6 @@ ROWS = [
         "grpc",
         "bytes that are no message",
         b"\xff" * 64,
-        "INVALID_REQUEST the bytes that came are no message of this call",
+        "INVALID_REQUEST the request is not a message of this call",
     ),
 ]

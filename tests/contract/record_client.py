@@ -40,7 +40,7 @@ def raw_call(channel: grpc.Channel, method: str) -> Raw:
 
 
 def outcome(call: Any) -> dict[str, Any]:
-    """What a raw call answered: messages, code and the details of an error."""
+    """The answer of a raw call: messages, code and the details of an error."""
     responses: list[bytes] = []
     with suppress(grpc.RpcError):
         responses.extend(call)

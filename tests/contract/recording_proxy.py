@@ -20,7 +20,7 @@ class RecordingProxy:
         self._threads[0].start()
 
     def recorded(self) -> list[bytes]:
-        """What passed so far: the bytes of each direction of each connection."""
+        """Return the bytes that passed so far, for each direction of each connection."""
         with self._lock:
             return [bytes(part) for part in self._parts]
 

@@ -19,10 +19,9 @@ from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import RegistryServer
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials, read_credentials
-from adapterdistill.registry.trust.statement import Signed, make_statement
+from adapterdistill.registry.trust.statement import Signed, make_statement, statement_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
-from adapterdistill.registry.wire import statement_message
 
 
 class Deadlines(
@@ -54,7 +53,7 @@ class CallingAs(Deadlines):
 
 
 def believing(context: Any, _credentials: object = None) -> Caller:
-    """In place of `caller_of`: the caller that a header names, without any proof."""
+    """Replace `caller_of`: believe the caller that a header names."""
     for key, value in context.invocation_metadata() or ():
         if key == "test-caller":
             role, _, name = value.partition("/")

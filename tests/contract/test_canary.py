@@ -54,7 +54,7 @@ def files_under(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def once() -> list[Onboarded]:
-    """What the first test that asked for `onboarded` got: output is captured by the test."""
+    """Keep the result of the first test that uses `onboarded`, because it captures the output."""
     return []
 
 

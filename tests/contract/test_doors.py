@@ -129,7 +129,7 @@ def from_grpc(registry: Running) -> Door:
 
 
 def make_hostile_names() -> None:
-    """In the working folder: what a person may name where a file or a folder is expected."""
+    """Make things in the working folder that a person may name by mistake."""
     os.mkfifo("pipe", 0o600)  # nobody writes into it: who waits for that waits for ever
     Path("folder").mkdir()
     Path("loop").symlink_to("loop")

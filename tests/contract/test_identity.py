@@ -33,7 +33,7 @@ Connect = Callable[..., RegistryClient]
 
 
 def failed_listing(private_registry: Running, secure: grpc.ChannelCredentials) -> grpc.RpcError:
-    """What listing without our client fails with."""
+    """List without our client, and return the error."""
     with grpc.secure_channel(private_registry.address, secure) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.RpcError) as caught:
@@ -130,7 +130,7 @@ def test_certificate_of_another_authority_is_refused(
     pem.write(folder / pem.CERTIFICATES, pem.certificate_pem(*own, *ca))
     with (
         RegistryClient(private_registry.address, timeout_s=10, credentials=folder) as client,
-        refused_at_once("refuses certificate|not one of the registry's authority"),
+        refused_at_once("refuses certificate|not issued by the registry's authority"),
     ):
         listed(client)
 

@@ -64,7 +64,7 @@ def test_what_is_in_quarantine_teaches_nobody_until_released(registry: Running) 
         return [one.ref.tenant for one in found]
 
     assert "strong" not in chosen_from()
-    registry.client.release(teacher.ref)
+    registry.client.release_from_quarantine(teacher.ref)
     assert registry.client.describe(teacher.ref).state == "active"
     assert "strong" in chosen_from()
     registry.client.publish(student, student_payload)
@@ -83,7 +83,8 @@ def test_commands_show_the_state_and_release(registry: Running) -> None:
     assert "strongest layer" in run("show", manifest.ref.name)
     shown = json.loads(run("show", manifest.ref.name, "--format", "json"))
     assert (shown["state"], shown["withdrawn_teacher"]) == ("quarantined", "")
-    assert "active" in run("release", manifest.ref.name)
+    assert "active" in run("release-from-quarantine", manifest.ref.name)
+    assert "active" in run("release", manifest.ref.name)  # the old name, which changes nothing now
     shown = json.loads(run("show", manifest.ref.name, "--format", "json"))
     assert (shown["state"], shown["reason"]) == ("active", "")
 

@@ -1,4 +1,4 @@
-"""What each caller may take, over real gRPC: refusals say why and when to come again."""
+"""Quotas of each caller, over real gRPC: refusals say why, and when to try again."""
 
 import threading
 import time

@@ -50,7 +50,7 @@ def types_at(release: str, method: str) -> Types | None:
 
 
 def as_seen(value: Any) -> Any:
-    """Without what differs from one registry to the next."""
+    """Remove the parts that differ from one registry to the next."""
     if isinstance(value, dict):
         return {key: as_seen(inner) for key, inner in value.items() if key not in CHANGING}
     return [as_seen(inner) for inner in value] if isinstance(value, list) else value
@@ -138,7 +138,7 @@ def renewed(kind: Any, raw: bytes, given: dict[str, str]) -> bytes:
 
 
 def test_a_recording_holds_every_call_and_the_refusals(tmp_path: Path) -> None:
-    """Of this release's client, so that the next release's recording will be whole."""
+    """Check that this release's client is recorded completely for the next release."""
     record(tmp_path, "now")
     calls = json.loads((tmp_path / "now.json").read_text())
     named = {call["method"].rpartition("/")[2] for call in calls}

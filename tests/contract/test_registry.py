@@ -191,7 +191,7 @@ def test_a_summary_is_a_name_with_state_and_fingerprint_and_nothing_else(registr
 
 
 def test_the_fingerprint_is_found_in_what_an_older_registry_sends(registry: Running) -> None:
-    """It knows neither summaries nor fingerprints, and sends whole manifests."""
+    """Stand for an old registry, without summaries and fingerprints, that sends whole manifests."""
     fingerprint = Fingerprint.of("a" * 64, bytes(range(256)))
     for wanted in (fingerprint, None):
         manifest, _ = sample(42, fingerprint=wanted)

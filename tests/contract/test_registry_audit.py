@@ -1,4 +1,4 @@
-"""What a running registry writes to its audit log: before it answers, and no more than it may."""
+"""The audit log of a running registry: written before it answers, and with nothing private."""
 
 import asyncio
 import json
@@ -149,7 +149,7 @@ def test_an_index_older_than_its_log_is_not_served(tmp_path: Path) -> None:
     running.close()
     (tmp_path / "root" / "index.sqlite3").unlink()
     server = RegistryServer(tmp_path / "root")
-    with pytest.raises(errors.IntegrityError, match="has change 1, the index only 0"):
+    with pytest.raises(errors.IntegrityError, match="ends with change 1, the index with 0"):
         asyncio.run(server.start())
 
 
@@ -172,7 +172,7 @@ def test_audit_verify_works_on_a_copy_of_the_file_and_names_the_broken_line(
     text = (registry.root / "audit" / "log.jsonl").read_bytes()
     copy.write_bytes(text)
     said = run("verify", str(copy), "--public-key", key, "--head", head)
-    assert "up to change 2 are as they were written" in said
+    assert "up to event 2 are unchanged" in said
     copy.write_bytes(text.replace(b"owner/", b"anyone/").replace(b"anonymous", b"anonymouse", 1))
     with pytest.raises(errors.AuditBrokenError, match="line 3: edited"):
         run("verify", str(copy))

@@ -1,4 +1,4 @@
-"""What the registry refuses over real gRPC: with which error, and leaving nothing behind."""
+"""Refusals of the registry over real gRPC: the right error, and nothing left behind."""
 
 import functools
 import hashlib
@@ -120,7 +120,7 @@ def test_adapter_keeps_its_encoder(registry: Running) -> None:
 def test_payload_whose_entry_is_refused_in_the_end_is_removed(
     registry: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where two uploads of a new adapter race, for different encoders."""
+    """Simulate two uploads of a new adapter that race, for different encoders."""
     same, other = sample(61, tenant="racer"), sample(61, tenant="winner")
     index = registry.server._service._index
 

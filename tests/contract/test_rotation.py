@@ -122,7 +122,7 @@ def test_unreadable_revocation_list_lets_nobody_in_until_it_is_mended(
     pem.write(crl, b"-----BEGIN X509 CRL-----\n")
     try:
         for one in (client, private_registry.client):
-            with pytest.raises(UnauthenticatedError, match="lets nobody in"):
+            with pytest.raises(UnauthenticatedError, match="refuses everyone"):
                 listed(one)
     finally:
         pem.write(crl, good)
@@ -132,7 +132,7 @@ def test_unreadable_revocation_list_lets_nobody_in_until_it_is_mended(
 def test_renewed_certificate_is_taken_up_by_a_client_that_stays(
     private_registry: Running, connect: Connect, tmp_path: Path
 ) -> None:
-    """As it is after the old one was revoked; a call that runs meanwhile ends undisturbed."""
+    """Revoke the old certificate after the renewal; a running call ends undisturbed."""
     client = connect()
     manifest, payload = sample(7)
     client.publish(manifest, payload)

@@ -76,7 +76,7 @@ class Searched:
         assert ended.value.code == 0, out.getvalue()
 
     def watch(self, process: psutil.Process) -> None:
-        """What the machine shows of a process."""
+        """Record what the machine shows about a process."""
         seen = [Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
         self.said[f"process {seen[0]!r}"] = b"".join(seen)
 
@@ -92,7 +92,7 @@ def forms_of(secret: bytes) -> list[bytes]:
 
 
 def forms_of_key(pem: bytes) -> list[bytes]:
-    """Of a private key in PEM: its lines, and the number that it is."""
+    """Return the secret texts of a private key in PEM: its lines and its number."""
     der = load_pem_private_key(pem, None).private_bytes(
         Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
     )

@@ -37,7 +37,7 @@ ASKED = pb.SearchRequest(tenant="acme", queries=["where is my parcel", "hi"], to
 
 
 class Servicer:
-    """In Ray Serve's place: its proxies hand bytes to a replica, and write what it returns."""
+    """Stand for Ray Serve's proxies, which pass bytes to a replica and write what it returns."""
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
@@ -50,7 +50,7 @@ class Servicer:
 
 
 class Context:
-    """Of `grpc.aio`, with what Ray Serve's has beside it."""
+    """A context of `grpc.aio` with the extra attributes of Ray Serve's."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

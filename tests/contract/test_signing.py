@@ -28,7 +28,7 @@ from tests.unit.registry.samples import arrays, manifest_of, payload_of, sample
 
 @dataclass(frozen=True)
 class Owner:
-    """With a stub, to send what its client would not."""
+    """An owner with a stub, which sends what its client would not."""
 
     client: RegistryClient
     stub: Any
@@ -244,7 +244,7 @@ def test_what_a_registry_holds_unsigned_is_refused_by_owners(
     bolt.client.publish(other, other_payload)
 
     def alter(change: str) -> None:
-        """As a dishonest registry would."""
+        """Answer as a dishonest registry would."""
         db = registry.server._service._index.db
         registry.run(registry.server._service._on_index(db.execute, change, (manifest.version,)))
 
@@ -312,10 +312,10 @@ def test_quarantine_is_between_owner_and_operator(
         bolt.client.fetch(manifest.ref)
     for owner in (acme, bolt):
         with pytest.raises(errors.NotPermittedError):
-            owner.client.release(manifest.ref)
+            owner.client.release_from_quarantine(manifest.ref)
     taught, taught_payload = sample(28, adapter="taught", teachers=[manifest.ref.name])
     with pytest.raises(errors.InvalidManifestError, match="in quarantine"):
         acme.client.publish(taught, taught_payload)
-    registry.client.release(manifest.ref)
+    registry.client.release_from_quarantine(manifest.ref)
     assert bolt.client.fetch(manifest.ref) == (manifest, payload)
     acme.client.publish(taught, taught_payload)

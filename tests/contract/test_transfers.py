@@ -250,7 +250,7 @@ def test_an_upload_survives_kill_9_of_the_registry(tmp_path: Path) -> None:
     assert seen.count(MIB) == 1  # it went on
 
 
-def test_a_transfer_that_is_too_slow_makes_room_and_may_go_on(
+def test_a_transfer_that_is_too_slow_makes_room_and_may_continue(
     registry: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfers, "MIN_BYTES_PER_S", 1 << 40)

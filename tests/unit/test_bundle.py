@@ -79,7 +79,7 @@ def test_a_form_is_a_further_file_and_part_of_the_id(
     assert read_bundle(tmp_path, "acme", folder.name).form == with_form.form
     file = folder / "form.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ServingError, match="safetensors has not its recorded digest"):
+    with pytest.raises(ServingError, match="safetensors does not have its recorded digest"):
         read_bundle(tmp_path, "acme", folder.name)
     file.unlink()
     with pytest.raises(ServingError, match="cannot be read"):

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from adapterdistill import __version__, cli
-from adapterdistill.errors import AdapterDistillError, DataError
+from adapterdistill.errors import AdapterDistillError, ConfigError, DataError, listed
 
 ERROR_CLASSES = cli.error_classes()
 
@@ -28,7 +28,9 @@ def run_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], in
         module = types.ModuleType("failing_subcommand")
         module.__dict__["register"] = lambda app: app.command("fail")(fail)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(cli.SUBCOMMANDS, "fail", cli.Subcommand(module.__name__, "Fails."))
+        monkeypatch.setitem(
+            cli.SUBCOMMANDS, "fail", cli.Subcommand(module.__name__, "Operator", "Fails.")
+        )
         return exit_code_of(["fail"])
 
     return run
@@ -63,12 +65,20 @@ def test_an_expected_error_is_one_line_on_stderr_and_its_exit_code(
     assert err == f"error [{error_class.reason}]: faqs.parquet: expected a file, found none\n"
 
 
-def test_a_list_of_faults_keeps_its_lines(
+def test_several_faults_are_printed_one_a_line(
     run_failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_failing(DataError("acme: 2 fault(s)\n  faqs.csv: first\n  faqs.csv:  second"))
-    expected = "error [INVALID_DATA]: acme: 2 fault(s)\n  faqs.csv: first\n  faqs.csv: second\n"
-    assert capsys.readouterr().err == expected
+    faults = ["training.seed: expected\n a number", "teachers: unknown"]
+    run_failing(ConfigError(listed("run.toml", faults[:1])))
+    assert capsys.readouterr().err == (
+        "error [INVALID_CONFIG]: run.toml: training.seed: expected a number\n"
+    )
+    run_failing(ConfigError(listed("run.toml", faults)))
+    assert capsys.readouterr().err == (
+        "error [INVALID_CONFIG]: run.toml:\n"
+        "  training.seed: expected a number\n"
+        "  teachers: unknown\n"
+    )
 
 
 def test_an_error_wrapped_by_an_actor_call_prints_its_cause_alone(
@@ -155,7 +165,7 @@ except SystemExit:
 def test_every_subcommand_in_the_table_exists() -> None:
     code = """
 from adapterdistill import cli
-print(*(cli._load(name).name or name for name in cli.SUBCOMMANDS))
+print(*(cli.load(name).name or name for name in cli.SUBCOMMANDS))
 """
     assert run_python(code).split() == list(cli.SUBCOMMANDS)
 

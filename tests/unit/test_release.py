@@ -169,7 +169,7 @@ def test_a_store_that_cannot_be_written_is_said(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(releases, "write_synced", full)
+    monkeypatch.setattr(releases, "replace_file", full)
     with pytest.raises(ServingError, match="No space left"):
         set_live(tmp_path, "acme", bundles[1])
     assert live_bundle(tmp_path, "acme") == bundles[0]

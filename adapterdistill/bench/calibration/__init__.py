@@ -1,1 +1,1 @@
-"""`bench calibration`: whether stated confidence and drift alarms hold on test rows."""
+"""`bench calibration`: do stated confidence and drift alarms hold on test rows?"""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adapterdistill.files import sync
 from adapterdistill.manifest import sha256_hex
 from adapterdistill.testbed.crowd import Crowd, tenant_name
 from adapterdistill.testbed.random_adapters import Shape, adapter
@@ -72,9 +73,7 @@ def _copy(source: Path) -> None:
         while data := read.read(1 << 20):
             write.write(data)
         os.fsync(write.fileno())
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync(target.parent)
 
 
 def _read(source: Path) -> None:

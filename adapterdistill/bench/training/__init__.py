@@ -1,1 +1,1 @@
-"""`bench training` and `bench scaling`: what training costs."""
+"""`bench training` and `bench scaling`: the cost of a training step and of more workers."""

@@ -1,1 +1,1 @@
-"""`bench transfer`: what a new tenant gains from the adapters of others."""
+"""`bench transfer`: the gain of a new tenant from the adapters of other tenants."""

@@ -22,7 +22,7 @@ from adapterdistill.registry.streams import upload
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.authority import LIFETIME, opened
 from adapterdistill.registry.trust.credentials import read_credentials
-from adapterdistill.registry.trust.statement import WINDOW, make_statement
+from adapterdistill.registry.trust.statement import WINDOW, make_statement, statement_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.testbed.registry import Federation, serving
@@ -81,7 +81,7 @@ def _publish(
         name=manifest.ref.name,
         manifest_json=manifest.canonical_json(),
         consent=wire.consent_message(EVERYONE),
-        statement=wire.statement_message(signed),
+        statement=statement_message(signed),
     )
     with grpc.secure_channel(address, own.for_grpc()) as channel:
         # Generated stubs have no annotations.

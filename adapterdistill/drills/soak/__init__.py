@@ -1,1 +1,1 @@
-"""The soak: onboarding and answering for a long time, to see what grows and what is left over."""
+"""The soak: onboard and answer for a long time, and measure what grows and what is left over."""

@@ -1,1 +1,1 @@
-"""What the registry admits: manifests, payloads, quotas, and the check for outliers."""
+"""Admission to the registry: manifests, payloads, quotas and the outlier check."""

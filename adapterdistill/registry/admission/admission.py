@@ -1,7 +1,7 @@
-"""What may be published: checks of a manifest, and of a payload against its manifest.
+"""Checks before publishing: of a manifest, and of a payload against its manifest.
 
-The `safetensors` library (0.8) guarantees that a file is well formed, but lets pass NaN, megabytes
-of metadata and thousands of empty tensors; the limits here are ours. The header is bounded, parsed
+The `safetensors` library (0.8) guarantees that a file is well formed, but accepts NaN, megabytes of
+metadata and thousands of empty tensors; the limits here are ours. The header is bounded, parsed
 and compared with the manifest before a tensor byte is read, and tensors are read in pieces.
 """
 
@@ -33,8 +33,8 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive (as torch.save writes)",
     **{bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)},
 }
-# Bytes of an element, and the bits of its exponent: all set in NaN and infinity, in no other value.
-# numpy has no bfloat16, so all are tested as integers.
+# Bytes of an element, and its exponent bits. They are all set in NaN and infinity alone. Elements
+# are tested as integers, because numpy has no bfloat16.
 _EXPONENT: dict[str, tuple[int, int]] = {
     "F32": (4, 0x7F800000),
     "F16": (2, 0x7C00),
@@ -44,16 +44,16 @@ _EXPONENT: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What this registry accepts."""
+    """Limits on what this registry accepts."""
 
     max_payload_bytes: int = 64 * 1024 * 1024
     encoder_weights_sha256: str | None = None
     refuse_descendants: bool = False
-    """Hide from other owners what learnt from a withdrawn version."""
+    """Hide the descendants of withdrawn versions from other owners."""
 
 
 def parse_manifest(manifest_json: bytes) -> Manifest:
-    """The manifest in its canonical form; raises InvalidManifestError otherwise."""
+    """Parse a manifest; raises InvalidManifestError unless it is valid canonical JSON."""
     if len(manifest_json) > MAX_MANIFEST_BYTES:
         raise InvalidManifestError(
             f"manifest refused: {len(manifest_json)} bytes, at most {MAX_MANIFEST_BYTES} allowed"
@@ -65,11 +65,11 @@ def parse_manifest(manifest_json: bytes) -> Manifest:
 
 
 def check_manifest(manifest: Manifest, limits: Limits) -> None:
-    """Whether a payload as the manifest declares it may be published here.
+    """Check that a payload as declared by the manifest may be published here.
 
     Raises:
-        PayloadTooLargeError, EncoderMismatchError: against `limits`.
-        InvalidManifestError: tensors that its kind and encoder do not allow.
+        PayloadTooLargeError, EncoderMismatchError: the manifest violates `limits`.
+        InvalidManifestError: the tensors do not fit the kind and the encoder.
     """
     if manifest.payload_bytes > limits.max_payload_bytes:
         raise PayloadTooLargeError(
@@ -93,7 +93,7 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
     bottleneck = down.shape[1] if down is not None and len(down.shape) == 3 else 0
     if bottleneck < 1:
         raise InvalidManifestError("down.weight must have shape (layers, bottleneck, hidden)")
-    # Statistics take time by the layer, and by the third power of the bottleneck size.
+    # The time of the weight statistics grows with the layers and the cube of the bottleneck size.
     if layers > MAX_LAYERS or bottleneck > MAX_BOTTLENECK:
         raise InvalidManifestError(
             f"{layers} layers with bottlenecks of {bottleneck}; at most {MAX_LAYERS} with"
@@ -109,7 +109,7 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
         raise InvalidManifestError(
             f"a bottleneck adapter has exactly the tensors {', '.join(sorted(expected))};"
             f" the manifest has {len(tensors)}, of which"
-            f" {len(tensors.keys() & expected.keys())} are such"
+            f" {len(tensors.keys() & expected.keys())} have these names"
         )
     for name, shape in expected.items():
         if tensors[name].shape != shape:
@@ -120,7 +120,7 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
 
 
 def check_payload(path: Path, manifest: Manifest) -> None:
-    """Whether the file is safetensors with finite tensors exactly as `manifest` declares.
+    """Check that the file is safetensors with exactly the declared tensors, all finite.
 
     Raises:
         InvalidPayloadError: it is not; the message names the tensor at fault.
@@ -132,7 +132,7 @@ def check_payload(path: Path, manifest: Manifest) -> None:
         spans = _check_header(
             _parse_header(file.read(header_bytes)), manifest.tensors, size - 8 - header_bytes
         )
-        try:  # A second opinion on the header, from the library that loaders use.
+        try:  # The library that loaders use must accept the header, too.
             with safe_open(path, framework="numpy"):
                 pass
         except SafetensorError:
@@ -184,7 +184,7 @@ def _refuse_constant(name: str) -> None:
 def _check_header(
     header: dict[str, Any], declared: Mapping[str, TensorSpec], data_bytes: int
 ) -> dict[str, tuple[int, int]]:
-    """The span of each tensor in the data; they follow one another and fill it."""
+    """Return the byte span of each tensor; together the spans fill the data without gaps."""
     metadata = header.pop("__metadata__", {})
     if (
         not isinstance(metadata, dict)

@@ -1,19 +1,22 @@
-"""Whether an adapter's weights are like those of the adapters that are here already.
+"""The outlier check: compares an adapter's weights with those of other tenants' adapters.
 
-One that is not like them need not be malicious: it goes into quarantine, where an operator looks at
-it. The population is the newest active adapters of other tenants for the same encoder. Each tenant
-has one vote in it, however many adapters it publishes, and none about its own. What is compared are
-logarithms, by median and median absolute deviation, which tenants that are fewer than half cannot
-move at will. One direction only is suspect: a weak adapter harms nobody.
+An outlier need not be malicious: it goes into quarantine, where an operator looks at it. It is
+compared with its peers: the newest active adapters of other tenants for the same encoder. Each
+other tenant has one vote, however many adapters it publishes. The check compares logarithms by
+their median and median absolute deviation, which a minority of the tenants cannot move at will.
+Only high values are suspect: a weak adapter harms nobody.
 
 The thresholds were chosen on 390 adapters for MiniLM from six tenants' rows: own and distilled ones
-with bottlenecks of 8 to 64, learning rates of 3e-4 to 3e-3 and 10 to 200 steps. Against populations
-of the other five tenants, as mixed as that or all of the default settings, no clean one was
-quarantined. Found were all whose weights were scaled by 20, and of those of the default settings
-that were scaled by 5, 84 % (mixed) to 100 %; all with a direction twice as strong in one layer as
-all that the layer does, and 92 to 100 % with one three times as strong in every layer; 98 to 100 %
-of random weights with a standard deviation of 0.1. Not found: scaled ones that end no stronger than
-others are, a direction as strong as its layer, and random weights of 0.02: an untrained adapter.
+with bottlenecks of 8 to 64, learning rates of 3e-4 to 3e-3 and 10 to 200 steps. Peers were the
+adapters of the other five tenants, either all of them or those with default settings.
+
+- No unchanged adapter was quarantined.
+- Weights scaled by 20: all were found. Default settings scaled by 5: 84 % (mixed peers) to 100 %.
+- A direction added to one layer, twice as strong as the layer: all were found. One three times as
+  strong as the layer, added to every layer: 92 to 100 %.
+- Random weights with a standard deviation of 0.1: 98 to 100 %.
+- Not found: scaled adapters that end no stronger than others, an added direction as strong as its
+  layer, and random weights of 0.02, which is an untrained adapter.
 """
 
 import math
@@ -23,53 +26,53 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry.admission.weight_statistics import Statistics
+from adapterdistill.registry.admission.weight_statistics import WeightStatistics
 
 MIN_ADAPTERS, MIN_TENANTS = 8, 3
-"""Of a population that anything can be judged by; before that, only `_LIMITS` count."""
+"""Least number of peers for a comparison; with fewer, only each trait's `limit` counts."""
 _ADAPTERS_A_TENANT = 4
 _MAX_TENANTS = 250
 DEVIATIONS = 3.5
-"""How many standard deviations from the median are usual, at least; 1.4826 median absolute
-deviations make one, as for normally distributed values."""
+"""Distance from the median, in standard deviations, that is usual. One standard deviation is taken
+as 1.4826 median absolute deviations, as for normally distributed values."""
 
-Population = Sequence[tuple[str, Statistics]]
-"""Each adapter's tenant and statistics."""
+Peers = Sequence[tuple[str, WeightStatistics]]
+"""Tenant and weight statistics of each adapter of other tenants for the same encoder."""
 
 
 @dataclass(frozen=True)
 class Trait:
-    """A logarithm that is high in adapters that do harm."""
+    """A logarithm of the weights that is high in harmful adapters."""
 
     name: str
-    of: Callable[[Statistics], float]
+    of: Callable[[WeightStatistics], float]
     margin: float
-    """What is usual beyond the median, however alike the population is."""
+    """Distance from the median that is usual, however alike the peers are."""
     limit: float
-    """What is not usual in any population."""
+    """Greatest value that is usual, whatever the peers."""
 
 
-def loudness(found: Statistics) -> float:
-    """Of the layer with the greatest norm; at the same loudness, norms grow as these roots do."""
+def loudness(found: WeightStatistics) -> float:
+    """Return the logarithm of the greatest layer norm, relative to the size of the matrices."""
     size = math.sqrt(found.hidden_size * found.bottleneck_size)
     return math.log(max(max(found.norms) / size, 1e-3))
 
 
-def unevenness(found: Statistics) -> float:
-    """How far the layer with the greatest norm is from the middle of those that do anything."""
+def unevenness(found: WeightStatistics) -> float:
+    """Return the logarithm of the greatest layer norm over the median of the nonzero ones."""
     norms = sorted(norm for norm in found.norms if norm > 1e-3 * max(found.norms))
     return math.log(norms[-1] / norms[len(norms) // 2]) if norms else 0.0
 
 
-def concentration(found: Statistics) -> float:
-    """How few directions serve the layer that has fewest, of those that it might use."""
+def concentration(found: WeightStatistics) -> float:
+    """Return the logarithm of the greatest possible rank over the least effective rank."""
     most = min(found.hidden_size, found.bottleneck_size)
     ranks = [rank for rank in found.effective_ranks if rank > 0]
     return math.log(most / min(ranks)) if ranks else 0.0
 
 
-def constancy(found: Statistics) -> float:
-    """Of the layer that adds most to every hidden state alike."""
+def constancy(found: WeightStatistics) -> float:
+    """Return the logarithm of the greatest constant that a layer adds, relative to its size."""
     return math.log(max(max(found.offsets) / math.sqrt(found.hidden_size), 1e-2))
 
 
@@ -81,14 +84,10 @@ TRAITS = (
 )
 
 
-def judge(found: Statistics, population: Population) -> tuple[str, ...]:
-    """Why the adapter is unlike the population, or what no adapter should be; empty: it is like it.
-
-    Args:
-        population: of other tenants, for the same encoder.
-    """
-    tenants = [tenant for tenant, _ in population]
-    judged = len(tenants) >= MIN_ADAPTERS and len(set(tenants)) >= MIN_TENANTS
+def outlier_reasons(found: WeightStatistics, peers: Peers) -> tuple[str, ...]:
+    """List why the adapter is an outlier; empty if it is not one."""
+    tenants = [tenant for tenant, _ in peers]
+    comparable = len(tenants) >= MIN_ADAPTERS and len(set(tenants)) >= MIN_TENANTS
     of_each = Counter(tenants)
     weights = [1 / of_each[tenant] for tenant in tenants]
     reasons = []
@@ -98,8 +97,8 @@ def judge(found: Statistics, population: Population) -> tuple[str, ...]:
             reasons.append(
                 f"{trait.name}: {math.exp(value):.3g}, at most {math.exp(trait.limit):.3g}"
             )
-        elif judged:
-            values = [trait.of(one) for _, one in population]
+        elif comparable:
+            values = [trait.of(one) for _, one in peers]
             middle = weighted_median(values, weights)
             deviation = weighted_median([abs(one - middle) for one in values], weights)
             usual = max(trait.margin, DEVIATIONS * 1.4826 * deviation)
@@ -112,19 +111,19 @@ def judge(found: Statistics, population: Population) -> tuple[str, ...]:
 
 
 def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The least value that values of half the weight do not exceed."""
+    """Return the least value such that values up to it have half of the weight."""
     half, reached = sum(weights) / 2, 0.0
     for value, weight in sorted(zip(values, weights, strict=True)):
         reached += weight
         if reached >= half - 1e-9:
             return value
-    raise ValueError("the median of nothing")
+    raise ValueError("no median of an empty sequence")
 
 
-def others(db: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, Statistics]]:
-    """The population that a version of this manifest is judged by."""
+def find_peers(db: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, WeightStatistics]]:
+    """Find the adapters that a version of this manifest is compared with."""
     encoder = (manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256)
-    # From one tenant to the next by the index: not every version is looked at.
+    # The query steps from one tenant to the next by an index, so it does not read every version.
     rows = db.execute(
         "WITH RECURSIVE tenants (tenant) AS ("
         " SELECT min(tenant) FROM versions WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2"
@@ -139,4 +138,4 @@ def others(db: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, Statis
         " WHERE t.tenant <> ?3 LIMIT ?5)",
         (*encoder, manifest.tenant, _ADAPTERS_A_TENANT, _ADAPTERS_A_TENANT * _MAX_TENANTS),
     )
-    return [(tenant, Statistics.model_validate_json(text)) for tenant, text in rows]
+    return [(tenant, WeightStatistics.model_validate_json(text)) for tenant, text in rows]

@@ -1,7 +1,7 @@
-"""What one tenant may take of a registry that others share: space, calls, transfers at once.
+"""Quotas of a tenant in a registry that others share: space, calls, transfers at once.
 
-What is stored is counted in the index. The rest is kept in memory for a bounded number of callers,
-and forgotten at a restart.
+The index counts what is stored. The other counts are in memory, for a bounded number of callers,
+and are lost at a restart.
 """
 
 import asyncio
@@ -16,51 +16,53 @@ from adapterdistill.errors import QuotaExceededError, RateLimitedError
 from adapterdistill.registry.access import ANYONE, Caller
 
 MAX_CALLERS = 4096
-"""Whose recent calls are remembered, the latest. One forgotten starts with a full bucket."""
+"""Number of callers whose recent calls are counted; a forgotten one gets a full bucket."""
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """Bounds on each tenant, or on each caller; over plain text, where all callers look the same,
-    only those on what is stored hold."""
+    """Limits for each tenant, or for each caller.
 
-    stored_bytes: int = 16 << 30  # of payloads; withdrawn versions count, their payloads are kept
+    Over plain text all callers look the same, so only the limits on storage apply.
+    """
+
+    stored_bytes: int = 16 << 30  # withdrawn versions count: their payloads are kept
     versions: int = 10_000
     calls_per_s: float = 100.0
     burst_calls: int = 400
     publishes_per_hour: int = 2000
     calls_at_once: int = 64
     transfers_at_once: int = 4
-    # Uploads that broke off and may go on.
+    # Uploads that broke off and may be continued.
     staged_bytes: int = 256 << 20
     staged_files: int = 16
     staged_s: float = 24 * 3600.0
 
 
 def limited_name(caller: Caller) -> str | None:
-    """Whose limits a call counts for; None over plain text, where nobody has a name."""
+    """Return the name that a call is counted for; None over plain text, without names."""
     return None if caller == ANYONE else str(caller)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a tenant has in the registry."""
+    """Payloads and versions that a tenant has in the registry."""
 
     payload_bytes: int
     versions: int
 
 
 class RateLimit:
-    """A token bucket for each caller: `per_s` tokens a second, and at most `burst` saved up.
+    """A token bucket for each caller: `per_s` tokens a second, and at most `burst` of them.
 
-    A bucket is kept as the time at which it is full again (the generic cell rate algorithm), so
-    that one that is full need not be kept at all.
+    A bucket is stored as the time at which it is full again (the generic cell rate algorithm), so
+    full buckets need no storage.
     """
 
     def __init__(
         self, allowed: str, per_s: float, burst: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`allowed` says in messages what is allowed; `clock` gives seconds."""
+        """`allowed` describes the limit in messages; `clock` returns seconds."""
         self._allowed = allowed
         self._interval_s = 1 / per_s
         self._burst_s = burst / per_s
@@ -68,10 +70,10 @@ class RateLimit:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def take(self, caller: str) -> None:
-        """Raises RateLimitedError, which says when there is a token again, if there is none."""
+        """Take a token; RateLimitedError, with the time of the next token, if there is none."""
         now = self._clock()
         full_at = max(self._full_at.get(caller, now), now) + self._interval_s
-        # The tolerance is against rounding: a wait as told must be enough.
+        # The tolerance covers rounding, so that waiting as long as the error says is enough.
         wait_s = full_at - now - self._burst_s
         if wait_s > 1e-6:
             raise RateLimitedError(f"{caller} made more than {self._allowed}", retry_after_s=wait_s)
@@ -82,7 +84,7 @@ class RateLimit:
 
 
 class OpenCalls:
-    """How many calls each caller may have open at once; more are refused."""
+    """A limit on the calls that each caller has open at once; more are refused."""
 
     def __init__(self, each: int) -> None:
         self._each = each
@@ -90,10 +92,10 @@ class OpenCalls:
 
     @contextmanager
     def hold(self, caller: str) -> Iterator[None]:
-        """Raises RateLimitedError if the caller has as many open as it may."""
+        """Count a call while it runs; RateLimitedError if the caller has too many open."""
         if self._open[caller] >= self._each:
             raise RateLimitedError(
-                f"{caller} has {self._each} calls open, as many as it may", retry_after_s=1.0
+                f"{caller} has {self._each} calls open, which is the limit", retry_after_s=1.0
             )
         self._open[caller] += 1
         try:
@@ -105,17 +107,17 @@ class OpenCalls:
 
 
 class TransferSlots:
-    """Lets `total` transfers run at once, and `each` of one caller; more wait for their turn."""
+    """Lets `total` transfers run at once, and `each` of one caller; others wait."""
 
     def __init__(self, total: int, each: int) -> None:
         self._each = each
         self._all = asyncio.Semaphore(total)
-        # A caller's slots go with the last of its transfers.
+        # A caller's semaphore lives as long as one of its transfers.
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
     async def hold(self, caller: str | None) -> AsyncIterator[None]:
-        """`caller` None is bounded by the total alone."""
+        """Wait for a slot and hold it; for `caller` None only the total is limited."""
         if caller is None:
             async with self._all:
                 yield
@@ -123,13 +125,13 @@ class TransferSlots:
         own = self._own.get(caller)
         if own is None:
             own = self._own[caller] = asyncio.Semaphore(self._each)
-        # In this order: who waits for its own slots must not keep others from theirs.
+        # In this order, a caller that waits for its own slots does not hold one that others need.
         async with own, self._all:
             yield
 
 
 class CallLimits:
-    """What is asked of every call before it begins."""
+    """The limits that every call must meet before it begins."""
 
     def __init__(self, quotas: Quotas) -> None:
         self._rate = RateLimit(
@@ -144,7 +146,7 @@ class CallLimits:
 
     @contextmanager
     def hold(self, caller: Caller) -> Iterator[None]:
-        """Lasts as long as the call; raises RateLimitedError if it is one too many."""
+        """Count a call while it runs; raises RateLimitedError if it is one too many."""
         name = limited_name(caller)
         if name is None:
             yield
@@ -154,14 +156,14 @@ class CallLimits:
             yield
 
     def take_publish(self, caller: Caller) -> None:
-        """Raises RateLimitedError if the caller published too much within the hour."""
+        """Count a publish; RateLimitedError if the caller made too many within the hour."""
         name = limited_name(caller)
         if name is not None:
             self._publishes.take(name)
 
 
 class StorageQuota:
-    """What tenants may store. An upload counts from before its first byte is read."""
+    """The limits on what tenants store. An upload counts before its first byte is read."""
 
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
@@ -172,12 +174,12 @@ class StorageQuota:
     async def reserve(
         self, tenant: str, payload_bytes: int, stored: Callable[[], Awaitable[Stored]]
     ) -> AsyncIterator[None]:
-        """Holds room for one version; `stored` looks up what the tenant has.
+        """Reserve room for one version; `stored` looks up what the tenant has.
 
         Raises:
-            QuotaExceededError: it does not fit beside what is stored and being uploaded.
+            QuotaExceededError: it does not fit beside the stored versions and other uploads.
         """
-        # Reserved before the look-up: an upload that ends meanwhile counts twice, never not at all.
+        # Reserve before looking up, so that an upload that ends meanwhile counts twice, not never.
         self._reserved[tenant] += payload_bytes
         self._uploads[tenant] += 1
         try:

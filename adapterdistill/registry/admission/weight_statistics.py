@@ -1,13 +1,13 @@
-"""What an adapter's weights look like from outside, without running it.
+"""Statistics of an adapter's weights, computed without running the adapter.
 
-Layer l of a bottleneck adapter adds U relu(D x + b) + c to the hidden state x. To scale a row of D
-and its b up and the column of U down changes nothing of that, so what is measured is of U D and of
+Layer l of a bottleneck adapter adds U relu(D x + b) + c to the hidden state x. Scaling a row of D
+and its b up and the column of U down does not change the layer, so the statistics are of U D and of
 U relu(b) + c, never of U or D alone.
 
 Frobenius norms of modules tell poisoned adapters from clean ones by their spread (arXiv
 2605.30189). Effective rank is exp of the entropy of the singular values over their sum (Roy and
 Vetterli, EUSIPCO 2007). Both come from the Gram matrices of U and D, which are as small as the
-bottleneck: U D itself, hidden x hidden, is not built.
+bottleneck; the hidden x hidden matrix U D is not built.
 """
 
 import json
@@ -26,23 +26,23 @@ _BLOCK_ELEMENTS = 1 << 18
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-class Statistics(Record):
-    """One value a layer each."""
+class WeightStatistics(Record):
+    """Statistics of an adapter, with one value for each layer."""
 
     hidden_size: int
     bottleneck_size: int
     norms: tuple[float, ...]
     """Frobenius norm of U D."""
     effective_ranks: tuple[float, ...]
-    """Of U D: 1 to its greatest possible rank, or 0 where U D is zero."""
+    """Effective rank of U D: 1 to its greatest possible rank, or 0 if U D is zero."""
     offsets: tuple[float, ...]
     """Euclidean norm of U relu(b) + c, which the layer adds to a hidden state of zero."""
 
 
-def measure(payload: Path, manifest: Manifest) -> Statistics:
-    """Of the payload of a bottleneck adapter that `check_payload` admitted.
+def measure(payload: Path, manifest: Manifest) -> WeightStatistics:
+    """Measure the payload of a bottleneck adapter that `check_payload` admitted.
 
-    Takes memory for a few squares of the bottleneck size, whatever the size of the payload.
+    The memory is a few times the square of the bottleneck size, whatever the payload's size.
     """
     tensors = _open(payload, manifest)
     down, up = tensors["down.weight"], tensors["up.weight"]
@@ -55,7 +55,7 @@ def measure(payload: Path, manifest: Manifest) -> Statistics:
         norms.append(_rounded(np.sqrt(np.sum(values**2))))
         ranks.append(_rounded(effective_rank(values)))
         offsets.append(_rounded(offset))
-    return Statistics(
+    return WeightStatistics(
         hidden_size=hidden,
         bottleneck_size=bottleneck,
         norms=tuple(norms),
@@ -65,9 +65,9 @@ def measure(payload: Path, manifest: Manifest) -> Statistics:
 
 
 def singular_values(up: Stored, down: Stored) -> Array:
-    """Of up @ down, without those that are zero for its shape.
+    """Compute the singular values of up @ down, at most min(hidden, bottleneck) of them.
 
-    From Gram matrices, so that those below 1e-8 of the largest are not exact.
+    They come from Gram matrices, so values below 1e-8 of the largest are not exact.
 
     Args:
         up: [hidden, bottleneck]
@@ -87,7 +87,7 @@ def singular_values(up: Stored, down: Stored) -> Array:
 
 
 def effective_rank(values: Array) -> float:
-    """Exp of the entropy of `values` over their sum; 0 where all are 0."""
+    """Compute exp of the entropy of `values` over their sum; 0 if all are 0."""
     total = values.sum()
     if total == 0:
         return 0.0
@@ -96,7 +96,7 @@ def effective_rank(values: Array) -> float:
 
 
 def _gram(matrix: Stored) -> Array:
-    """matrix^T matrix, of [rows, columns] with few columns."""
+    """Compute matrix^T matrix for a matrix [rows, columns] with few columns."""
     columns = matrix.shape[1]
     gram = np.zeros((columns, columns))
     for block in _blocks(matrix):
@@ -105,7 +105,7 @@ def _gram(matrix: Stored) -> Array:
 
 
 def _product_norm(matrix: Stored, vector: Array, added: Stored) -> float:
-    """Euclidean norm of matrix @ vector + added."""
+    """Compute the Euclidean norm of matrix @ vector + added."""
     squares, start = 0.0, 0
     for block in _blocks(matrix):
         stop = start + len(block)
@@ -115,7 +115,7 @@ def _product_norm(matrix: Stored, vector: Array, added: Stored) -> float:
 
 
 def _blocks(matrix: Stored) -> Iterator[Array]:
-    """Its rows in order, some at a time."""
+    """Yield the rows in order, some at a time."""
     rows = max(1, _BLOCK_ELEMENTS // matrix.shape[1])
     for start in range(0, len(matrix), rows):
         yield _float64(matrix[start : start + rows])
@@ -144,5 +144,5 @@ def _open(payload: Path, manifest: Manifest) -> dict[str, Stored]:
 
 
 def _rounded(value: float) -> float:
-    """6 significant digits: they are compared, not computed with."""
+    """Round to 6 significant digits, which are enough for comparisons."""
     return float(f"{value:.6g}")

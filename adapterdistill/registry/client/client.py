@@ -1,11 +1,13 @@
-"""The owner's side of the registry: plain values in, plain values out, domain errors raised."""
+"""The client that owners, operators and auditors call the registry with.
+
+It takes and returns plain values, and raises domain errors.
+"""
 
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -16,41 +18,33 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
+from adapterdistill.registry.client.listing import (
+    Chosen,
+    digests,
+    full_request,
+    pages,
+    published,
+    summary_request,
+)
 from adapterdistill.registry.client.retry import retried
 from adapterdistill.registry.client.signing import check_signed, upload_header
-from adapterdistill.registry.client.watch import Change, watched
+from adapterdistill.registry.client.watch import Event, watched
 from adapterdistill.registry.streams import Download, Progress, manifest_of, upload
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
-_LIST_PAGE = 200
-
-
-class Chosen(TypedDict, total=False):
-    """Which versions to list; what is left out, or None, selects all."""
-
-    tenant: str | None
-    exclude_tenant: str | None
-    encoder: EncoderRef | None
-    """By its digests."""
-    latest_only: bool
-    """Only the newest version of each adapter, which is the default."""
-    task: str | None
-    language: str | None
-    labels: Collection[str]
-    """Only versions that have all of these."""
 
 
 class RegistryClient:
-    """Calls the registry at `address` (HOST:PORT). Thread-safe; never carry it over a fork.
+    """A client of the registry at `address` (HOST:PORT). Thread-safe; do not use it after a fork.
 
-    Each call has `timeout_s` in all. While the registry cannot be reached, or asks to come later,
-    it is tried again until then, so that a restart is ridden out; every call may be repeated
-    without harm. Credentials that are renewed in their folder are taken up by the next call.
+    Each call has `timeout_s` in all. Until then it is repeated while the registry cannot be
+    reached or asks the client to wait, so a restart of the registry is no failure; repeating a
+    call is harmless. The next call uses credentials that were renewed in their folder.
 
     Every method raises RegistryUnavailableError when the time is over, UnauthenticatedError as soon
     as it is certain that client and registry do not accept each other's certificates, and otherwise
-    the error that the registry raised: its type survives the wire.
+    the error that the registry raised, with the same type.
     """
 
     def __init__(
@@ -61,10 +55,14 @@ class RegistryClient:
         credentials: Path | None = None,
         server_name: str | None = None,
     ) -> None:
-        """`credentials` is a folder (`registry.trust.pem`); without one it speaks plain text.
-        `server_name` is in the registry's certificate, where `address` is a forwarder's.
+        """Open the connection.
 
-        Raises ConfigError if the folder is unusable.
+        Args:
+            credentials: a folder (`registry.trust.pem`); without one the client uses plain text.
+            server_name: the name in the registry's certificate, if `address` is a forwarder's.
+
+        Raises:
+            ConfigError: the folder is unusable.
         """
         self.address = address
         self.timeout_s = timeout_s
@@ -80,12 +78,7 @@ class RegistryClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def publish(
@@ -96,18 +89,18 @@ class RegistryClient:
         consent: Consent = EVERYONE,
         on_progress: Progress | None = None,
     ) -> Manifest:
-        """Returns once the version is on the registry's disk. Publishing it again is harmless, and
-        goes on where an upload broke off. With credentials, the owner's statement goes along.
+        """Publish a version, signed if there are credentials; it is on the registry's disk then.
 
-        `consent` says who may learn from the adapter, if this is its first version; `set_consent`
-        changes it.
+        Publishing it again is harmless, and continues an upload that broke off. `consent` says who
+        may learn from the adapter if this is its first version; `set_consent` changes it.
 
         Raises:
-            WithdrawnError: the version, or a teacher of it, was taken back.
+            WithdrawnError: the version, or a teacher of it, was withdrawn.
             DigestMismatchError: `payload` is not the manifest's; nothing was sent.
             InvalidManifestError: also if the version is published with another manifest.
-            InvalidPayloadError, EncoderMismatchError: the registry does not admit it.
-            SignatureError: it does not accept the statement, because of the clock for instance.
+            InvalidPayloadError, EncoderMismatchError: the registry does not admit the payload.
+            SignatureError: the registry does not accept the statement, for instance because of the
+                clock.
         """
         if sha256_hex(payload) != manifest.version:
             raise DigestMismatchError(f"the payload is not that of {manifest.ref.name}")
@@ -129,103 +122,85 @@ class RegistryClient:
         encoder: EncoderRef | None = None,
         on_progress: Progress | None = None,
     ) -> tuple[Manifest, bytes]:
-        """The version's manifest and payload, whose sha256 was verified. After a broken connection
-        it goes on with what came before.
+        """Fetch the version's manifest and payload, and verify the payload's sha256.
+
+        After a broken connection it continues from the bytes that it has.
 
         Raises:
             NotFoundError: there is no such version for this caller.
             EncoderMismatchError: `encoder` is given and the version belongs to another.
-            DigestMismatchError: what came is not the version's payload.
+            DigestMismatchError: the bytes are not the version's payload.
             SignatureError: with credentials, unless the version's owner signed it.
         """
         download = Download(ref, on_progress, self._verify)
 
         def call(timeout_s: float) -> tuple[Manifest, bytes]:
-            request = pb.FetchRequest(
-                name=ref.name, encoder=_digests(encoder), offset=download.size
-            )
+            request = pb.FetchRequest(name=ref.name, encoder=digests(encoder), offset=download.size)
             responses = self._stub.Fetch(request, timeout=timeout_s)
             try:
                 return download.take(responses)
             finally:
-                responses.cancel()  # of an answer that is complete, this does nothing
+                responses.cancel()  # does nothing to a complete answer
 
         return self._retried("fetch", call)
 
     def _verify(self, manifest: Manifest, version: pb.Version) -> None:
-        """As `check_signed`; over plain text there is nobody to believe but the registry."""
+        """Check the owner's signature; over plain text there is no authority to check it with."""
         credentials = self._connection.credentials
         if credentials is not None:
             check_signed(manifest, version, credentials)
 
     def get(self, ref: VersionRef) -> Manifest:
-        """Raises NotFoundError if there is no such version for this caller, WithdrawnError if it
-        was taken back."""
-        published = self.describe(ref)
-        if published.state == "withdrawn":
-            raise WithdrawnError(f"{ref.name} is withdrawn: {published.state_reason}")
-        return published.manifest
+        """Return the version's manifest.
+
+        Raises:
+            NotFoundError: there is no such version for this caller.
+            WithdrawnError: it was withdrawn.
+        """
+        found = self.describe(ref)
+        if found.state == "withdrawn":
+            raise WithdrawnError(f"{ref.name} is withdrawn: {found.state_reason}")
+        return found.manifest
 
     def describe(self, ref: VersionRef) -> Published:
-        """What the registry tells of a version, withdrawn or not; NotFoundError as `get`."""
+        """Describe a version, withdrawn or not; raises NotFoundError like `get`."""
         request = pb.GetVersionRequest(name=ref.name)
         version = self._call("get", self._stub.GetVersion, request).version
-        return _published(manifest_of(ref, version), version)
+        return published(manifest_of(ref, version), version)
 
     def list(self, **chosen: Unpack[Chosen]) -> Iterator[Manifest]:
-        """Versions as the registry has them when the first is asked for, newest first."""
+        """List manifests, newest first, as of the time when the first is asked for."""
         return (one.manifest for one in self.describe_all(**chosen))
 
     def describe_all(self, **chosen: Unpack[Chosen]) -> Iterator[Published]:
-        """As `list`, with what the registry tells of each version besides."""
-        selected = pb.VersionFilter(
-            tenant=chosen.get("tenant") or "",
-            exclude_tenant=chosen.get("exclude_tenant") or "",
-            encoder=_digests(chosen.get("encoder")),
-            latest_only=chosen.get("latest_only", True),
-            task=chosen.get("task") or "",
-            language=chosen.get("language") or "",
-            labels=chosen.get("labels", ()),
-        )
-        request = pb.ListVersionsRequest(filter=selected, page_size=_LIST_PAGE)
-        for version in self._listed(request):
-            yield _published(Manifest.from_json(version.manifest_json), version)
+        """List versions like `list`, each with its state in the registry."""
+        for version in self._listed(full_request(chosen)):
+            yield published(Manifest.from_json(version.manifest_json), version)
 
     def summaries(self, *, encoder: EncoderRef, exclude_tenant: str) -> Iterator[Summary]:
-        """The newest version of each adapter of others, as `list` orders them, manifests left out.
+        """List the newest version of each adapter of others, without manifests, newest first.
 
-        Those in quarantine, which only operators see, are no candidates, and left out too.
+        Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
-        Raises InvalidManifestError where the registry sends a malformed name or signature.
+        Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        chosen = pb.VersionFilter(
-            exclude_tenant=exclude_tenant, encoder=_digests(encoder), latest_only=True
-        )
-        request = pb.ListVersionsRequest(
-            filter=chosen, page_size=wire.MAX_PAGE, view=pb.VERSION_VIEW_SUMMARY
-        )
-        for version in self._listed(request):
+        for version in self._listed(summary_request(encoder, exclude_tenant)):
             if wire.read_state(version) == "active":
                 yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
-        while True:
-            page = self._call("list", self._stub.ListVersions, request)
-            yield from page.versions
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        return pages(request, lambda page: self._call("list", self._stub.ListVersions, page))
 
     def resolve_alias(self, tenant: str, adapter: str, alias: str) -> tuple[VersionRef, str]:
-        """The version that the alias names, and its etag; NotFoundError if there is none."""
+        """Return the version that the alias names, and its etag; NotFoundError if there is none."""
         request = pb.GetAliasRequest(name=wire.alias_name(tenant, adapter, alias))
         answer = self._call("resolve_alias", self._stub.GetAlias, request)
         return VersionRef.parse(answer.alias.version_name), answer.alias.etag
 
     def set_alias(self, ref: VersionRef, alias: str, etag: str | None = None) -> str:
-        """Creates the alias (etag None) or moves it (the etag that it has); returns the new etag.
+        """Create the alias (etag None) or move it (its current etag); return the new etag.
 
-        An alias that already names `ref` stays as it is, whatever the etag.
+        An alias that already names `ref` is left unchanged, whatever the etag.
 
         Raises:
             AliasConflictError: the alias has another etag, or exists and etag is None.
@@ -235,11 +210,11 @@ class RegistryClient:
             version_name=ref.name,
             etag=etag or "",
         )
-        request = pb.SetAliasRequest(alias=message, request_id=_new_id())
+        request = pb.SetAliasRequest(alias=message, request_id=_idempotency_key())
         return str(self._call("set_alias", self._stub.SetAlias, request).alias.etag)
 
     def lineage(self, ref: VersionRef) -> Lineage:
-        """Everything that `ref` learnt from and that learnt from it, at any depth."""
+        """List the ancestors of `ref` and the versions that learnt from it, at any depth."""
         request = pb.GetLineageRequest(name=ref.name)
         answer = self._call("lineage", self._stub.GetLineage, request)
         ancestors, descendants = (
@@ -249,37 +224,39 @@ class RegistryClient:
         return Lineage(ancestors, descendants, answer.truncated)
 
     def set_consent(self, tenant: str, adapter: str, consent: Consent) -> None:
-        """From now on only these may see the adapter and learn from it.
+        """Let only these tenants see the adapter and learn from it, from now on.
 
         Raises NotFoundError if nothing of it is published.
         """
         request = pb.SetConsentRequest(
             adapter_name=wire.adapter_name(tenant, adapter),
             consent=wire.consent_message(consent),
-            request_id=_new_id(),
+            request_id=_idempotency_key(),
         )
         self._call("set_consent", self._stub.SetConsent, request)
 
     def withdraw(self, ref: VersionRef, reason: str) -> tuple[Relative, ...]:
-        """Takes a version back for ever, its owner or an operator; returns those that learnt from
-        it and are marked now. `reason` is shown to whoever asks for the version."""
-        request = pb.WithdrawRequest(name=ref.name, reason=reason, request_id=_new_id())
+        """Withdraw a version for ever; return the versions that learnt from it, which are marked.
+
+        Its owner and operators may. The registry shows `reason` to everyone who asks for it.
+        """
+        request = pb.WithdrawRequest(name=ref.name, reason=reason, request_id=_idempotency_key())
         answer = self._call("withdraw", self._stub.Withdraw, request)
         return tuple(Relative(VersionRef.parse(one.name), one.depth) for one in answer.descendants)
 
-    def release(self, ref: VersionRef) -> None:
-        """Lets a version out of quarantine; for operators."""
-        request = pb.ReleaseVersionRequest(name=ref.name, request_id=_new_id())
-        self._call("release", self._stub.ReleaseVersion, request)
+    def release_from_quarantine(self, ref: VersionRef) -> None:
+        """Release a version from quarantine; for operators."""
+        request = pb.ReleaseVersionRequest(name=ref.name, request_id=_idempotency_key())
+        self._call("release_from_quarantine", self._stub.ReleaseVersion, request)
 
     def watch(
         self, after_revision: int = 0, adapters: Collection[tuple[str, str]] = ()
-    ) -> Iterator[Change]:
-        """Every change after a revision that this caller may see, oldest first, and then each as it
-        comes: of these adapters (tenant, adapter), or of all.
+    ) -> Iterator[Event]:
+        """Yield every event after a revision that this caller may see, oldest first, without end.
 
-        It survives restarts of the registry. Raises RegistryUnavailableError once that is out of
-        reach for `timeout_s`, and whenever this client is closed.
+        `adapters` (tenant, adapter) limits them to these; empty means all. A restart of the
+        registry does not end it. Raises RegistryUnavailableError when the registry cannot be
+        reached for `timeout_s`, or this client is closed.
         """
         names = [wire.adapter_name(*adapter) for adapter in adapters]
         return watched(
@@ -290,7 +267,7 @@ class RegistryClient:
         )
 
     def health(self) -> bool:
-        """Whether the registry answers, at once, that it is ready."""
+        """Return whether the registry answers at once that it is ready."""
         try:
             answer = self._connection.channel().health.Check(
                 health_pb2.HealthCheckRequest(), timeout=min(self.timeout_s, 5.0)
@@ -303,7 +280,7 @@ class RegistryClient:
         return self._retried(what, lambda timeout_s: method(request, timeout=timeout_s))
 
     def _retried(self, what: str, call: Callable[[float], T]) -> T:
-        """`call(seconds left)`, again while a later one may succeed and time is left."""
+        """Run `call(seconds left)`, and repeat it while that may help."""
         subject = f"{what} at registry {self.address}"
         return retried(
             call,
@@ -312,24 +289,6 @@ class RegistryClient:
         )
 
 
-def _digests(encoder: EncoderRef | None) -> pb.EncoderDigests | None:
-    if encoder is None:
-        return None
-    return pb.EncoderDigests(
-        weights_sha256=encoder.weights_sha256, tokenizer_sha256=encoder.tokenizer_sha256
-    )
-
-
-def _new_id() -> str:
-    """Of one change, whose retries all bear it."""
+def _idempotency_key() -> str:
+    """Make a key for one change; its retries carry the same one."""
     return str(uuid.uuid4())
-
-
-def _published(manifest: Manifest, version: pb.Version) -> Published:
-    return Published(
-        manifest=manifest,
-        state=wire.read_state(version),
-        state_reason=version.state_reason,
-        withdrawn_teacher=version.withdrawn_teacher,
-        consent=wire.read_consent(version.consent) if version.HasField("consent") else None,
-    )

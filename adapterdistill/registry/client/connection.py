@@ -1,4 +1,4 @@
-"""A client's channel to the registry: by its credentials, or plain text where it has none."""
+"""A client's channel to the registry: mutual TLS with credentials, plain text without."""
 
 import contextlib
 import logging
@@ -29,15 +29,15 @@ from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # gRPC's own pause before it connects again grows to 2 minutes, longer than any deadline here.
+    # By default gRPC waits up to 2 minutes before it reconnects, longer than any deadline here.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # The registry is the only channel of a federation, never to pass through a web proxy unasked.
+    # Calls between owners must never pass through a web proxy that the environment names.
     ("grpc.enable_http_proxy", 0),
 )
-# What gRPC says where the client itself refused the server, for good.
+# Parts of gRPC's message when the client itself refused the server, for good.
 _SERVER_REFUSED = (
     "TSI_PROTOCOL_FAILURE",
     "CERTIFICATE_VERIFY_FAILED",
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class Channel:
-    """A channel and what is called on it; both stubs are generated without types."""
+    """A channel and its stubs, which are generated without types."""
 
     def __init__(self, channel: Any) -> None:
         registry: Any = registry_pb2_grpc.RegistryServiceStub
@@ -60,21 +60,26 @@ class Channel:
 
 
 class Connection:
-    """Opens a channel when it is first asked for one, and another when the credentials changed.
+    """A channel that is replaced whenever the credentials change. Thread-safe.
 
-    Calls that began on the channel before may end on it. Thread-safe.
+    Calls that began on the earlier channel may end on it.
     """
 
     def __init__(
         self, address: str, credentials: Path | None, server_name: str | None = None
     ) -> None:
-        """Raises ConfigError if the address is none, or the credentials folder is unusable.
+        """Open the first channel.
 
-        `server_name` is what the server's certificate has to be for, if not the address's host.
+        `server_name` is the name in the server's certificate, if it is not the address's host.
+
+        Raises:
+            ConfigError: the address is malformed, or the credentials folder is unusable.
         """
         found = _ADDRESS.fullmatch(address)
         if found is None or not 0 < int(found[1]) < 65536:
-            raise ConfigError(f"not a registry's address: expected HOST:PORT, got {address!r:.80}")
+            raise ConfigError(
+                f"not an address of a registry: expected HOST:PORT, got {address!r:.80}"
+            )
         self._address = address
         self._options = _OPTIONS
         if server_name is not None:
@@ -83,8 +88,7 @@ class Connection:
         self._folder = credentials
         self._lock = threading.Lock()
         self._now: Channel | None = None
-        # Those before, while calls that began on them hold them; gRPC closes a channel that nobody
-        # holds any longer.
+        # Earlier channels, as long as calls on them last: gRPC closes a channel without references.
         self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._read: Reread[Credentials] | None = None
         if credentials is not None:
@@ -93,10 +97,10 @@ class Connection:
         self.channel()
 
     def channel(self) -> Channel:
-        """The channel for the next call.
+        """Return the channel for the next call.
 
-        gRPC for Python reads a channel's certificate once (grpc issue 41779), hence a new channel
-        for a renewed one.
+        gRPC for Python reads a channel's certificate only once (grpc issue 41779), so a renewed
+        certificate needs a new channel.
         """
         with self._lock:
             if self._read is None:
@@ -106,8 +110,8 @@ class Connection:
             except ConfigError as error:
                 if self._now is None:
                     raise
-                # Perhaps half copied; what was read before is good until it expires.
-                logger.warning("the credentials stay as they were: %s", error)
+                # The files may be half copied; the earlier credentials are good until they expire.
+                logger.warning("the client keeps its earlier credentials: %s", error)
                 return self._now
             if changed or self._now is None:
                 return self._opened(credentials)
@@ -125,7 +129,7 @@ class Connection:
 
     @property
     def credentials(self) -> Credentials | None:
-        """As they were when a channel was last asked for; None: plain text."""
+        """The credentials that were last read; None for plain text."""
         return None if self._read is None else self._read.value
 
     def close(self) -> None:
@@ -135,7 +139,7 @@ class Connection:
                 channel.grpc.close()
 
     def explain(self, error: Any, subject: str) -> AdapterDistillError:
-        """What a failed call of the channel stands for; `subject` says what was called.
+        """Return the domain error of a failed call; `subject` says what was called.
 
         Args:
             error: a `grpc.RpcError`.
@@ -143,10 +147,10 @@ class Connection:
         return self._refusal(error) or from_call(error, subject)
 
     def _refusal(self, error: Any) -> UnauthenticatedError | None:
-        """Why no connection will come about, if that is certain; None: it may yet.
+        """Return why a connection is impossible; None if a later attempt may succeed.
 
-        A server that refuses a certificate hangs up without a word (TLS 1.3, and gRPC sends no
-        alert), which looks like a server that died: so it is tried once more by hand.
+        A server that refuses a certificate closes the connection without an alert (TLS 1.3 in
+        gRPC), just like a server that died. `_probe` tells the two apart.
         """
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return None
@@ -176,9 +180,9 @@ class Connection:
         return None
 
     def _probe(self) -> bytes | None:
-        """What the server says first over TLS, nothing if it hangs up; None: there is no TLS."""
+        """Return the server's first byte over TLS, b"" if it closes; None if there is no TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # gRPC has verified it, or is about to
+        context.check_hostname = False  # gRPC verifies the name itself
         context.verify_mode = ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         host, _, port = self._address.rpartition(":")
@@ -189,7 +193,7 @@ class Connection:
         except (OSError, ValueError):
             return None
         for family, kind, protocol, _, address in found:
-            # Wrapped before it connects: wrapping a connection that was reset loses it unclosed.
+            # Wrap the socket before it connects: wrapping one that was reset leaks it.
             with context.wrap_socket(socket.socket(family, kind, protocol)) as secured:
                 secured.settimeout(_PROBE_TIMEOUT_S)
                 with contextlib.suppress(OSError):

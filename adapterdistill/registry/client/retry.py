@@ -1,4 +1,4 @@
-"""When a client calls again: while time is left, and not before the registry asks for it."""
+"""Retries of the client's calls: until the time is over, no sooner than the registry asks."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ TRANSIENT: tuple[type[AdapterDistillError], ...] = (
     UploadIncompleteError,
     StaleStatementError,  # the same owner published meanwhile
 )
-"""What a later call may not meet again."""
+"""Errors that a later call may not meet again."""
 _backoff = wait_random_exponential(multiplier=0.1, max=2.0)
 
 
@@ -40,9 +40,9 @@ def retried(
     timeout_s: float,
     explain: Callable[[Any], AdapterDistillError],
 ) -> T:
-    """`call(seconds left)`, again while it fails for a moment only and time is left.
+    """Run `call(seconds left)`, and repeat it after transient errors while time is left.
 
-    Raises the last error, which `explain` makes of what gRPC raised.
+    `explain` makes a domain error of what gRPC raises. The last error is raised.
     """
     deadline = time.monotonic() + timeout_s
     attempts = Retrying(

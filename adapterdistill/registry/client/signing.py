@@ -1,4 +1,4 @@
-"""The client's part in statements: to sign its own uploads, and to verify what it fetches."""
+"""The client's signatures: it signs its own uploads and verifies what it fetches."""
 
 from typing import Any
 
@@ -11,7 +11,12 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials
-from adapterdistill.registry.trust.statement import make_statement, verify_statement
+from adapterdistill.registry.trust.statement import (
+    make_statement,
+    read_statement,
+    statement_message,
+    verify_statement,
+)
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 
@@ -22,11 +27,11 @@ def upload_header(
     registry: Any,
     timeout_s: float,
 ) -> pb.PublishHeader:
-    """Of an upload that begins now: what it signs is about a version after the newest.
+    """Make the header of an upload, signed as the successor of the adapter's newest version.
 
     Args:
-        credentials: None: there is nothing to sign with, and the upload goes unsigned.
-        registry: the stub to ask for the newest version. Raises as it does.
+        credentials: None leaves the upload unsigned.
+        registry: the stub that is asked for the newest version; its errors pass through.
     """
     header = pb.PublishHeader(
         name=manifest.ref.name,
@@ -41,7 +46,7 @@ def upload_header(
             key=credentials.signing_key,
             certificate=credentials.signing_certificate.public_bytes(Encoding.DER),
         )
-        header.statement.CopyFrom(wire.statement_message(signed))
+        header.statement.CopyFrom(statement_message(signed))
     return header
 
 
@@ -57,9 +62,11 @@ def _newest_version(manifest: Manifest, registry: Any, timeout_s: float) -> str 
 
 
 def check_signed(manifest: Manifest, version: pb.Version, credentials: Credentials) -> None:
-    """Raises SignatureError unless the version's own tenant signed it, by the authority that
-    `credentials` trust: whatever the registry says."""
-    signed = wire.read_statement(version)
+    """Raise SignatureError unless the version's own tenant signed it.
+
+    This trusts the authority in `credentials`, not the registry.
+    """
+    signed = read_statement(version)
     if signed is None:
         raise SignatureError(f"{manifest.ref.name} is not signed by its owner")
     verify_statement(signed, manifest, credentials.certify)

@@ -1,4 +1,4 @@
-"""The client's side of Watch: the registry's changes, whatever becomes of the connection."""
+"""The client's side of Watch: the registry's events, across broken connections."""
 
 import time
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ _PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
-class Change:
-    """One change of the registry; `Event` in registry.proto says what the fields hold."""
+class Event:
+    """An event of the registry; `Event` in registry.proto describes the fields."""
 
     revision: int
     kind: str
@@ -31,11 +31,14 @@ class Change:
 
 def watched(
     connection: Connection, request: pb.WatchRequest, *, patience_s: float, subject: str
-) -> Iterator[Change]:
-    """Every change that `request` asks for, oldest first, for ever.
+) -> Iterator[Event]:
+    """Yield every event that `request` asks for, oldest first, without end.
 
-    Raises RegistryUnavailableError once the registry is out of reach for `patience_s`, or
-    `connection` is closed; `subject` says in errors what was called, and where.
+    `subject` says in errors what was called, and where.
+
+    Raises:
+        RegistryUnavailableError: the registry cannot be reached for `patience_s`, or `connection`
+            is closed.
     """
     revision = request.after_revision
     lost_at: float | None = None
@@ -46,20 +49,20 @@ def watched(
             call = channel.registry.Watch(request)
         except ValueError:  # the channel was closed just now
             raise RegistryUnavailableError(f"{subject}: the client is closed") from None
-        fault: AdapterDistillError = RegistryUnavailableError(f"{subject}: it ended")
+        fault: AdapterDistillError = RegistryUnavailableError(f"{subject}: the stream ended")
         try:
             for response in call:
                 lost_at = None
                 revision = response.revision
                 if response.HasField("event"):
-                    yield _change(response.event)
+                    yield _event(response.event)
         except grpc.RpcError as error:
             fault = connection.explain(error, subject)
         finally:
             call.cancel()
         now = time.monotonic()
         lost_at = now if lost_at is None else lost_at
-        # The certificate of that channel may have been renewed since.
+        # The certificate may have been renewed since the channel was opened.
         renewed = isinstance(fault, UnauthenticatedError) and connection.channel() is not channel
         if not (renewed or isinstance(fault, TRANSIENT)) or now - lost_at >= patience_s:
             raise fault
@@ -67,7 +70,7 @@ def watched(
     raise RegistryUnavailableError(f"{subject}: the client is closed")
 
 
-def _change(event: pb.Event) -> Change:
-    known = pb.EventKind.DESCRIPTOR.values_by_number.get(event.kind)
+def _event(message: pb.Event) -> Event:
+    known = pb.EventKind.DESCRIPTOR.values_by_number.get(message.kind)
     kind = "unknown" if known is None else known.name.removeprefix("EVENT_KIND_").lower()
-    return Change(event.revision, kind, event.name, event.other_name, event.reason)
+    return Event(message.revision, kind, message.name, message.other_name, message.reason)

@@ -1,4 +1,4 @@
-"""Names that an owner moves from version to version, such as "live"."""
+"""Aliases: names such as "live" that an owner moves from version to version."""
 
 from adapterdistill.errors import AliasConflictError, NotFoundError
 from adapterdistill.manifest import VersionRef, sha256_hex
@@ -11,7 +11,7 @@ from adapterdistill.registry.index.schema import AliasRow, transaction
 def alias_of(
     index: Index, tenant: str, adapter: str, alias: str, caller: Caller = ANYONE
 ) -> AliasRow:
-    """Raises NotFoundError if the caller may see no such alias, or not what it names."""
+    """Look up an alias; NotFoundError if the caller may not see it or the version that it names."""
     row = index.db.execute(
         "SELECT version, moves FROM aliases WHERE tenant = ? AND adapter = ? AND alias = ?",
         (tenant, adapter, alias),
@@ -25,11 +25,11 @@ def alias_of(
 def set_alias(
     index: Index, ref: VersionRef, alias: str, etag: str | None, caller: Caller = ANYONE
 ) -> AliasRow:
-    """Creates the alias (no etag) or moves it (the etag that it has).
+    """Create the alias (no etag) or move it (its current etag).
 
     Raises:
-        NotFoundError, WithdrawnError: `ref` is not published, or no more.
-        AliasConflictError: the alias has another etag, or none.
+        NotFoundError, WithdrawnError: `ref` is not published, or was withdrawn.
+        AliasConflictError: the alias has another etag, or does not exist.
     """
     with transaction(index.db):
         row = index.get_active(ref, caller)
@@ -37,7 +37,7 @@ def set_alias(
             current: AliasRow | None = alias_of(index, ref.tenant, ref.adapter, alias)
         except NotFoundError:
             current = None
-        # So a repeated call, whose first answer was lost, succeeds.
+        # A call whose first answer was lost must succeed when it is repeated.
         if current is not None and current.ref == ref:
             return current
         if (None if current is None else current.etag) != etag:

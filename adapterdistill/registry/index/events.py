@@ -1,6 +1,6 @@
-"""The registry's one log of changes: each is written in the transaction that makes it.
+"""The registry's events: each change writes one, in its own transaction.
 
-Watchers and the audit log read it. Its revisions order everything that ever happened.
+Watchers and the audit log read them. Their revisions order every change of the registry.
 """
 
 import sqlite3
@@ -24,11 +24,11 @@ def record(
     reason: str = "",
     public: bool = True,
 ) -> int:
-    """Adds a change within the transaction at hand; returns its revision.
+    """Add an event within the open transaction; return its revision.
 
     Args:
         adapter: tenant and adapter that it belongs to.
-        public: false keeps it from other owners, whom the adapter's consent lets see the rest.
+        public: false hides it from other owners, even those that the adapter's consent names.
     """
     cursor = db.execute(
         "INSERT INTO events (time_ns, caller, kind, tenant, adapter, name, other_name, reason,"
@@ -52,7 +52,7 @@ def after(
     adapters: Sequence[tuple[str, str]] = (),
     max_rows: int = 200,
 ) -> list[EventRow]:
-    """The oldest changes after `revision` that `caller` may see, of `adapters` or of all."""
+    """List the oldest events after `revision` that `caller` may see, of `adapters` or of all."""
     where = ["e.revision > ?"]
     values: list[object] = [revision]
     if not caller.sees_all:

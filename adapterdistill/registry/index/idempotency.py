@@ -1,8 +1,7 @@
-"""Calls that were answered already: the same request gets the same answer, and nothing happens
-twice, however late it is repeated within a day.
+"""Idempotency keys: a request that is repeated within a day gets the first answer again.
 
-An answer is written in the transaction that made the change, so that there is never one without
-the other.
+The change is not made twice. Its answer is stored in the transaction that makes the change, so
+neither exists without the other. The protocol calls the key `request_id`.
 """
 
 import sqlite3
@@ -20,7 +19,7 @@ from adapterdistill.registry.index.schema import transaction
 
 KEPT_S = 24 * 3600
 MAX_KEPT = 1000
-"""Answers kept for each caller, the latest."""
+"""Number of answers kept for each caller, the newest ones."""
 Answer = TypeVar("Answer", bound=Message)
 
 
@@ -31,43 +30,43 @@ def once(
     answer: type[Answer],
     change: Callable[[], Answer],
 ) -> Answer:
-    """What `change` answers, or answered when the caller first made this request.
+    """Make the change and return its answer; for a repeated request, return the first answer.
 
     Args:
-        request: a message with a `request_id`; if that is empty, the change is simply made.
+        request: a message with an idempotency key, `request_id`; without a key the change is made.
 
     Raises:
-        ConfigError: the request id is no UUID.
-        RequestIdReusedError: it came with another request before.
+        ConfigError: the key is not a UUID.
+        RequestIdReusedError: the caller used the key for another request before.
     """
-    request_id: str = request.request_id
-    if not request_id:
+    key: str = request.request_id
+    if not key:
         return change()
-    _check_id(request_id)
-    said = f"{request.DESCRIPTOR.full_name} ".encode()
-    digest = sha256_hex(said + request.SerializeToString(deterministic=True))
+    _check(key)
+    kind = f"{request.DESCRIPTOR.full_name} ".encode()
+    digest = sha256_hex(kind + request.SerializeToString(deterministic=True))
     with transaction(db):
         found = db.execute(
             "SELECT request_sha256, response FROM requests WHERE caller = ? AND request_id = ?"
             " AND time_ns > ?",
-            (str(caller), request_id, _oldest_ns()),
+            (str(caller), key, _oldest_ns()),
         ).fetchone()
         if found is not None:
             if found[0] != digest:
                 raise RequestIdReusedError(
-                    f"request id {request_id} came with another request before",
+                    f"request id {key} was used for another request before",
                     field="request_id",
                 )
             known: Answer = answer.FromString(found[1])
             return known
         made = change()
-        _keep(db, str(caller), request_id, digest, made.SerializeToString())
+        _keep(db, str(caller), key, digest, made.SerializeToString())
     return made
 
 
-def _check_id(request_id: str) -> None:
+def _check(key: str) -> None:
     try:
-        if str(uuid.UUID(request_id)) == request_id.lower():
+        if str(uuid.UUID(key)) == key.lower():
             return
     except ValueError:
         pass
@@ -78,14 +77,12 @@ def _oldest_ns() -> int:
     return time.time_ns() - KEPT_S * 10**9
 
 
-def _keep(
-    db: sqlite3.Connection, caller: str, request_id: str, digest: str, response: bytes
-) -> None:
-    """Adds an answer and forgets what is too old, or too much of one caller."""
+def _keep(db: sqlite3.Connection, caller: str, key: str, digest: str, response: bytes) -> None:
+    """Store an answer; delete those that are too old and those over the caller's limit."""
     db.execute("DELETE FROM requests WHERE time_ns <= ?", (_oldest_ns(),))
     db.execute(
         "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)",
-        (caller, request_id, digest, response, time.time_ns()),
+        (caller, key, digest, response, time.time_ns()),
     )
     db.execute(
         "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE caller = ?"

@@ -1,14 +1,14 @@
 """The registry's SQLite index: versions, who may see them, and their lineage.
 
-Rows of `versions` are only ever added, so that a name is never reused; a row is added after its
-payload is on disk. What a caller may not see is to it as if it were not there. All methods block:
-the server calls them on one thread of their own.
+Rows of `versions` are never deleted, so no name is reused; a row is added after its payload is on
+disk. A version that a caller may not see looks as if it did not exist. All methods block: the
+server calls them on a thread of their own.
 """
 
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from adapterdistill.errors import (
     EncoderMismatchError,
@@ -19,7 +19,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
-from adapterdistill.registry.index import events, ledger, lineage
+from adapterdistill.registry.index import events, ledger
 from adapterdistill.registry.index.schema import Row, connect, transaction
 
 COLUMNS = (
@@ -33,9 +33,10 @@ class Index:
     """The index in one file. Not thread-safe: one thread at a time."""
 
     def __init__(self, path: Path, *, refuse_descendants: bool = False) -> None:
-        """`db` is for the other modules of the index, which `schema` lists.
+        """Open the index; the other modules of this package use its `db`.
 
-        `refuse_descendants` hides from other owners what learnt from a withdrawn version."""
+        `refuse_descendants` hides the descendants of withdrawn versions from other owners.
+        """
         self._refuse_descendants = refuse_descendants
         self.db = connect(path)
 
@@ -43,16 +44,16 @@ class Index:
         self.db.close()
 
     def check(self) -> None:
-        """Raises sqlite3.Error when the index cannot be read."""
+        """Raise sqlite3.Error if the index cannot be read."""
         self.db.execute("SELECT revision FROM versions LIMIT 1").fetchone()
 
     def secret(self, name: str) -> bytes:
-        """Random bytes that are the same for as long as the index lives."""
+        """Return random bytes that stay the same as long as the index exists."""
         row = self.db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(row[0])
 
     def seen_by(self, caller: Caller, version: str = "v") -> tuple[str, list[object]]:
-        """The condition, with its values, under which the caller may see a row of `versions`."""
+        """Return the SQL condition, and its values, for rows that the caller may see."""
         if caller.sees_all:
             return "1", []
         v = version
@@ -65,7 +66,7 @@ class Index:
         return f"({v}.tenant = ? OR ({allowed}))", [caller.name, caller.name]
 
     def find(self, ref: VersionRef, caller: Caller = ANYONE) -> Row | None:
-        """The version in whatever state, if it is there and the caller may see it."""
+        """Return the version, in any state; None if the caller may see no such version."""
         seen, values = self.seen_by(caller)
         row = self.db.execute(
             f"SELECT {COLUMNS} FROM versions v WHERE {IS} AND {seen}",
@@ -74,14 +75,14 @@ class Index:
         return None if row is None else row_of(row)
 
     def get(self, ref: VersionRef, caller: Caller = ANYONE) -> Row:
-        """As `find`; raises NotFoundError where that finds nothing."""
+        """Return the version, in any state; NotFoundError if `find` finds nothing."""
         row = self.find(ref, caller)
         if row is None:
             raise NotFoundError(f"no version {ref.name}")
         return row
 
     def get_active(self, ref: VersionRef, caller: Caller) -> Row:
-        """As `get`; raises WithdrawnError for a version that was taken back."""
+        """Return the version like `get`; WithdrawnError if it was withdrawn."""
         row = self.get(ref, caller)
         if row.state == "withdrawn":
             raise WithdrawnError(f"{ref.name} is withdrawn: {row.state_reason}")
@@ -90,13 +91,13 @@ class Index:
     def published(
         self, manifest: Manifest, caller: Caller = ANYONE, statement: bytes | None = None
     ) -> Row | None:
-        """The row if this very manifest is published; None if it may be.
+        """Return the row if exactly this manifest is published; None if it may be published.
 
         Raises:
-            StaleStatementError: it is not, and `statement` was used before or is not for now.
+            StaleStatementError: `statement` was used before, or does not follow the newest one.
             InvalidManifestError: the version has another manifest, or a teacher is unknown.
             EncoderMismatchError: the adapter's other versions, or a teacher, have another encoder.
-            WithdrawnError: the version, or a teacher, was taken back.
+            WithdrawnError: the version, or a teacher, was withdrawn.
         """
         row = self.find(manifest.ref)
         if row is not None:
@@ -127,7 +128,7 @@ class Index:
         return None
 
     def _teachers(self, manifest: Manifest, caller: Caller) -> list[Row]:
-        """Of the manifest, as far as the caller may see them; each it may not is unknown."""
+        """Return the manifest's teachers; those that the caller may not see count as unknown."""
         found = []
         for name in manifest.teachers:
             ref = VersionRef.parse(name)
@@ -135,7 +136,9 @@ class Index:
                 raise InvalidManifestError(f"teacher {name} is not published here")
             row = self.get_active(ref, caller)
             if row.state == "quarantined":
-                raise InvalidManifestError(f"teacher {name} is in quarantine, and teaches nobody")
+                raise InvalidManifestError(
+                    f"teacher {name} is in quarantine and cannot be a teacher"
+                )
             found.append(row)
         return found
 
@@ -211,7 +214,7 @@ class Index:
         return self.get(manifest.ref)
 
     def stored(self, tenant: str) -> Stored:
-        """What the tenant has here, in whatever state."""
+        """Count the tenant's payloads and versions, in any state."""
         found = self.db.execute(
             "SELECT coalesce(sum(payload_bytes), 0), count(*) FROM versions WHERE tenant = ?",
             (tenant,),
@@ -242,25 +245,16 @@ class Index:
         return found.fetchone() is not None
 
     def payloads(self) -> set[str]:
-        """sha256 of every payload that a version names."""
+        """Return the sha256 of every payload that a version names."""
         return {row[0] for row in self.db.execute("SELECT DISTINCT version FROM versions")}
 
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
 
-    def relatives(
-        self,
-        ref: VersionRef,
-        direction: Literal["ancestors", "descendants"],
-        limit: int | None = None,
-    ) -> tuple[list[tuple[str, int]], bool]:
-        """As `lineage.relatives`."""
-        return lineage.relatives(self.db, ref, direction, limit)
-
     def visible(
         self, relatives: Collection[tuple[str, int]], caller: Caller
     ) -> list[tuple[str, int]]:
-        """Those of `relatives` that the caller may see."""
+        """Keep the relatives that the caller may see."""
         if caller.sees_all:
             return [*relatives]
         return [one for one in relatives if self.find(VersionRef.parse(one[0]), caller) is not None]

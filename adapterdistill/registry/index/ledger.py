@@ -1,8 +1,8 @@
-"""What the registry asks and remembers of statements, so that none counts twice or too late.
+"""The registry's memory of statements, which keeps any from being used twice or too late.
 
-Every accepted statement leaves its nonce. It must follow the adapter's newest version by digest,
-and must not be older than that one's statement: the versions of an adapter form a chain that only
-its owner can lengthen, and that cannot be rolled back by repeating what the owner once signed.
+The nonce of every accepted statement is stored. A statement must name the adapter's newest version
+by digest and must not be older than that version's statement. So the versions of an adapter form a
+chain that only its owner can extend, and replaying an old statement cannot roll it back.
 """
 
 import sqlite3
@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from adapterdistill.errors import SignatureError, StaleStatementError
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.trust.statement import (
     Certify,
     Signed,
     Statement,
     check_fresh,
+    statement_message,
+    stored_statement,
     verify_statement,
 )
 
@@ -24,35 +25,36 @@ from adapterdistill.registry.trust.statement import (
 def accept(
     signed: Signed | None, manifest: Manifest, consent: Consent, certify: Certify | None
 ) -> bytes | None:
-    """The statement of an upload that has just begun, as it is stored; None: it needs none.
+    """Verify the statement of an upload that begins; return it as it is stored.
 
     Args:
-        consent: as the upload says it outside the statement.
-        certify: by the registry's own authority; None: it has none, and speaks plain text.
+        consent: the upload's consent, as given outside the statement.
+        certify: verifies certificates by the registry's authority; None: the registry has no
+            authority, serves plain text and takes no statements. The result is None then.
 
     Raises:
-        SignatureError: it is missing, or not the owner's about this upload.
-        ClockSkewError: it was not made for now.
+        SignatureError: the statement is missing, or is not the owner's about this upload.
+        ClockSkewError: its time is too far from the registry's clock.
     """
     if certify is None:
         if signed is None:
             return None
-        raise SignatureError("statement refused: this registry has no authority to verify it by")
+        raise SignatureError("statement refused: this registry has no authority to verify it")
     if signed is None:
         raise SignatureError("an upload must bring a statement that its owner signed")
     statement = verify_statement(signed, manifest, certify)
     check_fresh(statement, consent, datetime.now(UTC))
-    stored: bytes = wire.statement_message(signed).SerializeToString()
+    stored: bytes = statement_message(signed).SerializeToString()
     return stored
 
 
 def read(statement: bytes) -> Statement:
-    """What a row's statement says; it was verified when it came in."""
-    return Statement.model_validate_json(wire.stored_statement(statement).statement_json)
+    """Read a row's statement, which was verified when it was accepted."""
+    return Statement.model_validate_json(stored_statement(statement).statement_json)
 
 
 def newest_version(db: sqlite3.Connection, tenant: str, adapter: str) -> VersionRef | None:
-    """Of the adapter, in whatever state; None: it has none."""
+    """Return the adapter's newest version, in any state; None if it has none."""
     row = db.execute(
         "SELECT version FROM versions WHERE tenant = ? AND adapter = ?"
         " ORDER BY revision DESC LIMIT 1",
@@ -62,7 +64,7 @@ def newest_version(db: sqlite3.Connection, tenant: str, adapter: str) -> Version
 
 
 def check_next(db: sqlite3.Connection, statement: Statement) -> None:
-    """Raises StaleStatementError if the statement was used, or does not follow the newest one."""
+    """Raise StaleStatementError if the statement was used, or does not follow the newest one."""
     used = db.execute(
         "SELECT 1 FROM nonces WHERE tenant = ? AND nonce = ?", (statement.tenant, statement.nonce)
     ).fetchone()
@@ -71,8 +73,8 @@ def check_next(db: sqlite3.Connection, statement: Statement) -> None:
     newest = newest_version(db, statement.tenant, statement.adapter)
     if statement.previous != (None if newest is None else newest.version):
         raise StaleStatementError(
-            f"statement refused: it is not about what follows"
-            f" {'nothing' if newest is None else newest.version[:12]}, the adapter's newest version"
+            "statement refused: the adapter's newest version is"
+            f" {'none' if newest is None else newest.version[:12]}, the statement follows another"
         )
     before = db.execute(
         "SELECT statement FROM versions WHERE tenant = ? AND adapter = ? AND statement IS NOT NULL"
@@ -83,13 +85,13 @@ def check_next(db: sqlite3.Connection, statement: Statement) -> None:
         last = read(before[0])
         if statement.time < last.time:  # RFC 3339 in UTC sorts by time
             raise StaleStatementError(
-                f"statement refused: its time, {statement.time}, is before that of the newest"
-                f" version's, {last.time}"
+                f"statement refused: its time, {statement.time}, is before the time of the newest"
+                f" version's statement, {last.time}"
             )
 
 
 def remember(db: sqlite3.Connection, statement: Statement) -> None:
-    """Within the transaction that adds the version."""
+    """Store the statement's nonce, within the transaction that adds the version."""
     db.execute(
         "INSERT INTO nonces (tenant, nonce) VALUES (?, ?)", (statement.tenant, statement.nonce)
     )

@@ -1,15 +1,16 @@
-"""What befalls a version after it is published: consent, quarantine's end, withdrawal."""
+"""The lifecycle of a version after it is published: consent, release, withdrawal."""
 
 from adapterdistill.errors import NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
 from adapterdistill.registry.index import events
 from adapterdistill.registry.index.index import IS, Index
+from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.schema import Row, transaction
 
 
 def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE) -> Row:
-    """Takes a version back and marks all that learnt from it; again, it changes nothing.
+    """Withdraw a version and mark all that learnt from it; a second time changes nothing.
 
     Raises:
         NotFoundError: the caller may see no such version.
@@ -31,13 +32,13 @@ def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE
             reason=reason,
             public=row.state != "quarantined",
         )
-        for name, _ in index.relatives(ref, "descendants")[0]:
+        for name, _ in relatives(index.db, ref, "descendants")[0]:
             _mark(index, VersionRef.parse(name), ref, caller)
     return index.get(ref)
 
 
 def _mark(index: Index, ref: VersionRef, teacher: VersionRef, caller: Caller) -> None:
-    """Says of a version that it learnt from a withdrawn one; the first such stays named."""
+    """Mark a version as learnt from a withdrawn one; an earlier mark stays."""
     row = index.get(ref)
     index.db.execute(
         f"UPDATE versions AS v SET withdrawn_teacher = ? WHERE {IS} AND v.withdrawn_teacher = ''",
@@ -54,11 +55,11 @@ def _mark(index: Index, ref: VersionRef, teacher: VersionRef, caller: Caller) ->
     )
 
 
-def release(index: Index, ref: VersionRef, caller: Caller = ANYONE) -> Row:
-    """Publishes a version that is in quarantine; again, it changes nothing.
+def release_from_quarantine(index: Index, ref: VersionRef, caller: Caller = ANYONE) -> Row:
+    """Make a version in quarantine active; a second time changes nothing.
 
     Raises:
-        NotFoundError, WithdrawnError: there is no such version, or no more.
+        NotFoundError, WithdrawnError: there is no such version, or it was withdrawn.
     """
     with transaction(index.db):
         row = index.get_active(ref, caller)
@@ -74,7 +75,7 @@ def release(index: Index, ref: VersionRef, caller: Caller = ANYONE) -> Row:
 def set_consent(
     index: Index, tenant: str, adapter: str, consent: Consent, caller: Caller = ANYONE
 ) -> None:
-    """Raises NotFoundError if there is no version of the adapter."""
+    """Set who may learn from the adapter; NotFoundError if it has no version."""
     with transaction(index.db):
         if not index.has_versions((tenant, adapter)):
             raise NotFoundError(f"no adapter tenants/{tenant}/adapters/{adapter}")

@@ -1,15 +1,11 @@
-"""Who learnt from whom, at any depth, in the index."""
+"""Lineage in the index: which versions learnt from which, directly or through others."""
 
 import sqlite3
-from collections.abc import Iterable
 from typing import Literal
 
 from adapterdistill.manifest import VersionRef
 
-_NEXT = {
-    "ancestors": "SELECT teacher FROM lineage WHERE student = ?",
-    "descendants": "SELECT student FROM lineage WHERE teacher = ?",
-}
+_EDGES = {"ancestors": ("student", "teacher"), "descendants": ("teacher", "student")}
 
 
 def relatives(
@@ -18,19 +14,20 @@ def relatives(
     direction: Literal["ancestors", "descendants"],
     limit: int | None = None,
 ) -> tuple[list[tuple[str, int]], bool]:
-    """Names and depths, nearest first, and whether there are more than `limit`."""
-    depth_of = {ref.name: 0}
-    level: Iterable[str] = [ref.name]
-    depth = 0
-    while level:
-        depth += 1
-        found: list[str] = []
-        for name in level:
-            for (relative,) in db.execute(_NEXT[direction], (name,)):
-                if relative not in depth_of:
-                    if limit is not None and len(depth_of) > limit:
-                        return list(depth_of.items())[1:], True
-                    depth_of[relative] = depth
-                    found.append(relative)
-        level = found
-    return list(depth_of.items())[1:], False
+    """List names with their depths, nearest first, and whether there are more than `limit`."""
+    near, far = _EDGES[direction]
+    # The query keeps no depths: a name would then come once for each depth at which some path
+    # reaches it, and dense lineages have millions of these. SQLite takes the names of a recursion
+    # in the order in which they were found, so the first edge to a name ends the shortest path.
+    edges = db.execute(
+        "WITH RECURSIVE found (name) AS"
+        f" (VALUES (?) UNION SELECT {far} FROM found CROSS JOIN lineage ON {near} = name)"
+        f" SELECT {near}, {far} FROM found CROSS JOIN lineage ON {near} = name",
+        (ref.name,),
+    )
+    depths = {ref.name: 0}
+    for closer, farther in edges:
+        if farther not in depths and limit is not None and len(depths) > limit:
+            return list(depths.items())[1:], True
+        depths.setdefault(farther, depths[closer] + 1)
+    return list(depths.items())[1:], False

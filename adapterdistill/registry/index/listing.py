@@ -15,33 +15,30 @@ def page(
     max_rows: int,
     max_bytes: int,
 ) -> tuple[list[Row], bool]:
-    """Versions with revision < `before`, newest first, and whether more follow.
+    """List versions with revision < `before`, newest first, and whether more follow.
 
-    Versions after revision `newest` are treated as unpublished, so that the pages of one
-    listing agree on which version of an adapter is the latest. What was withdrawn or put out of
-    the caller's sight since is gone all the same.
+    Versions after revision `newest` count as unpublished, so that all pages of a listing agree on
+    the latest version of each adapter. Versions that were withdrawn or hidden from the caller
+    since then are not listed.
     """
     seen, seen_values = index.seen_by(caller)
     where = ["v.revision < ?", "v.revision <= ?", "v.state <> 'withdrawn'", seen]
     values: list[object] = [before, newest, *seen_values]
-    if chosen.tenant is not None:
-        where.append("v.tenant = ?")
-        values.append(chosen.tenant)
-    if chosen.exclude_tenant is not None:
-        where.append("v.tenant <> ?")
-        values.append(chosen.exclude_tenant)
-    if chosen.encoder is not None:
-        where.append("v.weights_sha256 = ? AND v.tokenizer_sha256 = ?")
-        values.extend(chosen.encoder)
-    if chosen.task is not None:
-        where.append("v.task = ?")
-        values.append(chosen.task)
-    if chosen.language is not None:
-        where.append("v.language = ?")
-        values.append(chosen.language)
-    for label in chosen.labels:
-        where.append("v.revision IN (SELECT revision FROM labels WHERE label = ?)")
-        values.append(label)
+    weights, tokenizer = chosen.encoder or (None, None)
+    has_label = "v.revision IN (SELECT revision FROM labels WHERE label = ?)"
+    conditions = [
+        ("v.tenant = ?", chosen.tenant),
+        ("v.tenant <> ?", chosen.exclude_tenant),
+        ("v.weights_sha256 = ?", weights),
+        ("v.tokenizer_sha256 = ?", tokenizer),
+        ("v.task = ?", chosen.task),
+        ("v.language = ?", chosen.language),
+        *((has_label, label) for label in chosen.labels),
+    ]
+    for condition, value in conditions:
+        if value is not None:
+            where.append(condition)
+            values.append(value)
     if chosen.latest_only:
         seen, seen_values = index.seen_by(caller, "n")
         where.append(

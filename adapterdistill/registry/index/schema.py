@@ -10,7 +10,8 @@ from typing import Literal
 from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
 
-# One script a schema version, never edited once released; `PRAGMA user_version` counts those run.
+# One script for each schema version, never edited once released. `PRAGMA user_version` counts the
+# scripts that were run.
 _MIGRATIONS = (
     """
     CREATE TABLE versions (
@@ -128,7 +129,7 @@ EventKind = Literal[
 
 @dataclass(frozen=True)
 class Row:
-    """A published version as the index has it."""
+    """A row of `versions`."""
 
     ref: VersionRef
     weights_sha256: str
@@ -144,7 +145,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which versions to list; None selects all."""
+    """A choice of versions; None selects all."""
 
     tenant: str | None = None
     exclude_tenant: str | None = None
@@ -157,7 +158,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class EventRow:
-    """One change. `name` is of the version, or of the alias or adapter where these changed."""
+    """A row of `events`; `name` is the name of the version, alias or adapter that changed."""
 
     revision: int
     time_ns: int
@@ -176,15 +177,15 @@ class AliasRow:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens or creates the database, and brings its tables up to date.
+    """Open or create the database, and bring its tables up to date.
 
     Raises:
         RegistryError: a newer release wrote it.
     """
-    path.touch(mode=0o600)  # who may learn from whom, and a key for pages, are nobody else's
+    path.touch(mode=0o600)  # it holds consents and the key of page tokens
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
-    # NORMAL would lose acknowledged rows when the machine loses power.
+    # NORMAL could lose acknowledged rows in a power failure.
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA busy_timeout = 5000")
     done = db.execute("PRAGMA user_version").fetchone()[0]
@@ -198,8 +199,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commits on leaving, rolls back on an error; other writers wait. Within another, is a part
-    of it."""
+    """Commit on leaving, roll back on an error. An inner transaction is part of the outer one.
+
+    Other writers wait.
+    """
     within = db.in_transaction
     if within:
         yield

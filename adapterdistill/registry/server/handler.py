@@ -1,4 +1,4 @@
-"""What every call has around it: who calls, within which limits, and how a refusal is told."""
+"""The frame of every call: it finds the caller, checks limits and answers with a status."""
 
 import functools
 import logging
@@ -16,9 +16,9 @@ from adapterdistill.registry.upkeep.audit_trail import subject
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Service = TypeVar("Service", bound=OpenRegistry)
-# The calls that change something, all of which the audit log tells of, and what they are about.
+# The calls that change something, which the audit log records, and how to find their subject.
 _SUBJECTS: dict[str, Callable[[Any], str]] = {
-    "Publish": lambda _requests: "",  # its header says
+    "Publish": lambda _requests: "",  # the first message of the stream names it
     "SetAlias": lambda request: request.alias.name,
     "SetConsent": lambda request: request.adapter_name,
     "Withdraw": lambda request: request.name,
@@ -29,8 +29,10 @@ _SUBJECTS: dict[str, Callable[[Any], str]] = {
 def answered(
     call: Callable[[Service, Any, Any, Caller], Awaitable[T]],
 ) -> Callable[[Service, Any, Any], Awaitable[T]]:
-    """Tells the call who calls, and turns errors into statuses; what we did not foresee is logged
-    and not shown."""
+    """Pass the caller to the call, and turn errors into statuses.
+
+    An unexpected error is logged; the client does not see it.
+    """
 
     @functools.wraps(call)
     async def answer(self: Service, request: Any, context: Any) -> T:
@@ -61,7 +63,7 @@ def answered(
         logger.info(
             "%s of %s refused: %s %s",
             call.__name__,
-            caller or "nobody known",
+            caller or "an unknown caller",
             code.name,
             refusal.reason,
         )
@@ -72,6 +74,6 @@ def answered(
 
 
 def _check_deadline(name: str, context: Any) -> None:
-    """A call without one could hold what it uses for ever."""
+    """Refuse a call without a deadline, which could hold resources for ever."""
     if name != "Watch" and context.time_remaining() is None:
-        raise DeadlineRequiredError(f"{name} needs a deadline, and came without")
+        raise DeadlineRequiredError(f"{name} needs a deadline and has none")

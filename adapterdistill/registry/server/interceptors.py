@@ -1,7 +1,7 @@
-"""What stands between gRPC and the service: the refusal of malformed bytes, and a recorder.
+"""Interceptors between gRPC and the service: one refuses malformed bytes, one records.
 
-gRPC itself would answer bytes that are no message with UNKNOWN and the parser's words, and log a
-traceback for each. Here they are refused like any other bad request.
+gRPC itself would answer malformed bytes with UNKNOWN and the parser's message, and log a traceback
+for each. Here they are refused like any other bad request.
 """
 
 import inspect
@@ -18,18 +18,18 @@ from adapterdistill.errors import ConfigError, InvalidRequestError
 
 
 class Malformed:
-    """Stands for a request that could not be parsed."""
+    """A placeholder for a request that could not be parsed."""
 
 
 def checked(request: Any) -> Any:
-    """The request; raises InvalidRequestError if it could not be parsed."""
+    """Return the request; raises InvalidRequestError if it could not be parsed."""
     if isinstance(request, Malformed):
-        raise InvalidRequestError("the bytes that came are no message of this call")
+        raise InvalidRequestError("the request is not a message of this call")
     return request
 
 
 class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
-    """Hands the calls of one service `Malformed` in place of what cannot be parsed."""
+    """Passes `Malformed` to the calls of one service instead of requests that it cannot parse."""
 
     def __init__(self, service_name: str) -> None:
         self._prefix = f"/{service_name}/"
@@ -52,15 +52,14 @@ class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.a
 
 
 class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
-    """Writes all that passes a registry to a file, in which tests search for private text.
+    """Writes every message of a registry to a file, in which tests search for private text.
 
-    Appends each message as it was serialised, and each call's metadata and refusal.
-
-    Before each part comes a line of JSON: the call, the kind of part, and how many bytes follow.
+    The file holds each message as serialised, and the metadata and refusal of each call. Before
+    each part stands a line of JSON: the call, the kind of part, and how many bytes follow.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError if the file cannot be written."""
+        """Open the file; raises ConfigError if it cannot be written."""
         self._path = path
         self._lock = threading.Lock()
         try:
@@ -71,7 +70,7 @@ class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio ha
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
-        """The call's handler, recorded; None for a call that there is not."""
+        """Return the call's handler with recording; None for an unknown call."""
         self._keep(details.method, "metadata", _metadata_bytes(details.invocation_metadata))
         handler = await continuation(details)
         return handler and self._recorded(details.method, handler)
@@ -90,7 +89,7 @@ class Recorder(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio ha
 
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour = getattr(handler, kind)
-        # What gRPC would run another way than the coroutine below.
+        # gRPC would not run any other function like the coroutine below.
         assert inspect.iscoroutinefunction(behaviour), method
 
         async def answering(request: Any, context: Any) -> Any:
@@ -129,7 +128,7 @@ def _arity(streaming: bool) -> str:
 
 
 def _metadata_bytes(metadata: Any) -> bytes:
-    """One line an entry: its key and its value."""
+    """Write one line for each entry: its key and its value."""
     return b"".join(
         b"%s: %s\n" % (key.encode(), value if isinstance(value, bytes) else value.encode())
         for key, value in metadata or ()

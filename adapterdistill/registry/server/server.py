@@ -1,4 +1,4 @@
-"""The registry's process: listening, readiness and orderly shutdown around `RegistryService`."""
+"""The registry's process: listening, readiness and shutdown around `RegistryService`."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 100),
-    # Dead clients are found within 80 s; clients may ping every 10 s.
+    # A dead client is noticed within 80 s; clients may ping every 10 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class RegistryServer:
-    """One registry on one folder. `start` and `stop` belong to one event loop."""
+    """A registry on one folder. Call `start` and `stop` in the same event loop."""
 
     def __init__(
         self,
@@ -58,10 +58,12 @@ class RegistryServer:
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
     ) -> None:
-        """`port` 0 takes any free one; `reflection` tells anybody who connects what calls there
-        are; all that passes is kept in the file `record`.
+        """Prepare the server: mutual TLS if `root` holds a server's credentials, else plain text.
 
-        Mutual TLS where `root` holds a server's credentials, otherwise plain text.
+        Args:
+            port: 0 takes any free one.
+            reflection: list the calls to every client that connects.
+            record: a file to which every message is written.
 
         Raises:
             ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
@@ -69,8 +71,8 @@ class RegistryServer:
         self._credentials = _credentials_in(root)
         if self._credentials is None and not is_loopback(host):
             raise ConfigError(
-                f"plain text is for loopback only, and {host} is not:"
-                f" make certificates first, with adapterdistill registry init --root {root}"
+                f"plain text is for loopback only, and {host} is not loopback: make certificates"
+                f" first with `adapterdistill registry init --root {root}`"
             )
         self._root = root
         self._address = f"[{host}]" if ":" in host else host
@@ -83,7 +85,7 @@ class RegistryServer:
         self._recorder = None if record is None else Recorder(record)
 
     async def start(self) -> str:
-        """Serves from now on; returns the address.
+        """Start to serve; return the address.
 
         Raises:
             RegistryError: the port or the folder is in use, or unusable.
@@ -117,12 +119,14 @@ class RegistryServer:
         address = f"{self._address}:{port}"
         if self._credentials is None:
             logger.warning(
-                "listening on %s in plain text, which is for loopback only:"
-                " whoever can connect may do everything",
+                "listening on %s in plain text, for loopback only: everyone who connects may do"
+                " everything",
                 address,
             )
         else:
-            logger.info("listening on %s, for whom the registry's authority enrolled", address)
+            logger.info(
+                "listening on %s, for callers that the registry's authority enrolled", address
+            )
         await self._set_serving(await self._is_ready())
         self._watch = asyncio.create_task(self._watch_readiness())
         return address
@@ -133,7 +137,7 @@ class RegistryServer:
         return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Refuses new calls, gives those in progress `grace_s` to end, and frees the folder."""
+        """Refuse new calls, give those in progress `grace_s` to end, and release the folder."""
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
@@ -165,9 +169,9 @@ class RegistryServer:
 
 
 def _credentials_in(root: Path) -> ServerCredentials | None:
-    """The server's credentials; None: it was never given any."""
+    """Read the server's credentials; None if it never had any."""
     folder = root / SERVER_FOLDER
-    # An authority without them: something was lost, which must not open the registry to anyone.
+    # If there is an authority, credentials were lost: that must not open the registry to everyone.
     if folder.exists() or (root / AUTHORITY_FOLDER).exists():
         return ServerCredentials(folder)
     return None
@@ -183,7 +187,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def serve(server: RegistryServer, ready: Callable[[str], None]) -> None:
-    """Runs `server` until SIGTERM or SIGINT, after telling `ready` its address."""
+    """Run `server` until SIGTERM or SIGINT; call `ready` with its address."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -22,27 +22,28 @@ from adapterdistill.registry.access import (
     check_withdraws,
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
-from adapterdistill.registry.admission.outliers import judge, others
+from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
 from adapterdistill.registry.admission.weight_statistics import measure
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
 from adapterdistill.registry.server.handler import answered
 from adapterdistill.registry.server.state import OpenRegistry
 from adapterdistill.registry.trust.identity import caller_of
+from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.upkeep.audit_trail import subject
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
-MAX_RELATIVES = 5000  # a direction; a few hundred bytes each, within one message
+MAX_RELATIVES = 5000  # in each direction; a name takes up to a few hundred bytes of a message
 HEARTBEAT_S = 15
 logger = logging.getLogger(__name__)
 
 
 class RegistryService(OpenRegistry):
-    """Implements the service of registry.proto. Its methods bear the names of the calls, which gRPC
-    looks up."""
+    """The service of registry.proto; gRPC finds its methods by the names of the calls."""
 
     @answered
     async def Publish(self, _requests: Any, context: Any, caller: Caller) -> pb.PublishResponse:
@@ -53,13 +54,13 @@ class RegistryService(OpenRegistry):
         manifest = parse_manifest(first.header.manifest_json)
         check_owns(caller, manifest.tenant)
         if first.header.name != manifest.ref.name:
-            raise InvalidManifestError("the header's name is not that of its manifest")
+            raise InvalidManifestError("the header and its manifest have different names")
         consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
         certify = None if self.credentials is None else self.credentials.certify
-        statement = ledger.accept(wire.read_statement(first.header), manifest, consent, certify)
+        statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
         row = await self._on_index(self._index.published, manifest, caller, statement)
-        # A payload that the disk lost is taken again.
+        # A payload that the disk lost is uploaded again.
         if row is None or not await self._transfers.has(manifest):
             self.limited.take_publish(caller)
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
@@ -71,19 +72,21 @@ class RegistryService(OpenRegistry):
                 self._transfers.named_or_removed(manifest.version, is_named),
             ):
                 await self._transfers.receive(manifest, caller, context)
-                caller_of(context, self.credentials)  # uploads last: it may be revoked by now
-                # Last: the version exists from here on.
+                caller_of(
+                    context, self.credentials
+                )  # the certificate may have been revoked meanwhile
+                # The last step: from here on the version exists.
                 row = await self._add(manifest, caller, consent, statement)
-        return pb.PublishResponse(version=await self._on_index(self._told, row, caller))
+        return pb.PublishResponse(version=await self._on_index(self._answer, row, caller))
 
     async def _add(
         self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
     ) -> Row:
-        """Publishes what is on disk, or quarantines it if it is unlike the others."""
+        """Publish the payload on disk, or quarantine it if it is an outlier."""
         payload = self._store.path(manifest.version)
         found = await self._transfers.on_disk(measure, payload, manifest)
-        population = await self._on_index(others, self._index.db, manifest)
-        reasons = await self._transfers.on_disk(judge, found, population)
+        peers = await self._on_index(find_peers, self._index.db, manifest)
+        reasons = await self._transfers.on_disk(outlier_reasons, found, peers)
         row = await self._change(
             self._index.add,
             manifest,
@@ -98,8 +101,8 @@ class RegistryService(OpenRegistry):
             logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
         return row
 
-    def _told(self, row: Row, caller: Caller) -> pb.Version:
-        """The version as the caller may know it."""
+    def _answer(self, row: Row, caller: Caller) -> pb.Version:
+        """Make the version's message, with the consent if the caller may know it."""
         if not (caller.sees_all or caller.name == row.ref.tenant):
             return wire.version_message(row)
         consent = self._index.consent(row.ref.tenant, row.ref.adapter)
@@ -114,7 +117,9 @@ class RegistryService(OpenRegistry):
             raise EncoderMismatchError(
                 f"{row.ref.name} belongs to another encoder, {row.weights_sha256[:12]}"
             )
-        allowed = functools.partial(caller_of, context, self.credentials)  # revoked by now?
+        allowed = functools.partial(
+            caller_of, context, self.credentials
+        )  # fails once it is revoked
         await self._transfers.send(row, request.offset, caller, context, allowed)
 
     @answered
@@ -135,7 +140,7 @@ class RegistryService(OpenRegistry):
     @answered
     async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        return pb.GetVersionResponse(version=await self._on_index(self._told, row, caller))
+        return pb.GetVersionResponse(version=await self._on_index(self._answer, row, caller))
 
     @answered
     async def ListVersions(
@@ -189,20 +194,17 @@ class RegistryService(OpenRegistry):
     @answered
     async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
         row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        up, up_cut = await self._on_index(
-            self._index.relatives, row.ref, "ancestors", MAX_RELATIVES
-        )
-        down, down_cut = await self._on_index(
-            self._index.relatives, row.ref, "descendants", MAX_RELATIVES
-        )
+        db = self._index.db
+        up, up_cut = await self._on_index(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
+        down, down_cut = await self._on_index(relatives, db, row.ref, "descendants", MAX_RELATIVES)
         return pb.GetLineageResponse(
-            ancestors=await self._on_index(self._relatives, up, caller),
-            descendants=await self._on_index(self._relatives, down, caller),
+            ancestors=await self._on_index(self._visible, up, caller),
+            descendants=await self._on_index(self._visible, down, caller),
             truncated=up_cut or down_cut,
         )
 
-    def _relatives(self, relatives: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
-        visible = self._index.visible(relatives, caller)
+    def _visible(self, found: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
+        visible = self._index.visible(found, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
@@ -239,9 +241,9 @@ class RegistryService(OpenRegistry):
         def change() -> pb.WithdrawResponse:
             row = lifecycle.withdraw(self._index, ref, reason, caller)
             logger.info("%s withdrew %s", caller, ref.name)
-            down, _ = self._index.relatives(ref, "descendants", MAX_RELATIVES)
+            down, _ = relatives(self._index.db, ref, "descendants", MAX_RELATIVES)
             return pb.WithdrawResponse(
-                version=self._told(row, caller), descendants=self._relatives(down, caller)
+                version=self._answer(row, caller), descendants=self._visible(down, caller)
             )
 
         return await self._once(caller, request, pb.WithdrawResponse, change)
@@ -254,9 +256,9 @@ class RegistryService(OpenRegistry):
         ref = VersionRef.parse(request.name)
 
         def change() -> pb.ReleaseVersionResponse:
-            row = lifecycle.release(self._index, ref, caller)
+            row = lifecycle.release_from_quarantine(self._index, ref, caller)
             logger.info("%s released %s", caller, ref.name)
-            return pb.ReleaseVersionResponse(version=self._told(row, caller))
+            return pb.ReleaseVersionResponse(version=self._answer(row, caller))
 
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 
@@ -265,7 +267,7 @@ class RegistryService(OpenRegistry):
         revision = request.after_revision
         adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
         while True:
-            # Both before the look: what changes after it ends the wait below.
+            # Read these before the events: a later change then ends the wait below.
             changed = self._changed
             newest = await self._on_index(self._index.newest_revision)
             events = await self._on_index(
@@ -282,7 +284,7 @@ class RegistryService(OpenRegistry):
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
             for _ in range(HEARTBEAT_S):
-                caller_of(context, self.credentials)  # it may be revoked by now
+                caller_of(context, self.credentials)  # the certificate may have been revoked
                 try:
                     async with asyncio.timeout(1.0):
                         await changed.wait()

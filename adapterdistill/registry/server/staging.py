@@ -1,8 +1,9 @@
-"""Uploads on their way in, and those that broke off, from where they may go on.
+"""Uploads in progress, and those that broke off and may be continued.
 
-What came of an upload is in `staging/{caller}/{sha256}`, under the digest that the whole is to
-have. It is hashed again when it goes on, and only what has its digest ever leaves for `blobs`. What
-one caller leaves behind is bounded: its oldest goes first.
+The bytes of an upload are in `staging/{caller}/{sha256}`, named by the digest that the whole
+payload must have. A continued upload is hashed again from its start, and only a payload with the
+right digest moves to `blobs`. The unfinished uploads of a caller are limited; the oldest are
+removed first.
 
 All functions block and may be called from any thread.
 """
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 from uuid import uuid4
 
@@ -28,17 +28,17 @@ from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission.quotas import Quotas
 
 MIN_KEPT_BYTES = 1 << 20
-"""Less is sooner sent again than asked for."""
+"""Smaller unfinished uploads are not kept: sending them again is faster than asking."""
 _SYNC_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 
 
 class Upload:
-    """A payload on its way in. Leaving its `with` block uncommitted keeps what came, so that it may
-    go on, unless the content is at fault.
+    """A payload that is being uploaded.
 
-    The methods may be called from different threads: an upload that is cancelled leaves while its
-    last write may still run.
+    Leaving its `with` block without `commit` keeps the bytes, so that the upload may be continued,
+    unless the content is at fault. The methods may be called from different threads: a cancelled
+    upload is left while its last write may still run.
     """
 
     def __init__(self, staging: "Staging", path: Path, kept: Path) -> None:
@@ -53,7 +53,7 @@ class Upload:
         self._ended = False
 
     def open(self, offset: int = 0) -> Self:
-        """Makes ready to write, after the first `offset` bytes of what was kept.
+        """Get ready to write after the first `offset` bytes that were kept.
 
         Raises:
             UploadIncompleteError: fewer bytes were kept.
@@ -61,22 +61,22 @@ class Upload:
         with self._lock:
             assert self._file is None
             if self._ended:
-                raise RegistryError("the upload was given up")
+                raise RegistryError("the upload was abandoned")
             try:
-                self._go_on_from(offset)
+                self._continue_from(offset)
             except BaseException:
-                self._end(keep=True)  # as it was
+                self._end(keep=True)  # the kept bytes are unchanged
                 raise
         return self
 
-    def _go_on_from(self, offset: int) -> None:
+    def _continue_from(self, offset: int) -> None:
         try:
             if offset and self.path != self.kept:
                 shutil.copyfile(self.kept, self.path)
             self._file = self.path.open("r+b" if offset else "wb", buffering=0)
         except FileNotFoundError:
             raise UploadIncompleteError(
-                f"no byte of this upload is here, expected {offset}"
+                f"no bytes of this upload are here, expected {offset}"
             ) from None
         for data in _pieces(self._file, offset):
             self._digest.update(data)
@@ -86,7 +86,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         with self._lock:
             file = self._open_file()
-            # An unbuffered write may take only a part.
+            # An unbuffered write may write only a part.
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
@@ -100,14 +100,14 @@ class Upload:
         return self._digest.hexdigest()
 
     def commit(self, target: Path) -> None:
-        """Moves the payload, durable, to `target`."""
+        """Flush the payload to disk and move it to `target`."""
         with self._lock:
             os.fsync(self._open_file().fileno())
             self.path.replace(target)
             self._end(keep=False)
 
     def leave(self, *, keep: bool) -> None:
-        """Ends an upload that was not committed; of one that was, this does nothing."""
+        """End an upload; does nothing to one that was committed."""
         with self._lock:
             if self._ended:
                 return
@@ -126,29 +126,24 @@ class Upload:
 
     def _open_file(self) -> IO[bytes]:
         if self._file is None:
-            raise RegistryError("the upload was given up")
+            raise RegistryError("the upload was abandoned")
         return self._file
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.leave(keep=may_go_on(error))
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.leave(keep=may_continue(error))
 
 
-def may_go_on(error: BaseException | None) -> bool:
-    """Whether what came before `error` is as good as it was."""
-    damaged_on_the_way = isinstance(error, ChunkChecksumError | UploadIncompleteError)
-    return damaged_on_the_way or not isinstance(error, InvalidPayloadError)
+def may_continue(error: BaseException | None) -> bool:
+    """Return whether an upload that `error` ended can be continued with the bytes before it."""
+    in_transit = isinstance(error, ChunkChecksumError | UploadIncompleteError)
+    return in_transit or not isinstance(error, InvalidPayloadError)
 
 
 class Staging:
-    """The uploads under one folder, of which each file is written by one upload at a time."""
+    """The uploads under one folder; each file is written by one upload at a time."""
 
     def __init__(self, folder: Path, quotas: Quotas) -> None:
         self._folder = folder
@@ -157,8 +152,10 @@ class Staging:
         self._lock = threading.Lock()
 
     def begin(self, caller: Caller, sha256: str) -> Upload:
-        """An upload to be opened, quickly: while another of the same payload runs, this one has a
-        file of its own."""
+        """Return an upload that is to be opened next.
+
+        While another upload of the same payload runs, this one has a file of its own.
+        """
         kept = self._kept(caller, sha256)
         with self._lock:
             kept.parent.mkdir(exist_ok=True)
@@ -167,7 +164,7 @@ class Staging:
         return upload
 
     def durable_bytes(self, caller: Caller, sha256: str) -> int:
-        """From where an upload of this caller may go on."""
+        """Return the offset from which an upload of this caller may be continued."""
         kept = self._kept(caller, sha256)
         with self._lock:
             active = self._active.get(kept)
@@ -179,7 +176,7 @@ class Staging:
             return 0
 
     def release(self, upload: Upload, *, keep: bool) -> None:
-        """Ends the upload's hold on its file, which stays if it is to be kept and is worth it."""
+        """Release the upload's file; remove it unless it may be kept and is within the limits."""
         with self._lock:
             del self._active[upload.path]
             if not keep:
@@ -191,11 +188,13 @@ class Staging:
             self._trim(upload.kept.parent)
 
     def sweep(self) -> int:
-        """Removes and counts files that no upload will go on with, or not in time."""
+        """Remove and count files that no upload will continue, or none in time."""
         with self._lock:
             removed = 0
             for path in [*self._folder.iterdir()]:
-                if not path.is_dir():  # an earlier release's, or a probe that is gone already
+                if (
+                    not path.is_dir()
+                ):  # a file of an earlier release, or a probe that may be gone already
                     path.unlink(missing_ok=True)
                     removed += 1
                     continue
@@ -205,7 +204,7 @@ class Staging:
             return removed
 
     def _trim(self, folder: Path) -> int:
-        """Keeps a caller within its bounds, newest uploads first."""
+        """Remove what exceeds the caller's limits, keeping the newest uploads; return the count."""
         idle = [path for path in folder.iterdir() if path not in self._active]
         found = sorted(((path.stat(), path) for path in idle), key=lambda one: -one[0].st_mtime)
         oldest_s = time.time() - self._quotas.staged_s
@@ -224,7 +223,7 @@ class Staging:
 
 
 def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The first `size` bytes of the file; raises UploadIncompleteError if there are fewer."""
+    """Yield the first `size` bytes of the file; UploadIncompleteError if there are fewer."""
     left = size
     while left:
         data = file.read(min(_READ_BYTES, left))

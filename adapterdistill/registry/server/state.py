@@ -1,6 +1,6 @@
-"""A registry's folder, opened: its parts, the threads that they run on, and who waits for changes.
+"""The state of a running registry: its open parts, their threads, and the waiting watchers.
 
-Nothing here blocks the event loop: the index runs on one thread of its own, file work on a few
+Nothing here blocks the event loop: the index runs on a thread of its own, file work on a few
 others.
 """
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class OpenRegistry:
-    """Store, index and audit log of one folder; open from construction to `close`."""
+    """The store, index and audit log of one folder, open from construction to `close`."""
 
     def __init__(
         self,
@@ -41,9 +41,11 @@ class OpenRegistry:
         *,
         idle_timeout_s: float = 30.0,
     ) -> None:
-        """Callers are who their certificates say, or without `credentials` anyone.
+        """Open the folder.
 
-        `idle_timeout_s` is how long a transfer may wait for its client's next step.
+        Args:
+            credentials: identify callers by their certificates; None serves anyone.
+            idle_timeout_s: how long a transfer may wait for its client's next step.
         """
         self._limits = limits
         self.credentials = credentials
@@ -65,7 +67,7 @@ class OpenRegistry:
             raise
         swept = self._store.sweep(self._index.payloads())
         if swept:
-            logger.info("removed %d files of uploads that nobody goes on with", swept)
+            logger.info("removed %d files of abandoned uploads", swept)
         self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = ThreadPoolExecutor(1, "registry-index")
         self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
@@ -73,7 +75,7 @@ class OpenRegistry:
         self._stopping = False
 
     def close(self) -> None:
-        """Waits for work in progress; the folder may then be opened again."""
+        """Wait for work in progress and close; the folder may then be opened again."""
         self._transfers.close()
         self._index_thread.shutdown()
         self.audit.close()
@@ -81,12 +83,12 @@ class OpenRegistry:
         self._store.close()
 
     def end_watches(self) -> None:
-        """Ends the calls that would never end by themselves."""
+        """End the watches, which would never end by themselves."""
         self._stopping = True
-        self._tell_watchers()
+        self._notify_watchers()
 
     async def check(self) -> None:
-        """Raises whatever stands in the way of serving calls."""
+        """Raise the error that keeps the registry from serving calls, if there is one."""
         await self._on_index(self._index.check)
         await self.audit.check()
         await self._transfers.on_disk(self._store.check_writable)
@@ -96,9 +98,9 @@ class OpenRegistry:
         return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
 
     async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `_on_index`, for what changes the index: watchers hear of it."""
+        """Run a change of the index like `_on_index`, and notify the watchers."""
         result = await self._on_index(call, *args, **kwargs)
-        self._tell_watchers()
+        self._notify_watchers()
         return result
 
     async def _once(
@@ -108,9 +110,9 @@ class OpenRegistry:
         answer: type[Answer],
         change: Callable[[], Answer],
     ) -> Answer:
-        """As `_change`; a request that the caller repeats is answered as the first time."""
+        """Run a change once; a repeated request gets the first answer (`idempotency`)."""
         return await self._change(once, self._index.db, caller, request, answer, change)
 
-    def _tell_watchers(self) -> None:
-        told, self._changed = self._changed, asyncio.Event()
-        told.set()
+    def _notify_watchers(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,7 +1,7 @@
 """Payload bytes on disk, each file named by its sha256.
 
-A payload is staged, flushed to disk, and renamed into place; a file under `blobs` is therefore
-always whole. Files that no index row names are harmless and swept at the next start.
+A payload is staged, flushed to disk, and renamed into place, so a file under `blobs` is always
+whole. Files that no index row names are harmless; the next start removes them.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from typing import IO
 from uuid import uuid4
 
 from adapterdistill.errors import RegistryError
-from adapterdistill.files import sync_folder
+from adapterdistill.files import sync
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.staging import Staging, Upload
 
@@ -20,10 +20,10 @@ DEFAULT_QUOTAS = Quotas()
 
 
 class BlobStore:
-    """The payloads under one folder, which one process at a time may use.
+    """The payloads under one folder, which only one process at a time may use.
 
     Raises:
-        RegistryError: another process has the folder.
+        RegistryError: another process uses the folder.
     """
 
     def __init__(self, root: Path, quotas: Quotas = DEFAULT_QUOTAS) -> None:
@@ -41,18 +41,18 @@ class BlobStore:
         self.staging = Staging(self._staging, quotas)
 
     def commit(self, upload: Upload) -> str:
-        """Makes the payload durable under its sha256, which it returns."""
+        """Store the payload durably under its sha256; return that."""
         sha256 = upload.sha256()
         target = _blob_path(self._blobs, sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            sync_folder(self._blobs)
+            sync(self._blobs)
         upload.commit(target)
-        sync_folder(target.parent)
+        sync(target.parent)
         return sha256
 
     def open(self, sha256: str) -> IO[bytes]:
-        """Raises RegistryError if the payload is not there: the disk lost it."""
+        """Open a payload; raises RegistryError if the disk lost it."""
         try:
             return _blob_path(self._blobs, sha256).open("rb")
         except FileNotFoundError:
@@ -68,29 +68,28 @@ class BlobStore:
             return None
 
     def is_sound(self, sha256: str) -> bool:
-        """Whether the payload is there and the disk has not changed it; reads all of it."""
+        """Return whether the payload is there and unchanged; reads all of it."""
         try:
             with _blob_path(self._blobs, sha256).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except OSError:  # also where a part of the disk is broken
+        except OSError:  # a missing file, or a defect of the disk
             return False
 
     def remove(self, sha256: str) -> None:
         _blob_path(self._blobs, sha256).unlink(missing_ok=True)
 
     def sweep(self, keep: Collection[str]) -> int:
-        """Removes and counts payloads not in `keep`, and what is staged and stale. Not while
-        uploads run."""
+        """Remove and count payloads not in `keep` and abandoned uploads. No upload may run."""
         orphans = [blob for blob in self._blobs.glob("*/*") if blob.name not in keep]
         for path in orphans:
             path.unlink()
         return len(orphans) + self.staging.sweep()
 
     def check_writable(self) -> None:
-        """Raises OSError when uploads cannot be staged."""
+        """Raise OSError if uploads cannot be staged."""
         probe = self._staging / uuid4().hex
         probe.touch(exist_ok=False)
-        probe.unlink(missing_ok=True)  # a sweep may be faster
+        probe.unlink(missing_ok=True)  # a sweep may have removed it
 
     def close(self) -> None:
         self._lock.close()

@@ -1,4 +1,4 @@
-"""Payloads on their way in and out: a few chunks in memory, never a whole payload."""
+"""Uploads and downloads of payloads, with a few chunks in memory, never a whole payload."""
 
 import asyncio
 import functools
@@ -25,14 +25,14 @@ from adapterdistill.registry.admission.admission import check_payload
 from adapterdistill.registry.admission.quotas import Quotas, TransferSlots, limited_name
 from adapterdistill.registry.index.schema import Row
 from adapterdistill.registry.server.interceptors import checked
-from adapterdistill.registry.server.staging import Upload, may_go_on
+from adapterdistill.registry.server.staging import Upload, may_continue
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_TRANSFERS = 16
 MIN_BYTES_PER_S = 16 << 10
-"""A transfer that is slower is given up; the client goes on from there when its turn comes."""
+"""Slower transfers are ended; the client continues from there when its turn comes again."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Transfers:
     """Moves payloads between streams and the store, on a few threads of its own."""
 
     def __init__(self, store: BlobStore, quotas: Quotas, *, idle_timeout_s: float) -> None:
-        """`idle_timeout_s` is how long a transfer may wait for its client's next step."""
+        """`idle_timeout_s` limits how long a transfer waits for its client's next step."""
         self._store = store
         self._idle_timeout_s = idle_timeout_s
         self._threads = ThreadPoolExecutor(4, "registry-disk")
@@ -49,7 +49,7 @@ class Transfers:
         self._coming: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Waits for work in progress."""
+        """Wait for work in progress."""
         self._threads.shutdown()
 
     async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -57,12 +57,12 @@ class Transfers:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def has(self, manifest: Manifest) -> bool:
-        """Whether the payload is on disk, as it was published."""
+        """Return whether the payload is on disk, as it was published."""
         return await self.on_disk(self._store.is_sound, manifest.version)
 
     @asynccontextmanager
     async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:
-        """A transfer's turn, which ends where the client is too slow: others wait for it."""
+        """Hold a slot for a transfer; end a transfer that is too slow, because others wait."""
         allowed_s = self._idle_timeout_s + payload_bytes / MIN_BYTES_PER_S
         async with self._slots.hold(limited_name(caller)):
             try:
@@ -70,21 +70,23 @@ class Transfers:
                     yield
             except TimeoutError:
                 raise RegistryUnavailableError(
-                    f"transfer given up after {allowed_s:.0f} s: too slow"
+                    f"transfer ended after {allowed_s:.0f} s: too slow"
                 ) from None
 
     @asynccontextmanager
     async def named_or_removed(
         self, sha256: str, is_named: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[None]:
-        """Around an upload and its entry in the index: where that fails in the end, the payload
-        goes, which no quota would count."""
+        """Hold around an upload and its entry in the index.
+
+        If the entry fails, this removes the payload, which no quota would count.
+        """
         self._coming[sha256] += 1
         try:
             yield
         except BaseException:
             here = self._store.size(sha256) is not None
-            # The count comes last: after it nothing is awaited, and no other upload can begin.
+            # Check the count last: nothing is awaited after it, so no other upload can begin.
             if here and not await is_named() and self._coming[sha256] == 1:
                 self._store.remove(sha256)
             raise
@@ -94,12 +96,12 @@ class Transfers:
                 del self._coming[sha256]
 
     async def receive(self, manifest: Manifest, caller: Caller, context: Any) -> None:
-        """Stores the payload that the rest of the client's stream brings, if it is admitted.
+        """Store the payload in the rest of the client's stream, if it is admitted.
 
         Raises:
-            InvalidPayloadError, DigestMismatchError: it is not what the manifest says.
-            UploadIncompleteError: it begins after what is here of the caller's, or ends early.
-            RegistryUnavailableError: the client fell silent.
+            InvalidPayloadError, DigestMismatchError: it is not the manifest's payload.
+            UploadIncompleteError: it begins after the bytes that were kept, or ends early.
+            RegistryUnavailableError: the client sent nothing for too long.
         """
         async with self._slot(caller, manifest.payload_bytes):
             await self.on_disk(self._store.staging.sweep)
@@ -107,15 +109,15 @@ class Transfers:
             offset = 0 if first is None else first.offset
             if not 0 <= offset < manifest.payload_bytes:
                 raise InvalidPayloadError(
-                    f"upload from byte {offset} of {manifest.payload_bytes}, expected one of these"
+                    f"upload from byte {offset}, expected 0 to {manifest.payload_bytes - 1}"
                 )
             upload = self._store.staging.begin(caller, manifest.version)
             try:
                 await self.on_disk(upload.open, offset)
                 await self._fill(upload, first, manifest, context)
             except BaseException as error:
-                # Even when this call is cancelled, which may be while its last write runs.
-                await asyncio.shield(self.on_disk(upload.leave, keep=may_go_on(error)))
+                # Shielded: this call may be cancelled while its last write still runs.
+                await asyncio.shield(self.on_disk(upload.leave, keep=may_continue(error)))
                 raise
 
     async def _fill(
@@ -138,7 +140,7 @@ class Transfers:
         await self.on_disk(self._store.commit, upload)
 
     async def _read_chunk(self, context: Any) -> pb.Chunk | None:
-        """The client's next chunk, or None at the end of its stream."""
+        """Return the client's next chunk, or None at the end of its stream."""
         request = await self.read(context)
         if request is None:
             return None
@@ -148,17 +150,17 @@ class Transfers:
         return chunk
 
     def staged_bytes(self, caller: Caller, sha256: str) -> int:
-        """From where the caller may go on with its upload of a payload."""
+        """Return the offset from which the caller may continue its upload of a payload."""
         return self._store.staging.durable_bytes(caller, sha256)
 
     async def read(self, context: Any) -> Any:
-        """The client's next message, or None at the end of its stream."""
+        """Return the client's next message, or None at the end of its stream."""
         try:
             async with asyncio.timeout(self._idle_timeout_s):
                 request = await context.read()
         except TimeoutError:
             raise RegistryUnavailableError(
-                f"upload given up: nothing came for {self._idle_timeout_s:g} s"
+                f"upload ended: nothing came for {self._idle_timeout_s:g} s"
             ) from None
         return None if request is grpc.aio.EOF else checked(request)
 
@@ -170,9 +172,9 @@ class Transfers:
         context: Any,
         allowed: Callable[[], object] = lambda: None,
     ) -> None:
-        """Writes the version's record, then its payload from `offset` in chunks.
+        """Write the version's record, then its payload from `offset` in chunks.
 
-        `allowed` is asked before each chunk, and raises once the caller may have no more.
+        `allowed` is called before each chunk; it raises once the caller may not read any more.
         """
         with self._store.open(row.ref.version) as file:
             payload_bytes = file.seek(0, os.SEEK_END)
@@ -195,5 +197,5 @@ class Transfers:
                 await context.write(response)
         except TimeoutError:
             raise RegistryUnavailableError(
-                f"download given up: nothing was read for {self._idle_timeout_s:g} s"
+                f"download ended: nothing was read for {self._idle_timeout_s:g} s"
             ) from None

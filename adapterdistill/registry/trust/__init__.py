@@ -1,1 +1,1 @@
-"""Who is who at a registry: keys, certificates, and what owners sign."""
+"""Trust in a registry: keys, certificates, and the statements that owners sign."""

@@ -1,12 +1,12 @@
 """The registry's private certificate authority: a folder of files that the operator's commands use.
 
-    ROOT/authority/ca.key, ca.pem       the authority; only who enrols and revokes needs them
-    ROOT/authority/issued/SERIAL.pem    every certificate that it gave to a caller
-    ROOT/authority/crl.pem              what it revoked
-    ROOT/server/                        all that the server reads: server.pem, ca.pem, crl.pem
+    ROOT/authority/ca.key, ca.pem       the authority's key and certificate
+    ROOT/authority/issued/SERIAL.pem    every certificate that it issued to a caller
+    ROOT/authority/crl.pem              the certificates that it revoked
+    ROOT/server/                        the server's files: server.pem, ca.pem, crl.pem
 
-The server takes up changes of its folder by itself. Where the authority is kept on another machine,
-ROOT/server is what to copy from there.
+Only the commands that enrol and revoke need ROOT/authority. The server notices changes of
+ROOT/server by itself. If the authority is on another machine, copy its ROOT/server to the server.
 """
 
 import fcntl
@@ -48,7 +48,7 @@ LIFETIME = timedelta(days=365)
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that the authority gave to a caller."""
+    """A certificate that the authority issued to a caller."""
 
     caller: Caller
     usage: Usage
@@ -58,13 +58,14 @@ class Issued:
 
 
 def create(root: Path, hosts: Sequence[str]) -> None:
-    """Makes the authority, the server's credentials, and in ROOT/operator those of an operator.
+    """Make the authority, the server's credentials, and an operator's in ROOT/operator.
 
     Args:
         hosts: DNS names and IP addresses at which clients reach the server.
 
     Raises:
-        ConfigError: there is an authority already, a host is malformed, or files cannot be written.
+        ConfigError: there is an authority already, a host is malformed, or a file cannot be
+            written.
     """
     folder, staged = root / pem.AUTHORITY_FOLDER, root / ".authority"
     host_names(hosts)
@@ -90,23 +91,25 @@ def create(root: Path, hosts: Sequence[str]) -> None:
 
 @contextmanager
 def opened(root: Path) -> Iterator["Authority"]:
-    """The authority of this registry, for one command alone.
+    """Open the authority of this registry for one command at a time.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: there is no authority, or it cannot be read.
     """
     folder = root / pem.AUTHORITY_FOLDER
     try:
         lock = (folder / "lock").open("rb")
     except OSError:
-        raise ConfigError(f"{folder}: no authority to be read; registry init makes one") from None
+        raise ConfigError(
+            f"{folder}: no readable authority here; `registry init` makes one"
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield Authority(root)
 
 
 class Authority:
-    """The authority in ROOT/authority. Made by `opened`: one command at a time."""
+    """The authority in ROOT/authority. `opened` makes it, for one command at a time."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / pem.AUTHORITY_FOLDER
@@ -124,13 +127,13 @@ class Authority:
         new_keys: bool = False,
         lifetime: timedelta = LIFETIME,
     ) -> bytes:
-        """Certificates for the keys of a request.pem; what its sender keeps as certificates.pem.
+        """Issue certificates for the keys of a request.pem; return the sender's certificates.pem.
 
         Args:
-            new_keys: other keys than the caller's certificates have that still hold are accepted.
+            new_keys: accept other keys than those of the caller's valid certificates.
 
         Raises:
-            ConfigError: the request is malformed or another's, or its keys are new.
+            ConfigError: the request is malformed or names another caller, or its keys are new.
             UnauthenticatedError: the request names nobody.
         """
         asked, tls, signing = pem.read_request(request)
@@ -140,24 +143,24 @@ class Authority:
         known = {_raw(one.public_key()) for one in self._held_by(caller)}
         if known and not known.issuperset(map(_raw, keys)) and not new_keys:
             raise ConfigError(
-                f"{caller} has certificates with other keys than {request}: make sure that it comes"
-                " from whom it names, then give --new-keys, or revoke the others first"
+                f"{caller} has certificates with other keys than {request}: make sure that the"
+                " request is the caller's own, then give --new-keys, or revoke the others first"
             )
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(caller_uri(caller))])
-        given = [
+        issued = [
             new_certificate(self.certificate, self._key, key, usage, names, lifetime)
             for key, usage in zip(keys, (Usage.client, Usage.signing), strict=True)
         ]
-        for one in given:
+        for one in issued:
             file = self._folder / "issued" / f"{serial_of(one)}.pem"
             pem.write(file, pem.certificate_pem(one))
-        return pem.certificate_pem(*given, self.certificate)
+        return pem.certificate_pem(*issued, self.certificate)
 
     def certify_server(self, hosts: Sequence[str] = (), *, lifetime: timedelta = LIFETIME) -> None:
-        """A new key and certificate for the server, for these hosts; none: those that it has.
+        """Make a new key and certificate for the server; no hosts means those that it has.
 
         Raises:
-            ConfigError: a host is malformed, or there is none.
+            ConfigError: a host is malformed, or there are none.
         """
         file = self._server / pem.SERVER_PEM
         names = host_names(hosts) if hosts or not file.exists() else _names_in(file)
@@ -167,25 +170,25 @@ class Authority:
         )
         pem.write(self._server / pem.CA_PEM, pem.certificate_pem(self.certificate))
         pem.write(self._server / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
-        # One file, so that nobody reads the key of one with the certificate of another.
+        # One file, so that no reader combines an old key with a new certificate.
         pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate), private=True)
 
     def revoke(self, caller: Caller | None = None, serial: str | None = None) -> list[Issued]:
-        """Revokes all certificates of the caller, or the one whose serial begins so; returns them.
+        """Revoke all certificates of the caller, or the one whose serial begins with `serial`.
 
         Raises:
             NotFoundError: there is no such certificate.
-            ConfigError: more than one serial begins so.
+            ConfigError: more than one serial begins with `serial`.
         """
-        given = self._certificates()
+        issued = self._certificates()
         if serial:
-            chosen = [one for one in given if serial_of(one).startswith(serial)]
+            chosen = [one for one in issued if serial_of(one).startswith(serial)]
             if len(chosen) > 1:
                 raise ConfigError(f"{len(chosen)} serials begin with {serial}; give more of it")
         else:
-            chosen = [one for one in given if bearer_of(one) == caller]
+            chosen = [one for one in issued if bearer_of(one) == caller]
         if not chosen:
-            raise NotFoundError(f"no certificate of {serial or caller} was given")
+            raise NotFoundError(f"no certificate of {serial or caller} was issued")
         revoked = [revocation_of(one) for one in chosen if not is_revoked(one, self._crl)]
         self._crl = new_crl(self.certificate, self._key, [*self._crl, *revoked])
         for folder in (self._folder, self._server):
@@ -193,7 +196,7 @@ class Authority:
         return [self._issued(one) for one in chosen]
 
     def issued(self) -> list[Issued]:
-        """Every certificate that was given to a caller, oldest first."""
+        """List every certificate that was issued to a caller, oldest first."""
         return [self._issued(one) for one in self._certificates()]
 
     def _issued(self, certificate: x509.Certificate) -> Issued:
@@ -211,10 +214,10 @@ class Authority:
         return sorted(found, key=lambda one: (one.not_valid_before_utc, one.serial_number))
 
     def _held_by(self, caller: Caller) -> Iterator[x509.Certificate]:
-        """The caller's certificates that are good now."""
+        """Yield the caller's certificates that are valid now."""
         for one in self._certificates():
-            good = one.not_valid_after_utc > datetime.now(UTC) and not is_revoked(one, self._crl)
-            if good and bearer_of(one) == caller:
+            valid = one.not_valid_after_utc > datetime.now(UTC) and not is_revoked(one, self._crl)
+            if valid and bearer_of(one) == caller:
                 yield one
 
 

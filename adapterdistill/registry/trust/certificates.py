@@ -1,8 +1,8 @@
-"""What a certificate says: who bears it, for what use, and whether that still holds.
+"""Reading and verifying certificates: their bearer, their use and their validity.
 
-The bearer is the one entry of the certificate's subject alternative name (RFC 5280, 4.2.1.6), a URI
-`adapterdistill://ROLE/NAME`. A certificate is for one use only, which its extended key usage says:
-one that signs adapters opens no connection, and the other way round.
+The bearer is the only entry of the certificate's subject alternative name (RFC 5280, 4.2.1.6), a
+URI `adapterdistill://ROLE/NAME`. The extended key usage allows one use only: a certificate that
+signs adapters opens no connection, and the other way round.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapterdistill.errors import UnauthenticatedError
@@ -29,13 +30,14 @@ MALFORMED: tuple[type[Exception], ...] = (
     x509.ExtensionNotFound,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,  # a malformed field, where warnings are errors
 )
-"""What the library raises of bytes that are no key, certificate, request or list."""
+"""Errors of the library for malformed keys, certificates, requests and revocation lists."""
 _URI = re.compile(r"adapterdistill://([a-z]+)/([^/]+)")
 
 
 class Usage(Enum):
-    """What a certificate is for."""
+    """The use of a certificate."""
 
     client = ExtendedKeyUsageOID.CLIENT_AUTH
     server = ExtendedKeyUsageOID.SERVER_AUTH
@@ -47,22 +49,22 @@ def caller_uri(caller: Caller) -> str:
 
 
 def read_caller_uri(uri: str) -> Caller:
-    """Raises UnauthenticatedError unless `uri` is exactly what `caller_uri` gives."""
+    """Read the caller; UnauthenticatedError unless `uri` is exactly what `caller_uri` gives."""
     match = _URI.fullmatch(uri)
     for role in ROLES:
         if match is not None and match[1] == role and is_name(match[2]):
             return Caller(role, match[2])
     raise UnauthenticatedError(
-        "the certificate names nobody: expected adapterdistill://ROLE/NAME in its"
+        "the certificate names no caller: expected adapterdistill://ROLE/NAME in its"
         f" subject alternative name, with a ROLE of {', '.join(ROLES)}"
     )
 
 
 def bearer_of(document: x509.Certificate | x509.CertificateSigningRequest) -> Caller:
-    """Whom the certificate or the request for one names, believed or not.
+    """Return the caller that a certificate or a request names, without verifying it.
 
     Raises:
-        UnauthenticatedError: it names nobody, or more than one.
+        UnauthenticatedError: it names no caller, or more than one.
     """
     try:
         found = document.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -78,12 +80,12 @@ def bearer_of(document: x509.Certificate | x509.CertificateSigningRequest) -> Ca
 
 
 def serial_of(certificate: x509.Certificate | x509.RevokedCertificate) -> str:
-    """As it is printed and typed: lower-case hexadecimal."""
+    """Return the serial as commands print and take it: lower-case hexadecimal."""
     return f"{certificate.serial_number:x}"
 
 
 def is_for(certificate: x509.Certificate, usage: Usage) -> bool:
-    """Whether the certificate is for this use, and for no other."""
+    """Return whether the certificate is for this use and no other."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -99,18 +101,18 @@ def verify_certificate(
     at: datetime,
     usage: Usage = Usage.signing,
 ) -> Caller:
-    """The bearer of a certificate that `ca` issued for `usage`, that holds at the time `at`.
+    """Return the bearer of a certificate that `ca` issued for `usage` and that is valid at `at`.
 
     Args:
-        der: the certificate, from anywhere.
-        ca: the authority that is trusted; it issues every certificate itself.
-        crl: its revocation list, verified (`check_crl`); None: revocation is not looked at.
-        at: with a time zone. Whoever it was revoked from, a revoked certificate is never valid,
-            since its key may have been in other hands at any time before.
+        der: the certificate, from any source.
+        ca: the trusted authority; it issues every certificate itself.
+        crl: its revocation list, verified (`check_crl`); None skips the check for revocation.
+        at: a time with a time zone. A revoked certificate is not valid at any time, because its
+            key may have been in other hands before the revocation.
 
     Raises:
         UnauthenticatedError: the certificate is malformed, another authority's, for another use,
-            not valid yet, expired, revoked, or names nobody.
+            not valid yet, expired, revoked, or names no caller.
     """
     certificate = _issued(der, ca)
     if not is_for(certificate, usage):
@@ -129,18 +131,18 @@ def verify_certificate(
     return bearer
 
 
-@lru_cache(maxsize=1024)  # what never changes, and takes longer than the rest of a small call
+@lru_cache(maxsize=1024)  # the result never changes, and takes longer than the rest of a small call
 def _issued(der: bytes, ca: x509.Certificate) -> x509.Certificate:
-    """The certificate, if `ca` issued it; raises UnauthenticatedError otherwise."""
+    """Parse the certificate; raises UnauthenticatedError unless `ca` issued it."""
     try:
         certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(ca)
-        # The library lets the signature be a bit shorter where that bit is 0: one encoding will do.
+        # The library also accepts a second encoding of the signature; accept only this one.
         if not der.endswith(b"\0" + certificate.signature):
             raise ValueError
     except MALFORMED:
         raise UnauthenticatedError(
-            "the certificate is not one of the registry's authority"
+            "the certificate was not issued by the registry's authority"
         ) from None
     return certificate
 
@@ -150,11 +152,11 @@ def is_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationLis
 
 
 def check_crl(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> None:
-    """Raises UnauthenticatedError unless `ca` signed the revocation list."""
+    """Raise UnauthenticatedError unless `ca` signed the revocation list."""
     key: Any = ca.public_key()
     try:
-        good = crl.issuer == ca.subject and crl.is_signature_valid(key)
+        signed = crl.issuer == ca.subject and crl.is_signature_valid(key)
     except MALFORMED:
-        good = False
-    if not good:
+        signed = False
+    if not signed:
         raise UnauthenticatedError("the revocation list is not signed by the registry's authority")

@@ -1,7 +1,7 @@
-"""Credentials in folders, taken up again whenever their files change.
+"""Credentials in folders, read again whenever their files change.
 
-A server's: ROOT/server, as the authority writes it. A caller's: its own keys with the certificates
-that it got for them.
+A server's folder is ROOT/server, written by the authority. A caller's folder holds its own keys and
+the certificates that the authority issued for them.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def stamp_of(files: Sequence[Path]) -> Stamp:
-    """Differs after a file was replaced or changed."""
+    """Return a value that differs after a file was replaced or changed."""
 
     def one(file: Path) -> tuple[int, int, int] | None:
         try:
@@ -47,7 +47,7 @@ def stamp_of(files: Sequence[Path]) -> Stamp:
 
 
 class Reread(Generic[T]):
-    """What `read` makes of the files, read again when one of them changed. Thread-safe."""
+    """A value that `read` makes from files, made again when a file changed. Thread-safe."""
 
     def __init__(self, files: Sequence[Path], read: Callable[[], T]) -> None:
         self._files = files
@@ -55,12 +55,14 @@ class Reread(Generic[T]):
         self._stamp: Stamp | None = None
         self._lock = threading.Lock()
         self.value: T
-        """As it was last read; there is none before the first call."""
+        """The value that was last read; absent before the first call."""
 
     def __call__(self) -> tuple[T, bool]:
-        """The value, and whether it is another than at the last call. Raises as `read` does."""
+        """Return the value, and whether it was read again. Raises what `read` raises."""
         with self._lock:
-            stamp = stamp_of(self._files)  # before reading: a change meanwhile is found next time
+            stamp = stamp_of(
+                self._files
+            )  # before reading, so the next call finds a change meanwhile
             changed = stamp != self._stamp
             if changed:
                 self.value = self._read()
@@ -69,12 +71,14 @@ class Reread(Generic[T]):
 
 
 class ServerCredentials:
-    """The registry's own certificate, and whose it believes. Changed files count at once:
-    revocations for every further call, certificates for every further connection.
+    """The server's own certificate, and the authority that it trusts.
+
+    Changed files count at once: revocations for every later call, certificates for every later
+    connection.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError if anything in the folder is missing, malformed or open to others."""
+        """Read the folder; ConfigError if a file is missing, malformed or open to others."""
         files = [folder / name for name in (pem.SERVER_PEM, pem.CA_PEM, pem.CRL_PEM)]
         self._identity = Reread(files[:2], lambda: _read_identity(files[0], files[1]))
         self._trust = Reread(files[1:], lambda: _read_trust(files[1], files[2]))
@@ -82,40 +86,40 @@ class ServerCredentials:
         self._first = self._identity()[0]
 
     def for_grpc(self) -> Any:
-        """Mutual TLS: a connection without a certificate of the authority is refused."""
+        """Make gRPC credentials that refuse connections without the authority's certificate."""
         return grpc.dynamic_ssl_server_credentials(
             self._first, self._configuration, require_client_authentication=True
         )
 
     def _configuration(self) -> Any:
-        """Asked at every handshake; None: as before."""
+        """Return the configuration for a handshake; None if it did not change."""
         try:
             configuration, changed = self._identity()
         except ConfigError as error:
-            logger.error("the server's certificate stays as it was: %s", error)
+            logger.error("the server keeps its earlier certificate: %s", error)
             return None
         if changed:
-            logger.info("took up the server's new certificate")
+            logger.info("the server uses its new certificate")
         return configuration if changed else None
 
     def verify(self, der: bytes, usage: Usage, at: datetime | None = None) -> Caller:
-        """The bearer of a certificate that holds at the time `at`, by default now.
+        """Return the bearer of a certificate that is valid at the time `at`, by default now.
 
         Raises:
-            UnauthenticatedError: it does not hold (`verify_certificate`), or the revocation list
-                cannot be read or is not the authority's, so that nobody can be let in.
+            UnauthenticatedError: it is not valid (`verify_certificate`), or the revocation list
+                cannot be read or is not the authority's, so that everyone is refused.
         """
         try:
             (ca, crl), _ = self._trust()
         except ConfigError as error:
-            logger.error("nobody is let in: %s", error)
+            logger.error("every caller is refused: %s", error)
             raise UnauthenticatedError(
-                "the registry cannot read its revocation list, and lets nobody in until it can"
+                "the registry cannot read its revocation list, and refuses everyone until it can"
             ) from None
         return verify_certificate(der, ca, crl, at or datetime.now(UTC), usage)
 
     def certify(self, der: bytes, at: datetime) -> Caller:
-        """The bearer of a signing certificate; as `verify`."""
+        """Verify a signing certificate like `verify`, and return its bearer."""
         return self.verify(der, Usage.signing, at)
 
 
@@ -141,7 +145,7 @@ def _read_trust(
 
 @dataclass(frozen=True)
 class Credentials:
-    """A caller's own: what it shows on a connection, what it signs with, and whom it believes."""
+    """A caller's own keys and certificates, and the authority that it trusts."""
 
     caller: Caller
     tls_key_pem: bytes
@@ -156,11 +160,11 @@ class Credentials:
         )
 
     def certify(self, der: bytes, at: datetime) -> Caller:
-        """The bearer of another's signing certificate; raises as `verify_certificate`."""
+        """Verify another's signing certificate like `verify_certificate`, and return its bearer."""
         return verify_certificate(der, self.ca, None, at, Usage.signing)
 
     def check(self) -> None:
-        """Raises UnauthenticatedError if the certificate for connections does not hold now."""
+        """Raise UnauthenticatedError if the certificate for connections is not valid now."""
         der = self.certificate.public_bytes(Encoding.DER)
         verify_certificate(der, self.ca, None, datetime.now(UTC), Usage.client)
 
@@ -170,7 +174,7 @@ def credential_files(folder: Path) -> list[Path]:
 
 
 def read_credentials(folder: Path) -> Credentials:
-    """What a credentials folder holds; whether its certificates still hold is not looked at.
+    """Read a credentials folder, without checking whether its certificates are still valid.
 
     Raises:
         ConfigError: a file is missing or malformed, others may read a private key, or the

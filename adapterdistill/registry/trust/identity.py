@@ -1,4 +1,4 @@
-"""Who calls: read from the connection, never from a field of a message."""
+"""The identity of a caller: read from the connection, never from a message."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from adapterdistill.registry.trust.credentials import ServerCredentials
 
 
 def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:
-    """The caller of a gRPC call. To be asked again wherever a call lasts: a certificate may expire
-    or be revoked while it does.
+    """Return the caller of a gRPC call.
+
+    Long calls must ask again: a certificate may expire or be revoked while they run.
 
     Args:
-        credentials: the server's; None: it speaks plain text on loopback.
+        credentials: the server's; None for plain text on loopback.
 
     Raises:
-        UnauthenticatedError: the certificate holds no longer, or names nobody.
+        UnauthenticatedError: the certificate is not valid any more, or names no caller.
     """
     if credentials is None:
         return ANYONE

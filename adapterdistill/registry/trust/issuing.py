@@ -1,4 +1,4 @@
-"""Certificates and revocation lists as values: what an authority signs, without its files."""
+"""Certificates and revocation lists as values, without an authority's files."""
 
 import ipaddress
 import re
@@ -20,8 +20,8 @@ from adapterdistill.registry.trust.certificates import Usage
 _DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 PublicKey = EllipticCurvePublicKey | Ed25519PublicKey
 _CLOCK_SKEW = timedelta(minutes=10)
-"""By so much another's clock may be late and still accept what was made just now: by as much as a
-statement's time may be off."""
+"""A clock that is this late still accepts a new certificate. A statement's time may be off by as
+much."""
 
 
 def subject(name: str) -> x509.Name:
@@ -29,7 +29,7 @@ def subject(name: str) -> x509.Name:
 
 
 def host_names(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
-    """Raises ConfigError unless each is a DNS name or an IP address, and there is one."""
+    """Make the server's names; ConfigError unless all are DNS names or IP addresses."""
     names: list[x509.GeneralName] = []
     for host in dict.fromkeys(hosts):
         try:
@@ -44,7 +44,7 @@ def host_names(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
 
 
 def new_authority(key: EllipticCurvePrivateKey, lifetime: timedelta) -> x509.Certificate:
-    """Signed with its own key; it issues certificates of callers and servers, no authorities."""
+    """Make a self-signed authority, which may not certify further authorities."""
     name = subject("AdapterDistill registry authority")
     usage = _key_usage(key_cert_sign=True, crl_sign=True)
     return (
@@ -63,7 +63,7 @@ def new_certificate(
     names: x509.SubjectAlternativeName,
     lifetime: timedelta,
 ) -> x509.Certificate:
-    """It never outlives the authority, nor is any use but `usage` allowed."""
+    """Make a certificate for one use, which does not outlive the authority."""
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     lifetime = min(lifetime, ca.not_valid_after_utc - datetime.now(UTC))
     return (
@@ -86,7 +86,7 @@ def new_crl(
         x509.CertificateRevocationListBuilder()
         .issuer_name(ca.subject)
         .last_update(_now())
-        # Nobody can be asked for a newer one: the list holds until the next is written.
+        # There is no place to ask for a newer list: this one is valid until the next is written.
         .next_update(ca.not_valid_after_utc)
     )
     for one in revoked:
@@ -95,7 +95,7 @@ def new_crl(
 
 
 def revocation_of(certificate: x509.Certificate) -> x509.RevokedCertificate:
-    """An entry of a revocation list, from now on."""
+    """Make an entry of a revocation list, valid from now on."""
     builder = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
     return builder.revocation_date(_now()).build()
 

@@ -1,12 +1,11 @@
-"""Keys, certificates and requests as PEM files; private keys are their owner's alone to read.
+"""Keys, certificates and requests as PEM files; only their owner can read private keys.
 
-A credentials folder holds `tls.key` (P-256), `signing.key` (ed25519), `request.pem` (a certificate
-request of each, which may be seen by anybody) and `certificates.pem` (what the authority made of
-it: the certificate of each, and its own). A server's folder holds `server.pem` (its key and its
+A credentials folder holds `tls.key` (P-256), `signing.key` (ed25519), `request.pem` (a public
+certificate request for each key) and `certificates.pem` (the authority's answer: a certificate for
+each key, and its own). A server's folder holds `server.pem` (its key and its
 certificate), `ca.pem` and `crl.pem`.
 """
 
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -26,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import read_file, read_secret, write_secret
+from adapterdistill.files import read_file, read_secret, write_file
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 
@@ -55,7 +54,7 @@ def certificate_pem(*certificates: x509.Certificate) -> bytes:
 
 
 def read_tls_key(path: Path) -> EllipticCurvePrivateKey:
-    """Raises ConfigError unless the file holds a P-256 key that only its owner can read."""
+    """Read a P-256 key; ConfigError unless the file holds one that only its owner can read."""
     key = _read_key(path)
     if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
         return key
@@ -63,7 +62,7 @@ def read_tls_key(path: Path) -> EllipticCurvePrivateKey:
 
 
 def read_signing_key(path: Path) -> Ed25519PrivateKey:
-    """Raises ConfigError unless the file holds an ed25519 key that only its owner can read."""
+    """Read an ed25519 key; ConfigError unless the file holds one that only its owner can read."""
     key = _read_key(path)
     if isinstance(key, Ed25519PrivateKey):
         return key
@@ -78,7 +77,7 @@ def _read_key(path: Path) -> object:
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
-    """Raises ConfigError unless the file holds at least one certificate in PEM."""
+    """Read certificates; ConfigError unless the file holds at least one in PEM."""
     try:
         return x509.load_pem_x509_certificates(read_file(path))
     except MALFORMED:
@@ -86,7 +85,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def read_crl(path: Path) -> x509.CertificateRevocationList:
-    """Raises ConfigError unless the file holds a revocation list in PEM; it is not verified."""
+    """Read a revocation list, unverified; ConfigError unless the file holds one in PEM."""
     try:
         return x509.load_pem_x509_crl(read_file(path))
     except MALFORMED:
@@ -94,10 +93,10 @@ def read_crl(path: Path) -> x509.CertificateRevocationList:
 
 
 def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
-    """Key (PEM) and certificate of a server.pem.
+    """Read the key (PEM) and the certificate of a server.pem.
 
     Raises:
-        ConfigError: it cannot be read, others may read it too, or it is none.
+        ConfigError: the file cannot be read, is open to others, or is malformed.
     """
     content = read_secret(path)
     try:
@@ -114,35 +113,21 @@ def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
 
 
 def write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Writes a file that others see whole or not at all; a private one its owner alone can read.
+    """Write a file atomically; only its owner can read a private one.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if private:
-            write_secret(path, content)
-            return
-        staged.unlink(missing_ok=True)
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, content, mode=0o600 if private else 0o644)
 
 
 def request_credentials(folder: Path, caller: Caller) -> Path:
-    """Writes the folder's request.pem, for which an authority gives certificates; returns it.
+    """Write the folder's request.pem, which asks an authority for certificates; return its path.
 
-    Keys that are there already are kept, so that certificates can be renewed.
+    Keys that exist are kept, so that certificates can be renewed.
 
     Raises:
-        ConfigError: the folder's keys are no such keys, or cannot be read or written.
+        ConfigError: the folder's keys are of another type, or cannot be read or written.
     """
     tls_file, signing_file = folder / TLS_KEY, folder / SIGNING_KEY
     if not tls_file.exists():
@@ -161,7 +146,7 @@ def _request(caller: Caller, key: Key) -> bytes:
     name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(caller_uri(caller))])
     request = (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([]))  # the bearer is named in the extension alone
+        .subject_name(x509.Name([]))  # only the extension names the bearer
         .add_extension(name, critical=False)
         .sign(key, None if isinstance(key, Ed25519PrivateKey) else hashes.SHA256())
     )
@@ -169,11 +154,11 @@ def _request(caller: Caller, key: Key) -> bytes:
 
 
 def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519PublicKey]:
-    """Whom a request.pem is for, and the public keys that its sender has the private ones of.
+    """Return the caller of a request.pem and its public keys, whose private keys it has.
 
     Raises:
-        ConfigError: the file is not as `request_credentials` writes it.
-        UnauthenticatedError: a request names nobody.
+        ConfigError: the file is not one that `request_credentials` writes.
+        UnauthenticatedError: a request names no caller.
     """
     marker = b"-----BEGIN CERTIFICATE REQUEST-----"
     parts = [marker + part for part in read_file(path).split(marker)[1:]]

@@ -1,15 +1,15 @@
-"""What an owner signs when it publishes a version, and how that is verified.
+"""Statements: what an owner signs when it publishes a version, and how that is verified.
 
 A statement says who publishes which payload with which manifest, for whom, when, and after which
 version of the adapter. Its signature is ed25519 (RFC 8032) over a fixed prefix and the statement's
-canonical JSON, by the key of the owner's signing certificate, which travels along. The registry
-verifies it and refuses what was there before (`check_fresh` here, `ledger` by what it remembers).
-Every owner that fetches the version verifies it again, by its own copy of the authority's
-certificate, and so need not believe the registry.
+canonical JSON, by the key of the owner's signing certificate, which is sent with it. The
+registry verifies it and refuses replays (`check_fresh` here, and `ledger`, which stores earlier
+ones). Every owner that fetches the version verifies it again, with its own copy of the authority's
+certificate, so it need not trust the registry.
 
-A certificate must have been valid at the statement's own time: a version outlives the certificate
-that it was published with. Revocation counts from when it is made: with a revoked certificate
-nothing more can be published, while what was published before stays valid until it is withdrawn.
+The certificate must have been valid at the statement's own time, because a version outlives the
+certificate that it was published with. A revocation counts from when it is made: nothing more can
+be published with a revoked certificate, but earlier versions stay valid until they are withdrawn.
 """
 
 import secrets
@@ -26,40 +26,43 @@ from pydantic import StringConstraints, ValidationError
 from adapterdistill.errors import ClockSkewError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import Manifest, Name, Record, Sha256, sha256_hex
 from adapterdistill.registry.access import Caller, Consent
+from adapterdistill.registry.v1 import registry_pb2 as pb
 
 PREFIX = b"adapterdistill publish v1\n"
 WINDOW = timedelta(minutes=10)
-"""How far the time of a statement may be from the registry's clock."""
+"""Greatest difference between the time of a statement and the registry's clock."""
 MAX_STATEMENT_BYTES = 80 * 1024
 MAX_CERTIFICATE_BYTES = 8 * 1024
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Certify = Callable[[bytes, datetime], Caller]
-"""The bearer of a signing certificate (DER) that holds at a time; UnauthenticatedError if none."""
+"""Function that returns the bearer of a signing certificate (DER) at a time, or raises
+UnauthenticatedError if the certificate is not valid then."""
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A statement as it travels and is stored."""
+    """A statement with its signature, as it is sent and stored."""
 
     statement_json: bytes
     signature: bytes
     certificate: bytes
-    """DER."""
+    """The owner's signing certificate in DER."""
 
 
 class Statement(Record):
-    """What is signed."""
+    """The content that an owner signs."""
 
     manifest_sha256: Sha256
-    """Of the manifest's canonical JSON."""
+    """Digest of the manifest's canonical JSON."""
     version: Sha256
     tenant: Name
     adapter: Name
     previous: Sha256 | None
-    """The adapter's newest version until now, withdrawn or not; None: this is its first."""
+    """The adapter's newest version until now, withdrawn or not; None if this is its first."""
     consent: tuple[str, ...]
-    """Who may learn from the adapter, sorted; `*` is everyone. Counts with its first version."""
+    """Tenants that may learn from the adapter, sorted; `*` is everyone. Only the first version's
+    consent counts."""
     nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     time: Annotated[
         str, StringConstraints(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")
@@ -71,6 +74,28 @@ class Statement(Record):
         return datetime.strptime(self.time, _TIME).replace(tzinfo=UTC)
 
 
+def read_statement(message: pb.PublishHeader | pb.Version) -> Signed | None:
+    """Read the statement that a message brings; None if it brings none."""
+    return _signed(message.statement) if message.HasField("statement") else None
+
+
+def stored_statement(statement: bytes) -> Signed:
+    """Read the statement that a row of the index holds."""
+    return _signed(pb.Statement.FromString(statement))
+
+
+def _signed(message: pb.Statement) -> Signed:
+    return Signed(message.statement_json, message.signature, message.certificate)
+
+
+def statement_message(signed: Signed) -> pb.Statement:
+    return pb.Statement(
+        statement_json=signed.statement_json,
+        signature=signed.signature,
+        certificate=signed.certificate,
+    )
+
+
 def make_statement(
     manifest: Manifest,
     *,
@@ -80,12 +105,12 @@ def make_statement(
     certificate: bytes,
     at: datetime | None = None,
 ) -> Signed:
-    """The owner's statement about a version that it is about to publish.
+    """Make and sign the owner's statement about a version that it is about to publish.
 
     Args:
-        previous: digest of the adapter's newest version, None where there is none.
+        previous: digest of the adapter's newest version; None if there is none.
         certificate: DER of the certificate of `key`.
-        at: with a time zone; by default now.
+        at: a time with a time zone, by default now.
     """
     statement = Statement(
         manifest_sha256=sha256_hex(manifest.canonical_json()),
@@ -102,11 +127,11 @@ def make_statement(
 
 
 def verify_statement(signed: Signed, manifest: Manifest, certify: Certify) -> Statement:
-    """What the owner of `manifest` signed about it. Says nothing of how new it is.
+    """Verify the owner's statement about `manifest` and return it; not whether it is fresh.
 
     Raises:
-        SignatureError: it is not signed by the tenant's own key, not as it came, or says other
-            than the manifest.
+        SignatureError: it is malformed, not signed by the tenant's own key, or contradicts the
+            manifest.
     """
     statement = _parsed(signed)
     try:
@@ -122,16 +147,16 @@ def verify_statement(signed: Signed, manifest: Manifest, certify: Certify) -> St
         key.verify(signed.signature, PREFIX + signed.statement_json)
     except InvalidSignature:
         raise SignatureError("statement refused: its signature does not verify") from None
-    told = {
+    expected = {
         "manifest_sha256": sha256_hex(manifest.canonical_json()),
         "version": manifest.version,
         "tenant": manifest.tenant,
         "adapter": manifest.adapter,
     }
-    different = [field for field, value in told.items() if getattr(statement, field) != value]
+    different = [field for field, value in expected.items() if getattr(statement, field) != value]
     if different:
         raise SignatureError(
-            f"statement refused: another {', '.join(different)} than the manifest's"
+            f"statement refused: its {', '.join(different)} differ from the manifest"
         )
     return statement
 
@@ -144,7 +169,7 @@ def _parsed(signed: Signed) -> Statement:
             raise SignatureError(f"{part} of {size} bytes refused; at most {limits[part]} allowed")
     try:
         statement = Statement.model_validate_json(signed.statement_json)
-        statement.moment  # noqa: B018 - no 31st of February
+        statement.moment  # noqa: B018 - refuses a 31st of February
         canonical = statement.canonical_json() == signed.statement_json
     except ValidationError as error:
         fields = sorted({".".join(map(str, e["loc"])) or "(whole)" for e in error.errors()})
@@ -157,19 +182,20 @@ def _parsed(signed: Signed) -> Statement:
 
 
 def check_fresh(statement: Statement, consent: Consent, now: datetime) -> None:
-    """Whether a statement belongs to the upload that brings it, and was made for it.
+    """Check that a statement was made for the upload that brings it, just now.
 
     Args:
-        consent: as the upload says it outside the statement.
+        consent: the upload's consent, as given outside the statement.
 
     Raises:
-        SignatureError: the statement is of another consent.
-        ClockSkewError: it is older or newer than `WINDOW`, or one of the two clocks is wrong.
+        SignatureError: the statement names another consent.
+        ClockSkewError: its time differs from `now` by more than `WINDOW`: it is old, or a clock is
+            wrong.
     """
     if statement.consent != tuple(sorted(consent)):
-        raise SignatureError("statement refused: another consent than the upload's")
+        raise SignatureError("statement refused: its consent differs from the upload's")
     if abs(statement.moment - now) > WINDOW:
         raise ClockSkewError(
-            f"statement of {statement.time} refused: the registry's clock is at"
-            f" {now.strftime(_TIME)}, and they may differ by {WINDOW.seconds // 60} minutes"
+            f"statement of {statement.time} refused: the registry's clock shows"
+            f" {now.strftime(_TIME)}, and the two may differ by {WINDOW.seconds // 60} minutes"
         )

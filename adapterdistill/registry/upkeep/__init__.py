@@ -1,1 +1,1 @@
-"""What keeps a registry honest and whole: its audit log, backups and checks."""
+"""Upkeep of a registry: its audit log, backups and consistency checks."""

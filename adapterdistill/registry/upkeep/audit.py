@@ -1,12 +1,12 @@
-"""The registry's audit log: who changed what and which writes were refused, one line each.
+"""The registry's audit log: one line for each event and for each refused write.
 
     ROOT/audit/log.jsonl     the lines, which `audit_verify` checks
-    ROOT/audit/public.pem    the public key of its checkpoints, for auditors to keep a copy of
-    ROOT/audit.key           the private one
+    ROOT/audit/public.pem    the public key of its checkpoints; auditors keep a copy
+    ROOT/audit.key           the private key
 
-Lines of changes are written from the index's events, in the order of their revisions: what a crash
-kept from the log is taken up at the next start. A line is on the disk before its call is answered;
-calls that wait at the same time share one fsync.
+Lines of events are written from the index, in the order of their revisions, so the next start adds
+what a crash kept from the log. A line is on disk before its call is answered; calls that wait at
+the same time share one fsync.
 """
 
 import os
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
-from adapterdistill.files import read_secret, sync_folder, write_secret
+from adapterdistill.files import read_secret, sync, write_secret
 from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
@@ -38,10 +38,10 @@ from adapterdistill.registry.upkeep.audit_line import (
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
 
 PRIVATE_KEY = "audit.key"
-CHANGES_AT_ONCE = 200
+EVENTS_AT_ONCE = 200
 _WINDOW_BYTES = 1 << 16
-# What a line may be cut to that is made of names, numbers and digests alone.
-_BEGUN = re.compile(
+# The beginning of a line, cut anywhere, that holds only names, numbers and digests.
+_BEGINNING = re.compile(
     rb'\{(?:"[a-z0-9_]+":(?:"[^"\\\x00-\x1f]*"|\d+),)*'
     rb'(?:"[a-z0-9_]*(?:"(?::(?:"[^"\\\x00-\x1f]*"?|\d*)?)?)?\}?)?'
 )
@@ -52,18 +52,17 @@ class AuditLog:
     """The log of one registry folder. Not thread-safe: one thread at a time.
 
     Raises:
-        AuditBrokenError: its end is not as this class leaves it, crashes included.
-        ConfigError: others may read its private key.
+        AuditBrokenError: its end is not one that this class leaves, even in a crash.
+        ConfigError: its private key is open to others.
     """
 
-    def __init__(self, root: Path, changes_after: Callable[[int], Sequence[Body]]) -> None:
-        """`changes_after(revision)` gives the oldest changes after a revision, at most
-        CHANGES_AT_ONCE of them."""
+    def __init__(self, root: Path, events_after: Callable[[int], Sequence[Body]]) -> None:
+        """Open the log; `events_after(revision)` returns at most EVENTS_AT_ONCE events."""
         folder = root / "audit"
         if not folder.exists():
             folder.mkdir()
-            sync_folder(root)
-        self._changes_after = changes_after
+            sync(root)
+        self._events_after = events_after
         self._key = _private_key(root / PRIVATE_KEY)
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         if not (folder / PUBLIC_KEY).exists() or (folder / PUBLIC_KEY).read_bytes() != pem:
@@ -74,7 +73,7 @@ class AuditLog:
         except BaseException:
             os.close(self._file)
             raise
-        sync_folder(folder)
+        sync(folder)
 
     def _open(self) -> None:
         records, fragment = _end_of(self._file)
@@ -94,8 +93,8 @@ class AuditLog:
             self._append([])
 
     def _cut(self, fragment: bytes) -> None:
-        """Removes what a crash left of a line, and says so in the log."""
-        following = [seal(body, self.end)[0] for body in self._changes_after(self.revision)[:1]]
+        """Remove the fragment of a line that a crash left, and record the repair."""
+        following = [seal(body, self.end)[0] for body in self._events_after(self.revision)[:1]]
         was_written = any(line.startswith(fragment) for line in following)
         if not was_written and not _is_begun(fragment, self.end):
             raise AuditBrokenError(
@@ -106,19 +105,19 @@ class AuditLog:
         self._append([{"kind": "repaired", "cut_bytes": len(fragment)}])
 
     def write(self, bodies: Sequence[Body] = ()) -> None:
-        """Adds `bodies` and every change that the log lacks; on disk when it returns.
+        """Add `bodies` and every event that the log lacks; return when they are on disk.
 
         Raises:
-            OSError: the disk took nothing of it; the log ends where it did.
+            OSError: they could not be written; the log is unchanged.
         """
         more = True
         while more:
-            changes = self._changes_after(self.revision)
-            if bodies or changes:
-                self._append([*bodies, *changes])
+            events = self._events_after(self.revision)
+            if bodies or events:
+                self._append([*bodies, *events])
             bodies = ()
-            # Changes that came meanwhile wait for their own call: else this one might never end.
-            more = len(changes) >= CHANGES_AT_ONCE
+            # Later events wait for their own call; otherwise this one might never end.
+            more = len(events) >= EVENTS_AT_ONCE
 
     def _append(self, bodies: Iterable[Body]) -> None:
         lines: list[bytes] = []
@@ -139,7 +138,7 @@ class AuditLog:
             if unsigned == MAX_RECORDS_UNSIGNED:
                 add_checkpoint()
                 unsigned = 0
-        if not lines:  # asked for a checkpoint alone
+        if not lines:  # the caller wants only a checkpoint
             add_checkpoint()
             unsigned = 0
         self._write_bytes(b"".join(lines))
@@ -157,7 +156,7 @@ class AuditLog:
         self._size += len(data)
 
     def close(self) -> None:
-        """Signs what is not signed yet."""
+        """Sign the unsigned lines and close the file."""
         try:
             if self._unsigned:
                 self._append([])
@@ -170,17 +169,17 @@ def _stamped(body: Body) -> Body:
 
 
 def _end_of(file: int) -> tuple[list[Record], bytes]:
-    """The records from the last checkpoint on, or all, and what follows the last whole line.
+    """Return the records from the last checkpoint on, or all, and the bytes after the last line.
 
     Raises:
-        AuditBrokenError: one of them is not as it was written.
+        AuditBrokenError: a record was changed.
     """
     size = os.fstat(file).st_size
     window = _WINDOW_BYTES
     while True:
         start = max(0, size - window)
         first, *others = os.pread(file, size - start, start).split(b"\n")
-        # The first begins within a line, unless it begins the file; the last has no end.
+        # The first part may begin within a line; the last part has no line end.
         *whole, fragment = [first, *others] if start == 0 else others or [first]
         if start == 0 or any(b'"kind":"checkpoint"' in line for line in whole):
             return _checked(whole, is_all=start == 0), fragment
@@ -195,8 +194,8 @@ def _checked(lines: Sequence[bytes], *, is_all: bool) -> list[Record]:
         found = None if record is None else Position(record["number"] - 1, record["previous"])
         if record is None or (end is not None and found != end):
             raise AuditBrokenError(
-                f"the end of {LOG} is not as it was written: `adapterdistill registry audit verify`"
-                " names the line"
+                f"the end of {LOG} was changed: `adapterdistill registry audit verify` names the"
+                " line"
             )
         end = Position(record["number"], record["sha256"])
         if record["kind"] == "checkpoint":
@@ -206,20 +205,20 @@ def _checked(lines: Sequence[bytes], *, is_all: bool) -> list[Record]:
 
 
 def _is_begun(fragment: bytes, end: Position) -> bool:
-    """Whether it may be the beginning of a line after `end` that is no change."""
+    """Return whether it may be the beginning of a line after `end` that is no event."""
     expected = {
         b"number": b"%d" % (end.number + 1),
         b"previous": b'"%s"' % end.sha256.encode(),
     }
     kinds = {b'"refused"', b'"key"', b'"checkpoint"', b'"repaired"'}
-    return _BEGUN.fullmatch(fragment) is not None and all(
+    return _BEGINNING.fullmatch(fragment) is not None and all(
         value in kinds if name == b"kind" else value == expected[name]
         for name, value in _PAIR.findall(fragment)
     )
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
-    """The key of the file, which is made where there is none."""
+    """Read the key; make one if there is none."""
     if not path.exists():
         return _new_private_key(path)
     try:
@@ -234,5 +233,5 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 def _new_private_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    sync_folder(path.parent)
+    sync(path.parent)
     return key

@@ -1,9 +1,9 @@
-"""One line of the audit log: a record in canonical JSON that holds its number, the digest of the
-line before it, and its own.
+"""A line of the audit log: a record in canonical JSON.
 
-Records are of these kinds: each kind of change (`registry.changes`), `refused` (a write that was
-refused), `key` (the public key that signs from there on), `checkpoint` (a signature over all that
-stands before it), `repaired` (a line that a crash had cut short was removed).
+Each record holds its number, its own digest and the digest of the line before it. Its kind is the
+kind of an event (`registry.index.events`) or one of these: `refused` (a refused write), `key` (the
+public key that signs from here on), `checkpoint` (a signature over all lines before it), `repaired`
+(a line that a crash had cut short was removed).
 """
 
 import base64
@@ -23,16 +23,16 @@ Body = dict[str, str | int]
 Why = Literal["edited", "removed", "reordered", "torn", "signature", "unsigned", "truncated"]
 
 BEGINNING = "0" * 64
-"""What the first record has for the digest of the line before it."""
+"""The digest that the first record holds for the line before it."""
 MAX_RECORDS_UNSIGNED = 100
-"""After so many records there is always a checkpoint."""
+"""Greatest number of records between two checkpoints."""
 MAX_LINE_BYTES = 1 << 20
 _SIGNED = b"adapterdistill audit checkpoint v1\n"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The first line that is not as it was written, and what befell it."""
+    """The first line that was changed, and how."""
 
     line: int
     why: Why
@@ -44,14 +44,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a log ends: the number and the digest of its last record."""
+    """The end of a log: the number and the digest of its last record."""
 
     number: int = 0
     sha256: str = BEGINNING
 
 
 def seal(body: Body, after: Position) -> tuple[bytes, Position]:
-    """The line, with its end, that holds `body` after the record at `after`; and its position."""
+    """Make the line for `body` after the record at `after`, and its position."""
     record = body | {"number": after.number + 1, "previous": after.sha256}
     sha256 = sha256_hex(canonical_json(record))
     line = canonical_json(record | {"sha256": sha256}) + b"\n"
@@ -59,7 +59,7 @@ def seal(body: Body, after: Position) -> tuple[bytes, Position]:
 
 
 def unseal(line: bytes) -> dict[str, Any] | None:
-    """The record of a line without its end; None unless its digest is that of its content."""
+    """Read the record of a line without its line end; None if its digest is wrong."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict) or canonical_json(record) != line:
@@ -74,14 +74,14 @@ def unseal(line: bytes) -> dict[str, Any] | None:
 
 
 def sign(body: Body, after: Position, key: Ed25519PrivateKey) -> Body:
-    """`body` as a checkpoint of the log that ends at `after`."""
+    """Make `body` a checkpoint of the log that ends at `after`."""
     body = body | {"kind": "checkpoint", "key": public_text(key.public_key())}
     signature = key.sign(_SIGNED + canonical_json(_signed_part(body, after)))
     return body | {"signature": base64.b64encode(signature).decode()}
 
 
 def is_signed(checkpoint: dict[str, Any]) -> bool:
-    """Whether the checkpoint is signed by the key that it names."""
+    """Return whether the key that the checkpoint names signed it."""
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(checkpoint["key"]))
         signature = base64.b64decode(checkpoint["signature"])
@@ -94,7 +94,7 @@ def is_signed(checkpoint: dict[str, Any]) -> bool:
 
 
 def public_text(key: Ed25519PublicKey) -> str:
-    """The raw key in base64, as records hold it."""
+    """Encode the raw key in base64, as in records."""
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 

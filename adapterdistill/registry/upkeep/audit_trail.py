@@ -1,4 +1,4 @@
-"""The audit log beside a running service: calls wait for their lines, and share the fsync."""
+"""The audit log of a running service: calls wait for their lines, and share the fsync."""
 
 import asyncio
 import logging
@@ -20,35 +20,35 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index import events
 from adapterdistill.registry.index.schema import connect
-from adapterdistill.registry.upkeep.audit import CHANGES_AT_ONCE, AuditLog
+from adapterdistill.registry.upkeep.audit import EVENTS_AT_ONCE, AuditLog
 from adapterdistill.registry.upkeep.audit_line import Body
 
 subject: ContextVar[str] = ContextVar("subject", default="")
-"""What the call at hand is about, in the caller's words; recorded if it is a name of ours."""
-_NOBODY_KNOWN = "nobody/unknown"
-# They say nothing of the caller's rights or wares, and would let it fill the disk.
+"""The name that the current call is about, as the caller sent it; recorded if it is well formed."""
+_UNKNOWN_CALLER = "nobody/unknown"
+# These say nothing about the caller's rights, and recording them would let it fill the disk.
 _NOT_RECORDED = (RateLimitedError, RegistryUnavailableError)
 logger = logging.getLogger(__name__)
 
 
 class AuditTrail:
-    """Open from construction, which takes up what the log lacks of the index, to `close`.
+    """The audit log, open from construction, which adds missing events, to `close`.
 
     Raises:
-        IntegrityError: the log knows changes that the index does not: the index is an older one.
-        AuditBrokenError: as `AuditLog`.
+        IntegrityError: the log has events that the index lacks: the index is an older one.
+        AuditBrokenError: the end of the log was changed (`AuditLog`).
     """
 
     def __init__(self, root: Path) -> None:
         self._db = connect(root / "index.sqlite3")
         try:
-            self._log = AuditLog(root, self._changes_after)
+            self._log = AuditLog(root, self._events_after)
             newest = events.newest_revision(self._db)
             if newest < self._log.revision:
                 self._log.close()
                 raise IntegrityError(
-                    f"the audit log has change {self._log.revision}, the index only {newest}:"
-                    " restore the index that belongs to it"
+                    f"the audit log ends with change {self._log.revision}, the index with {newest}:"
+                    " restore the index that belongs to the log"
                 )
         except BaseException:
             self._db.close()
@@ -58,12 +58,12 @@ class AuditTrail:
         self._writing: asyncio.Task[None] | None = None
         self._failed = False
 
-    def _changes_after(self, revision: int) -> list[Body]:
-        rows = events.after(self._db, revision, ANYONE, max_rows=CHANGES_AT_ONCE)
+    def _events_after(self, revision: int) -> list[Body]:
+        rows = events.after(self._db, revision, ANYONE, max_rows=EVENTS_AT_ONCE)
         return [vars(row) for row in rows]
 
     async def settle(self) -> None:
-        """Returns once every change so far is in the log on disk.
+        """Wait until every event so far is in the log on disk.
 
         Raises:
             RegistryError: the log cannot be written.
@@ -71,9 +71,7 @@ class AuditTrail:
         await self._written(())
 
     async def refused(self, call: str, caller: Caller | None, error: AdapterDistillError) -> None:
-        """Records a write that was refused; `subject` says of what.
-
-        `caller` is None where the call did not get so far as to say who calls.
+        """Record a refused write of `subject`; `caller` is None if it is unknown.
 
         Raises:
             RegistryError: the log cannot be written.
@@ -84,14 +82,14 @@ class AuditTrail:
         body: Body = {
             "kind": "refused",
             "call": call,
-            "caller": _NOBODY_KNOWN if caller is None else str(caller),
+            "caller": _UNKNOWN_CALLER if caller is None else str(caller),
             "name": name if _is_resource_name(name) else "",
             "reason": error.reason,
         }
         await self._written((body,))
 
     async def check(self) -> None:
-        """Raises OSError while the log cannot be written; writes what it lacks once it can."""
+        """Raise OSError while the log cannot be written; write missing lines once it can."""
         if self._failed:
             try:
                 await self.settle()
@@ -99,7 +97,7 @@ class AuditTrail:
                 raise OSError(str(error)) from None
 
     async def _written(self, bodies: Sequence[Body]) -> None:
-        """Returns when `bodies` and all changes so far are in the log."""
+        """Wait until `bodies` and all events so far are in the log."""
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((bodies, written))
         if self._writing is None:
@@ -120,12 +118,12 @@ class AuditTrail:
             else:
                 self._failed = False
             for _, written in batch:
-                if not written.done():  # a call that was cancelled waits no more
+                if not written.done():  # a cancelled call does not wait any more
                     written.set_result(not self._failed)
         self._writing = None
 
     def close(self) -> None:
-        """Waits for lines on their way and signs the end of the log."""
+        """Wait for lines in progress, and sign the end of the log."""
         self._thread.shutdown()
         self._log.close()
         self._db.close()

@@ -1,9 +1,9 @@
-"""Whether an audit log is as it was written: from the file alone, with no registry at hand.
+"""Verification that an audit log is unchanged, from the file alone, without a registry.
 
-Each record holds the digest of the one before it, and checkpoints sign what stands before them:
-whoever changes a line must write all later ones anew, and cannot sign them. Two things take
-something kept elsewhere: a copy of the public key shows that the registry signed and nobody else,
-and a digest seen earlier that the end was not cut off.
+Each record holds the digest of the one before it, and checkpoints sign everything before them:
+whoever changes a line must rewrite all later ones, and cannot sign them. Two checks need something
+that was kept elsewhere: a copy of the public key shows that the registry itself signed, and an
+earlier digest shows that the end was not cut off.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -33,17 +33,17 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found up to the first fault, or to the end."""
+    """The result of an examination, up to the first fault or to the end."""
 
     records: int
     revision: int
-    """Of the newest change."""
+    """Revision of the newest event."""
     head: str
-    """Digest of the last record: kept elsewhere, it shows later that the log was not cut."""
+    """Digest of the last record. A copy elsewhere shows later that the log was not cut."""
     signed_records: int
-    """Those that a checkpoint covers."""
+    """Number of records that a checkpoint covers."""
     keys: tuple[str, ...]
-    """Public keys (raw, base64) that signed."""
+    """Public keys (raw, base64) that signed checkpoints."""
     fault: Fault | None
 
 
@@ -62,23 +62,25 @@ class _Examination:
         self.signed = 0
 
     def take(self, line: bytes, rest: Iterable[bytes]) -> Record:
-        """The record of the next line; `rest` are those after it."""
+        """Check the next line and return its record; `rest` are the lines after it."""
         number = self.end.number + 1
         if not line.endswith(b"\n"):
-            self.refuse("torn", "it has no end")
+            self.refuse("torn", "it has no line end")
         record = unseal(line[:-1])
         if record is None:
-            self.refuse("edited", "its digest is not that of its content")
+            self.refuse("edited", "its digest does not match its content")
         found = record["number"]
         if found < number:
-            self.refuse("reordered", f"record {found} stands here, which belongs before it")
+            self.refuse("reordered", f"record {found} stands here, but belongs earlier")
         if found > number:
             later = (unseal(one.rstrip(b"\n")) for one in rest)
             if any(one is not None and one["number"] == number for one in later):
                 self.refuse("reordered", f"record {found} stands here, and record {number} later")
             self.refuse("removed", f"record {found} stands here; record {number} is gone")
         if record.get("previous") != self.end.sha256:
-            self.refuse("edited", "it or the line before it was written anew: they do not join")
+            self.refuse(
+                "edited", "it does not continue the line before it: one of them was rewritten"
+            )
         if type(record.get("revision")) is not int or record["revision"] < self.revision:
             self.refuse("edited", "its revision is before that of an earlier line")
         if record["kind"] == "key":
@@ -111,13 +113,13 @@ def examine(
     head: str | None = None,
     visit: Callable[[Record], None] | None = None,
 ) -> Examined:
-    """Reads the log up to its first fault.
+    """Read the log up to its first fault.
 
     Args:
-        trusted: keys that may sign, as `read_public_key` gives them; None: those that the log
-            itself names, which shows faults but no forger.
-        head: digest of a record that the log had earlier, which it must still have.
-        visit: called with each record that is sound, in order.
+        trusted: keys that may sign, as `read_public_key` returns them. None accepts the keys that
+            the log itself names: this finds faults, but not a log that somebody else signed.
+        head: digest of a record that the log had earlier and must still have.
+        visit: called with each sound record, in order.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -133,9 +135,7 @@ def examine(
                 if visit is not None:
                     visit(record)
         if not head_seen:
-            examination.refuse(
-                "truncated", "the log ends before it, without the record of the head"
-            )
+            examination.refuse("truncated", "the log ends without the record of the given head")
     except OSError as error:
         raise ConfigError(f"cannot read the audit log {path}: {error.strerror}") from None
     except _FaultFoundError as found:
@@ -153,7 +153,7 @@ def examine(
 def verify(
     path: Path, *, trusted: Collection[str] | None = None, head: str | None = None
 ) -> Examined:
-    """As `examine`; raises AuditBrokenError, which names the line, where there is a fault."""
+    """Examine the log; raises AuditBrokenError, which names the line, if there is a fault."""
     found = examine(path, trusted=trusted, head=head)
     if found.fault is not None:
         raise AuditBrokenError(f"{path.name} {found.fault}")
@@ -165,7 +165,7 @@ def _lines(file: IO[bytes]) -> Iterable[bytes]:
 
 
 def read_public_key(path: Path) -> str:
-    """The ed25519 key of a PEM file; raises ConfigError if it holds none."""
+    """Read the ed25519 key of a PEM file; raises ConfigError if it holds none."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError):

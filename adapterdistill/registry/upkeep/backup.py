@@ -1,10 +1,10 @@
-"""Backups of a registry's folder, taken while it serves, and the way back.
+"""Backups of a registry's folder, made while it serves, and their restoration.
 
 A backup has the registry's own layout (index, payloads, audit log) and `backup.json` with the
-digest of every file. It holds no private key: neither the authority's, nor the server's, nor that
-of the audit log. Those rarely change: keep a copy of them apart. A registry that is restored makes
-a new audit key unless `audit.key` is put back, and does not start before ROOT/server is, if it had
-one: the list of revoked certificates there must be the newest, not one as old as the backup.
+digest of every file. It holds no private key: neither the authority's, nor the server's, nor the
+audit log's. Keys rarely change: keep copies of them elsewhere. A restored registry makes a new
+audit key unless `audit.key` is put back. If it had ROOT/server, it does not start until that is put
+back: its revocation list must be the newest, not one as old as the backup.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from adapterdistill import __version__
 from adapterdistill.errors import ConfigError, IntegrityError
 from adapterdistill.manifest import Record, Sha256
+from adapterdistill.registry.index.events import newest_revision
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.upkeep.audit_line import unseal
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, verify
@@ -39,19 +40,19 @@ class FileDigest(Record):
 
 
 class Contents(Record):
-    """What a backup holds: `backup.json`."""
+    """The contents of a backup: `backup.json`."""
 
     format: Literal[1] = 1
     time: str
-    """RFC 3339, UTC: when the index was copied."""
+    """Time when the index was copied, in RFC 3339, UTC."""
     release: str
     revision: int
-    """Of the newest change."""
+    """Revision of the newest event."""
     versions: int
     audit_head: str
     served_tls: bool
     files: dict[str, FileDigest]
-    """By path within the backup, with slashes."""
+    """Digests by path within the backup, with slashes."""
 
     @property
     def size(self) -> int:
@@ -59,18 +60,18 @@ class Contents(Record):
 
 
 def backup(root: Path, target: Path) -> Contents:
-    """Copies what a registry holds at one moment, served or not, into the new folder `target`.
+    """Copy the state of a registry at one moment, served or not, into the new folder `target`.
 
     Raises:
-        ConfigError: `root` is no registry's folder, `target` is in use or cannot be written.
-        IntegrityError: what is in `root` is not what was published; no backup was made.
+        ConfigError: `root` is not a registry's folder, or `target` is in use or cannot be written.
+        IntegrityError: the files in `root` are not what was published; no backup was made.
     """
     with closing(open_index(root)) as index, _new_folder(target) as staged:
         now = f"{datetime.now(UTC):%FT%TZ}"
         _copy_index(index, staged / INDEX)
         with closing(sqlite3.connect(staged / INDEX)) as copied:
             versions = copied.execute("SELECT count(*) FROM versions").fetchone()[0]
-            revision = copied.execute("SELECT coalesce(max(revision), 0) FROM events").fetchone()[0]
+            revision = newest_revision(copied)
             payloads = copied.execute("SELECT DISTINCT version FROM versions").fetchall()
         _copy_log(root / "audit", staged / "audit", revision)
         for (sha256,) in payloads:
@@ -90,28 +91,28 @@ def backup(root: Path, target: Path) -> Contents:
 
 
 def restore(source: Path, root: Path) -> Contents:
-    """Makes the registry's folder `root` from a backup, all of which is verified first.
+    """Make the registry's folder `root` from a backup, after verifying all of it.
 
     Raises:
-        ConfigError: `source` is no backup, `root` is not empty or cannot be written.
-        IntegrityError: the backup is not as it was made; nothing was restored.
+        ConfigError: `source` is not a backup, or `root` is not empty or cannot be written.
+        IntegrityError: the backup was changed; nothing was restored.
     """
     contents = _contents(source)
     found = {*_files(source)} - {CONTENTS}
     if found != contents.files.keys():
         name = min(found ^ contents.files.keys())
         raise IntegrityError(
-            f"{name} is {'missing from' if name in contents.files else 'no part of'} the backup"
+            f"{name} is {'missing from' if name in contents.files else 'not part of'} the backup"
         )
     with _new_folder(root) as staged:
         for name, expected in contents.files.items():
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, staged / name)
             if _digest(staged, name) != expected:
-                raise IntegrityError(f"{name} of the backup is not as it was made")
+                raise IntegrityError(f"{name} of the backup was changed")
         _sound(staged)
         if contents.served_tls:
-            # Without it the registry would take itself for one that serves plain text.
+            # Without this folder the registry would serve plain text.
             (staged / SERVER_FOLDER).mkdir(mode=0o700)
     return contents
 
@@ -127,7 +128,7 @@ def _contents(source: Path) -> Contents:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target`, whole and on disk, when the block ends without an error."""
+    """Yield a folder that becomes `target`, flushed to disk, if the block ends without an error."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: expected a new or empty folder")
     staged = target.with_name(f".{target.name}.{uuid4().hex}")
@@ -147,7 +148,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 def _copy_index(index: sqlite3.Connection, target: Path) -> None:
     with closing(sqlite3.connect(target)) as copy:
-        # In one step, so that it is of one moment; the registry goes on writing meanwhile.
+        # One step copies the state of one moment, while the registry continues to write.
         index.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("UPDATE secrets SET value = randomblob(32)")
@@ -155,7 +156,7 @@ def _copy_index(index: sqlite3.Connection, target: Path) -> None:
 
 
 def _copy_log(source: Path, target: Path, revision: int) -> None:
-    """The log up to `revision`; the index may hold changes that the log will only get."""
+    """Copy the log up to `revision`, which the index may have reached before the log."""
     target.mkdir()
     shutil.copyfile(source / PUBLIC_KEY, target / PUBLIC_KEY)
     with (source / LOG).open("rb") as file, (target / LOG).open("xb") as copy:
@@ -178,7 +179,7 @@ def _copy_payload(root: Path, staged: Path, sha256: str) -> None:
 
 def _sound(staged: Path) -> Checked:
     checked = fsck(staged)
-    # The registry writes what its log lacks when it starts.
+    # The registry adds missing lines to its log when it starts.
     faults = [one for one in checked.findings if one.kind != "audit_behind"]
     if faults:
         first = faults[0]

@@ -1,6 +1,6 @@
-"""What is wrong with a registry's folder, or with a backup of one; changes nothing.
+"""The check of a registry's folder, or of a backup, which changes nothing.
 
-A server may be running: what it does meanwhile is no fault.
+A server may be running: its changes meanwhile are not reported as faults.
 """
 
 import fcntl
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.registry.index.events import newest_revision
 from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
@@ -25,13 +26,15 @@ from adapterdistill.registry.upkeep.fsck_versions import (
     statement_findings,
 )
 
-_CHANGES = get_args(EventKind)
+_EVENT_KINDS = get_args(EventKind)
 _EVENT_FIELDS = tuple(EventRow.__annotations__)
 _SETTLE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Checked:
+    """The counts of a check, and its findings."""
+
     versions: int
     payloads: int
     payload_bytes: int
@@ -41,10 +44,10 @@ class Checked:
 
 
 def open_index(root: Path) -> sqlite3.Connection:
-    """The index of a folder, for reading.
+    """Open the index of a folder for reading.
 
     Raises:
-        ConfigError: there is none, or it is not of this release.
+        ConfigError: there is none, or another release wrote it.
     """
     path = root / "index.sqlite3"
     if not path.is_file():
@@ -65,20 +68,20 @@ def open_index(root: Path) -> sqlite3.Connection:
 
 
 def blob_files(root: Path) -> dict[str, Path]:
-    """Files of payloads by their sha256."""
+    """Map the sha256 of payloads to their files."""
     return {path.name: path for path in sorted((root / "blobs").glob("*/*"))}
 
 
 def fsck(root: Path) -> Checked:
-    """Raises ConfigError if `root` is no registry's folder."""
+    """Check a folder; raises ConfigError if `root` is not a registry's folder."""
     with closing(open_index(root)) as db:
-        # Before the index is read: a payload is on disk before the index names it.
+        # Before reading the index, because a payload is on disk before the index names it.
         blobs = blob_files(root)
         try:
             findings = [*_index_findings(db)]
             rows = []
             if not findings:
-                db.execute("BEGIN")  # the tables as of one moment
+                db.execute("BEGIN")  # read the tables as of one moment
                 rows = read_versions(db)
                 findings += lineage_findings(db, rows)
                 findings += _alias_findings(db)
@@ -89,7 +92,7 @@ def fsck(root: Path) -> Checked:
                 findings += _audit_findings(root, db)
         except sqlite3.DatabaseError as error:
             findings, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], []
-        revision = 0 if not rows else _newest_revision(db)
+        revision = 0 if not rows else newest_revision(db)
     head = examine(root / "audit" / LOG).head if (root / "audit" / LOG).exists() else ""
     return Checked(
         versions=len(rows),
@@ -102,9 +105,9 @@ def fsck(root: Path) -> Checked:
 
 
 def _index_findings(db: sqlite3.Connection) -> Iterator[Finding]:
-    for (said,) in db.execute("PRAGMA integrity_check"):
-        if said != "ok":
-            yield Finding("index_corrupt", "index.sqlite3", said)
+    for (answer,) in db.execute("PRAGMA integrity_check"):
+        if answer != "ok":
+            yield Finding("index_corrupt", "index.sqlite3", answer)
 
 
 def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:
@@ -115,7 +118,7 @@ def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:
     )
     for tenant, adapter, alias in rows:
         name = f"tenants/{tenant}/adapters/{adapter}/aliases/{alias}"
-        yield Finding("alias_dangling", name, "its version is not there")
+        yield Finding("alias_dangling", name, "its version does not exist")
 
 
 def _payload_findings(
@@ -129,24 +132,24 @@ def _payload_findings(
     for sha256 in sorted(orphans):
         yield Finding("payload_orphaned", sha256, "no version names it; the next start removes it")
     for sha256 in sorted(named):
-        # Looked up again: it may have come since.
+        # Look it up again, because it may have come since.
         path = root / "blobs" / sha256[:2] / sha256
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             yield Finding(
-                "payload_missing", sha256, "a version names it; publishing it again heals"
+                "payload_missing", sha256, "a version names it; publishing it again repairs this"
             )
         except OSError as error:
             yield Finding(
                 "payload_corrupt",
                 sha256,
-                f"it cannot be read: {error.strerror}; publishing it again heals",
+                f"it cannot be read: {error.strerror}; publishing it again repairs this",
             )
         else:
             if found != sha256:
-                detail = f"its sha256 is {found}; publishing it again heals"
+                detail = f"its sha256 is {found}; publishing it again repairs this"
                 yield Finding("payload_corrupt", sha256, detail)
 
 
@@ -159,7 +162,7 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
     differing: list[int] = []
 
     def compare(record: dict[str, Any]) -> None:
-        if record["kind"] in _CHANGES:
+        if record["kind"] in _EVENT_KINDS:
             event = db.execute(
                 f"SELECT {', '.join(_EVENT_FIELDS)} FROM events WHERE revision = ?",
                 (record["revision"],),
@@ -167,10 +170,10 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
             if event != tuple(record.get(field) for field in _EVENT_FIELDS):
                 differing.append(record["number"])
 
-    newest = _newest_revision(db)
+    newest = newest_revision(db)
     if not log.exists():
         if newest:
-            yield Finding("audit_behind", LOG, f"there is none; the index has {newest} changes")
+            yield Finding("audit_behind", LOG, f"there is no log; the index has {newest} events")
         return
     found = examine(log, visit=compare)
     if found.fault is not None and found.fault.why == "torn" and _is_served(root):
@@ -180,8 +183,8 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
     if found.fault is not None:
         yield Finding("audit_broken", LOG, str(found.fault))
     for number in differing:
-        yield Finding("audit_differs", LOG, f"line {number}: the index has another change")
-    # A change is in the index before it is in the log, so `newest` may be the older one here.
+        yield Finding("audit_differs", LOG, f"line {number}: the index has another event")
+    # Events reach the index before the log, so the log may have passed `newest` meanwhile.
     if found.fault is None and found.revision < newest:
         if _is_served(root):
             time.sleep(_SETTLE_S)
@@ -190,17 +193,13 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
             yield Finding(
                 "audit_behind",
                 LOG,
-                f"it ends with change {found.revision}, the index has {newest};"
-                " the next start takes them up",
+                f"it ends with event {found.revision}, the index with {newest};"
+                " the next start adds the missing ones",
             )
 
 
-def _newest_revision(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT max(revision) FROM events").fetchone()[0] or 0)
-
-
 def _is_served(root: Path) -> bool:
-    """Whether a registry process has the folder."""
+    """Return whether a registry process uses the folder."""
     try:
         with (root / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What `fsck` finds wrong with versions themselves: manifests, signatures and lineage."""
+"""The part of `fsck` that checks versions: manifests, statements and lineage."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -11,12 +11,11 @@ from google.protobuf.message import DecodeError
 
 from adapterdistill.errors import InvalidManifestError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry import wire
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.trust.certificates import bearer_of
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
-from adapterdistill.registry.trust.statement import Certify, verify_statement
+from adapterdistill.registry.trust.statement import Certify, stored_statement, verify_statement
 
 Kind = Literal[
     "index_corrupt",
@@ -35,14 +34,18 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Finding:
+    """A fault that `fsck` found."""
+
     kind: Kind
     name: str
-    """Of the version, alias or file."""
+    """Name of the version, alias or file at fault."""
     detail: str
 
 
 @dataclass(frozen=True)
 class PublishedVersion:
+    """The parts of a row of `versions` that `fsck` compares."""
+
     name: str
     revision: int
     state: str
@@ -81,7 +84,7 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
             yield Finding("manifest_bad", version.name, str(error))
             continue
         if manifest.ref.name != version.name:
-            yield Finding("manifest_bad", version.name, f"it is that of {manifest.ref.name}")
+            yield Finding("manifest_bad", version.name, f"the manifest is of {manifest.ref.name}")
         encoder = manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256
         if encoder != version.encoder:
             yield Finding("manifest_bad", version.name, "the index has another encoder for it")
@@ -90,7 +93,7 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
 
 
 def certify_by(root: Path) -> Certify:
-    """By the server's authority; where the folder has none, as in backups, whoever is named."""
+    """Verify by the server's authority; without one, as in backups, believe the certificates."""
     if (root / SERVER_FOLDER / CA_PEM).exists():
         return ServerCredentials(root / SERVER_FOLDER).certify
     return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der))
@@ -102,9 +105,9 @@ def statement_findings(versions: list[PublishedVersion], certify: Certify) -> It
             continue
         try:
             manifest = parse_manifest(version.manifest_json)
-            verify_statement(wire.stored_statement(version.statement), manifest, certify)
+            verify_statement(stored_statement(version.statement), manifest, certify)
         except InvalidManifestError:
-            continue  # found by itself
+            continue  # `manifest_findings` reports it
         except (SignatureError, UnauthenticatedError) as error:
             yield Finding("statement_bad", version.name, str(error))
         except (ValueError, DecodeError):
@@ -112,13 +115,13 @@ def statement_findings(versions: list[PublishedVersion], certify: Certify) -> It
 
 
 def lineage_findings(db: sqlite3.Connection, versions: list[PublishedVersion]) -> Iterator[Finding]:
-    """Against the manifests: who learnt from whom, in order, and which teachers are withdrawn."""
+    """Compare lineage, its order and the marks of withdrawn teachers with the manifests."""
     by_name = {version.name: version for version in versions}
     taught: dict[str, set[str]] = {}
     for student, teacher in db.execute("SELECT student, teacher FROM lineage"):
         taught.setdefault(student, set()).add(teacher)
     for student in taught.keys() - by_name.keys():
-        yield Finding("lineage_broken", student, "it has teachers and is no version")
+        yield Finding("lineage_broken", student, "it has teachers but is not a version")
     from_withdrawn: set[str] = set()
     for version in versions:  # teachers come before their students
         teachers = taught.get(version.name, set())
@@ -136,11 +139,11 @@ def lineage_findings(db: sqlite3.Connection, versions: list[PublishedVersion]) -
         for name in sorted(teachers | declared):
             teacher = by_name.get(name)
             if teacher is None:
-                yield Finding("lineage_broken", version.name, f"teacher {name} is not there")
+                yield Finding("lineage_broken", version.name, f"teacher {name} does not exist")
             elif teacher.revision >= version.revision:
-                yield Finding("lineage_broken", version.name, f"teacher {name} came later")
+                yield Finding("lineage_broken", version.name, f"teacher {name} was published later")
             elif teacher.state == "withdrawn" or name in from_withdrawn:
                 from_withdrawn.add(version.name)
         if (version.name in from_withdrawn) != bool(version.withdrawn_teacher):
-            said = "none is marked" if not version.withdrawn_teacher else "there is none"
-            yield Finding("lineage_broken", version.name, f"withdrawn teachers: {said}")
+            detail = "none is marked" if not version.withdrawn_teacher else "there is none"
+            yield Finding("lineage_broken", version.name, f"withdrawn teachers: {detail}")

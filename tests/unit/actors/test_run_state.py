@@ -1,7 +1,5 @@
 """State on the owner's disk: which runs share a folder, and what a damaged file does."""
 
-import errno
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,6 @@ from actors.records import Decided, Extracted, Validated
 from actors.run_state import RunState
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
-from adapterdistill.files import write_atomically
 from tests.owner_runs import folder_of, run_of, write_shop
 
 DATA = "0" * 64
@@ -123,35 +120,3 @@ def test_what_a_killed_process_left_half_written_goes(config: OnboardConfig) -> 
     torn.touch()
     with state.alone(), state.alone():
         assert not torn.exists()
-
-
-def test_what_a_killed_writer_left_of_a_file_is_gone_once_the_file_is_written(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "report.json"
-    write_atomically(path, b"before")
-
-    def killed(self: Path, target: Path) -> None:
-        raise SystemExit
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        with pytest.raises(SystemExit):
-            write_atomically(path, b"longer than what follows")
-    assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 2
-    write_atomically(path, b"after")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("report.json", b"after")]
-
-
-def test_a_disk_that_is_full_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_atomically(tmp_path / "file", b"before")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "file", b"after")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"before")]

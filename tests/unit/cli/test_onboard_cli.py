@@ -192,7 +192,9 @@ def test_a_data_fault_exits_3_names_the_file_and_writes_nothing(
     damage(write_shop(tmp_path / "data" / "acme", word=SECRET))
     assert run("--config", toml(), "--local") == 3
     printed = capfd.readouterr()
-    assert printed.err.startswith("error [INVALID_DATA]: ") and printed.err.count("\n") == 1
+    first, *faults = printed.err.splitlines()
+    assert first.startswith("error [INVALID_DATA]: ")
+    assert all(line.startswith("  queries.parquet, row ") for line in faults)
     assert ".parquet" in printed.err
     assert SECRET not in printed.out + printed.err
     assert not (tmp_path / "owners").exists() and not (tmp_path / "serving").exists()

@@ -237,7 +237,7 @@ def test_source_fault_is_named_and_nothing_is_written(case: str, tmp_path: Path)
         import_tenant(source, tmp_path / "new" / "out")
     place = file + ("" if row is None else f", row {row}")
     place += "" if column is None else f", column {column}"
-    assert f"  {place}: " in str(caught.value)
+    assert f" {place}: " in str(caught.value)
     assert CANARY.decode() not in str(caught.value) and "7719" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acme"]
 

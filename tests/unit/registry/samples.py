@@ -78,7 +78,7 @@ def sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
 
 
 def large_sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
-    """As `sample`, of about 8 MiB: several chunks."""
+    """Make a sample of about 8 MiB, which takes several chunks."""
     hidden, bottleneck = 8192, 64
     encoder = encoder_fields() | {"hidden_size": hidden}
     shapes = {

@@ -1,4 +1,4 @@
-"""What each role may do: every role against every check."""
+"""The rights of each role: every role against every check."""
 
 from collections.abc import Callable
 

@@ -15,7 +15,7 @@ CLASSES = [
 
 
 class FakeCall:
-    """What a client sees of a failed call."""
+    """A failed call as a client sees it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, trailer: object = ()) -> None:
         self._answer = code, details, trailer

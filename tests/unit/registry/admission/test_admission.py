@@ -383,8 +383,8 @@ NAMES = r"exactly the tensors down\.bias, down\.weight, up\.bias, up\.weight; th
         ),
         ("up.weight", (LAYERS, BOTTLENECK, HIDDEN), r"up\.weight: .* of hidden size 8,"),
         ("up.bias", (LAYERS * HIDDEN,), r"up\.bias: expected shape \(2, 8\) .* got \(16,\)$"),
-        ("up.bias", None, f"{NAMES} 3, of which 3 are such$"),
-        ("more", (1,), f"{NAMES} 5, of which 4 are such$"),
+        ("up.bias", None, f"{NAMES} 3, of which 3 have these names$"),
+        ("more", (1,), f"{NAMES} 5, of which 4 have these names$"),
     ],
 )
 def test_tensors_that_do_not_fit_the_encoder_are_refused(

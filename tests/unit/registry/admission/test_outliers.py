@@ -1,4 +1,4 @@
-"""Who is unlike the others: laws of the median, and adapters of known fault."""
+"""The outlier check: laws of the median, and adapters with known faults."""
 
 import math
 import statistics as standard
@@ -15,13 +15,13 @@ from adapterdistill.registry.admission.outliers import (
     TRAITS,
     concentration,
     constancy,
-    judge,
+    find_peers,
     loudness,
-    others,
+    outlier_reasons,
     unevenness,
     weighted_median,
 )
-from adapterdistill.registry.admission.weight_statistics import Statistics
+from adapterdistill.registry.admission.weight_statistics import WeightStatistics
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import withdraw
 from tests.unit.registry.admission.test_weight_statistics import measured
@@ -48,7 +48,7 @@ def like_trained(seed: int, bottleneck: int = 12) -> Arrays:
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Statistics]]:
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, WeightStatistics]]:
     folder = tmp_path_factory.mktemp("crowd")
     return [
         (f"tenant-{n % 6}", measured(like_trained(n, (8, 12, 24)[n % 3]), folder))
@@ -96,62 +96,62 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_and_named(
-    fault: str, crowd: list[tuple[str, Statistics]], tmp_path: Path
+    fault: str, crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     change, named = FAULTS[fault]
     tensors = like_trained(100)
     change(tensors)
-    assert any(named in reason for reason in judge(measured(tensors, tmp_path), crowd))
+    assert any(named in reason for reason in outlier_reasons(measured(tensors, tmp_path), crowd))
 
 
 @pytest.mark.parametrize("bottleneck", [8, 16, 24, 40])
 def test_one_like_the_others_passes_whatever_its_bottleneck(
-    bottleneck: int, crowd: list[tuple[str, Statistics]], tmp_path: Path
+    bottleneck: int, crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     for seed in range(200, 205):
-        assert judge(measured(like_trained(seed, bottleneck), tmp_path), crowd) == ()
+        assert outlier_reasons(measured(like_trained(seed, bottleneck), tmp_path), crowd) == ()
 
 
 def test_a_weak_or_empty_adapter_passes(
-    crowd: list[tuple[str, Statistics]], tmp_path: Path
+    crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     tensors = like_trained(100)
     for by in (0.01, 0):
         scaled(by)(tensors)
-        assert judge(measured(tensors, tmp_path), crowd) == ()
+        assert outlier_reasons(measured(tensors, tmp_path), crowd) == ()
 
 
 def test_nothing_is_an_outlier_of_too_small_a_population(
-    crowd: list[tuple[str, Statistics]], tmp_path: Path
+    crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     tensors = like_trained(100)
     scaled(5)(tensors)
     outlier = measured(tensors, tmp_path)
-    assert judge(outlier, crowd[:MIN_ADAPTERS])
-    assert judge(outlier, crowd[: MIN_ADAPTERS - 1]) == ()
+    assert outlier_reasons(outlier, crowd[:MIN_ADAPTERS])
+    assert outlier_reasons(outlier, crowd[: MIN_ADAPTERS - 1]) == ()
     of_two, of_three = (
         [(f"tenant-{n % tenants}", one) for n, (_, one) in enumerate(crowd)] for tenants in (2, 3)
     )
-    assert judge(outlier, of_three) and judge(outlier, of_two) == ()
+    assert outlier_reasons(outlier, of_three) and outlier_reasons(outlier, of_two) == ()
 
 
 def test_what_no_adapter_should_be_needs_no_population(tmp_path: Path) -> None:
     for by, named in ((1000, "strongest layer"),):
         tensors = like_trained(100)
         scaled(by)(tensors)
-        assert any(named in reason for reason in judge(measured(tensors, tmp_path), []))
-    assert judge(measured(like_trained(100), tmp_path), []) == ()
+        assert any(named in reason for reason in outlier_reasons(measured(tensors, tmp_path), []))
+    assert outlier_reasons(measured(like_trained(100), tmp_path), []) == ()
 
 
 def test_a_tenant_with_many_adapters_has_one_vote(
-    crowd: list[tuple[str, Statistics]], tmp_path: Path
+    crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     tensors = like_trained(100)
     scaled(6)(tensors)
     outlier = measured(tensors, tmp_path)
     flood = [("tenant-0", outlier)] * 500
-    assert judge(outlier, [*crowd, *flood])
-    assert judge(crowd[0][1], [*crowd, *flood]) == ()
+    assert outlier_reasons(outlier, [*crowd, *flood])
+    assert outlier_reasons(crowd[0][1], [*crowd, *flood]) == ()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
@@ -167,23 +167,23 @@ def test_a_weight_counts_like_so_many_values(weighted: list[tuple[float, int]]) 
 
 
 def test_a_third_of_the_tenants_cannot_make_the_outlier_usual(
-    crowd: list[tuple[str, Statistics]], tmp_path: Path
+    crowd: list[tuple[str, WeightStatistics]], tmp_path: Path
 ) -> None:
     tensors = like_trained(100)
     scaled(20)(tensors)
     outlier = measured(tensors, tmp_path)
     accomplices = [("tenant-0", outlier), ("tenant-1", outlier)]
     honest = [one for one in crowd if one[0] not in ("tenant-0", "tenant-1")]
-    assert judge(outlier, [*honest, *accomplices])
+    assert outlier_reasons(outlier, [*honest, *accomplices])
 
 
 def one_of(
     norms: tuple[float, ...] = (1,),
     effective_ranks: tuple[float, ...] = (4,),
     offsets: tuple[float, ...] = (0,),
-) -> Statistics:
-    """Of 16 hidden values and a bottleneck of 4, so that a norm of 8 is as loud as 1."""
-    return Statistics(
+) -> WeightStatistics:
+    """Make statistics for hidden size 16 and bottleneck 4, where a norm of 8 counts as 1."""
+    return WeightStatistics(
         hidden_size=16,
         bottleneck_size=4,
         norms=norms,
@@ -201,7 +201,7 @@ def test_each_trait_is_the_logarithm_that_it_says() -> None:
     assert constancy(one_of(offsets=(2, 12))) == math.log(3)
 
 
-def loud(norms: list[float]) -> list[tuple[str, Statistics]]:
+def loud(norms: list[float]) -> list[tuple[str, WeightStatistics]]:
     """Adapters of three tenants in turn, so loud."""
     return [(f"tenant-{n % 3}", one_of(norms=(8 * norm,))) for n, norm in enumerate(norms)]
 
@@ -210,21 +210,23 @@ def test_what_is_usual_is_so_many_deviations_from_the_median() -> None:
     # Median 0.01, and half of all within a factor of 1.6 of it: 1.6 ** (3.5 * 1.4826) is 11.5.
     crowd = loud([0.01 * 1.6**n for n in (-2, -1, -1, 0, 0, 0, 1, 1, 2)])
     for times in (5, 11):
-        assert judge(one_of(norms=(8 * 0.01 * times,)), crowd) == ()
-    assert judge(one_of(norms=(8 * 0.01 * 12,)), crowd) == (
+        assert outlier_reasons(one_of(norms=(8 * 0.01 * times,)), crowd) == ()
+    assert outlier_reasons(one_of(norms=(8 * 0.01 * 12,)), crowd) == (
         "norm of its strongest layer: 12 times the median of 3 tenants, up to 11.5 is usual",
     )
 
 
 def test_what_is_just_at_a_limit_passes() -> None:
-    assert judge(one_of(norms=(8 * 4,)), loud([1] * 9)) == ()
-    assert judge(one_of(norms=(8 * 4.01,)), loud([1] * 9))
-    assert judge(one_of(norms=(8 * 5,)), []) == ()
-    assert judge(one_of(norms=(8 * 5.01,)), []) == ("norm of its strongest layer: 5.01, at most 5",)
+    assert outlier_reasons(one_of(norms=(8 * 4,)), loud([1] * 9)) == ()
+    assert outlier_reasons(one_of(norms=(8 * 4.01,)), loud([1] * 9))
+    assert outlier_reasons(one_of(norms=(8 * 5,)), []) == ()
+    assert outlier_reasons(one_of(norms=(8 * 5.01,)), []) == (
+        "norm of its strongest layer: 5.01, at most 5",
+    )
 
 
 def test_a_median_of_nothing_or_without_a_weight_for_each_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^the median of nothing$"):
+    with pytest.raises(ValueError, match=r"^no median of an empty sequence$"):
         weighted_median([], [])
     with pytest.raises(ValueError, match="shorter"):
         weighted_median([1.0, 2.0], [1.0])
@@ -235,7 +237,7 @@ def test_traits_have_names_of_their_own() -> None:
 
 
 def test_the_population_is_the_newest_active_of_each_other_tenant(tmp_path: Path) -> None:
-    """Against a rule in plain Python, on versions of every state, encoder and tenant."""
+    """Compare with a rule in plain Python, on versions of every state, encoder and tenant."""
     random = np.random.default_rng(0)
     index = Index(tmp_path / "index.sqlite3")
     rows: list[tuple[str, str, str, int]] = []
@@ -245,7 +247,7 @@ def test_the_population_is_the_newest_active_of_each_other_tenant(tmp_path: Path
         manifest, _ = sample(
             number, tenant=tenant, adapter=f"a-{digit}", encoder=encoder_fields(digit)
         )
-        found = Statistics(
+        found = WeightStatistics(
             hidden_size=8,
             bottleneck_size=number + 1,
             norms=(1,),
@@ -267,6 +269,6 @@ def test_the_population_is_the_newest_active_of_each_other_tenant(tmp_path: Path
             for other in sorted({one[0] for one in rows} - {tenant}):
                 own = [n for t, d, s, n in rows if (t, d, s) == (other, digit, "active")]
                 wanted += [(other, number) for number in own[-4:]]
-            got = [(t, found.bottleneck_size) for t, found in others(index.db, asker)]
+            got = [(t, found.bottleneck_size) for t, found in find_peers(index.db, asker)]
             assert sorted(got) == sorted(wanted)
     index.close()

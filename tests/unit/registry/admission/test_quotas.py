@@ -37,7 +37,7 @@ def limit_of(clock: Clock, per_s: float = 2.0, burst: int = 3) -> RateLimit:
 
 
 def taken(limit: RateLimit, caller: str = "owner/acme") -> int:
-    """How many tokens there are now."""
+    """Return the number of tokens now."""
     for count in range(10_000):
         try:
             limit.take(caller)

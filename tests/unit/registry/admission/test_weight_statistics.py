@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapterdistill.registry.admission import weight_statistics
 from adapterdistill.registry.admission.weight_statistics import (
-    Statistics,
+    WeightStatistics,
     effective_rank,
     measure,
     singular_values,
@@ -28,7 +28,7 @@ from tests.unit.registry.samples import (
 )
 
 
-def measured(tensors: Arrays, folder: Path) -> Statistics:
+def measured(tensors: Arrays, folder: Path) -> WeightStatistics:
     layers, _, hidden = tensors["down.weight"].shape
     encoder = encoder_fields() | {"hidden_size": hidden, "num_layers": layers}
     payload = payload_of(tensors)
@@ -37,8 +37,8 @@ def measured(tensors: Arrays, folder: Path) -> Statistics:
     return measure(path, manifest_of(payload, tensors, encoder=encoder))
 
 
-def expected(tensors: Arrays) -> Statistics:
-    """By the formulas as they are written, hidden x hidden."""
+def expected(tensors: Arrays) -> WeightStatistics:
+    """Compute the formulas literally, with hidden x hidden matrices."""
     norms, ranks, offsets = [], [], []
     wide = {name: array.astype(np.float64) for name, array in tensors.items()}
     for down, up, b, c in zip(
@@ -50,7 +50,7 @@ def expected(tensors: Arrays) -> Statistics:
         shares = values[values > 1e-12 * values.max()] / values.sum()
         ranks.append(math.exp(-sum(share * math.log(share) for share in shares)))
         offsets.append(np.linalg.norm(up @ np.where(b > 0, b, 0) + c))
-    return Statistics(
+    return WeightStatistics(
         hidden_size=wide["down.weight"].shape[2],
         bottleneck_size=wide["down.weight"].shape[1],
         norms=tuple(norms),
@@ -59,7 +59,7 @@ def expected(tensors: Arrays) -> Statistics:
     )
 
 
-def assert_close(found: Statistics, wanted: Statistics) -> None:
+def assert_close(found: WeightStatistics, wanted: WeightStatistics) -> None:
     assert (found.hidden_size, found.bottleneck_size) == (
         wanted.hidden_size,
         wanted.bottleneck_size,
@@ -133,7 +133,7 @@ def test_the_largest_values_stay_finite(tmp_path: Path) -> None:
     found = measured(tensors, tmp_path)
     values = (*found.norms, *found.effective_ranks, *found.offsets)
     assert all(map(math.isfinite, values))
-    assert Statistics.model_validate_json(found.canonical_json()) == found
+    assert WeightStatistics.model_validate_json(found.canonical_json()) == found
 
 
 @given(

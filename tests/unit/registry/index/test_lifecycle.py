@@ -13,7 +13,7 @@ from adapterdistill.registry.access import ANYONE, EVERYONE, NOBODY, Caller
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import after
 from adapterdistill.registry.index.index import Index
-from adapterdistill.registry.index.lifecycle import release, set_consent, withdraw
+from adapterdistill.registry.index.lifecycle import release_from_quarantine, set_consent, withdraw
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Filter
 from tests.unit.registry.samples import manifest_of
@@ -160,11 +160,11 @@ def test_quarantine_shows_to_its_owner_and_to_those_who_watch_over_it(index: Ind
     for caller in (ACME, OPERATOR, AUDITOR):
         assert listed(index, caller) == [ref]
     assert kinds(index, BROOK) == []
-    release(index, ref, OPERATOR)
+    release_from_quarantine(index, ref, OPERATOR)
     assert listed(index, BROOK) == [ref]
     assert kinds(index, BROOK) == ["released"]
     newest = index.newest_revision()
-    release(index, ref, OPERATOR)
+    release_from_quarantine(index, ref, OPERATOR)
     assert index.newest_revision() == newest
 
 

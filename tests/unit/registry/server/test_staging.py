@@ -66,7 +66,7 @@ def test_an_upload_goes_on_from_where_it_broke_off(store: BlobStore) -> None:
     assert store.staging.durable_bytes(ACME, SHA256) == 0
 
 
-def test_it_may_go_on_from_an_earlier_byte(store: BlobStore) -> None:
+def test_it_may_continue_from_an_earlier_byte(store: BlobStore) -> None:
     break_off(store, 2 * MIN_KEPT_BYTES)
     with store.staging.begin(ACME, SHA256).open(1000) as upload:
         upload.write(CONTENT[1000:])
@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_is_gone_on_with_and_its_copies_are_not(
 
 
 class BlobStoreAgain(BlobStore):
-    """As the next process opens it."""
+    """The store as the next process opens it."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, QUOTAS)
@@ -223,9 +223,9 @@ def test_uploads_that_nobody_goes_on_with_are_swept_in_time(store: BlobStore) ->
 def test_write_after_leaving_is_refused_and_touches_nothing(store: BlobStore) -> None:
     with store.staging.begin(ACME, SHA256).open() as upload:
         upload.write(b"abc")
-    with pytest.raises(RegistryError, match="given up"):
+    with pytest.raises(RegistryError, match="abandoned"):
         upload.write(b"def")
-    with pytest.raises(RegistryError, match="given up"):
+    with pytest.raises(RegistryError, match="abandoned"):
         store.commit(upload)
     assert staged(store) == {}
 

@@ -32,7 +32,7 @@ from tests.enrolment import ACME, enrolled
 
 
 def now() -> datetime:
-    """Of each test, not of the collection: a certificate is not valid before it was made."""
+    """Return the time of the test, because a certificate is not valid before it was made."""
     return datetime.now(UTC)
 
 
@@ -58,7 +58,7 @@ def parts_of(content: bytes) -> list[bytes]:
 
 
 def changed(content: bytes) -> Iterator[bytes]:
-    """With any one byte another, one more, or one less."""
+    """Change, add or drop one byte, at any place."""
     for position in range(len(content)):
         for mask in (0x01, 0x20, 0x80):
             flipped = bytearray(content)
@@ -181,7 +181,7 @@ def test_nobody_is_let_in_without_a_revocation_list_of_the_authority(
         crl.unlink()
         if bad is not None:
             crl.write_bytes(bad)
-        with pytest.raises(UnauthenticatedError, match="lets nobody in") as caught:
+        with pytest.raises(UnauthenticatedError, match="refuses everyone") as caught:
             server.verify(der(own.certificate), Usage.client)
         assert str(root) not in str(caught.value)
         with pytest.raises(ConfigError, match=r"crl\.pem"):
@@ -191,13 +191,13 @@ def test_nobody_is_let_in_without_a_revocation_list_of_the_authority(
 
 
 def test_another_authoritys_certificates_are_not_believed(root: Path, tmp_path: Path) -> None:
-    """It bears the same name as ours."""
+    """The other authority has the same name as ours."""
     create(tmp_path / "other", ["localhost"])
     stranger = enrolled(tmp_path / "other", tmp_path / "stranger")
     own = enrolled(root, tmp_path / "acme")
     crl = pem.read_crl(tmp_path / "other/server/crl.pem")
     for shown in (der(stranger.certificate), der(stranger.ca), b"", b"\x30\x03abc"):
-        with pytest.raises(UnauthenticatedError, match="not one of the registry's authority"):
+        with pytest.raises(UnauthenticatedError, match="not issued by the registry's authority"):
             verify_certificate(shown, own.ca, None, now(), Usage.client)
     with pytest.raises(UnauthenticatedError, match="not for"):
         verify_certificate(der(own.ca), own.ca, None, now(), Usage.client)
@@ -239,7 +239,7 @@ def test_certificate_that_does_not_name_exactly_one_caller_names_nobody(
     root: Path, names: list[x509.GeneralName]
 ) -> None:
     (ca,) = pem.read_certificates(root / "authority/ca.pem")
-    with pytest.raises(UnauthenticatedError, match=r"names nobody|exactly one"):
+    with pytest.raises(UnauthenticatedError, match=r"names no caller|exactly one"):
         verify_certificate(named(root, *names), ca, None, now(), Usage.client)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.errors import ClockSkewError, SignatureError
-from adapterdistill.manifest import Manifest, Signature, canonical_json
+from adapterdistill.manifest import Fingerprint, Manifest, canonical_json
 from adapterdistill.registry.access import EVERYONE, NOBODY, Caller, Consent
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import Usage
@@ -61,7 +61,7 @@ def verified(one: Signed, manifest: Manifest = MANIFEST) -> Statement:
 
 
 def resigned(changes: dict[str, Any], signer: Signer = SIGNER) -> Signed:
-    """By the owner itself, but saying something else."""
+    """Sign another statement with the owner's own key."""
     said = canonical_json(json.loads(signed().statement_json) | changes)
     return Signed(said, signer.key.sign(PREFIX + said), signer.certificate)
 
@@ -141,7 +141,7 @@ def test_not_even_the_owner_can_sign_for_another_manifest(field: str) -> None:
 
 
 def test_all_that_a_statement_says_wrongly_is_told() -> None:
-    said = "^statement refused: another version, adapter than the manifest's$"
+    said = "^statement refused: its version, adapter differ from the manifest$"
     with pytest.raises(SignatureError, match=said):
         verified(resigned({field: OTHERS[field] for field in ("adapter", "version")}))
     with pytest.raises(SignatureError, match=r"^statement refused: invalid consent\.0, nonce$"):
@@ -167,7 +167,7 @@ OTHER_MANIFESTS: dict[str, Any] = {
     "teachers": [],
     "privacy": "everything is told",
     "golden": {"probe_sha256": "d" * 64, "distances": [0.5, 0.25], "tolerance": 0.5},
-    "signature": Signature.of("a" * 64, bytes(256)),
+    "fingerprint": Fingerprint.of("a" * 64, bytes(256)),
     "prototypes": {
         "classes": ["a", "b"],
         "counts": [1, 1],
@@ -333,12 +333,12 @@ def test_an_upload_and_its_statement_agree_on_consent_and_clock() -> None:
     check_fresh(statement, frozenset({"bolt"}), NOW)
     for consent in (EVERYONE, NOBODY, frozenset({"bolt", "apex"})):
         with pytest.raises(
-            SignatureError, match=r"^statement refused: another consent than the upload's$"
+            SignatureError, match=r"^statement refused: its consent differs from the upload's$"
         ):
             check_fresh(statement, consent, NOW)
     for sign in (-1, 1):
         check_fresh(statement, frozenset({"bolt"}), NOW + sign * WINDOW)
-        with pytest.raises(ClockSkewError, match=r"clock is at .* differ by 10 minutes$"):
+        with pytest.raises(ClockSkewError, match=r"clock shows .* differ by 10 minutes$"):
             check_fresh(
                 statement, frozenset({"bolt"}), NOW + sign * (WINDOW + timedelta(seconds=1))
             )

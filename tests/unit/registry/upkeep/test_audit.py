@@ -42,7 +42,7 @@ class Index:
 
     def __call__(self, revision: int) -> Sequence[Body]:
         later = [one for one in self.changes if int(one["revision"]) > revision]
-        return later[: audit.CHANGES_AT_ONCE]
+        return later[: audit.EVENTS_AT_ONCE]
 
     def change(self, **fields: str | int) -> None:
         self.changes.append(change(len(self.changes) + 1, **fields))

@@ -121,7 +121,7 @@ def test_a_failed_load_is_logged_evicts_nobody_and_is_not_tried_again_at_once(
     assert (counts.failures, counts.waits, counts.evictions) == (1, 1, 0)
     assert set(engine.snapshot.tenants) == before
     [line] = [r.message for r in caplog.records if "tenant-2: bundle refused" in r.message]
-    assert "has not its recorded digest" in line
+    assert "does not have its recorded digest" in line
 
 
 def test_unknown_tenants_cost_no_load_and_count_in_no_working_set(

@@ -1,17 +1,16 @@
-"""`adapterdistill registry consent|withdraw|release|watch`: who may learn from an adapter."""
+"""`adapterdistill registry consent|withdraw|release-from-quarantine|watch`: lifecycle commands."""
 
 import json
 from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.options import Format
+from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
     CredentialsFolder,
     Name,
-    Output,
     Timeout,
     connect,
     resolve,
@@ -20,13 +19,15 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.wire import parse_adapter_name
 
-AdapterName = Annotated[str, typer.Argument(help="tenants/T/adapters/A")]
+AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="tenants/T/adapters/A")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
-    for command in (consent, withdraw, release, watch):
+    for command in (consent, withdraw, watch):
         app.command()(command)
+    app.command("release-from-quarantine")(release_from_quarantine)
+    app.command("release", hidden=True)(release_from_quarantine)  # the name until 0.1.0
 
 
 def consent(
@@ -34,7 +35,8 @@ def consent(
     everyone: Annotated[bool, typer.Option("--everyone", help="All tenants.")] = False,
     nobody: Annotated[bool, typer.Option("--nobody", help="No other tenant.")] = False,
     tenant: Annotated[
-        list[str] | None, typer.Option(help="This tenant; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="TENANT", help="This tenant; may be given several times."),
     ] = None,
     address: Address = None,
     address_file: AddressFile = None,
@@ -60,16 +62,18 @@ def _consent(everyone: bool, nobody: bool, tenants: list[str]) -> Consent:
 
 def withdraw(
     name: Name,
-    reason: Annotated[str, typer.Option(help="Shown to whoever asks for the version.")],
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why; shown to everyone who asks for it.")
+    ],
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
     timeout_s: Timeout = 10.0,
     output: Output = Format.table,
 ) -> None:
-    """Take a version back for ever: it is listed, fetched and served no more.
+    """Withdraw a version for ever: it cannot be listed, fetched or served any more.
 
-    Those that learnt from it, at any depth, are marked and printed.
+    All versions that learnt from it, at any depth, are marked and printed.
     """
     with connect(address, address_file, timeout_s, credentials) as client:
         ref = resolve(client, name)
@@ -83,41 +87,48 @@ def withdraw(
         typer.echo(f"  learnt from it at depth {one.depth}: {one.ref.name}")
 
 
-def release(
+def release_from_quarantine(
     name: Name,
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
     timeout_s: Timeout = 10.0,
 ) -> None:
-    """Let a version out of quarantine; for operators. `show` tells why it is there."""
+    """Release a version from quarantine; for operators. `show` prints why it is there."""
     with connect(address, address_file, timeout_s, credentials) as client:
         ref = resolve(client, name)
-        client.release(ref)
+        client.release_from_quarantine(ref)
     typer.echo(f"{ref.name}: active")
 
 
 def watch(
     after_revision: Annotated[
-        int, typer.Option("--after", min=0, help="The last revision seen; 0 tells all.")
+        int,
+        typer.Option(
+            "--after", min=0, metavar="REVISION", help="The last revision seen; 0 prints all."
+        ),
     ] = 0,
     adapter: Annotated[
-        list[str] | None, typer.Option(help="tenants/T/adapters/A only; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="ADAPTER", help="Only tenants/T/adapters/A; may be repeated."),
     ] = None,
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds without the registry to give up.")
+        float,
+        typer.Option(
+            "--timeout", min=0.1, metavar="SECONDS", help="Give up after this long out of reach."
+        ),
     ] = 60.0,
     output: Output = Format.table,
 ) -> None:
-    """Print every change that you may see, a line each, until Ctrl-C."""
+    """Print every event that you may see, one on each line, until Ctrl-C."""
     adapters = [parse_adapter_name(name) for name in adapter or []]
     with connect(address, address_file, timeout_s, credentials) as client:
-        for change in client.watch(after_revision, adapters):
+        for event in client.watch(after_revision, adapters):
             if output is Format.json:
-                typer.echo(json.dumps(vars(change)))
+                typer.echo(json.dumps(vars(event)))
                 continue
-            more = " ".join(filter(None, (change.other_name, change.reason)))
-            typer.echo(f"{change.revision:>8}  {change.kind:<17}  {change.name}  {more}".rstrip())
+            more = " ".join(filter(None, (event.other_name, event.reason)))
+            typer.echo(f"{event.revision:>8}  {event.kind:<17}  {event.name}  {more}".rstrip())
