@@ -58,7 +58,7 @@ class RasaProject:
             UnreadableSourceError: the file is not YAML, or not built as Rasa's format wants.
         """
         try:
-            content = yaml.load(read_whole(path, encoding_of(path, told)), _Loader)
+            content = _Loader(read_whole(path, encoding_of(path, told))).get_single_data()
         except (yaml.YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = "" if mark is None else f" (line {mark.line + 1})"

@@ -7,8 +7,6 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
-import openpyxl
-
 from adapterdistill.data.reading import Defect
 from adapterdistill.data.sources.columns import shown_name
 from adapterdistill.data.sources.raw import (
@@ -37,7 +35,7 @@ def read_workbook(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of extensions that hold no cells
         extents = _extents(path)
-        book = openpyxl.load_workbook(path, data_only=True)
+        book = _load(path, data_only=True)
     tables, ignored = [], []
     for sheet in book.worksheets:
         shown = f"{file}, sheet {shown_name(sheet.title, 0)}"
@@ -54,6 +52,12 @@ def read_workbook(
     return tables, ignored
 
 
+def _load(path: Path, **options: bool) -> Any:
+    import openpyxl  # a third of a second, for every process that opens a tenant
+
+    return openpyxl.load_workbook(path, **options)
+
+
 @dataclass
 class _Extent:
     """How much of a sheet holds anything, and where formulas are."""
@@ -65,7 +69,7 @@ class _Extent:
 
 def _extents(path: Path) -> dict[str, _Extent]:
     """Each sheet's extent, read as a stream: a sheet may have a million rows without content."""
-    book = openpyxl.load_workbook(path, read_only=True, data_only=False)
+    book = _load(path, read_only=True)
     found = {}
     for sheet in book.worksheets:
         extent = found[sheet.title] = _Extent()
