@@ -19,6 +19,7 @@ import psutil
 
 from adapterdistill.errors import ServingError
 from adapterdistill.files import write_secret
+from adapterdistill.ray_private import JOIN_ON_LOOPBACK, RAY_COMMAND
 
 _START_TIMEOUT_S = 90.0
 _GRACE_S = 2.0
@@ -40,14 +41,6 @@ _NODE_PORTS = (
     "metrics-export-port",
 )
 _PORTS = ("port", "dashboard-port", "ray-client-server-port", *_NODE_PORTS)
-# A Ray that keeps to loopback lets no second node join, which on one machine it could.
-_JOIN = """
-from types import SimpleNamespace
-from ray.scripts import scripts
-known = vars(scripts.ray_constants)
-scripts.ray_constants = SimpleNamespace(**known | {"ENABLE_RAY_CLUSTER": True})
-scripts.main()
-"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def start_own_cluster(
         **environment,
     }
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(sys.executable, "-m", RAY_COMMAND, "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
         "--dashboard-host=127.0.0.1",
         f"--include-dashboard={str(dashboard).lower()}",
@@ -176,7 +169,7 @@ def join_own_cluster(
         ServingError: it did not join in time; nothing of it is left running.
     """
     command = [
-        *(sys.executable, "-c", _JOIN, "start", "--block"),
+        *(sys.executable, "-c", JOIN_ON_LOOPBACK, "start", "--block"),
         *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
         *(f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources)}"),
         *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"),

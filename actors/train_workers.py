@@ -21,6 +21,7 @@ from actors.worker_room import (
     what_lacks,
     worker_resources,
 )
+from adapterdistill import ray_private
 from adapterdistill.backbone import load_encoder
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers
@@ -70,7 +71,6 @@ def train_on_workers(
         TrainingError: the training failed.
     """
     from ray.train import ControllerError
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     # Ray waits so long at each of its attempts to place workers.
     attempt_s = workers.start_timeout_s / (1 + _RETRIES)
@@ -100,7 +100,7 @@ def train_on_workers(
             trainer(loop_config, workers, count, run_folder).fit()
         except Exception as error:
             failed = error.controller_failure if isinstance(error, ControllerError) else None
-            if not isinstance(failed, WorkerGroupStartupTimeoutError):
+            if not ray_private.is_startup_timeout(failed):
                 raise TrainingError(f"Ray Train failed: {_cause(error)}") from error
             # Another took the room, perhaps that of workers that died: go on with fewer.
             now = cluster_nodes()
@@ -153,8 +153,7 @@ def _cause(error: BaseException) -> str:
     """What failed first: its type and, if it is one of ours, its message. Others may quote rows."""
     whole = getattr(error, "controller_failure", None) or error.__cause__ or error
     failures = getattr(error, "worker_failures", None) or {0: whole}
-    # Ray wraps what a worker raised, with its traceback as the message.
-    raised = [getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)]
+    raised = [ray_private.raised_by_worker(failures[rank]) for rank in sorted(failures)]
     # One worker's fault makes the others lose their connection to it.
     first = next((one for one in raised if isinstance(one, AdapterDistillError)), raised[0])
     name = type(first).__name__

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adapterdistill import ray_private
 from adapterdistill.errors import PlacementError
 
 RESOURCE_SLIVER = 0.001
@@ -120,8 +121,4 @@ def _workers(count: int) -> str:
 
 def cluster_nodes() -> list[NodeRoom]:
     """The live nodes of the Ray cluster at hand, as they were about a second ago."""
-    from ray._private import state  # nothing public says what is free on each node
-
-    free = state.available_resources_per_node()
-    totals = state.total_resources_per_node()
-    return [NodeRoom(total, free.get(node, {})) for node, total in totals.items()]
+    return [NodeRoom(total, free) for total, free in ray_private.node_resources()]

@@ -1,12 +1,12 @@
-"""Ray Serve's HAProxy, but with its statistics and its admin socket for nobody else.
+"""Starts Ray Serve's HAProxy with its statistics and its admin socket closed to others.
 
-Ray 2.60 has HAProxy show statistics on two ports of all interfaces, and keeps its admin socket, by
-which HAProxy is steered, in a folder under /tmp that every user of the machine may enter. Only the
-program to start can be chosen: so that is a script which puts sockets in a private folder in the
-ports' place, and then becomes HAProxy. If it does not find the ports it starts nothing.
+Ray 2.60 lets HAProxy show statistics on two ports of all interfaces, and keeps its admin socket,
+which controls HAProxy, in a folder under /tmp that every user of the machine may enter. Only the
+program to start can be chosen. So that program is a script, which replaces the ports by sockets in
+a private folder and then becomes HAProxy. If it does not find the ports, it starts nothing.
 
-Needs no Ray, which reads these settings when it is imported. Scripts that start Ray's nodes take
-them from `python -m serve.haproxy`, as lines for a shell.
+This module needs no Ray, which reads these settings when it is imported. Scripts that start Ray's
+nodes take them from `python -m serve.haproxy`, as lines for a shell.
 """
 
 import os
@@ -20,24 +20,24 @@ from pathlib import Path
 from adapterdistill.files import replace_file
 
 _SCRIPT = r"""#!/bin/sh
-# Starts HAProxy as Ray asks for it, but with its statistics on sockets instead of on ports.
+# Starts HAProxy as Ray asks, with its statistics on sockets instead of ports.
 set -eu
 refuse() {{
-    echo "Ray $1: not started, as its statistics would be open to all" >&2
+    echo "HAProxy is not started: Ray $1, so its statistics would be open to all" >&2
     exit 1
 }}
-[ "${{2:-}}" = -f ] || refuse "starts HAProxy otherwise than it did"
+[ "${{2:-}}" = -f ] || refuse "starts HAProxy in another way than 2.60"
 beside=$(dirname "$3")
 sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
     -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" "$3"
-[ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports"
+[ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports than 2.60"
 exec {binary} "$@"
 """
 _EXPORTER_PORT, _STATS_PORT = "9101", "8404"
 
 
 def find_haproxy(environment: Mapping[str, str]) -> str | None:
-    """The HAProxy that Ray would start, or None."""
+    """The path of the HAProxy that Ray would start; None: there is none."""
     named = environment.get("RAY_SERVE_HAPROXY_BINARY_PATH")
     if named is not None:
         return shutil.which(named)
@@ -50,10 +50,10 @@ def find_haproxy(environment: Mapping[str, str]) -> str | None:
 
 
 def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
-    """What the environment of a starting Ray has to hold, so that HAProxy keeps to `folder`.
+    """The environment with which Ray starts HAProxy on files in `folder` alone.
 
-    `folder` is for its owner alone. Its path has at most 20 characters: Ray adds a node's id and
-    HAProxy a suffix, and a socket's path ends at 107.
+    `folder` is private to its owner. Its path has at most 20 characters: Ray adds a node's id and
+    HAProxy a suffix, and a socket's path has at most 107.
     """
     script = folder / "haproxy"
     text = _SCRIPT.format(
@@ -79,9 +79,9 @@ def main() -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if (found.st_uid, stat.S_IFMT(found.st_mode)) != (os.getuid(), stat.S_IFDIR):
-        sys.exit(f"{folder} is not this user's: remove it")
+        sys.exit(f"{folder} is not a folder of this user: remove it")
     folder.chmod(0o700)
-    ours = str(folder / "haproxy")  # in a shell that has these settings already
+    ours = str(folder / "haproxy")  # set in a shell that has these settings already
     binary = find_haproxy({name: value for name, value in os.environ.items() if value != ours})
     settings = {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     if binary is not None:

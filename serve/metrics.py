@@ -1,9 +1,9 @@
-"""What a replica measures of itself, for Prometheus. No metric holds a text of a user.
+"""The Prometheus metrics of a replica. No metric holds a user's text.
 
-Read at `GET /metrics` of the replica, not through Ray's own export (`ray.util.metrics`): that needs
-Ray's agent, whose port is another one and asks for no token. Behind a proxy a scrape
-reaches one of the replicas, so each series says which (label `replica`): ask Prometheus for rates
-and last values over minutes, as `cluster/grafana/serving.json` does.
+A scrape reads `GET /metrics` of the replica, not Ray's own export (`ray.util.metrics`), which needs
+Ray's agent on another port that asks for no token. Behind a proxy a scrape reaches one of the
+replicas, so each series names it (label `replica`): ask Prometheus for rates and last values over
+minutes, as `cluster/grafana/serving.json` does.
 """
 
 import time
@@ -19,16 +19,16 @@ from prometheus_client.registry import Collector
 from serve.engine.drift import Drift, DriftOfTenants
 from serve.engine.engine import Engine, Refresh, SearchItem
 from serve.engine.load_queue import PagingCounts
-from serve.queue.request_context import Note
+from serve.queue.request_context import RequestContext
 from serve.queue.shadow import ShadowTotals
 
 Answers = TypeVar("Answers")
 
 MAX_NAMED_TENANTS = 20
-"""Tenants with a series of their own: as many as a person reads in one chart. Each costs the one
-who keeps the metrics a series for every replica that ever ran."""
+"""Most tenants with a series of their own: as many as a person reads in one chart. Each costs the
+Prometheus server a series for every replica that ever ran."""
 ELECT_EVERY_S = 300.0
-"""So seldom that a tenant's series lasts for the windows that rates are taken over."""
+"""Time between elections: long enough that a tenant's series covers the windows of rates."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -36,10 +36,10 @@ _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(eq=False)
 class BusiestTenants(Collector):
-    """Answered queries of the busiest tenants, and of all the rest as one.
+    """Answered queries of the busiest tenants, and of all others together.
 
-    A tenant is named from its election on: queries from before are in `other` for good, and a
-    tenant that is no longer elected leaves. So no series ever falls while it is there.
+    A tenant is named from its election on. Its earlier queries stay in `other`, and a tenant that
+    is not elected again leaves. So a series never falls while it exists.
     """
 
     seats: int = MAX_NAMED_TENANTS
@@ -50,7 +50,7 @@ class BusiestTenants(Collector):
     _elected_at: float | None = None
 
     def count(self, tenant: str, num_queries: int) -> None:
-        """`tenant` is live: of made-up names there could be any number."""
+        """Count answered queries. `tenant` is live: invented names could be any number."""
         self._recent[tenant] += num_queries
         if tenant not in self.named and len(self.named) < self.seats:
             self.named[tenant] = 0
@@ -73,13 +73,13 @@ class BusiestTenants(Collector):
         )
         for tenant, num_queries in self.named.items():
             family.add_metric([tenant], num_queries)
-        family.add_metric(["(other)"], self.other)  # no tenant can have this name
+        family.add_metric(["(other)"], self.other)  # no valid tenant name
         yield family
 
     def _elect(self) -> None:
         elected = [tenant for tenant, _ in self._recent.most_common(self.seats)]
         self.named = {tenant: self.named.get(tenant, 0) for tenant in elected}
-        # What is long ago counts for less, and in the end not at all.
+        # Old queries count for less with each election, and in the end for nothing.
         self._recent = Tally({t: n // 2 for t, n in self._recent.items() if n >= 2})
 
 
@@ -106,7 +106,7 @@ class Metrics:
         self._paging = _Paging(PagingCounts())
         self.registry.register(self._paging)
         self.candidates = _Candidates(ShadowTotals())
-        """Its totals are the searcher's shadow's."""
+        """Shares its totals with the searcher's shadow."""
         self.registry.register(self.candidates)
         self._most_slots = self._gauge("bank_max_slots", "Most tenants in memory.")
         self._unproven = self._gauge(
@@ -128,7 +128,7 @@ class Metrics:
         refreshed_at: Callable[[], float],
         registry_lost_at: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Read these whenever metrics are asked for. Times are monotonic."""
+        """Read these whenever the metrics are scraped. Times are monotonic."""
 
         def lost_s() -> float:
             lost_at = registry_lost_at()
@@ -154,7 +154,7 @@ class Metrics:
     def timed(
         self, engine: Engine, search: Callable[[Sequence[SearchItem]], Answers]
     ) -> Callable[[Sequence[SearchItem]], Answers]:
-        """`search`, each call of which is counted as a batch. For one thread."""
+        """Wrap `search` so that each call is counted as a batch. For one thread."""
 
         def timed_search(items: Sequence[SearchItem]) -> Answers:
             started_at, tokens = time.perf_counter(), engine.num_tokens
@@ -166,24 +166,24 @@ class Metrics:
 
         return timed_search
 
-    def answered(self, note: Note, seconds: float) -> None:
+    def answered(self, context: RequestContext, seconds: float) -> None:
         """Count a request that has ended."""
-        self._outcomes.labels(note.outcome).inc()
-        if note.version is not None and note.tenant is not None:
-            self.tenants.count(note.tenant, note.num_queries)
+        self._outcomes.labels(context.outcome).inc()
+        if context.version is not None and context.tenant is not None:
+            self.tenants.count(context.tenant, context.num_queries)
             self._latency.observe(seconds)
-            if note.alias == "canary":
-                self.candidates.answered += note.num_queries
+            if context.alias == "canary":
+                self.candidates.answered += context.num_queries
 
     def refreshed(self, changed: Refresh) -> None:
-        """Count what a reading of the store brought."""
+        """Count the loaded and refused bundles of one refresh."""
         self._loaded.inc(len(changed.loaded))
         for error in changed.refused.values():
             self._refused.labels(error.reason).inc()
 
     def exposition(self) -> bytes:
-        """Prometheus's text format."""
-        return generate_latest(_OfReplica(self.registry, self._replica))
+        """The metrics in Prometheus's text format."""
+        return generate_latest(_WithReplicaLabel(self.registry, self._replica))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"adapterdistill_{name}", text, labels, registry=self.registry)
@@ -231,8 +231,8 @@ class _Candidates(Collector):
         )
 
 
-class _OfReplica(Collector):
-    """Every sample with the replica's label; without `_created`, which doubles the series."""
+class _WithReplicaLabel(Collector):
+    """Every sample with the replica's label, without `_created`, which doubles the series."""
 
     def __init__(self, registry: CollectorRegistry, replica: str) -> None:
         self._registry, self._replica = registry, replica

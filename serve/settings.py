@@ -1,4 +1,4 @@
-"""Settings of a serving deployment, as the `args` of a Serve config file give them."""
+"""Settings of a serving deployment, from the `args` of a Serve config file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,8 @@ from serve.queue.fair_queue import QueueLimits
 
 
 class ServeSettings(BaseModel):
-    """One deployment. Replicas may start anywhere, so `store` is an absolute path."""
+    """The settings of one deployment. Replicas may start anywhere, so `store` is an absolute
+    path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,24 +29,32 @@ class ServeSettings(BaseModel):
     device: str = "cpu"
     max_tokens: int = Field(default=128, ge=8, le=8192)
     threads: int = Field(default=1, ge=1, le=256, description="torch threads of a replica.")
-    max_batch_tokens: int = Field(default=512, ge=8, le=1 << 20, description="In one forward.")
-    """Measured on one core: a token costs 116 us in a batch of 32, 73 in one of 128, 62 in one of
-    512, and from 2,000 on more again; 512 take 33 ms. A GPU wants thousands."""
-    tenant_batch_tokens: int = Field(
-        default=16, ge=1, le=1 << 20, description="One tenant's in a batch that others may need."
+    max_batch_tokens: int = Field(
+        default=512, ge=8, le=1 << 20, description="Tokens in one forward."
     )
-    """A batch costs 1.8 ms beside its tokens, as much as 30 of them: with fewer, a flood makes the
-    batches that others meet less than twice as long. The price: with others about, a flood is
-    served at a third of the rate that it has alone."""
+    """Measured on one core: a token costs 116 us in a batch of 32, 73 us in one of 128, 62 us in
+    one of 512, and more again from 2,000 on; 512 take 33 ms. A GPU needs thousands."""
+    tenant_batch_tokens: int = Field(
+        default=16,
+        ge=1,
+        le=1 << 20,
+        description="One tenant's tokens in a batch that others may need.",
+    )
+    """A batch costs 1.8 ms beside its tokens, as much as 30 tokens. With fewer than 30, a flood
+    makes the batches that other tenants meet less than twice as long. The price: while others are
+    active, the flood is served at a third of the rate that it has alone."""
     max_wait_ms: float = Field(default=0, ge=0, le=1000)
-    """0: under load batches fill while the engine works, and an idle engine need not wait."""
+    """0 is enough: under load batches fill while the engine works, and an idle engine need not
+    wait."""
     max_queued: int = Field(default=2048, ge=64, description="Queries waiting in a replica.")
-    """About 2 s of work: who comes later is better off at another replica."""
-    max_queued_of_tenant: int = Field(default=512, ge=64, description="Of these, one tenant's.")
+    """About 2 s of work: a later request does better at another replica."""
+    max_queued_of_tenant: int = Field(
+        default=512, ge=64, description="Most of these for one tenant."
+    )
     """A quarter: three floods leave room for everyone else."""
     request_timeout_s: float = Field(default=10.0, gt=0, le=3600, description="Longest wait.")
-    """Few users wait for longer; under the 30 s after which the proxy gives up, so that a request
-    is not computed for nobody."""
+    """Few users wait for longer. It is less than the 30 s after which the proxy gives up, so that
+    no request is computed for nobody."""
     max_slots: int | None = Field(
         default=None, ge=1, description="Most tenants in memory; unset: all that `bank_mib` holds."
     )
@@ -60,11 +69,12 @@ class ServeSettings(BaseModel):
     tokens: Path | None = Field(default=None, description="File of `adapterdistill token`.")
     open_to_all: bool = Field(
         default=False,
-        description="In the stead of `tokens`: whoever reaches the port may ask for every tenant, "
-        "which is for loopback or a gateway that knows who asks.",
+        description="Instead of `tokens`: everyone who reaches the port may ask for every tenant. "
+        "For loopback, or behind a gateway that knows who asks.",
     )
     log_requests: bool = Field(
-        default=True, description="A JSON line a request on stderr, in Serve's access log's stead."
+        default=True,
+        description="One JSON line for each request on stderr, instead of Serve's access log.",
     )
     traces: bool = Field(
         default=False,
@@ -99,17 +109,18 @@ class ServeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _guarded_or_open(self) -> "ServeSettings":
-        """A replica cannot tell who reaches it through which proxies: so it has to be said."""
+        """Ask for an explicit choice: a replica cannot tell who reaches it through which
+        proxies."""
         if (self.tokens is None) != self.open_to_all:
             raise ValueError(
                 "give either tokens (a file of `adapterdistill token new`) or open_to_all: true, "
-                "with which whoever reaches the port may ask for every tenant"
+                "which lets everyone who reaches the port ask for every tenant"
             )
         return self
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> "ServeSettings":
-        """Raises ConfigError naming the settings at fault."""
+        """Check settings. Raises ConfigError, which names the settings at fault."""
         try:
             return cls.model_validate(dict(args))
         except ValidationError as error:

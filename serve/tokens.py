@@ -1,8 +1,8 @@
-"""Bearer tokens: who may ask for which tenant. A file of hashes, read anew when it changes.
+"""Bearer tokens: who may ask for which tenant. A file of hashes, read again when it changes.
 
-A token is 256 random bits, so that one sha256 is enough. A slow hash makes it dear to guess a
-secret that a person chose; nobody guesses 256 bits, and each request would wait for the hash. Who
-reads the file learns nothing that he could ask with. Needs neither torch nor Ray.
+A token is 256 random bits, so one sha256 is enough. A slow hash protects a secret that a person
+chose; nobody guesses 256 bits, and each request would wait for the hash. A reader of the file
+learns nothing that opens a tenant. Needs neither torch nor Ray.
 """
 
 import hashlib
@@ -22,14 +22,15 @@ from adapterdistill.files import alone_in, read_secret, write_secret
 from adapterdistill.manifest import NAME_PATTERN
 
 PREFIX = "adt_"
-"""By which a scanner for leaked secrets knows a token."""
+"""The prefix by which scanners for leaked secrets recognise a token."""
 MAX_PER_HOLDER = 8
-"""Tokens of one holder: more than a rotation needs. Each request costs as many comparisons."""
+"""Most tokens of one holder: more than a rotation needs. Each request costs as many comparisons."""
 _NO_TOKEN = (secrets.token_bytes(32), 0.0)  # expired before it was made
 
 
 class Token(BaseModel):
-    """What is kept of a token. `tenant`: None for the operator, who reads metrics and documents."""
+    """The stored part of a token. `tenant`: None for the operator, who reads metrics and
+    documents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +41,7 @@ class Token(BaseModel):
 
     @property
     def id(self) -> str:
-        """By which a person names it: nothing of the token itself."""
+        """The name of the token for people; it reveals nothing of the token."""
         return self.sha256[:12]
 
     @property
@@ -56,25 +57,26 @@ class _Contents(BaseModel):
 
 
 class Tokens:
-    """The tokens of a file, as a replica asks them. One thread reloads, any may ask."""
+    """The tokens of a file, for a replica. One thread reloads, any thread may ask."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError as `read_tokens`."""
+        """Read the file. Raises ConfigError like `read_tokens`."""
         self._path = path
         self._stamp: tuple[int, ...] = ()
         self._held: dict[str | None, tuple[tuple[bytes, float], ...]] = {}
         self.reload()
 
     def reload(self) -> bool:
-        """Read the file if it changed; whether it was read.
+        """Read the file if it changed; returns whether it was read.
 
         Raises:
-            ConfigError: it cannot be used. What was read before holds on, to its expiry.
+            ConfigError: the file is refused. The tokens that were read before stay valid until they
+                expire.
         """
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp  # also if it is refused: once is enough to say so
+        self._stamp = stamp  # also for a refused file: one message is enough
         held: dict[str | None, list[tuple[bytes, float]]] = {}
         for token in read_tokens(self._path):
             known = (bytes.fromhex(token.sha256), token.expires.timestamp())
@@ -84,9 +86,9 @@ class Tokens:
         return True
 
     def admit(self, token: bytes, tenant: str | None) -> bool:
-        """Whether this is a token of the tenant (None: of the operator) that has not expired.
+        """Whether this is a valid token of the tenant (None: of the operator).
 
-        Takes the same steps for every holder, known or not: as many comparisons, all of them made.
+        Takes the same steps for every holder, known or not: always as many comparisons.
         """
         digest, now, admitted = hashlib.sha256(token).digest(), time.time(), False
         for known, expires in self._held.get(tenant, (_NO_TOKEN,) * MAX_PER_HOLDER):
@@ -98,13 +100,13 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     """The tokens of a file.
 
     Raises:
-        ConfigError: it cannot be read, others than its owner may read or write it, or it is no
-            file of tokens.
+        ConfigError: the file cannot be read, others than its owner may read or write it, or it is
+            not a token file.
     """
     try:
         contents = _Contents.model_validate_json(read_secret(path))
     except ValidationError:
-        raise ConfigError(f"{path}: not a file of tokens: make one with `token new`") from None
+        raise ConfigError(f"{path}: not a token file: make one with `token new`") from None
     held = Counter(token.tenant for token in contents.tokens)
     if any(num_tokens > MAX_PER_HOLDER for num_tokens in held.values()):
         raise ConfigError(f"{path}: a tenant has more than {MAX_PER_HOLDER} tokens: revoke some")
@@ -112,12 +114,12 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 
 
 def new_token(path: Path, tenant: str | None, *, days: float) -> tuple[str, Token]:
-    """Add a token to the file, which is made if absent: the token, to be shown once, and its row.
+    """Add a token to the file, which is made if absent.
 
-    Rows that have expired are dropped.
+    Returns the token, to be shown once, and its row. Expired rows are dropped.
 
     Raises:
-        ConfigError: as `read_tokens`, or the holder has as many as it may have.
+        ConfigError: as `read_tokens`, or the holder has the most tokens that it may have.
     """
     text = PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).replace(microsecond=0)
@@ -140,7 +142,7 @@ def new_token(path: Path, tenant: str | None, *, days: float) -> tuple[str, Toke
 
 
 def revoke(path: Path, tenant: str | None, token_id: str | None) -> tuple[Token, ...]:
-    """Remove the holder's token of this id, or all of them; what was removed.
+    """Remove the holder's token with this id, or all of its tokens; returns the removed ones.
 
     Raises:
         ConfigError: as `read_tokens`, or there is no such token.
@@ -163,9 +165,9 @@ def _rewrite(
     *,
     may_be_absent: bool = False,
 ) -> None:
-    """Replace the file in one step: who reads meanwhile sees the old or the new one, whole."""
+    """Replace the file in one step: a reader sees the old or the new file, whole."""
     try:
-        with alone_in(path.parent):  # two who change it at once take turns
+        with alone_in(path.parent):  # concurrent changes take turns
             tokens = () if may_be_absent and not path.exists() else read_tokens(path)
             contents = _Contents(tokens=tuple(change(tokens)))
             write_secret(path, f"{contents.model_dump_json(indent=1)}\n".encode())

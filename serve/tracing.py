@@ -1,10 +1,10 @@
-"""OpenTelemetry traces of requests, for a deployment with `traces` on. No span holds a text.
+"""OpenTelemetry traces of requests, for a deployment with `traces` on. No span holds a query's
+text.
 
-A request is a span that goes on with the caller's trace (W3C `traceparent`), and has up to three
-spans in it: `load` of its tenant's adapter, `queue`, and the engine's `batch`. They are made when
-it has ended, from what was noted on the way (`serve.queue.request_context.Stages`), so that a
-deployment without traces makes nothing. The standard `OTEL_*` variables of the replica say where
-they go.
+A request is a span that continues the caller's trace (W3C `traceparent`), with up to three spans in
+it: `load` of its tenant's adapter, `queue`, and the engine's `batch`. They are made when the
+request has ended, from the times in `serve.queue.request_context.Stages`; so a deployment without
+traces makes nothing. The standard `OTEL_*` variables of the replica say where the spans go.
 
 Imported only where traces are on: it needs the extra `tracing`.
 """
@@ -22,10 +22,10 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapterdistill.extras import require
-from serve.queue.request_context import Note, Stages, note_of
+from serve.queue.request_context import RequestContext, Stages, context_of
 
 LOADING_S = 0.001
-"""A hold that took less found its tenant in memory, which takes microseconds."""
+"""A shorter hold found its tenant in memory, which takes microseconds."""
 _PROPAGATED = ("traceparent", "tracestate")
 _TRACED = "/v1/"
 
@@ -40,7 +40,7 @@ class Tracing:
 
     @classmethod
     def from_environment(cls) -> "Tracing":
-        """As the `OTEL_*` variables say: exporter (OTLP over HTTP), sampler, resource.
+        """Read the `OTEL_*` variables: exporter (OTLP over HTTP), sampler, resource.
 
         Raises:
             MissingExtraError: the exporter is not installed.
@@ -52,25 +52,25 @@ class Tracing:
         return cls(provider)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """As middleware: inside `serve.http.middleware.Front`, around all else."""
+        """ASGI middleware: inside `serve.http.middleware.RequestMiddleware`, outside all others."""
         return _Traced(app, self)
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the spans that have not been sent."""
         self._provider.shutdown()
 
     def record(
         self,
         name: str,
-        note: Note,
+        context: RequestContext,
         carrier: Mapping[str, object],
         answered: Mapping[str, AttributeValue],
     ) -> None:
-        """The spans of a request that ends now.
+        """Make the spans of a request that ends now.
 
-        carrier: its headers or metadata. answered: what its interface adds, such as a status.
+        carrier: its headers or metadata. answered: attributes of its interface, such as a status.
         """
-        stages = note.stages
+        stages = context.stages
         assert stages is not None, "stages are noted where traces are on"
         now = time.monotonic()
         now_ns = time.time_ns()
@@ -82,19 +82,19 @@ class Tracing:
             {key: str(carrier[key]) for key in _PROPAGATED if key in carrier}
         )
         attributes: dict[str, AttributeValue] = {
-            "adapterdistill.request_id": note.request_id,
-            "adapterdistill.queries": note.num_queries,
-            "adapterdistill.outcome": note.outcome,
+            "adapterdistill.request_id": context.request_id,
+            "adapterdistill.queries": context.num_queries,
+            "adapterdistill.outcome": context.outcome,
             **answered,
         }
         for key in ("tenant", "version", "alias"):
-            value = getattr(note, key)
+            value = getattr(context, key)
             if value is not None:
                 attributes[f"adapterdistill.{key}"] = value
         request = self._tracer.start_span(
             name, parent, SpanKind.SERVER, attributes, start_time=ns(stages.began_at)
         )
-        if note.outcome == "INTERNAL":
+        if context.outcome == "INTERNAL":
             request.set_status(Status(StatusCode.ERROR))
         inside = set_span_in_context(request)
 
@@ -122,8 +122,8 @@ class _Traced:
         if scope["type"] != "http" or not scope["path"].startswith(_TRACED):
             await self._app(scope, receive, send)
             return
-        note, status = note_of(scope), 0
-        note.stages = Stages(began_at=time.monotonic())
+        context, status = context_of(scope), 0
+        context.stages = Stages(began_at=time.monotonic())
 
         async def noting_send(message: Message) -> None:
             nonlocal status
@@ -134,17 +134,17 @@ class _Traced:
         try:
             await self._app(scope, receive, noting_send)
         except asyncio.CancelledError:
-            note.outcome = "CANCELLED"
+            context.outcome = "CANCELLED"
             raise
         except Exception:
-            note.outcome, status = "INTERNAL", 500
+            context.outcome, status = "INTERNAL", 500
             raise
         finally:
             carrier = {
                 key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
             }
             name = f"{scope['method']} {_route(scope)}"
-            self._tracing.record(name, note, carrier, {"http.response.status_code": status})
+            self._tracing.record(name, context, carrier, {"http.response.status_code": status})
 
 
 def _route(scope: Scope) -> str:

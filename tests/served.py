@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serve.engine.engine import Engine
 from serve.engine.items import SearchItem
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from serve.queue.searching import Searcher
 
@@ -35,7 +35,7 @@ class Served:
 
         asyncio.run(running())
 
-    def _search(self, items: Sequence[SearchItem]) -> list[Outcome]:
+    def _search(self, items: Sequence[SearchItem]) -> list[SearchOutcome]:
         self.batches.append(len(items))
         assert self.gate.wait(30)
         return list(self.engine.search(items))

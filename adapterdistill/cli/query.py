@@ -29,7 +29,7 @@ _TIMEOUT_S = 30.0
 
 
 class AliasName(StrEnum):
-    """`--alias`"""
+    """Values of `--alias`."""
 
     live = "live"
     canary = "canary"
@@ -44,19 +44,19 @@ def query(
     tenant: Annotated[str, typer.Argument(help="The tenant whose FAQs are searched.")],
     text: Annotated[str, typer.Argument(help="The question.")],
     address: Annotated[
-        str, typer.Option(help="Where `adapterdistill serve` listens.")
+        str, typer.Option(metavar="URL", help="Where `adapterdistill serve` listens.")
     ] = DEFAULT_ADDRESS,
     top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
     alias: Annotated[
         AliasName | None,
         typer.Option(
             help="Which of the tenant's bundles answers: the live one, or the candidate of "
-            "`adapterdistill release`. Without: as the endpoint chooses for any user."
+            "`adapterdistill release`. Default: the endpoint chooses, as for any user.",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the tenant's token, where the server asks for one."),
+        typer.Option(help="File with the tenant's token, if the server asks for one."),
     ] = None,
     output: Output = Format.table,
 ) -> None:
@@ -70,13 +70,13 @@ def query(
 
 
 def _token_in(path: Path) -> str:
-    """Read from a file, as whoever lists a machine's processes sees their arguments."""
+    """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from serve.tokens import PREFIX
 
     token = read_secret(path).decode("ascii", "replace").strip()
     if not token.startswith(PREFIX) or len(token.split()) != 1:
-        raise ConfigError(f"{path}: holds no token, as `adapterdistill token new` prints it")
+        raise ConfigError(f"{path}: not a token as `adapterdistill token new` prints it")
     return token
 
 
@@ -93,7 +93,7 @@ def ask(
 
     Raises:
         ConfigError: the address, the tenant's name or the question is malformed.
-        UnauthenticatedError: the server takes no such token for this tenant.
+        UnauthenticatedError: the server refuses the token for this tenant.
         NoCandidateError: `alias` is "canary", and there is none.
         UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
             said so.
@@ -146,8 +146,8 @@ def _error_of(status: int, message: str) -> AdapterDistillError:
 def _table(answer: dict[str, Any]) -> RenderableType:
     [result] = answer["results"]
     adapter = f"adapter {answer['adapter']['name']} {answer['adapter']['version'][:12]}"
-    form = answer["adapter"]["form"]
-    told = "" if form == "adapter" else f", {form} form"
+    variant = answer["adapter"]["form"]
+    told = "" if variant == "adapter" else f", variant {variant}"
     told += "" if answer["adapter"].get("alias", "live") == "live" else " (canary)"
     columns = ("#", "score", "question", "answer", "faq_id")
     shown = table(

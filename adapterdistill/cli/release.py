@@ -1,4 +1,4 @@
-"""`adapterdistill release ...`: which of a tenant's bundles its endpoint serves, in its store."""
+"""`adapterdistill release ...`: choose which of a tenant's bundles its endpoint serves."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +14,8 @@ from adapterdistill.errors import ConfigError, ServingError
 
 app = typer.Typer(
     help="Choose which of a tenant's bundles its search endpoint serves, and try another beside "
-    "it. Running deployments follow within a second or so; nothing restarts. (Another thing: "
-    "`registry release` lets a quarantined adapter teach.)",
+    "it. Running deployments follow within about a second, without a restart. (To let a "
+    "quarantined adapter teach, use `registry release-from-quarantine`.)",
     no_args_is_help=True,
 )
 Store = Annotated[Path, typer.Option(help="Folder of serving bundles that `serve` reads.")]
@@ -23,9 +23,8 @@ Tenant = Annotated[str, typer.Argument(help="The tenant.")]
 BundleArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[BUNDLE]",
-        help="Of the tenant, as `show` names it or the beginning of its id. Without: the "
-        "candidate that is up.",
+        help="A bundle of the tenant: its name in `show`, or the beginning of its id. Default: "
+        "the present candidate.",
     ),
 ]
 _SHORT = 12
@@ -33,7 +32,7 @@ _SHORT = 12
 
 @app.command("list")
 def list_(store: Store, output: Output = Format.table) -> None:
-    """Every tenant's live bundle and candidate."""
+    """Show every tenant's live bundle and candidate."""
     from adapterdistill.release import read_release, tenants_in
 
     rows = []
@@ -46,16 +45,17 @@ def list_(store: Store, output: Output = Format.table) -> None:
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    shown = table("tenant", "live", "before", "candidate")
+    # `show` and JSON also have the bundle before: three columns leave the names whole.
+    shown = table("tenant", "live", "candidate")
     for row in rows:
         live = _short(row["bundle"]) if "bundle" in row else row["error"]
-        shown.add_row(row["tenant"], live, _short(row.get("before")), _tried(row.get("candidate")))
+        shown.add_row(row["tenant"], live, _tried(row.get("candidate")))
     Console().print(shown)
 
 
 @app.command()
 def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
-    """A tenant's bundles, newest first, and what each of them is."""
+    """Show a tenant's bundles, newest first, with the role of each."""
     from adapterdistill.release import bundles_of, read_release
 
     release = read_release(store, tenant).model_dump(mode="json")
@@ -84,7 +84,7 @@ def canary(
     tenant: Tenant,
     store: Store,
     bundle: BundleArgument = None,
-    share: Annotated[float, typer.Option(help="Of the requests: 0 to 1.")] = 0.1,
+    share: Annotated[float, typer.Option(help="Share of the requests, 0 to 1.")] = 0.1,
     output: Output = Format.table,
 ) -> None:
     """Let a bundle answer a share of the tenant's requests, beside the live one."""
@@ -99,12 +99,12 @@ def shadow(
     tenant: Tenant,
     store: Store,
     bundle: BundleArgument = None,
-    share: Annotated[float, typer.Option(help="Of the requests: 0 to 1.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of the requests, 0 to 1.")] = 1.0,
     output: Output = Format.table,
 ) -> None:
-    """Ask a bundle what the live one has answered, and compare; its answers are never shown.
+    """Let a bundle answer the live one's questions for comparison; its answers are never shown.
 
-    `GET /v1/tenants/TENANT` of the endpoint tells how they compare.
+    `GET /v1/tenants/TENANT` of the endpoint reports the comparison.
     """
     from adapterdistill.release import put_up
 
@@ -122,7 +122,7 @@ def promote(tenant: Tenant, store: Store, output: Output = Format.table) -> None
 
 @app.command()
 def drop(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
-    """Try the candidate no longer."""
+    """Stop trying the candidate."""
     from adapterdistill.release import drop as change
 
     _changed(change, store, tenant, output)
@@ -130,14 +130,14 @@ def drop(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
 
 @app.command()
 def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
-    """Make live again what was live before."""
+    """Make the previous live bundle live again."""
     from adapterdistill.release import roll_back
 
     _changed(roll_back, store, tenant, output)
 
 
 def _named(store: Path, tenant: str, text: str | None) -> str:
-    """The id of the one bundle that is meant. Raises ConfigError: none is, or several are."""
+    """The id of the one bundle that the text names. Raises ConfigError: none or several match."""
     from adapterdistill.release import bundles_of, read_release
 
     if text is None:
@@ -152,8 +152,8 @@ def _named(store: Path, tenant: str, text: str | None) -> str:
         if bundle_id.startswith(version) and bundle_id[65:].startswith(digest)
     ]
     if len(found) != 1 or not version:
-        many = f"{len(found)} bundles begin" if found else "no bundle begins"
-        raise ConfigError(f"tenant {tenant}: {many} so: name one as `release show` does")
+        many = f"{len(found)} bundles match" if found else "no bundle matches"
+        raise ConfigError(f"tenant {tenant}: {many} {text!r}: give a name from `release show`")
     return found[0]
 
 
@@ -176,7 +176,7 @@ def _rest(release: Mapping[str, Any]) -> str:
 
 
 def _short(bundle_id: str | None) -> str:
-    """As much of it as tells bundles apart, of the version and of the digest."""
+    """A short name that tells bundles apart: the start of the version and the whole digest."""
     return "-" if bundle_id is None else f"{bundle_id[:_SHORT]}{bundle_id[64:]}"
 
 

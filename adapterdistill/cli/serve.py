@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from adapterdistill.cli.options import Dtype
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import write_secret
 
@@ -28,14 +29,14 @@ def register(app: typer.Typer) -> None:
 def serve(
     store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
     encoder: Annotated[str, typer.Option(help="Encoder's name or folder.")] = "minilm-l6",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     bank_mib: Annotated[
         float,
         typer.Option(
-            help="Memory of a replica for adapters, MiB; tenants that do not fit are loaded when "
-            "they are asked for."
+            help="Memory of a replica for adapters, in MiB; tenants that do not fit are loaded "
+            "when they are asked for.",
         ),
     ] = 1024,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
@@ -45,44 +46,45 @@ def serve(
         typer.Option(
             min=1,
             max=65535,
-            help="Answer over gRPC, too, on this port of all interfaces and without TLS (behind "
-            "HAProxy also on 40000 and on): close them to others and put a TLS proxy in front "
-            "(cluster/tls/haproxy.cfg). Needs --tokens.",
+            help="Also answer over gRPC, on this port of all interfaces and without TLS (behind "
+            "HAProxy also on ports from 40000): close these ports to others and put a TLS proxy "
+            "in front (cluster/tls/haproxy.cfg). Needs --tokens.",
         ),
     ] = None,
     registry: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of a registry: what is withdrawn there is served no more."),
+        typer.Option(help="A registry: a version that is withdrawn there is no longer served."),
     ] = None,
     registry_credentials: Annotated[
-        Path | None, typer.Option(help="Folder of an auditor's keys and certificates for it.")
+        Path | None, typer.Option(help="An auditor's keys and certificates for the registry.")
     ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            help="File of `adapterdistill token`: only who has a tenant's token may ask for it. "
-            "Needed to listen beyond loopback."
+            help="File of `adapterdistill token`: only a holder of a tenant's token may ask for "
+            "the tenant. Needed to listen beyond loopback.",
         ),
     ] = None,
     traces: Annotated[
         bool,
         typer.Option(
-            help="OpenTelemetry spans of every request, sent as the OTEL_* variables say. Needs "
-            "the extra `tracing`."
+            help="Send OpenTelemetry spans of every request where the OTEL_* variables say. "
+            "Needs the extra `tracing`."
         ),
     ] = False,
     ray_address: Annotated[
         str,
         typer.Option(
             envvar="RAY_ADDRESS",
-            help="A running Ray cluster (host:port or auto), or `local` to start one and stay.",
+            metavar="HOST:PORT|auto|local",
+            help="A running Ray cluster, or `local` to start one and stay.",
         ),
     ] = LOCAL,
     haproxy: Annotated[
         bool,
         typer.Option(
-            help="Local Ray only: HAProxy in front of the replicas, or Ray's own proxy, which "
-            "answers half as many requests a second."
+            help="Local Ray only: put HAProxy in front of the replicas, or Ray's own proxy, "
+            "which answers half as many requests a second."
         ),
     ] = True,
 ) -> None:
@@ -106,7 +108,7 @@ def serve(
         )
     elif grpc_port is not None:
         raise ConfigError(
-            "--grpc-port is open on every interface, whatever --host is: give --tokens FILE (see "
+            "--grpc-port is open on every interface, whatever --host says: give --tokens FILE (see "
             "`adapterdistill token new`)"
         )
     folder = Path(encoder).expanduser()
@@ -127,7 +129,7 @@ def serve(
         "open_to_all": tokens is None,
         "traces": traces,
     }
-    ServeSettings.of(settings)  # before Ray starts, which takes seconds
+    ServeSettings.of(settings)  # check them before Ray starts, which takes seconds
     is_local = ray_address == LOCAL
     if is_local:
         _prepare_local_ray(haproxy=haproxy)
@@ -155,26 +157,26 @@ def serve(
 
 
 def _prepare_local_ray(*, haproxy: bool) -> None:
-    """Set what Ray reads when it is imported; what the user has set stays."""
+    """Set the variables that Ray reads when it is imported; the user's own values stay."""
     if "RAY_AUTH_MODE" not in os.environ:
-        # Others on the machine can reach a local Ray's ports and would run code in it. Not the file
-        # in the home folder that Ray would make, which would change other clusters.
+        # Others on the machine can reach a local Ray's ports and would run code in it. The token is
+        # not in the home folder, where Ray would put it: that would change other clusters.
         token = _private_folder() / "token"
         write_secret(token, secrets.token_hex(32).encode())
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = ""  # it would be taken in the file's place
+        os.environ["RAY_AUTH_TOKEN"] = ""  # otherwise it would replace the file
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     # Otherwise Ray on Linux listens on all interfaces.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ:
         _choose_proxy(haproxy=haproxy)
-    # Otherwise a request crosses to another thread and back: 6% more of a core behind HAProxy.
-    # Nothing of a replica's blocks its event loop once it serves.
+    # Otherwise a request crosses to another thread and back: 6% more of a core behind HAProxy. Once
+    # a replica serves, nothing in it blocks its event loop.
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    # 2 GiB otherwise, which Serve would read from whoever reaches the port.
+    # Otherwise 2 GiB, and Serve would read as much from anyone who reaches the port.
     os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(16 << 20))
-    # A replica behind HAProxy drains for 30 s by default, which is how long stopping would take.
+    # A replica behind HAProxy drains for 30 s by default, and stopping would take as long.
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
 
 
@@ -195,7 +197,7 @@ def _choose_proxy(*, haproxy: bool) -> None:
 
 
 def _private_folder() -> Path:
-    """Of this user alone, with a short path, until this process ends."""
+    """A folder of this user alone, with a short path, until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="ad-", dir="/tmp"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -212,7 +214,7 @@ def _connect(ray: Any, ray_address: str) -> None:
         address=LOCAL,
         include_dashboard=False,
         log_to_driver=False,
-        object_store_memory=100_000_000,  # nothing big passes through it; the default takes 30%
+        object_store_memory=100_000_000,  # nothing big passes through it; the default is 30%
     )
 
 

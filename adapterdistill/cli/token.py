@@ -15,16 +15,16 @@ from adapterdistill.manifest import is_name
 from serve.tokens import Token, new_token, read_tokens, revoke
 
 app = typer.Typer(
-    help="Make and revoke tokens for the search endpoint. A running deployment takes up each "
-    "change within a second or so.",
+    help="Make and revoke tokens for the search endpoint. A running deployment follows each "
+    "change within about a second.",
     no_args_is_help=True,
 )
 TokenFile = Annotated[
-    Path, typer.Option("--tokens", help="The deployment's file: it holds hashes alone.")
+    Path, typer.Option("--tokens", help="The deployment's token file; it holds only hashes.")
 ]
 Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the token opens.")]
 Operator = Annotated[
-    bool, typer.Option("--operator", help="The operator's, for /metrics and /docs alone.")
+    bool, typer.Option("--operator", help="A token of the operator, for /metrics and /docs only.")
 ]
 
 
@@ -33,18 +33,20 @@ def new(
     tokens: TokenFile,
     tenant: Tenant = None,
     operator: Operator = False,
-    days: Annotated[int, typer.Option(help="Until it expires.", min=1, max=3650)] = 365,
+    days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=3650)] = 365,
     out: Annotated[
         Path | None,
-        typer.Option(help="New file for the token, which its owner alone can read."),
+        typer.Option(metavar="FILE", help="New file for the token, which only its owner can read."),
     ] = None,
     output: Output = Format.table,
 ) -> None:
-    """Make a token and print it, this once, or write it to a file; the tenant's others hold on
-    until they are revoked."""
+    """Make a token and print it once, or write it to a file.
+
+    The tenant's other tokens stay valid until they are revoked.
+    """
     holder = _holder(tenant, operator=operator)
-    if out is not None and (out.exists() or not out.parent.is_dir()):  # before there is a token
-        raise ConfigError(f"{out}: expected the name of a new file in a folder that there is")
+    if out is not None and (out.exists() or not out.parent.is_dir()):  # before a token is made
+        raise ConfigError(f"{out}: expected the name of a new file in an existing folder")
     text, token = new_token(tokens, holder, days=days)
     if out is not None:
         write_secret(out, f"{text}\n".encode())
@@ -57,7 +59,7 @@ def new(
 
 @app.command("list")
 def list_(tokens: TokenFile, tenant: Tenant = None, output: Output = Format.table) -> None:
-    """Show whose tokens there are, and until when; never a token."""
+    """Show the holders of tokens and their expiry; never a token."""
     shown = [_shown(t) for t in read_tokens(tokens) if tenant in (None, t.tenant)]
     _print(shown, output)
 
@@ -68,17 +70,17 @@ def revoke_(
     tenant: Tenant = None,
     operator: Operator = False,
     token_id: Annotated[
-        str | None, typer.Option("--id", help="One token, as `list` names it; without: all.")
+        str | None, typer.Option("--id", help="One token, by its id in `list`. Default: all.")
     ] = None,
     output: Output = Format.table,
 ) -> None:
-    """Let a tenant's tokens, or one of them, hold no longer."""
+    """Revoke a tenant's tokens, or one of them."""
     gone = revoke(tokens, _holder(tenant, operator=operator), token_id)
     _print([_shown(token) for token in gone], output)
 
 
 def _holder(tenant: str | None, *, operator: bool) -> str | None:
-    """Whose token it is; None: the operator's. Raises ConfigError."""
+    """The holder of the token; None: the operator. Raises ConfigError."""
     if operator is (tenant is not None):
         raise ConfigError("give either --tenant or --operator")
     if tenant is not None and not is_name(tenant):
@@ -102,5 +104,6 @@ def _print(shown: list[dict[str, str | None]], output: Format) -> None:
         return
     listed = table("id", "tenant", "created", "expires", "state")
     for row in shown:
-        listed.add_row(row["id"], row["tenant"] or "(operator)", *list(row.values())[2:])
+        created, expires = (str(row[name])[:10] for name in ("created", "expires"))
+        listed.add_row(row["id"], row["tenant"] or "(operator)", created, expires, row["state"])
     Console().print(listed)

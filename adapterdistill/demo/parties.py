@@ -24,6 +24,7 @@ from adapterdistill.errors import (
     error_classes,
 )
 from adapterdistill.manifest import VersionRef
+from adapterdistill.ray_private import RAY_COMMAND
 from adapterdistill.registry.client.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
@@ -188,7 +189,7 @@ def submit_onboarding(
     Progress is shown through `emit` as it comes. Runs in the project's folder, which is uploaded.
     """
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
+        *(sys.executable, "-m", RAY_COMMAND, "job", "submit"),
         f"--address={cluster.dashboard}",
         f"--submission-id={submission_id}",
         "--working-dir=.",

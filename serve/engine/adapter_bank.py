@@ -1,9 +1,9 @@
 """Adapters of many tenants side by side in memory, each in a slot.
 
-Reading and writing never meet: a reader takes the bank's `stack` of one moment together with the
-slots that it will use (`serve.engine.engine.Snapshot`), and a writer writes only into slots that
-nobody holds. A slot comes free when the last object that holds its `Slot` is gone, so a slot cannot
-be reused under a batch in flight, and there is no count that somebody could forget to lower.
+A reader takes the bank's `stack` of one moment together with the slots that it will use
+(`serve.engine.live.Snapshot`); a writer writes only into slots that nobody holds. So the two never
+meet. A slot becomes free when the last object that holds its `Slot` is gone: a batch in flight
+keeps its slots, and no count can be forgotten.
 """
 
 import weakref
@@ -20,7 +20,7 @@ MAX_MIB = 1024.0
 
 
 class Slot:
-    """The right to one adapter's place in the bank, for as long as the object is referenced."""
+    """The right to one adapter's place in the bank, as long as the object is referenced."""
 
     __slots__ = ("__weakref__", "number")
 
@@ -31,8 +31,8 @@ class Slot:
 class AdapterBank:
     """Stacked adapters of one encoder; grows when no slot is free, up to its limit.
 
-    Adapters narrower than the bank are padded with zeros, which leaves their outputs as they were:
-    a padded unit is relu(0) times 0. One thread at a time may `place`; any may read `stack`.
+    Adapters narrower than the bank are padded with zeros, which does not change their outputs: a
+    padded unit is relu(0) times 0. One thread at a time may `place`; any may read `stack`.
 
     max_slots: most adapters side by side; None: as many as `max_mib` holds.
     max_mib: most memory of the slots, in MiB. While the bank grows, its old stack stays beside the
@@ -60,7 +60,8 @@ class AdapterBank:
 
     @property
     def stack(self) -> AdapterStack:
-        """All slots as they are now. Later growth makes another stack and leaves this one."""
+        """All slots as they are now. Later growth makes another stack and does not change this
+        one."""
         return self._stack
 
     @property
@@ -96,7 +97,7 @@ class AdapterBank:
             raise ServingError(
                 f"adapter has bottleneck size {width}: at most {MAX_BOTTLENECK_SIZE} is served"
             )
-        # Every slot is as wide as the widest: one adapter must not push out all the others.
+        # Every slot is as wide as the widest: one adapter must not evict all the others.
         if self._limit(width) < max(1, self.num_slots):
             raise ServingError(
                 f"adapter has bottleneck size {width}: {max(1, self.num_slots)} slots of it need "
@@ -160,7 +161,7 @@ class AdapterBank:
 def _write(stack: AdapterStack, number: int, adapter: BottleneckAdapter) -> None:
     width = adapter.bottleneck_size
     for target in (stack.down, stack.down_bias, stack.up):
-        target[:, number, width:].zero_()  # the slot's last holder may have been wider
+        target[:, number, width:].zero_()  # the slot's last adapter may have been wider
     stack.down[:, number, :width] = adapter.down_weight
     stack.down_bias[:, number, :width] = adapter.down_bias
     stack.up[:, number, :width] = adapter.up_weight.transpose(1, 2)

@@ -1,7 +1,7 @@
-"""Whether a tenant's live queries are still like those that its scores were calibrated on.
+"""Drift: whether a tenant's live queries are still like those that its scores were calibrated on.
 
-Counts of live top scores, in the bins of the bundle's held-out ones, and of abstentions; in memory,
-of this replica alone, since it first served the bundle.
+Counts live top scores in the bins of the bundle's held-out ones, and abstentions. The counts are in
+memory, for this replica alone, since it first served the bundle.
 """
 
 import functools
@@ -17,30 +17,30 @@ from prometheus_client.registry import Collector
 from adapterdistill.confidence import LEAST_PER_BIN, Calibration
 
 RECENT = 1000
-"""When twice as many are counted, all counts are halved: they speak of the last 1,000 to 2,000
-queries or so, and older ones count for half as much every 1,000."""
+"""When twice as many queries are counted, all counts are halved: so they cover about the last 1,000
+to 2,000 queries, and the weight of older ones halves every 1,000."""
 MAX_KEPT = 16_384
-"""Bundles whose counts outlast their tenant's absence from memory; about 2 KiB each."""
+"""Bundles whose counts are kept while the tenant is not in memory; about 2 KiB each."""
 LARGE_SHIFT = 0.25
-"""PSI that is by custom a shift to act upon (Siddiqi, 2006, "Credit risk scorecards")."""
+"""PSI that by custom calls for action (Siddiqi, 2006, "Credit risk scorecards")."""
 _PER_MILLE = 3.09
 """Standard normal deviate that 1 in 1,000 exceeds."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """What the live queries look like beside the held-out ones."""
+    """The live queries compared with the held-out ones."""
 
     queries: int
-    """Recent ones, which this rests on."""
+    """Number of recent queries behind these figures."""
     abstained: int
-    """Of these."""
+    """Number of those that were abstained from."""
     psi: float | None
-    """Population stability index of the top scores; None without a reference, or so far."""
+    """Population stability index of the top scores; None: no reference, or too few queries yet."""
     expected_psi: float | None
-    """Of as many queries whose scores are distributed as the reference's are."""
+    """Expected index of as many queries with the reference's distribution of scores."""
     drifted: bool
-    """The index is large, and larger than 1 in 1,000 such samples would have it."""
+    """The index is large, and larger than in 999 of 1,000 unchanged samples."""
 
 
 class Drift:
@@ -66,7 +66,7 @@ class Drift:
                 self._total /= 2
 
     def read(self) -> Shift:
-        """How it stands now."""
+        """The shift at this moment."""
         with self._lock:
             counts, total, abstained = tuple(self._counts), self._total, self._abstained
         psi = expected = None
@@ -79,9 +79,9 @@ class Drift:
 
 
 def stability_index(reference: Iterable[float], live: Iterable[float]) -> float:
-    """PSI, the sum over bins of (live - reference) * ln(live / reference), of shares.
+    """PSI: the sum over bins of (live - reference) * ln(live / reference), in shares.
 
-    Half a query is added to each bin, or an empty one would make it infinite.
+    Half a query is added to each bin; otherwise an empty bin would make the index infinite.
     """
     before, now = ([count + 0.5 for count in counts] for counts in (reference, live))
     num_before, num_now = sum(before), sum(now)
@@ -90,11 +90,12 @@ def stability_index(reference: Iterable[float], live: Iterable[float]) -> float:
 
 
 def chance(reference: tuple[int, ...], live: float, *, deviate: float | None = None) -> float:
-    """What the index is of two samples of one distribution: (1/rows + 1/live) * chi-squared of
-    bins - 1 degrees of freedom (Yurdakul and Naranjo, 2020, "Statistical properties of the
-    population stability index"); its mean, or its quantile at a standard normal deviate.
+    """The index of two samples of one distribution, which differ by chance alone.
 
-    For independent queries: where users repeat each other, fewer count than are counted.
+    It is (1/rows + 1/live) * chi-squared with bins - 1 degrees of freedom (Yurdakul and Naranjo,
+    2020, "Statistical properties of the population stability index"): its mean, or its quantile at
+    a standard normal deviate. It holds for independent queries; users who repeat each other make
+    the effective number smaller than the count.
     """
     degrees = len(reference) - 1
     scale = 1 / sum(reference) + 1 / live
@@ -105,8 +106,11 @@ def chance(reference: tuple[int, ...], live: float, *, deviate: float | None = N
 
 
 def kept_drifts() -> Callable[[str, Calibration | None], Drift]:
-    """(bundle id, its calibration) to the bundle's counts: the same ones when it comes back into
-    memory, unless `MAX_KEPT` others came in since."""
+    """A function from (bundle id, calibration) to the bundle's counts.
+
+    A bundle that comes back into memory gets its old counts, unless `MAX_KEPT` others came in
+    since.
+    """
 
     @functools.lru_cache(MAX_KEPT)
     def drift_of(bundle_id: str, calibration: Calibration | None) -> Drift:
@@ -121,7 +125,7 @@ class DriftOfTenants(Collector):
 
     named: Callable[[], Iterable[str]]
     drift_of: Callable[[str], Drift | None] = lambda tenant: None
-    """None: the tenant is not in memory."""
+    """Drift of a tenant; None: the tenant is not in memory."""
 
     def collect(self) -> Iterator[Metric]:
         abstained = _gauge("abstained_ratio", "Share of recent queries without an answer.")

@@ -1,9 +1,9 @@
 """Answers batches of mixed tenants, all adapters in one encoder forward. torch only, no Ray.
 
 A batch works on one `Snapshot`, taken once: tenants, adapters, indexes and thresholds of one
-moment. Tenants that are served by a form of their adapter have a forward each. Whatever changes
-builds the next snapshot beside it and swaps one reference, so searches need no lock, and an answer
-cannot mix two versions or two tenants.
+moment. Tenants that are served by a variant of their adapter have a forward each. A change builds
+the next snapshot beside the current one and swaps one reference. So searches need no lock, and an
+answer cannot mix two versions or two tenants.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from serve.engine.faq_index import Ranking, rank
 from serve.engine.items import RankedFaq
 from serve.engine.items import SearchAnswer as SearchAnswer
 from serve.engine.items import SearchItem as SearchItem
+from serve.engine.items import SearchOutcome as SearchOutcome
 from serve.engine.live import Alias, Snapshot, key_of, tenant_of
 from serve.engine.live import LiveTenant as LiveTenant
 from serve.engine.live import NotLive as NotLive
-from serve.engine.live import Recalled as Recalled
 from serve.engine.load_queue import PagingCounts
 from serve.engine.loading import Loader
 from serve.engine.pointers import Pointers, read_wanted
@@ -40,25 +40,26 @@ LOAD_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh changed, by key (`serve.engine.live`).
+    """The changes that a refresh made, by key (`serve.engine.live`).
 
     A refused tenant keeps its earlier version, if it has one; a refused candidate is not used.
     """
 
     loaded: tuple[str, ...]
-    """Their new bundle is proven, and in memory if there was room."""
+    """Keys whose new bundle is proven; it is in memory if there was room."""
     dropped: tuple[str, ...]
     refused: Mapping[str, AdapterDistillError]
     known: tuple[str, ...] = ()
-    """New tenants whose bundle is read, and proven, when they are first asked for."""
+    """New tenants whose bundle is read and proven at their first request."""
 
 
 class Engine:
-    """Searches over the live bundles of a store. Thread-safe; `refresh` serialises itself.
+    """Searches over the live bundles of a store. Thread-safe; refreshes run one at a time.
 
     max_slots: most tenants in memory; None: as many as `bank_mib` MiB of adapters holds.
     load_threads: bundles that are loaded at one time.
-    warm: `refresh` loads tenants of itself while fewer are in memory and there is room.
+    warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
+        before anyone asks for them.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Engine:
 
     @property
     def num_slots(self) -> int:
-        """Places for adapters, used and free; more are made until `max_slots`."""
+        """Places for adapters, used and free; the bank adds more up to `max_slots`."""
         return self._bank.num_slots
 
     @property
@@ -121,22 +122,22 @@ class Engine:
 
     @property
     def working_set(self) -> int:
-        """Tenants that were asked for in the last minutes (`recency.WINDOW_S`)."""
-        return self._residents.recency.working_set()
+        """Tenants that were asked for in the last minutes (`segmented_lru.WINDOW_S`)."""
+        return self._residents.lru.working_set()
 
     @property
     def num_unproven(self) -> int:
-        """Bundles in memory that `prove_next` has yet to prove."""
+        """Bundles in memory that `prove_next` has not proven yet."""
         return self._residents.num_unproven
 
     async def hold(self, tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
-        """The tenant in memory, loaded if need be; it stays there while the result is kept.
+        """The tenant in memory, after a load if need be; it stays there while the result is kept.
 
         Raises:
-            UnknownTenantError, WithdrawnError: it is not served.
-            NoCandidateError: `alias` is "canary", and it has no candidate that is served.
-            DeadlineExceededError: it is not loaded within `timeout_s`.
-            OverloadedError: too many others are to be loaded, or all in memory are in use.
+            UnknownTenantError, WithdrawnError: the tenant is not served.
+            NoCandidateError: `alias` is "canary", and the tenant has no candidate that is served.
+            DeadlineExceededError: the tenant is not loaded within `timeout_s`.
+            OverloadedError: too many loads wait, or requests hold all adapters in memory.
         """
         found = self.admit(tenant, alias)
         if isinstance(found, LiveTenant):
@@ -149,25 +150,25 @@ class Engine:
             ) from None
 
     def admit(self, tenant: str, alias: Alias = "live") -> LiveTenant | Future[LiveTenant]:
-        """`hold` for threads; see `Residents.admit`."""
+        """The same as `hold`, for threads; see `Residents.admit`."""
         return self._residents.admit(key_of(tenant, alias))
 
     def close(self) -> None:
-        """End the threads that load."""
+        """End the threads that load bundles."""
         self._residents.close()
 
-    def search(self, items: Sequence[SearchItem]) -> list[SearchAnswer | NotLive]:
+    def search(self, items: Sequence[SearchItem]) -> list[SearchOutcome]:
         """Answer a batch in the order of `items`.
 
-        An item of a tenant that is not live yields an error in its place and costs the others
-        nothing. Nobody is answered from the bare encoder.
+        For an item of a tenant that is not live, the error stands in its place; the other items are
+        answered. Nobody is answered from the bare encoder.
         """
         snapshot = self.snapshot
         stack = snapshot.stack
         found = [(item, _held(snapshot, item)) for item in items]
-        del snapshot  # from here on the batch holds its own tenants and keeps no other in memory
+        del snapshot  # from here on the batch holds its own tenants and no others
         known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
-        self._residents.recency.asked({item.key for item, _ in known if item.held is None})
+        self._residents.lru.asked({item.key for item, _ in known if item.held is None})
         rankings = iter(self._rank(stack, known))
         return [
             _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
@@ -191,45 +192,49 @@ class Engine:
         ids: Sequence[Sequence[int]],
         served: Sequence[Slot | ServedForm | None],
     ) -> Tensor:
-        """Each row as its tenant is served, [rows, hidden]: adapters together, each form alone."""
+        """Embeddings of the rows, each as its tenant is served: [rows, hidden].
+
+        All adapters share one forward; each variant has its own.
+        """
         device = self._encoder.device
         rows_of: dict[ServedForm | None, list[int]] = {}
         for row, one in enumerate(served):
             rows_of.setdefault(one if isinstance(one, ServedForm) else None, []).append(row)
         queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
-        for form, rows in rows_of.items():
+        for variant, rows in rows_of.items():
             tokens = pack([ids[row] for row in rows], device)
             embedder: Embedder
-            if form is None:
+            if variant is None:
                 slots = [s.number if s else -1 for s in served if not isinstance(s, ServedForm)]
                 embedder = stack.mixed(torch.tensor(slots), tokens)
             else:
-                embedder = form.embedder
+                embedder = variant.embedder
             queries[rows] = self._encoder.embed(tokens, embedder)
         return queries
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], through: Sequence[LiveTenant | None]) -> Tensor:
-        """Each text as a tenant that is held is served, or through no adapter, [texts, hidden].
+        """Embeddings of the texts, each through a held tenant or through no adapter: [texts,
+        hidden].
 
-        For comparisons, in one batch: nothing that `search` answers is without an adapter.
+        For comparisons, in one batch; `search` answers nothing without an adapter.
         """
         served = [None if live is None else live.served for live in through]
         return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
 
     def refresh(self) -> Refresh:
-        """Follow the store's releases: a tenant moves to a new bundle when that is proven.
+        """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.
 
-        Tenants that were not known are loaded while fewer than `warm` are in memory and there is
-        room; the others when they are asked for. Candidates are always proven first.
+        New tenants are loaded while fewer than `warm` are in memory and there is room, the others
+        at their first request. Candidates are always proven first.
 
         Raises:
             ServingError: the store cannot be read; everything stays as it was.
         """
         with self._refreshing:
-            # Without the tenants: nobody could leave memory while the store is read.
+            # Without the tenants: a reference to them would keep all of them in memory meanwhile.
             wanted = read_wanted(self._pointers, replace(self.snapshot, tenants={}))
-            # First what needs no load: a candidate that is dropped or replaced answers no more.
+            # First the changes that need no load: a dropped or replaced candidate answers no more.
             if wanted.dropped or wanted.candidates != self.snapshot.candidates:
                 self._residents.know({}, wanted.dropped, wanted.candidates)
             loaded: list[str] = []
@@ -253,17 +258,19 @@ class Engine:
             return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
 
     def prove_next(self) -> Refresh:
-        """Prove a tenant in memory on all probe sentences; what is refused is served no more."""
+        """Prove a tenant in memory on all probe sentences; a refused tenant is no longer served."""
         refused = self._residents.prove_next()
         return Refresh((), (), dict([refused] if refused else []))
 
     def _is_cold(self) -> bool:
         return len(self.snapshot.tenants) < self._warm and self._residents.has_room()
 
-    def recall(self, name: str) -> tuple[str, ...]:
-        """Serve the version of this name no more, from the next batch on and whatever the store
-        says; returns the tenants that were served it."""
-        return self._residents.recall(name)
+    def withdraw(self, name: str) -> tuple[str, ...]:
+        """Stop serving the version of this name from the next batch on, whatever the store says.
+
+        Returns the keys under which it was served.
+        """
+        return self._residents.withdraw(name)
 
     def serves(self, name: str) -> bool:
         """Whether a tenant is served the version of this name."""
@@ -271,11 +278,12 @@ class Engine:
 
 
 def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
-    """What answers the item: what it holds, unless withdrawn meanwhile, or what is served now."""
+    """The bundle that answers the item: the one that it holds, unless withdrawn, or the live
+    one."""
     held = item.held
-    if held is None or item.tenant in snapshot.recalled:
+    if held is None or item.tenant in snapshot.withdrawals:
         return snapshot.live(item.key)
-    # A name costs microseconds, and what is still in memory under its key is not withdrawn.
+    # Comparing names costs microseconds; a bundle in memory under its key is not withdrawn.
     if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
         return held
     return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
@@ -292,7 +300,7 @@ def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswe
         version=live.manifest.version,
         ranked=ranked,
         abstained=ranked[0].score < live.threshold,
-        form=live.form,
+        variant=live.variant,
         confidence=live.confidence(ranked[0].score),
         alias=item.alias,
     )

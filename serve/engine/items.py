@@ -1,8 +1,8 @@
-"""What the engine is asked, and what it answers."""
+"""Questions to the engine and its answers."""
 
 from dataclasses import dataclass, field
 
-from serve.engine.live import Alias, LiveTenant, ServedAs, key_of
+from serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
 
 
 @dataclass(frozen=True)
@@ -10,11 +10,11 @@ class SearchItem:
     """One question of one tenant's user."""
 
     tenant: str
-    text: str = field(repr=False)  # private: must not reach a log through a repr
+    text: str = field(repr=False)  # private: a repr must not bring it into a log
     top_k: int = 5
     held: LiveTenant | None = field(default=None, repr=False, compare=False)
-    """What `Engine.hold` gave: keeps it in memory while the item waits, and answers the item,
-    whatever is live by then."""
+    """The result of `Engine.hold`: it stays in memory while the item waits, and answers the item
+    even if another bundle has gone live."""
     alias: Alias = "live"
     """Which of the tenant's bundles is asked, and was held."""
 
@@ -41,7 +41,11 @@ class SearchAnswer:
     version: str
     ranked: tuple[RankedFaq, ...]
     abstained: bool
-    form: ServedAs = "adapter"
+    variant: VariantName = "adapter"
     confidence: float | None = None
-    """P(the best FAQ is right); None where the bundle has no calibration."""
+    """P(the best FAQ is right); None: the bundle has no calibration."""
     alias: Alias = "live"
+
+
+SearchOutcome = SearchAnswer | NotLive
+"""The answer to an item, or the error in its place."""

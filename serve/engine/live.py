@@ -1,10 +1,10 @@
-"""What is served at one moment: tenants in memory, tenants that could be, and the withdrawn.
+"""One moment's serving state: tenants in memory, tenants that can be loaded, and withdrawals.
 
 Every live tenant is known by its bundle's id, which costs little; its adapter and FAQs are in
-memory for as long as there is room. Everything here is immutable.
+memory while there is room. Everything here is immutable.
 
-What is served has a key: the live bundle's is its tenant's name, the candidate's is
-`TENANT@canary`, which no tenant can be called. A candidate is paged as any tenant is.
+Everything served has a key: the live bundle's key is its tenant's name, the candidate's is
+`TENANT@canary`, which is no valid tenant name. A candidate is loaded and evicted like any tenant.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ from serve.engine.drift import Drift
 from serve.engine.faq_index import FaqIndex
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
-"""Why a tenant is not answered; the last where it is live and not in memory."""
-ServedAs = FormKind | Literal["adapter"]
-"""What a tenant is served by: its adapter, or a cheaper form of it."""
+"""Why a tenant is not answered; OverloadedError: it is live but not in memory."""
+VariantName = FormKind | Literal["adapter"]
+"""What a tenant is served by: its adapter, or a variant (a cheaper model made from it)."""
 Alias = Literal["live", "canary"]
-"""Which of a tenant's bundles answers: the live one, or the candidate, whatever its mode."""
+"""Which of a tenant's bundles answers: the live one, or the candidate in either mode."""
 
 
 def key_of(tenant: str, alias: Alias) -> str:
@@ -45,63 +45,64 @@ def tenant_of(key: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LiveTenant:
-    """What one bundle is in memory. Whoever holds it keeps its slot from reuse."""
+    """One bundle in memory. While somebody holds it, its slot is not reused."""
 
     bundle_id: str
     manifest: Manifest
     served: Slot | ServedForm
-    """The adapter's place in the bank, or what is served in its stead."""
+    """The adapter's place in the bank, or the variant that is served instead of it."""
     index: FaqIndex
     faqs: tuple[Faq, ...]
     threshold: float
     calibration: Calibration | None
     drift: Drift
-    """Counts of what it answered; the only part of it that changes."""
+    """Counts of its answers; the only part that changes."""
 
     @property
-    def form(self) -> ServedAs:
+    def variant(self) -> VariantName:
         return "adapter" if isinstance(self.served, Slot) else self.served.settings.kind
 
     def confidence(self, top_score: float) -> float | None:
-        """P(the best FAQ is right); None where the bundle has no calibration."""
+        """P(the best FAQ is right); None: the bundle has no calibration."""
         return None if self.calibration is None else self.calibration.confidence(top_score)
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """A live bundle whose version was withdrawn: it is not served."""
+class Withdrawal:
+    """A bundle that is not served because its version was withdrawn."""
 
     bundle_id: str
     name: str
-    """Of the version."""
+    """Name of the version."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Everything that a batch needs, of one moment. Holding it keeps its slots from reuse."""
+    """Everything that a batch needs, at one moment. Holding it keeps its slots from reuse."""
 
     stack: AdapterStack
     tenants: Mapping[str, LiveTenant]
-    """Those in memory, by key, as are the next two."""
+    """Tenants in memory. This and the next two are by key."""
     bundles: Mapping[str, str]
-    """Every bundle id that is served, in memory or not; not those of the withdrawn."""
-    recalled: Mapping[str, Recalled]
+    """Ids of all served bundles, in memory or not; withdrawn ones are not among them."""
+    withdrawals: Mapping[str, Withdrawal]
     withdrawn: frozenset[str]
-    """Names of versions that are not to be served."""
+    """Names of the versions that must not be served."""
     candidates: Mapping[str, Candidate]
-    """Of every tenant that has one in the store, by name: refused and withdrawn ones, too."""
+    """Candidates in the store by tenant, refused and withdrawn ones among them."""
 
     def find(self, key: str) -> LiveTenant | str | UnknownTenantError | WithdrawnError:
-        """What is in memory, or the id of its bundle, or the error that says why neither."""
+        """The tenant in memory, the id of its bundle, or the error that says why it is not
+        served."""
         tenant = tenant_of(key)
         if key != tenant and tenant not in self.bundles:
-            return self._why_not(tenant)  # not even its candidate's answers are served
+            return self._why_not(tenant)  # without a live bundle its candidate is not served either
         if key != tenant and self.candidate(tenant) is None:
             return self._why_not(key)
         return self.tenants.get(key) or self.bundles.get(key) or self._why_not(key)
 
     def live(self, key: str) -> LiveTenant | NotLive:
-        """What is in memory, or the error that says why it does not answer."""
+        """The tenant in memory, or the error that says why it does not answer."""
         found = self.find(key)
         if isinstance(found, str):
             tenant = tenant_of(key)
@@ -109,16 +110,17 @@ class Snapshot:
         return found
 
     def candidate(self, tenant: str) -> Candidate | None:
-        """The candidate that may answer: not one that is refused, withdrawn or not proven yet."""
+        """The candidate that may answer; None: there is none, or it is refused, withdrawn or
+        unproven."""
         candidate = self.candidates.get(tenant)
         if candidate is None or self.bundles.get(key_of(tenant, "canary")) != candidate.bundle:
             return None
         return candidate
 
     def bundle_id(self, key: str) -> str | None:
-        """The bundle that is served, or withdrawn, under the key."""
-        recalled = self.recalled.get(key)
-        return recalled.bundle_id if recalled else self.bundles.get(key)
+        """Id of the bundle that is served, or withdrawn, under the key."""
+        withdrawal = self.withdrawals.get(key)
+        return withdrawal.bundle_id if withdrawal else self.bundles.get(key)
 
     def serving(self, name: str) -> tuple[str, ...]:
         """Keys under which the version of this name is served."""
@@ -136,15 +138,15 @@ class Snapshot:
     @property
     def num_withdrawn(self) -> int:
         """Tenants whose live bundle is not served because its version was withdrawn."""
-        return len(self.recalled) - self._num_candidates(self.recalled)
+        return len(self.withdrawals) - self._num_candidates(self.withdrawals)
 
     def _num_candidates(self, keys: Mapping[str, object]) -> int:
         return sum(key_of(tenant, "canary") in keys for tenant in self.candidates)
 
     def _why_not(self, key: str) -> UnknownTenantError | WithdrawnError:
         tenant = tenant_of(key)
-        if key in self.recalled:
-            return WithdrawnError(f"{self.recalled[key].name} is withdrawn")
+        if key in self.withdrawals:
+            return WithdrawnError(f"{self.withdrawals[key].name} is withdrawn")
         if key == tenant:
             return UnknownTenantError(f"tenant {tenant} has no live adapter")
         if tenant in self.candidates:

@@ -1,4 +1,4 @@
-"""Loads that run or wait for a thread, one a tenant, and no more than are done in time."""
+"""A queue of loads, one for each tenant, bounded by the time that they take."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from adapterdistill.errors import OverloadedError
 from serve.engine.live import LiveTenant
 
 MAX_WAIT_S = 3.0
-"""A load that would wait for longer is refused at once: well within a request's time, as the
-request waits for a batch afterwards."""
+"""Longest wait of a load; one that would wait longer is refused at once. It is well within a
+request's time, because the request then waits for a batch."""
 _NICENESS = 10
 _FIRST_LOAD_S = 0.01
 _FORGOTTEN_PER_LOAD = 0.05
@@ -21,12 +21,12 @@ _FORGOTTEN_PER_LOAD = 0.05
 
 @dataclass
 class PagingCounts:
-    """Since the start; read at any time. Hits are exact while one thread admits."""
+    """Counts since the start, readable at any time. Hits are exact while one thread admits."""
 
     hits: int = 0
     """Admissions of tenants in memory."""
     waits: int = 0
-    """Admissions that wait for a load; several may wait for one."""
+    """Admissions that wait for a load; several may share one."""
     loads: int = 0
     failures: int = 0
     evictions: int = 0
@@ -35,7 +35,7 @@ class PagingCounts:
 
 
 class LoadQueue:
-    """Runs `load` on threads of its own. Thread-safe."""
+    """Runs `load` on its own threads. Thread-safe."""
 
     def __init__(
         self, load: Callable[[str], LiveTenant], counts: PagingCounts, *, threads: int
@@ -46,17 +46,17 @@ class LoadQueue:
         self._threads = ThreadPoolExecutor(
             threads, thread_name_prefix="load", initializer=_give_way
         )
-        self._lock = threading.Lock()  # never held for longer than a look-up
+        self._lock = threading.Lock()  # held for a look-up only
         self._loads: dict[str, Future[LiveTenant]] = {}
-        self._load_s = _FIRST_LOAD_S  # how long one takes, mostly of the last twenty
+        self._load_s = _FIRST_LOAD_S  # duration of a load, mostly of the last twenty
 
     @property
     def wait_s(self) -> float:
-        """About how long one more would wait."""
+        """About how long one more load would wait."""
         return len(self._loads) * self._load_s / self._num_threads
 
     def join(self, key: str) -> Future[LiveTenant]:
-        """The load of `key`, which all who ask meanwhile share.
+        """The load of `key`, which all requests for it share.
 
         Raises:
             OverloadedError: it would wait for too long.
@@ -90,6 +90,6 @@ class LoadQueue:
 
 
 def _give_way() -> None:
-    """Where cores are short, tenants in memory are answered before others are loaded."""
-    with contextlib.suppress(OSError):  # elsewhere than on Linux a thread has no priority
+    """Lower this thread's priority: tenants in memory are answered before others are loaded."""
+    with contextlib.suppress(OSError):  # only on Linux does a thread have a priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,4 +1,4 @@
-"""From a bundle in the store to what can be placed in memory: read, verified and proven active."""
+"""Reads a bundle from the store, verifies it and proves that its adapter is active."""
 
 import math
 import time
@@ -22,7 +22,7 @@ from serve.engine.proofs import Proofs
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A sound bundle that has no place in memory yet."""
+    """A verified bundle that has no place in memory yet."""
 
     bundle_id: str
     manifest: Manifest
@@ -34,9 +34,9 @@ class Loaded:
 
 
 class Loader:
-    """Reads bundles for one encoder; any number of threads may.
+    """Reads bundles for one encoder, on any number of threads.
 
-    Digests are checked at every load, that an adapter is active once a bundle.
+    Digests are checked at every load; that an adapter is active is proven once for each bundle.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Loader:
         retry_refused_s: float,
         check: Callable[[BottleneckAdapter], None],
     ) -> None:
-        """`check` raises ServingError for an adapter that could not be placed."""
+        """`check` raises ServingError for an adapter that does not fit the bank."""
         self.proofs = Proofs(encoder)
         self._encoder = encoder
         self._store = store
         self._retry_refused_s = retry_refused_s
         self._check = check
-        self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, when)
+        self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, monotonic time)
 
     def was_refused(self, key: str, bundle_id: str) -> bool:
-        """Whether the bundle was refused a moment ago: it is not tried again yet."""
+        """Whether the bundle was refused a moment ago and is not tried again yet."""
         refused_id, when = self._refused.get(key, (None, 0.0))
         return refused_id == bundle_id and time.monotonic() - when < self._retry_refused_s
 
@@ -68,7 +68,7 @@ class Loader:
         """The bundle to serve under a key of `serve.engine.live`, proven (`serve.engine.proofs`).
 
         Raises:
-            ServingError, EncoderMismatchError, InvalidPayloadError: not to be served.
+            ServingError, EncoderMismatchError, InvalidPayloadError: it must not be served.
         """
         try:
             return self._load(tenant_of(key), bundle_id, briefly)
@@ -94,7 +94,7 @@ class Loader:
             prove = self.proofs.prove_briefly if briefly else self.proofs.prove
             prove(bundle_id, adapter, manifest.golden)
         else:
-            served = self._form(bundle.form, bundle_id)
+            served = self._load_variant(bundle.form, bundle_id)
         return Loaded(
             bundle_id=bundle_id,
             manifest=manifest,
@@ -105,12 +105,12 @@ class Loader:
             calibration=bundle.calibration,
         )
 
-    def _form(self, bundled: bundles.BundledForm, bundle_id: str) -> ServedForm:
-        form = unpack_form(bundled.payload, self._encoder)
-        if form.settings.kind != bundled.proven.kind:
+    def _load_variant(self, bundled: bundles.BundledForm, bundle_id: str) -> ServedForm:
+        variant = unpack_form(bundled.payload, self._encoder)
+        if variant.settings.kind != bundled.proven.kind:
             raise ServingError(
-                f"the bundle's form is of kind {form.settings.kind}, its head says "
+                f"the bundle's variant is of kind {variant.settings.kind}, but its head says "
                 f"{bundled.proven.kind}"
             )
-        self.proofs.prove(bundle_id, form.embedder, bundled.proven.golden)
-        return form
+        self.proofs.prove(bundle_id, variant.embedder, bundled.proven.golden)
+        return variant

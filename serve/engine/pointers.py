@@ -1,6 +1,7 @@
-"""The release of each tenant of a store, read again only where it changed.
+"""The release of each tenant of a store; a pointer is read again only when it changed.
 
-An unchanged pointer costs one `stat`: 10,000 of them take 30 ms, reading them 20 times that.
+An unchanged pointer costs one `stat`: 10,000 of them take 30 ms, and reading them takes 20 times as
+long.
 """
 
 import os
@@ -24,7 +25,7 @@ class Pointers:
         self._seen: dict[str, tuple[_Stamp, Release]] = {}
 
     def read(self) -> Iterator[tuple[str, Release | ServingError]]:
-        """Each tenant with its release, sorted by tenant; the error, if that is damaged.
+        """Each tenant with its release, sorted by tenant, or with the error of a damaged release.
 
         Raises:
             ServingError: the store cannot be read.
@@ -43,7 +44,8 @@ class Pointers:
         self._seen = found
 
     def _stamps(self) -> Iterator[tuple[str, _Stamp]]:
-        """A pointer is replaced as a whole, so that its inode changes whenever it does."""
+        """Each tenant with its pointer's stamp. A writer replaces the whole file, so the inode
+        changes."""
         try:
             tenants = sorted(entry.name for entry in os.scandir(self._store) if entry.is_dir())
         except OSError as error:
@@ -52,7 +54,7 @@ class Pointers:
             if not is_name(tenant):
                 continue
             try:
-                # A Path for each would take as long again as the stat.
+                # Making a Path would double the time of the stat.
                 stat = os.stat(f"{self._store}/{tenant}/live.json")  # noqa: PTH116
             except OSError:
                 continue
@@ -61,16 +63,19 @@ class Pointers:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the store wants served, against what is; keys as in `serve.engine.live`."""
+    """The releases that the store wants served, compared with the served ones.
+
+    Keys are those of `serve.engine.live`.
+    """
 
     bundles: Mapping[str, str]
-    """Key to bundle id, sorted; of tenants whose release is damaged, what is served."""
+    """Key to bundle id, sorted. A tenant whose release is damaged keeps what is served."""
     candidates: Mapping[str, Candidate]
-    """By tenant."""
+    """Tenant to candidate."""
     dropped: tuple[str, ...]
-    """Keys that are served and not wanted, and candidates that others replace."""
+    """Keys that are served and no longer wanted, and candidates that others replace."""
     damaged: Mapping[str, ServingError]
-    """By tenant."""
+    """Tenant to the fault of its release."""
 
 
 def read_wanted(pointers: Pointers, now: Snapshot) -> Wanted:
@@ -93,7 +98,7 @@ def read_wanted(pointers: Pointers, now: Snapshot) -> Wanted:
                 bundles[key_of(tenant, "canary")] = candidate.bundle
         if candidate is not None:
             candidates[tenant] = candidate
-    dropped = {key for key in (*now.bundles, *now.recalled) if key not in bundles}
+    dropped = {key for key in (*now.bundles, *now.withdrawals) if key not in bundles}
     for tenant in candidates:
         tried = key_of(tenant, "canary")
         if now.bundle_id(tried) not in (None, bundles.get(tried)):

@@ -1,10 +1,10 @@
-"""Which bundles are proven to be active: each briefly before it answers, and wholly in time.
+"""Proves that bundles are active: briefly before they answer, on all probe sentences later.
 
-The proof on all probe sentences takes five times as long as the rest of a load. Digests say at
-every load that a bundle is what its owner made, for this encoder's weights; what is left to show is
-that its adapter is active in this process. One sentence shows that: moved as far as the manifest
-says to within a fifth of the way, where the bare encoder does not move it at all. The others,
-at other lengths, follow in the background.
+The proof on all probe sentences takes five times as long as the rest of a load. The digests,
+checked at every load, already show that a bundle is its owner's, made for this encoder's weights;
+the proof adds that its adapter is active in this process. One sentence is enough for that: the
+adapter must move it as far as the manifest says, to within a fifth, and the bare encoder does not
+move it at all. The other sentences, of other lengths, follow in the background.
 """
 
 import threading
@@ -21,11 +21,12 @@ from serve.engine.adapter_bank import Slot
 from serve.engine.live import Snapshot
 
 PROVE_EVERY_S = 0.1
-"""A whole proof takes 8 ms: 1,000 tenants take two minutes, at less than a tenth of a core."""
+"""Pause between proofs. A whole proof takes 8 ms, so 1,000 tenants take two minutes, at less than a
+tenth of a core."""
 
 
 @dataclass(eq=False)
-class _Asked:
+class _Pending:
     adapter: BottleneckAdapter
     golden: GoldenVectors
     done: bool = False
@@ -33,19 +34,21 @@ class _Asked:
 
 
 class Proofs:
-    """Bundle ids that are proven on one encoder: the outcome follows from the content that an id
-    names, so once is enough. Thread-safe."""
+    """The bundle ids that are proven on one encoder. Thread-safe.
+
+    An id names its content, and the outcome follows from the content: each bundle is proven once.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._briefly: set[str] = set()
         self._wholly: set[str] = set()
-        self._disproven: dict[str, str] = {}  # why
-        self._asked: deque[_Asked] = deque()
+        self._disproven: dict[str, str] = {}  # bundle id -> why it failed
+        self._pending: deque[_Pending] = deque()
         self._proving = threading.Lock()
 
     def prove(self, bundle_id: str, embedder: Embedder, golden: GoldenVectors) -> None:
-        """On all probe sentences. Raises EncoderMismatchError."""
+        """Prove on all probe sentences. Raises EncoderMismatchError."""
         self._check_disproven(bundle_id)
         if bundle_id in self._wholly:
             return
@@ -59,42 +62,43 @@ class Proofs:
     def prove_briefly(
         self, bundle_id: str, adapter: BottleneckAdapter, golden: GoldenVectors
     ) -> None:
-        """In one forward with all others that wait for theirs. Raises EncoderMismatchError."""
+        """Prove on one sentence, in one forward with all that wait. Raises EncoderMismatchError."""
         self._check_disproven(bundle_id)
         if bundle_id in self._briefly or bundle_id in self._wholly:
             return
-        mine = _Asked(adapter, golden)
-        self._asked.append(mine)
+        mine = _Pending(adapter, golden)
+        self._pending.append(mine)
         with self._proving:
-            if not mine.done:  # else whoever had the lock before has proven it, too
+            if not mine.done:  # otherwise the lock's last holder has proven it, too
                 self._prove_all()
         if mine.fault is not None:
             raise mine.fault
         self._briefly.add(bundle_id)
 
     def _check_disproven(self, bundle_id: str) -> None:
-        """Else what one sentence shows would let a bundle in again that failed on all."""
+        """Refuse a bundle that failed on all sentences: on one sentence alone it might pass
+        again."""
         if bundle_id in self._disproven:
             raise EncoderMismatchError(self._disproven[bundle_id])
 
     def _prove_all(self) -> None:
-        asked = [self._asked.popleft() for _ in range(len(self._asked))]
+        pending = [self._pending.popleft() for _ in range(len(self._pending))]
         faults: Sequence[Exception | None]
         try:
-            faults = prove_briefly(self._encoder, [(one.adapter, one.golden) for one in asked])
-        except Exception as error:  # each who waits is told
-            faults = [error] * len(asked)
-        for one, fault in zip(asked, faults, strict=True):
+            faults = prove_briefly(self._encoder, [(one.adapter, one.golden) for one in pending])
+        except Exception as error:  # every waiting load gets the error
+            faults = [error] * len(pending)
+        for one, fault in zip(pending, faults, strict=True):
             one.fault, one.done = fault, True
 
     def num_left(self, snapshot: Snapshot) -> int:
-        """Bundles in memory that are not proven wholly."""
+        """Number of bundles in memory that are not proven on all sentences."""
         return sum(live.bundle_id not in self._wholly for live in snapshot.tenants.values())
 
     def prove_next(self, snapshot: Snapshot) -> tuple[str, str, EncoderMismatchError] | None:
-        """Prove a tenant in memory wholly, by what its slot holds.
+        """Prove a tenant in memory on all sentences, from the weights in its slot.
 
-        Returns its key, its bundle id and what is wrong, if anything is.
+        Returns its key, its bundle id and the error; None: it passed, or none is left.
         """
         unproven = (
             (key, live)
@@ -103,7 +107,7 @@ class Proofs:
         )
         key, live = next(unproven, (None, None))
         stack = snapshot.stack
-        del unproven, snapshot  # or nobody could leave memory meanwhile
+        del unproven, snapshot  # otherwise no tenant could be evicted meanwhile
         if key is None or live is None or not isinstance(live.served, Slot):
             return None
         try:

@@ -1,11 +1,11 @@
-"""The tenants in memory: who comes in, who goes, and who waits.
+"""The tenants in memory: which are loaded, which are evicted, and which requests wait.
 
-Loads run on threads of their own, and only the last step, copying weights into a free slot, is one
-at a time; a batch never waits for either. A tenant goes only when a load has succeeded and needs
-the room, and only if nobody holds it, which its weak reference tells: there is no count that
-somebody could forget to lower.
+Loads run on their own threads; only the last step, which copies weights into a free slot, runs one
+at a time. A batch waits for neither. A tenant is evicted only when a finished load needs the room,
+and only if nobody holds it: its weak reference tells, so no count can be forgotten.
 
-A tenant is a key of `serve.engine.live` here: a candidate comes and goes like a tenant of its own.
+A tenant is a key of `serve.engine.live` here: a candidate is loaded and evicted like a tenant of
+its own.
 """
 
 import logging
@@ -27,13 +27,13 @@ from adapterdistill.errors import (
 from adapterdistill.release import Candidate
 from serve.engine.adapter_bank import AdapterBank
 from serve.engine.drift import kept_drifts
-from serve.engine.live import LiveTenant, Recalled, Snapshot, tenant_of
+from serve.engine.live import LiveTenant, Snapshot, Withdrawal, tenant_of
 from serve.engine.load_queue import LoadQueue, PagingCounts
 from serve.engine.loading import Loaded, Loader
-from serve.engine.segmented_lru import Recency
+from serve.engine.segmented_lru import SegmentedLru
 
 ROOM_TIMEOUT_S = 10.0
-"""How long a load waits for a slot while requests hold all of them."""
+"""Longest time that a load waits for a slot while requests hold all of them."""
 _MOST_VICTIMS = 64
 _log = logging.getLogger("ray.serve")
 
@@ -43,7 +43,7 @@ class Residents:
 
     def __init__(self, bank: AdapterBank, loader: Loader, *, threads: int) -> None:
         self.counts = PagingCounts()
-        self.recency = Recency()
+        self.lru = SegmentedLru()
         self._bank = bank
         self._loader = loader
         self._drift_of = kept_drifts()
@@ -52,7 +52,7 @@ class Residents:
             stack=bank.stack,
             tenants=MappingProxyType({}),
             bundles=nothing,
-            recalled=MappingProxyType({}),
+            withdrawals=MappingProxyType({}),
             withdrawn=frozenset(),
             candidates=MappingProxyType({}),
         )
@@ -64,9 +64,10 @@ class Residents:
         return self._snapshot
 
     def admit(self, tenant: str) -> LiveTenant | Future[LiveTenant]:
-        """The tenant, or its load, which all who ask meanwhile share. Does not block.
+        """The tenant in memory, or its load, which all requests for it share. Does not block.
 
-        Whoever keeps the `LiveTenant` keeps it in memory: keep it until it is answered.
+        A `LiveTenant` stays in memory while somebody keeps it: keep it until the request is
+        answered.
 
         Raises:
             UnknownTenantError: nothing is live, or its bundle was refused a moment ago.
@@ -77,9 +78,9 @@ class Residents:
         if isinstance(found, AdapterDistillError):
             try:
                 raise found
-            finally:  # an error that its own frame names keeps all callers until garbage is sought
+            finally:  # an error whose own frame names it keeps all callers until garbage collection
                 del found
-        self.recency.asked([tenant])
+        self.lru.asked([tenant])
         if isinstance(found, LiveTenant):
             self.counts.hits += 1
             return found
@@ -96,16 +97,16 @@ class Residents:
                 return
             in_memory = tenant in self._snapshot.tenants
             fits = self._has_room(tenant, loaded) or (in_memory and self._make_room(loaded))
-            # Without room the old version goes all the same: the next request loads the new one.
+            # Without room the old version leaves all the same: the next request loads the new one.
             tenants = {t: one for t, one in self._snapshot.tenants.items() if t != tenant}
             if fits:
                 tenants[tenant] = self._placed(loaded)
             self._swap(
                 tenants=tenants,
                 bundles={**self._snapshot.bundles, tenant: loaded.bundle_id},
-                recalled={t: r for t, r in self._snapshot.recalled.items() if t != tenant},
+                withdrawals={t: r for t, r in self._snapshot.withdrawals.items() if t != tenant},
             )
-            (self.recency.entered if fits else self.recency.left)(tenant)
+            (self.lru.entered if fits else self.lru.left)(tenant)
 
     def know(
         self,
@@ -113,9 +114,9 @@ class Residents:
         dropped: Iterable[str],
         candidates: Mapping[str, Candidate] | None = None,
     ) -> None:
-        """Take in live tenants that are loaded when asked for, and drop others.
+        """Add live tenants that are loaded at their first request, and drop others.
 
-        candidates: all that the store has; None: as they are.
+        candidates: all candidates in the store; None: unchanged.
         """
         with self._changing:
             now = self._snapshot
@@ -123,18 +124,18 @@ class Residents:
             self._swap(
                 tenants={t: one for t, one in now.tenants.items() if t not in gone},
                 bundles={t: one for t, one in {**now.bundles, **bundles}.items() if t not in gone},
-                recalled={t: one for t, one in now.recalled.items() if t not in gone},
+                withdrawals={t: one for t, one in now.withdrawals.items() if t not in gone},
                 candidates=candidates,
             )
             for tenant in gone:
-                self.recency.left(tenant)
+                self.lru.left(tenant)
 
     @property
     def num_unproven(self) -> int:
         return self._loader.proofs.num_left(self._snapshot)
 
     def prove_next(self) -> tuple[str, EncoderMismatchError] | None:
-        """Prove one tenant in memory wholly; if it fails, it is served no more, and returned."""
+        """Prove one tenant in memory on all sentences; if that fails, drop it and return it."""
         found = self._loader.proofs.prove_next(self._snapshot)
         if found is None:
             return None
@@ -144,26 +145,29 @@ class Residents:
             if self._snapshot.bundles.get(key) == bundle_id:
                 tenants = {k: one for k, one in self._snapshot.tenants.items() if k != key}
                 self._swap(tenants=tenants)
-                self.recency.left(key)
+                self.lru.left(key)
         return key, error
 
-    def recall(self, name: str) -> tuple[str, ...]:
-        """Serve the version of this name no more; returns the tenants that were served it."""
+    def withdraw(self, name: str) -> tuple[str, ...]:
+        """Stop serving the version of this name; returns the keys under which it was served."""
         with self._changing:
             now = self._snapshot
             served = now.serving(name)
             self._swap(
                 tenants={t: one for t, one in now.tenants.items() if t not in served},
                 bundles={t: one for t, one in now.bundles.items() if t not in served},
-                recalled={**now.recalled, **{t: Recalled(now.bundles[t], name) for t in served}},
+                withdrawals={
+                    **now.withdrawals,
+                    **{t: Withdrawal(now.bundles[t], name) for t in served},
+                },
                 withdrawn=now.withdrawn | {name},
             )
             for tenant in served:
-                self.recency.left(tenant)
+                self.lru.left(tenant)
             return served
 
     def has_room(self) -> bool:
-        """Whether another tenant could come in and nobody had to go."""
+        """Whether another tenant fits without an eviction."""
         return self._bank.has_room() and len(self._snapshot.tenants) < self._bank.limit
 
     def close(self) -> None:
@@ -192,19 +196,19 @@ class Residents:
                 return live
 
     def _enter(self, tenant: str, loaded: Loaded, give_up_at: float) -> LiveTenant | None:
-        """Put the tenant into memory, or None where another bundle is live by now."""
+        """Put the tenant into memory; None: another bundle is live by now."""
         while True:
             with self._changing:
                 if self._snapshot.find(tenant) != loaded.bundle_id:
                     return None
                 name = loaded.manifest.ref.name
-                if name in self._snapshot.withdrawn:  # before its bundle was known here
+                if name in self._snapshot.withdrawn:  # withdrawn before its bundle was known here
                     self._withhold(tenant, loaded.bundle_id, name)
                     return None
                 if self._has_room(tenant, loaded) or self._make_room(loaded):
                     live = self._placed(loaded)
                     self._swap(tenants={**self._snapshot.tenants, tenant: live})
-                    self.recency.entered(tenant)
+                    self.lru.entered(tenant)
                     self.counts.loads += 1
                     return live
             if time.monotonic() > give_up_at:
@@ -216,12 +220,12 @@ class Residents:
         self._swap(
             tenants={t: one for t, one in now.tenants.items() if t != tenant},
             bundles={t: one for t, one in now.bundles.items() if t != tenant},
-            recalled={**now.recalled, tenant: Recalled(bundle_id, name)},
+            withdrawals={**now.withdrawals, tenant: Withdrawal(bundle_id, name)},
         )
-        self.recency.left(tenant)
+        self.lru.left(tenant)
 
     def _has_room(self, tenant: str, loaded: Loaded) -> bool:
-        """Forms have no slot but take memory, so that they count as one."""
+        """Whether the bundle fits. A variant has no slot but takes memory, so it counts as one."""
         resident, served = self._snapshot.tenants, loaded.served
         if len(resident) - (tenant in resident) >= self._bank.limit:
             return False
@@ -230,7 +234,7 @@ class Residents:
         )
 
     def _make_room(self, loaded: Loaded) -> bool:
-        for victim in self.recency.first_to_go()[:_MOST_VICTIMS]:
+        for victim in self.lru.first_to_go()[:_MOST_VICTIMS]:
             self._evict_if_idle(victim)
             if self._has_room("", loaded):
                 return True
@@ -245,9 +249,9 @@ class Residents:
         self._swap(tenants=remaining)
         live = held()
         if live is None:
-            self.recency.left(tenant)
+            self.lru.left(tenant)
             self.counts.evictions += 1
-        else:  # a request waits on it, or a batch runs on it
+        else:  # a request waits with it, or a batch runs on it
             self._swap(tenants={**remaining, tenant: live})
 
     def _placed(self, loaded: Loaded) -> LiveTenant:
@@ -268,17 +272,17 @@ class Residents:
         *,
         tenants: Mapping[str, LiveTenant] | None = None,
         bundles: Mapping[str, str] | None = None,
-        recalled: Mapping[str, Recalled] | None = None,
+        withdrawals: Mapping[str, Withdrawal] | None = None,
         withdrawn: frozenset[str] | None = None,
         candidates: Mapping[str, Candidate] | None = None,
     ) -> None:
-        """The next snapshot; what is not given stays as it is, without a copy."""
+        """Swap in the next snapshot; arguments that are not given stay the same, without a copy."""
         now = self._snapshot
         self._snapshot = Snapshot(
             stack=self._bank.stack,
             tenants=now.tenants if tenants is None else MappingProxyType(tenants),
             bundles=now.bundles if bundles is None else MappingProxyType(bundles),
-            recalled=now.recalled if recalled is None else MappingProxyType(recalled),
+            withdrawals=now.withdrawals if withdrawals is None else MappingProxyType(withdrawals),
             withdrawn=now.withdrawn if withdrawn is None else withdrawn,
             candidates=now.candidates if candidates is None else MappingProxyType(candidates),
         )

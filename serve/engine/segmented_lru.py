@@ -1,4 +1,4 @@
-"""Who was asked for when: which tenant leaves memory first, and how many are in use at all."""
+"""Segmented LRU: which tenant leaves memory first, and how many are in use at all."""
 
 import threading
 import time
@@ -6,16 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 WINDOW_S = 300.0
-"""The working set is who was asked for within this time."""
+"""Length of the working set: the tenants that were asked for within this time."""
 _PROVEN_SHARE = 0.8
 
 
-class Recency:
-    """Tenants in memory, those that go first at the front. Thread-safe.
+class SegmentedLru:
+    """Tenants in memory, in the order in which they leave. Thread-safe.
 
-    A tenant that was asked for once goes before all that were asked for again, the least recent of
-    either first (segmented LRU, Karedla et al., 1994): a scan through all tenants, each
-    asked for once, then takes turns in a fifth of the memory and leaves the busy where they are.
+    Tenants that were asked for once leave before all that were asked for again; in both groups the
+    least recent leaves first (segmented LRU, Karedla et al., 1994). So a scan through all tenants,
+    each asked for once, only uses a fifth of the memory, and the busy tenants stay.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +26,7 @@ class Recency:
         self._asked: OrderedDict[str, float] = OrderedDict()
 
     def asked(self, tenants: Iterable[str]) -> None:
-        """Somebody asks for these live tenants, in memory or not."""
+        """Record a request for these live tenants, in memory or not."""
         now = self._clock()
         with self._lock:
             for tenant in tenants:
@@ -41,7 +41,7 @@ class Recency:
                         self._once[self._again.popitem(last=False)[0]] = None
 
     def entered(self, tenant: str) -> None:
-        """The tenant is in memory now; it keeps its place if it was before."""
+        """Record that the tenant is in memory; a tenant that already was keeps its place."""
         with self._lock:
             if tenant not in self._again:
                 self._once.setdefault(tenant)
@@ -56,7 +56,7 @@ class Recency:
             return [*self._once, *self._again]
 
     def working_set(self) -> int:
-        """Tenants that were asked for within the last `WINDOW_S`."""
+        """Number of tenants that were asked for within the last `WINDOW_S`."""
         oldest = self._clock() - WINDOW_S
         with self._lock:
             while self._asked and next(iter(self._asked.values())) < oldest:

@@ -1,7 +1,7 @@
-"""Follows the registry for what is served here: a version that is withdrawn goes at once.
+"""Follows the registry: a version that is withdrawn there is dropped from this replica at once.
 
-A replica watches for as long as it lives. Out of the registry's reach it serves what it has, and
-says so; when the registry is back it is told all that it missed.
+A replica watches as long as it lives. While the registry is out of reach, the replica serves what
+it has and says so in its metrics; afterwards the registry tells it all that it missed.
 """
 
 import logging
@@ -20,22 +20,22 @@ _log = logging.getLogger("ray.serve")
 
 
 @dataclass
-class Standing:
-    """What a replica knows of its registry."""
+class FollowerState:
+    """How far a replica has followed its registry."""
 
     followed_until: int = 0
-    """Revision of the last change that it was told of."""
+    """Revision of the last event that was read."""
     lost_at: float | None = None
-    """Monotonic time since which the registry cannot be reached; None: it can."""
+    """Monotonic time since which the registry is out of reach; None: it is within reach."""
 
 
-class Recall(threading.Thread):
-    """Tells `engine` of withdrawn versions, as the registry tells of them."""
+class WithdrawalFollower(threading.Thread):
+    """Withdraws versions from `engine` when the registry reports them withdrawn."""
 
     def __init__(self, engine: Engine, registry: Callable[[], RegistryClient]) -> None:
-        """`registry` connects anew; it is called whenever the connection was given up."""
-        super().__init__(name="recall", daemon=True)
-        self.standing = Standing()
+        """`registry` opens a new connection; it is called again after each lost connection."""
+        super().__init__(name="registry", daemon=True)
+        self.state = FollowerState()
         self._engine = engine
         self._registry = registry
         self._client: RegistryClient | None = None
@@ -46,32 +46,34 @@ class Recall(threading.Thread):
             try:
                 with self._registry() as self._client:
                     if self._client.health():
-                        self.standing.lost_at = None
-                    if self.standing.lost_at is None:
-                        self._follow(self._client.watch(self.standing.followed_until))
+                        self.state.lost_at = None
+                    if self.state.lost_at is None:
+                        self._follow(self._client.watch(self.state.followed_until))
             except AdapterDistillError as error:
                 if self._stopping.is_set():
                     return
-                if self.standing.lost_at is None:
-                    self.standing.lost_at = time.monotonic()
+                if self.state.lost_at is None:
+                    self.state.lost_at = time.monotonic()
                     _log.error(
-                        "registry lost [%s]: withdrawals are not heard of: %s", error.reason, error
+                        "registry lost [%s]: withdrawals do not arrive: %s", error.reason, error
                     )
             self._stopping.wait(_RETRY_S)
 
     def _follow(self, changes: Iterator[Event]) -> None:
         for change in changes:
-            self.standing.followed_until = change.revision
+            self.state.followed_until = change.revision
             if change.kind == "withdrawn":
-                for tenant in self._engine.recall(change.name):
+                for key in self._engine.withdraw(change.name):
                     _log.error(
-                        "tenant %s: %s is withdrawn and served no more: %s",
-                        tenant,
+                        "tenant %s: %s is withdrawn and no longer served: %s",
+                        key,
                         change.name,
                         change.reason,
                     )
             elif change.kind == "teacher_withdrawn" and self._engine.serves(change.name):
-                _log.warning("%s learnt from %s, now withdrawn", change.name, change.other_name)
+                _log.warning(
+                    "%s learnt from %s, which is now withdrawn", change.name, change.other_name
+                )
 
     def stop(self) -> None:
         self._stopping.set()

@@ -1,8 +1,8 @@
 """The gRPC interface of one replica: serving.proto over the batcher that HTTP uses, without Ray.
 
 Ray Serve calls a method of the deployment for each call, and answers an exception with the
-exception's text. So none but a cancellation leaves here: a refusal is an empty message, with the
-status in the context. No refusal quotes what came in.
+exception's text. So only a cancellation leaves this module as an exception: a refusal is an empty
+message, with the status in the gRPC context. No refusal quotes the request.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from serve.http.middleware import bearer_token
 from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.metrics import Metrics
 from serve.queue.batcher import Batcher
-from serve.queue.request_context import Note, Stages
+from serve.queue.request_context import RequestContext, Stages
 from serve.queue.searching import Searcher
 from serve.tokens import Tokens
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # it needs an extra
     from serve.tracing import Tracing
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
-"""More than the longest valid request has, in UTF-8."""
+"""Limit of a request; the longest valid one has fewer bytes in UTF-8."""
 _ALIASES: dict[int, Alias] = {pb.ALIAS_LIVE: "live", pb.ALIAS_CANARY: "canary"}
 _log = logging.getLogger("ray.serve")
 Request = TypeVar("Request", bound=Message)
@@ -55,8 +55,8 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Rpc:
-    """The calls of SearchService. Without `tokens` all are refused: Serve's gRPC listens on every
-    interface."""
+    """The calls of SearchService. Without `tokens` every call is refused, because Serve's gRPC
+    listens on all interfaces."""
 
     def __init__(
         self,
@@ -76,10 +76,13 @@ class Rpc:
         self._log_requests = log_requests
         self._tracing = tracing
 
-    async def search(self, raw: bytes, context: Any) -> pb.SearchResponse:
-        """The bytes of a SearchRequest. `context`: as `ray.serve.grpc_util.RayServegRPCContext`."""
+    async def search(self, raw: bytes, grpc_context: Any) -> pb.SearchResponse:
+        """Answer the bytes of a SearchRequest.
 
-        async def answer(request: pb.SearchRequest, note: Note) -> pb.SearchResponse:
+        grpc_context: like `ray.serve.grpc_util.RayServegRPCContext`.
+        """
+
+        async def answer(request: pb.SearchRequest, context: RequestContext) -> pb.SearchResponse:
             given: dict[str, Any] = {"tenant": request.tenant, "queries": list(request.queries)}
             if request.HasField("top_k"):
                 given["top_k"] = request.top_k
@@ -87,16 +90,16 @@ class Rpc:
                 given["alias"] = _ALIASES.get(request.alias, "(unknown)")
             asked = _checked(_Search, given)
             answers = await self._searcher.search(
-                note, asked.tenant, asked.texts, asked.top_k, asked.alias
+                context, asked.tenant, asked.texts, asked.top_k, asked.alias
             )
             return _response(answers)
 
-        return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, context)
+        return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, grpc_context)
 
-    async def get_tenant(self, raw: bytes, context: Any) -> pb.GetTenantResponse:
-        """The bytes of a GetTenantRequest."""
+    async def get_tenant(self, raw: bytes, grpc_context: Any) -> pb.GetTenantResponse:
+        """Answer the bytes of a GetTenantRequest."""
 
-        async def answer(request: pb.GetTenantRequest, _note: Note) -> pb.GetTenantResponse:
+        async def answer(request: pb.GetTenantRequest, _: RequestContext) -> pb.GetTenantResponse:
             tenant = _checked(_Tenant, {"tenant": request.tenant}).tenant
             live = await self._engine.hold(tenant, LOAD_TIMEOUT_S)
             status = TenantStatus.of(
@@ -104,50 +107,56 @@ class Rpc:
             )
             return _state(status)
 
-        return await self._answered(answer, pb.GetTenantRequest, pb.GetTenantResponse, raw, context)
+        return await self._answered(
+            answer, pb.GetTenantRequest, pb.GetTenantResponse, raw, grpc_context
+        )
 
     async def _answered(
         self,
-        answer: Callable[[Any, Note], Awaitable[Response]],
+        answer: Callable[[Any, RequestContext], Awaitable[Response]],
         request_type: type[Request],
         response_type: type[Response],
         raw: bytes,
-        context: Any,
+        grpc_context: Any,
     ) -> Response:
-        """What every call has around it, as `serve.http.middleware` is around HTTP."""
-        note = Note(
-            middleware.request_id(next(_values(context.trailing_metadata(), "request_id"), b""))
+        """Answer a call, with the work around it that `serve.http.middleware` does for HTTP."""
+        context = RequestContext(
+            middleware.request_id(
+                next(_values(grpc_context.trailing_metadata(), "request_id"), b"")
+            )
         )
         started_at, code = time.perf_counter(), grpc.StatusCode.OK
         if self._tracing is not None:
-            note.stages = Stages(began_at=time.monotonic())
+            context.stages = Stages(began_at=time.monotonic())
         response: Response = response_type()
         try:
             request = _parsed(request_type, raw)
-            self._admit(request, context)
-            response = await answer(request, note)
+            self._admit(request, grpc_context)
+            response = await answer(request, context)
         except asyncio.CancelledError:
-            # The caller has gone, its deadline has passed, or the proxy's.
-            note.outcome, code = "CANCELLED", grpc.StatusCode.CANCELLED
+            # The caller has disconnected, or its deadline or the proxy's timeout has passed.
+            context.outcome, code = "CANCELLED", grpc.StatusCode.CANCELLED
             raise
         except AdapterDistillError as error:
-            code = _refuse(context, note, error)
+            code = _refuse(grpc_context, context, error)
         except Exception as error:
-            _log.error("request %s failed: %s", note.request_id, middleware.place(error))
-            code = _refuse(context, note, AdapterDistillError("the server failed on this request"))
+            _log.error("request %s failed: %s", context.request_id, middleware.place(error))
+            code = _refuse(
+                grpc_context, context, AdapterDistillError("the server failed on this request")
+            )
         finally:
             seconds = time.perf_counter() - started_at
-            self._metrics.answered(note, seconds)
+            self._metrics.answered(context, seconds)
             if self._log_requests:
-                middleware.write_line(note, code.name, seconds)
+                middleware.write_line(context, code.name, seconds)
             if self._tracing is not None:
                 name = f"{pb.DESCRIPTOR.package}.{request_type.__name__.removesuffix('Request')}"
-                carrier = dict(context.invocation_metadata())
-                self._tracing.record(name, note, carrier, {"rpc.grpc.status_code": code.name})
+                carrier = dict(grpc_context.invocation_metadata())
+                self._tracing.record(name, context, carrier, {"rpc.grpc.status_code": code.name})
         return response
 
-    def _admit(self, request: Any, context: Any) -> None:
-        given = [*_values(context.invocation_metadata(), "authorization")]
+    def _admit(self, request: Any, grpc_context: Any) -> None:
+        given = [*_values(grpc_context.invocation_metadata(), "authorization")]
         if self._tokens is None:
             raise UnauthenticatedError("gRPC is answered only by a deployment that has tokens")
         if not self._tokens.admit(bearer_token(given), request.tenant):
@@ -162,7 +171,7 @@ def _parsed(kind: type[Request], raw: bytes) -> Request:
     try:
         request: Request = kind.FromString(raw)
     except DecodeError:
-        raise InvalidRequestError("the bytes that came are no message of this call") from None
+        raise InvalidRequestError("the request is not a message of this call") from None
     return request
 
 
@@ -176,17 +185,19 @@ def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """As `google.rpc.BadRequest` spells it: `queries[3]`."""
+    """The field's name as `google.rpc.BadRequest` spells it: `queries[3]`."""
     name, *indices = location
     return f"{name}{''.join(f'[{index}]' for index in indices)}"
 
 
-def _refuse(context: Any, note: Note, error: AdapterDistillError) -> grpc.StatusCode:
+def _refuse(
+    grpc_context: Any, context: RequestContext, error: AdapterDistillError
+) -> grpc.StatusCode:
     code, message, trailer = to_status(error)
-    note.outcome = error.reason
-    context.set_code(code)
-    context.set_details(message)
-    context.set_trailing_metadata([*trailer])
+    context.outcome = error.reason
+    grpc_context.set_code(code)
+    grpc_context.set_details(message)
+    grpc_context.set_trailing_metadata([*trailer])
     return code
 
 
@@ -219,7 +230,7 @@ def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
         adapter=pb.AdapterVersion(
             name=first.adapter,
             version=first.version,
-            form=first.form,
+            form=first.variant,
             alias=f"ALIAS_{first.alias.upper()}",
         ),
         results=[

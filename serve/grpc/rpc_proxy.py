@@ -1,7 +1,7 @@
-"""What Ray Serve's proxies know of the gRPC calls. Imported there: needs neither torch nor a model.
+"""The part of the gRPC interface that Ray Serve's proxies import: it needs no torch and no model.
 
-Requests pass the proxy as the bytes that came: the replica parses them, refuses what is no message
-like any other bad request, and the proxy, which is shared, does not spend time on it.
+A request passes the shared proxy as bytes. The replica parses it, and refuses bytes that are no
+message like any other bad request; the proxy spends no time on it.
 """
 
 from typing import Any
@@ -14,9 +14,10 @@ _SERVICE = serving_pb2.DESCRIPTOR.services_by_name["SearchService"]
 
 
 def add_search_service(servicer: Any, server: Any) -> None:
-    """What generated code calls `add_SearchServiceServicer_to_server`, without parsers.
+    """Add the service's methods to a server, as bytes without parsers.
 
-    Serve puts its own routing in place of the servicer's methods, and writes messages itself.
+    Replaces the generated `add_SearchServiceServicer_to_server`. Serve puts its own routing in
+    place of the servicer's methods, and writes messages itself.
     """
     handlers = {
         method.name: grpc.unary_unary_rpc_method_handler(getattr(servicer, method.name))
@@ -27,7 +28,7 @@ def add_search_service(servicer: Any, server: Any) -> None:
 
 
 def options(port: int, request_timeout_s: float) -> dict[str, Any]:
-    """Ray Serve's `grpc_options`. Without reflection: it would be open to those without a token."""
+    """Ray Serve's `grpc_options`, without reflection, which would be open without a token."""
     return {
         "port": port,
         "grpc_servicer_functions": [f"{__name__}.{add_search_service.__name__}"],

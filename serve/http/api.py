@@ -1,7 +1,7 @@
 """The HTTP interface of one replica: a plain FastAPI app over a batcher, without Ray.
 
-Errors below become statuses here and nowhere else. No error quotes what came in: FastAPI's own
-422 echoes the input, so it is replaced.
+Errors become statuses here and nowhere else. No error quotes the request: FastAPI's own 422 echoes
+the input, so it is replaced.
 """
 
 import math
@@ -30,7 +30,7 @@ from adapterdistill.errors import (
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs
-from serve.http.middleware import BodyLimit, Front, Guard
+from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
 from serve.http.schema import (
     ErrorBody,
     Health,
@@ -42,7 +42,7 @@ from serve.http.schema import (
 )
 from serve.metrics import Metrics
 from serve.queue.batcher import Batcher
-from serve.queue.request_context import note_of
+from serve.queue.request_context import context_of
 from serve.queue.searching import Searcher
 from serve.tokens import Tokens
 
@@ -57,7 +57,7 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
-# A location may hold a key of the caller's own making; only these words may be repeated to him.
+# A location may hold a key that the caller invented; only these words may be repeated.
 _KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k", "alias"})
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
@@ -81,9 +81,9 @@ def build_api(
     log_requests: bool = False,
     tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The app. `refreshed_at`: monotonic time of the last refresh that ran to its end.
+    """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
-    Without `tokens` everybody who reaches it may ask for every tenant.
+    Without `tokens` everyone who reaches the app may ask for every tenant.
     """
     metrics = metrics or Metrics()
     searcher = searcher or Searcher(engine, batcher)
@@ -92,7 +92,7 @@ def build_api(
     @asynccontextmanager
     async def until_drained(api: FastAPI) -> AsyncIterator[None]:
         yield
-        await searcher.drain()  # Ray Serve comes here when it knows of no request any more
+        await searcher.drain()  # Ray Serve calls this when no request is in progress
 
     api = FastAPI(
         title="AdapterDistill serving",
@@ -106,8 +106,10 @@ def build_api(
         api.add_middleware(Guard, tokens=tokens)
     if tracing is not None:
         api.add_middleware(tracing.around)
-    api.add_middleware(Front, metrics=metrics, log_requests=log_requests)  # around the guard
-    # Async, or each would run on a thread: dear enough for refusals to hold up everyone's answers.
+    api.add_middleware(
+        RequestMiddleware, metrics=metrics, log_requests=log_requests
+    )  # outside the guard
+    # Async: otherwise each would run on a thread, so slowly that refusals delay everyone's answers.
     api.add_exception_handler(AdapterDistillError, _domain_error)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
@@ -117,7 +119,7 @@ def build_api(
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searcher.search(
-            note_of(request.scope), tenant, body.texts, body.top_k, body.alias
+            context_of(request.scope), tenant, body.texts, body.top_k, body.alias
         )
         return Response(json_of(answers), media_type="application/json")
 
@@ -134,8 +136,8 @@ def build_api(
         "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
     )
     async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
-        """What is live for the tenant, how often it errs, and whether its queries have changed;
-        and what is tried beside it."""
+        """The tenant's live adapter, its expected error, the drift of its queries, and its
+        candidate."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
         return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
 
@@ -169,9 +171,8 @@ def _error(
     message: str,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    note_of(request.scope).outcome = reason
-    body = ErrorBody(reason=reason, message=message)
-    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+    context_of(request.scope).outcome = reason
+    return error_response(status, reason, message, headers)
 
 
 async def _domain_error(request: Request, error: Exception) -> JSONResponse:
@@ -197,7 +198,9 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it cannot decode
+    if (
+        error.status_code == HTTPStatus.BAD_REQUEST
+    ):  # FastAPI's status for a body that it cannot decode
         return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers) if error.headers else None
@@ -210,10 +213,10 @@ _tenant_name: TypeAdapter[str] = TypeAdapter(TenantName)
 class SearchRoute(APIRoute):
     """The route of a search, for an endpoint of `tenant`, `body` and `request`.
 
-    FastAPI takes a request apart in Python and checks it piece by piece: 50 of the 110 us that a
-    request spends in the app. Here pydantic reads the bytes themselves. FastAPI handles what
-    pydantic refuses, so that every fault is named as on all other routes. FastAPI describes the
-    route from the endpoint's signature.
+    FastAPI parses and checks a request piece by piece in Python: 50 of the 110 us that a request
+    spends in the app. Here pydantic reads the bytes themselves. FastAPI still handles what pydantic
+    refuses, so every fault is named as on all other routes, and it describes the route from the
+    endpoint's signature.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -222,7 +225,9 @@ class SearchRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             if request.headers.get("content-type") != "application/json":
-                return await by_fastapi(request)  # which refuses what a web page may send unasked
+                return await by_fastapi(
+                    request
+                )  # it refuses the types that a web page can send without asking
             try:
                 tenant = _tenant_name.validate_python(request.path_params["tenant"])
                 body = SearchRequest.model_validate_json(await request.body())

@@ -1,7 +1,7 @@
-"""`/docs`: the interface on one page without a script, a picture or a style from elsewhere.
+"""`/docs`: the interface on one page, without scripts, images or styles from elsewhere.
 
-The usual page loads its scripts from a CDN: it would tell others who reads it, and run what they
-send. Tools read `/openapi.json`.
+FastAPI's usual page loads scripts from a CDN, which learns who reads the page and can run code in
+it. Tools read `/openapi.json`.
 """
 
 from html import escape

@@ -1,7 +1,7 @@
 """The layers around a replica's HTTP app: request ids, log lines, metrics, tokens, body sizes.
 
-The log says what `serve.queue.request_context.Note` holds. An unforeseen exception is logged by its
-class and its place in the code: its message may quote a query, so it is neither logged nor sent.
+The log has the fields of `RequestContext`. An unforeseen exception is logged by its class and its
+place in the code: its message may quote a query, so it is neither logged nor sent.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.http.schema import ErrorBody
 from serve.metrics import Metrics
-from serve.queue.request_context import Note, note_of
+from serve.queue.request_context import RequestContext, context_of
 from serve.tokens import Tokens
 
-_REQUEST_ID = b"x-request-id"  # Serve gives one to each request that has none, and echoes it
-# Another one is not logged, and a new one in its stead: what a caller sends may be text.
+_REQUEST_ID = b"x-request-id"  # Serve gives an id to each request without one, and echoes it
+# Any other id is replaced and not logged: a caller's text may be private.
 _IDS = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_LOGGED = "/v1/"  # not what watchers ask every few seconds
+_LOGGED = "/v1/"  # not the paths that monitors ask every few seconds
 _requests = logging.getLogger("adapterdistill.requests")
 _log = logging.getLogger("ray.serve")
 
 
-class Front:
-    """ASGI middleware around all of a replica's HTTP."""
+class RequestMiddleware:
+    """ASGI middleware around all of a replica's HTTP: context, failures, metrics, log lines."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, log_requests: bool) -> None:
         self._app = app
@@ -45,8 +45,8 @@ class Front:
             await self._app(scope, receive, send)
             return
         given = (value for key, value in scope["headers"] if key == _REQUEST_ID)
-        note = Note(request_id(next(given, b"")))
-        scope.setdefault("state", {})["note"] = note
+        context = RequestContext(request_id(next(given, b"")))
+        scope.setdefault("state", {})["request_context"] = context
         started_at, status = time.perf_counter(), 0
 
         async def noting_send(message: Message) -> None:
@@ -58,23 +58,27 @@ class Front:
         try:
             await self._app(scope, receive, noting_send)
         except asyncio.CancelledError:
-            note.outcome = "CANCELLED"  # the caller has gone, or the proxy's timeout has passed
+            context.outcome = (
+                "CANCELLED"  # the caller has disconnected, or the proxy's timeout has passed
+            )
             raise
         except Exception as error:
-            note.outcome = "INTERNAL"
-            _log.error("request %s failed: %s", note.request_id, place(error))
+            context.outcome = "INTERNAL"
+            _log.error("request %s failed: %s", context.request_id, place(error))
             if not status:
-                await _failure()(scope, receive, noting_send)
+                message = "the server failed on this request"
+                failure = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", message)
+                await failure(scope, receive, noting_send)
         finally:
             if scope["path"].startswith(_LOGGED):
                 seconds = time.perf_counter() - started_at
-                self._metrics.answered(note, seconds)
+                self._metrics.answered(context, seconds)
                 if self._log_requests:
-                    write_line(note, status, seconds)
+                    write_line(context, status, seconds)
 
 
 def write_request_log() -> None:
-    """Send request lines, and nothing but them, to this process's stderr."""
+    """Send request lines, and nothing else, to this process's stderr."""
     if not _requests.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -83,49 +87,57 @@ def write_request_log() -> None:
         _requests.propagate = False
 
 
-def write_line(note: Note, status: int | str, seconds: float) -> None:
-    """`status`: of HTTP, or the name of gRPC's."""
+def write_line(context: RequestContext, status: int | str, seconds: float) -> None:
+    """Log one request. `status`: the HTTP status, or the name of the gRPC status."""
     fields = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "request_id": note.request_id,
-        "tenant": note.tenant,
-        "version": note.version,
-        "alias": note.alias,
-        "queries": note.num_queries,
+        "request_id": context.request_id,
+        "tenant": context.tenant,
+        "version": context.version,
+        "alias": context.alias,
+        "queries": context.num_queries,
         "ms": round(seconds * 1000, 1),
         "status": status,
-        "outcome": note.outcome,
+        "outcome": context.outcome,
     }
     _requests.info(json.dumps(fields))
 
 
 def request_id(given: bytes) -> str:
-    """The caller's, or Serve's; a new one if it may be text."""
+    """The id that the caller or Serve gave; a new one if it may be text."""
     return given.decode() if _IDS.fullmatch(given) else secrets.token_hex(8)
 
 
 def place(error: Exception) -> str:
-    """Where in the code it was raised, without its message."""
+    """The place in the code that raised the error, without its message."""
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__} at {where}"
 
 
-def _failure() -> JSONResponse:
-    body = ErrorBody(reason="INTERNAL", message="the server failed on this request")
-    return JSONResponse(body.model_dump(), status_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+def error_response(
+    status: HTTPStatus, reason: str, message: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The answer to a request that is refused or failed."""
+    body = ErrorBody(reason=reason, message=message)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
 MAX_BODY_BYTES = 2 << 20
-"""64 queries of 2,000 characters, each written as two JSON escapes of 6 bytes, are 1.5 MB."""
+"""Limit of a body. 64 queries of 2,000 characters, each of them two JSON escapes of 6 bytes, have
+1.5 MB."""
 
 
 class _TooLargeError(Exception):
-    """Internal: ends the reading of a body without a length in its head."""
+    """Internal: stops reading a body without a declared length."""
 
 
 class BodyLimit:
-    """ASGI middleware. A server holds a body to the length in its head; one without is counted."""
+    """ASGI middleware that limits bodies: by the declared length, or by counting where none is
+    declared.
+
+    The server itself holds a body to its declared length.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -161,11 +173,9 @@ def _counted(receive: Receive) -> Receive:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    note_of(scope).outcome = "REQUEST_TOO_LARGE"
-    body = ErrorBody(
-        reason="REQUEST_TOO_LARGE", message=f"a body has at most {MAX_BODY_BYTES} bytes"
-    )
-    refusal = JSONResponse(body.model_dump(), status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    context_of(scope).outcome = "REQUEST_TOO_LARGE"
+    message = f"a body has at most {MAX_BODY_BYTES} bytes"
+    refusal = error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "REQUEST_TOO_LARGE", message)
     await refusal(scope, receive, send)
 
 
@@ -175,13 +185,12 @@ _SCHEME = b"bearer "
 
 
 class Guard:
-    """ASGI middleware that asks for a bearer token before anything else is done with a request.
+    """ASGI middleware that asks for a bearer token before anything else happens to a request.
 
-    `/healthz` is open: who watches a replica needs no secret, and it names nobody. A tenant's paths
-    take a token of that tenant. All other paths (metrics, documents, and any path that is added
-    later and forgotten here) take the operator's. Wrong, missing, expired and other tenants'
-    tokens get one and the same 401, after the same work, whether or not there is such a tenant or
-    such a path.
+    `/healthz` is open: a monitor needs no secret, and the path names no tenant. A tenant's paths
+    take a token of that tenant. All other paths (metrics, documents, and paths added later) take
+    the operator's. Wrong, missing, expired and other tenants' tokens get one and the same 401,
+    after the same work, whether or not the tenant or the path exists.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
@@ -190,21 +199,17 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._admits(scope):
-            note_of(scope).outcome = "UNAUTHENTICATED"
-            body = ErrorBody(
-                reason="UNAUTHENTICATED", message="a valid bearer token for this path is needed"
-            )
-            refusal = JSONResponse(
-                body.model_dump(),
-                status_code=HTTPStatus.UNAUTHORIZED,
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            context_of(scope).outcome = "UNAUTHENTICATED"
+            message = "a valid bearer token for this path is needed"
+            headers = {"WWW-Authenticate": "Bearer"}
+            refusal = error_response(HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", message, headers)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
-        # Decoded and cut as the router does it, or one path could be guarded and another served.
+        # Decoded and cut as the router does: otherwise one path could be guarded and another
+        # served.
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in OPEN_PATHS:
             return True
@@ -214,8 +219,10 @@ class Guard:
 
 
 def bearer_token(given: Sequence[bytes]) -> bytes:
-    """The token of a request's `authorization` headers; empty, which is no token, unless there is
-    one such header and it bears one."""
+    """The bearer token in a request's `authorization` headers.
+
+    Empty, which is no token, unless there is exactly one such header with a bearer token.
+    """
     token = given[0] if len(given) == 1 else b""
     if token[: len(_SCHEME)].lower() != _SCHEME:
         return b""

@@ -17,7 +17,7 @@ from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
 from adapterdistill.release import Mode
 from serve.engine.items import SearchAnswer
-from serve.engine.live import Alias, LiveTenant, ServedAs, Snapshot, key_of
+from serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
 from serve.queue.shadow import Comparison
 
 MAX_QUERY_CHARS = 2000
@@ -66,15 +66,16 @@ class SearchRequest(BaseModel):
 
 
 class AdapterVersion(BaseModel):
-    """Which adapter answered; `version` is the sha256 of its weights.
+    """The adapter that answered; `version` is the sha256 of its weights.
 
-    `form` is what was served: the adapter itself, or a cheaper form that was made of it. `alias`
-    says as what: the tenant's live one, or the candidate that is tried beside it.
+    `form` is the variant that was served: the adapter itself, or a cheaper model made from it.
+    `alias` says which bundle answered: the tenant's live one, or the candidate that is tried beside
+    it.
     """
 
     name: str
     version: str
-    form: ServedAs = "adapter"
+    form: VariantName = "adapter"
     alias: Alias = "live"
 
 
@@ -86,19 +87,19 @@ class RankedFaq(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """FAQs best first. If `abstained`, none is thought to answer the query."""
+    """FAQs, best first. If `abstained`, none of them is likely to answer the query."""
 
     ranked: list[RankedFaq]
     abstained: bool
     confidence: float | None = Field(
         default=None,
         description="Probability that the best FAQ is right, calibrated on held-out queries of "
-        "the tenant; null where there were none.",
+        "the tenant; null without such queries.",
     )
 
 
 class SearchResponse(BaseModel):
-    """`results` in the order of the queries."""
+    """The answers; `results` are in the order of the queries."""
 
     tenant: str
     adapter: AdapterVersion
@@ -108,12 +109,12 @@ class SearchResponse(BaseModel):
 def json_of(answers: Sequence[SearchAnswer]) -> bytes:
     """The `SearchResponse` to one request, whose answers come from one adapter version.
 
-    Written without the models, which would check once more what the engine has just made: 3 us of
-    the event loop instead of 20.
+    Written without the models, which would check the engine's own values again: 3 us of the event
+    loop instead of 20.
     """
     first = answers[0]
-    assert {(a.tenant, a.version, a.form, a.alias) for a in answers} == {
-        (first.tenant, first.version, first.form, first.alias)
+    assert {(a.tenant, a.version, a.variant, a.alias) for a in answers} == {
+        (first.tenant, first.version, first.variant, first.alias)
     }
     return to_json(
         {
@@ -121,7 +122,7 @@ def json_of(answers: Sequence[SearchAnswer]) -> bytes:
             "adapter": {
                 "name": first.adapter,
                 "version": first.version,
-                "form": first.form,
+                "form": first.variant,
                 "alias": first.alias,
             },
             "results": [
@@ -145,14 +146,16 @@ def json_of(answers: Sequence[SearchAnswer]) -> bytes:
 
 
 class Quality(BaseModel):
-    """What held-out queries of the tenant, out-of-scope ones among them where it has them, say of
-    answers at the threshold."""
+    """The quality of answers at the threshold, on the tenant's held-out queries.
 
-    queries: int = Field(description="Held-out queries that the figures rest on.")
+    Out-of-scope queries are among them where the tenant has some.
+    """
+
+    queries: int = Field(description="Held-out queries behind these figures.")
     share_answered: float
     expected_error: float = Field(
-        description="Share of wrong best FAQs among those answered. The threshold was chosen on "
-        "the same queries, which flatters it."
+        description="Share of wrong best FAQs among the answered queries. It is optimistic: the "
+        "threshold was chosen on the same queries."
     )
     expected_error_bound: float = Field(
         description="Exact upper bound of the same, with 95% confidence."
@@ -160,38 +163,39 @@ class Quality(BaseModel):
 
 
 class DriftStatus(BaseModel):
-    """Recent queries beside the held-out ones, as this replica has counted them."""
+    """Recent queries compared with the held-out ones, as this replica has counted them."""
 
     queries: int = Field(description="Recent queries, the last 1,000 to 2,000 at most.")
     share_abstained: float | None = Field(description="Null before the first query.")
     psi: float | None = Field(
         description="Population stability index of the best scores; null without held-out "
-        "queries to compare with, or before there are enough."
+        "queries to compare with, or before there are enough recent ones."
     )
-    expected_psi: float | None = Field(description="The same by chance, nothing having changed.")
+    expected_psi: float | None = Field(description="The index that chance alone would give.")
     drifted: bool = Field(
-        description="Whether the index is above 0.25, and above what 1 in 1,000 unchanged "
-        "samples would have."
+        description="Whether the index is above 0.25, and higher than in 999 of 1,000 "
+        "unchanged samples."
     )
 
 
 class ComparisonStatus(BaseModel):
-    """What live bundle and candidate have answered to the same queries, as this replica has
-    compared them."""
+    """How the live bundle and the candidate answered the same queries, on this replica."""
 
     queries: int
-    same_best: float = Field(description="Share of them for which the same FAQ was best.")
-    same_abstention: float = Field(description="Share for which both abstained, or neither.")
-    mean_score_difference: float = Field(description="How far the best scores lie apart.")
+    same_best: float = Field(description="Share of queries for which the same FAQ was best.")
+    same_abstention: float = Field(
+        description="Share of queries for which both abstained, or neither."
+    )
+    mean_score_difference: float = Field(description="Mean absolute difference of the best scores.")
 
 
 class CandidateStatus(BaseModel):
-    """A version that is tried beside the live one."""
+    """The candidate: a version that is tried beside the live one."""
 
     version: str
     mode: Mode = Field(
         description="`canary`: it answers its share of the requests. `shadow`: it is asked the "
-        "same afterwards, and compared."
+        "same questions afterwards, and compared."
     )
     share: float
     state: Literal["served", "refused", "withdrawn"]
@@ -203,7 +207,7 @@ class CandidateStatus(BaseModel):
         if candidate is None:
             return None
         why_not: Literal["refused", "withdrawn"] = (
-            "withdrawn" if key_of(tenant, "canary") in now.recalled else "refused"
+            "withdrawn" if key_of(tenant, "canary") in now.withdrawals else "refused"
         )
         return cls(
             version=candidate.bundle[:64],
@@ -225,20 +229,20 @@ class TenantStatus(BaseModel):
     adapter: AdapterVersion
     num_faqs: int
     threshold: float | None = Field(
-        description="A query whose best score is below it is abstained from; null: none is."
+        description="A query with a lower best score gets no answer; null: every query gets one."
     )
-    quality: Quality | None = Field(description="Null where no labelled query was held out.")
+    quality: Quality | None = Field(description="Null without labelled held-out queries.")
     drift: DriftStatus
-    candidate: CandidateStatus | None = Field(description="Null where none is tried.")
+    candidate: CandidateStatus | None = Field(description="Null without a candidate.")
 
     @classmethod
     def of(cls, live: LiveTenant, now: Snapshot, found: Comparison | None) -> Self:
-        """`found`: how its candidate compares."""
+        """The status of a tenant in memory. `found`: how its candidate compares."""
         calibration, shift = live.calibration, live.drift.read()
         return cls(
             tenant=live.manifest.tenant,
             adapter=AdapterVersion(
-                name=live.manifest.adapter, version=live.manifest.version, form=live.form
+                name=live.manifest.adapter, version=live.manifest.version, form=live.variant
             ),
             num_faqs=len(live.faqs),
             threshold=None if live.threshold == NEVER_ABSTAIN else live.threshold,
@@ -264,12 +268,12 @@ class Health(BaseModel):
     status: str
     num_tenants: int
     num_withdrawn: int
-    """Tenants not served because their adapter was withdrawn."""
+    """Tenants that are not served because their adapter was withdrawn."""
     seconds_since_refresh: float
 
 
 class ErrorBody(BaseModel):
-    """`reason` is stable for machines. Never quotes a query."""
+    """An error. `reason` is stable for machines; no field quotes a query."""
 
     reason: str
     message: str

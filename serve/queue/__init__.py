@@ -1,1 +1,1 @@
-"""From requests to batches: the fair queue, batching, searches, and shadow traffic."""
+"""The path from a request to the engine: fair queue, batches, searches, shadow traffic."""

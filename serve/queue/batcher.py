@@ -1,10 +1,10 @@
 """Gathers concurrent requests into batches for one engine thread.
 
-While the engine works on a batch, the next one gathers: under load batches grow by themselves, and
-an idle server answers at once. A request is never split, so all of its answers come from one
-snapshot of the engine, and so from one adapter version.
+The next batch gathers while the engine works on one: under load batches grow by themselves, and an
+idle server answers at once. A request is never split, so all of its answers come from one snapshot
+of the engine, and so from one adapter version.
 
-All but the engine's work happens on one event loop, so that nothing here needs a lock.
+Everything but the engine's work happens on one event loop, so nothing here needs a lock.
 """
 
 import asyncio
@@ -15,11 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
-from serve.engine.engine import NotLive, SearchAnswer, SearchItem
+from serve.engine.items import SearchItem, SearchOutcome
 from serve.queue.fair_queue import FairQueue, QueueLimits, Request
 from serve.queue.request_context import Stages
-
-Outcome = SearchAnswer | NotLive
 
 _BYTES_PER_TOKEN = 4
 _FORGOTTEN_PER_BATCH = 0.1
@@ -28,25 +26,25 @@ _FORGOTTEN_PER_BATCH = 0.1
 @dataclass(eq=False)
 class _Waiting(Request):
     items: Sequence[SearchItem]
-    outcomes: asyncio.Future[list[Outcome]]
+    outcomes: asyncio.Future[list[SearchOutcome]]
     stages: Stages | None
 
 
 class Batcher:
     """Runs `search` on batches of requests, one batch at a time, off the event loop.
 
-    max_query_tokens: where the encoder cuts a query.
-    max_wait_ms: how long an idle engine waits for company; 0 = only for what is there already.
-    request_timeout_s: a request that has waited for so long is given up, without being computed.
-    refuse_after_s: what is too much for its tenant's part of the queue is told so after about as
-        long. A flood over so many connections would else be refused as fast as the event loop can,
-        and everyone's requests wait for that loop.
+    max_query_tokens: length at which the encoder cuts a query.
+    max_wait_ms: how long an idle engine waits for more requests; 0: it takes only those that wait.
+    request_timeout_s: a request that has waited for so long is given up without being computed.
+    refuse_after_s: mean delay before a tenant whose part of the queue is full is refused. Without
+        it, a flood over many connections would be refused as fast as the event loop can, and
+        everyone's requests wait for that loop.
     Belongs to one event loop.
     """
 
     def __init__(
         self,
-        search: Callable[[Sequence[SearchItem]], list[Outcome]],
+        search: Callable[[Sequence[SearchItem]], list[SearchOutcome]],
         limits: QueueLimits,
         *,
         max_query_tokens: int = 128,
@@ -84,19 +82,19 @@ class Batcher:
         waited_s: float = 0,
         turn: str = "",
         stages: Stages | None = None,
-    ) -> list[Outcome]:
-        """The outcomes of one request's items, in order; all are of one tenant.
+    ) -> list[SearchOutcome]:
+        """The outcomes of one request's items, in order; all items are of one tenant.
 
-        waited_s: what the request has waited already, of its `request_timeout_s`.
-        turn: whose turn in the queue it waits for; "": the tenant's own.
-        stages: of a request that is traced; filled in.
+        waited_s: the part of `request_timeout_s` that the request has waited already.
+        turn: the name under which it takes turns in the queue; "": the tenant's own.
+        stages: filled in for a request that is traced.
 
         Raises:
             OverloadedError: the queue has no room for the request, or the replica stops.
             DeadlineExceededError: it waited for too long.
         """
         if self._draining:
-            raise OverloadedError("this replica stops: try again", retry_after_s=1)
+            raise OverloadedError("this replica is stopping: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
         waiting = _Waiting(
@@ -116,18 +114,19 @@ class Batcher:
             return await waiting.outcomes
         finally:
             giving_up.cancel()
-            self._queue.remove(waiting)  # if its client has gone
-            # An error would keep this frame, and so itself and the tenant, until garbage is sought.
+            self._queue.remove(waiting)  # the client may have disconnected
+            # An error would keep this frame, and so itself and the tenant, until garbage
+            # collection.
             del waiting
 
     async def drain(self) -> None:
-        """Refuse new requests, and return when those that wait are answered."""
+        """Refuse new requests, and return when all waiting ones are answered."""
         self._draining = True
         if self._batches is not None:
             await asyncio.wait([self._batches])
 
     def close(self) -> None:
-        """Refuse new requests and let the engine thread end; what still waits is not answered."""
+        """Refuse new requests and let the engine thread end; waiting requests are not answered."""
         self._draining = True
         self._engine_thread.shutdown(wait=False, cancel_futures=True)
 
@@ -135,7 +134,7 @@ class Batcher:
         if self._held_back >= self._limits.max_queued:
             return
         self._held_back += 1
-        try:  # not all after the same time: they would come again as one wave
+        try:  # different delays: otherwise the clients would return as one wave
             await asyncio.sleep(self._refuse_after_s * random.uniform(0.5, 1.5))
         finally:
             self._held_back -= 1
@@ -150,7 +149,7 @@ class Batcher:
             )
 
     def _retry_after_s(self) -> float:
-        """When what waits now will have been served; it is never waited for longer than this."""
+        """Seconds until the waiting requests are served; at most the longest wait."""
         return min(max(1.0, self._rate.seconds_for(self._queue.tokens)), self.request_timeout_s)
 
     async def _run_batches(self) -> None:
@@ -176,13 +175,13 @@ class Batcher:
                     waiting.stages.num_tokens = waiting.tokens
                     waiting.stages.batch_queries = len(items)
                 end = start + len(waiting.items)
-                if not waiting.outcomes.done():  # else its client has gone
+                if not waiting.outcomes.done():  # otherwise the client has disconnected
                     waiting.outcomes.set_result(outcomes[start:end])
                 start = end
 
 
 class _Rate:
-    """How fast the engine works, mostly of its last ten batches."""
+    """The engine's speed, mostly over its last ten batches."""
 
     def __init__(self) -> None:
         self._tokens = self._seconds = 0.0
@@ -192,15 +191,15 @@ class _Rate:
         self._seconds += seconds - _FORGOTTEN_PER_BATCH * self._seconds
 
     def seconds_for(self, tokens: int) -> float:
-        """0 before the first batch."""
+        """Expected seconds for these tokens; 0 before the first batch."""
         return tokens * self._seconds / self._tokens if self._tokens else 0.0
 
 
 def estimated_tokens(text: str, max_tokens: int) -> int:
-    """What a query costs in turns and batches, from its length in bytes.
+    """Estimated tokens of a query, from its length in bytes.
 
-    To tokenise a query alone takes 19 us of one core, on the event loop at that, against 14 us in
-    a batch on the engine's thread, where the tokens are needed; this takes less than 1 us. English
-    has 4 to 6 bytes a token, Chinese 3; text of many digits and signs is underestimated.
+    Tokenising one query takes 19 us of a core, on the event loop, against 14 us in a batch on the
+    engine's thread, where the tokens are needed; this takes less than 1 us. English has 4 to 6
+    bytes a token, Chinese 3; text of many digits and signs is underestimated.
     """
     return min(max_tokens, 2 + len(text.encode(errors="replace")) // _BYTES_PER_TOKEN)

@@ -1,11 +1,11 @@
-"""What waits for the engine: a queue a tenant, served in turn by tokens, so that one tenant's
-flood delays that tenant.
+"""Fair queue: one queue for each tenant, served in turn by tokens.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each waiting tenant has a place on a line of
-tokens: the least is served next and moves on by what it was served, and who begins to wait joins
-at the place of the one served last. A share not used is not saved up; a large request is served
-whole and waited for afterwards. Deficit round robin shares alike, but lets a request that is
-larger than a turn's tokens wait several turns beforehand.
+A flood of one tenant delays that tenant. This is start-time fair queueing (Goyal, Vin and Cheng,
+1996). Each waiting tenant has a place on a line of tokens: the lowest place is served next and
+advances by the tokens served, and a tenant that begins to wait joins at the place served last. An
+unused share is not saved up. A large request is served whole, and its tenant waits afterwards.
+Deficit round robin gives equal shares too, but there a request larger than one turn waits several
+turns beforehand.
 """
 
 import heapq
@@ -16,14 +16,13 @@ from typing import Generic, TypeVar
 
 from adapterdistill.errors import OverloadedError
 
-_ABOUT_S = 1.0
-"""A tenant heard from within this time may send its next query at any moment."""
+_ACTIVE_S = 1.0
+"""Time for which a tenant counts as active: it may send its next query at any moment."""
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """Bounds of what waits and of what is taken at once; the defaults' reasons are with
-    `serve.settings.ServeSettings`."""
+    """Bounds of the queue and of a batch. `serve.settings.ServeSettings` gives their reasons."""
 
     max_batch_tokens: int = 512
     tenant_batch_tokens: int = 16
@@ -47,7 +46,7 @@ R = TypeVar("R", bound=Request)
 class _Tenant(Generic[R]):
     heard: float
     place: int
-    """On the line of tokens."""
+    """Position on the line of tokens."""
     waiting: deque[R] = field(default_factory=deque)
     queries: int = 0
 
@@ -58,20 +57,20 @@ class FairQueue(Generic[R]):
     def __init__(self, limits: QueueLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
-        self._about: dict[str, _Tenant[R]] = {}  # in the order in which they were last heard from
+        self._active: dict[str, _Tenant[R]] = {}  # least recently heard from first
         self._waiting: dict[str, _Tenant[R]] = {}
-        self._place = 0  # of the one served last
+        self._place = 0  # the place served last
         self.tokens = self.queries = 0
 
     def add(self, request: R) -> None:
-        """Let a request wait.
+        """Add a request.
 
         Raises:
             OverloadedError: the queue, or the tenant's part of it, has no room for it.
         """
-        tenant = self._about.pop(request.tenant, None) or _Tenant(0, self._place)
+        tenant = self._active.pop(request.tenant, None) or _Tenant(0, self._place)
         tenant.heard = self._clock()
-        self._about[request.tenant] = tenant
+        self._active[request.tenant] = tenant
         if self.queries + request.queries > self._limits.max_queued:
             raise OverloadedError("too many queries are waiting: try again later")
         if tenant.queries + request.queries > self._limits.max_queued_of_tenant:
@@ -83,7 +82,7 @@ class FairQueue(Generic[R]):
         self._count(tenant, request, 1)
 
     def remove(self, request: R) -> bool:
-        """Forget a request; False if it does not wait."""
+        """Remove a request; False: it was not waiting."""
         tenant = self._waiting.get(request.tenant)
         if tenant is None or request not in tenant.waiting:
             return False
@@ -92,13 +91,13 @@ class FairQueue(Generic[R]):
         return True
 
     def take(self) -> Sequence[R]:
-        """The next batch, empty if nothing waits.
+        """Take the next batch, empty if nothing waits.
 
-        A tenant gets `tenant_batch_tokens` of a batch, and the request that passes them; more only
-        while everyone who is about still waits, so that nobody who may send at any moment finds
-        the engine at work on a long batch of others'. A request larger than a batch goes alone.
+        A tenant gets `tenant_batch_tokens` of a batch, and the request that exceeds them. It gets
+        more only while every active tenant still waits; otherwise a tenant that sends a query now
+        would find the engine at work on a long batch. A request larger than a batch goes alone.
         """
-        self._forget_the_silent()
+        self._forget_the_inactive()
         heap = [(tenant.place, n, tenant) for n, tenant in enumerate(self._waiting.values())]
         heapq.heapify(heap)
         batch: list[R] = []
@@ -122,23 +121,23 @@ class FairQueue(Generic[R]):
                 heapq.heapreplace(heap, (tenant.place, order, tenant))
             else:
                 heapq.heappop(heap)
-        if not self._waiting:  # who was served out of turn has kept nobody waiting
-            self._place = max((tenant.place for tenant in self._about.values()), default=0)
+        if not self._waiting:  # a tenant served out of turn has delayed nobody
+            self._place = max((tenant.place for tenant in self._active.values()), default=0)
         return batch
 
     def _somebody_would_wait(self) -> bool:
-        return any(not tenant.waiting for tenant in self._about.values())
+        return any(not tenant.waiting for tenant in self._active.values())
 
-    def _forget_the_silent(self) -> None:
-        heard_since = self._clock() - _ABOUT_S
-        silent = []
-        for name, tenant in self._about.items():
+    def _forget_the_inactive(self) -> None:
+        heard_since = self._clock() - _ACTIVE_S
+        inactive = []
+        for name, tenant in self._active.items():
             if tenant.heard > heard_since:
                 break
             if not tenant.waiting and tenant.place <= self._place:
-                silent.append(name)
-        for name in silent:
-            del self._about[name]
+                inactive.append(name)
+        for name in inactive:
+            del self._active[name]
 
     def _gone(self, tenant: _Tenant[R], request: R) -> None:
         self._count(tenant, request, -1)

@@ -1,4 +1,4 @@
-"""What is noted of one request while it is handled: for metrics and the request log.
+"""The context of one request: facts for metrics, the request log and traces.
 
 It travels with the request (`scope["state"]`, Starlette's `request.state`), and never holds a
 query's text.
@@ -13,38 +13,38 @@ from serve.engine.live import Alias
 
 @dataclass(eq=False, slots=True)
 class Stages:
-    """How far a request that is traced has come: monotonic seconds, 0 for what was not reached."""
+    """When a traced request reached each stage, in monotonic seconds; 0: not reached."""
 
     began_at: float
     asked_at: float = 0
     held_at: float = 0
-    """Its tenant is in memory, and it goes to the queue."""
+    """The tenant is in memory, and the request enters the queue."""
     num_tokens: int = 0
-    """As the queue estimates them."""
+    """Tokens as the queue estimates them."""
     batch_began_at: float = 0
     batch_ended_at: float = 0
     batch_queries: int = 0
 
 
 @dataclass
-class Note:
-    """Filled in on the way; what nobody learnt stays as it is here."""
+class RequestContext:
+    """Filled in while the request is handled; unknown fields keep their defaults."""
 
     request_id: str
     tenant: str | None = None
     version: str | None = None
-    """Of the adapter that answered."""
+    """Version of the adapter that answered."""
     alias: Alias | None = None
-    """Under which it did."""
+    """Alias under which it answered."""
     num_queries: int = 0
     outcome: str = "OK"
     """OK, or the reason for which the request was refused."""
     stages: Stages | None = None
-    """None unless the deployment traces."""
+    """None: the deployment does not trace."""
 
 
-def note_of(scope: Scope) -> Note:
-    """The note of this request; `serve.http.middleware.Front` began it."""
-    note = scope["state"]["note"]
-    assert isinstance(note, Note)
-    return note
+def context_of(scope: Scope) -> RequestContext:
+    """The context of this request, which `serve.http.middleware.RequestMiddleware` made."""
+    context = scope["state"]["request_context"]
+    assert isinstance(context, RequestContext)
+    return context

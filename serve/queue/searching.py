@@ -1,6 +1,6 @@
-"""One request from its tenant's name to its answers: what HTTP and gRPC share.
+"""Answers one request, from its tenant's name to its answers, for HTTP and gRPC alike.
 
-Errors leave here as `AdapterDistillError`; each interface says in its own words what they are.
+Errors leave here as `AdapterDistillError`; each interface translates them.
 """
 
 import random
@@ -12,14 +12,14 @@ from serve.engine.engine import Engine
 from serve.engine.items import SearchAnswer, SearchItem
 from serve.engine.live import Alias, LiveTenant
 from serve.queue.batcher import Batcher
-from serve.queue.request_context import Note
+from serve.queue.request_context import RequestContext
 from serve.queue.shadow import Shadow
 
 
 class Searcher:
     """Answers requests. Belongs to one event loop.
 
-    draw: a number in [0, 1), by which a request falls into a candidate's share or does not.
+    draw: returns a number in [0, 1); the candidate answers if it is below the candidate's share.
     """
 
     def __init__(
@@ -31,19 +31,24 @@ class Searcher:
         self._draw = draw
 
     async def search(
-        self, note: Note, tenant: str, texts: list[str], top_k: int, alias: Alias | None = None
+        self,
+        context: RequestContext,
+        tenant: str,
+        texts: list[str],
+        top_k: int,
+        alias: Alias | None = None,
     ) -> list[SearchAnswer]:
         """The answers to one request's texts, in order; all come from one bundle.
 
-        alias: which of the tenant's bundles answers. None: the live one, or the candidate for its
-            share of such requests, for as long as it can.
+        alias: which of the tenant's bundles answers. None: the live one, or a canary for its share
+            of such requests while it can answer.
 
         Raises:
             UnknownTenantError, WithdrawnError: the tenant is not served.
             NoCandidateError: `alias` is "canary", and there is none.
-            OverloadedError, DeadlineExceededError: it is not answered now.
+            OverloadedError, DeadlineExceededError: the request is not answered now.
         """
-        note.tenant, note.num_queries = tenant, len(texts)
+        context.tenant, context.num_queries = tenant, len(texts)
         asked_at = time.monotonic()
         candidate = None if alias else self._engine.snapshot.candidate(tenant)
         drawn = candidate if candidate and self._draw() < candidate.share else None
@@ -51,23 +56,23 @@ class Searcher:
             held = await self._held_candidate(tenant)
             if held is not None:
                 try:
-                    return await self._answers(note, held, texts, top_k, "canary", asked_at)
+                    return await self._answers(context, held, texts, top_k, "canary", asked_at)
                 except WithdrawnError:
-                    pass  # while it waited: perhaps the live one is not
+                    pass  # withdrawn while it waited; the live bundle may still answer
         left_s = self._batcher.request_timeout_s - (time.monotonic() - asked_at)
         held = await self._engine.hold(tenant, left_s, alias or "live")
-        answers = await self._answers(note, held, texts, top_k, alias or "live", asked_at)
+        answers = await self._answers(context, held, texts, top_k, alias or "live", asked_at)
         if drawn is not None and drawn.mode == "shadow":
             self.shadow.compare(held, answers, texts)
         return answers
 
     async def drain(self) -> None:
-        """Refuse new requests, and return when those that wait are answered."""
+        """Refuse new requests, and return when all waiting ones are answered."""
         await self._batcher.drain()
         await self.shadow.drain()
 
     async def _held_candidate(self, tenant: str) -> LiveTenant | None:
-        """None: it cannot answer, which costs nobody the live bundle's answer."""
+        """The candidate in memory; None: it cannot answer, and the live bundle does."""
         try:
             return await self._engine.hold(tenant, self._batcher.request_timeout_s / 2, "canary")
         except AdapterDistillError:
@@ -75,25 +80,25 @@ class Searcher:
 
     async def _answers(
         self,
-        note: Note,
+        context: RequestContext,
         held: LiveTenant,
         texts: list[str],
         top_k: int,
         alias: Alias,
         asked_at: float,
     ) -> list[SearchAnswer]:
-        # Held before the queue: made-up names take nobody's turn in it, and neither do loads.
+        # Held before the queue: neither invented names nor loads take anyone's turn in it.
         items = [SearchItem(held.manifest.tenant, text, top_k, held, alias) for text in texts]
         answers: list[SearchAnswer] = []
         held_at = time.monotonic()
-        if note.stages is not None:
-            note.stages.asked_at, note.stages.held_at = asked_at, held_at
+        if context.stages is not None:
+            context.stages.asked_at, context.stages.held_at = asked_at, held_at
         for outcome in await self._batcher.submit(
-            items, waited_s=held_at - asked_at, stages=note.stages
+            items, waited_s=held_at - asked_at, stages=context.stages
         ):
             if isinstance(outcome, AdapterDistillError):
                 raise outcome
             answers.append(outcome)
-        note.version, note.alias = held.manifest.version, alias
+        context.version, context.alias = held.manifest.version, alias
         held.drift.count((answer.ranked[0].score, answer.abstained) for answer in answers)
         return answers

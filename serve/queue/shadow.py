@@ -1,7 +1,7 @@
-"""A candidate in the shadow: asked what the live bundle has answered, and compared with it.
+"""Shadow traffic: a candidate answers what the live bundle has answered, and is compared with it.
 
-Nobody waits for it. It is asked after the answer has left, in a turn of the queue that all
-candidates share, and not at all while the engine has work to catch up with.
+Nobody waits for it. It is asked after the answer has left, under one queue name that all candidates
+share, and only while the engine has no backlog.
 """
 
 import asyncio
@@ -16,52 +16,52 @@ from serve.engine.live import LiveTenant
 from serve.queue.batcher import Batcher
 
 MAX_QUEUED = 8
-"""Queries that wait, above which a comparison is left out: a batch or so."""
+"""Most waiting queries, about a batch; above it a comparison is skipped."""
 MAX_AT_ONCE = 8
-"""Comparisons that are begun and have not ended."""
+"""Most comparisons in progress."""
 _TURN = "@shadow"  # no tenant can have this name
 _AFTER_S = 0.01
-"""By then the answer is on its way."""
+"""Delay after which the live answer has left."""
 _log = logging.getLogger("ray.serve")
 
 
 @dataclass
 class Comparison:
-    """What a live bundle and a candidate have answered to the same queries, on this replica."""
+    """How a live bundle and a candidate answered the same queries, on this replica."""
 
     live: str
     candidate: str
     """Ids of the two bundles."""
     queries: int = 0
     same_best: int = 0
-    """Of these: the same FAQ was best."""
+    """Queries for which the same FAQ was best."""
     same_abstention: int = 0
-    """Of these: both abstained, or neither."""
+    """Queries for which both abstained, or neither."""
     difference: float = 0.0
-    """Sum over the queries of how far the top scores lie apart."""
+    """Sum over the queries of the absolute difference of the top scores."""
 
 
 @dataclass
 class ShadowTotals:
-    """Queries of all tenants since the start."""
+    """Counts over all tenants since the start."""
 
     compared: int = 0
     same_best: int = 0
     same_abstention: int = 0
     skipped: int = 0
-    """Not compared: the engine was busy, or the candidate did not answer."""
+    """Queries not compared: the engine was busy, or the candidate did not answer."""
     difference: float = 0.0
-    """Sum of how far the top scores lie apart."""
+    """Sum of the absolute differences of the top scores."""
 
 
 class Shadow:
-    """Belongs to one event loop."""
+    """Compares candidates with live bundles. Belongs to one event loop."""
 
     def __init__(self, engine: Engine, batcher: Batcher) -> None:
         self.totals = ShadowTotals()
         self._engine = engine
         self._batcher = batcher
-        self._of: dict[str, Comparison] = {}  # by tenant: no more than have had a candidate
+        self._of: dict[str, Comparison] = {}  # by tenant, for tenants that have had a candidate
         self._tasks: set[asyncio.Task[None]] = set()
 
     def compare(self, held: LiveTenant, answers: Sequence[SearchAnswer], texts: list[str]) -> None:
@@ -74,7 +74,8 @@ class Shadow:
         task.add_done_callback(self._tasks.discard)
 
     def comparison(self, tenant: str) -> Comparison | None:
-        """Of the bundles that are live and candidate now; None: nothing is compared yet."""
+        """The comparison of the present live bundle and candidate; None: nothing is compared
+        yet."""
         found, now = self._of.get(tenant), self._engine.snapshot
         candidate = now.candidates.get(tenant)
         if found is None or candidate is None:
@@ -83,7 +84,7 @@ class Shadow:
         return found if same else None
 
     async def drain(self) -> None:
-        """Return when nothing is compared any more."""
+        """Return when no comparison is in progress."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -93,9 +94,9 @@ class Shadow:
         await asyncio.sleep(_AFTER_S)
         try:
             others = await self._ask(held.manifest.tenant, texts)
-        except AdapterDistillError:  # withdrawn, dropped, or no room: it is told elsewhere
+        except AdapterDistillError:  # withdrawn, dropped or overloaded, which is logged elsewhere
             others = None
-        except Exception as error:  # by its class alone: it may quote a query
+        except Exception as error:  # only its class: the message may quote a query
             _log.error("a candidate could not be compared: %s", type(error).__name__)
             others = None
         if others is None:
@@ -119,7 +120,8 @@ class Shadow:
                 counts.difference += difference
 
     async def _ask(self, tenant: str, texts: list[str]) -> tuple[str, list[SearchAnswer]] | None:
-        """Id of the candidate's bundle and its answers; None: there is no time for it."""
+        """Id of the candidate's bundle and its answers; None: the engine is busy, or one is
+        missing."""
         if self._batcher.num_queued > MAX_QUEUED:
             return None
         held = await self._engine.hold(tenant, LOAD_TIMEOUT_S, "canary")

@@ -35,7 +35,7 @@ class Served:
     encoder: Encoder
     tenants: dict[str, MadeTenant]
     redeploy: Callable[[dict[str, object]], str]
-    """With these settings changed."""
+    """Deploys again with these settings changed."""
     grpc_address: str
 
 
@@ -208,7 +208,7 @@ def test_concurrent_mixed_tenants_and_swaps_never_mix(served: Served) -> None:
 
 
 def test_too_much_at_once_is_503_with_retry_after_and_passes(served: Served) -> None:
-    """Each request fills the queue of 64 alone, so of several at once some must be refused."""
+    """Each request alone fills the queue of 64, so some of several at once must be refused."""
     responses: list[httpx.Response] = []
 
     def ask() -> None:
@@ -230,7 +230,7 @@ def test_too_much_at_once_is_503_with_retry_after_and_passes(served: Served) -> 
 
 
 def test_a_redeployment_fails_no_request(served: Served) -> None:
-    """The replica that stops answers what it has; what comes meanwhile waits for the next one."""
+    """The replica that stops answers its requests; new ones wait for the next replica."""
     stop = threading.Event()
     statuses: list[int] = []
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def processes_marked(mark: str) -> list[psutil.Process]:
-    """Processes that carry the mark in their environment: all that the command started."""
+    """All processes that the command started: they carry the mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -32,7 +32,7 @@ def processes_marked(mark: str) -> list[psutil.Process]:
 
 
 def listeners(mark: str, *, beyond_loopback: bool) -> set[str]:
-    """Names of the marked processes that listen on loopback, or on more than that."""
+    """Names of the marked processes that listen, on loopback or on all interfaces."""
     found = set()
     for process in processes_marked(mark):
         try:

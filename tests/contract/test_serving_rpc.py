@@ -24,7 +24,7 @@ from adapterdistill.serving.v1.serving_pb2_grpc import SearchServiceStub
 from serve.engine.engine import Engine, SearchItem
 from serve.grpc.rpc import Rpc
 from serve.grpc.rpc_proxy import add_search_service
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from serve.tokens import Tokens, new_token
 from tests.serving_rpc import Client
@@ -88,7 +88,7 @@ def answering(
     may_answer = threading.Event()
     may_answer.set()
 
-    def search(items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(items: Sequence[SearchItem]) -> list[SearchOutcome]:
         assert may_answer.wait(60)
         return list(engine.search(items))
 

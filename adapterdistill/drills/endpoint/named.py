@@ -15,6 +15,7 @@ from adapterdistill.drills.drill import Outcome
 from adapterdistill.drills.named import Named, NamedServing
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import read_file, read_secret
+from adapterdistill.ray_private import is_serve_replica
 
 CLIENTS = 2
 _PAUSE_S = 0.05
@@ -80,7 +81,7 @@ def _replicas() -> set[str]:
     from serve.app import APP_NAME
 
     actors = list_named_actors(all_namespaces=True)
-    return {a["name"] for a in actors if a["name"].startswith(f"SERVE_REPLICA::{APP_NAME}#")}
+    return {a["name"] for a in actors if is_serve_replica(a["name"], APP_NAME)}
 
 
 def _running() -> int:

@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from actors.cluster import OwnCluster
+from adapterdistill.ray_private import RAY_COMMAND
 
 OWN_ROLE = "soak"
 TEMPORARY, SESSION = "temporary", "Ray's session but logs"
@@ -32,7 +33,7 @@ _ROLES = (
     ("adapterdistill registry serve", "registry"),
     ("adapterdistill onboard", "onboarding"),
     ("adapterdistill serve", "deploying"),
-    ("ray.scripts.scripts start", "head"),
+    (f"{RAY_COMMAND} start", "head"),
     ("ray.util.client.server", "client server"),
     ("dashboard", "dashboard"),
     ("multiprocessing.resource_tracker", "dashboard"),

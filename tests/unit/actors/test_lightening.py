@@ -73,7 +73,7 @@ def test_a_form_is_made_judged_and_served(
     assert engine.refresh().loaded == ("fletcher",)
     [answer] = engine.search([SearchItem("fletcher", "my lamp is broken", top_k=5)])
     assert isinstance(answer, SearchAnswer)
-    assert (answer.form, answer.version) == (method, manifest.version)
+    assert (answer.variant, answer.version) == (method, manifest.version)
     query = encoder.embed_texts(["my lamp is broken"], form.embedder)[0]
     expected = {
         faq.faq_id: float(query @ vector)

@@ -24,7 +24,7 @@ from adapterdistill.testbed.serving import empty_server, without_a_core_s
 from serve.engine.engine import Engine
 from serve.http.api import build_api
 from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from tests.unit.bench.conftest import SAMPLES
 
@@ -59,7 +59,7 @@ def running(
     served: Served,
     port: int,
     replica: str = "first",
-    search: Callable[..., list[Outcome]] | None = None,
+    search: Callable[..., list[SearchOutcome]] | None = None,
 ) -> Iterator[str]:
     """The app in a thread, and one that follows the store."""
     metrics, engine = Metrics(replica), served.engine
@@ -137,7 +137,7 @@ def test_a_flood_is_sent_beside_the_others_and_each_load_is_judged(served: Serve
 
 
 def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
-    def wrong(items: list) -> list[Outcome]:
+    def wrong(items: list) -> list[SearchOutcome]:
         """Each item is answered for the tenant of another."""
         return served.engine.search(
             [type(i)(served.banks[0].tenant, i.text, i.top_k) for i in items]

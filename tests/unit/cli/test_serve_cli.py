@@ -105,10 +105,11 @@ def test_the_table_shows_ranked_faqs_and_the_adapter_s_digest(server: StandIn) -
     assert "0.910" in output and "Daily." in output and "abstained" not in output
 
 
-def test_a_form_is_named_where_one_is_served(server: StandIn) -> None:
+def test_a_variant_is_named_where_one_is_served(server: StandIn) -> None:
     for form, shown in (("adapter", False), ("conditional", True)):
         server.will_answer(200, answer_of(form=form))
-        assert ("conditional form" in run("acme", "how?", "--address", server.address)) == shown
+        words = " ".join(run("acme", "how?", "--address", server.address).split())
+        assert ("variant conditional" in words) == shown
 
 
 def test_an_alias_is_asked_for_and_a_candidate_s_answer_is_told_as_such(server: StandIn) -> None:
@@ -198,7 +199,7 @@ def test_a_file_without_a_token_is_named_and_not_quoted(tmp_path: Path, content:
     file = tmp_path / "token"
     file.write_text(content)
     file.chmod(0o600)
-    with pytest.raises(ConfigError, match="token: holds no token") as raised:
+    with pytest.raises(ConfigError, match="token: not a token") as raised:
         run("acme", "how?", "--address", "http://127.0.0.1:1", "--token-file", str(file))
     assert TOKEN not in str(raised.value)
 

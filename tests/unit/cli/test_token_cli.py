@@ -60,6 +60,7 @@ def test_tokens_are_listed_by_tenant(path: Path) -> None:
     assert [row["tenant"] for row in shown] == ["acme", "acme", "other", None]
     assert len(json.loads(run(path, "list", "--tenant", "acme", "--format", "json"))) == 2
     table = run(path, "list")
+    assert all(row["expires"][:10] in table for row in shown)
     assert all(row["id"] in table for row in shown) and "(operator)" in table
 
 

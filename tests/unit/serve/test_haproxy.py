@@ -1,4 +1,4 @@
-"""The script that closes what Ray's HAProxy shows to all; a stand-in takes HAProxy's place."""
+"""The script that closes HAProxy's statistics to others; a stand-in takes HAProxy's place."""
 
 import re
 import shlex

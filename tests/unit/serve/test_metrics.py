@@ -1,4 +1,4 @@
-"""What is measured, and that its labels are bounded."""
+"""The metrics of a replica, and the bounds of their labels."""
 
 import time
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def test_the_bank_the_store_and_the_registry_are_read_when_asked(
     assert measured.value("bundles_loaded_total") == 2
     assert measured.value("queued_queries") == 0
     assert measured.value("registry_lost_seconds") == 0
-    measured.engine.recall(acme.bundle.manifest.ref.name)
+    measured.engine.withdraw(acme.bundle.manifest.ref.name)
     measured.refreshed_at -= 60
     measured.lost_at = time.monotonic() - 30
     measured.metrics.refreshed(Refresh((), (), {"bad": ServingError("no good")}))

@@ -1,4 +1,4 @@
-"""The file of tokens: what is kept, who is let in, and what is refused."""
+"""The token file: its contents, the tokens that it admits, and the faults that it refuses."""
 
 import hashlib
 import json
@@ -125,7 +125,7 @@ def test_a_file_that_others_may_read_or_write_is_refused(path: Path, mode: int) 
 def test_a_file_of_something_else_is_refused_and_not_quoted(path: Path, content: str) -> None:
     path.write_text(content + " canary-4711")
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="not a file of tokens") as raised:
+    with pytest.raises(ConfigError, match="not a token file") as raised:
         Tokens(path)
     assert "canary" not in str(raised.value)
 

@@ -1,4 +1,4 @@
-"""Spans of requests: whose they are, what they hold, and that without traces none is made."""
+"""Spans of requests: their parents and attributes; without traces none is made."""
 
 import asyncio
 import subprocess
@@ -23,7 +23,7 @@ from serve.grpc.rpc import Rpc
 from serve.http.api import build_api
 from serve.queue.batcher import Batcher
 from serve.queue.fair_queue import QueueLimits
-from serve.queue.request_context import Note, Stages
+from serve.queue.request_context import RequestContext, Stages
 from serve.tracing import Tracing
 from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.grpc.test_rpc import Context
@@ -135,8 +135,8 @@ def test_spans_go_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "our-search")
         tracing = Tracing.from_environment()
-        note = Note("given-1", tenant="acme", stages=Stages(began_at=time.monotonic()))
-        tracing.record("a request", note, {}, {})
+        context = RequestContext("given-1", tenant="acme", stages=Stages(began_at=time.monotonic()))
+        tracing.record("a request", context, {}, {})
         tracing.close()
         server.shutdown()
     [(path, body)] = received

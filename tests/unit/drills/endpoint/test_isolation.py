@@ -24,7 +24,7 @@ from adapterdistill.drills.endpoint.isolation import (
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.http_load import Reply
-from serve.engine.withdrawals import Recall
+from serve.engine.withdrawals import WithdrawalFollower
 from tests.contract.running_registry import Running
 from tests.unit.bench.test_endpoint import Served, running, serve_samples
 
@@ -46,12 +46,14 @@ def changing(tiny_encoder: Encoder, tmp_path: Path) -> Iterator[Changing]:
     for tenant, (_, second) in pairs.items():
         served.answers.add(tenant, second)
     publish(store, pairs, registry.client)
-    recall = Recall(served.engine, lambda: RegistryClient(registry.address, timeout_s=5))
-    recall.start()
+    follower = WithdrawalFollower(
+        served.engine, lambda: RegistryClient(registry.address, timeout_s=5)
+    )
+    follower.start()
     hazards = Hazards(store, registry.client, list(pairs), pairs, set(), every_s=0.005)
     yield Changing(served, hazards)
-    recall.stop()
-    recall.join(timeout=10)
+    follower.stop()
+    follower.join(timeout=10)
     registry.close()
 
 

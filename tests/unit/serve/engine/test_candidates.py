@@ -1,4 +1,4 @@
-"""A candidate beside the live bundle: proven before use, never mixed in, gone when it should be."""
+"""A candidate beside the live bundle: proven before use, never mixed in, dropped in time."""
 
 import random
 import threading
@@ -190,7 +190,7 @@ def test_a_withdrawn_candidate_is_switched_off_and_live_goes_on(
 ) -> None:
     engine = serving(store, encoder, old, new)
     waiting = SearchItem("acme", "hi", 50, held(engine, "acme", "canary"), "canary")
-    assert engine.recall(new.bundle.manifest.ref.name) == ("acme@canary",)
+    assert engine.withdraw(new.bundle.manifest.ref.name) == ("acme@canary",)
     engine.refresh()
     assert engine.snapshot.candidate("acme") is None
     assert isinstance(engine.search([waiting])[0], WithdrawnError)
@@ -211,7 +211,7 @@ def test_where_live_is_withdrawn_its_candidate_answers_nobody(
 ) -> None:
     engine = serving(store, encoder, old, new)
     waiting = SearchItem("acme", "hi", 50, held(engine, "acme", "canary"), "canary")
-    assert engine.recall(old.bundle.manifest.ref.name) == ("acme",)
+    assert engine.withdraw(old.bundle.manifest.ref.name) == ("acme",)
     assert isinstance(engine.search([waiting])[0], WithdrawnError)
     for alias in ("live", "canary"):
         with pytest.raises(WithdrawnError, match=old.bundle.manifest.version):
@@ -243,7 +243,7 @@ def test_candidates_are_paged_like_tenants(store: Path, encoder: Encoder) -> Non
 def test_threads_promotions_and_rollbacks_never_mix_versions_or_fail_a_request(
     store: Path, encoder: Encoder
 ) -> None:
-    """Two slots for six bundles; whatever moves, a request is answered by what it held."""
+    """Two slots for six bundles: whatever changes, the bundle that a request held answers it."""
     made = {
         tenant: [make_tenant(encoder, tenant, seed=10 * n + v, num_faqs=4) for v in range(2)]
         for n, tenant in enumerate(["ash", "birch", "cedar"])

@@ -1,4 +1,4 @@
-"""Drift counters: the index against its formula, and how seldom it alarms by chance."""
+"""Drift counters: the index against its formula, and the rate of alarms by chance."""
 
 import math
 import random

@@ -49,7 +49,7 @@ def answers(engine: Engine, items: Sequence[SearchItem]) -> list[SearchAnswer]:
 def assert_answers_as(answer: SearchAnswer, made: MadeTenant, encoder: Encoder, text: str) -> None:
     expected = made.expected(encoder, text)
     assert (answer.tenant, answer.version) == (made.tenant, made.bundle.manifest.version)
-    assert answer.form == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
+    assert answer.variant == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
     assert [r.faq_id for r in answer.ranked] == [faq_id for faq_id, _ in expected][
         : len(answer.ranked)
     ]
@@ -71,7 +71,7 @@ def test_mixed_batch_equals_each_adapter_alone(store: Path, encoder: Encoder) ->
 
 
 def test_the_wrong_adapter_would_be_noticed(store: Path, encoder: Encoder) -> None:
-    """Control for the test above: with another tenant's adapter, scores differ plainly."""
+    """Control for the test above: another tenant's adapter gives clearly different scores."""
     one, two = (make_tenant(encoder, name, seed=seed) for name, seed in (("one", 1), ("two", 2)))
     engine = serve_tenants(store, encoder, [one, two])
     impostor = MadeTenant("one", two.adapter, one.bundle)
@@ -81,7 +81,7 @@ def test_the_wrong_adapter_would_be_noticed(store: Path, encoder: Encoder) -> No
         assert max(abs(r.score - wrong[r.faq_id]) for r in answer.ranked) > 0.05
 
 
-def test_a_batch_of_all_forms_equals_each_tenant_alone(store: Path, encoder: Encoder) -> None:
+def test_a_batch_of_all_variants_equals_each_tenant_alone(store: Path, encoder: Encoder) -> None:
     made = [make_tenant(encoder, f"tenant-{n}", seed=n, bottleneck_size=4 + n) for n in range(3)]
     for n, form in enumerate([*FORMS, *FORMS]):
         made.append(make_form_tenant(encoder, f"tenant-{form}-{n}", form, seed=10 + n))
@@ -129,7 +129,7 @@ def test_a_form_that_is_not_what_its_bundle_says_is_refused(
         assert_answers_as(answer, old, encoder, "hi")
 
 
-def test_a_tenant_moves_between_its_adapter_and_a_form(store: Path, encoder: Encoder) -> None:
+def test_a_tenant_moves_between_its_adapter_and_a_variant(store: Path, encoder: Encoder) -> None:
     plain = make_tenant(encoder, "acme", seed=1)
     light = make_form_tenant(encoder, "acme", "transformer", seed=1)
     engine = serve_tenants(store, encoder, [plain])

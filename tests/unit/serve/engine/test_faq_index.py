@@ -40,7 +40,7 @@ def test_each_row_is_ranked_against_its_own_index_only() -> None:
 
 @pytest.mark.parametrize("num_faqs", [2, 3, 17, 64, 101])
 def test_equal_faqs_tie_exactly_and_keep_their_order(num_faqs: int) -> None:
-    """In any number and any batch: blocks of a matrix product must not break ties."""
+    """Equal FAQs tie in batches of any size: the blocks of a matrix product must not break ties."""
     vectors = unit(1, 384).expand(num_faqs, -1)
     index = FaqIndex.of(vectors, torch.arange(num_faqs))
     for rows in (1, 2, 5, 32):
@@ -50,7 +50,7 @@ def test_equal_faqs_tie_exactly_and_keep_their_order(num_faqs: int) -> None:
 
 
 def test_ties_among_other_scores_keep_the_faqs_order() -> None:
-    """As an unstable sort does not, of more than a few."""
+    """Equal scores keep their order; an unstable sort changes it from a few entries on."""
     distinct, kinds = unit(5, seed=1), torch.arange(300) % 5
     index = FaqIndex.of(distinct[kinds], torch.arange(300))
     query = unit(1, seed=2)

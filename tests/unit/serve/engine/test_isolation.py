@@ -1,4 +1,4 @@
-"""Everything that can happen to tenants at once, and every answer held to its version alone."""
+"""All changes of tenants at once, with every answer compared with its own version's."""
 
 import random
 import threading
@@ -29,16 +29,17 @@ ALIASES: tuple[Alias, ...] = ("live", "canary")
 NUM_TENANTS, SLOTS, THREADS, MOST_HELD = 12, 6, 2, 3
 STEPS = 160
 WITHDRAWN_AT = (40, 80, 120)
-"""Steps at which a version is withdrawn: of the tenant of the same place."""
+"""Steps at which a version of the tenant in the same position is withdrawn."""
 
 
 class Operator:
-    """Changes the store, refreshes the engine, and notes what each tenant may be answered by."""
+    """Changes the store, refreshes the engine, and records which versions may answer each
+    tenant."""
 
     def __init__(self, store: Path, encoder: Encoder, engine: Engine) -> None:
         self.timeline, self.steps = Timeline(), Counter[str]()
         self.withdrawn: dict[str, float] = {}
-        """Version -> when it was certain that it is withdrawn."""
+        """Version -> the time from which it is certainly withdrawn."""
         self._store, self._engine = store, engine
         self.versions = {
             f"tenant-{n}": [
@@ -66,13 +67,13 @@ class Operator:
         self._note(tenant, after)
 
     def withdraw(self, made: MadeTenant) -> None:
-        """As if the registry had told of it."""
+        """Withdraws a version as the registry's follower would."""
         ref = made.bundle.manifest.ref
         before = self._outcomes(made.tenant)
         self.withdrawn[ref.version] = float("inf")
         after = self._outcomes(made.tenant)
         self._note(made.tenant, {alias: before[alias] | after[alias] for alias in ALIASES})
-        self._engine.recall(ref.name)
+        self._engine.withdraw(ref.name)
         self.withdrawn[ref.version] = time.perf_counter()
         self._note(made.tenant, after)
 
@@ -124,7 +125,7 @@ class Operator:
 
 
 class Asker(threading.Thread):
-    """Asks mixed batches, some of whose items hold their tenants, and keeps what is wrong."""
+    """Asks mixed batches, some of whose items hold their tenants, and collects wrong answers."""
 
     def __init__(self, operator: Operator, engine: Engine, encoder: Encoder, seed: int) -> None:
         super().__init__()

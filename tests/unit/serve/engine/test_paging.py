@@ -1,4 +1,4 @@
-"""More live tenants than slots: loads, waits and evictions, and never a wrong answer."""
+"""More live tenants than slots: loads, waits and evictions, without a wrong answer."""
 
 import asyncio
 import threading
@@ -182,7 +182,7 @@ def test_a_withdrawn_version_is_not_loaded_and_not_answered_to_who_holds_it(
     engine = paged(store, encoder, made, slots=1)
     kept = held(engine, "tenant-0")
     names = [tenant.bundle.manifest.ref.name for tenant in made]
-    assert [engine.recall(name) for name in names] == [("tenant-0",), ("tenant-1",)]
+    assert [engine.withdraw(name) for name in names] == [("tenant-0",), ("tenant-1",)]
     [answer] = engine.search([SearchItem("tenant-0", "hi", 5, kept)])
     assert isinstance(answer, WithdrawnError)
     with pytest.raises(WithdrawnError):

@@ -36,7 +36,7 @@ def test_bundles_that_wait_are_proven_together_and_each_is_told_its_own(
             threads.submit(proven.prove_briefly, name, adapter, of)
             for name, of in (("right", golden), ("wrong", wrong), ("again", golden))
         ]
-        while len(proven._asked) < 3:
+        while len(proven._pending) < 3:
             pass
         gate.set()
         assert (

@@ -1,4 +1,4 @@
-"""What a replica says of its own answers: confidence, expected error, drift."""
+"""The quality figures of a replica: confidence, expected error, drift."""
 
 import time
 from collections.abc import Iterator
@@ -97,4 +97,4 @@ def test_refused_queries_are_not_counted(client: TestClient) -> None:
 def test_the_interface_describes_what_may_be_concluded(client: TestClient) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert "calibrated on held-out queries" in str(schemas["SearchResult"]["properties"])
-    assert "flatters" in str(schemas["Quality"]["properties"]["expected_error"])
+    assert "optimistic" in str(schemas["Quality"]["properties"]["expected_error"])

@@ -1,4 +1,4 @@
-"""A withdrawn version is dropped by a replica within seconds, and told to those who ask for it."""
+"""A replica drops a withdrawn version within seconds, and says so to those who ask for it."""
 
 import logging
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.errors import WithdrawnError
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, SearchAnswer, SearchItem
-from serve.engine.withdrawals import Recall
+from serve.engine.withdrawals import WithdrawalFollower
 from tests.contract.running_registry import Running, wait_until
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
@@ -33,19 +33,19 @@ def made_engine(store: Path, encoder: Encoder, *made: MadeTenant) -> Engine:
     return engine
 
 
-def following(engine: Engine, registry: Running) -> Recall:
-    recall = Recall(engine, lambda: RegistryClient(registry.address, timeout_s=5))
-    recall.start()
-    return recall
+def following(engine: Engine, registry: Running) -> WithdrawalFollower:
+    follower = WithdrawalFollower(engine, lambda: RegistryClient(registry.address, timeout_s=5))
+    follower.start()
+    return follower
 
 
-def test_recalled_version_is_answered_no_more_and_the_rest_stays(
+def test_a_withdrawn_version_is_answered_no_more_and_the_rest_stays(
     store: Path, encoder: Encoder
 ) -> None:
     one, two = (make_tenant(encoder, name, seed=seed) for name, seed in (("one", 1), ("two", 2)))
     engine = made_engine(store, encoder, one, two)
-    assert engine.recall(one.bundle.manifest.ref.name) == ("one",)
-    assert engine.recall(one.bundle.manifest.ref.name) == ()
+    assert engine.withdraw(one.bundle.manifest.ref.name) == ("one",)
+    assert engine.withdraw(one.bundle.manifest.ref.name) == ()
     gone, kept = engine.search([ITEM, SearchItem("two", "hi")])
     assert isinstance(gone, WithdrawnError)
     assert one.bundle.manifest.version in str(gone)
@@ -57,7 +57,7 @@ def test_recalled_version_is_answered_no_more_and_the_rest_stays(
 def test_a_tenant_comes_back_with_another_version(store: Path, encoder: Encoder) -> None:
     old, new = make_tenant(encoder, "one", seed=1), make_tenant(encoder, "one", seed=2)
     engine = made_engine(store, encoder, old)
-    engine.recall(old.bundle.manifest.ref.name)
+    engine.withdraw(old.bundle.manifest.ref.name)
     put_live(store, new)
     assert engine.refresh().loaded == ("one",)
     [answer] = engine.search([ITEM])
@@ -76,16 +76,16 @@ def test_a_replica_drops_what_the_registry_withdraws(
     registry.client.publish(manifest, made.bundle.adapter_payload)
     engine = made_engine(store, encoder, made)
     logging.getLogger("ray.serve").propagate = True
-    recall = following(engine, registry)
-    wait_until(lambda: recall.standing.followed_until > 0)
+    follower = following(engine, registry)
+    wait_until(lambda: follower.state.followed_until > 0)
     assert isinstance(engine.search([ITEM])[0], SearchAnswer)
     with caplog.at_level(logging.ERROR, "ray.serve"):
         registry.client.withdraw(manifest.ref, "labels were wrong")
         wait_until(lambda: isinstance(engine.search([ITEM])[0], WithdrawnError))
     assert any("labels were wrong" in record.getMessage() for record in caplog.records)
-    recall.stop()
-    recall.join(timeout=10)
-    assert not recall.is_alive()
+    follower.stop()
+    follower.join(timeout=10)
+    assert not follower.is_alive()
 
 
 def test_a_replica_that_starts_later_is_told_what_it_missed(
@@ -95,10 +95,10 @@ def test_a_replica_that_starts_later_is_told_what_it_missed(
     registry.client.publish(made.bundle.manifest, made.bundle.adapter_payload)
     registry.client.withdraw(made.bundle.manifest.ref, "old")
     engine = made_engine(store, encoder, made)
-    recall = following(engine, registry)
+    follower = following(engine, registry)
     wait_until(lambda: isinstance(engine.search([ITEM])[0], WithdrawnError))
-    recall.stop()
-    recall.join(timeout=10)
+    follower.stop()
+    follower.join(timeout=10)
 
 
 def test_a_registry_that_comes_back_is_no_longer_lost_though_nothing_changed(
@@ -107,15 +107,15 @@ def test_a_registry_that_comes_back_is_no_longer_lost_though_nothing_changed(
     monkeypatch.setattr(serve.engine.withdrawals, "_RETRY_S", 0.1)
     registry = Running(tmp_path / "registry")
     port = int(registry.address.rsplit(":", 1)[1])
-    recall = Recall(
+    follower = WithdrawalFollower(
         made_engine(store, encoder), lambda: RegistryClient(registry.address, timeout_s=0.5)
     )
-    recall.start()
+    follower.start()
     registry.close()
-    wait_until(lambda: recall.standing.lost_at is not None, timeout_s=15)
+    wait_until(lambda: follower.state.lost_at is not None, timeout_s=15)
     registry = Running(tmp_path / "registry", port=port)
-    wait_until(lambda: recall.standing.lost_at is None, timeout_s=15)
-    recall.stop()
-    recall.join(timeout=10)
-    assert not recall.is_alive()
+    wait_until(lambda: follower.state.lost_at is None, timeout_s=15)
+    follower.stop()
+    follower.join(timeout=10)
+    assert not follower.is_alive()
     registry.close()

@@ -17,7 +17,7 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.engine.engine import Engine
 from serve.grpc.rpc import Rpc
 from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from serve.tokens import Tokens, new_token
 from tests.serving_store import make_tenant, put_live
@@ -33,7 +33,7 @@ HELD = ("acme", "strict", "tried", "absent", "other")
 
 @dataclass
 class Context:
-    """What a method sees of Ray Serve's context, and what it leaves there."""
+    """Stands in for Ray Serve's gRPC context, and records what a method sets."""
 
     metadata: tuple[tuple[str, str | bytes], ...] = ()
     request_id: str = "given-1"
@@ -58,7 +58,7 @@ class Context:
         self.trailer = trailer
 
     def detail(self, kind: Any) -> Any:
-        """This detail of the status; None if it has none."""
+        """The detail of this kind in the status; None: it has none."""
         [(key, value)] = self.trailer
         assert key == "grpc-status-details-bin" and SECRET.encode() not in value
         status = Status.FromString(value)
@@ -100,7 +100,7 @@ def made(
     store: Path,
     encoder: Encoder,
     folder: Path,
-    search: Callable[..., list[Outcome]] | None = None,
+    search: Callable[..., list[SearchOutcome]] | None = None,
     **limits: Any,
 ) -> Iterator[Asked]:
     put_live(store, make_tenant(encoder, "acme", seed=1))

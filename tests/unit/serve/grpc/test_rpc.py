@@ -16,7 +16,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.grpc.rpc import MAX_REQUEST_BYTES, Rpc
 from serve.http.api import build_api
-from serve.queue.batcher import Outcome
+from serve.queue.batcher import SearchOutcome
 from tests.serving_rpc import assert_equal_answers, assert_equal_states
 from tests.unit.serve.grpc.rpc_calls import (
     SECRET,
@@ -160,7 +160,7 @@ def test_a_deployment_without_tokens_answers_nobody(asked: Asked) -> None:
     assert_refused(response, context, "UNAUTHENTICATED", "UNAUTHENTICATED")
 
 
-def broken(_items: object) -> list[Outcome]:
+def broken(_items: object) -> list[SearchOutcome]:
     raise RuntimeError(SECRET)
 
 
@@ -193,7 +193,7 @@ def test_an_unforeseen_failure_is_told_and_logged_without_its_message(
 def test_a_withdrawn_adapter_is_a_failed_precondition(asked: Asked) -> None:
     live = asked.engine.snapshot.find("acme")
     assert not isinstance(live, str | Exception)
-    asked.engine.recall(live.manifest.ref.name)
+    asked.engine.withdraw(live.manifest.ref.name)
     response, context = asked.search(queries=[SECRET])
     assert_refused(response, context, "FAILED_PRECONDITION", "WITHDRAWN")
 

@@ -13,7 +13,7 @@ from adapterdistill.backbone import Encoder
 from serve.engine.engine import Engine, SearchItem
 from serve.http.api import build_api
 from serve.http.schema import SearchResponse
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
@@ -254,7 +254,7 @@ def client_of(store: Path, encoder: Encoder, acme: MadeTenant, batcher: Batcher)
     return TestClient(api, raise_server_exceptions=False)
 
 
-def broken(items: object) -> list[Outcome]:
+def broken(items: object) -> list[SearchOutcome]:
     raise RuntimeError(SECRET)
 
 
@@ -299,7 +299,7 @@ def test_an_app_that_ends_answers_what_waits_first(
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
 
-        def search(items: Sequence[SearchItem]) -> list[Outcome]:
+        def search(items: Sequence[SearchItem]) -> list[SearchOutcome]:
             loop.call_soon_threadsafe(begun.set)
             deadline = time.monotonic() + 60
             while not batcher.draining:

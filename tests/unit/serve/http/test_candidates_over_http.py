@@ -1,4 +1,4 @@
-"""Candidates as HTTP has them: asked for by name, told of, compared and counted."""
+"""Candidates over HTTP: asked for by name, reported, compared and counted."""
 
 import time
 from dataclasses import replace
@@ -84,6 +84,6 @@ def test_a_tenant_s_state_tells_of_its_candidate_and_how_it_compares(
         client.post("/v1/tenants/acme/search", json={"query": "hi"})
         shown = client.get("/metrics").text
         assert 'candidate_queries_total{event="answered",replica=""} 1.0' in shown
-        engine.recall(acme.bundle.manifest.ref.name)
+        engine.withdraw(acme.bundle.manifest.ref.name)
         assert_error(client.get("/v1/tenants/acme"), 410, "WITHDRAWN")
     batcher.close()

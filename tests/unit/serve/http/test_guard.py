@@ -1,4 +1,4 @@
-"""Bearer tokens over HTTP: what is open, what is not, and that a refusal tells nothing."""
+"""Bearer tokens over HTTP: open paths, guarded paths, and refusals that reveal nothing."""
 
 import logging
 import time
@@ -113,7 +113,7 @@ def test_two_tokens_in_one_request_are_none(guarded: Guarded) -> None:
     ],
 )
 def test_no_spelling_of_a_path_gets_around_the_guard(guarded: Guarded, path: str) -> None:
-    """Refused, or led to nothing: never an answer about the other tenant."""
+    """Crooked paths are refused or not found: never an answer about the other tenant."""
     response = guarded.client.get(path, headers=guarded.headers("acme"), follow_redirects=False)
     assert response.status_code in (401, 404, 422)
 

@@ -1,4 +1,4 @@
-"""Request ids and the request log; above all that no query's text is in it."""
+"""Request ids and the request log, which must hold no query's text."""
 
 import json
 import logging
@@ -15,15 +15,15 @@ from serve.engine.engine import Engine, SearchItem
 from serve.http.api import build_api
 from serve.http.middleware import write_request_log
 from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, Outcome
+from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
 CANARY = "canary-4711"
 
 
-class Fronted:
-    """A client of an API that fails where the query says so."""
+class Wrapped:
+    """A client of an API that fails where the query asks for it."""
 
     def __init__(self, store: Path, encoder: Encoder, *, log_requests: bool = True) -> None:
         put_live(store, make_tenant(encoder, "acme", seed=1))
@@ -40,7 +40,7 @@ class Fronted:
         )
         self.client = TestClient(api)  # raises what the app lets out: nothing
 
-    def search(self, items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(self, items: Sequence[SearchItem]) -> list[SearchOutcome]:
         if "fail" in items[0].text:
             raise RuntimeError(f"no good: {items[0].text}")
         return list(self.engine.search(items))
@@ -50,8 +50,8 @@ class Fronted:
 
 
 @pytest.fixture
-def fronted(store: Path, encoder: Encoder) -> Iterator[Fronted]:
-    made = Fronted(store, encoder)
+def wrapped(store: Path, encoder: Encoder) -> Iterator[Wrapped]:
+    made = Wrapped(store, encoder)
     with made.client:
         yield made
     made.batcher.close()
@@ -62,14 +62,14 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [json.loads(record.getMessage()) for record in named]
 
 
-def test_a_request_is_one_json_line(fronted: Fronted, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_is_one_json_line(wrapped: Wrapped, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    response = fronted.post({"queries": ["hi", "there"]}, **{"X-Request-Id": "id-1"})
-    fronted.post({"query": "hi"}, tenant="nobody", **{"X-Request-Id": "id-2"})
-    fronted.post({"query": ""}, **{"X-Request-Id": "id-3"})
-    fronted.post({"query": "fail"}, **{"X-Request-Id": "id-4"})
-    fronted.client.get("/healthz")
-    fronted.client.get("/metrics")
+    response = wrapped.post({"queries": ["hi", "there"]}, **{"X-Request-Id": "id-1"})
+    wrapped.post({"query": "hi"}, tenant="nobody", **{"X-Request-Id": "id-2"})
+    wrapped.post({"query": ""}, **{"X-Request-Id": "id-3"})
+    wrapped.post({"query": "fail"}, **{"X-Request-Id": "id-4"})
+    wrapped.client.get("/healthz")
+    wrapped.client.get("/metrics")
     written = lines(caplog)
     assert [(w["request_id"], w["status"], w["outcome"]) for w in written] == [
         ("id-1", 200, "OK"),
@@ -86,13 +86,13 @@ def test_a_request_is_one_json_line(fronted: Fronted, caplog: pytest.LogCaptureF
 
 
 def test_a_request_id_is_the_caller_s_unless_it_could_be_text(
-    fronted: Fronted, caplog: pytest.LogCaptureFixture
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     good, bad = ("id-1", "A" * 64, "0.b_c"), ("where is my parcel?", "a" * 65, '"', "", "id-1\t")
     for given in good + bad:
-        fronted.post({"query": "hi"}, **{"X-Request-Id": given})
-    fronted.post({"query": "hi"})
+        wrapped.post({"query": "hi"}, **{"X-Request-Id": given})
+    wrapped.post({"query": "hi"})
     ids = [line["request_id"] for line in lines(caplog)]
     assert tuple(ids[:3]) == good
     made = ids[3:]
@@ -103,7 +103,7 @@ def test_no_line_is_written_where_they_are_off(
     store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    made = Fronted(store, encoder, log_requests=False)
+    made = Wrapped(store, encoder, log_requests=False)
     with made.client:
         made.post({"query": "hi"})
     made.batcher.close()
@@ -111,7 +111,7 @@ def test_no_line_is_written_where_they_are_off(
 
 
 def test_a_query_s_text_is_in_no_log_metric_or_error(
-    fronted: Fronted, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    wrapped: Wrapped, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     bodies: list[Any] = [
@@ -127,8 +127,8 @@ def test_a_query_s_text_is_in_no_log_metric_or_error(
     for body in bodies:
         for tenant in ("acme", "nobody", f"No%20{CANARY}"):
             headers = {"X-Request-Id": f"what of {CANARY}?", "User-Agent": CANARY}
-            told += fronted.post(body, tenant, **headers).text
-    told += fronted.client.get("/metrics").text
+            told += wrapped.post(body, tenant, **headers).text
+    told += wrapped.client.get("/metrics").text
     printed = capfd.readouterr()
     assert '"outcome": "INTERNAL"' in caplog.text and "RuntimeError at" in caplog.text
     # The client's own log tells the paths that it asked for, which here hold the canary.
@@ -139,14 +139,14 @@ def test_a_query_s_text_is_in_no_log_metric_or_error(
 
 
 def test_the_request_log_goes_to_stderr_and_nowhere_else(
-    fronted: Fronted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    wrapped: Wrapped, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("adapterdistill.requests")
     for name in ("handlers", "propagate", "level"):
         monkeypatch.setattr(logger, name, [] if name == "handlers" else getattr(logger, name))
     write_request_log()
     write_request_log()  # a second time changes nothing
-    fronted.post({"query": "hi"}, **{"X-Request-Id": "id-1"})
+    wrapped.post({"query": "hi"}, **{"X-Request-Id": "id-1"})
     [line] = [line for line in capsys.readouterr().err.splitlines() if "id-1" in line]
     assert json.loads(line)["tenant"] == "acme"
     assert not logger.propagate

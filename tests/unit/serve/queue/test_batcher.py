@@ -9,7 +9,7 @@ import pytest
 
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
 from serve.engine.engine import SearchAnswer, SearchItem
-from serve.queue.batcher import Batcher, Outcome, estimated_tokens
+from serve.queue.batcher import Batcher, SearchOutcome, estimated_tokens
 from serve.queue.fair_queue import QueueLimits
 
 
@@ -22,7 +22,7 @@ class Recorder:
         self.gate.set()
         self.started = threading.Event()
 
-    def search(self, items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(self, items: Sequence[SearchItem]) -> list[SearchOutcome]:
         self.batches.append([item.text for item in items])
         self.started.set()
         assert self.gate.wait(10)
@@ -33,7 +33,7 @@ def request(*texts: str) -> list[SearchItem]:
     return [SearchItem("acme", text) for text in texts]
 
 
-def versions(outcomes: list[Outcome]) -> list[str]:
+def versions(outcomes: list[SearchOutcome]) -> list[str]:
     return [outcome.version for outcome in outcomes if isinstance(outcome, SearchAnswer)]
 
 
@@ -107,7 +107,7 @@ def test_who_has_gone_is_not_computed_for() -> None:
 
 
 def test_a_failing_batch_fails_only_its_own_requests() -> None:
-    def search(items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(items: Sequence[SearchItem]) -> list[SearchOutcome]:
         if items[0].text == "bad":
             raise RuntimeError("engine failed")
         return [SearchAnswer(item.tenant, "faq", item.text, (), False) for item in items]
@@ -187,7 +187,7 @@ def test_what_was_waited_for_a_load_counts_towards_a_requests_time() -> None:
 
 
 def test_who_is_given_up_keeps_nothing_in_memory() -> None:
-    """The tenant that its items hold could not leave memory."""
+    """Otherwise the tenant that its items hold could not be evicted."""
 
     async def scenario() -> None:
         engine = Recorder()
@@ -214,7 +214,7 @@ def test_who_is_given_up_keeps_nothing_in_memory() -> None:
 
 
 def test_who_is_refused_is_told_when_the_queue_will_have_been_served() -> None:
-    def search(items: Sequence[SearchItem]) -> list[Outcome]:
+    def search(items: Sequence[SearchItem]) -> list[SearchOutcome]:
         time.sleep(0.05 * len(items))
         return [SearchAnswer(item.tenant, "faq", item.text, (), False) for item in items]
 
@@ -243,7 +243,7 @@ def test_a_draining_batcher_answers_what_waits_and_refuses_what_comes() -> None:
         await asyncio.to_thread(engine.started.wait, 10)
         drained = asyncio.create_task(batcher.drain())
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="stops"):
+        with pytest.raises(OverloadedError, match="is stopping"):
             await batcher.submit(request("d"))
         assert not drained.done()
         engine.gate.set()

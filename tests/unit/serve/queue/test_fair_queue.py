@@ -1,4 +1,4 @@
-"""Fairness, with a simulated clock and an engine that costs what the measured one does."""
+"""Fairness, with a simulated clock and an engine as fast as the measured one."""
 
 import random
 import statistics
@@ -32,7 +32,7 @@ class Sent(Request):
 
 @dataclass
 class Run:
-    """What became of one trace of arrivals."""
+    """The results of one trace of arrivals."""
 
     waits: dict[str, list[float]] = field(default_factory=dict)
     """Seconds from arrival to answer, by tenant."""
@@ -164,14 +164,14 @@ def test_what_was_removed_is_neither_served_nor_counted() -> None:
     assert not queue.take()
 
 
-def test_tenants_that_are_silent_are_forgotten() -> None:
+def test_inactive_tenants_are_forgotten() -> None:
     clock = Clock()
     queue: FairQueue[Request] = FairQueue(QueueLimits(), clock)
     for n in range(1000):
         clock.now += 0.01
         queue.add(Request(f"tenant-{n}", 10, 1))
         queue.take()
-    assert len(queue._about) <= 101
+    assert len(queue._active) <= 101
 
 
 @given(

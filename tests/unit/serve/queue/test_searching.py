@@ -1,4 +1,4 @@
-"""Which bundle answers a request, and what is asked of a candidate in the shadow."""
+"""The choice of the bundle that answers a request, and the shadow traffic."""
 
 import asyncio
 import threading
@@ -23,8 +23,8 @@ from adapterdistill.release import Mode, promote, roll_back
 from serve.engine.engine import Engine
 from serve.engine.items import SearchAnswer, SearchItem
 from serve.engine.live import Alias, LiveTenant
-from serve.queue.batcher import Batcher, Outcome
-from serve.queue.request_context import Note, Stages
+from serve.queue.batcher import Batcher, SearchOutcome
+from serve.queue.request_context import RequestContext, Stages
 from serve.queue.searching import Searcher
 from tests.served import Served, until
 from tests.serving_store import MadeTenant, make_tenant, put_live
@@ -64,9 +64,9 @@ def serving(store: Path, encoder: Encoder, old: MadeTenant, new: MadeTenant) -> 
 
 
 async def ask(searcher: Searcher, text: str = "hi", alias: Alias | None = None) -> SearchAnswer:
-    note = Note("1")
-    [answer] = await searcher.search(note, "acme", [text], 50, alias)
-    assert (note.version, note.alias) == (answer.version, answer.alias)
+    context = RequestContext("1")
+    [answer] = await searcher.search(context, "acme", [text], 50, alias)
+    assert (context.version, context.alias) == (answer.version, answer.alias)
     return answer
 
 
@@ -108,7 +108,7 @@ def test_a_share_of_nothing_is_that_at_the_lowest_draw_too(serving: Serving) -> 
 def test_what_a_request_has_waited_is_taken_from_its_time(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A canary may take half of it; what that or the live one took is missing in the queue."""
+    """A canary may use half of the time; the queue gets what the loads have left."""
     served = serving("canary", 1.0)
     now = 100.0
     given: list[tuple[Alias, float]] = []
@@ -126,13 +126,13 @@ def test_what_a_request_has_waited_is_taken_from_its_time(
     async def scenario(searcher: Searcher, batcher: Batcher) -> None:
         submit = Mock(wraps=batcher.submit)
         monkeypatch.setattr(batcher, "submit", submit)
-        note = Note("1", stages=Stages(began_at=99.0))
-        [answer] = await searcher.search(note, "acme", ["hi"], 1)
+        context = RequestContext("1", stages=Stages(began_at=99.0))
+        [answer] = await searcher.search(context, "acme", ["hi"], 1)
         assert (answer.alias, len(answer.ranked)) == ("live", 1)
         assert given == [("canary", 5.0), ("live", 7.0)]
         assert submit.call_args.kwargs["waited_s"] == 5.0
-        assert note.stages is not None and note.stages.batch_queries == 1
-        assert (note.stages.asked_at, note.stages.held_at) == (100.0, 105.0)
+        assert context.stages is not None and context.stages.batch_queries == 1
+        assert (context.stages.asked_at, context.stages.held_at) == (100.0, 105.0)
 
     monkeypatch.setattr(served.engine, "hold", slow)
     served.run(scenario)
@@ -201,7 +201,7 @@ def test_a_canary_that_is_withdrawn_while_requests_wait_for_it_costs_nobody_an_a
         drawn = [asyncio.create_task(ask(searcher)) for _ in range(5)]
         named = asyncio.create_task(ask(searcher, alias="canary"))
         await until(lambda: bool(served.batches))
-        served.engine.recall(new.bundle.manifest.ref.name)
+        served.engine.withdraw(new.bundle.manifest.ref.name)
         served.gate.set()
         for one in drawn:
             assert_answers_as(await one, old, encoder, "hi")
@@ -219,7 +219,7 @@ def test_requests_in_flight_while_a_canary_is_promoted_and_rolled_back_are_answe
     made = {one.bundle.manifest.version: one for one in (old, new)}
 
     async def whole(searcher: Searcher) -> Alias:
-        answers = await searcher.search(Note("1"), "acme", TEXTS, 50)
+        answers = await searcher.search(RequestContext("1"), "acme", TEXTS, 50)
         assert len({(a.version, a.alias) for a in answers}) == 1
         for text, answer in zip(TEXTS, answers, strict=True):
             assert_answers_as(answer, made[answer.version], encoder, text)
@@ -373,7 +373,7 @@ def test_a_shadow_that_fails_is_counted_and_nobody_else_s_trouble(
     served = serving("shadow", 1.0)
     search = served.engine.search
 
-    def failing(items: Sequence[SearchItem]) -> list[Outcome]:
+    def failing(items: Sequence[SearchItem]) -> list[SearchOutcome]:
         if any(item.alias == "canary" for item in items):
             raise error
         return list(search(items))
@@ -394,7 +394,7 @@ def test_a_replica_that_stops_ends_its_shadows(serving: Serving) -> None:
         await ask(searcher)
         await searcher.drain()
         assert not searcher.shadow._tasks
-        with pytest.raises(OverloadedError, match="stops"):
+        with pytest.raises(OverloadedError, match="is stopping"):
             await ask(searcher)
 
     serving("shadow", 1.0).run(scenario)

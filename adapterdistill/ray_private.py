@@ -1,0 +1,61 @@
+"""Everything that this project uses of Ray beyond Ray's public interface, in one file.
+
+A Ray release may move any of it without notice: `tests/unit/test_ray_private.py` then names what is
+gone. Ray is imported when a function is called.
+"""
+
+from typing import Any
+
+RAY_COMMAND = "ray.scripts.scripts"
+"""The module behind the command `ray`, for `python -m`."""
+JOIN_ON_LOOPBACK = f"""
+from types import SimpleNamespace
+from {RAY_COMMAND.rpartition(".")[0]} import scripts
+known = vars(scripts.ray_constants)
+scripts.ray_constants = SimpleNamespace(**known | {{"ENABLE_RAY_CLUSTER": True}})
+scripts.main()
+"""
+"""Program that takes the arguments of the command `ray`, and lets a second node join on loopback.
+
+A Ray that keeps to loopback refuses a second node, although one machine can hold both.
+"""
+_REPLICA_NAME = "SERVE_REPLICA::{app}#"
+
+
+def node_resources() -> list[tuple[dict[str, float], dict[str, float]]]:
+    """All and free resources of each live node, as they were about a second ago.
+
+    Ray's public functions give what is free in the whole cluster only.
+    """
+    from ray._private import state
+
+    free = state.available_resources_per_node()
+    totals = state.total_resources_per_node()
+    return [(total, free.get(node, {})) for node, total in totals.items()]
+
+
+def is_startup_timeout(error: BaseException | None) -> bool:
+    """Whether Ray Train gave up because its workers found no room in time."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, WorkerGroupStartupTimeoutError)
+
+
+def raised_by_worker(error: BaseException) -> BaseException:
+    """The error that a training worker raised; Ray wraps it, with its traceback as the message."""
+    found: BaseException = getattr(error, "_base_exc", error)
+    return found
+
+
+def serve_grpc_options() -> dict[str, Any]:
+    """The gRPC options of the running Ray Serve, which its public status leaves out."""
+    from ray.serve import context
+
+    client: Any = context._get_global_client()
+    options: dict[str, Any] = client.get_serve_details()["grpc_options"]
+    return options
+
+
+def is_serve_replica(actor_name: str, app_name: str) -> bool:
+    """Whether Ray Serve gave this name to the actor of a replica of the app."""
+    return actor_name.startswith(_REPLICA_NAME.format(app=app_name))
