@@ -1,4 +1,4 @@
-"""Puts what a tenant is served by, with its private FAQ index, up in its serving store."""
+"""Writes the serving bundle, with the private FAQ index, and makes it live or a candidate."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq
-from adapterdistill.distill.forms import unpack_form
 from adapterdistill.distill.rows import TenantRows
+from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.evaluate import build_index
 from adapterdistill.manifest import Manifest
@@ -30,29 +30,29 @@ def put_into_service(
     *,
     manifest: Manifest,
     payload: bytes,
-    form_payload: bytes | None,
+    variant_payload: bytes | None,
     rows: TenantRows,
     faqs: list[Faq],
     threshold: float,
     calibration: Calibration | None,
 ) -> Bundled:
-    """Write the tenant's bundle, indexed as it is served, and put it up as the config says.
+    """Write the tenant's bundle, and make it live or a candidate, as the config says.
 
     Args:
         payload: the adapter's.
-        form_payload: of the form that is served in the adapter's place; None: the adapter is.
+        variant_payload: the variant that is served in the adapter's place; None: the adapter is.
         threshold: top score under which what is served abstains.
         calibration: what its top scores are worth; None where no labelled row was held out.
     """
     embedder: Embedder
-    if form_payload is None:
+    if variant_payload is None:
         bundled, embedder = None, unpack_adapter(payload)
     else:
-        form = unpack_form(form_payload, encoder)
-        embedder = form.embedder
+        variant = unpack_variant(variant_payload, encoder)
+        embedder = variant.embedder
         golden = golden_vectors(encoder, embedder)
-        proven = bundles.ProvenForm(kind=form.settings.kind, golden=golden)
-        bundled = bundles.BundledForm(proven, form_payload)
+        proven = bundles.ProvenVariant(kind=variant.settings.kind, golden=golden)
+        bundled = bundles.BundledVariant(proven, variant_payload)
     vectors, faq_of_vector = build_index(encoder, embedder, rows.index(), rows.num_faqs)
     store = Path(config.serving_store)
     folder = bundles.write_bundle(
@@ -64,7 +64,7 @@ def put_into_service(
             vectors=vectors,
             faq_of_vector=faq_of_vector,
             threshold=threshold,
-            form=bundled,
+            variant=bundled,
             calibration=calibration,
         ),
     )
@@ -80,9 +80,9 @@ def put_into_service(
 
 
 def is_in_service(config: OnboardConfig, kept: Bundled) -> bool:
-    """Whether the bundle is still up as the config says: live, or as that candidate.
+    """Whether the bundle is still live or that candidate, as the config says.
 
-    What was changed of it by hand since then holds: another share, or that it is live.
+    Changes by hand since then hold: another share, or that it is live.
     """
     try:
         release = read_release(Path(config.serving_store), config.tenant)
@@ -96,7 +96,7 @@ def is_in_service(config: OnboardConfig, kept: Bundled) -> bool:
 
 
 def _put_up(config: OnboardConfig, bundle_id: str) -> Candidate | None:
-    """Returns what it is a candidate as; None: it is live."""
+    """Make the bundle live, or a candidate, which is returned."""
     store, tenant, wanted = Path(config.serving_store), config.tenant, config.release
     is_first = tenant not in tenants_in(store)
     if wanted.mode == "live" or is_first or live_bundle(store, tenant) == bundle_id:

@@ -1,4 +1,4 @@
-"""A Ray cluster of one's own on this machine: own ports, own folder, loopback, a token.
+"""A Ray cluster of its own on this machine: own ports, own folder, loopback, a token.
 
 `ray stop` would stop every Ray on the machine; this stops only what it started.
 """
@@ -23,15 +23,15 @@ from adapterdistill.ray_private import JOIN_ON_LOOPBACK, RAY_COMMAND
 
 _START_TIMEOUT_S = 90.0
 _GRACE_S = 2.0
-"""Short, for some of Ray's processes never end by themselves when all are asked to at once."""
+"""Short, because some of Ray's processes never end when all are asked to at once."""
 _STATE = "cluster.json"
 OBJECT_STORE_BYTES = 150_000_000
 _QUIET_PORTS = range(20_000, 32_000)
-"""Above those of Ray's workers and below those that Linux gives to connections: what is drawn here
-is still free when a process that takes seconds to start comes to bind it."""
+"""Above the ports of Ray's workers and below those that Linux gives to connections: a port drawn
+here is still free when a process that takes seconds to start binds it."""
 _PORT_DRAWS = 100
 _STARTED: list[subprocess.Popen[bytes]] = []
-"""Kept, for a Popen that is dropped warns that its process still runs; here it is meant to."""
+"""Kept, because a dropped Popen warns that its process still runs; here it is meant to run."""
 _NODE_PORTS = (
     "node-manager-port",
     "object-manager-port",
@@ -48,12 +48,12 @@ class OwnCluster:
     """A running head node."""
 
     pid: int
-    """Of `ray start --block`, leader of its own process group."""
+    """Process of `ray start --block`, leader of its own process group."""
     address: str
     dashboard: str
     folder: str
     environment: dict[str, str]
-    """What processes need to talk to this cluster."""
+    """Variables that processes need to talk to this cluster."""
 
     def save(self, folder: Path) -> None:
         (folder / _STATE).write_text(json.dumps(asdict(self)), "utf-8")
@@ -68,7 +68,7 @@ class OwnCluster:
 
 
 def free_port() -> int:
-    """One that nobody has now, and that no connection and no worker of Ray takes by itself.
+    """A port that is free now, and that no connection and no worker of Ray takes by itself.
 
     Raises:
         ServingError: none was found.
@@ -91,7 +91,7 @@ def start_own_cluster(
 ) -> OwnCluster:
     """Start a head node whose files are in `folder` (a short path: Unix sockets need it).
 
-    Without its dashboard, which takes seconds to start, it takes no jobs, only drivers.
+    Without its dashboard, which takes seconds to start, it accepts drivers but no jobs.
 
     Raises:
         ServingError: it did not come up in time; nothing of it is left running.
@@ -101,10 +101,10 @@ def start_own_cluster(
     write_secret(token, secrets.token_hex(32).encode())
     own = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "",  # it would be taken in the file's place
+        "RAY_AUTH_TOKEN": "",  # otherwise it would override the file
         "RAY_AUTH_TOKEN_PATH": str(token),
-        # Otherwise Ray on Linux puts the machine's own address in place of 127.0.0.1, and listens
-        # on all interfaces.
+        # Otherwise Ray on Linux replaces 127.0.0.1 by the machine's own address, and listens on all
+        # interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -160,7 +160,7 @@ def join_own_cluster(
 ) -> subprocess.Popen[bytes]:
     """Start one more node of the cluster on this machine, a stand-in for another machine.
 
-    One after the other: two that start at once take the name of the same socket.
+    Start nodes one after the other: two that start at once take the same socket's name.
 
     Returns:
         `ray start --block`, leader of its own process group; `stop_own_cluster` ends it, too.
@@ -195,7 +195,7 @@ def join_own_cluster(
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
-    """As a machine dies: `ray start --block` and all that runs under it, at once."""
+    """Kill `ray start --block` and all that runs under it at once, as when a machine dies."""
     if node.poll() is None:
         for process in _children(psutil.Process(node.pid)):
             _signal(process, signal.SIGKILL)
@@ -243,7 +243,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def stop_own_cluster(cluster: OwnCluster) -> None:
-    """End every process of the cluster, politely first. Harmless if it has stopped."""
+    """End every process of the cluster, with SIGTERM first. Harmless if it has stopped."""
     processes = cluster_processes(cluster)
     for process in processes:
         _signal(process, signal.SIGTERM)

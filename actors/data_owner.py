@@ -1,22 +1,22 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
 A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
-are idempotent: each keeps its result in the run's folder, and a stage that was done is answered
-from there. What leaves is listed in `actors.records`; adapters leave only through the registry's
+are idempotent: each keeps its result in the run's folder, and a stage that is done answers from
+there. `actors.stages` lists the records that leave; adapters leave only through the registry's
 client.
 """
 
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from actors.bundling import is_in_service, put_into_service
+from actors.judging import decide_on_variant, evaluate, judge_adapter, judge_variant
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
-from actors.publishing import build_manifest, consent_of, is_published, publish_once
+from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
     Bundled,
     Decided,
@@ -24,36 +24,30 @@ from actors.records import (
     Evaluated,
     Extracted,
     Fetched,
-    Lightened,
     Published,
     StageResult,
     Validated,
+    VariantMade,
 )
 from actors.run_state import RunState
+from actors.stages import stage_of
 from actors.teachers import fetch_teachers
-from actors.train_outcome import peak_rss_mb
 from actors.training_stages import (
     distil,
     extract,
     leave_untrained,
-    make_form,
-    require_possible_form,
+    make_variant,
+    require_possible,
 )
-from adapterdistill.backbone import Embedder, Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.forms import unpack_form
-from adapterdistill.distill.rows import TenantRows, spread, tokenise
-from adapterdistill.distill.stage import load_payload, write_rows
-from adapterdistill.evaluation.calibration import calibrate
-from adapterdistill.evaluation.evaluate import Judged, abstention_threshold, judge
-from adapterdistill.evaluation.report import compare, compare_form, decide, decide_form
+from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.evaluation.report import decide, decide_variant
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Manifest, VersionRef
-from adapterdistill.registry.client.client import RegistryClient
 
-_OWN, _DISTILLED, _FORM = "own.safetensors", "distilled.safetensors", "form.safetensors"
+_OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -66,22 +60,22 @@ class DataOwner:
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
-        """Open the tenant's folder; the run's folder is named by its content and the config.
+        """Open the tenant's folder, and the run's folder, named by that content and the config.
 
         Raises:
             DataError: the tenant's data break the format.
-            ConfigError: the encoder, or the tasks, cannot have the form that the method makes.
+            ConfigError: the encoder, or the tasks, are not those that the method needs.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
-        require_possible_form(self._config, lambda: self._encoder, self._dataset.tasks)
+        require_possible(self._config, lambda: self._encoder, self._dataset.tasks)
         self._state = RunState.open(self._config, data_sha256)
         counts = self._dataset.counts()
 
         def work() -> Validated:
             return Validated(counts=counts, data_sha256=data_sha256)
 
-        return self._stage(Validated, work, started=started)
+        return self._opened().once(Validated, work, started=started)
 
     def extract(self) -> Extracted:
         """Stage 1: the own rows train the own adapter. Nothing to train without labelled rows."""
@@ -94,13 +88,13 @@ class DataOwner:
                 self._config, self._encoder, rows=self._rows_file, adapter=self._folder / _OWN
             )
 
-        return self._stage(Extracted, work)
+        return self._opened().once(Extracted, work)
 
     def fetch_teachers(self) -> Fetched:
-        """The frozen adapters of other tenants that suit the own texts best, from the registry."""
+        """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
         def work() -> Fetched:
-            with self._registry() as registry:
+            with open_registry(self._config) as registry:
                 found = fetch_teachers(
                     registry,
                     self._encoder,
@@ -118,10 +112,10 @@ class DataOwner:
                 listed=found.listed,
             )
 
-        return self._stage(Fetched, work)
+        return self._opened().once(Fetched, work)
 
     def distil(self) -> Distilled:
-        """Stage 2: the teachers' knowledge into the student, which starts from the own adapter."""
+        """Stage 2: distil the teachers into the student, which starts as the own adapter."""
         fetched, extracted = self._done(Fetched), self._done(Extracted)
 
         def work() -> Distilled:
@@ -136,42 +130,36 @@ class DataOwner:
                 teachers={name: self._teacher_file(name) for name in fetched.teachers},
             )
 
-        return self._stage(Distilled, work)
+        return self._opened().once(Distilled, work)
 
     def evaluate(self) -> Evaluated:
-        """Own against distilled, on held-out rows for the verdict, on test rows for the record."""
+        """Compare own and distilled: on held-out rows to decide, on test rows for the record."""
         distilled = self._done(Distilled)
 
         def work() -> Evaluated:
-            own = student = self._judge(_OWN)
+            own = student = judge_adapter(self._encoder, self._folder / _OWN, self._rows)
             # Without a student the own adapter stands on both sides: its metrics, and no gain.
             if distilled.trained:
-                student = self._judge(_DISTILLED)
-            own_threshold = abstention_threshold(own.held)
-            distilled_threshold = abstention_threshold(student.held)
-            return Evaluated(
-                held_out=compare(own.held, student.held),
-                folds=self._rows.num_folds,
-                test=compare(own.test, student.test),
-                own_threshold=own_threshold,
-                distilled_threshold=distilled_threshold,
-                own_calibration=calibrate(own.held, own_threshold),
-                distilled_calibration=calibrate(student.held, distilled_threshold),
-            )
+                student = judge_adapter(self._encoder, self._folder / _DISTILLED, self._rows)
+            return evaluate(own, student, folds=self._rows.num_folds)
 
-        return self._stage(Evaluated, work)
+        return self._opened().once(Evaluated, work)
 
     def decide(self) -> Decided:
-        """Which of the two is published."""
-        verdict = decide(
-            self._done(Evaluated).held_out,
-            has_own=self._done(Extracted).trained,
-            has_distilled=self._done(Distilled).trained,
-        )
-        return self._stage(Decided, lambda: Decided(choice=verdict.choice, reason=verdict.reason))
+        """Decide which of the two is published."""
+
+        def work() -> Decided:
+            verdict = decide(
+                self._done(Evaluated).held_out,
+                has_own=self._done(Extracted).trained,
+                has_distilled=self._done(Distilled).trained,
+            )
+            return Decided(choice=verdict.choice, reason=verdict.reason)
+
+        return self._opened().once(Decided, work)
 
     def publish(self) -> Published:
-        """The chosen adapter and its manifest to the registry. Nothing else goes there."""
+        """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
             payload = self._chosen_payload()
@@ -184,9 +172,7 @@ class DataOwner:
                 teachers=self._done(Fetched).teachers,
                 prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
-            with self._registry() as registry:
-                manifest = publish_once(registry, manifest, payload, consent_of(self._config))
-                state = registry.describe(manifest.ref).state
+            manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
                 name=manifest.ref.name,
@@ -195,99 +181,74 @@ class DataOwner:
                 quarantined=state == "quarantined",
             )
 
-        def still_there(kept: Published) -> bool:
-            with self._registry() as registry:
-                return is_published(registry, kept.name)
+        return self._opened().once(
+            Published, work, still_true=lambda kept: is_published(self._config, kept.name)
+        )
 
-        return self._stage(Published, work, still_so=still_there)
+    def variant(self) -> VariantMade:
+        """Train the method's variant of the chosen adapter, to be served if it ranks as well.
 
-    def lighten(self) -> Lightened:
-        """The method's cheaper form of the chosen adapter, served if it ranks about as well.
-
-        Nothing is trained where no row is held out: the form could not be shown to be as good.
+        Nothing is trained where no row is held out: the variant could not be shown to be as good.
         """
         self._done(Published)
 
-        def work() -> Lightened:
-            made, kind = self._config.form, self._config.form_kind
-            if made is None or self._done(Evaluated).held_out is None:
-                return Lightened(trained=False, **decide_form(None, kind).model_dump())
-            told = make_form(
+        def work() -> VariantMade:
+            config, kind = self._config.variant, self._config.training.method
+            if config is None or self._done(Evaluated).held_out is None:
+                verdict = decide_variant(None, None if config is None else kind)
+                return VariantMade(trained=False, **verdict.model_dump())
+            adapter, variant = self._folder / self._chosen, self._folder / _VARIANT
+            trained = make_variant(
                 self._config,
                 self._encoder,
                 rows=self._rows_file,
-                adapter=self._folder / self._chosen,
-                form=self._folder / _FORM,
+                adapter=adapter,
+                variant=variant,
                 tasks=self._dataset.tasks(),
-                prototypes=kept_prototypes(self._folder) if self._config.sharing else (),
+                prototypes=() if self._config.noise is None else kept_prototypes(self._folder),
             )
-            adapter = self._judge(self._chosen)
-            form = self._judge(_FORM, self._form_in)
-            found = compare_form(adapter.held, form.held)
-            verdict = decide_form(found, kind, most_lost=made.most_lost)
-            threshold = abstention_threshold(form.held)
-            return Lightened(
-                **told,
-                **verdict.model_dump(),
-                held_out=found,
-                test=compare_form(adapter.test, form.test),
-                threshold=threshold,
-                calibration=calibrate(form.held, threshold),
+            return decide_on_variant(
+                trained,
+                judge_adapter(self._encoder, adapter, self._rows),
+                judge_variant(self._encoder, variant, self._rows),
+                kind,
+                most_lost=config.most_lost,
             )
 
-        return self._stage(Lightened, work)
+        return self._opened().once(VariantMade, work)
 
     def bundle(self) -> Bundled:
-        """What is served, with the private FAQ index, up in the tenant's own serving store."""
-        lightened = self._done(Lightened)
+        """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
+        made = self._done(VariantMade)
 
         def work() -> Bundled:
-            evaluated, form = self._done(Evaluated), None
+            evaluated, variant = self._done(Evaluated), None
             threshold, calibration = (
                 (evaluated.own_threshold, evaluated.own_calibration)
                 if self._chosen == _OWN
                 else (evaluated.distilled_threshold, evaluated.distilled_calibration)
             )
-            if lightened.form != "adapter":
-                assert lightened.threshold is not None
-                form = (self._folder / _FORM).read_bytes()
-                threshold, calibration = lightened.threshold, lightened.calibration
+            if made.served != "adapter":
+                assert made.threshold is not None
+                variant = (self._folder / _VARIANT).read_bytes()
+                threshold, calibration = made.threshold, made.calibration
             return put_into_service(
                 self._config,
                 self._encoder,
                 manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
                 payload=self._chosen_payload(),
-                form_payload=form,
+                variant_payload=variant,
                 rows=self._rows,
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
                 calibration=calibration,
             )
 
-        return self._stage(Bundled, work, still_so=lambda kept: is_in_service(self._config, kept))
+        return self._opened().once(
+            Bundled, work, still_true=lambda kept: is_in_service(self._config, kept)
+        )
 
     # What follows stays on the owner's node.
-
-    def _stage(
-        self,
-        kind: type[R],
-        work: Callable[[], R],
-        *,
-        started: float | None = None,
-        still_so: Callable[[R], bool] = lambda kept: True,
-    ) -> R:
-        """The stage's kept result while it is `still_so` outside, or `work()`, timed and kept."""
-        state = self._opened()
-        with state.alone():
-            kept = state.result(kind)
-            if kept is not None and still_so(kept):
-                return kept
-            started = time.perf_counter() if started is None else started
-            result = work()
-            seconds = round(time.perf_counter() - started, 3)
-            return state.keep(
-                result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
-            )
 
     def _opened(self) -> RunState:
         if self._state is None:
@@ -296,20 +257,11 @@ class DataOwner:
         return self._state
 
     def _done(self, kind: type[R]) -> R:
-        """The result of an earlier stage, running the stages up to it where it is missing."""
+        """The result of an earlier stage; if it is missing, the stages up to it are run."""
         kept = self._opened().result(kind)
         if kept is not None:
             return kept
-        stages: dict[type[StageResult], Callable[[], Any]] = {
-            Extracted: self.extract,
-            Fetched: self.fetch_teachers,
-            Distilled: self.distil,
-            Evaluated: self.evaluate,
-            Decided: self.decide,
-            Published: self.publish,
-            Lightened: self.lighten,
-        }
-        result = stages[kind]()
+        result = getattr(self, stage_of(kind).name)()
         assert isinstance(result, kind)
         return result
 
@@ -339,21 +291,6 @@ class DataOwner:
         return tokenise(
             self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
         )
-
-    def _registry(self) -> RegistryClient:
-        config = self._config.registry
-        folder = None if config.credentials is None else Path(config.credentials)
-        return RegistryClient(config.resolve(), timeout_s=config.timeout_s, credentials=folder)
-
-    def _judge(self, file: str, load: Callable[[Path], Embedder] = load_payload) -> Judged:
-        """What is in `file`, and the folds' beside it, on the tenant's rows."""
-        files = [self._folder / file]
-        files += [fold_file(files[0], fold) for fold in range(self._rows.num_folds)]
-        whole, *folds = map(load, files)
-        return judge(self._encoder, whole, self._rows, folds)
-
-    def _form_in(self, file: Path) -> Embedder:
-        return unpack_form(file.read_bytes(), self._encoder).embedder
 
     @property
     def _chosen(self) -> str:

@@ -1,8 +1,8 @@
-"""What a run will take, told before it starts: seconds by stage, and bytes on disk and wire.
+"""Estimates a run before it starts: seconds by stage, and bytes on disk and wire.
 
-Seconds are the work that the rows and the settings make, in tokens, at the speed at which this
-machine, as it is now, does one training step. They are of a run that takes all its steps; training
-ends earlier where held-out scores no longer rise.
+Seconds are the run's work in tokens at the speed that one training step has now on this machine.
+The estimate assumes that all steps are run; training ends earlier if held-out scores no longer
+rise.
 """
 
 import time
@@ -12,38 +12,35 @@ from dataclasses import dataclass
 import torch
 
 from actors.publishing import build_manifest
-from actors.training_stages import form_settings
+from actors.training_stages import variant_settings
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, probe_sentences
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.adapter_distillation import imitation_rows
 from adapterdistill.distill.batches import TrainingRows, make_batch
-from adapterdistill.distill.forms import ServedForm, pack_form
-from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.distill.method import Cost, Variant
+from adapterdistill.distill.methods import METHODS
+from adapterdistill.distill.objective import OwnAdapter
 from adapterdistill.distill.rows import TenantRows
+from adapterdistill.distill.variants import pack_variant
 from adapterdistill.manifest import Record
 
 _TIMED_ROWS = 64
 _WORKERS_START_S = 18.0
-"""Of Ray Train with workers, start to end of an empty loop, measured on 2 cores."""
-_COMPOSE_STEPS = 15
-"""Composing the teachers, in steps of an own adapter: AdapterFusion is trained for ten."""
-_FORM_STEP = {"conditional": 1.0, "multitask_kd": 0.3, "meta_kd": 0.5}
-"""A token of the form's own training, in steps of an adapter; the teacher's forward comes besides.
-A light student's further tasks are not counted."""
+"""Duration of an empty loop of Ray Train with workers, measured on 2 cores."""
 _SUMMARY_BYTES = 430
-"""Of a listed adapter on the wire: 43 KiB a hundred."""
+"""Size of a listed adapter on the wire: 43 KiB a hundred."""
 
 
 class Estimate(Record):
-    """What a run will take."""
+    """Time and space that a run will take."""
 
     stage_seconds: dict[str, float]
     bytes_out: int
-    """To the registry: the adapter and its manifest, at most."""
+    """Sent to the registry: the adapter and its manifest, at most."""
     bytes_in: int
-    """From the registry: its list, and teachers as large as the own adapter."""
+    """Received from the registry: its list, and teachers as large as the own adapter."""
     workspace_bytes: int
     serving_bytes: int
 
@@ -54,28 +51,28 @@ class Estimate(Record):
 
 @dataclass(frozen=True)
 class Speed:
-    """Of this machine, measured."""
+    """Speed of this machine, measured."""
 
     step_s: float
-    """A token of an own adapter's training step."""
+    """Time of a token in an own adapter's training step."""
     forward_s: float
-    """A token through the encoder and an adapter, without gradients."""
+    """Time of a token through the encoder and an adapter, without gradients."""
     describe_s: float
-    """What a manifest says of an adapter."""
+    """Time to make an adapter's manifest."""
     prove_s: float
-    """That a teacher is what its manifest says: the probe sentences, with it and without."""
+    """Time to prove a teacher: the probe sentences, with it and without."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of the registry."""
+    """The registry's list of adapters."""
 
     adapters: int
-    """Of others, on this encoder."""
+    """Adapters of other tenants on this encoder."""
     tenants: int
-    """That they are of: the newest of each may teach."""
+    """Tenants that own them: the newest adapter of each may teach."""
     seconds: float
-    """To list them."""
+    """Time to list them."""
 
 
 def tokens(rows: TrainingRows) -> int:
@@ -91,10 +88,10 @@ def estimate(
     texts_bytes: int,
     listed: Listed,
 ) -> Estimate:
-    """Time one step and one forward, and multiply.
+    """Time one step and one forward, and multiply by the run's tokens.
 
     Args:
-        validate_s: that opening the data and the encoder took just now.
+        validate_s: time that opening the data and the encoder took just now.
         texts_bytes: size of the tenant's FAQs, which the bundle holds.
     """
     shape = (encoder.num_layers, encoder.hidden_size, config.training.bottleneck_size)
@@ -105,20 +102,20 @@ def estimate(
     step_s, forward_s = _token_seconds(encoder, adapter, rows)
     probes = sum(map(len, encoder.tokenize(probe_sentences())))
     speed = Speed(step_s, forward_s, describe_s, prove_s=2 * probes * forward_s)
-    form = form_settings(config)
+    variant = variant_settings(config)
     copies = 1 + rows.num_folds
-    form_bytes = 0
-    if form is not None:
-        form_bytes = len(pack_form(ServedForm(form, form.new(encoder, seed=0))))
+    variant_bytes = 0
+    if variant is not None:
+        variant_bytes = len(pack_variant(Variant(variant, variant.new(encoder, seed=0))))
     # A checkpoint holds parameters, their best, and two moments of AdamW, for each fold.
     kept = (2 * copies + 4 * max(1, rows.num_folds) + teachers) * len(payload)
     return Estimate(
         stage_seconds=_seconds(config, encoder, rows, speed, validate_s, teachers, listed),
         bytes_out=len(payload) + manifest_bytes,
         bytes_in=bool(teachers) * listed.adapters * _SUMMARY_BYTES + teachers * len(payload),
-        workspace_bytes=kept + 5 * copies * form_bytes + 8 * tokens(rows.stage().train),
+        workspace_bytes=kept + 5 * copies * variant_bytes + 8 * tokens(rows.stage().train),
         serving_bytes=len(payload)
-        + form_bytes
+        + variant_bytes
         + texts_bytes
         + rows.num_faqs * (4 * encoder.hidden_size + 8),
     )
@@ -145,37 +142,32 @@ def _seconds(
         return min(t.batch_size, len(texts.ids)) * tokens(texts) / max(1, len(texts.ids))
 
     def training(
-        texts: TrainingRows, steps: int, token_s: float, every: int = t.evaluate_every
+        texts: TrainingRows, steps: int, cost: Cost, every: int = t.evaluate_every
     ) -> float:
         trainings = 1 + max(0, folds - 1)  # each fold sees the others' rows; then all are seen
+        token_s = cost.step * speed.step_s + cost.forward * speed.forward_s
+        trained = trainings * steps * batch_tokens(texts) * token_s / max(1, t.num_workers)
+        before = (1 + folds) * cost.before * batch_tokens(stage.train) * speed.step_s
         scores = (steps // every + 1) * scored * speed.forward_s
-        started = _WORKERS_START_S if t.num_workers else 0.0
-        return (
-            started
-            + trainings * steps * batch_tokens(texts) * token_s / max(1, t.num_workers)
-            + scores
-        )
+        return (_WORKERS_START_S if t.num_workers else 0.0) + before + trained + scores
 
     texts, _ = imitation_rows(encoder, stage.train)
-    imitated = speed.step_s + 1.5 * speed.forward_s  # the composition is a wider adapter
-    composed = (1 + folds) * _COMPOSE_STEPS * batch_tokens(stage.train) * speed.step_s
+    student = METHODS[config.student_method].cost
     judged = tokens(rows.index()) * (1 + folds) + tokens(rows.held) + tokens(rows.test)
     seconds = {
         "validate": validate_s,
-        "extract": training(stage.train, t.extract_steps, speed.step_s) if rows.train.ids else 0.0,
+        "extract": training(stage.train, t.extract_steps, Cost()) if rows.train.ids else 0.0,
         "fetch_teachers": listed.seconds + speed.describe_s + teachers * speed.prove_s,
-        "distil": composed + training(texts, t.distil_steps, imitated) if teachers else 0.0,
+        "distil": training(texts, t.distil_steps, student) if teachers else 0.0,
         "evaluate": (1 + bool(teachers)) * judged * speed.forward_s,
         "decide": 0.0,
         "publish": 2 * speed.describe_s + listed.seconds,
-        "lighten": 0.0,
+        "variant": 0.0,
         "bundle": tokens(rows.index()) * speed.forward_s + speed.describe_s,
     }
-    form, kind = config.form, config.form_kind
-    if form is not None and kind is not None and scored:
-        token_s = _FORM_STEP[kind] * speed.step_s + speed.forward_s
-        every = max(t.evaluate_every, form.steps // 10)
-        seconds["lighten"] = training(texts, form.steps, token_s, every)
+    if (variant := config.variant) is not None and scored:
+        every = max(t.evaluate_every, variant.steps // 10)
+        seconds["variant"] = training(texts, variant.steps, config.method.cost, every)
     return {name: round(value, 3) for name, value in seconds.items()}
 
 

@@ -1,6 +1,6 @@
 """Onboarding: the stages in order, each finished once. State is the owner's, on its disk.
 
-Runs as the driver of a Ray job. Killed at any point and submitted again, it goes on at the first
+Runs as the driver of a Ray job. Killed at any point and submitted again, it continues at the first
 stage that has not finished.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import Field
+
 from actors.records import (
     Bundled,
     Decided,
@@ -20,37 +22,25 @@ from actors.records import (
     Evaluated,
     Extracted,
     Fetched,
-    Lightened,
     Published,
     StageResult,
     Validated,
+    VariantMade,
 )
+from actors.stages import ONBOARDING, STAGES, stage_of
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Record
 
-STAGES = (
-    "validate",
-    "extract",
-    "fetch_teachers",
-    "distil",
-    "evaluate",
-    "decide",
-    "publish",
-    "lighten",
-    "bundle",
-)
-"""Methods of `DataOwner`, in order."""
-
 
 class OnboardReport(Record):
-    """All that is known of an onboarding: numbers, names and digests."""
+    """All that is known of an onboarding: numbers, names and digests. One field a stage."""
 
     tenant: str
     submission_id: str | None
     seconds: float
-    """Of this submission: stages that an earlier one finished cost nothing again."""
+    """Duration of this submission: stages that an earlier one finished take no time again."""
     validate_stage: Validated
     extract: Extracted
     fetch_teachers: Fetched
@@ -58,7 +48,7 @@ class OnboardReport(Record):
     evaluate: Evaluated
     decide: Decided
     publish: Published
-    lighten: Lightened
+    variant: VariantMade = Field(alias="lighten")
     bundle: Bundled
 
     def stage_seconds(self) -> dict[str, float]:
@@ -66,13 +56,9 @@ class OnboardReport(Record):
         return {stage: self.result_of(stage).seconds for stage in STAGES}
 
     def result_of(self, stage: str) -> StageResult:
-        result = getattr(self, _field(stage))
-        assert isinstance(result, StageResult)
-        return result
-
-
-def _field(stage: str) -> str:
-    return "validate_stage" if stage == "validate" else stage  # pydantic has a `validate`
+        """The record of the stage of that name."""
+        results = (value for _, value in self if isinstance(value, StageResult))
+        return next(result for result in results if stage_of(type(result)).name == stage)
 
 
 class StageRunner(Protocol):
@@ -88,66 +74,24 @@ def onboard(
     submission_id: str | None = None,
     emit: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> OnboardReport:
-    """Run all stages with `run`, each told through `emit`; the report is the caller's to keep."""
+    """Run all stages with `run` and tell each through `emit`. The caller keeps the report."""
     started = time.perf_counter()
-    results: dict[str, StageResult] = {}
-    for number, stage in enumerate(STAGES, start=1):
+    results: dict[type[StageResult], StageResult] = {}
+    for number, stage in enumerate(ONBOARDING, start=1):
         begun = time.perf_counter()
-        results[stage] = run(stage)
+        results[stage.record] = run(stage.name)
         seconds = time.perf_counter() - begun
-        told = _summary(results[stage])
-        emit(f"[{number}/{len(STAGES)}] {config.tenant} {stage}: {told} ({seconds:.1f} s)")
-    return OnboardReport(
-        tenant=config.tenant,
-        submission_id=submission_id,
-        seconds=round(time.perf_counter() - started, 3),
-        **{_field(stage): result for stage, result in results.items()},
+        told = stage.summary(results[stage.record])
+        emit(f"[{number}/{len(ONBOARDING)}] {config.tenant} {stage.name}: {told} ({seconds:.1f} s)")
+    fields = OnboardReport.model_fields.items()
+    return OnboardReport.model_validate(
+        {name: results[f.annotation] for name, f in fields if f.annotation in results}
+        | {
+            "tenant": config.tenant,
+            "submission_id": submission_id,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
     )
-
-
-def _summary(result: StageResult) -> str:
-    match result:
-        case Validated():
-            c = result.counts
-            return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
-        case Extracted(trained=False):
-            return "no labelled queries, nothing to train on"
-        case Distilled(trained=False):
-            return "no teachers"
-        case Extracted() | Distilled():
-            return f"best of {result.steps} steps is {result.best_step}"
-        case Fetched():
-            refused = f", {len(result.refused)} refused" if result.refused else ""
-            mebibytes = result.payload_bytes / 2**20
-            of = f"{len(result.teachers)} of {result.listed} teachers"
-            return f"{of}, {mebibytes:.1f} MiB{refused}"
-        case Evaluated():
-            found = result.held_out
-            if found is None:
-                return "nothing held out"
-            by = f", {result.folds} folds" if result.folds else ""
-            return f"held-out MRR {found.gain:+.4f} on {found.rows} rows{by}"
-        case Decided():
-            return f"{result.choice} ({result.reason})"
-        case Published():
-            waits = ", in quarantine until an operator releases it"
-            return result.name + (waits if result.quarantined else "")
-        case Lightened():
-            return f"{result.form} is served ({result.reason})"
-        case Bundled():
-            put_up = result.mode if result.share is None else f"{result.mode} of {result.share:g}"
-            made = f"{result.bundle[:12]}, {result.index_vectors} vectors, {put_up}"
-            return made + _stated_error(result)
-        case _:
-            raise AssertionError(f"unknown stage result {type(result).__name__}")
-
-
-def _stated_error(result: Bundled) -> str:
-    found = result.calibration
-    if found is None:
-        return ""
-    stated, bound = 100 * found.expected_error, 100 * found.error_bound
-    return f", {stated:.1f}% of answers wrong when held out (95% bound {bound:.1f}%)"
 
 
 def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
@@ -159,7 +103,7 @@ def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
 
 
 def in_process(config: OnboardConfig) -> StageRunner:
-    """Stages in this process, without Ray: for a laptop and for tests."""
+    """Run stages in this process, without Ray: for a laptop and for tests."""
     from actors.data_owner import DataOwner
 
     owner = DataOwner(config)
@@ -173,7 +117,7 @@ def in_process(config: OnboardConfig) -> StageRunner:
 
 
 def on_cluster(config: OnboardConfig) -> StageRunner:
-    """Stages in a data owner actor on the owner's node of the Ray cluster at hand.
+    """Run stages in a data owner actor on the owner's node of the running Ray cluster.
 
     Raises:
         PlacementError: the cluster has no such node.
@@ -192,7 +136,7 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
 
 
 def connect() -> None:
-    """To the Ray cluster at hand. Raises PlacementError if there is none."""
+    """Connect to the running Ray cluster. Raises PlacementError if there is none."""
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""Puts a data owner on its owner's node, or says why it cannot be."""
+"""Starts a data owner on its owner's node, or says why it cannot."""
 
 import time
 from collections.abc import Callable
@@ -56,8 +56,8 @@ def wait_for(result: Any, placement: PlacementConfig) -> Any:
         return ray.get(result)
     except ray.exceptions.RayActorError as error:
         raise PlacementError(
-            f"the data owner's process or node died ({type(error).__name__}), perhaps for want of "
-            "memory; submit again to go on at the first stage that has not finished"
+            f"the data owner's process or node died ({type(error).__name__}), perhaps for lack of "
+            "memory; submit again to continue at the first stage that has not finished"
         ) from None
     except ray.exceptions.RayTaskError as error:
         # Ray's own error prints where it was raised; the cause is what the owner raised.
@@ -67,8 +67,8 @@ def wait_for(result: Any, placement: PlacementConfig) -> Any:
 def start_data_owner(config: OnboardConfig) -> Any:
     """A `DataOwner` as a Ray actor on its owner's node; it dies with the job that started it.
 
-    Its stages are idempotent, so Ray may restart it and run a stage again. Calls are sent again
-    until there is no restart left: while a node is lost, Ray counts each as a failure.
+    Its stages are idempotent, so Ray may restart it and run a stage again. Calls are repeated until
+    no restart is left: while a node is lost, Ray counts each of them as a failure.
     """
     wait_for_node(config.placement)
     resource = config.placement.resource

@@ -1,7 +1,7 @@
-"""A run looked at before it starts: what would stop it, what it will take, and what it will tell.
+"""Checks a run before it starts: what would stop it, what it costs and what it would publish.
 
-Nothing is written and nothing is published. The registry is asked for lists only: it learns that
-the owner looked, not which adapters the run would choose.
+It writes and publishes nothing. It asks the registry for lists only: the registry learns that the
+owner looked, not which adapters the run would choose.
 """
 
 import time
@@ -28,17 +28,17 @@ _NAMED_TEACHERS = 10
 
 
 class Check(Record):
-    """One thing looked at, and what was found."""
+    """One check, and its finding."""
 
     name: str
     status: Literal["ok", "warning", "error"]
     said: str
     reason: str | None = None
-    """Of the error with which the run would end."""
+    """Reason of the error that would end the run."""
 
 
 class Preflight(Record):
-    """What is known of a run before it starts."""
+    """Findings about a run before it starts."""
 
     tenant: str
     adapter: str
@@ -46,7 +46,7 @@ class Preflight(Record):
     counts: dict[str, int]
     """Rows, as `data describe` counts them."""
     estimate: Estimate | None
-    """None where the data or the encoder are not there."""
+    """None if the data or the encoder are missing."""
     teachers_visible: int | None
     """Tenants whose newest adapter on this encoder may teach; None: the registry did not say."""
     teachers: tuple[str, ...]
@@ -55,7 +55,7 @@ class Preflight(Record):
     """Tenants that may learn from the adapter; "*" is everyone."""
     labels: tuple[str, ...]
     privacy: str
-    """What the manifest will say."""
+    """Privacy statement that the manifest will hold."""
 
     @property
     def first_error(self) -> Check | None:
@@ -67,7 +67,7 @@ class _Checks:
         self.made: list[Check] = []
 
     def make(self, name: str, find: Callable[[], Found]) -> Any:
-        """What `find` gives, None if it raised."""
+        """Keep the check; returns the value that `find` found, None if it raised."""
         try:
             value, said, is_warning = find()
         except AdapterDistillError as error:
@@ -78,8 +78,10 @@ class _Checks:
 
 
 def preflight(config: OnboardConfig) -> Preflight:
-    """Look at everything that a run needs, on the owner's node. Raises nothing that a user can
-    cause: it is told as a check."""
+    """Look at everything that a run needs, on the owner's node.
+
+    Errors that a user can cause become checks; none is raised.
+    """
     checks = _Checks()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.training.threads)
@@ -141,7 +143,7 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
 
 
 def on_cluster(config: OnboardConfig) -> Preflight:
-    """The same on the owner's node of the Ray cluster at hand.
+    """Run `preflight` on the owner's node of the running Ray cluster.
 
     Raises:
         PlacementError: there is no cluster, or it has no such node.

@@ -1,4 +1,4 @@
-"""What a dry run looks at: each function gives what it found, or raises what would end the run."""
+"""Checks of a dry run: each returns its finding, or raises the error that would end the run."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from actors.estimate import Estimate, Listed
 from actors.publishing import consent_of
-from actors.training_stages import require_possible_form
+from actors.training_stages import require_possible
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
@@ -29,11 +29,11 @@ LIVE = "live"
 _RENEW_WITHIN = timedelta(days=30)
 """Certificates that expire sooner are worth a warning: renewing takes an operator."""
 _ASK_S = 10.0
-"""That a call to the registry may take here: who asks waits for the answer."""
+"""Longest time of a call to the registry here: someone waits for the answer."""
 
 
 class Found(NamedTuple):
-    """What a check gives on, and what it says."""
+    """A check's value for later checks, and its message."""
 
     value: Any
     said: str
@@ -49,8 +49,8 @@ def at_data(config: OnboardConfig) -> Found:
 
 def at_encoder(config: OnboardConfig, dataset: TenantDataset | None) -> Found:
     encoder = load_encoder(**config.encoder.model_dump())
-    if dataset is not None:  # what the method makes may need the tenant's tasks
-        require_possible_form(config, lambda: encoder, dataset.tasks)
+    if dataset is not None:  # the method may need the tenant's tasks
+        require_possible(config, lambda: encoder, dataset.tasks)
     said = f"{encoder.ref.name}, weights {encoder.ref.weights_sha256[:12]}"
     return Found(encoder, f"{said}; method {config.training.method}")
 
@@ -91,7 +91,7 @@ def at_registry(config: OnboardConfig, opened: ExitStack) -> Found:
 
 
 def at_name(config: OnboardConfig, registry: RegistryClient, encoder: Encoder | None) -> Found:
-    """Gives the consent that will hold: that of a published adapter stays."""
+    """Find the consent that will hold: a published adapter keeps its own."""
     name = f"{config.tenant}/{config.adapter}"
     published = [
         manifest

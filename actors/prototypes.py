@@ -1,4 +1,4 @@
-"""Prototypes of a task over domains, shared on request: the tenant's own, and its teachers'."""
+"""Prototypes of a task over domains, which a run may share: the tenant's and its teachers'."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.meta_kd.shared_prototypes import share_prototypes
 from adapterdistill.distill.meta_kd.tasks import Domains, domains_of
-from adapterdistill.distill.task_teachers import task_texts
+from adapterdistill.distill.multitask_kd.task_teachers import task_texts
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import read_secret, write_atomically, write_secret
 from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes, canonical_json
@@ -23,10 +23,8 @@ _KEY, _TEACHERS = "noise.key", "prototypes.json"
 _BY_NAME = TypeAdapter(dict[str, SharedPrototypes])
 
 
-def require_shareable(config: OnboardConfig, encoder: Encoder, tasks: Sequence[Task]) -> None:
-    """Raises ConfigError where the run shares prototypes and a manifest cannot take them."""
-    if config.sharing is None:
-        return
+def require_shareable(encoder: Encoder, tasks: Sequence[Task]) -> None:
+    """Raises ConfigError if a manifest cannot hold the prototypes of the task over domains."""
     task, domains = _task_to_share(tasks)
     cells = domains.number * len(task.classes)
     nothing = base64.b64encode(bytes(2 * cells * encoder.hidden_size)).decode()
@@ -50,8 +48,8 @@ def require_shareable(config: OnboardConfig, encoder: Encoder, tasks: Sequence[T
 def own_prototypes(
     config: OnboardConfig, encoder: Encoder, tasks: Sequence[Task]
 ) -> SharedPrototypes | None:
-    """Of the task that names domains, clipped, and noised if asked; None unless the run shares."""
-    if config.sharing is None:
+    """Prototypes of the task over domains, with noise if asked; None unless the run shares."""
+    if config.noise is None:
         return None
     task, domains = _task_to_share(tasks)
     texts = task_texts(task.train, task, encoder)
@@ -60,17 +58,18 @@ def own_prototypes(
         texts.labels,
         task.classes,
         domains=domains.of_row,
-        noise=config.sharing.noise,
-        seed=_noise_seed(config, config.sharing.noise, task),
+        noise=config.noise,
+        seed=_noise_seed(config, config.noise, task),
     )
 
 
 def keep_prototypes(folder: Path, found: Mapping[str, SharedPrototypes]) -> None:
-    """What the teachers share, by version name, into the run's folder."""
+    """Write what the teachers share, by version name, to the run's folder."""
     write_atomically(folder / _TEACHERS, _BY_NAME.dump_json(dict(found)))
 
 
 def kept_prototypes(folder: Path) -> tuple[SharedPrototypes, ...]:
+    """Read what `keep_prototypes` wrote."""
     return tuple(_BY_NAME.validate_json((folder / _TEACHERS).read_bytes()).values())
 
 
@@ -85,10 +84,10 @@ def _task_to_share(tasks: Sequence[Task]) -> tuple[Task, Domains]:
 
 
 def _noise_seed(config: OnboardConfig, noise: float, task: Task) -> int:
-    """Of the owner's secret and of all that the prototypes are made from.
+    """A seed drawn from the owner's secret and everything that the prototypes are made from.
 
-    Equal prototypes have equal noise, which publishing them often does not average out; others
-    have other noise, which no difference takes out.
+    Equal prototypes get equal noise, so that publishing them often does not average it out. Other
+    prototypes get other noise, so that no difference of the two removes it.
     """
     file = Path(config.workspace) / config.tenant / _KEY
     if not file.exists():

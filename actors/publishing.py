@@ -1,4 +1,6 @@
-"""What the registry is told of an adapter: its manifest, once."""
+"""Publishes the chosen adapter: its manifest, consent and privacy statement."""
+
+from pathlib import Path
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
@@ -47,8 +49,8 @@ def build_manifest(
         kind="bottleneck",
         encoder=encoder.ref,
         tensors=tensor_specs(adapter),
-        # What a run makes besides, a cheaper form to serve by, is not published.
-        method="own_adapter" if choice == "own" else "adapter_distillation",
+        # The variant that a run may also make is not published.
+        method="own_adapter" if choice == "own" else config.student_method,
         config_sha256=config.digest(),
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
@@ -63,7 +65,7 @@ def build_manifest(
 
 def privacy_of(config: OnboardConfig) -> str:
     """The privacy statement of the manifest that the run will publish."""
-    return _privacy(None if config.sharing is None else config.sharing.noise)
+    return _privacy(config.noise)
 
 
 def _privacy(noise: float | None) -> str:
@@ -79,7 +81,7 @@ def _privacy(noise: float | None) -> str:
 
 
 def consent_of(config: OnboardConfig) -> Consent:
-    """Who may learn from the adapter."""
+    """Tenants that may learn from the adapter."""
     match config.registry.share_with:
         case "everyone":
             return EVERYONE
@@ -89,25 +91,32 @@ def consent_of(config: OnboardConfig) -> Consent:
             return frozenset(tenants)
 
 
-def publish_once(
-    registry: RegistryClient, manifest: Manifest, payload: bytes, consent: Consent
-) -> Manifest:
-    """Publish unless the version is there, and give the manifest that it has.
+def open_registry(config: OnboardConfig) -> RegistryClient:
+    """A client of the run's registry; use it as a context manager."""
+    settings = config.registry
+    folder = None if settings.credentials is None else Path(settings.credentials)
+    return RegistryClient(settings.resolve(), timeout_s=settings.timeout_s, credentials=folder)
+
+
+def publish_once(config: OnboardConfig, manifest: Manifest, payload: bytes) -> tuple[Manifest, str]:
+    """Publish the version unless it is there; returns its manifest and its state.
 
     The same weights may have been published by a run with other settings or rows: a version keeps
     its first manifest.
     """
-    try:
-        return registry.get(manifest.ref)
-    except NotFoundError:
-        registry.publish(manifest, payload, consent=consent)
-        return manifest
+    with open_registry(config) as registry:
+        try:
+            manifest = registry.get(manifest.ref)
+        except NotFoundError:
+            registry.publish(manifest, payload, consent=consent_of(config))
+        return manifest, registry.describe(manifest.ref).state
 
 
-def is_published(registry: RegistryClient, name: str) -> bool:
-    """False for another registry than the one that it was published in, or an empty one."""
-    try:
-        registry.get(VersionRef.parse(name))
-    except NotFoundError:
-        return False
-    return True
+def is_published(config: OnboardConfig, name: str) -> bool:
+    """Whether the registry has the version: false for another or an empty registry."""
+    with open_registry(config) as registry:
+        try:
+            registry.get(VersionRef.parse(name))
+        except NotFoundError:
+            return False
+        return True

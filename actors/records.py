@@ -1,6 +1,6 @@
-"""What may leave a data owner: these record types, with numbers, names and digests only.
+"""Records that may leave a data owner: numbers, names and digests only.
 
-A test holds every public method of `DataOwner` to this list.
+`actors.stages` lists them; a test holds every public method of `DataOwner` to that list.
 """
 
 from typing import Annotated, Literal
@@ -11,27 +11,12 @@ from adapterdistill.confidence import Calibration
 from adapterdistill.evaluation.report import (
     Choice,
     Comparison,
-    FormComparison,
-    FormReason,
     MetricName,
     Reason,
+    VariantComparison,
+    VariantReason,
 )
-from adapterdistill.manifest import BundleId, FormKind, Metric, Record, Sha256
-
-__all__ = [
-    "LEAVES_OWNER",
-    "Bundled",
-    "Decided",
-    "Distilled",
-    "Evaluated",
-    "Extracted",
-    "Fetched",
-    "Lightened",
-    "Published",
-    "StageResult",
-    "Trained",
-    "Validated",
-]
+from adapterdistill.manifest import BundleId, Metric, Record, Sha256, VariantKind
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
 VersionName = Annotated[
@@ -41,10 +26,15 @@ VersionName = Annotated[
 
 
 class StageResult(Record):
-    """Every stage says how long it took and the owner's peak memory so far."""
+    """Record of a stage: how long it took, and the owner's peak memory so far."""
 
     seconds: float = 0.0
     peak_rss_mb: float = 0.0
+
+    @classmethod
+    def file_name(cls) -> str:
+        """The file in the run's folder that keeps the result."""
+        return f"{cls.__name__.lower()}.json"
 
 
 class Validated(StageResult):
@@ -53,7 +43,7 @@ class Validated(StageResult):
 
 
 class Trained(StageResult):
-    """A training: where it stopped and how it scored on held-out rows."""
+    """Record of a training: where it stopped and how it scored on held-out rows."""
 
     trained: bool
     best_step: int = 0
@@ -90,7 +80,7 @@ class Evaluated(StageResult):
     held_out: Comparison | None
     """On held-out rows: decides."""
     folds: int = 0
-    """Of the cross-validation that held them out; 0 without one."""
+    """Number of folds that held the rows out; 0 without cross-validation."""
     test: Comparison | None
     """On test rows: reported, never used for a choice."""
     own_threshold: float
@@ -98,7 +88,7 @@ class Evaluated(StageResult):
     """Top scores under which each adapter would abstain, set on held-out rows."""
     own_calibration: Calibration | None = None
     distilled_calibration: Calibration | None = None
-    """What top scores of each are worth, found on held-out rows."""
+    """Calibration of each adapter's top scores, on held-out rows."""
 
 
 class Decided(StageResult):
@@ -111,25 +101,30 @@ class Published(StageResult):
     payload_bytes: int
     metrics: dict[MetricName, Metric]
     quarantined: bool = False
-    """It is unlike other tenants' adapters, and teaches nobody until an operator releases it."""
+    """Whether it is unlike other tenants' adapters, and teaches nobody until an operator releases
+    it."""
 
 
-class Lightened(Trained):
-    """A cheaper form of the chosen adapter, and whether it is served in its place."""
+class VariantMade(Trained):
+    """A cheaper variant of the chosen adapter, and whether it is served in the adapter's place."""
 
-    form: FormKind | Literal["adapter"]
-    """What is served."""
-    reason: FormReason
-    held_out: FormComparison | None = None
+    served: VariantKind = Field(alias="form")
+    """The kind of the variant, or `adapter`."""
+    reason: VariantReason
+    held_out: VariantComparison | None = None
     """On held-out rows: decides."""
-    test: FormComparison | None = None
+    test: VariantComparison | None = None
     """On test rows: reported."""
     threshold: float | None = None
-    """Top score under which the form would abstain."""
+    """Top score under which the variant would abstain."""
     calibration: Calibration | None = None
-    """What the form's top scores are worth."""
+    """Calibration of the variant's top scores."""
     tasks: dict[MetricName, dict[MetricName, Metric]] = Field(default_factory=dict)
     """Accuracy on a light student's further tasks, of their teachers and of the student."""
+
+    @classmethod
+    def file_name(cls) -> str:
+        return "lightened.json"  # as earlier runs wrote it
 
 
 class Bundled(StageResult):
@@ -138,19 +133,5 @@ class Bundled(StageResult):
     index_vectors: int
     calibration: Calibration | None = None
     mode: Literal["live", "canary", "shadow"] = "live"
-    """What it was put up as."""
     share: float | None = None
-    """Of the requests, where it is a candidate."""
-
-
-LEAVES_OWNER = (
-    Validated,
-    Extracted,
-    Fetched,
-    Distilled,
-    Evaluated,
-    Decided,
-    Published,
-    Lightened,
-    Bundled,
-)
+    """A candidate's share of the requests."""

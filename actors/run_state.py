@@ -1,7 +1,8 @@
 """A run's state on the owner's disk, outside Ray: results of finished stages."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from actors.records import StageResult
+from actors.train_outcome import peak_rss_mb
 from adapterdistill.config import OnboardConfig
 from adapterdistill.files import remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex
@@ -21,12 +23,15 @@ _FORMAT = "1"
 
 @dataclass(frozen=True)
 class RunState:
-    """The run's folder. Its name is what the run computes: submitting the same work again, under
-    whatever submission id, finds the stages that are done; other data or settings start anew."""
+    """The run's folder, named by a digest of the data and the settings.
+
+    Submitting the same work again, under any submission id, finds the stages that are done; other
+    data or settings start a new run.
+    """
 
     folder: Path
     lock: FileLock
-    """Of the run, in whatever process; it goes with the process that holds it."""
+    """Held by whoever works on the run, in any process; it ends with the process."""
 
     @classmethod
     def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
@@ -37,8 +42,10 @@ class RunState:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else works on the run meanwhile: of two submissions at once the second waits, and
-        finds the stage done. May be entered again inside."""
+        """Keep others from working on the run meanwhile. May be entered again inside.
+
+        If two submissions run at once, the second one waits and then finds the stage done.
+        """
         try:
             self.lock.acquire(blocking=False)
         except Timeout:
@@ -65,5 +72,29 @@ class RunState:
         write_atomically(self._path(type(result)), result.canonical_json())
         return result
 
+    def once(
+        self,
+        kind: type[R],
+        work: Callable[[], R],
+        *,
+        started: float | None = None,
+        still_true: Callable[[R], bool] = lambda kept: True,
+    ) -> R:
+        """The stage's kept result while it is still true outside, or `work()`, timed and kept.
+
+        Args:
+            started: `time.perf_counter()` of when the stage began; None: now.
+        """
+        with self.alone():
+            kept = self.result(kind)
+            if kept is not None and still_true(kept):
+                return kept
+            started = time.perf_counter() if started is None else started
+            result = work()
+            seconds = round(time.perf_counter() - started, 3)
+            return self.keep(
+                result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
+            )
+
     def _path(self, kind: type[StageResult]) -> Path:
-        return self.folder / "stages" / f"{kind.__name__.lower()}.json"
+        return self.folder / "stages" / kind.file_name()

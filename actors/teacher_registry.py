@@ -20,7 +20,7 @@ NAMESPACE = "adapterdistill"
 
 
 class TeacherRegistry:
-    """Owns a gRPC server on `root`. Started again after a crash, it serves what was published."""
+    """Owns a gRPC server on `root`. Restarted after a crash, it serves what was published."""
 
     def __init__(
         self, root: str, *, host: str = "127.0.0.1", port: int = 0, address_file: str | None = None

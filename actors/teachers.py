@@ -1,4 +1,4 @@
-"""Which adapters of other tenants teach, and the proof that they are what they say."""
+"""Chooses and fetches teachers, and proves that they are what their manifests say."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Teachers:
 
     payloads: dict[str, bytes] = field(default_factory=dict)
     prototypes: dict[str, SharedPrototypes] = field(default_factory=dict)
-    """Of those whose manifests have some."""
+    """Prototypes in the teachers' manifests, by version name."""
     refused: tuple[str, ...] = ()
     listed: int = 0
     """Adapters that these were chosen from, by their fingerprints."""
@@ -40,9 +40,9 @@ def fetch_teachers(
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
-    Of each tenant the newest adapter counts. Choosing happens here: the registry learns only which
-    are fetched. An adapter that is not what its manifest says is passed over: otherwise a single
-    tenant's broken adapter would keep all others from joining.
+    Each tenant's newest adapter counts. Choosing happens here: the registry learns only which are
+    fetched. An adapter that is not what its manifest says is passed over: otherwise one tenant's
+    broken adapter would keep all others from joining.
 
     Args:
         rows: token ids of the tenant's own texts.
@@ -70,7 +70,7 @@ def fetch_teachers(
             found.refused += (ref.name,)
             continue
         except (NotFoundError, WithdrawnError):
-            continue  # taken back, or out of sight, since it was listed
+            continue  # withdrawn, or hidden, since it was listed
         found.payloads[ref.name] = payload
         if manifest.prototypes is not None:
             found.prototypes[ref.name] = manifest.prototypes

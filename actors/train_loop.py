@@ -15,7 +15,7 @@ from actors.train_outcome import Outcome, write_payloads
 from actors.train_workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
-from adapterdistill.distill.method import Progress
+from adapterdistill.distill.objective import Progress
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import sha256_hex
@@ -91,7 +91,7 @@ def train_in_place(
 
 
 def _readable_state(path: Path) -> bytes | None:
-    """The checkpoint, None if there is none or it is damaged: then the stage starts anew."""
+    """The checkpoint; None if there is none or it is damaged: the stage then starts again."""
     if not path.exists():
         return None
     state = path.read_bytes()

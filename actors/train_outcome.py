@@ -1,17 +1,18 @@
-"""What a training stage leaves: payload files, and a record of how it went."""
+"""Results of a training stage: payload files, and a record of the training."""
 
 import resource
 from pathlib import Path
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.stage import TrainedStage, pack_trained
+from adapterdistill.distill.stage import TrainedStage
+from adapterdistill.distill.variants import pack_trained
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Metric, Record
 
 
 class Outcome(Record):
-    """What a training stage reports; the adapters are in the files that the caller named."""
+    """Record of a training stage; the adapters are in the files that the caller named."""
 
     best_step: int
     steps: int
@@ -19,9 +20,9 @@ class Outcome(Record):
     losses: tuple[float, ...]
     weights: tuple[float, ...]
     leave_one_out: tuple[float, ...]
-    """As in `Teaching`; empty without teachers."""
+    """Values of `Teaching`; empty without teachers."""
     tasks: dict[str, dict[str, Metric]]
-    """As in `TrainedStage`."""
+    """Value of `TrainedStage`."""
     seconds: float
     peak_rss_mb: float
 
@@ -47,7 +48,7 @@ def peak_rss_mb() -> float:
 
 
 def write_payloads(trained: TrainedStage, encoder: Encoder, adapter: Path) -> None:
-    """The adapter's payload to `adapter`, the folds' beside it."""
+    """Write the payload to `adapter`, and the folds' beside it."""
     for number, fold in enumerate(trained.folds):
         write_atomically(fold_file(adapter, number), pack_trained(fold, encoder))
     write_atomically(adapter, pack_trained(trained.student, encoder))

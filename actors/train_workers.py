@@ -1,4 +1,4 @@
-"""Trains a stage on Ray Train's workers: started as there is room, resumed where they ended.
+"""Trains a stage on Ray Train's workers: starts as many as have room, resumes where they ended.
 
 They run on the owner's node (they reserve a sliver of its resource), checkpoint each evaluation to
 the owner's workspace, and resume from there, also where there is room for fewer than before: the
@@ -31,7 +31,7 @@ from adapterdistill.manifest import sha256_hex
 
 _CHECKPOINT = "state.safetensors"
 _RETRIES = 2
-"""Of workers that died and, apart from those, of workers that could not be started."""
+"""Retries after workers that died and, apart from those, after workers that did not start."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainWorkers:
 
     num_workers: int
     min_workers: int
-    """With how many to go on where there is no room for more."""
+    """Smallest number to continue with if there is no room for more."""
     use_gpu: bool
     resource: str | None
     start_timeout_s: float
@@ -48,7 +48,7 @@ class TrainWorkers:
 
     @property
     def each(self) -> dict[str, float]:
-        """What each of them takes of a node."""
+        """Resources that each worker takes of a node."""
         return worker_resources(use_gpu=self.use_gpu, owner=self.resource)
 
 
@@ -67,7 +67,7 @@ def train_on_workers(
         run_folder: owner-local folder of Ray Train's checkpoints.
 
     Raises:
-        PlacementError: the cluster has not the room that the workers need.
+        PlacementError: the cluster lacks the room that the workers need.
         TrainingError: the training failed.
     """
     from ray.train import ControllerError
@@ -75,7 +75,7 @@ def train_on_workers(
     # Ray waits so long at each of its attempts to place workers.
     attempt_s = workers.start_timeout_s / (1 + _RETRIES)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(attempt_s)
-    # A worker goes on after a checkpoint when Ray next looks, by default after 2 s.
+    # A worker continues after a checkpoint when Ray next looks, by default after 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     outcome = adapter.with_suffix(".outcome.json")
     outcome.unlink(missing_ok=True)
@@ -102,10 +102,13 @@ def train_on_workers(
             failed = error.controller_failure if isinstance(error, ControllerError) else None
             if not ray_private.is_startup_timeout(failed):
                 raise TrainingError(f"Ray Train failed: {_cause(error)}") from error
-            # Another took the room, perhaps that of workers that died: go on with fewer.
+            # Another took the room, perhaps that of workers that died: continue with fewer.
             now = cluster_nodes()
             if count == workers.min_workers:
-                lacks = what_lacks(now, workers.each, count) or "another took it, and left it since"
+                lacks = (
+                    what_lacks(now, workers.each, count)
+                    or "another job took it, and has left it since"
+                )
                 raise PlacementError(
                     f"Ray Train found no room for {count} workers within "
                     f"{workers.start_timeout_s:g} s: {lacks}"
@@ -123,8 +126,8 @@ def trainer(
 ) -> Any:
     """The `TorchTrainer` of `count` workers.
 
-    Its name is the stage's, whatever the number of workers, so that it goes on where another
-    number left it.
+    Its name is the stage's, for any number of workers, so that it resumes where another number of
+    workers ended.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -150,7 +153,7 @@ def trainer(
 
 
 def _cause(error: BaseException) -> str:
-    """What failed first: its type and, if it is one of ours, its message. Others may quote rows."""
+    """The first failure: its type and, if it is one of ours, its message. Others may quote rows."""
     whole = getattr(error, "controller_failure", None) or error.__cause__ or error
     failures = getattr(error, "worker_failures", None) or {0: whole}
     raised = [ray_private.raised_by_worker(failures[rank]) for rank in sorted(failures)]
@@ -161,7 +164,7 @@ def _cause(error: BaseException) -> str:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """The loop that each Ray Train worker runs."""
     import ray.train.torch
     import torch
 

@@ -1,4 +1,4 @@
-"""The training stages: what a run's settings make of them, and what they report."""
+"""The training stages: their specs, made from a run's settings, and what they report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,15 +14,12 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
-from adapterdistill.distill.forms import ConditionalSettings, FormSettings, LightSettings, TaskHead
-from adapterdistill.distill.meta_kd.tasks import domains_of
+from adapterdistill.distill.method import VariantSettings
 from adapterdistill.distill.stage import StageSpec
-from adapterdistill.distill.task_teachers import TaskSplits, tokenise_task, write_tasks
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
-from adapterdistill.sections import ConditionalConfig, LightConfig
 
 
 def leave_untrained(config: OnboardConfig, encoder: Encoder, adapter: Path) -> Extracted:
@@ -45,7 +42,7 @@ def extract(config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Pat
         seed=t.seed,
     )
     outcome = train_stage("extract", spec, encoder, config, adapter=adapter)
-    return Extracted(**_told(outcome, adapter))
+    return Extracted(**_trained(outcome, adapter))
 
 
 def distil(
@@ -62,115 +59,94 @@ def distil(
     Args:
         teachers: payload files by version name.
     """
-    t = config.training
+    t, name = config.training, config.student_method
     spec = StageSpec(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
         schedule=_schedule(config, t.distil_steps, t.distil_learning_rate),
         seed=t.seed,
+        method=name,
+        sections=config.sections.model_dump(mode="json") if name == t.method else {},
         initial=None if own is None else str(own),
         teachers=tuple(map(str, teachers.values())),
         leave_one_out=config.teachers.leave_one_out,
     )
     outcome = train_stage("distil", spec, encoder, config, adapter=adapter)
     return Distilled(
-        **_told(outcome, adapter),
-        weights=dict(zip(teachers, outcome.weights, strict=True)),
-        # Empty where it was not asked for.
+        **_trained(outcome, adapter),
+        # Empty if the method cannot say, or was not asked.
+        weights=dict(zip(teachers, outcome.weights, strict=False)),
         leave_one_out=dict(zip(teachers, outcome.leave_one_out, strict=False)),
     )
 
 
-def form_settings(config: OnboardConfig, tasks: Sequence[TaskSplits] = ()) -> FormSettings | None:
-    """The form that the run's method makes of the chosen adapter, if it makes one.
-
-    Args:
-        tasks: what a light student learns besides retrieval.
-    """
-    form = config.form
-    if form is None:
-        return None
-    if isinstance(form, ConditionalConfig):
-        return ConditionalSettings(
-            bottleneck_size=config.training.bottleneck_size, speed=form.speed, to_all=form.to_all
-        )
-    return LightSettings(
-        kind="meta_kd" if config.form_kind == "meta_kd" else "multitask_kd",
-        body=form.body,
-        layers=form.layers,
-        heads=form.heads,
-        lstm_size=form.lstm_size,
-        tasks=tuple(map(TaskHead.of, tasks)),
-    )
-
-
-def require_possible_form(
+def require_possible(
     config: OnboardConfig, encoder: Callable[[], Encoder], tasks: Callable[[], Sequence[Task]]
 ) -> None:
-    """Raises ConfigError, before anything is trained, if the form cannot be.
+    """Check, before anything is trained, that the run's method can do its work.
 
-    The encoder may be too small for it, or the tenant's tasks without the domains that it needs.
+    Raises:
+        ConfigError: the encoder is too small for the method's variant, or the tenant's tasks are
+            not those that the method needs.
     """
-    form = form_settings(config)
-    if form is None:
-        return
+    settings = variant_settings(config)
     try:
-        form.new(encoder(), seed=0)
-        if form.kind == "meta_kd":
-            found = tasks()
-            over_domains = [domains_of(task) for task in found]  # each is checked
-            if not any(over_domains):
-                raise ConfigError(
-                    "no task in the tenant's folder tasks names domains: give the rows of one the "
-                    'field domain, or set training.method = "multitask_kd"'
-                )
-            require_shareable(config, encoder(), found)
+        if settings is not None:
+            settings.new(encoder(), seed=0)
+        config.method.check_tasks(tasks)
+        if config.noise is not None:
+            require_shareable(encoder(), tasks())
     except ConfigError as error:
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
 
-def make_form(
+def variant_settings(config: OnboardConfig) -> VariantSettings | None:
+    """Settings of the variant that the run's method makes, before its tasks are known."""
+    if config.method.variant is None:
+        return None
+    size = config.training.bottleneck_size
+    return config.method.variant_settings(config.sections, bottleneck_size=size)
+
+
+def make_variant(
     config: OnboardConfig,
     encoder: Encoder,
     *,
     rows: Path,
     adapter: Path,
-    form: Path,
+    variant: Path,
     tasks: Sequence[Task],
     prototypes: Sequence[SharedPrototypes] = (),
 ) -> dict[str, Any]:
-    """Train the run's form towards the frozen `adapter`; `form` and the folds' are written.
+    """Train the run's variant of the frozen `adapter`; `variant` and the folds' are written.
 
     Args:
-        tasks: what a light student learns besides retrieval; no other form does.
-        prototypes: what the teachers share of their domains.
+        tasks: the tenant's further tasks.
+        prototypes: those that the teachers publish.
 
     Returns:
         The fields of `Trained`, and `tasks`.
     """
-    t, made = config.training, config.form
-    assert made is not None
-    splits = []
-    if isinstance(made, LightConfig):
-        over_domains = config.form_kind == "meta_kd"
-        splits = [
-            tokenise_task(task, encoder, domains_of(task, prototypes) if over_domains else None)
-            for task in tasks
-        ]
-        write_tasks(rows.with_name("tasks.safetensors"), splits)
-    schedule = _schedule(config, made.steps, made.learning_rate)
+    t, chosen, settings = config.training, config.variant, variant_settings(config)
+    assert chosen is not None and settings is not None
+    tasks_file = rows.with_name("tasks.safetensors")
+    tasks_file.unlink(missing_ok=True)
+    settings = config.method.prepare(settings, encoder, tasks, prototypes, tasks_file=tasks_file)
+    schedule = _schedule(config, chosen.steps, chosen.learning_rate)
     spec = StageSpec(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
-        # A form starts far from the adapter: its score moves slowly, and not always upwards.
-        schedule=replace(schedule, evaluate_every=max(t.evaluate_every, made.steps // 10)),
+        # A variant starts far from the adapter: its score moves slowly, and not always upwards.
+        schedule=replace(schedule, evaluate_every=max(t.evaluate_every, chosen.steps // 10)),
         seed=t.seed,
+        method=t.method,
         initial=str(adapter),
-        form=form_settings(config, splits),
-        tasks=str(rows.with_name("tasks.safetensors")) if splits else None,
+        sections=config.sections.model_dump(mode="json"),
+        variant=settings.model_dump(mode="json"),
+        tasks=str(tasks_file) if tasks_file.exists() else None,
     )
-    outcome = train_stage("lighten", spec, encoder, config, adapter=form)
-    return _told(outcome, form) | {"tasks": outcome.tasks}
+    outcome = train_stage("variant", spec, encoder, config, adapter=variant)
+    return _trained(outcome, variant) | {"tasks": outcome.tasks}
 
 
 def _schedule(config: OnboardConfig, steps: int, learning_rate: float) -> Schedule:
@@ -184,7 +160,7 @@ def _schedule(config: OnboardConfig, steps: int, learning_rate: float) -> Schedu
     )
 
 
-def _told(outcome: Outcome, adapter: Path) -> dict[str, Any]:
+def _trained(outcome: Outcome, adapter: Path) -> dict[str, Any]:
     return {
         "trained": True,
         "best_step": outcome.best_step,

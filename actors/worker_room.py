@@ -1,4 +1,4 @@
-"""Whether the cluster has room for a training's workers, and what it lacks where it has not.
+"""Room in the cluster for a training's workers, and the resources that are missing.
 
 Ray itself would wait without saying for what. A worker is on one node, and an owner's workers only
 on nodes that offer the owner's resource.
@@ -13,7 +13,7 @@ from adapterdistill import ray_private
 from adapterdistill.errors import PlacementError
 
 RESOURCE_SLIVER = 0.001
-"""What whatever is pinned to an owner's node takes of the owner's resource."""
+"""Share of the owner's resource that each actor or worker pinned to the owner's node takes."""
 _CPU_EACH = 0.5
 _GRAIN = 10_000
 """Ray counts resources in ten-thousandths; a quotient of floats would lose a sliver."""
@@ -24,14 +24,14 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class NodeRoom:
-    """A live node: what it offers in all, and what of it nothing holds."""
+    """A live node: its resources in all, and those that are free."""
 
     total: Resources
     free: Resources
 
 
 def worker_resources(*, use_gpu: bool, owner: str | None) -> dict[str, float]:
-    """What each worker takes; `owner` is the resource that it is pinned by."""
+    """Resources of each worker; `owner` is the resource that pins it to a node."""
     each: dict[str, float] = {"CPU": _CPU_EACH}
     if use_gpu:
         each["GPU"] = 1
@@ -41,7 +41,7 @@ def worker_resources(*, use_gpu: bool, owner: str | None) -> dict[str, float]:
 
 
 def room(offers: Sequence[Resources], each: Resources) -> int:
-    """How many workers that take `each` the nodes can hold together."""
+    """Number of workers that take `each` that the nodes can hold together."""
     return sum(min(_room_by(offer, name, n) for name, n in each.items()) for offer in offers)
 
 
@@ -50,7 +50,7 @@ def _room_by(offer: Resources, name: str, n: float) -> int:
 
 
 def what_lacks(nodes: Sequence[NodeRoom], each: Resources, count: int) -> str:
-    """Each resource of which `count` workers find too little; empty if there is room for them."""
+    """Resources that are too few for `count` workers; empty if there is room for them."""
     if room([node.free for node in nodes], each) >= count:
         return ""
     have = "the cluster has"
@@ -67,7 +67,7 @@ def what_lacks(nodes: Sequence[NodeRoom], each: Resources, count: int) -> str:
         )
         if sum(_room_by(node.free, name, n) for node in nodes) < count:
             short.append(said[-1])
-    return "; ".join(short or ["no node has all at once", *said])
+    return "; ".join(short or ["no node has all of them at once", *said])
 
 
 def wait_for_room(
@@ -78,14 +78,14 @@ def wait_for_room(
     timeout_s: float,
     nodes: Callable[[], Sequence[NodeRoom]],
 ) -> int:
-    """How many workers to start, from `fewest` to `most`.
+    """Wait for room, and return the number of workers to start, from `fewest` to `most`.
 
-    As many of `most` as the cluster can hold at all, as soon as there is room for them; after
-    `timeout_s`, as many as there is room for.
+    It is the number that the cluster can hold at all, as soon as there is room for them; after
+    `timeout_s`, the number that there is room for.
 
     Raises:
-        PlacementError: the cluster can never hold `fewest`, which is said at once, or had no room
-            for them in time.
+        PlacementError: the cluster can never hold `fewest` (raised at once), or had no room for
+            them in time.
     """
     now = nodes()
     possible = min(most, room([node.total for node in now], each))

@@ -34,11 +34,11 @@ from adapterdistill.errors import ServingError
 from adapterdistill.files import STAGED, alone_in, remove_staged, sync, write_synced
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
-    FormKind,
     GoldenVectors,
     Manifest,
     Record,
     Sha256,
+    VariantKind,
     is_name,
     sha256_hex,
 )
@@ -48,7 +48,7 @@ _BUNDLE_ID = re.compile(BUNDLE_ID_PATTERN[1:-1])
 _FAQ_COLUMNS = pa.schema(
     [("faq_id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
 )
-_ADAPTER, _FAQS, _INDEX, _FORM, _HEAD = (
+_ADAPTER, _FAQS, _INDEX, _VARIANT, _HEAD = (
     "adapter.safetensors",
     "faqs.parquet",
     "index.safetensors",
@@ -57,18 +57,18 @@ _ADAPTER, _FAQS, _INDEX, _FORM, _HEAD = (
 )
 
 
-class ProvenForm(Record):
+class ProvenVariant(Record):
     """The kind of a served variant, and how far it moves the probe sentences."""
 
-    kind: FormKind
+    kind: VariantKind
     golden: GoldenVectors
 
 
 @dataclass(frozen=True)
-class BundledForm:
+class BundledVariant:
     """A cheaper variant of the adapter, which is served instead of it."""
 
-    proven: ProvenForm
+    proven: ProvenVariant
     payload: bytes
 
 
@@ -88,7 +88,7 @@ class Bundle:
     vectors: Tensor
     faq_of_vector: Tensor
     threshold: float = NEVER_ABSTAIN
-    form: BundledForm | None = None
+    variant: BundledVariant | None = None
     calibration: Calibration | None = None
 
 
@@ -100,7 +100,9 @@ class _Head(Record):
     threshold: float = Field(ge=-1, le=1)
     files: dict[str, Sha256]
     # Left out if there is none, so that ids of bundles without one stay as they were.
-    form: ProvenForm | None = Field(default=None, exclude_if=lambda value: value is None)
+    variant: ProvenVariant | None = Field(
+        default=None, alias="form", exclude_if=lambda value: value is None
+    )
     calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
@@ -121,13 +123,13 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
             }
         ),
     }
-    if bundle.form is not None:
-        contents[_FORM] = bundle.form.payload
+    if bundle.variant is not None:
+        contents[_VARIANT] = bundle.variant.payload
     head = _Head(
         manifest=bundle.manifest,
         threshold=bundle.threshold,
         files={name: sha256_hex(content) for name, content in contents.items()},
-        form=None if bundle.form is None else bundle.form.proven,
+        variant=None if bundle.variant is None else bundle.variant.proven,
         calibration=bundle.calibration,
     ).canonical_json()
     contents[_HEAD] = head
@@ -166,7 +168,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
         if sha256_hex(head_bytes)[:12] != bundle_id[65:]:
             raise ServingError(f"{subject} is damaged: {_HEAD} does not have the digest in its id")
         head = _Head.model_validate_json(head_bytes)
-        names = [_ADAPTER, _FAQS, _INDEX] + ([_FORM] if head.form else [])
+        names = [_ADAPTER, _FAQS, _INDEX] + ([_VARIANT] if head.variant else [])
         contents = {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise ServingError(f"{subject} cannot be read: {error.strerror}") from None
@@ -186,7 +188,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
             vectors=index["vectors"],
             faq_of_vector=index["faq_of_vector"],
             threshold=head.threshold,
-            form=BundledForm(head.form, contents[_FORM]) if head.form else None,
+            variant=BundledVariant(head.variant, contents[_VARIANT]) if head.variant else None,
             calibration=head.calibration,
         )
     except (SafetensorError, KeyError, pa.ArrowException):

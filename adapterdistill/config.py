@@ -1,4 +1,4 @@
-"""What a run's TOML may say. Parsed at the edge; pure code takes keyword values instead.
+"""A run's TOML. It is parsed at the edge; pure code takes keyword values instead.
 
 Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
 """
@@ -7,17 +7,17 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
+from adapterdistill.distill.method import Method, VariantConfig
+from adapterdistill.distill.methods import DEFAULT, METHODS
 from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import read_file
-from adapterdistill.manifest import FormKind, Name, canonical_json, sha256_hex
+from adapterdistill.manifest import Name, canonical_json, sha256_hex
 from adapterdistill.sections import (
-    ConditionalConfig,
     EncoderConfig,
-    LightConfig,
     LocalPath,
-    MetaConfig,
     PlacementConfig,
     RegistryConfig,
     ReleaseConfig,
@@ -30,7 +30,12 @@ S = TypeVar("S", bound=Section)
 
 
 class OnboardConfig(Section):
-    """One tenant's way from private Parquet to a serving bundle."""
+    """One tenant's way from private Parquet to a serving bundle.
+
+    Its further keys are the sections of the method (`Method.sections`).
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     tenant: Name
     adapter: Name = "faq"
@@ -46,62 +51,70 @@ class OnboardConfig(Section):
     teachers: TeacherConfig = TeacherConfig()
     release: ReleaseConfig = ReleaseConfig()
     placement: PlacementConfig = PlacementConfig()
-    conditional: ConditionalConfig | None = None
-    light: LightConfig | None = None
-    meta: MetaConfig | None = None
 
-    @model_validator(mode="after")
-    def _sections_of_the_method(self) -> "OnboardConfig":
-        method = self.training.method
-        for section, its_methods in _METHODS_OF.items():
-            if getattr(self, section) is not None and method not in its_methods:
-                others = " or ".join(f'"{one}"' for one in its_methods)
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_sections_of_the_method(cls, values: Any) -> Any:
+        training = values.get("training", {}) if isinstance(values, dict) else None
+        name = training.get("method", DEFAULT) if isinstance(training, dict) else None
+        if not isinstance(name, str):
+            return values
+        if name not in METHODS:
+            *others, last = map(repr, METHODS)
+            expected = f"{', '.join(others)} or {last}"
+            fault = InitErrorDetails(
+                type="literal_error",
+                loc=("training", "method"),
+                input=name,
+                ctx={"expected": expected},
+            )
+            raise ValidationError.from_exception_data(cls.__name__, [fault])
+        given = {key: value for key, value in values.items() if key not in cls.model_fields}
+        for key in given.keys() - METHODS[name].sections.model_fields:
+            its = [f'"{one}"' for one, m in METHODS.items() if key in m.sections.model_fields]
+            if its:
                 raise ValueError(
-                    f"[{section}] is for another method than {method}: remove it, or set "
-                    f"training.method = {others}"
+                    f"[{key}] is for another method than {name}: remove it, or set "
+                    f"training.method = {' or '.join(its)}"
                 )
-        return self
+        parsed = METHODS[name].sections.model_validate(given)
+        return values | {key: getattr(parsed, key) for key in given}
 
     @model_validator(mode="after")
-    def _form_that_can_be(self) -> "OnboardConfig":
-        form = self.form
-        if isinstance(form, ConditionalConfig) and form.speed > self.encoder.max_tokens:
+    def _fit_the_method(self) -> "OnboardConfig":
+        self.method.check_config(self.sections, self.encoder)
+        if self.method.one_worker and self.training.num_workers > 1:
             raise ValueError(
-                f"conditional.speed {form.speed:g} leaves less than one of encoder.max_tokens, "
-                f"{self.encoder.max_tokens}: lower it"
-            )
-        if isinstance(form, LightConfig) and self.training.num_workers > 1:
-            raise ValueError(
-                f"method {self.form_kind} trains in one worker: set training.num_workers to 0 or 1"
-            )
-        if self.form_kind == "meta_kd" and isinstance(form, LightConfig) and form.body == "bilstm":
-            raise ValueError(
-                "method meta_kd makes a Transformer, whose layers learn the teacher's: set "
-                'light.body = "transformer", or training.method = "multitask_kd"'
+                f"method {self.training.method} trains in one worker: set training.num_workers to "
+                "0 or 1"
             )
         return self
 
     @property
-    def form(self) -> ConditionalConfig | LightConfig | None:
-        """Settings of the form that the method makes of the adapter; None: it makes none."""
-        match self.training.method:
-            case "conditional":
-                return self.conditional or ConditionalConfig()
-            case "multitask_kd" | "meta_kd":
-                return self.light or LightConfig()
-            case "adapter_distillation":
-                return None
+    def method(self) -> Method:
+        """The method that `training.method` names."""
+        return METHODS[self.training.method]
 
     @property
-    def form_kind(self) -> FormKind | None:
-        """The form that the method makes of the adapter; None: it makes none."""
-        method = self.training.method
-        return None if method == "adapter_distillation" else method
+    def sections(self) -> Section:
+        """The method's sections, with defaults for those that the TOML leaves out."""
+        given = {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+        return self.method.sections.model_validate(given)
 
     @property
-    def sharing(self) -> MetaConfig | None:
-        """How prototypes are shared; None: they are not."""
-        return self.meta if self.meta is not None and self.meta.share_prototypes else None
+    def variant(self) -> VariantConfig | None:
+        """Settings of the variant's training; None: the method makes none."""
+        return next((one for _, one in self.sections if isinstance(one, VariantConfig)), None)
+
+    @property
+    def student_method(self) -> str:
+        """The method that trains the student of stage 2."""
+        return DEFAULT if self.method.variant is not None else self.training.method
+
+    @property
+    def noise(self) -> float | None:
+        """Noise of the prototypes that the owner publishes; None: it publishes none."""
+        return self.method.noise(self.sections)
 
     def digest(self) -> str:
         """sha256 of what decides the result: everything but addresses and places."""
@@ -110,19 +123,12 @@ class OnboardConfig(Section):
             include={"encoder", "training", "teachers", "adapter"},
             exclude={"training": {"min_workers"}},
         )
-        if self.form is not None:
-            keep["form"] = self.form.model_dump(mode="json")
-        if self.sharing is not None:
-            keep["meta"] = self.sharing.model_dump(mode="json")
+        for name, section in self.sections:
+            if isinstance(section, VariantConfig):
+                keep["form"] = section.model_dump(mode="json")  # the key of earlier runs
+            elif section != type(section)():
+                keep[name] = section.model_dump(mode="json")
         return sha256_hex(canonical_json(keep))
-
-
-_METHODS_OF = {
-    "conditional": ("conditional",),
-    "light": ("multitask_kd", "meta_kd"),
-    "meta": ("meta_kd",),
-}
-"""Section of a form's settings to the methods that it is for."""
 
 
 def load_toml(path: Path) -> OnboardConfig:
@@ -141,12 +147,12 @@ def load_section(path: Path, kind: type[S]) -> S:
         return _parsed(kind, tomllib.loads(read_file(path).decode("utf-8-sig")), source=str(path))
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
-    except ValueError as error:  # of syntax, bytes, or a vast number
+    except ValueError as error:  # bad syntax, bytes that are not UTF-8, or a vast number
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
 def parse_config(values: dict[str, Any], *, source: str) -> OnboardConfig:
-    """Like `load_toml`, from values already parsed; `source` names them in errors."""
+    """Validate values that are already parsed; `source` names them in errors."""
     return _parsed(OnboardConfig, values, source=source)
 
 

@@ -42,9 +42,19 @@ def is_name(text: str) -> bool:
 
 
 class Record(BaseModel):
-    """Base of the frozen, closed records that cross a process or a disk."""
+    """Base of the frozen, closed records that cross a process or a disk.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    A field that was renamed has its written key, which stays, as its alias.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
     def canonical_json(self) -> bytes:
         """Serialise with sorted keys, no spaces, in UTF-8: equal records give equal bytes."""
@@ -96,8 +106,8 @@ class EncoderRef(Record):
         )
 
 
-FormKind = Literal["conditional", "multitask_kd", "meta_kd"]
-"""Cheaper forms of an adapter that a tenant may be served by, named like the methods of a run."""
+VariantKind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
+"""A cheaper variant of an adapter that a tenant may be served by: the name of its method."""
 
 
 class TensorSpec(Record):
@@ -113,7 +123,7 @@ class Metric(Record):
 
 
 class GoldenVectors(Record):
-    """How far the adapter moves the encoder's embedding of each probe sentence (Euclidean).
+    """Distances by which the adapter moves the embedding of each probe sentence (Euclidean).
 
     A loader that measures other distances has another encoder, or an adapter that is not active.
     """
@@ -203,11 +213,6 @@ class SharedPrototypes(Record):
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
-    # The written key of the fingerprint is `signature`, as released clients read it.
-    model_config = ConfigDict(
-        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
-    )
-
     schema_version: Literal[1] = 1
     tenant: Name
     adapter: Name
@@ -227,7 +232,8 @@ class Manifest(Record):
     teachers: tuple[str, ...] = ()
     privacy: str = Field(max_length=2000)
     golden: GoldenVectors
-    # Left out where there is none: the bytes of manifests made without one stay as they were.
+    # Left out where there is none: the bytes of manifests made without one stay as they were. The
+    # written key is `signature`, as released clients read it.
     fingerprint: Fingerprint | None = Field(
         default=None, alias="signature", exclude_if=lambda value: value is None
     )

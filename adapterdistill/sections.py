@@ -50,7 +50,7 @@ class EncoderConfig(Section):
 
 
 class RegistryConfig(Section):
-    """Where the teacher registry listens."""
+    """The teacher registry, and what it may show of the adapter."""
 
     address: str | None = None
     """host:port"""
@@ -88,13 +88,12 @@ class RegistryConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Both stages of AdapterDistillation, and what is made of the adapter that they leave."""
+    """Both training stages, and the method of the second or of a variant of its adapter."""
 
-    method: Literal["adapter_distillation", "conditional", "multitask_kd", "meta_kd"] = (
-        "adapter_distillation"
-    )
-    """`adapter_distillation` serves the adapter itself. The others make a cheaper form of it
-    besides, which is served if it ranks as well; a section says which."""
+    method: str = "adapter_distillation"
+    """One of `adapterdistill.distill.methods`. `adapter_distillation` serves the adapter itself.
+    The others make a cheaper variant of it, which is served if it ranks as well; each has a section
+    of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
@@ -105,20 +104,20 @@ class TrainingConfig(Section):
     evaluate_every: int = Field(default=10, ge=1)
     patience: int = Field(default=3, ge=1)
     held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the training rows that bound the steps where a tenant has no valid rows, and too
-    many training rows for cross-validation."""
+    """Share of the training rows that bound the steps if a tenant has no valid rows, and too many
+    training rows for cross-validation."""
     num_workers: int = Field(default=0, ge=0, le=256)
     """0 trains in the owner's process; more start that many Ray Train workers on its node."""
     min_workers: int | None = Field(default=None, ge=1)
-    """With how many to train where there is no room for `num_workers`; none: with no fewer. What is
-    learnt is the same but for rounding, by which its digest may differ."""
+    """Number of workers to train with if there is no room for `num_workers`; none: no fewer. The
+    result is the same except for rounding, which may change its digest."""
     use_gpu: bool = False
-    """One GPU a worker, also where the owner's process has none: `encoder.device` asks for both."""
+    """One GPU a worker, also if the owner's process has none; `encoder.device` asks for both."""
     threads: int = Field(default=1, ge=1, le=1024)
     """torch threads of each training process. More than the node has idle cores for is many times
     slower, not faster, because threads wait for each other at every product."""
     start_timeout_s: float = Field(default=120.0, gt=0)
-    """How long to wait for room for the workers."""
+    """Longest wait for room for the workers."""
 
     @model_validator(mode="after")
     def _fewest_of_the_workers(self) -> "TrainingConfig":
@@ -129,75 +128,20 @@ class TrainingConfig(Section):
         return self
 
 
-class FormConfig(Section):
-    """The training of a served form, and how much it may lose."""
-
-    steps: int = Field(ge=1, le=100_000)
-    learning_rate: float = Field(gt=0, le=1)
-    most_lost: float = Field(default=0.01, ge=0, le=1)
-    """Top-1 that the form may lose on held-out rows against the adapter and still be served."""
-
-
-class ConditionalConfig(FormConfig):
-    """Method `conditional`: the frozen layers read k of a text's n tokens."""
-
-    speed: float = Field(default=2.0, ge=1)
-    """n / k"""
-    to_all: bool = True
-    """Chosen tokens attend to all tokens of their text, else to each other."""
-    steps: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=6e-4, gt=0, le=1)
-
-
-class LightConfig(FormConfig):
-    """Methods `multitask_kd` and `meta_kd`: a small Transformer or BiLSTM in the encoder's place.
-
-    It also learns the tasks in the tenant's folder `tasks`, whose teachers have the same steps;
-    with `meta_kd`, tasks whose rows name domains from meta-teachers, by a Transformer only.
-    """
-
-    body: Literal["transformer", "bilstm"] = "transformer"
-    layers: int = Field(default=2, ge=1)
-    """Of a Transformer, like `heads`: at most the encoder's."""
-    heads: int = Field(default=3, ge=1)
-    lstm_size: int = Field(default=64, ge=1)
-    """Of each direction of a BiLSTM: at most half of the encoder's hidden size."""
-    steps: int = Field(default=1000, ge=1, le=100_000)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-
-
-class MetaConfig(Section):
-    """Method `meta_kd` among tenants: what they may know of each other's domains."""
-
-    share_prototypes: bool = False
-    """Publish the mean embedding of each class in each domain of the task that names domains, and
-    weigh its rows by those of the teachers that publish theirs, of the same classes."""
-    noise: float = Field(default=0.0, ge=0, le=1000)
-    """Standard deviation of what is added to each mean, over what one row can move it by."""
-
-    @model_validator(mode="after")
-    def _noise_of_something(self) -> "MetaConfig":
-        if self.noise and not self.share_prototypes:
-            raise ValueError(
-                "noise is of prototypes that are shared: set share_prototypes = true, or remove it"
-            )
-        return self
-
-
 class TeacherConfig(Section):
-    """Which adapters of other tenants may teach."""
+    """Choice of the teachers among other tenants' adapters."""
 
     max_teachers: int = Field(default=16, ge=0, le=256)
-    """Those that suit the own texts best, of all that the registry lists."""
+    """Number of teachers: those that suit the own texts best of all that the registry lists."""
     round: int = Field(default=0, ge=0)
-    """Raise it to run again, with the teachers that have joined since: a run that was finished is
-    otherwise answered from what it kept."""
+    """Raise it to run again with the teachers that have joined since: otherwise a finished run
+    answers from its kept results."""
     leave_one_out: bool = False
     """Report what the held-out score of the teachers' composition loses without each of them."""
 
 
 class ReleaseConfig(Section):
-    """What the run's bundle becomes where another is live. A tenant's first bundle is live."""
+    """Release of the run's bundle if another is live. A tenant's first bundle is live."""
 
     mode: Literal["live", "canary", "shadow"] = "live"
     """`canary`: it answers a share of the requests. `shadow`: it is asked the same as the live one
@@ -207,7 +151,7 @@ class ReleaseConfig(Section):
     @model_validator(mode="after")
     def _share_of_a_candidate(self) -> "ReleaseConfig":
         if self.mode == "live" and self.share != type(self).model_fields["share"].default:
-            raise ValueError('share is of a candidate: set mode to "canary" or "shadow"')
+            raise ValueError('only a candidate has a share: set mode to "canary" or "shadow"')
         return self
 
 

@@ -7,7 +7,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.held_out import HeldOutRows
-from adapterdistill.distill.stage import StageRows
+from adapterdistill.distill.rows import StageRows
 from tests.tiny_encoders import random_adapter
 
 NUM_FAQS = 6

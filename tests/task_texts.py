@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from adapterdistill.distill.students import TaskTexts
+from adapterdistill.distill.multitask_kd.students import TaskTexts
 
 
 def single_task(rows: int = 24, *, seed: int = 0, classes: int = 2) -> TaskTexts:

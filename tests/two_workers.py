@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.distill.stage import StageSpec, pack_trained, run_stage
+from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers
+from adapterdistill.distill.variants import pack_trained
 
 
 def run_two_workers(

@@ -1,18 +1,17 @@
 """Stage 2 of AdapterDistillation (arXiv 2312.16261): teachers' knowledge into one adapter.
 
-The teachers are first made one for the tenant (`composition`); then a student that starts as the
-own adapter learns to give what they give, layer by layer and in the similarities between texts, on
-the tenant's texts and as many public ones. Each side runs on its own activations: a student that
+The teachers are first composed for the tenant (`composition`). Then a student, which starts as the
+own adapter, learns the composition's outputs, layer by layer, and its similarities between texts,
+on the tenant's texts and as many public ones. Each side runs on its own activations: a student that
 imitates inside the other's pass never sees those that it will be served with. The composition is
 frozen and no label is used, so that few rows cannot be overfitted.
 
-The paper's equations were not to be had; this instance is this project's. The form that its figure
+The paper's equations were not available; this instance is this project's. The form that its figure
 draws, with attention over the teachers trained beside the student, is `attention_distillation`.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 import torch
@@ -23,13 +22,15 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.losses import feature_distance, relation_distance
-from adapterdistill.distill.method import HeldOut, Objective, Recording, Scored
+from adapterdistill.distill.method import Cost, Method, StageTexts, Start, Teaching
+from adapterdistill.distill.objective import HeldOut, Objective, Recording, Scored
+from adapterdistill.distill.rows import StageRows
 
 FEATURE_WEIGHT = 5.0
 
 
 class AdapterDistillation(Objective):
-    """The student's distance to a frozen composition: of features and of similarities."""
+    """The student's distance to a frozen composition, in features and in similarities."""
 
     def __init__(
         self, encoder: Encoder, student: BottleneckAdapter, composition: Composition
@@ -74,10 +75,10 @@ def distillation_of(
 
 
 def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, Tensor]:
-    """What stage 2 trains on: the tenant's texts and public ones, about as many of each.
+    """The texts that stage 2 trains on: the tenant's and about as many public ones.
 
     Returns:
-        The texts, unlabelled, and the row that each is, [texts] int64; -1 for a public one.
+        The texts, unlabelled, and each one's row, [texts] int64; -1 for a public text.
     """
     # A fold must not meet as a public text the row that it holds out.
     mine = set(map(tuple, rows.ids))
@@ -89,7 +90,7 @@ def imitation_rows(encoder: Encoder, rows: TrainingRows) -> tuple[TrainingRows, 
 
 
 def public_texts() -> list[str]:
-    """Queries of the sample tenants that ship here: texts that are nobody's secret."""
+    """Queries of the sample tenants that ship with the project, which are public."""
     samples = resources.files("adapterdistill.samples")
     lines = [
         line
@@ -98,33 +99,6 @@ def public_texts() -> list[str]:
         for line in file.read_text("utf-8").splitlines()
     ]
     return list(dict.fromkeys(json.loads(line)["text"] for line in lines))
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """Of each teacher, in their order."""
-
-    weights: tuple[float, ...]
-    """Share of the composition; the sum is 1."""
-    leave_one_out: tuple[float, ...] = ()
-    """Held-out score of the composition without it minus that of the whole: below 0 where it
-    helped. Empty where that was not asked for, or nothing is held out."""
-
-
-def teaching_of(objective: Objective, scored: Sequence[Scored]) -> Teaching | None:
-    """What the teachers of a stage 2 did; None for a stage without teachers.
-
-    Args:
-        scored: the same stage, or each fold's, with what scores it; empty: no teacher is left out.
-    """
-    if not isinstance(objective, AdapterDistillation):
-        return None
-    stages = [
-        (one.objective.composition, one.held_out)
-        for one in scored
-        if isinstance(one.objective, AdapterDistillation)
-    ]
-    return Teaching(tuple(objective.composition.shares.tolist()), leave_one_out(stages))
 
 
 def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float, ...]:
@@ -142,3 +116,38 @@ def leave_one_out(stages: Sequence[tuple[Composition, HeldOut]]) -> tuple[float,
         return (sum(without) - sum(whole)) / len(stages)
 
     return tuple(change(n) for n in range(len(stages[0][0].shares)))
+
+
+def imitation_texts(encoder: Encoder, rows: StageRows) -> StageTexts:
+    """The own and the public texts of `imitation_rows`, each own one with its row's fold."""
+    texts, of_row = imitation_rows(encoder, rows.train)
+    folds = None if rows.folds is None else torch.where(of_row < 0, -1, rows.folds[of_row])
+    return StageTexts(texts, folds)
+
+
+class DistilTeachers(Method):
+    """Method `adapter_distillation`: stage 2 alone; the adapter itself is served."""
+
+    cost = Cost(forward=1.5, before=15)  # the composition is a wider adapter, trained first
+
+    def texts(self, start: Start, rows: StageRows) -> StageTexts:
+        return imitation_texts(start.encoder, rows)
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        return distillation_of(
+            start.encoder,
+            start.teachers,
+            rows,
+            own=start.initial,
+            bottleneck_size=start.bottleneck_size,
+            seed=start.seed,
+        )
+
+    def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching:
+        assert isinstance(objective, AdapterDistillation)
+        stages = [
+            (one.objective.composition, one.held_out)
+            for one in scored
+            if isinstance(one.objective, AdapterDistillation)
+        ]
+        return Teaching(tuple(objective.composition.shares.tolist()), leave_one_out(stages))

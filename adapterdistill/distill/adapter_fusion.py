@@ -6,7 +6,7 @@ from adapterdistill.adapters import AdapterStack, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Objective
+from adapterdistill.distill.objective import Objective
 
 
 class AdapterFusion(Objective):

@@ -6,7 +6,7 @@ task loss plus its distances to the fused pass, which get no gradient. The stude
 activations feed its pass: a student that only imitates, layer by layer, inside the fused pass
 never sees them and fails when served alone.
 
-The paper's equations were not to be had; this instance is this project's.
+The paper's equations were not available; this instance is this project's.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from adapterdistill.distill.losses import (
     prototype_loss,
     relation_distance,
 )
-from adapterdistill.distill.method import Objective, Recording
+from adapterdistill.distill.objective import Objective, Recording
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def attention_distillation_of(
 ) -> AttentionDistillation:
     """The objective on the encoder's device.
 
-    The own adapter, frozen as it is now, is fused with the teachers, as AdapterFusion does: what
-    the student knows already stays within reach. The student itself is never among them, or its
-    distance to the fusion could be closed without learning anything.
+    The own adapter, frozen as it is now, is fused with the teachers, as in AdapterFusion, so that
+    the fusion keeps what the student knows already. The student itself is never among them:
+    otherwise it could close its distance to the fusion without learning anything.
     """
     fused = [*teachers, *([] if own is None else [own])]
     stack = AdapterStack.of(fused, dtype=encoder.dtype, device=encoder.device)

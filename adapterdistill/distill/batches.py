@@ -67,11 +67,11 @@ Choose = Callable[..., list[int]]
 
 
 def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) -> list[int]:
-    """Indices of the rows of step `step`: all, if they fit; else FAQs in turn, equally many each.
+    """Indices of the rows of step `step`: all, if they fit; otherwise FAQs, equally many rows each.
 
     A FAQ comes with its first row, which is its question, and with others drawn without
-    replacement: trained on pairs of queries alone, an adapter is worse than none where the index
-    is the questions. Unlabelled rows are drawn at their share of the data.
+    replacement: an adapter that is trained on pairs of queries alone is worse than none if the
+    index holds the questions. Unlabelled rows are drawn at their share of the data.
     """
     if len(rows.ids) <= batch_size:
         return list(range(len(rows.ids)))
@@ -133,8 +133,11 @@ def _sum(local: Tensor) -> Tensor:
 
 
 def _gather(total: int, rank: int, world_size: int) -> Callable[[Tensor], Tensor]:
-    """All-gather of interleaved rows. Other workers' rows come as constants, so that the sum of
-    the workers' gradients of one global loss is that loss's gradient."""
+    """All-gather of interleaved rows.
+
+    Other workers' rows come as constants, so that the sum of the workers' gradients of one global
+    loss is that loss's gradient.
+    """
     largest = -(-total // world_size)
 
     def share(local: Tensor) -> Tensor:

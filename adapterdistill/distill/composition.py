@@ -1,9 +1,9 @@
-"""What the student of stage 2 imitates: the teachers, made one for the tenant.
+"""Compositions of teachers: the model that the student of stage 2 imitates.
 
-Where queries are labelled, AdapterFusion over the teachers is trained on them for a few steps, and
-the own adapter added. It is not among the fused: it knows these very rows by heart, and beside it
-the fusion would learn little from them. Where there are none, the teachers' mixture: nothing is
-trained.
+If queries are labelled, AdapterFusion over the teachers is trained on them for a few steps, and the
+own adapter is added. The own adapter is not fused: it was trained on these very rows, so that the
+fusion would learn little from them beside it. Without labelled queries the composition is a mixture
+of the teachers, and nothing is trained.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,15 @@ from adapterdistill.distill.training import Schedule, train
 
 FUSION_RATE = 5e-4
 FUSION_STEPS = 10
-"""More overfit one to three rows an FAQ."""
+"""More steps overfit one to three rows an FAQ."""
 FUSION_STRENGTH = 0.8
 OWN_STRENGTH = 0.4
-"""Of the two in their sum. They point apart, so it is about as strong as each."""
+"""Factors of the fusion and the own adapter in their sum. The two point in different directions, so
+that the sum is about as strong as each."""
 SHARPNESS = 1.0
-"""Of the softmax over teachers; 0 would be their mean."""
+"""Sharpness of the softmax over teachers; 0 would give their mean."""
 SAMPLED_ROWS = 256
-"""The mixture is weighed and scaled, and attention measured, on these many of the tenant's rows."""
+"""Rows of the tenant on which the mixture is weighed and scaled and attention is measured."""
 
 
 @runtime_checkable
@@ -42,10 +43,10 @@ class Composition(Protocol):
 
     @property
     def shares(self) -> Float[Tensor, " N"]:
-        """How much of it each teacher is; the sum is 1."""
+        """Each teacher's share; the sum is 1."""
 
     def without(self, teacher: int) -> "Composition":
-        """As if one teacher had never been, the rest as it is."""
+        """The composition without one teacher, otherwise unchanged."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def attention_shares(
         return fused(layer, x)
 
     encoder.embed(pack(_sample(rows).ids, encoder.device), measure)
-    # The sum is not quite the number of tokens: weights are rounded to the encoder's precision.
+    # The sum differs a little from the number of tokens: weights are rounded to its dtype.
     return sums / sums.sum()
 
 
@@ -164,8 +165,8 @@ def mixture_weights(
 ) -> Float[Tensor, " N"]:
     """Each teacher's share by how well it alone ranks the rows.
 
-    A softmax of minus the teachers' prototype losses, standardised over the teachers. All the same
-    where no row has another of its FAQ.
+    A softmax of minus the teachers' prototype losses, standardised over the teachers. Shares are
+    equal if no row has another of its FAQ.
     """
     labels = rows.labels.to(encoder.device)
     losses = torch.stack([prototype_loss(encoder.embed_ids(rows.ids, t), labels) for t in teachers])
@@ -181,6 +182,6 @@ def _sample(rows: TrainingRows) -> TrainingRows:
 
 
 def _shares_without(shares: Tensor, teacher: int) -> Tensor:
-    """The shares that the others have once a teacher is gone."""
+    """The others' shares without one teacher."""
     kept = torch.cat([shares[:teacher], shares[teacher + 1 :]])
     return kept / kept.sum()

@@ -1,40 +1,59 @@
 """The light training of CoDA (Lei et al., 2023): a dense model into one that skips tokens.
 
 The paper continues the pretraining of its encoder with routing on. Here the encoder stays frozen,
-and what is new starts from closed forms: the router as the ridge regression of how rare a token is,
-each layer's skipping adapter as the reduced-rank regression of the dense model's next state. Then
-adapters and router learn to embed texts as the dense model does. No label is used: any texts will
-do, the tenant's and public ones.
+and the new parts start from closed forms: the router from a ridge regression of how rare a token
+is, each layer's skipping adapter from a reduced-rank regression of the dense model's next state.
+Then adapters and router learn to embed texts as the dense model does. No label is used, so the
+tenant's and public texts both serve.
 """
 
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from adapterdistill.adapters import BottleneckAdapter, ConditionalAdapter, Parallel, Routing
-from adapterdistill.backbone import Adaptation, Encoder, LayerRule, pack
-from adapterdistill.distill.batches import Batch
+from adapterdistill.adapters import (
+    LEAST,
+    BottleneckAdapter,
+    ConditionalAdapter,
+    Parallel,
+    Routing,
+)
+from adapterdistill.backbone import Adaptation, Embedder, Encoder, LayerRule, pack
+from adapterdistill.distill.adapter_distillation import imitation_rows, imitation_texts
+from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import embedding_distance, similarity_distance
-from adapterdistill.distill.method import HiddenStates, Objective, OwnAdapter
+from adapterdistill.distill.method import (
+    Cost,
+    Method,
+    StageTexts,
+    Start,
+    VariantConfig,
+    VariantSettings,
+)
+from adapterdistill.distill.objective import HiddenStates, Objective, OwnAdapter
+from adapterdistill.distill.rows import StageRows
+from adapterdistill.sections import EncoderConfig, Section
 
 SKIPPING_SIZE = 64
 """Bottleneck of the skipping adapter, the paper's."""
 FITTED_TEXTS = 300
 SIMILARITY_WEIGHT = 5.0
 ROUTER_RATE = 0.01
-"""Of the learning rate: every weight of the router moves every token's score."""
+"""The router's share of the learning rate: its every weight moves every token's score."""
 _BATCH = 32
 _SPREAD = 2.0
 """Standard deviation of a new router's scores."""
 _RIDGE = 0.01
-"""Of the mean variance of what is regressed on."""
+"""Ridge, as a share of the mean variance of the regressors."""
 _ACTIVE = 4.0
-"""Standard deviations by which a fitted adapter's units are kept above the kink of their relu."""
+"""Standard deviations that keep a fitted adapter's units above zero, where their relu is linear."""
 
 
 class OwnParallelAdapter(OwnAdapter):
@@ -95,7 +114,7 @@ def fitted(
     """A conditional adapter at its start, on the encoder's device.
 
     Args:
-        adapter: the tenant's, of which a copy is taken.
+        adapter: the tenant's; it is copied.
         texts: token ids; some of them are enough.
     """
     chosen = random.Random(seed).sample(list(texts), min(len(texts), FITTED_TEXTS))
@@ -117,7 +136,7 @@ def fitted(
 
 
 def skippable(ids: Sequence[Sequence[int]], routing: Routing) -> Tensor:
-    """Which texts are long enough to learn skipping from, [texts] bool: all, if none is."""
+    """Mask of texts that are long enough to learn skipping from, [texts] bool; all, if none is."""
     mask = torch.tensor([routing.skips(len(text)) for text in ids], dtype=torch.bool)
     return mask if bool(mask.any()) else torch.ones_like(mask)
 
@@ -133,7 +152,7 @@ def rarity(texts: Sequence[Sequence[int]]) -> Float[Tensor, " tokens"]:
 def _states(
     encoder: Encoder, dense: LayerRule, texts: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "tokens d"]]:
-    """What enters the first layer and leaves each, float32, of all tokens in their order.
+    """Inputs of the first layer and outputs of each, float32, of all tokens in their order.
 
     Args:
         texts: in order of length, which is how batches are laid out.
@@ -156,10 +175,10 @@ def _fitted_router(
 
 
 def _fit_skipping(adapter: BottleneckAdapter, states: Sequence[Tensor]) -> None:
-    """Layer by layer: X + S(X) as near to the dense model's next state as its bottleneck lets it.
+    """Fit X + S(X) to the dense model's next state, layer by layer, within the bottleneck's rank.
 
-    X is what the layers below, as fitted, leave. The rank is the bottleneck's; the units' biases
-    hold them above 0, so that S starts linear.
+    X is the output of the fitted layers below. The rank is the bottleneck's; the units' biases keep
+    them above 0, so that S starts linear.
     """
     x = states[0]
     for layer, after in enumerate(states[1:]):
@@ -189,3 +208,92 @@ def _regressed(x: Float[Tensor, "rows d"], y: Float[Tensor, "rows e"]) -> Float[
     inner = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)
     found: Tensor = torch.linalg.solve(inner, x.T @ y)
     return found
+
+
+class ConditionalConfig(VariantConfig):
+    """Section `conditional`: the frozen layers read k of a text's n tokens."""
+
+    speed: float = Field(default=2.0, ge=1)
+    """n / k"""
+    to_all: bool = True
+    """Whether chosen tokens attend to all tokens of their text; otherwise to each other."""
+    steps: int = Field(default=100, ge=1, le=100_000)
+    learning_rate: float = Field(default=6e-4, gt=0, le=1)
+
+
+class ConditionalSections(Section):
+    """The method's sections."""
+
+    conditional: ConditionalConfig = ConditionalConfig()
+
+
+class ConditionalSettings(VariantSettings):
+    """A conditional adapter (CoDA) at one speed."""
+
+    kind: Literal["conditional"] = "conditional"
+    bottleneck_size: int = Field(ge=1, le=1024)
+    skipping_size: int = Field(default=SKIPPING_SIZE, ge=1, le=1024)
+    speed: float = Field(ge=1, le=8192)
+    least: int = Field(default=LEAST, ge=3, le=8192)
+    to_all: bool
+
+    def new(self, encoder: Encoder, *, seed: int) -> ConditionalAdapter:
+        """Near identity, with a random router."""
+        shape = (encoder.num_layers, encoder.hidden_size, self.bottleneck_size)
+        adapter = BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
+        return ConditionalAdapter.new(adapter, skipping_size=self.skipping_size, seed=seed)
+
+    def embedder(self, model: nn.Module) -> Embedder:
+        assert isinstance(model, ConditionalAdapter)
+        return model.at(self.routing)
+
+    @property
+    def routing(self) -> Routing:
+        return Routing(self.speed, least=self.least, to_all=self.to_all)
+
+
+class Conditional(Method):
+    """Method `conditional`: a variant that skips tokens of long texts."""
+
+    sections = ConditionalSections
+    variant = ConditionalSettings
+    cost = Cost(forward=1.0)
+
+    def check_config(self, sections: Section, encoder: EncoderConfig) -> None:
+        assert isinstance(sections, ConditionalSections)
+        if sections.conditional.speed > encoder.max_tokens:
+            raise ValueError(
+                f"conditional.speed {sections.conditional.speed:g} leaves less than one of "
+                f"encoder.max_tokens, {encoder.max_tokens}: lower it"
+            )
+
+    def variant_settings(self, sections: Section, *, bottleneck_size: int) -> ConditionalSettings:
+        assert isinstance(sections, ConditionalSections)
+        chosen = sections.conditional
+        return ConditionalSettings(
+            bottleneck_size=bottleneck_size, speed=chosen.speed, to_all=chosen.to_all
+        )
+
+    def texts(self, start: Start, rows: StageRows) -> StageTexts:
+        assert isinstance(start.variant, ConditionalSettings)
+        found = imitation_texts(start.encoder, rows)
+        long = skippable(found.rows.ids, start.variant.routing)
+        return StageTexts(
+            found.rows.select(long), None if found.folds is None else found.folds[long]
+        )
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        settings, adapter = start.variant, start.initial
+        assert isinstance(settings, ConditionalSettings) and adapter is not None
+        # Fitted on the fold's own rows: `texts` holds what the fold holds out.
+        found, _ = imitation_rows(start.encoder, rows)
+        ids = found.select(skippable(found.ids, settings.routing)).ids
+        model = fitted(
+            start.encoder, adapter, ids, skipping_size=settings.skipping_size, seed=start.seed
+        )
+        dense = adapter.requires_grad_(False)
+        return ConditionalDistillation(start.encoder, model, dense, settings.routing)
+
+    def model(self, objective: Objective) -> ConditionalAdapter:
+        assert isinstance(objective, ConditionalDistillation)
+        return objective.conditional

@@ -1,7 +1,7 @@
-"""Cross-validation where rows are few: each labelled row is held out once, of one fold's training.
+"""Cross-validation for few rows: the training of one fold holds out each labelled row.
 
-Nothing is held out of the adapter that is served. It is trained after the folds, for as many steps
-as were best for them on average.
+The adapter that is served holds out nothing. It is trained after the folds, for the number of steps
+that was best for them on average.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from adapterdistill.backbone import Embedder
 from adapterdistill.data.splits import row_key
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
-from adapterdistill.distill.method import Objective, Scored
+from adapterdistill.distill.objective import Objective, Scored
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult
 from adapterdistill.errors import TrainingError
 
 NUM_FOLDS = 2
-"""Three chose the steps of small tenants as well as two, five worse; each fold is a training."""
+"""Three folds chose the steps of small tenants as well as two did, and five did worse; each fold
+costs a training."""
 FEW_ROWS = 250
-"""Labelled training rows under which folds are worth the time: a fifth of fewer would leave less
-than 50 rows to choose and to compare on, where one row is two points."""
+"""Tenants with fewer labelled training rows use folds: a fifth of them would leave less than 50
+rows to choose and to compare on, where one row is two points."""
 
 
 def assign_folds(
@@ -32,9 +33,9 @@ def assign_folds(
     """Each row's fold, [rows] int64, from 0 without a gap; -1 for copies of a question.
 
     Each FAQ's rows, in an order drawn by `keys` and `seed`, go to the folds in turn, and the next
-    FAQ's go on where they ended. Rows of equal tokens share a fold, or the one would be trained on
-    where the other is held out; for the same reason a copy of a question, which every training and
-    every index holds, is never held out.
+    FAQ's rows continue from there. Rows of equal tokens share a fold: otherwise one would be
+    trained on where the other is held out. For the same reason a copy of a question, which every
+    training and every index holds, is never held out.
     """
     fold_of_text: dict[tuple[int, ...], int] = {tuple(ids): -1 for ids in questions.ids}
     labels, turn = rows.labels.tolist(), 0
@@ -48,10 +49,10 @@ def assign_folds(
 
 
 class CrossValidation(Objective):
-    """The folds' objectives together: none sees, or is changed by, what its fold holds out.
+    """The folds' objectives together. None is trained on the rows that its fold holds out.
 
-    Each takes from a batch the rows that its fold does not hold out, so that after as many steps
-    it has been through its fewer rows as often as a training on all rows.
+    Each takes from a batch the rows that its fold does not hold out, so that it meets its fewer
+    rows as often as a training on all rows does.
     """
 
     def __init__(self, folds: Sequence[Scored], rows: TrainingRows, fold_of_row: Tensor) -> None:
@@ -66,7 +67,7 @@ class CrossValidation(Objective):
         return list(chain.from_iterable(groups))
 
     def deployed(self) -> Embedder:
-        """The first fold's, of which `score` makes no use: none of them is served."""
+        """The first fold's model, which `score` ignores: no fold is served."""
         return self._folds[0].objective.deployed()
 
     def score(self, _: Embedder) -> float:
@@ -107,14 +108,14 @@ def train_in_folds(
 ) -> TrainResult:
     """Train the folds, then `objective` on all rows for as many steps as were best for them.
 
-    The checkpoint is the folds': resumed after its last, they are done, and what the whole had
-    been trained, which is less than they were, is trained again.
+    The checkpoint belongs to the folds: resumed after its last step, they are done, and the
+    training on all rows, which is shorter, starts again.
 
     Args:
         run: `train` with the options that both trainings share.
 
     Returns:
-        What the folds found.
+        The folds' result.
     """
     result = run(
         validation,
@@ -130,5 +131,5 @@ def train_in_folds(
 
 
 def fold_file(adapter: Path, fold: int) -> Path:
-    """Where a fold's adapter lies, beside that of the whole."""
+    """Path of a fold's adapter, beside that of all rows."""
     return adapter.with_suffix(f".fold{fold}{adapter.suffix}")

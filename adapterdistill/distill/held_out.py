@@ -1,4 +1,4 @@
-"""Held-out rows: what bounds the steps and compares adapters."""
+"""Held-out rows, which bound the steps and compare adapters."""
 
 from dataclasses import dataclass
 

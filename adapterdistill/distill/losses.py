@@ -95,7 +95,7 @@ def feature_distance(
     Args:
         student: each layer's adapter output u_l. Packed tokens, so padding never counts.
         teacher: each layer's fused output o_l.
-        total_tokens: tokens of the global batch, of which these may be one worker's share.
+        total_tokens: tokens of the global batch; `student` may be one worker's share of it.
     """
     distances = [
         (u.float() - o.detach().float()).square().sum()

@@ -1,114 +1,203 @@
-"""What every training method is: an objective with a student, parameter groups and a loss."""
+"""A training method: its config, texts, objective, result and cost, in one file.
 
-from collections.abc import Callable
+`distill.methods` lists the methods that a run may name. A method either trains the student of
+stage 2, or trains a variant: a cheaper model that a tenant may be served by in place of its
+adapter. Everything else (folds, checkpoints, workers, verdicts, bundles) is the same for all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import (
-    Adaptation,
-    Embedder,
-    Encoder,
-    FrozenLayer,
-    LayerDelta,
-    LayerRule,
-    PackedTokens,
-    rule_of,
-)
-from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.losses import prototype_loss
+from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.data.tasks import Task
+from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
+from adapterdistill.distill.objective import Objective, OwnAdapter, Scored
+from adapterdistill.distill.rows import StageRows
+from adapterdistill.distill.training import Schedule
+from adapterdistill.manifest import Metric, Record, SharedPrototypes
+from adapterdistill.sections import EncoderConfig, Section
 
 
-class Objective(nn.Module):
-    """A loss over batches and the parameters that it trains.
+class VariantConfig(Section):
+    """The training of a variant, and how much the variant may lose."""
 
-    Contract of `forward(batch)`: a scalar whose gradients, summed over the workers of a global
-    batch, are the gradients of the global loss.
-    """
-
-    student: BottleneckAdapter
-
-    def deployed(self) -> Embedder:
-        """What is served, and scored on held-out rows: the student alone unless overridden."""
-        return self.student
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        """AdamW groups; one group per learning rate."""
-        return [{"params": list(self.student.parameters()), "lr": learning_rate}]
+    steps: int = Field(ge=1, le=100_000)
+    learning_rate: float = Field(gt=0, le=1)
+    most_lost: float = Field(default=0.01, ge=0, le=1)
+    """Top-1 that the variant may lose on held-out rows against the adapter and still be served."""
 
 
-class ModelObjective(Objective):
-    """Trains a model of its own, in the encoder's place or on it, and what helps to train it."""
+class VariantSettings(Record, ABC):
+    """Settings that a variant's model is built from. Its payload keeps them as metadata."""
 
+    kind: str
+    """The method that made it."""
+
+    @abstractmethod
+    def new(self, encoder: Encoder, *, seed: int) -> nn.Module:
+        """An untrained model. Raises ConfigError if the encoder is too small for it."""
+
+    @abstractmethod
+    def embedder(self, model: nn.Module) -> Embedder:
+        """Embeds texts with `model`, which `new` built."""
+
+    def frozen(self, model: nn.Module) -> nn.Module:
+        """The model, prepared for many forwards: its parameters change no more."""
+        return model.requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A trained variant."""
+
+    settings: VariantSettings
     model: nn.Module
 
-    def deployed(self) -> Any:
-        """The model alone."""
-        return self.model
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": learning_rate}]
+    @property
+    def embedder(self) -> Embedder:
+        """Embeds texts as the variant does."""
+        return self.settings.embedder(self.model)
 
 
-class OwnAdapter(Objective):
-    """Stage 1 (extract): the tenant's own rows train its adapter, nothing else."""
-
-    def __init__(self, encoder: Encoder, student: BottleneckAdapter) -> None:
-        super().__init__()
-        self._encoder = encoder
-        self.student = student
-
-    def forward(self, batch: Batch) -> Tensor:
-        embeddings = batch.share(self._encoder.embed(batch.tokens, self.deployed()))
-        return prototype_loss(embeddings, batch.labels)
+Trained = BottleneckAdapter | Variant
+"""Result of a stage: an adapter, or a variant of one."""
 
 
-class Recording:
-    """A `LayerDelta` that keeps each layer's output of one forward."""
+class Cost(NamedTuple):
+    """Cost of a method's training, for the estimate of a run."""
 
-    def __init__(self, delta: LayerDelta) -> None:
-        self._delta = delta
-        self.outputs: list[Tensor] = []
-
-    def __call__(self, layer: int, x: Tensor) -> Tensor:
-        output = self._delta(layer, x)
-        self.outputs.append(output)
-        return output
-
-
-class HiddenStates(LayerRule):
-    """A rule that keeps each layer's output of one forward."""
-
-    def __init__(self, delta: Adaptation | None) -> None:
-        self._rule = rule_of(delta)
-        self.entered: Tensor | None = None
-        """What enters the first layer."""
-        self.outputs: list[Tensor] = []
-
-    def started(self, h: Tensor, tokens: PackedTokens) -> "HiddenStates":
-        self.entered = h
-        return self
-
-    def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
-        output = self._rule.finish(layer, residual, h)
-        self.outputs.append(output)
-        return output
-
-
-HeldOut = Callable[[Embedder], float]
-"""Scores what embeds texts on held-out rows; higher is better."""
+    step: float = 1.0
+    """One token of a training step, in steps of an own adapter."""
+    forward: float = 0.0
+    """Further forwards of the encoder for each token."""
+    before: float = 0.0
+    """Steps of an own adapter that the start takes, before the first step."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """An objective, and what scores it on rows that it is not trained on."""
+class Start:
+    """The start of a training."""
 
-    objective: Objective
-    held_out: HeldOut
+    encoder: Encoder
+    seed: int
+    bottleneck_size: int
+    schedule: Schedule
+    sections: Section
+    """The method's sections of the run's TOML."""
+    initial: BottleneckAdapter | None = None
+    """The adapter of the stage before, on the encoder's device; a fold's own in a fold."""
+    teachers: Sequence[BottleneckAdapter] = ()
+    """Frozen, on the encoder's device."""
+    variant: VariantSettings | None = None
+    tasks_file: Path | None = None
+    """File that `Method.prepare` wrote, if it wrote one."""
 
 
-Progress = Callable[[int, int, float, float | None], None]
-"""(step, steps, loss, held-out score or None)."""
+@dataclass(frozen=True)
+class StageTexts:
+    """Texts that a stage trains on."""
+
+    rows: TrainingRows
+    folds: Tensor | None
+    """[rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
+    choose: Choose = choose_rows
+
+    def scores(self, objective: Objective) -> Mapping[str, Mapping[str, Metric]]:
+        """Metrics by task of what `objective` trained, besides retrieval."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Each teacher's help, in the teachers' order."""
+
+    weights: tuple[float, ...]
+    """Share of the composition; the sum is 1."""
+    leave_one_out: tuple[float, ...] = ()
+    """Held-out score of the composition without it minus that of the whole: below 0 where it
+    helped. Empty where that was not asked for, or nothing is held out."""
+
+
+class Method:
+    """A training method. The base itself is stage 1: the own rows train the own adapter."""
+
+    sections: ClassVar[type[Section]] = Section
+    """The method's further sections of a run's TOML: each field is one, and has a default."""
+    variant: ClassVar[type[VariantSettings] | None] = None
+    """Settings of the variant that the method makes of the chosen adapter. None: the method trains
+    the student of stage 2."""
+    cost: ClassVar[Cost] = Cost()
+    one_worker: ClassVar[bool] = False
+    """Whether it trains in one process only."""
+
+    def check_config(self, sections: Section, encoder: EncoderConfig) -> None:
+        """Raises ValueError if the sections cannot go with the encoder's."""
+
+    def check_tasks(self, tasks: Callable[[], Sequence[Task]]) -> None:
+        """Raises ConfigError if the tenant's tasks are not those that the method needs."""
+
+    def noise(self, sections: Section) -> float | None:
+        """Noise of the prototypes that the owner publishes; None: it publishes none."""
+        return None
+
+    def variant_settings(self, sections: Section, *, bottleneck_size: int) -> VariantSettings:
+        """Settings of the variant, before the tenant's tasks are known."""
+        raise NotImplementedError
+
+    def prepare(
+        self,
+        settings: VariantSettings,
+        encoder: Encoder,
+        tasks: Sequence[Task],
+        prototypes: Sequence[SharedPrototypes],
+        *,
+        tasks_file: Path,
+    ) -> VariantSettings:
+        """The settings once the tenant's tasks are known. May write `tasks_file` for the training.
+
+        Args:
+            prototypes: those that the teachers publish.
+        """
+        return settings
+
+    def texts(self, start: Start, rows: StageRows) -> StageTexts:
+        """The texts that the method trains on."""
+        return StageTexts(rows.train, rows.folds)
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        """The objective at its start, on the encoder's device.
+
+        Args:
+            rows: the tenant's own training rows; in a fold those that it does not hold out.
+            texts: the result of `texts`, for all rows.
+        """
+        student = start.initial or BottleneckAdapter.new(
+            start.encoder.num_layers,
+            start.encoder.hidden_size,
+            start.bottleneck_size,
+            seed=start.seed,
+        )
+        return OwnAdapter(start.encoder, student.to(start.encoder.device))
+
+    def model(self, objective: Objective) -> nn.Module:
+        """The variant's model that `objective` trained."""
+        raise NotImplementedError
+
+    def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching | None:
+        """Each teacher's help; None if the method cannot say.
+
+        Args:
+            scored: the trained objective, or each fold's, with its score; empty if no teacher is to
+                be left out.
+        """
+        return None
+
+
+OWN_ADAPTER = Method()

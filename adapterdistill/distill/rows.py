@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -11,13 +13,76 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.data import Query, TenantDataset, held_out
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import FEW_ROWS, assign_folds
-from adapterdistill.distill.stage import StageRows
+from adapterdistill.distill.held_out import HeldOutRows
 
 OUT_OF_SCOPE = -1
 _CHUNK_ROWS = 1024
 _INDEX_ROWS_PER_FAQ = 8
 _HELD_QUERIES = 300
-"""Bounds of what scores the steps of a training: each score embeds all of it."""
+"""Bounds of the rows that score a training's steps: each score embeds all of them."""
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """A tenant's rows as one stage sees them; `held_*` are empty if nothing is held out."""
+
+    train: TrainingRows
+    held_index: TrainingRows
+    held_queries: TrainingRows
+    num_faqs: int
+    folds: Tensor | None = None
+    """[train rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
+
+    def scorer(self, encoder: Encoder) -> HeldOutRows:
+        """Scores adapters on the held-out rows; there must be some."""
+        return HeldOutRows(encoder, self.held_index, self.held_queries, self.num_faqs)
+
+    def splits(self) -> list["StageRows"]:
+        """The rows as each fold sees them: its own held out, the others to fit."""
+        if self.folds is None:
+            return []
+        labelled = self.train.labels >= 0
+        return [
+            StageRows(
+                train=self.train.select(self.folds != fold),
+                held_index=self.train.select((self.folds != fold) & labelled),
+                held_queries=self.train.select(self.folds == fold),
+                num_faqs=self.num_faqs,
+            )
+            for fold in range(int(self.folds.max()) + 1)
+        ]
+
+
+_PARTS = ("train", "held_index", "held_queries")
+
+
+def write_rows(path: Path, rows: StageRows) -> None:
+    """Token ids and labels as safetensors."""
+    tensors: dict[str, Tensor] = {"num_faqs": torch.tensor(rows.num_faqs)}
+    for part in _PARTS:
+        value: TrainingRows = getattr(rows, part)
+        lengths = [len(ids) for ids in value.ids]
+        tensors[f"{part}.ids"] = torch.tensor(
+            [i for ids in value.ids for i in ids], dtype=torch.int32
+        )
+        tensors[f"{part}.lengths"] = torch.tensor(lengths, dtype=torch.int64)
+        tensors[f"{part}.labels"] = value.labels.clone()  # parts may share theirs
+    if rows.folds is not None:
+        tensors["folds"] = rows.folds
+    path.write_bytes(safetensors.torch.save(tensors))
+
+
+def read_rows(path: Path) -> StageRows:
+    tensors = safetensors.torch.load(path.read_bytes())
+
+    def part(name: str) -> TrainingRows:
+        pieces = tensors[f"{name}.ids"].split(tensors[f"{name}.lengths"].tolist())
+        return TrainingRows([piece.tolist() for piece in pieces], tensors[f"{name}.labels"])
+
+    train_rows, held_index, held_queries = map(part, _PARTS)
+    return StageRows(
+        train_rows, held_index, held_queries, int(tensors["num_faqs"]), tensors.get("folds")
+    )
 
 
 @dataclass(frozen=True)
@@ -49,18 +114,18 @@ class TenantRows:
         return 0 if self.folds is None else int(self.folds.max()) + 1
 
     def index(self) -> TrainingRows:
-        """What serving ranks against: questions and every labelled training query."""
+        """Index that serving ranks against: questions and every labelled training query."""
         kept = join(self.questions, self.train)
         return join(kept, in_scope(self.held)) if self.held_from_train else kept
 
     def held_index(self) -> TrainingRows:
-        """What held-out rows are ranked against: an index without them."""
+        """Index that held-out rows are ranked against: without them."""
         return join(self.questions, self.train)
 
     def stage(self) -> StageRows:
-        """What training sees: questions and queries to fit, held-out queries to bound the steps.
+        """Rows for training: questions and queries to fit, held-out queries to bound the steps.
 
-        Without labelled training rows the answers stand in, each a positive of its question.
+        Without labelled training rows the answers replace them, each a positive of its question.
         """
         fit = join(self.questions, self.train if self.train.ids else self.answers)
         if not self.train.ids and not self.answers.ids:
@@ -82,8 +147,9 @@ def tokenise(
 ) -> TenantRows:
     """Read a tenant, a batch of rows at a time, into token ids.
 
-    What bounds the steps and compares adapters: `valid` rows where there are labelled ones, folds
-    where there are under `FEW_ROWS` labelled training rows, else `held_out_fraction` of those.
+    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
+    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `held_out_fraction` of
+    them.
     """
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}

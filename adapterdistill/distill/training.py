@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows, make_batch
-from adapterdistill.distill.method import HeldOut, Objective, Progress
+from adapterdistill.distill.objective import HeldOut, Objective, Progress
 from adapterdistill.errors import TrainingError
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train."""
+    """Length and speed of a training."""
 
     max_steps: int
     learning_rate: float = 1e-3
@@ -39,12 +39,12 @@ class Workers:
 
 @dataclass
 class TrainResult:
-    """What training found. The objective holds the parameters of `best_step` afterwards."""
+    """Result of a training. The objective holds the parameters of `best_step` afterwards."""
 
     best_step: int
     best_score: float | None
     steps: int
-    """Steps run, of which those after `best_step` are discarded."""
+    """Steps that were run; those after `best_step` are discarded."""
     losses: list[float] = field(default_factory=list)
     scores: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -129,7 +129,7 @@ def train(
 def _of_first(
     workers: Workers, held_out: HeldOut, objective: Objective, device: torch.device | str
 ) -> float:
-    """The first worker's held-out score: where others round otherwise, all end at the same step."""
+    """The first worker's held-out score, so that all end at the same step despite rounding."""
     score = held_out(objective.deployed()) if workers.rank == 0 else 0.0
     if workers.world_size == 1:
         return score

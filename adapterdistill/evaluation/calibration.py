@@ -1,13 +1,13 @@
-"""From held-out rankings to what a top score is worth: confidence, expected error, reference.
+"""Calibration of top scores on held-out rankings: confidence, expected error, reference.
 
-What flatters these figures, and by how much, is measured by `adapterdistill bench calibration`:
+Three effects flatter these figures; `adapterdistill bench calibration` measures by how much:
 - The threshold was chosen on the same rows. Where out-of-scope rows are held out it is the cut that
-  parts these very rows best, so that the error above it is a little higher on others.
+  separates these very rows best, so that the error above it is a little higher on others.
 - The rows also bounded the training's steps and chose between the adapters.
 - Out-of-scope queries count as wrong, as often as they are among the held-out rows. Where a tenant
   holds out none, nothing here knows of any.
-What does the reverse: a tenant of few rows is judged by adapters that were trained without a fold
-of these, and held-out rows are ranked against an index that lacks them; what is served lacks none.
+Two effects do the reverse: a tenant of few rows is judged by adapters that were trained without a
+fold of them, and held-out rows are ranked against an index that lacks them; the served one has all.
 """
 
 import math
@@ -25,9 +25,9 @@ _MOST_STEPS = 100
 
 
 def calibrate(held: Ranking, threshold: float) -> Calibration | None:
-    """What the held-out rows say of top scores, and of answers at `threshold`.
+    """Calibrate top scores, and the answers at `threshold`, on held-out rows.
 
-    None without labelled rows: nothing is known of right answers then.
+    None without labelled rows: right answers are then unknown.
     """
     if not len(held.best):
         return None
@@ -68,11 +68,11 @@ def fit_logistic(
 ) -> tuple[float, float]:
     """Slope >= 0 and intercept of P(right | score), a logistic function.
 
-    Platt (1999), "Probabilistic outputs for support vector machines": not 1 and 0 are fitted but
-    what a uniform prior leaves of them, (right + 1) / (right + 2) and 1 / (wrong + 2), so that rows
-    which a score parts perfectly, or which are all right, do not give certainty. Newton's method
-    with halved steps (Lin, Lin and Weng, 2007), in float64 from the best constant. A higher score
-    never means less: where the fit would fall, the best constant stands.
+    Platt (1999), "Probabilistic outputs for support vector machines": the targets are not 1 and 0
+    but (right + 1) / (right + 2) and 1 / (wrong + 2), from a uniform prior, so that rows which a
+    score separates perfectly, or which are all right, do not give certainty. Newton's method with
+    halved steps (Lin, Lin and Weng, 2007), in float64 from the best constant. A higher score never
+    means less: if the fit would fall, the best constant is taken.
     """
     num_right = float(right.double().sum())
     num_wrong = len(right) - num_right
@@ -105,7 +105,7 @@ def fit_logistic(
 
 
 def upper_bound(wrong: int, answered: int, *, confidence: float = 0.95) -> float:
-    """Exact one-sided upper bound of a share, of which `wrong` of `answered` were seen.
+    """Exact one-sided upper bound of the share of wrong answers, given `wrong` of `answered`.
 
     Clopper and Pearson (1934): the share at which as few as `wrong` would be seen with a
     probability of 1 - confidence, by bisection of the binomial tail in float64.
@@ -129,7 +129,7 @@ def reference_bins(scores: Float[Tensor, " rows"]) -> tuple[tuple[float, ...], t
     """Edges and counts of up to `MAX_BINS` bins of about as many rows each.
 
     At least `LEAST_PER_BIN` rows a bin on average; none where that leaves less than two bins.
-    Edges lie halfway between neighbouring scores, where equal ones are not parted.
+    Edges lie halfway between neighbouring scores; equal scores share a bin.
     """
     ordered, rows = scores.sort().values, len(scores)
     bins = min(MAX_BINS, rows // LEAST_PER_BIN)

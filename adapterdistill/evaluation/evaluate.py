@@ -1,4 +1,4 @@
-"""How well an adapter ranks a tenant's FAQs, and the threshold below which it abstains."""
+"""Judges how an adapter ranks a tenant's FAQs, and sets the threshold of abstention."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Ranking:
     score: float | None = None
     """Minus the calibrated cross-entropy of the gold FAQ; None without labelled queries."""
     times_out_of_scope: int = 1
-    """How often each out-of-scope query is among them: once a fold, all of a fold together."""
+    """Number of times that each out-of-scope query is ranked: once a fold, fold after fold."""
 
     def metrics(self) -> dict[str, Metric]:
         """top1, mrr and recall_at_5 with their counts; empty without labelled queries."""
@@ -140,9 +140,9 @@ def pool(parts: Sequence[Ranking]) -> Ranking:
 def abstention_threshold(ranking: Ranking) -> float:
     """Top score under which a query is turned away.
 
-    Where held-out rows hold out-of-scope queries: the cut with the best balanced accuracy among
-    those that turn away at most 5% of answerable queries. Otherwise the cut that turns away 5%.
-    Without held-out rows: never.
+    If the held-out rows hold out-of-scope queries, it is the cut with the best balanced accuracy
+    among those that turn away at most 5% of answerable queries; otherwise the cut that turns away
+    5%. Without held-out rows no query is turned away.
     """
     if not len(ranking.best):
         return NEVER_ABSTAIN

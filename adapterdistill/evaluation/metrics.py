@@ -77,7 +77,7 @@ def paired_bootstrap(
     chosen = torch.randint(len(groups), (resamples, len(groups)), generator=generator)
     drawn = torch.empty(resamples, len(groups), dtype=torch.float64)
     for index, group in enumerate(groups):
-        # A group that is drawn twice draws its rows anew each time.
+        # A group that is drawn twice draws its rows again each time.
         places = chosen == index
         shape = (int(places.sum()), len(group))
         drawn[places] = group[torch.randint(len(group), shape, generator=generator)].mean(1)

@@ -1,13 +1,13 @@
-"""The verdicts, as pure functions: own adapter or distilled, adapter or a cheaper form of it."""
+"""The verdicts, as pure functions: own adapter or distilled, adapter or a variant of it."""
 
 from typing import Annotated, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from torch import Tensor
 
 from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.metrics import paired_bootstrap
-from adapterdistill.manifest import FormKind, Metric, Record
+from adapterdistill.manifest import Metric, Record, VariantKind
 
 Choice = Literal["own", "distilled"]
 _NO_TEACHER = "no teacher was available"
@@ -21,12 +21,14 @@ Reason = Annotated[
         rf"|({_MEASURED}) on \d+ held-out rows)$"
     ),
 ]
-"""One of the forms that `decide` fills with numbers: it leaves the owner, so no text fits in."""
-_NO_FORM = "the method makes no other form"
-_NO_FORM_SHOWN = "no held-out row to show what a form would lose"
+"""A reason of `decide`, with its numbers: it leaves the owner, so no free text fits in."""
+_NO_VARIANT = "the method makes no variant"
+_NOT_SHOWN = "no held-out row to show what a variant would lose"
 _LOST = r"top-1 lost -?\d\.\d{4}, at most \d\.\d{4} may be, on \d+ held-out rows"
-FormReason = Annotated[str, StringConstraints(pattern=rf"^({_NO_FORM}|{_NO_FORM_SHOWN}|{_LOST})$")]
-"""Like `Reason`, of `decide_form`."""
+VariantReason = Annotated[
+    str, StringConstraints(pattern=rf"^({_NO_VARIANT}|{_NOT_SHOWN}|{_LOST})$")
+]
+"""A reason of `decide_variant`, with its numbers."""
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -47,7 +49,7 @@ class Comparison(Record):
 
 
 class Decision(Record):
-    """Which adapter is published, and why."""
+    """The adapter that is published, and the reason."""
 
     choice: Choice
     reason: Reason
@@ -78,11 +80,11 @@ def _reciprocal(ranks: Tensor) -> Tensor:
 
 
 def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool) -> Decision:
-    """The student is taken where it ranks held-out rows better; the own adapter otherwise.
+    """Choose the student if it ranks held-out rows better; otherwise the own adapter.
 
     A tie of ranks goes to the lower cross-entropy, and a full tie to the own adapter. Without
-    held-out rows there is nothing to compare: the teachers' knowledge is taken where there is
-    no own training, the own adapter otherwise. An own adapter without training is near identity,
+    held-out rows there is nothing to compare: the student is chosen if there is no own training,
+    the own adapter otherwise. An own adapter without training is near identity,
     and is compared like any other where there are held-out rows.
     """
     if not has_distilled:
@@ -103,35 +105,36 @@ def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool)
     return Decision(choice="own", reason=f"student not better on {rows} held-out rows")
 
 
-class FormComparison(Record):
-    """The adapter against a cheaper form of it, on the same rows, which trained neither."""
+class VariantComparison(Record):
+    """The adapter against a variant of it, on the same rows, which trained neither."""
 
     rows: int
     adapter: dict[MetricName, Metric]
-    form: dict[MetricName, Metric]
+    variant: dict[MetricName, Metric] = Field(alias="form")
     lost: float
-    """Top-1 of the adapter minus that of the form."""
+    """Top-1 of the adapter minus that of the variant."""
     lost_low: float
     lost_high: float
     """95% paired bootstrap interval of what is lost."""
 
 
-class FormDecision(Record):
-    """What the tenant is served by, and why."""
+class VariantDecision(Record):
+    """The model that the tenant is served by, and the reason."""
 
-    form: FormKind | Literal["adapter"]
-    reason: FormReason
+    served: VariantKind
+    """The kind of the variant, or `adapter`."""
+    reason: VariantReason
 
 
-def compare_form(adapter: Ranking, form: Ranking) -> FormComparison | None:
-    """Like `compare`, of the adapter with a form of it."""
-    if adapter.score is None or form.score is None:
+def compare_variant(adapter: Ranking, variant: Ranking) -> VariantComparison | None:
+    """Compare an adapter and a variant of it row by row, as `compare` does with two adapters."""
+    if adapter.score is None or variant.score is None:
         return None
-    lost = paired_bootstrap([_is_first(adapter.ranks) - _is_first(form.ranks)])
-    return FormComparison(
+    lost = paired_bootstrap([_is_first(adapter.ranks) - _is_first(variant.ranks)])
+    return VariantComparison(
         rows=len(adapter.ranks),
         adapter=adapter.metrics(),
-        form=form.metrics(),
+        variant=variant.metrics(),
         lost=round(lost.mean, 6),
         lost_low=round(lost.low, 6),
         lost_high=round(lost.high, 6),
@@ -142,22 +145,22 @@ def _is_first(ranks: Tensor) -> Tensor:
     return (ranks == 1).double()
 
 
-def decide_form(
-    comparison: FormComparison | None, kind: FormKind | None, *, most_lost: float = 0.0
-) -> FormDecision:
-    """The form is served where it loses at most `most_lost` of top-1 on held-out rows.
+def decide_variant(
+    comparison: VariantComparison | None, kind: VariantKind | None, *, most_lost: float = 0.0
+) -> VariantDecision:
+    """Serve the variant if it loses at most `most_lost` of top-1 on held-out rows.
 
-    Otherwise, and where no row is held out, the adapter is.
+    Otherwise, and where no row is held out, the adapter is served.
 
     Args:
-        kind: None where the method makes no form.
+        kind: None if the method makes no variant.
     """
     if kind is None:
-        return FormDecision(form="adapter", reason=_NO_FORM)
+        return VariantDecision(served="adapter", reason=_NO_VARIANT)
     if comparison is None:
-        return FormDecision(form="adapter", reason=_NO_FORM_SHOWN)
-    return FormDecision(
-        form=kind if comparison.lost <= most_lost else "adapter",
+        return VariantDecision(served="adapter", reason=_NOT_SHOWN)
+    return VariantDecision(
+        served=kind if comparison.lost <= most_lost else "adapter",
         reason=f"top-1 lost {comparison.lost:.4f}, at most {most_lost:.4f} may be, "
         f"on {comparison.rows} held-out rows",
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.backbone import Embedder, Encoder, pack
-from adapterdistill.distill.forms import ServedForm
+from adapterdistill.distill.method import Variant
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
 from serve.engine.faq_index import Ranking, rank
@@ -190,22 +190,22 @@ class Engine:
         self,
         stack: AdapterStack,
         ids: Sequence[Sequence[int]],
-        served: Sequence[Slot | ServedForm | None],
+        served: Sequence[Slot | Variant | None],
     ) -> Tensor:
         """Embeddings of the rows, each as its tenant is served: [rows, hidden].
 
         All adapters share one forward; each variant has its own.
         """
         device = self._encoder.device
-        rows_of: dict[ServedForm | None, list[int]] = {}
+        rows_of: dict[Variant | None, list[int]] = {}
         for row, one in enumerate(served):
-            rows_of.setdefault(one if isinstance(one, ServedForm) else None, []).append(row)
+            rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
         queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
         for variant, rows in rows_of.items():
             tokens = pack([ids[row] for row in rows], device)
             embedder: Embedder
             if variant is None:
-                slots = [s.number if s else -1 for s in served if not isinstance(s, ServedForm)]
+                slots = [s.number if s else -1 for s in served if not isinstance(s, Variant)]
                 embedder = stack.mixed(torch.tensor(slots), tokens)
             else:
                 embedder = variant.embedder

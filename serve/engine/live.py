@@ -14,14 +14,14 @@ from typing import Literal
 from adapterdistill.adapters import AdapterStack
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
-from adapterdistill.distill.forms import ServedForm
+from adapterdistill.distill.method import Variant
 from adapterdistill.errors import (
     NoCandidateError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.manifest import FormKind, Manifest
+from adapterdistill.manifest import Manifest, VariantKind
 from adapterdistill.release import Candidate
 from serve.engine.adapter_bank import Slot
 from serve.engine.drift import Drift
@@ -29,7 +29,7 @@ from serve.engine.faq_index import FaqIndex
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
 """Why a tenant is not answered; OverloadedError: it is live but not in memory."""
-VariantName = FormKind | Literal["adapter"]
+VariantName = VariantKind | Literal["adapter"]
 """What a tenant is served by: its adapter, or a variant (a cheaper model made from it)."""
 Alias = Literal["live", "canary"]
 """Which of a tenant's bundles answers: the live one, or the candidate in either mode."""
@@ -49,7 +49,7 @@ class LiveTenant:
 
     bundle_id: str
     manifest: Manifest
-    served: Slot | ServedForm
+    served: Slot | Variant
     """The adapter's place in the bank, or the variant that is served instead of it."""
     index: FaqIndex
     faqs: tuple[Faq, ...]

@@ -12,7 +12,8 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
-from adapterdistill.distill.forms import ServedForm, unpack_form
+from adapterdistill.distill.method import Variant
+from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
 from adapterdistill.manifest import Manifest
 from serve.engine.faq_index import FaqIndex
@@ -26,7 +27,7 @@ class Loaded:
 
     bundle_id: str
     manifest: Manifest
-    served: BottleneckAdapter | ServedForm
+    served: BottleneckAdapter | Variant
     index: FaqIndex
     faqs: tuple[Faq, ...]
     threshold: float
@@ -87,14 +88,14 @@ class Loader:
             )
         if manifest.kind != "bottleneck":
             raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
-        served: BottleneckAdapter | ServedForm
-        if bundle.form is None:
+        served: BottleneckAdapter | Variant
+        if bundle.variant is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
             self._check(adapter)
             prove = self.proofs.prove_briefly if briefly else self.proofs.prove
             prove(bundle_id, adapter, manifest.golden)
         else:
-            served = self._load_variant(bundle.form, bundle_id)
+            served = self._load_variant(bundle.variant, bundle_id)
         return Loaded(
             bundle_id=bundle_id,
             manifest=manifest,
@@ -105,8 +106,8 @@ class Loader:
             calibration=bundle.calibration,
         )
 
-    def _load_variant(self, bundled: bundles.BundledForm, bundle_id: str) -> ServedForm:
-        variant = unpack_form(bundled.payload, self._encoder)
+    def _load_variant(self, bundled: bundles.BundledVariant, bundle_id: str) -> Variant:
+        variant = unpack_variant(bundled.payload, self._encoder)
         if variant.settings.kind != bundled.proven.kind:
             raise ServingError(
                 f"the bundle's variant is of kind {variant.settings.kind}, but its head says "

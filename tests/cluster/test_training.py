@@ -17,12 +17,13 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.folds import NUM_FOLDS, fold_file
-from adapterdistill.distill.forms import unpack_form
-from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
+from adapterdistill.distill.rows import write_rows
+from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Schedule
+from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import PlacementError, TrainingError
 from tests.cluster.processes import kill_one
-from tests.random_forms import FORMS
+from tests.random_variants import VARIANTS
 from tests.separable_tenant import fold_stage, held_out_of, separable_stage
 from tests.tiny_encoders import random_adapter
 
@@ -40,6 +41,7 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
         bottleneck_size=4,
         schedule=Schedule(max_steps=6, batch_size=17, evaluate_every=3, learning_rate=5e-3),
         seed=2,
+        method="adapter_distillation",
         teachers=(str(tmp_path / "teacher"),),
     )
 
@@ -162,7 +164,14 @@ def test_one_worker_where_there_is_no_room_for_two_makes_the_form_that_the_owner
     tiny_encoder_folder: Path,
     tmp_path: Path,
 ) -> None:
-    spec = replace(spec, teachers=(), initial=spec.teachers[0], form=FORMS["transformer"])
+    settings = VARIANTS["transformer"]
+    spec = replace(
+        spec,
+        method=settings.kind,
+        teachers=(),
+        initial=spec.teachers[0],
+        variant=settings.model_dump(mode="json"),
+    )
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     in_place = train_in_place(spec, tiny_encoder, adapter=here)
     with taken(cpus=1.2):  # a form would be refused by two workers
@@ -171,7 +180,7 @@ def test_one_worker_where_there_is_no_room_for_two_makes_the_form_that_the_owner
         )
     assert (outcome.steps, outcome.best_step) == (in_place.steps, in_place.best_step)
     assert outcome.losses == pytest.approx(in_place.losses, abs=1e-4)
-    forms = [unpack_form(file.read_bytes(), tiny_encoder) for file in (here, there)]
+    forms = [unpack_variant(file.read_bytes(), tiny_encoder) for file in (here, there)]
     states = [form.model.state_dict() for form in forms]
     torch.testing.assert_close(*states, rtol=0, atol=1e-5)
 

@@ -117,9 +117,9 @@ def test_no_planted_word_leaves_its_tenant(onboarded: Onboarded, tiny_encoder: E
     # The second learnt from the first: its adapter went over the wire in both directions.
     assert len(onboarded.reports[1].fetch_teachers.teachers) == 1
     # And it is served by a form that learnt a task of its own besides, whose prototypes it shares.
-    assert onboarded.reports[1].lighten.form == "meta_kd"
+    assert onboarded.reports[1].variant.served == "meta_kd"
     assert b'"prototypes":{' in onboarded.outside["manifest of brook"]
-    assert set(onboarded.reports[1].lighten.tasks) == {"mood"}
+    assert set(onboarded.reports[1].variant.tasks) == {"mood"}
     for word in CANARIES.values():
         assert Needles.of(word, tiny_encoder).found_in(onboarded.outside) == set()
 

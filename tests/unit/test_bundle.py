@@ -10,7 +10,7 @@ from adapterdistill.bundle import Bundle, read_bundle, write_bundle
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from tests.random_forms import make_form_tenant
+from tests.random_variants import make_variant_tenant
 from tests.serving_store import make_tenant, save_tiny_encoder
 
 FILES = ["bundle.json", "adapter.safetensors", "faqs.parquet", "index.safetensors"]
@@ -73,10 +73,10 @@ def test_a_form_is_a_further_file_and_part_of_the_id(
     plain = write_bundle(tmp_path, bundle)
     assert sorted(p.name for p in plain.iterdir()) == sorted(FILES)
     assert "form" not in json.loads((plain / "bundle.json").read_text())
-    with_form = make_form_tenant(encoder, "acme", "conditional", seed=1).bundle
+    with_form = make_variant_tenant(encoder, "acme", "conditional", seed=1).bundle
     folder = write_bundle(tmp_path, with_form)
     assert folder.name[:64] == plain.name[:64] and folder != plain
-    assert read_bundle(tmp_path, "acme", folder.name).form == with_form.form
+    assert read_bundle(tmp_path, "acme", folder.name).variant == with_form.variant
     file = folder / "form.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ServingError, match="safetensors does not have its recorded digest"):

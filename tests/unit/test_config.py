@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.config import OnboardConfig, load_toml
+from adapterdistill.distill.conditional_distillation import ConditionalConfig
+from adapterdistill.distill.multitask_kd.method import LightConfig
 from adapterdistill.errors import ConfigError
-from adapterdistill.sections import ConditionalConfig, LightConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "cluster" / "runs").glob("*.toml"))
@@ -51,14 +52,20 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + "[training]\nheld_out_fraction = 1.0\n", "training.held_out_fraction:"),
         (GOOD + "[training]\nextract_learning_rate = nan\n", "extract_learning_rate:"),
         (GOOD + "[training]\nextract_steps = 'many'\n", "training.extract_steps:"),
-        (GOOD + '[training]\nmethod = "magic"\n', "training.method:"),
+        (
+            GOOD + '[training]\nmethod = "magic"\n',
+            "training.method: Input should be 'adapter_distillation', 'conditional', "
+            "'multitask_kd' or 'meta_kd'",
+        ),
+        (GOOD + "[training]\nmethod = 3\n", "training.method: Input should be a valid string"),
+        (GOOD + f"{CONDITIONAL}[conditional]\nsped = 2\n", "conditional.sped: Extra inputs"),
         (GOOD + "[encoder]\nmax_tokens = 7\n", "encoder.max_tokens:"),
         (GOOD + '[encoder]\ndtype = "float16"\n', "encoder.dtype:"),
         (GOOD + "[teachers]\nmax_teachers = 257\n", "teachers.max_teachers:"),
         (GOOD + "[placement]\ntimeout_s = 0\n", "placement.timeout_s:"),
         (GOOD + '[release]\nmode = "half"\n', "release.mode:"),
         (GOOD + '[release]\nmode = "shadow"\nshare = 1.5\n', "release.share:"),
-        (GOOD + "[release]\nshare = 0.5\n", "release: .*share is of a candidate"),
+        (GOOD + "[release]\nshare = 0.5\n", "release: .*only a candidate has a share"),
         (GOOD + 'address_file = "port"\n', "registry: .*exactly one of"),
         (GOOD.replace('address = "127.0.0.1:5000"', ""), "registry: .*exactly one of"),
         (GOOD.replace("data/acme", "s3://bucket/acme"), "data: .*local path, not a URI"),
@@ -135,13 +142,13 @@ def test_the_digest_is_of_what_decides_the_result(tmp_path: Path) -> None:
 
 
 def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: Path) -> None:
-    for method, section, form in (
+    for method, section, variant in (
         (CONDITIONAL, "conditional", ConditionalConfig()),
         (LIGHT, "light", LightConfig()),
         (META, "light", LightConfig()),
     ):
         config = load(tmp_path, GOOD + method)
-        assert config.form == form
+        assert config.variant == variant
         assert load(tmp_path, GOOD + method + f"[{section}]\n").digest() == config.digest()
         changed = load(tmp_path, GOOD + method + f"[{section}]\nsteps = 7\n")
         assert changed.digest() != config.digest()
@@ -150,17 +157,17 @@ def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: 
 def test_sharing_prototypes_is_off_unless_asked_for_and_decides_the_result(tmp_path: Path) -> None:
     digest = load(tmp_path, GOOD + META).digest()
     off = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = false\n")
-    assert off.sharing is None and off.digest() == digest
+    assert off.noise is None and off.digest() == digest
     on = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = true\n")
     noised = load(tmp_path, GOOD + META + "[meta]\nshare_prototypes = true\nnoise = 1\n")
-    assert on.sharing is not None and len({digest, on.digest(), noised.digest()}) == 3
+    assert on.noise == 0 and noised.noise == 1 and len({digest, on.digest(), noised.digest()}) == 3
 
 
 def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     tmp_path: Path,
 ) -> None:
     config = load(tmp_path, GOOD)
-    assert config.form is None
+    assert config.variant is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected
     fewer = load(tmp_path, GOOD + "[training]\nnum_workers = 2\nmin_workers = 1\n")

@@ -20,8 +20,8 @@ from adapterdistill.bench.tenants import open_dataset, spread, tenant_names
 from adapterdistill.confidence import Calibration
 from adapterdistill.data import Query, TenantDataset, nested_order, write_tenant
 from adapterdistill.distill.batches import TrainingRows
-from adapterdistill.distill.rows import TenantRows, in_scope, tokenise
-from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
+from adapterdistill.distill.rows import TenantRows, in_scope, tokenise, write_rows
+from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Schedule
 from adapterdistill.evaluation.calibration import calibrate
 from adapterdistill.evaluation.evaluate import (

@@ -10,7 +10,7 @@ import torch
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.splits import nested_order
 from adapterdistill.data.tasks import TaskRow, read_task
-from adapterdistill.distill.students import TaskTexts
+from adapterdistill.distill.multitask_kd.students import TaskTexts
 from adapterdistill.errors import ConfigError, DataError
 
 SHARES = (0.0, 0.01, 0.1, 1.0)

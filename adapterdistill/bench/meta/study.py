@@ -28,8 +28,13 @@ from adapterdistill.distill.meta_kd.shared_prototypes import (
 )
 from adapterdistill.distill.meta_kd.student import TERMS, MetaDistillation
 from adapterdistill.distill.meta_kd.teacher import Lesson, MetaTeaching, Teacher, check_domains
-from adapterdistill.distill.method import Objective
-from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts, TransformerBody
+from adapterdistill.distill.multitask_kd.students import (
+    AdapterBody,
+    MultitaskModel,
+    TaskTexts,
+    TransformerBody,
+)
+from adapterdistill.distill.objective import Objective
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import SharedPrototypes
 from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE

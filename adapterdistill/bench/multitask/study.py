@@ -19,8 +19,12 @@ from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.multitask.tasks import BenchTask, MultitaskSize
 from adapterdistill.distill.held_out import centroids
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
-from adapterdistill.distill.students import (
+from adapterdistill.distill.multitask_kd.objective import (
+    MultitaskDistillation,
+    TaskBatches,
+    no_targets,
+)
+from adapterdistill.distill.multitask_kd.students import (
     AdapterBody,
     BiLstmBody,
     Body,

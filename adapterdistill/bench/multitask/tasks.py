@@ -8,8 +8,8 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import TextRows, open_dataset, read_tenant
 from adapterdistill.data.splits import nested_order
 from adapterdistill.data.tasks import TaskRow, read_task
-from adapterdistill.distill.students import TaskTexts
-from adapterdistill.distill.task_teachers import task_texts
+from adapterdistill.distill.multitask_kd.students import TaskTexts
+from adapterdistill.distill.multitask_kd.task_teachers import task_texts
 from adapterdistill.errors import DataError
 
 

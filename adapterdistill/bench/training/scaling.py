@@ -27,7 +27,8 @@ from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.training.report import batch_rows
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.distill.batches import TrainingRows
-from adapterdistill.distill.stage import StageRows, StageSpec, write_rows
+from adapterdistill.distill.rows import StageRows, write_rows
+from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.training import Schedule
 from adapterdistill.sections import TrainingConfig
 from adapterdistill.testbed.environment import environment

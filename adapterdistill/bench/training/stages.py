@@ -15,17 +15,16 @@ from adapterdistill.bench.tenants import BenchTenant, TextRows
 from adapterdistill.bench.training.steps import strong_adapters
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import assign_folds, fold_file
+from adapterdistill.distill.rows import StageRows, write_rows
 from adapterdistill.distill.stage import (
-    StageRows,
     StageSpec,
     TrainedStage,
     build_objective,
-    pack_trained,
     run_stage,
     texts_of,
-    write_rows,
 )
 from adapterdistill.distill.training import Schedule, train
+from adapterdistill.distill.variants import pack_trained
 from adapterdistill.sections import TrainingConfig
 
 FAQS = 15
@@ -75,6 +74,7 @@ def measure_stages(encoder: Encoder, rows: TextRows, folder: Path) -> dict[str, 
     distil = replace(
         own,
         schedule=_all_steps(t, t.distil_steps, t.distil_learning_rate),
+        method="adapter_distillation",
         initial=str(folder / "own"),
         teachers=tuple(map(str, files)),
     )

@@ -15,7 +15,7 @@ from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.composition import FusedTeachers
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Objective, OwnAdapter
+from adapterdistill.distill.objective import Objective, OwnAdapter
 
 OWN = "own adapter"
 FUSION = "AdapterFusion"

@@ -14,7 +14,7 @@ from adapterdistill.backbone.trainable import TrainableEncoder
 from adapterdistill.bench.tenants import TextRows
 from adapterdistill.distill.batches import Batch, TrainingRows, choose_rows, make_batch
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Objective, OwnAdapter
+from adapterdistill.distill.objective import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule
 
 

@@ -19,7 +19,7 @@ from adapterdistill.distill.adapter_distillation import (
 from adapterdistill.distill.adapter_fusion import AdapterFusion
 from adapterdistill.distill.attention_distillation import attention_distillation_of
 from adapterdistill.distill.batches import TrainingRows
-from adapterdistill.distill.method import Objective, OwnAdapter
+from adapterdistill.distill.objective import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
 

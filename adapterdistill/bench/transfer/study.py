@@ -35,7 +35,7 @@ from adapterdistill.bench.transfer.sizes import (
 )
 from adapterdistill.bench.transfer.workers import Runner
 from adapterdistill.distill.batches import TrainingRows, make_batch
-from adapterdistill.distill.method import OwnAdapter
+from adapterdistill.distill.objective import OwnAdapter
 from adapterdistill.distill.training import Schedule
 from adapterdistill.testbed.progress import phase, say
 from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE

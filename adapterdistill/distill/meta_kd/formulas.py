@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from adapterdistill.backbone import PackedTokens
 
 DOMAIN_WEIGHT = 0.5
-"""Of the corrupted-domain loss in the meta-teacher's (both in the authors' code)."""
+"""Weight of the corrupted-domain loss in the meta-teacher's (both as in the authors' code)."""
 TRANSFERABLE_WEIGHT = 0.5
-"""Of the transferable-feature loss in the student's."""
+"""Weight of the transferable-feature loss in the student's."""
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Means of embeddings by domain and class: all that the weights need of a domain's rows."""
+    """Means of embeddings by domain and class: the weights need no more of a domain's rows."""
 
     means: Float[Tensor, "domains classes d"]
     """Zeros where a domain has no row of a class."""
@@ -43,7 +43,7 @@ class Prototypes:
         num_classes: int,
         num_domains: int,
     ) -> "Prototypes":
-        """Of rows, each with its class and its domain."""
+        """The prototypes of rows, each with its class and its domain."""
         cell = domains * num_classes + labels
         counts = cell.bincount(minlength=num_domains * num_classes)
         sums = torch.zeros(len(counts), embeddings.shape[1], device=embeddings.device)
@@ -54,11 +54,11 @@ class Prototypes:
 
     @classmethod
     def joined(cls, parts: Sequence["Prototypes"]) -> "Prototypes":
-        """The federated form: each owner's own, side by side in the order of the domains."""
+        """Several owners' prototypes, side by side in the order of the domains."""
         return cls(torch.cat([p.means for p in parts]), torch.cat([p.counts for p in parts]))
 
     def noised(self, noise: float, *, seed: int) -> "Prototypes":
-        """As a careful owner shares them: Gaussian noise hides what one row adds to a mean.
+        """The prototypes with Gaussian noise, which hides what one row adds to a mean.
 
         Rows are of unit length, so that exchanging one moves a mean by at most 2 / count; the
         noise's standard deviation is `noise` times that in every coordinate. Counts are exact.
@@ -80,8 +80,8 @@ def typicality(
     """t of each row, in [-1, 1] (section 3.2).
 
     `own_share` * cos(e, its class in its domain) + (1 - `own_share`) * the mean over the other
-    domains of cos(e, its class there). A domain without the class takes no part: where no other
-    has it, its own is all, and the others are where its own has not.
+    domains of cos(e, its class there). A domain without the class takes no part: if no other domain
+    has it, only its own counts, and if its own has none, only the others do.
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     of_class = F.normalize(prototypes.means, dim=-1)[:, labels]
@@ -186,7 +186,7 @@ def soft_cross_entropy(
     *,
     temperature: float = 1.0,
 ) -> Float[Tensor, " rows"]:
-    """Of the teacher's softmax at `temperature` and the student's, times temperature^2."""
+    """Cross-entropy of both softmaxes at `temperature`, times temperature^2."""
     wanted = (teacher.detach() / temperature).softmax(-1)
     return -(wanted * (student / temperature).log_softmax(-1)).sum(-1) * temperature**2
 

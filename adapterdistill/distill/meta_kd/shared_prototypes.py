@@ -1,9 +1,9 @@
-"""Meta-KD with every domain's rows at their owner: prototypes and adapters travel, nothing else.
+"""Meta-KD with every domain's rows at their owner: only prototypes and adapters travel.
 
-What differs from the pooled form: each owner trains an adapter on its own rows, weighted by how
-typical these are among all owners' prototypes, and towards classes as the prototypes place them, so
-that the adapters fit together and no head travels. Whoever comes then makes the meta-teacher out of
-the others' adapters. No rows of two domains meet in a batch: there are no corrupted domains, and no
+It differs from pooled Meta-KD: each owner trains an adapter on its own rows, weighted by how
+typical they are among all owners' prototypes, and towards classes as the prototypes place them, so
+that the adapters fit together and no head travels. A later owner composes the meta-teacher from the
+others' adapters. No rows of two domains meet in a batch: there are no corrupted domains, and no
 transferable feature.
 """
 
@@ -21,7 +21,8 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import SharedPrototypes
 
 SHARPNESS = 30.0
-"""Of the prototype head: classes of one subject lie close together on a frozen encoder."""
+"""Sharpness of the prototype head: classes of one subject lie close together on a frozen
+encoder."""
 
 
 def share_prototypes(
@@ -33,12 +34,12 @@ def share_prototypes(
     noise: float = 0.0,
     seed: int = 0,
 ) -> SharedPrototypes:
-    """What an owner publishes of its rows.
+    """The prototypes that an owner publishes of its rows.
 
     Args:
         embeddings: of the frozen encoder; longer ones are cut to length 1.
         domains: of each row; None: the owner is one domain.
-        noise: see `Prototypes.noised`. Keep `seed` to yourself: whoever knows it takes it out.
+        noise: see `Prototypes.noised`. Keep `seed` secret: whoever knows it can remove the noise.
     """
     clipped = embeddings / embeddings.norm(dim=-1, keepdim=True).clamp(min=1.0)
     of_row = torch.zeros_like(labels) if domains is None else domains
@@ -87,7 +88,7 @@ def read_prototypes(
 
 
 def prototypes_in(shared: SharedPrototypes) -> Prototypes:
-    """One owner's."""
+    """One owner's prototypes."""
     values = np.frombuffer(shared.to_bytes(), dtype="<f2").astype(np.float32)
     shape = (shared.domains, len(shared.classes))
     means = torch.from_numpy(values).view(*shape, shared.width)

@@ -18,8 +18,8 @@ from adapterdistill.distill.meta_kd.formulas import (
     soft_cross_entropy,
 )
 from adapterdistill.distill.meta_kd.teacher import Lesson, Observed
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel, TransformerBody
+from adapterdistill.distill.multitask_kd.students import MultitaskModel, TransformerBody
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 
@@ -31,13 +31,13 @@ class Terms:
     attention: float = 1.0
     transferable: float = TRANSFERABLE_WEIGHT
     temperature: float = 1.0
-    """Of the soft labels."""
+    """Temperature of the soft labels."""
     labels: float = 0.0
-    """Share of the labels' cross-entropy in the soft labels' place, 0 to 1."""
+    """Share of the labels' cross-entropy against the soft labels', 0 to 1."""
 
 
 TERMS = Terms(hidden=0.3, attention=0.3, transferable=0.15)
-"""Of every distillation that is run; chosen for the benchmark's mixed-domain teacher's students, on
+"""Terms of every distillation; chosen for the benchmark's students of the mixed-domain teacher, on
 `valid` rows."""
 
 
@@ -100,7 +100,7 @@ class MetaDistillation(ModelObjective):
         self.fit = fit.to(device)
         self.feature = None
         if lesson.transferable is not None:
-            # Of its one domain: the embedding of the domain is in the bias of the linear layer.
+            # One domain: its embedding is part of the bias of the linear layer.
             self.feature = DomainHead(body.width, 1, seed=seed).to(device)
         self._lesson, self._labels, self._weights = lesson, labels, weights.cpu()
         self._terms, self._task = terms, task

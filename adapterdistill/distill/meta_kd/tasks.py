@@ -1,7 +1,7 @@
 """Meta-KD of a run's tasks: their domains, their teachers over these, and a student's lessons.
 
 A light student that also learns retrieval and tasks without domains learns each task over domains
-by Meta-KD's loss, in place of the distance from its teacher's logits.
+by Meta-KD's loss instead of the distance from its teacher's logits.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ from adapterdistill.distill.meta_kd.formulas import DomainHead, Prototypes, row_
 from adapterdistill.distill.meta_kd.shared_prototypes import prototypes_in
 from adapterdistill.distill.meta_kd.student import TERMS, MetaDistillation
 from adapterdistill.distill.meta_kd.teacher import Lesson, MetaTeaching, Teacher, check_domains
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches
-from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.objective import MultitaskDistillation, TaskBatches
+from adapterdistill.distill.multitask_kd.students import AdapterBody, MultitaskModel, TaskTexts
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import SharedPrototypes
 
 
 @dataclass(frozen=True)
 class Domains:
-    """Which domain each training row of a task is of."""
+    """The domain of each training row of a task."""
 
     number: int
     of_row: Int[Tensor, " rows"]
     others: tuple[SharedPrototypes, ...] = ()
-    """What other tenants share of theirs, of the same classes."""
+    """Prototypes that other tenants share, of the same classes."""
 
 
 def domains_of(task: Task, others: Sequence[SharedPrototypes] = ()) -> Domains | None:
     """The task's domains in alphabetical order; None where no training row names one.
 
     Args:
-        others: what other tenants share; that of the task's classes is kept.
+        others: prototypes that other tenants share; those of the task's classes are kept.
 
     Raises:
         ConfigError: there is one domain only, one has no training row, a training row names none,
-            or rows are pairs. Domains are not quoted: they are of the tenant's data.
+            or rows are pairs. Domains are not quoted: they are private.
     """
     named = [row.domain for row in task.train if row.domain is not None]
     if not named:
@@ -86,7 +86,7 @@ class TaskOverDomains:
         self._typical = typicality(embeddings, texts.labels, domains.of_row, prototypes)
 
     def teaching(self, model: MultitaskModel, *, seed: int) -> MetaTeaching:
-        """What trains `model`, of this task alone, to be its meta-teacher."""
+        """The objective that trains `model`, which has this task alone, to be its meta-teacher."""
         head = DomainHead(self._encoder.hidden_size, self._domains.number, seed=seed)
         return MetaTeaching(
             model,
@@ -97,7 +97,7 @@ class TaskOverDomains:
         )
 
     def lesson(self, taught: MetaTeaching, *, student_layers: int) -> "TaskLesson":
-        """What the trained meta-teacher says of the rows, and lambda of each."""
+        """The trained meta-teacher's lesson on the rows, and lambda of each."""
         assert isinstance(taught.model.body, AdapterBody)
         teacher = Teacher(
             self._encoder, taught.model.body.adapter, taught.model.heads[0], taught.domain_head
@@ -111,7 +111,7 @@ class TaskOverDomains:
 
 @dataclass(frozen=True)
 class TaskLesson:
-    """What a student learns of a task over domains."""
+    """A student's lesson of a task over domains."""
 
     lesson: Lesson
     weights: Float[Tensor, " rows"]
@@ -120,7 +120,7 @@ class TaskLesson:
 class MetaTasksDistillation(MultitaskDistillation):
     """Multi-task distillation whose tasks over domains have Meta-KD's loss. For one worker.
 
-    What fits the student's states to its teachers' is trained with it, and not served.
+    The layer that fits the student's states to its teachers' is trained with it, and not served.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Meta-KD's teacher: trained on several domains' rows, and what a frozen teacher says of rows."""
+"""Meta-KD's teacher, trained on several domains' rows, and the lessons of a frozen teacher."""
 
 import zlib
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from adapterdistill.distill.meta_kd.formulas import (
     corrupted,
     meta_teacher_loss,
 )
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel
+from adapterdistill.distill.multitask_kd.students import MultitaskModel
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def check_domains(domains: Int[Tensor, " rows"], names: Sequence[str]) -> None:
 
 
 class MetaTeaching(ModelObjective):
-    """The meta-teacher's loss: a model's labels, and a domain head's corrupted domains, weighted.
+    """The meta-teacher's weighted loss: a model's labels and a domain head's corrupted domains.
 
     For one worker. Without weights and domain head it is plain training on all domains' rows.
     """
@@ -108,7 +108,7 @@ class Observed(LayerRule):
         self.hidden: list[Tensor] = []
         """[tokens, hidden] each, the embeddings first."""
         self.scores: list[Tensor] = []
-        """As `attention_scores` lays them."""
+        """Laid out as by `attention_scores`."""
 
     def finish(self, layer: FrozenLayer, residual: Tensor, h: Tensor) -> Tensor:
         return self._rule.finish(layer, residual, h)
@@ -155,12 +155,12 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says of rows, computed once: nothing in it is random."""
+    """A teacher's states and outputs for rows, computed once: nothing in them is random."""
 
     hidden: list[list[Tensor]]
-    """By row, then by mapped layer, the embeddings first: [tokens, hidden]."""
+    """[tokens, hidden] by row, then by mapped layer, the embeddings first."""
     scores: list[list[Tensor]]
-    """By row, then by mapped layer: [tokens * tokens]."""
+    """[tokens * tokens] by row, then by mapped layer."""
     logits: Float[Tensor, "rows classes"]
     transferable: Float[Tensor, "rows hidden"] | None
     """None: the teacher has no domain head."""
@@ -202,7 +202,7 @@ class Lesson:
         return cls(hidden, scores, teacher.head(pooled), transferable)
 
     def select(self, rows: Sequence[int]) -> "Lesson":
-        """Of some of the rows."""
+        """The lesson of some of the rows."""
         chosen = list(rows)
         return Lesson(
             [self.hidden[row] for row in chosen],

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.onboarding import STAGES
 from actors.records import Bundled, Published
+from actors.stages import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, unpack_adapter

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from actors.onboarding import STAGES
 from actors.preflight import Check, Preflight, preflight
 from actors.publishing import PRIVACY, PROTOTYPES_SHARED
+from actors.stages import STAGES
 from adapterdistill.backbone import load_encoder
 from adapterdistill.config import OnboardConfig
+from adapterdistill.distill.meta_kd.method import MetaConfig
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.authority import create
-from adapterdistill.sections import MetaConfig
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import Configured, publish, run_through, write_task
@@ -95,17 +95,17 @@ def test_more_steps_take_longer_and_no_teachers_distil_nothing(
     assert short is not None and long is not None
     assert long.stage_seconds["extract"] > 50 * short.stage_seconds["extract"]
     assert short.stage_seconds["distil"] == 0 and short.bytes_in == 0
-    assert short.stage_seconds["lighten"] == 0
+    assert short.stage_seconds["variant"] == 0
 
 
-def test_a_form_and_shared_prototypes_are_told_of(configured: Configured) -> None:
+def test_a_variant_and_shared_prototypes_are_told_of(configured: Configured) -> None:
     config = configured(run={"training": {"method": "meta_kd"}, "light": {"heads": 2}})
     config = config.model_copy(update={"meta": MetaConfig(share_prototypes=True, noise=2.0)})
     missing = preflight(config)
     assert check(missing, "encoder").reason == "INVALID_CONFIG" and missing.estimate is None
     write_task(Path(config.data), "mood", domains=("a", "b"))
     found = preflight(config)
-    assert found.estimate is not None and found.estimate.stage_seconds["lighten"] > 0
+    assert found.estimate is not None and found.estimate.stage_seconds["variant"] > 0
     assert PROTOTYPES_SHARED in found.privacy and "2 times" in found.privacy
 
 

@@ -14,7 +14,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.meta_kd.shared_prototypes import prototypes_in
 from adapterdistill.distill.meta_kd.tasks import domains_of
-from adapterdistill.distill.task_teachers import read_tasks, task_texts
+from adapterdistill.distill.multitask_kd.task_teachers import read_tasks, task_texts
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef
 from tests.contract.running_registry import Running

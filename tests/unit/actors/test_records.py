@@ -10,10 +10,12 @@ import pytest
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from actors.data_owner import DataOwner
-from actors.onboarding import STAGES, OnboardReport
-from actors.records import LEAVES_OWNER, Bundled, Distilled, Fetched, Published, Validated
+from actors.onboarding import OnboardReport
+from actors.records import Bundled, Distilled, Fetched, Published, Validated, VariantMade
+from actors.stages import ONBOARDING, STAGES
 from adapterdistill.manifest import Manifest
 
+LEAVES_OWNER = [stage.record for stage in ONBOARDING]
 SENTENCE = "where is my private parcel"
 
 
@@ -74,6 +76,16 @@ def test_the_walk_finds_free_text_where_there_is_some() -> None:
 
 def test_a_report_adds_only_its_own_name_and_id() -> None:
     assert set(free_text_in(OnboardReport, "")) == {".tenant", ".submission_id"}
+
+
+def test_the_variant_s_written_keys_are_those_of_earlier_runs() -> None:
+    reason = "top-1 lost 0.0100, at most 0.0100 may be, on 12 held-out rows"
+    compared = {"rows": 12, "adapter": {}, "form": {}, "lost": 0.01, "lost_low": 0, "lost_high": 0}
+    written = {"trained": True, "form": "meta_kd", "reason": reason, "held_out": compared}
+    found = VariantMade.model_validate(written)
+    assert found.served == "meta_kd" and found.held_out is not None
+    assert found.model_dump(mode="json", exclude_unset=True) == written
+    assert VariantMade.file_name() == "lightened.json"
 
 
 @pytest.mark.parametrize(

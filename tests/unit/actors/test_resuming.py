@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from actors.data_owner import DataOwner
-from actors.onboarding import STAGES
+from actors.stages import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.drills.onboarding.owner import without_times
@@ -94,10 +94,10 @@ INSIDE = {
     "extract": "actors.train_outcome.pack_trained",
     "fetch_teachers": "actors.teachers.prove_active",
     "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
-    "evaluate": "actors.data_owner.compare",
-    "decide": "actors.data_owner.Decided",
-    "publish": "actors.data_owner.Published",
-    "lighten": "actors.data_owner.Lightened",
+    "evaluate": "actors.judging.compare",
+    "decide": "actors.records.Decided.model_copy",
+    "publish": "actors.records.Published.model_copy",
+    "variant": "actors.records.VariantMade.model_copy",
     "bundle": "actors.bundling.set_live",
 }
 

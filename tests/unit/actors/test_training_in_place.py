@@ -12,7 +12,8 @@ from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import AdapterDistillation
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.folds import NUM_FOLDS
-from adapterdistill.distill.stage import StageSpec, write_rows
+from adapterdistill.distill.rows import write_rows
+from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.training import Schedule
 from tests.separable_tenant import fold_stage, held_out_of, separable_stage
 from tests.tiny_encoders import random_adapter
@@ -32,6 +33,7 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
         bottleneck_size=4,
         schedule=Schedule(max_steps=9, batch_size=12, evaluate_every=3, learning_rate=5e-3),
         seed=2,
+        method="adapter_distillation",
         teachers=(str(tmp_path / "teacher"),),
     )
 
@@ -50,7 +52,7 @@ def killed_at(step: int, spec: StageSpec, encoder: Encoder, adapter: Path) -> No
 def test_killed_at_any_step_it_ends_as_if_it_had_not_been(
     spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, step: int, teachers: bool
 ) -> None:
-    spec = spec if teachers else replace(spec, teachers=())
+    spec = spec if teachers else replace(spec, method=None, teachers=())
     whole = train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole" / "a.safetensors")
     adapter = tmp_path / "killed" / "a.safetensors"
     killed_at(step, spec, tiny_encoder, adapter)

@@ -82,7 +82,8 @@ def test_workers_fit_whole_on_single_nodes(
             [node(4, 4), node(0, 0, gpu=4)],
             True,
             None,
-            "no node has all at once; CPU: needs 1.5 (0.5 a worker), the cluster has 4, 4 free; "
+            "no node has all of them at once; "
+            "CPU: needs 1.5 (0.5 a worker), the cluster has 4, 4 free; "
             "GPU: needs 3 (1 a worker), the cluster has 4, 4 free",
         ),
         ([], False, None, "CPU: needs 1.5 (0.5 a worker), the cluster has 0, 0 free"),

@@ -16,7 +16,7 @@ from adapterdistill.distill.adapter_distillation import (
 from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.composition import FusedTeachers, Mixture
 from adapterdistill.distill.losses import feature_distance, relation_distance
-from adapterdistill.distill.method import Recording
+from adapterdistill.distill.objective import Recording
 from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import separable_rows
 from tests.tiny_encoders import random_adapter

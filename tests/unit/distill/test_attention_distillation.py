@@ -15,7 +15,7 @@ from adapterdistill.distill.losses import (
     prototype_loss,
     relation_distance,
 )
-from adapterdistill.distill.method import Objective, OwnAdapter, Recording
+from adapterdistill.distill.objective import Objective, OwnAdapter, Recording
 from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import held_out_of, separable_rows, teachers_of
 from tests.tiny_encoders import random_adapter

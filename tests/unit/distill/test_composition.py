@@ -20,7 +20,7 @@ from adapterdistill.distill.composition import (
     mixture_weights,
 )
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Recording
+from adapterdistill.distill.objective import Recording
 from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import separable_rows
 from tests.tiny_encoders import random_adapter

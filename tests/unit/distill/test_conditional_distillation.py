@@ -17,7 +17,7 @@ from adapterdistill.distill.conditional_distillation import (
     rarity,
     skippable,
 )
-from adapterdistill.distill.method import HiddenStates
+from adapterdistill.distill.objective import HiddenStates
 from adapterdistill.distill.training import Schedule, train
 from tests.separable_tenant import held_out_of, separable_rows
 from tests.tiny_encoders import random_adapter

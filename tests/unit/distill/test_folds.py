@@ -15,16 +15,9 @@ from adapterdistill.checkpoint import pack_adapter, state_digest, unpack_adapter
 from adapterdistill.distill.batches import TrainingRows, choose_rows, make_batch
 from adapterdistill.distill.folds import NUM_FOLDS, CrossValidation, assign_folds, fold_file
 from adapterdistill.distill.held_out import HeldOutRows
-from adapterdistill.distill.method import OwnAdapter, Scored
-from adapterdistill.distill.stage import (
-    StageRows,
-    StageSpec,
-    build_objective,
-    read_rows,
-    run_stage,
-    texts_of,
-    write_rows,
-)
+from adapterdistill.distill.objective import OwnAdapter, Scored
+from adapterdistill.distill.rows import StageRows, read_rows, write_rows
+from adapterdistill.distill.stage import StageSpec, build_objective, run_stage, texts_of
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.errors import TrainingError
 from tests.separable_tenant import NUM_FAQS, fold_stage, separable_rows
@@ -112,6 +105,7 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
         bottleneck_size=6,
         schedule=SCHEDULE,
         seed=1,
+        method="adapter_distillation",
         initial=str(files[0]),
         teachers=(str(files[1]), str(files[2])),
     )
@@ -146,7 +140,7 @@ def test_each_fold_trains_alone_and_the_whole_on_all_rows_for_the_best_mean_scor
     spec: StageSpec, tiny_encoder: Encoder, stage: int
 ) -> None:
     if stage == 1:
-        spec = replace(spec, teachers=(), initial=None)
+        spec = replace(spec, method=None, teachers=(), initial=None)
     trained = run_stage(spec, tiny_encoder)
     rows = read_rows(Path(spec.rows))
 
@@ -245,7 +239,7 @@ def test_one_or_two_labelled_rows_are_enough(
     )
     folds = torch.tensor([-1] * NUM_FAQS + list(range(count)))
     write_rows(Path(spec.rows), StageRows(train, NONE, NONE, NUM_FAQS, folds))
-    trained = run_stage(replace(spec, teachers=(), initial=None), tiny_encoder)
+    trained = run_stage(replace(spec, method=None, teachers=(), initial=None), tiny_encoder)
     assert len(trained.folds) == count
     for student in (trained.student, *trained.folds):
         assert all(bool(p.isfinite().all()) for p in student.parameters())

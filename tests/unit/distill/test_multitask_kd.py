@@ -11,14 +11,14 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.batches import make_batch
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.multitask_kd import (
+from adapterdistill.distill.multitask_kd.objective import (
     MultitaskDistillation,
     TaskBatches,
     distillation_loss,
     no_targets,
     spread_of,
 )
-from adapterdistill.distill.students import (
+from adapterdistill.distill.multitask_kd.students import (
     AdapterBody,
     BiLstmBody,
     MultitaskModel,

@@ -14,15 +14,9 @@ from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import AdapterDistillation
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import HeldOutRows
-from adapterdistill.distill.method import OwnAdapter
-from adapterdistill.distill.stage import (
-    StageRows,
-    StageSpec,
-    build_objective,
-    read_rows,
-    run_stage,
-    write_rows,
-)
+from adapterdistill.distill.objective import OwnAdapter
+from adapterdistill.distill.rows import StageRows, read_rows, write_rows
+from adapterdistill.distill.stage import StageSpec, build_objective, run_stage
 from adapterdistill.distill.training import Schedule
 from tests.separable_tenant import (
     NUM_FAQS,
@@ -54,6 +48,7 @@ def spec(tmp_path: Path, tiny_encoder: Encoder) -> StageSpec:
         bottleneck_size=6,
         schedule=SCHEDULE,
         seed=1,
+        method="adapter_distillation",
         teachers=tuple(teachers),
     )
 
@@ -98,7 +93,7 @@ def test_a_stage_without_held_out_rows_survives_its_file(tmp_path: Path) -> None
 def test_a_spec_builds_the_stage_that_it_says(spec: StageSpec, tiny_encoder: Encoder) -> None:
     rows = separable_stage().train
     assert isinstance(build_objective(spec, tiny_encoder, rows), AdapterDistillation)
-    first = build_objective(replace(spec, teachers=()), tiny_encoder, rows)
+    first = build_objective(replace(spec, method=None, teachers=()), tiny_encoder, rows)
     assert isinstance(first, OwnAdapter) and first.student.bottleneck_size == 6
     started = build_objective(replace(spec, initial=spec.teachers[0]), tiny_encoder, rows)
     teacher = unpack_adapter(Path(spec.teachers[0]).read_bytes())
@@ -114,7 +109,7 @@ def test_stage_1_learns_a_separable_tenant_and_stage_2_learns_it_from_a_teacher(
     )
     write_rows(Path(spec.rows), rows)
     schedule = Schedule(max_steps=50, learning_rate=2e-2, evaluate_every=25, batch_size=48)
-    own = replace(spec, schedule=schedule, bottleneck_size=16, teachers=())
+    own = replace(spec, schedule=schedule, bottleneck_size=16, method=None, teachers=())
     held_out = HeldOutRows(tiny_encoder, rows.held_index, rows.held_queries, NUM_FAQS)
 
     def learns(stage: StageSpec) -> BottleneckAdapter:
@@ -127,7 +122,7 @@ def test_stage_1_learns_a_separable_tenant_and_stage_2_learns_it_from_a_teacher(
 
     teacher = tmp_path / "learned.safetensors"
     teacher.write_bytes(pack_adapter(learns(own), model_name="test"))
-    learns(replace(own, teachers=(str(teacher),)))
+    learns(replace(own, method="adapter_distillation", teachers=(str(teacher),)))
 
 
 def test_held_out_scores_equal_a_brute_force_cross_entropy(tiny_encoder: Encoder) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
-from adapterdistill.distill.students import (
+from adapterdistill.distill.multitask_kd.students import (
     AdapterBody,
     BiLstmBody,
     Body,

@@ -8,10 +8,10 @@ import torch
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.tasks import Task, TaskRow
-from adapterdistill.distill.forms import LightSettings, ServedForm, TaskHead, pack_form, unpack_form
-from adapterdistill.distill.stage import StageRows, run_stage, texts_of, write_rows
-from adapterdistill.distill.students import MultitaskModel
-from adapterdistill.distill.task_teachers import (
+from adapterdistill.distill.method import Variant
+from adapterdistill.distill.multitask_kd.method import LightSettings, LightTexts, TaskHead
+from adapterdistill.distill.multitask_kd.students import MultitaskModel
+from adapterdistill.distill.multitask_kd.task_teachers import (
     TaskSplits,
     accuracy,
     fit_teacher,
@@ -20,11 +20,14 @@ from adapterdistill.distill.task_teachers import (
     tokenise_task,
     write_tasks,
 )
+from adapterdistill.distill.rows import StageRows, write_rows
+from adapterdistill.distill.stage import run_stage, texts_of
 from adapterdistill.distill.training import Schedule
-from tests.random_forms import FORMS, LIGHT
+from adapterdistill.distill.variants import pack_variant, unpack_variant
+from tests.random_variants import LIGHT, VARIANTS
 from tests.separable_tenant import NUM_FAQS, fold_stage, separable_stage
 from tests.task_texts import pair_task, single_task
-from tests.unit.distill.test_forms import IDS, spec_of
+from tests.unit.distill.test_variants import IDS, spec_of
 
 TASKS = [
     TaskSplits("mood", ("glad", "sad"), single_task(40), single_task(8), single_task(4)),
@@ -68,7 +71,7 @@ def test_a_teacher_learns_its_task_from_labels(tiny_encoder: Encoder) -> None:
 def test_a_student_learns_retrieval_and_its_tasks_together(
     tmp_path: Path, tiny_encoder: Encoder, body: str, rows: StageRows
 ) -> None:
-    settings = FORMS[body]
+    settings = VARIANTS[body]
     assert isinstance(settings, LightSettings)
     settings = settings.model_copy(update={"tasks": tuple(map(TaskHead.of, TASKS))})
     write_tasks(tmp_path / "tasks", TASKS)
@@ -79,7 +82,7 @@ def test_a_student_learns_retrieval_and_its_tasks_together(
     )
     trained = run_stage(spec, tiny_encoder)
     form = trained.student
-    assert isinstance(form, ServedForm) and isinstance(form.model, MultitaskModel)
+    assert isinstance(form, Variant) and isinstance(form.model, MultitaskModel)
     assert set(trained.tasks) == {"mood", "same"}
     assert set(trained.tasks["mood"]) == {
         f"{split}_{model}" for split in ("valid", "test") for model in ("teacher", "student")
@@ -88,7 +91,7 @@ def test_a_student_learns_retrieval_and_its_tasks_together(
     assert trained.tasks["mood"]["valid_student"] == accuracy(form.model, 1, TASKS[0].valid)
 
     # The heads are in the payload; what is served is the retrieval.
-    found = unpack_form(pack_form(form), tiny_encoder)
+    found = unpack_variant(pack_variant(form), tiny_encoder)
     assert isinstance(found.model, MultitaskModel) and found.settings == settings
     assert found.settings.tasks[0].classes == ("glad", "sad")
     for place, task in enumerate(TASKS, start=1):
@@ -109,7 +112,7 @@ def test_no_fold_holds_out_a_task_s_row_and_batches_are_of_one_task(
     texts = texts_of(
         replace(spec, tasks=str(tmp_path / "tasks"), schedule=short), tiny_encoder, fold_stage()
     )
-    assert texts.folds is not None and texts.tasks is not None
+    assert texts.folds is not None and isinstance(texts, LightTexts)
     own = len(texts.tasks.batches.tasks[0])
     assert bool((texts.folds[own:] == -1).all()) and bool((texts.folds[:own] >= 0).any())
     assert len(texts.folds) == len(texts.rows.ids) == own + 40 + 2 * 20

@@ -11,13 +11,15 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.distill.adapter_distillation import (
     AdapterDistillation,
+    DistilTeachers,
     leave_one_out,
-    teaching_of,
 )
 from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.folds import NUM_FOLDS
-from adapterdistill.distill.method import HeldOut, OwnAdapter, Scored
-from adapterdistill.distill.stage import StageSpec, run_stage, write_rows
+from adapterdistill.distill.method import OWN_ADAPTER
+from adapterdistill.distill.objective import HeldOut, OwnAdapter, Scored
+from adapterdistill.distill.rows import write_rows
+from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Schedule
 from tests.separable_tenant import fold_stage, held_out_of, separable_rows, separable_stage
 from tests.tiny_encoders import random_adapter
@@ -58,15 +60,15 @@ def test_over_folds_the_change_is_that_of_the_mean_score(tiny_encoder: Encoder) 
 
 def test_a_stage_without_teachers_has_none_that_helped(tiny_encoder: Encoder) -> None:
     own = OwnAdapter(tiny_encoder, BottleneckAdapter.new(2, 32, 6, seed=0))
-    assert teaching_of(own, [Scored(own, held_out_of(tiny_encoder))]) is None
+    assert OWN_ADAPTER.teaching(own, [Scored(own, held_out_of(tiny_encoder))]) is None
 
 
 def test_the_shares_are_those_of_the_composition(tiny_encoder: Encoder) -> None:
     composition = composition_of(tiny_encoder, 3)
     student = BottleneckAdapter.new(2, 32, 6, seed=0)
     objective = AdapterDistillation(tiny_encoder, student, composition)
-    found = teaching_of(objective, [])
-    assert found is not None and found.leave_one_out == ()
+    found = DistilTeachers().teaching(objective, [])
+    assert found.leave_one_out == ()
     assert found.weights == pytest.approx(composition.shares.tolist())
 
 
@@ -84,6 +86,7 @@ def test_a_stage_tells_of_each_teacher(tmp_path: Path, tiny_encoder: Encoder, fo
         bottleneck_size=4,
         schedule=Schedule(max_steps=2, batch_size=12, evaluate_every=2),
         seed=0,
+        method="adapter_distillation",
         initial=str(own),
         teachers=tuple(map(str, files)),
     )

@@ -9,7 +9,7 @@ from adapterdistill.backbone import Encoder, LayerDelta
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.distill.attention_distillation import AttentionDistillation
 from adapterdistill.distill.batches import Batch
-from adapterdistill.distill.method import Objective, OwnAdapter
+from adapterdistill.distill.objective import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, TrainResult, Workers, train
 from adapterdistill.errors import TrainingError
 from tests.separable_tenant import held_out_of, separable_rows, teachers_of

@@ -11,12 +11,12 @@ from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.evaluation.report import (
     Comparison,
     Decision,
-    FormComparison,
-    FormDecision,
+    VariantComparison,
+    VariantDecision,
     compare,
-    compare_form,
+    compare_variant,
     decide,
-    decide_form,
+    decide_variant,
 )
 from adapterdistill.manifest import Metric
 
@@ -63,7 +63,7 @@ def test_the_verdict(
 
 
 @pytest.mark.parametrize(
-    ("lost", "most_lost", "form"),
+    ("lost", "most_lost", "served"),
     [
         (0.02, 0.01, "adapter"),
         (0.010001, 0.01, "adapter"),
@@ -73,32 +73,38 @@ def test_the_verdict(
         (0.5, 1.0, "conditional"),
     ],
 )
-def test_a_form_is_served_where_it_loses_little(lost: float, most_lost: float, form: str) -> None:
-    found = FormComparison(rows=12, adapter={}, form={}, lost=lost, lost_low=0, lost_high=0)
-    verdict = decide_form(found, "conditional", most_lost=most_lost)
-    assert verdict.form == form
+def test_a_variant_is_served_where_it_loses_little(
+    lost: float, most_lost: float, served: str
+) -> None:
+    found = VariantComparison(rows=12, adapter={}, variant={}, lost=lost, lost_low=0, lost_high=0)
+    verdict = decide_variant(found, "conditional", most_lost=most_lost)
+    assert verdict.served == served
     said = f"top-1 lost {lost:.4f}, at most {most_lost:.4f} may be, on 12 held-out rows"
     assert verdict.reason == said
 
 
-def test_a_form_may_lose_nothing_unless_it_is_said_what() -> None:
-    found = FormComparison(rows=12, adapter={}, form={}, lost=0.01, lost_low=0, lost_high=0)
-    assert decide_form(found, "conditional").form == "adapter"
+def test_a_variant_may_lose_nothing_unless_it_is_said_what() -> None:
+    found = VariantComparison(rows=12, adapter={}, variant={}, lost=0.01, lost_low=0, lost_high=0)
+    assert decide_variant(found, "conditional").served == "adapter"
 
 
-def test_without_a_form_or_held_out_rows_the_adapter_is_served() -> None:
-    assert decide_form(None, None).form == decide_form(None, "multitask_kd").form == "adapter"
-    assert "makes no other form" in decide_form(None, None).reason
-    assert "no held-out row" in decide_form(None, "multitask_kd").reason
+def test_without_a_variant_or_held_out_rows_the_adapter_is_served() -> None:
+    assert (
+        decide_variant(None, None).served
+        == decide_variant(None, "multitask_kd").served
+        == "adapter"
+    )
+    assert "makes no variant" in decide_variant(None, None).reason
+    assert "no held-out row" in decide_variant(None, "multitask_kd").reason
 
 
-def test_a_form_is_compared_by_its_first_places() -> None:
-    adapter, form = ranks(1, 1, 2, 1), ranks(1, 2, 1, 3)
-    found = compare_form(adapter, form)
+def test_a_variant_is_compared_by_its_first_places() -> None:
+    adapter, variant = ranks(1, 1, 2, 1), ranks(1, 2, 1, 3)
+    found = compare_variant(adapter, variant)
     assert found is not None and (found.rows, found.lost) == (4, 0.25)
-    assert (found.adapter["top1"].value, found.form["top1"].value) == (0.75, 0.5)
+    assert (found.adapter["top1"].value, found.variant["top1"].value) == (0.75, 0.5)
     assert found.lost_low <= found.lost <= found.lost_high
-    assert compare_form(adapter, ranks(score=None)) is None
+    assert compare_variant(adapter, ranks(score=None)) is None
 
 
 def test_a_reason_takes_no_free_text() -> None:
@@ -106,7 +112,7 @@ def test_a_reason_takes_no_free_text() -> None:
         with pytest.raises(ValidationError):
             Decision(choice="own", reason=text)
         with pytest.raises(ValidationError):
-            FormDecision(form="adapter", reason=text)
+            VariantDecision(served="adapter", reason=text)
 
 
 def ranks(*values: int, score: float | None = -1.0) -> Ranking:
@@ -132,7 +138,7 @@ def test_a_mean_and_its_interval_are_told_to_six_places() -> None:
     own, other = ranks(1, 2, 3, 1, 2, 1, 1), ranks(2, 1, 1, 3, 1, 1, 1)
     gain = paired_bootstrap([1 / other.ranks.double() - 1 / own.ranks.double()])
     lost = paired_bootstrap([(own.ranks == 1).double() - (other.ranks == 1).double()])
-    compared, of_form = compare(own, other), compare_form(own, other)
+    compared, of_form = compare(own, other), compare_variant(own, other)
     assert compared is not None and of_form is not None
     told = (compared.gain, compared.gain_low, compared.gain_high)
     assert told == tuple(round(value, 6) for value in (gain.mean, gain.low, gain.high))

@@ -11,8 +11,8 @@ from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.meta_kd.formulas import DomainHead, score_distance, soft_cross_entropy
 from adapterdistill.distill.meta_kd.student import MetaDistillation, Terms
 from adapterdistill.distill.meta_kd.teacher import Lesson, Teacher
-from adapterdistill.distill.multitask_kd import TaskBatches
-from adapterdistill.distill.students import BiLstmBody, MultitaskModel, TransformerBody
+from adapterdistill.distill.multitask_kd.objective import TaskBatches
+from adapterdistill.distill.multitask_kd.students import BiLstmBody, MultitaskModel, TransformerBody
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.errors import ConfigError
 from tests.task_texts import single_task

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.tasks import Task, TaskRow
 from adapterdistill.distill.batches import make_batch
-from adapterdistill.distill.forms import ServedForm, TaskHead, pack_form, unpack_form
 from adapterdistill.distill.meta_kd.shared_prototypes import prototypes_in, share_prototypes
 from adapterdistill.distill.meta_kd.student import TERMS, MetaDistillation
 from adapterdistill.distill.meta_kd.tasks import (
@@ -21,23 +20,27 @@ from adapterdistill.distill.meta_kd.tasks import (
     TaskOverDomains,
     domains_of,
 )
-from adapterdistill.distill.multitask_kd import MultitaskDistillation
-from adapterdistill.distill.stage import StageRows, StageTexts, run_stage, texts_of
-from adapterdistill.distill.stage import build_objective as objective_of
-from adapterdistill.distill.students import MultitaskModel
-from adapterdistill.distill.task_teachers import (
+from adapterdistill.distill.method import Variant
+from adapterdistill.distill.multitask_kd.method import LightTexts, TaskHead
+from adapterdistill.distill.multitask_kd.objective import MultitaskDistillation
+from adapterdistill.distill.multitask_kd.students import MultitaskModel
+from adapterdistill.distill.multitask_kd.task_teachers import (
     TaskSplits,
     accuracy,
     new_teacher,
     read_tasks,
     write_tasks,
 )
+from adapterdistill.distill.rows import StageRows
+from adapterdistill.distill.stage import build_objective as objective_of
+from adapterdistill.distill.stage import run_stage, texts_of
 from adapterdistill.distill.training import Schedule
+from adapterdistill.distill.variants import pack_variant, unpack_variant
 from adapterdistill.errors import ConfigError
-from tests.random_forms import LIGHT
+from tests.random_variants import LIGHT
 from tests.separable_tenant import fold_stage, separable_stage
 from tests.task_texts import pair_task, single_task
-from tests.unit.distill.test_forms import IDS, spec_of
+from tests.unit.distill.test_variants import IDS, spec_of
 
 DOMAINS = Domains(3, torch.arange(40) // 2 % 3)
 OVER_DOMAINS = TaskSplits(
@@ -126,12 +129,14 @@ def test_a_row_s_weight_is_its_typicality_by_the_teacher_s_certainty(
         assert float(found.weights[row]) == pytest.approx(expected, abs=1e-5)
 
 
-def stage_of(folder: Path, encoder: Encoder, rows: StageRows, schedule: Schedule) -> StageTexts:
+def stage_of(folder: Path, encoder: Encoder, rows: StageRows, schedule: Schedule) -> LightTexts:
     write_tasks(folder / "tasks", TASKS)
     spec = replace(
         spec_of(folder, encoder, SETTINGS, rows), schedule=schedule, tasks=str(folder / "tasks")
     )
-    return texts_of(spec, encoder, rows)
+    texts = texts_of(spec, encoder, rows)
+    assert isinstance(texts, LightTexts)
+    return texts
 
 
 def test_a_batch_of_a_task_over_domains_has_meta_kd_s_loss_and_others_their_distance(
@@ -139,9 +144,8 @@ def test_a_batch_of_a_task_over_domains_has_meta_kd_s_loss_and_others_their_dist
 ) -> None:
     rows = separable_stage()
     texts = stage_of(tmp_path, tiny_encoder, rows, replace(SCHEDULE, max_steps=2))
-    assert texts.tasks is not None
     spec = spec_of(tmp_path, tiny_encoder, SETTINGS, rows)
-    objective = objective_of(spec, tiny_encoder, rows.train, texts.tasks)
+    objective = objective_of(spec, tiny_encoder, rows.train, texts)
     assert isinstance(objective, MetaTasksDistillation)
     none, lesson = texts.tasks.lessons
     assert none is None and isinstance(lesson, TaskLesson)
@@ -172,8 +176,7 @@ def test_a_batch_of_a_task_over_domains_has_meta_kd_s_loss_and_others_their_dist
     assert set(seen) == {0, 1, 2}
 
 
-def _tasks(texts: StageTexts) -> tuple[object, ...]:
-    assert texts.tasks is not None
+def _tasks(texts: LightTexts) -> tuple[object, ...]:
     return texts.tasks.batches.tasks
 
 
@@ -190,15 +193,15 @@ def test_a_student_learns_retrieval_and_tasks_with_and_without_domains(
     states: list[bytes] = []
     trained = run_stage(spec, tiny_encoder, checkpoint=lambda _, state: states.append(state))
     form = trained.student
-    assert isinstance(form, ServedForm) and isinstance(form.model, MultitaskModel)
+    assert isinstance(form, Variant) and isinstance(form.model, MultitaskModel)
     assert trained.tasks["mood"]["valid_student"] == accuracy(form.model, 2, OVER_DOMAINS.valid)
     assert set(trained.tasks["same"]) == {"valid_teacher", "valid_student"}
-    payload = pack_form(form)
-    found = unpack_form(payload, tiny_encoder)
-    assert found.settings == SETTINGS and pack_form(found) == payload
+    payload = pack_variant(form)
+    found = unpack_variant(payload, tiny_encoder)
+    assert found.settings == SETTINGS and pack_variant(found) == payload
     assert torch.equal(
         tiny_encoder.embed_ids(IDS, found.embedder), tiny_encoder.embed_ids(IDS, form.embedder)
     )
     # Resumed at its first checkpoint it ends as it did uninterrupted.
     again = run_stage(spec, tiny_encoder, resume=states[0]).student
-    assert isinstance(again, ServedForm) and pack_form(again) == payload
+    assert isinstance(again, Variant) and pack_variant(again) == payload

@@ -17,8 +17,8 @@ from adapterdistill.distill.meta_kd.teacher import (
     check_domains,
     mapped_layers,
 )
-from adapterdistill.distill.multitask_kd import TaskBatches
-from adapterdistill.distill.students import AdapterBody, MultitaskModel
+from adapterdistill.distill.multitask_kd.objective import TaskBatches
+from adapterdistill.distill.multitask_kd.students import AdapterBody, MultitaskModel
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.errors import ConfigError
 from tests.task_texts import single_task

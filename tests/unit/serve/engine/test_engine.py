@@ -20,7 +20,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.release import set_live
 from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
-from tests.random_forms import FORMS, make_form_tenant
+from tests.random_variants import VARIANTS, make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
 TEXTS = [
@@ -49,7 +49,7 @@ def answers(engine: Engine, items: Sequence[SearchItem]) -> list[SearchAnswer]:
 def assert_answers_as(answer: SearchAnswer, made: MadeTenant, encoder: Encoder, text: str) -> None:
     expected = made.expected(encoder, text)
     assert (answer.tenant, answer.version) == (made.tenant, made.bundle.manifest.version)
-    assert answer.variant == (made.bundle.form.proven.kind if made.bundle.form else "adapter")
+    assert answer.variant == (made.bundle.variant.proven.kind if made.bundle.variant else "adapter")
     assert [r.faq_id for r in answer.ranked] == [faq_id for faq_id, _ in expected][
         : len(answer.ranked)
     ]
@@ -83,15 +83,15 @@ def test_the_wrong_adapter_would_be_noticed(store: Path, encoder: Encoder) -> No
 
 def test_a_batch_of_all_variants_equals_each_tenant_alone(store: Path, encoder: Encoder) -> None:
     made = [make_tenant(encoder, f"tenant-{n}", seed=n, bottleneck_size=4 + n) for n in range(3)]
-    for n, form in enumerate([*FORMS, *FORMS]):
-        made.append(make_form_tenant(encoder, f"tenant-{form}-{n}", form, seed=10 + n))
+    for n, form in enumerate([*VARIANTS, *VARIANTS]):
+        made.append(make_variant_tenant(encoder, f"tenant-{form}-{n}", form, seed=10 + n))
     engine = serve_tenants(store, encoder, made)
     asked = [(made[(5 * n) % 9], TEXTS[n % len(TEXTS)]) for n in range(60)]
     items = [SearchItem(tenant.tenant, text, top_k=50) for tenant, text in asked]
     for answer, (tenant, text) in zip(answers(engine, items), asked, strict=True):
         assert_answers_as(answer, tenant, encoder, text)
     # Forms alone, without one adapter among them, and each form's scores as no other's.
-    forms = [tenant for tenant in made if tenant.bundle.form]
+    forms = [tenant for tenant in made if tenant.bundle.variant]
     for answer, tenant in zip(
         answers(engine, [SearchItem(tenant.tenant, "hi", top_k=50) for tenant in forms]),
         forms,
@@ -105,15 +105,15 @@ def test_a_batch_of_all_variants_equals_each_tenant_alone(store: Path, encoder: 
             assert max(abs(r.score - wrong[r.faq_id]) for r in answer.ranked) > 0.02
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", VARIANTS)
 def test_a_form_that_is_not_what_its_bundle_says_is_refused(
     store: Path, encoder: Encoder, form: str
 ) -> None:
-    made = make_form_tenant(encoder, "acme", form, seed=1)
-    bundled = made.bundle.form
+    made = make_variant_tenant(encoder, "acme", form, seed=1)
+    bundled = made.bundle.variant
     assert bundled is not None
     old = make_tenant(encoder, "acme", seed=2)
-    other = make_form_tenant(encoder, "acme", form, seed=3).bundle.form
+    other = make_variant_tenant(encoder, "acme", form, seed=3).bundle.variant
     assert other is not None
     kind = "conditional" if form != "conditional" else "multitask_kd"
     renamed = bundled.proven.model_copy(update={"kind": kind})
@@ -123,7 +123,7 @@ def test_a_form_that_is_not_what_its_bundle_says_is_refused(
         (replace(bundled, payload=made.bundle.adapter_payload), InvalidPayloadError),
     ):
         engine = serve_tenants(store, encoder, [old])
-        put_live(store, replace(made, bundle=replace(made.bundle, form=wrong)))
+        put_live(store, replace(made, bundle=replace(made.bundle, variant=wrong)))
         assert isinstance(engine.refresh().refused["acme"], error)
         [answer] = answers(engine, [SearchItem("acme", "hi")])
         assert_answers_as(answer, old, encoder, "hi")
@@ -131,7 +131,7 @@ def test_a_form_that_is_not_what_its_bundle_says_is_refused(
 
 def test_a_tenant_moves_between_its_adapter_and_a_variant(store: Path, encoder: Encoder) -> None:
     plain = make_tenant(encoder, "acme", seed=1)
-    light = make_form_tenant(encoder, "acme", "transformer", seed=1)
+    light = make_variant_tenant(encoder, "acme", "transformer", seed=1)
     engine = serve_tenants(store, encoder, [plain])
     for made in (light, plain):
         put_live(store, made)
@@ -168,7 +168,7 @@ def test_there_is_no_answer_from_the_bare_encoder(store: Path, encoder: Encoder)
 
 
 def test_rows_without_an_adapter_can_be_asked_for_to_compare(store: Path, encoder: Encoder) -> None:
-    form = make_form_tenant(encoder, "two", next(iter(FORMS)), seed=2)
+    form = make_variant_tenant(encoder, "two", next(iter(VARIANTS)), seed=2)
     made = [make_tenant(encoder, "one", seed=1), form]
     engine = serve_tenants(store, encoder, made)
     one, two = (engine.admit(tenant.tenant) for tenant in made)

@@ -19,7 +19,7 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
-from tests.random_forms import make_form_tenant
+from tests.random_variants import make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.engine.test_engine import assert_answers_as
 
@@ -66,7 +66,7 @@ def test_all_are_live_and_only_as_many_in_memory_as_there_are_slots(
 
 
 def test_a_form_counts_as_one_in_memory_too(store: Path, encoder: Encoder) -> None:
-    made = [*tenants(encoder, 2), make_form_tenant(encoder, "light", "transformer", seed=9)]
+    made = [*tenants(encoder, 2), make_variant_tenant(encoder, "light", "transformer", seed=9)]
     engine = paged(store, encoder, made, slots=2)
     for tenant in (*made, *made):
         ask(engine, tenant, encoder)

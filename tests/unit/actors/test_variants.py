@@ -1,4 +1,4 @@
-"""Methods that make a cheaper form of the adapter: made, judged, bundled and served."""
+"""Methods that make a cheaper variant of the adapter: made, judged, bundled and served."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import prove_active
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.conditional_distillation import ConditionalDistillation
-from adapterdistill.distill.forms import unpack_form
+from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.evaluate import Ranking
-from adapterdistill.evaluation.report import FormComparison, compare_form
+from adapterdistill.evaluation.report import VariantComparison, compare_variant
 from adapterdistill.manifest import VersionRef
 from serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
@@ -35,7 +35,7 @@ def run_with(method: str, **changed: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("splits", [("train",) * 3 + ("test",), ("train", "valid", "test")])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_form_is_made_judged_and_served(
+def test_a_variant_is_made_judged_and_served(
     configured: Configured,
     registry: Running,
     tiny_encoder_folder: Path,
@@ -47,8 +47,8 @@ def test_a_form_is_made_judged_and_served(
         write_task(Path(config.data), "mood", domains=("shop", "home"))
     encoder = load_encoder(str(tiny_encoder_folder), dtype="float32", max_tokens=128)
     report, lines = run_through(config)
-    made = report.lighten
-    assert made.trained and made.form == method and made.steps > 0
+    made = report.variant
+    assert made.trained and made.served == method and made.steps > 0
     assert f"{method} is served (top-1 lost" in lines[7]
     assert made.held_out is not None and report.evaluate.held_out is not None
     assert made.held_out.rows == report.evaluate.held_out.rows
@@ -62,19 +62,19 @@ def test_a_form_is_made_judged_and_served(
 
     store = Path(config.serving_store)
     bundle = read_bundle(store, "fletcher", report.bundle.bundle)
-    assert bundle.form is not None and bundle.form.proven.kind == method
+    assert bundle.variant is not None and bundle.variant.proven.kind == method
     assert bundle.threshold == report.bundle.threshold == made.threshold
     assert bundle.calibration == made.calibration != report.evaluate.own_calibration
     assert bundle.calibration is not None
-    form = unpack_form(bundle.form.payload, encoder)
-    prove_active(encoder, form.embedder, bundle.form.proven.golden)
+    variant = unpack_variant(bundle.variant.payload, encoder)
+    prove_active(encoder, variant.embedder, bundle.variant.proven.golden)
 
     engine = Engine(encoder, store)
     assert engine.refresh().loaded == ("fletcher",)
     [answer] = engine.search([SearchItem("fletcher", "my lamp is broken", top_k=5)])
     assert isinstance(answer, SearchAnswer)
     assert (answer.variant, answer.version) == (method, manifest.version)
-    query = encoder.embed_texts(["my lamp is broken"], form.embedder)[0]
+    query = encoder.embed_texts(["my lamp is broken"], variant.embedder)[0]
     expected = {
         faq.faq_id: float(query @ vector)
         for faq, vector in zip(bundle.faqs, bundle.vectors, strict=True)
@@ -89,41 +89,41 @@ def test_a_light_student_learns_the_tenant_s_further_tasks(
     config = configured("fletcher", splits=("train", "train"), run=run_with(method))
     write_task(Path(config.data), "mood", domains=("shop", "home"))
     report, _ = run_through(config)
-    assert {name: m.count for name, m in report.lighten.tasks["mood"].items()} == {
+    assert {name: m.count for name, m in report.variant.tasks["mood"].items()} == {
         "valid_teacher": 6, "valid_student": 6, "test_teacher": 4, "test_student": 4,
     }  # fmt: skip
     bundle = read_bundle(Path(config.serving_store), "fletcher", report.bundle.bundle)
-    assert bundle.form is not None
-    assert b'\\"classes\\":[\\"glad\\",\\"sad\\"]' in bundle.form.payload
-    assert f'\\"kind\\":\\"{method}\\"'.encode() in bundle.form.payload
+    assert bundle.variant is not None
+    assert b'\\"classes\\":[\\"glad\\",\\"sad\\"]' in bundle.variant.payload
+    assert f'\\"kind\\":\\"{method}\\"'.encode() in bundle.variant.payload
 
 
-def test_where_a_form_loses_too_much_or_none_is_made_the_bundle_is_the_plain_one(
+def test_where_a_variant_loses_too_much_or_none_is_made_the_bundle_is_the_plain_one(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured("founder", run=run_with("conditional", most_lost=0.25))
     training = config.training.model_copy(update={"method": "adapter_distillation"})
     plain = config.model_copy(update={"training": training, "conditional": None})
     expected, lines = run_through(plain)
-    assert not expected.lighten.trained and expected.lighten.form == "adapter"
-    assert "adapter is served (the method makes no other form)" in lines[7]
+    assert not expected.variant.trained and expected.variant.served == "adapter"
+    assert "adapter is served (the method makes no variant)" in lines[7]
 
-    def worse(adapter: Ranking, form: Ranking) -> FormComparison | None:
-        found = compare_form(adapter, form)
+    def worse(adapter: Ranking, variant: Ranking) -> VariantComparison | None:
+        found = compare_variant(adapter, variant)
         return found and found.model_copy(update={"lost": 0.2501})
 
-    monkeypatch.setattr("actors.data_owner.compare_form", worse)
+    monkeypatch.setattr("actors.judging.compare_variant", worse)
     report, lines = run_through(config)
-    assert report.lighten.trained and report.lighten.form == "adapter"
+    assert report.variant.trained and report.variant.served == "adapter"
     assert "adapter is served (top-1 lost 0.2501, at most 0.2500 may be" in lines[7]
     assert report.publish.name == expected.publish.name
     assert report.bundle.bundle == expected.bundle.bundle
 
 
-def test_where_no_row_is_held_out_no_form_is_trained(configured: Configured) -> None:
+def test_where_no_row_is_held_out_no_variant_is_trained(configured: Configured) -> None:
     report, lines = run_through(configured("glover", splits=(), run=run_with("multitask_kd")))
-    assert not report.lighten.trained and report.lighten.form == "adapter"
-    assert "no held-out row to show what a form would lose" in lines[7]
+    assert not report.variant.trained and report.variant.served == "adapter"
+    assert "no held-out row to show what a variant would lose" in lines[7]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_where_no_row_is_held_out_no_form_is_trained(configured: Configured) -> 
         ("multitask_kd", {"body": "bilstm", "lstm_size": 17}, "take at most 16"),
     ],
 )
-def test_a_form_that_cannot_be_is_refused_before_anything_is_done(
+def test_a_variant_that_cannot_be_is_refused_before_anything_is_done(
     configured: Configured, method: str, changed: dict[str, Any], said: str
 ) -> None:
     config = configured(run=run_with(method, **changed))
@@ -162,7 +162,7 @@ def test_meta_kd_without_domains_is_refused_before_anything_is_done(
     assert not Path(config.workspace).exists()
 
 
-def test_a_run_killed_while_its_form_is_trained_ends_as_if_it_had_not_been(
+def test_a_run_killed_while_its_variant_is_trained_ends_as_if_it_had_not_been(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured("hatter", splits=("train",) * 2, run=run_with("conditional", steps=8))
@@ -186,5 +186,5 @@ def test_a_run_killed_while_its_form_is_trained_ends_as_if_it_had_not_been(
             run_through(config)
     assert list(folder_of(config).glob("form-*.state"))
     report, _ = run_through(config)
-    assert report.lighten.adapter_sha256 == expected.lighten.adapter_sha256
+    assert report.variant.adapter_sha256 == expected.variant.adapter_sha256
     assert report.bundle.bundle == expected.bundle.bundle

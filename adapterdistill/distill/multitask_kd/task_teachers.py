@@ -17,9 +17,13 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import metadata_of
 from adapterdistill.data.tasks import Task, TaskRow
 from adapterdistill.distill.meta_kd.tasks import Domains, TaskLesson, TaskOverDomains
-from adapterdistill.distill.method import Objective
-from adapterdistill.distill.multitask_kd import MultitaskDistillation, TaskBatches, no_targets
-from adapterdistill.distill.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.objective import (
+    MultitaskDistillation,
+    TaskBatches,
+    no_targets,
+)
+from adapterdistill.distill.multitask_kd.students import AdapterBody, MultitaskModel, TaskTexts
+from adapterdistill.distill.objective import Objective
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import Metric, SharedPrototypes, canonical_json
 
@@ -37,7 +41,7 @@ class TaskSplits:
     valid: TaskTexts
     test: TaskTexts
     domains: Domains | None = None
-    """Of the training rows, where Meta-KD is to learn from these."""
+    """Domains of the training rows, if Meta-KD learns from them."""
 
 
 def tokenise_task(task: Task, encoder: Encoder, domains: Domains | None = None) -> TaskSplits:
@@ -46,7 +50,7 @@ def tokenise_task(task: Task, encoder: Encoder, domains: Domains | None = None) 
 
 
 def task_texts(rows: Sequence[TaskRow], task: Task, encoder: Encoder) -> TaskTexts:
-    """Some rows of a task."""
+    """Rows of a task as token ids."""
     written = [
         text
         for row in rows
@@ -75,7 +79,7 @@ def write_tasks(path: Path, tasks: Sequence[TaskSplits]) -> None:
 
 
 def _told_of(domains: Domains | None) -> list[Any] | None:
-    """Their number, and what others share of theirs."""
+    """The number of domains, and the prototypes that others share."""
     if domains is None:
         return None
     return [domains.number, *(one.model_dump(mode="json") for one in domains.others)]
@@ -105,13 +109,13 @@ def read_tasks(path: Path) -> list[TaskSplits]:
 
 @dataclass(frozen=True)
 class TaughtTasks:
-    """What a light student learns: its tenant's retrieval, then tasks that have teachers."""
+    """A light student's lessons: its tenant's retrieval, then tasks that have teachers."""
 
     batches: TaskBatches
     tasks: tuple[TaskSplits, ...] = ()
     teachers: tuple[MultitaskModel, ...] = ()
     lessons: tuple[TaskLesson | None, ...] = ()
-    """Of the tasks that Meta-KD teaches."""
+    """Lessons of the tasks that Meta-KD teaches; None for the others."""
 
     @cached_property
     def targets(self) -> list[Tensor]:
@@ -143,7 +147,7 @@ def taught_tasks(
     schedule: Schedule,
     seed: int,
 ) -> TaughtTasks:
-    """Train each task's teacher; where the task has domains, a meta-teacher of these."""
+    """Train each task's teacher; if the task has domains, a meta-teacher of them."""
     batches = TaskBatches([retrieval, *(task.train for task in tasks)])
     teachers: list[MultitaskModel] = []
     lessons: list[TaskLesson | None] = []
@@ -182,7 +186,7 @@ def fit_teacher(
     """Train a teacher for the steps that the task's `valid` rows allow, and freeze it.
 
     Args:
-        objective: of the task's rows; None: their labels alone.
+        objective: trains on the task's rows; None: on their labels alone.
     """
     batches = TaskBatches([task.train])
     train(

@@ -5,7 +5,7 @@ body with a head a task, learns their logits, one task a step, over the shuffled
 tasks. Trained on one task this is ordinary distillation; with `alpha` 1, plain training. A task may
 be a tenant's retrieval: outputs are then the vectors to rank by, and the tenant's adapter teaches.
 
-The paper's full text was not to be had: the loss and its default follow notes on it.
+The paper's full text was not available: the loss and its default follow notes on it.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import ModelObjective
-from adapterdistill.distill.students import MultitaskModel, TaskTexts
+from adapterdistill.distill.multitask_kd.students import MultitaskModel, TaskTexts
+from adapterdistill.distill.objective import ModelObjective
 from adapterdistill.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ class TaskBatches:
     def __init__(self, tasks: Sequence[TaskTexts]) -> None:
         """Raises ConfigError if there is no task, or one without rows or with one class only.
 
-        A retrieval task may have labels of -1 alone: its teacher tells all that is learnt.
+        A retrieval task may have only labels of -1: it is learnt from its teacher alone.
         """
         if not tasks:
             raise ConfigError("multi-task distillation needs a task, got none")
@@ -103,8 +103,8 @@ class TaskBatches:
 class MultitaskDistillation(ModelObjective):
     """The distance of a model's logits to its teachers', with its labels' cross-entropy.
 
-    For one worker: the heads of tasks that a step does not meet get no gradient at all, so that
-    they, and their optimiser state, stay as they are.
+    It trains in one worker: heads of tasks that a step does not meet get no gradient at all, so
+    that they and their optimiser state stay as they are.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class MultitaskDistillation(ModelObjective):
             targets: each task's logits of its teacher, [rows, outputs]; any where alpha is 1.
             alpha: share of the labels' cross-entropy, 0 to 1.
 
-        Distances of logits are relative to the spread of the task's targets: a sure teacher's are
-        many times as far apart as another's, and its task would be the only one that is learned.
-        Vectors to rank by are of unit length, all alike.
+        Distances of logits are relative to the spread of the task's targets: a confident teacher's
+        logits are many times as far apart as another's, so that its task alone would be learnt.
+        Vectors to rank by all have unit length.
 
         Raises:
             ConfigError: alpha is out of range, or a teacher's logits do not fit its task's rows.
@@ -165,5 +165,5 @@ def spread_of(logits: Float[Tensor, "rows outputs"]) -> float:
 
 
 def no_targets(batches: TaskBatches) -> list[Tensor]:
-    """In place of teachers' logits where there is no teacher (alpha 1)."""
+    """Zeros that replace teachers' logits if there is no teacher (alpha 1)."""
     return [torch.zeros(len(task), task.num_outputs) for task in batches.tasks]

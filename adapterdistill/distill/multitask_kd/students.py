@@ -51,9 +51,9 @@ class Body(nn.Module):
     """Reads texts: `forward(tokens, pairs=...)` gives a vector a row, [rows, size(pairs)]."""
 
     width: int
-    """Of one text's vector."""
+    """Size of one text's vector."""
     num_frozen: int
-    """Parameters that it reads besides its own, trained ones."""
+    """Parameters that it reads and does not train."""
 
     def size(self, pairs: bool) -> int:
         return 4 * self.width if pairs else self.width
@@ -81,14 +81,14 @@ class AdapterBody(Body):
 class TransformerBody(Body):
     """A thinner encoder, started from `encoder`'s layers; its word embeddings stay frozen.
 
-    Without `train_positions`, so do those of positions: it then reads texts of any length that an
-    encoder reads, not of the length alone that its own reads.
+    Without `train_positions`, position embeddings stay frozen too: it then reads texts of any
+    length that an encoder reads, not only of its own encoder's length.
     """
 
     def __init__(
         self, encoder: Encoder, *, num_layers: int, num_heads: int, train_positions: bool = True
     ) -> None:
-        """Raises ConfigError where it has more layers or heads than `encoder`."""
+        """Raises ConfigError if it has more layers or heads than `encoder`."""
         super().__init__()
         self.width = encoder.hidden_size
         frozen = {"words"} if train_positions else {"words", "positions", "relative_bias"}
@@ -162,7 +162,7 @@ def attended(
     other: Float[Tensor, "texts S width"],
     other_there: Bool[Tensor, "texts S"],
 ) -> Float[Tensor, "texts T width"]:
-    """What each state finds in the other text: softmax of scaled dot products, padding left out."""
+    """Attention of each state to the other text by scaled dot products, without padding."""
     scores = states @ other.transpose(1, 2) / states.shape[-1] ** 0.5
     weights: Tensor = scores.masked_fill(~other_there[:, None], -torch.inf).softmax(-1)
     return weights @ other
@@ -175,7 +175,7 @@ def compare(texts: Float[Tensor, "texts width"]) -> Float[Tensor, "pairs four_wi
 
 
 class MultitaskModel(nn.Module, Replacement):
-    """A body and a linear head a task. Texts are embedded as its retrieval task ranks them."""
+    """A body and one linear head a task. It embeds texts by its retrieval task."""
 
     def __init__(self, body: Body, tasks: Sequence[TaskTexts], *, seed: int) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class MultitaskModel(nn.Module, Replacement):
         return found
 
     def num_parameters(self) -> int:
-        """Trained ones: without the frozen encoder or word embeddings that it reads."""
+        """Number of trained parameters, without the frozen ones that it reads."""
         return sum(p.numel() for p in self.parameters())
 
 

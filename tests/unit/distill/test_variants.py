@@ -1,4 +1,4 @@
-"""Forms as bytes, and trained as a stage."""
+"""Variants as bytes, and trained as a stage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,56 +6,51 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, state_digest
 from adapterdistill.distill.folds import NUM_FOLDS, CrossValidation, fold_file
-from adapterdistill.distill.forms import (
-    FormSettings,
-    ServedForm,
-    form_of,
-    pack_form,
-    unpack_form,
-)
-from adapterdistill.distill.method import Scored
+from adapterdistill.distill.method import Variant, VariantSettings
+from adapterdistill.distill.objective import Objective, Scored
+from adapterdistill.distill.rows import StageRows, write_rows
 from adapterdistill.distill.stage import (
-    StageRows,
     StageSpec,
     build_objective,
     load_payload,
     run_stage,
     texts_of,
-    write_rows,
+    trained_by,
 )
 from adapterdistill.distill.training import Schedule, train
+from adapterdistill.distill.variants import pack_variant, unpack_variant
 from adapterdistill.errors import ConfigError, InvalidPayloadError
-from tests.random_forms import FORMS, LIGHT, random_form
+from tests.random_variants import LIGHT, VARIANTS, random_variant
 from tests.separable_tenant import fold_stage, held_out_of, separable_rows, separable_stage
 from tests.tiny_encoders import random_adapter
 
 IDS = separable_rows(2, seed=3).ids
-each_form = pytest.mark.parametrize("settings", FORMS.values(), ids=FORMS)
+each_variant = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 
 
-@each_form
-def test_a_form_survives_its_payload(tiny_encoder: Encoder, settings: FormSettings) -> None:
-    form = random_form(tiny_encoder, settings, seed=5)
-    payload = pack_form(form)
-    found = unpack_form(payload, tiny_encoder)
-    assert found.settings == settings and pack_form(found) == payload
-    expected = tiny_encoder.embed_ids(IDS, form.embedder)
+@each_variant
+def test_a_variant_survives_its_payload(tiny_encoder: Encoder, settings: VariantSettings) -> None:
+    variant = random_variant(tiny_encoder, settings, seed=5)
+    payload = pack_variant(variant)
+    found = unpack_variant(payload, tiny_encoder)
+    assert found.settings == settings and pack_variant(found) == payload
+    expected = tiny_encoder.embed_ids(IDS, variant.embedder)
     assert torch.equal(tiny_encoder.embed_ids(IDS, found.embedder), expected)
     assert float((expected.norm(dim=1) - 1).abs().max()) < 1e-5
     assert float((expected - tiny_encoder.embed_ids(IDS)).norm(dim=1).min()) > 0.05
     assert not any(parameter.requires_grad for parameter in found.model.parameters())
 
 
-@each_form
-def test_other_tensors_than_the_form_has_are_refused(
-    tiny_encoder: Encoder, settings: FormSettings
+@each_variant
+def test_other_tensors_than_the_variant_has_are_refused(
+    tiny_encoder: Encoder, settings: VariantSettings
 ) -> None:
-    payload = pack_form(random_form(tiny_encoder, settings, seed=5))
+    payload = pack_variant(random_variant(tiny_encoder, settings, seed=5))
     tensors = safetensors.torch.load(payload)
     name = max(tensors, key=lambda name: tensors[name].numel())
     size = int.from_bytes(payload[:8], "little")
@@ -65,26 +60,26 @@ def test_other_tensors_than_the_form_has_are_refused(
     def refused(changed: dict[str, Tensor], match: str, metadata: str = said) -> None:
         other = safetensors.torch.save(changed, {"served_form": metadata})
         with pytest.raises(InvalidPayloadError, match=match):
-            unpack_form(other, tiny_encoder)
+            unpack_variant(other, tiny_encoder)
 
     refused({k: v for k, v in tensors.items() if k != name}, "other tensors")
     refused(tensors | {"more": torch.zeros(1)}, "other tensors")
     refused(tensors | {name: tensors[name][:1].clone()}, "other tensors")
     refused(tensors | {name: tensors[name].double()}, "other tensors")
     refused(tensors | {name: torch.full_like(tensors[name], torch.nan)}, "not finite")
-    refused(tensors, "not a served form", said.replace(settings.kind, "magic"))
-    refused(tensors, "not a served form", "{")
+    refused(tensors, "not a variant", said.replace(settings.kind, "magic"))
+    refused(tensors, "not a variant", "{")
 
 
-def test_what_is_no_form_or_not_for_this_encoder_is_refused(tiny_encoder: Encoder) -> None:
+def test_what_is_no_variant_or_not_for_this_encoder_is_refused(tiny_encoder: Encoder) -> None:
     adapter = pack_adapter(random_adapter(tiny_encoder, seed=1), model_name="test")
     for payload in (b"", b"torn", adapter):
-        with pytest.raises(InvalidPayloadError, match="not a served form"):
-            unpack_form(payload, tiny_encoder)
-    form = random_form(tiny_encoder, LIGHT, seed=1)
+        with pytest.raises(InvalidPayloadError, match="not a variant"):
+            unpack_variant(payload, tiny_encoder)
+    variant = random_variant(tiny_encoder, LIGHT, seed=1)
     deep = LIGHT.model_copy(update={"layers": 3})
     with pytest.raises(InvalidPayloadError, match="not fit the encoder: a student of 3 layers"):
-        unpack_form(pack_form(ServedForm(deep, form.model)), tiny_encoder)
+        unpack_variant(pack_variant(Variant(deep, variant.model)), tiny_encoder)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +97,10 @@ def test_a_student_larger_than_its_teacher_is_refused(
         LIGHT.model_copy(update=changed).new(tiny_encoder, seed=0)
 
 
-def spec_of(folder: Path, encoder: Encoder, settings: FormSettings, rows: StageRows) -> StageSpec:
-    """The making of a form from an adapter of its own for all rows and each fold."""
+def spec_of(
+    folder: Path, encoder: Encoder, settings: VariantSettings, rows: StageRows
+) -> StageSpec:
+    """The making of a variant from an adapter of its own for all rows and each fold."""
     write_rows(folder / "rows", rows)
     for n, file in enumerate([folder / "a", *(fold_file(folder / "a", f) for f in range(2))]):
         adapter = random_adapter(encoder, seed=n, scale=0.1)
@@ -114,20 +111,21 @@ def spec_of(folder: Path, encoder: Encoder, settings: FormSettings, rows: StageR
         bottleneck_size=4,
         schedule=schedule,
         seed=1,
+        method=settings.kind,
         initial=str(folder / "a"),
-        form=settings,
+        variant=settings.model_dump(mode="json"),
     )
 
 
-def test_a_spec_with_a_form_survives_json(tmp_path: Path, tiny_encoder: Encoder) -> None:
-    for settings in FORMS.values():
+def test_a_spec_with_a_variant_survives_json(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    for settings in VARIANTS.values():
         spec = spec_of(tmp_path, tiny_encoder, settings, separable_stage())
         assert StageSpec.from_json(spec.to_json()) == spec
 
 
-@each_form
-def test_a_form_comes_closer_to_the_adapter_which_stays_as_it_was(
-    tmp_path: Path, tiny_encoder: Encoder, settings: FormSettings
+@each_variant
+def test_a_variant_comes_closer_to_the_adapter_which_stays_as_it_was(
+    tmp_path: Path, tiny_encoder: Encoder, settings: VariantSettings
 ) -> None:
     rows = separable_stage()
     spec = replace(spec_of(tmp_path, tiny_encoder, settings, rows), initial=str(tmp_path / "a"))
@@ -136,33 +134,33 @@ def test_a_form_comes_closer_to_the_adapter_which_stays_as_it_was(
     before = (tmp_path / "a").read_bytes()
     goal = tiny_encoder.embed_ids(IDS, load_payload(tmp_path / "a"))
     trained = run_stage(spec, tiny_encoder)
-    form = trained.student
-    assert isinstance(form, ServedForm) and trained.result.steps == 30
+    variant = trained.student
+    assert isinstance(variant, Variant) and trained.result.steps == 30
     start = settings.embedder(settings.new(tiny_encoder, seed=spec.seed))
 
     def missed(embeddings: Tensor) -> float:
         return 1 - float((embeddings * goal).sum(-1).mean())
 
-    assert missed(tiny_encoder.embed_ids(IDS, form.embedder)) < 0.9 * missed(
+    assert missed(tiny_encoder.embed_ids(IDS, variant.embedder)) < 0.9 * missed(
         tiny_encoder.embed_ids(IDS, start)
     )
     assert (tmp_path / "a").read_bytes() == before
 
 
-@each_form
+@each_variant
 def test_the_best_step_of_held_out_rows_is_kept(
-    tmp_path: Path, tiny_encoder: Encoder, settings: FormSettings
+    tmp_path: Path, tiny_encoder: Encoder, settings: VariantSettings
 ) -> None:
     trained = run_stage(spec_of(tmp_path, tiny_encoder, settings, separable_stage()), tiny_encoder)
-    assert isinstance(trained.student, ServedForm)
+    assert isinstance(trained.student, Variant)
     score = held_out_of(tiny_encoder)(trained.student.embedder)
     assert score == pytest.approx(trained.result.best_score, abs=1e-5)
 
 
-@each_form
+@each_variant
 @pytest.mark.parametrize("changed", range(NUM_FOLDS))
-def test_no_fold_s_form_sees_what_its_fold_holds_out(
-    tmp_path: Path, tiny_encoder: Encoder, settings: FormSettings, changed: int
+def test_no_fold_s_variant_sees_what_its_fold_holds_out(
+    tmp_path: Path, tiny_encoder: Encoder, settings: VariantSettings, changed: int
 ) -> None:
     rows = fold_stage()
     assert rows.folds is not None
@@ -170,19 +168,24 @@ def test_no_fold_s_form_sees_what_its_fold_holds_out(
     pairs = zip(rows.train.ids, held_out, strict=True)
     other = replace(rows.train, ids=[[*ids[:-1], 77, 3] if held else ids for ids, held in pairs])
 
+    def model_of(spec: StageSpec, objective: Objective) -> nn.Module:
+        trained = trained_by(spec, objective)
+        assert isinstance(trained, Variant)
+        return trained.model
+
     def digests(rows: StageRows) -> list[str]:
         spec = spec_of(tmp_path, tiny_encoder, settings, rows)
         texts = texts_of(spec, tiny_encoder, rows)
         assert texts.folds is not None
         folds = [
-            build_objective(spec.of_fold(fold), tiny_encoder, part.train, texts.tasks)
+            build_objective(spec.of_fold(fold), tiny_encoder, part.train, texts)
             for fold, part in enumerate(rows.splits())
         ]
         scored = [Scored(objective, lambda _: 0.0) for objective in folds]
         schedule = Schedule(max_steps=6, batch_size=32)
         validation = CrossValidation(scored, texts.rows, texts.folds)
         train(validation, texts.rows, schedule, seed=0, choose=texts.choose)
-        return [state_digest(form_of(settings, objective).model) for objective in folds]
+        return [state_digest(model_of(spec, objective)) for objective in folds]
 
     before, after = digests(rows), digests(replace(rows, train=other))
     same = [one == two for one, two in zip(before, after, strict=True)]

@@ -1,0 +1,102 @@
+"""The stages of an onboarding, one row each: name, record and summary."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from actors.records import (
+    Bundled,
+    Decided,
+    Distilled,
+    Evaluated,
+    Extracted,
+    Fetched,
+    Published,
+    StageResult,
+    Trained,
+    Validated,
+    VariantMade,
+)
+
+
+class Stage(NamedTuple):
+    """A stage: a method of `DataOwner` that returns its record."""
+
+    name: str
+    record: type[StageResult]
+    summary: Callable[[Any], str]
+    """One line about the record, for people."""
+
+
+def _validated(result: Validated) -> str:
+    c = result.counts
+    return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+
+
+def _best_step(result: Trained) -> str:
+    return f"best of {result.steps} steps is {result.best_step}"
+
+
+def _extracted(result: Extracted) -> str:
+    return _best_step(result) if result.trained else "no labelled queries, nothing to train on"
+
+
+def _fetched(result: Fetched) -> str:
+    refused = f", {len(result.refused)} refused" if result.refused else ""
+    teachers = f"{len(result.teachers)} of {result.listed} teachers"
+    return f"{teachers}, {result.payload_bytes / 2**20:.1f} MiB{refused}"
+
+
+def _distilled(result: Distilled) -> str:
+    return _best_step(result) if result.trained else "no teachers"
+
+
+def _evaluated(result: Evaluated) -> str:
+    found = result.held_out
+    if found is None:
+        return "nothing held out"
+    folds = f", {result.folds} folds" if result.folds else ""
+    return f"held-out MRR {found.gain:+.4f} on {found.rows} rows{folds}"
+
+
+def _decided(result: Decided) -> str:
+    return f"{result.choice} ({result.reason})"
+
+
+def _published(result: Published) -> str:
+    waits = ", in quarantine until an operator releases it"
+    return result.name + (waits if result.quarantined else "")
+
+
+def _variant_made(result: VariantMade) -> str:
+    return f"{result.served} is served ({result.reason})"
+
+
+def _bundled(result: Bundled) -> str:
+    mode = result.mode if result.share is None else f"{result.mode} of {result.share:g}"
+    made = f"{result.bundle[:12]}, {result.index_vectors} vectors, {mode}"
+    found = result.calibration
+    if found is None:
+        return made
+    stated, bound = 100 * found.expected_error, 100 * found.error_bound
+    return f"{made}, {stated:.1f}% of answers wrong when held out (95% bound {bound:.1f}%)"
+
+
+ONBOARDING = (
+    Stage("validate", Validated, _validated),
+    Stage("extract", Extracted, _extracted),
+    Stage("fetch_teachers", Fetched, _fetched),
+    Stage("distil", Distilled, _distilled),
+    Stage("evaluate", Evaluated, _evaluated),
+    Stage("decide", Decided, _decided),
+    Stage("publish", Published, _published),
+    Stage("variant", VariantMade, _variant_made),
+    Stage("bundle", Bundled, _bundled),
+)
+"""All stages, in order."""
+
+STAGES = tuple(stage.name for stage in ONBOARDING)
+
+
+def stage_of(record: type[StageResult]) -> Stage:
+    """The stage whose result is a `record`."""
+    return next(stage for stage in ONBOARDING if stage.record is record)
