@@ -62,7 +62,7 @@ class BenchTenant:
     questions: TextRows
     train: TextRows
     valid: TextRows
-    """For choices only; empty where the tenant has none."""
+    """Rows for choices only; empty where the tenant has none."""
     test: TextRows
     out_of_scope: TextRows
 
@@ -83,7 +83,7 @@ class BenchTenant:
         return self.train.select(chosen)
 
     def arrival(self, k: int | None, *, seed: int) -> TextRows:
-        """What the tenant arrives with: every FAQ's question, then its k queries."""
+        """The rows with which the tenant arrives: every FAQ's question, then its k queries."""
         return self.questions.join(self.first(k, seed=seed))
 
 

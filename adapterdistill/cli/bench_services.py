@@ -1,197 +1,222 @@
-"""`adapterdistill bench serving|calibration|registry|soak`: what services bear, how they err."""
+"""`adapterdistill bench serving|calibration|registry`: how fast services are, and how they err.
 
-import json
+Checks that were part of these commands are drills now. Their options, and `bench soak`, are aliases
+for one release.
+"""
+
+import sys
+from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterdistill.cli.options import Device, Dtype, Format, Out, Output
+from adapterdistill.cli.options import (
+    Data,
+    Device,
+    Dtype,
+    EncoderName,
+    Format,
+    Out,
+    Output,
+    Peer,
+    Size,
+    SizeOption,
+    Threads,
+    number,
+    show,
+)
 from adapterdistill.errors import ConfigError, RegistryError, ServingError
+from adapterdistill.testbed.encoder_options import EncoderOptions
+
+if TYPE_CHECKING:  # they import torch
+    from adapterdistill.testbed.endpoint import Endpoint
+    from adapterdistill.testbed.reporting import Part
 
 # What a server cuts at by default.
 _MAX_TOKENS_SERVED = 128
-
-
-class ServiceSize(StrEnum):
-    tiny = "tiny"
-    quick = "quick"
-    standard = "standard"
+# By size: requests of `drill isolation` and seconds of `drill kill-serve-replica`.
+_ENDPOINT_CHECKS = {
+    Size.tiny: (0, 8.0),
+    Size.quick: (20_000, 40.0),
+    Size.standard: (100_000, 120.0),
+}
+# By size: calls of `drill fuzz-registry` and kills of `drill kill-registry`.
+_REGISTRY_CHECKS = {Size.tiny: (300, 1), Size.quick: (5_000, 5), Size.standard: (100_000, 100)}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill bench`."""
-    for command in (serving, calibration, registry, soak):
+    for command in (serving, calibration, registry):
         app.command()(command)
+    app.command(hidden=True)(soak)
+
+
+def _moved(new: str) -> None:
+    print(f"note: this is a drill now: adapterdistill {new}", file=sys.stderr)
 
 
 def serving(
     out: Out,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ADAPTERDISTILL_DATA",
-            help="Folder of a faqs.jsonl of many tenants, or with it in `faqbanks`. "
-            "Default: the samples, again and again.",
-        ),
-    ] = None,
-    size: Annotated[ServiceSize, typer.Option()] = ServiceSize.quick,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
-    peer_env: Annotated[
-        Path | None, typer.Option(help="Folder for sentence-transformers' own environment.")
-    ] = None,
+    data: Data = None,
+    size: SizeOption = Size.quick,
+    threads: Threads = 1,
+    peer_env: Peer = None,
     http: Annotated[
         bool,
         typer.Option(
-            "--http",
-            help="Instead of the engine: `adapterdistill serve` over HTTP, its speed, isolation "
-            "and a killed replica, on the CPU.",
+            "--http", help="Instead of the engine: `adapterdistill serve` over HTTP, on the CPU."
         ),
     ] = False,
-    requests: Annotated[
-        int | None,
-        typer.Option(min=0, help="Checked for isolation over HTTP. Default: the size's."),
-    ] = None,
-    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    requests: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
+    encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
     paging_only: Annotated[bool, typer.Option(help="Only more tenants than slots.")] = False,
-    isolation_only: Annotated[bool, typer.Option(help="Over HTTP: only isolation.")] = False,
+    isolation_only: Annotated[bool, typer.Option(hidden=True)] = False,
     fairness_only: Annotated[bool, typer.Option(help="Over HTTP: only a flood.")] = False,
     output: Output = Format.table,
 ) -> None:
-    """How fast many tenants are served, beside the bare encoder and sentence-transformers.
+    """Measure how fast many tenants are served, beside the bare encoder and sentence-transformers.
 
-    With --http: how fast over HTTP, and whether any answer is wrong; then it fails.
+    --data holds a faqs.jsonl of many tenants, itself or in `faqbanks`; without it the samples are
+    served again and again. With --http it fails if an answer is wrong.
     """
-    folder = data or Path(str(files("adapterdistill"))) / "samples"
-    if (folder / "faqbanks").is_dir():
-        folder /= "faqbanks"
-    if http:
-        from adapterdistill.bench.endpoint import command
+    from adapterdistill.testbed.endpoint import banks_folder
 
-        chosen = command.SIZES[size.value]
-        if requests is not None:
-            chosen = replace(chosen, requests=requests)
-        if isolation_only:
-            chosen = replace(chosen, rounds=0, kill_s=0.0, flood_rounds=0)
-        if fairness_only:
-            chosen = replace(chosen, rounds=0, kill_s=0.0, requests=0)
-        found = command.http_command(
-            data=folder,
+    if not http:
+        from adapterdistill.bench.engine.report import serving_command
+
+        report = serving_command(
+            data=banks_folder(data),
             out=out,
-            size=chosen,
-            encoder=encoder,
-            dtype=dtype,
+            size=size,
+            encoder=EncoderOptions(encoder, dtype, device, _MAX_TOKENS_SERVED),
             threads=threads,
-            max_tokens=_MAX_TOKENS_SERVED,
+            peer_env=peer_env,
+            paging_only=paging_only,
         )
-        name = "http.json" if output is Format.json else "http.md"
-        typer.echo((out / name).read_text())
-        if found["faults"]:
-            raise ServingError(f"{len(found['faults'])} faults over HTTP: see the report")
+        show(report, output)
         return
-    from adapterdistill.bench.engine.report import markdown, serving_command
+    from adapterdistill.bench.endpoint import command
+    from adapterdistill.bench.sizes import named_size
 
-    found = serving_command(
-        data=folder,
+    chosen = named_size(command.SIZES, size)
+    if isolation_only or fairness_only:
+        flood_rounds = 0 if isolation_only else chosen.flood_rounds
+        chosen = replace(chosen, rounds=0, flood_rounds=flood_rounds)
+    report = command.http_command(
+        data=data,
         out=out,
-        size=size.value,
-        encoder=encoder,
-        dtype=dtype,
-        device=device,
+        size=chosen,
+        encoder=EncoderOptions(encoder, dtype, max_tokens=_MAX_TOKENS_SERVED),
         threads=threads,
-        peer_env=peer_env,
-        max_tokens=_MAX_TOKENS_SERVED,
-        paging_only=paging_only,
+        more=_endpoint_checks(size, requests, isolation_only, fairness_only),
     )
-    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
+    show(report, output)
+    if faults := report.figures["faults"]:
+        raise ServingError(f"{len(faults)} faults over HTTP: see the report")
+
+
+def _endpoint_checks(
+    size: Size, requests: int | None, isolation_only: bool, fairness_only: bool
+) -> list[Callable[["Endpoint"], "Part"]]:
+    """Makers of the checks for which the size or an old option asks."""
+    from adapterdistill.drills.endpoint.isolation import isolation_part
+    from adapterdistill.drills.endpoint.kill import kill_part
+
+    default, seconds = _ENDPOINT_CHECKS[size]
+    checked = 0 if fairness_only else default if requests is None else requests
+    checks: list[Callable[[Endpoint], Part]] = []
+    if checked:
+        _moved(f"drill isolation --requests {checked}")
+        checks.append(lambda endpoint: isolation_part(endpoint, checked))
+    if not (isolation_only or fairness_only):
+        _moved(f"drill kill-serve-replica --seconds {seconds:g}")
+        checks.append(lambda endpoint: kill_part(endpoint, seconds))
+    return checks
 
 
 def calibration(
     out: Out,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ADAPTERDISTILL_DATA",
-            help="Folder of tenant folders, or with it in `tenants`. Default: the samples.",
-        ),
-    ] = None,
-    size: Annotated[ServiceSize, typer.Option(help="How much is run.")] = ServiceSize.quick,
-    encoder: Annotated[str, typer.Option(help="Name or folder of the encoder.")] = "minilm-l6",
+    data: Data = None,
+    size: SizeOption = Size.quick,
+    encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
     output: Output = Format.table,
 ) -> None:
-    """Whether stated confidence, expected error and drift alarms hold on test rows."""
-    from adapterdistill.bench.calibration.report import calibration_command, markdown
-    from adapterdistill.bench.encoder_options import Crew
+    """Check stated confidence, expected error and drift alarms on test rows.
 
-    found = calibration_command(
-        data=data or Path(str(files("adapterdistill"))) / "samples",
+    --data holds tenant folders, itself or in `tenants`; without it the samples are taken.
+    """
+    from adapterdistill.bench.calibration.report import calibration_command
+    from adapterdistill.testbed.endpoint import SAMPLES
+
+    report = calibration_command(
+        data=data or SAMPLES,
         out=out,
-        size=size.value,
-        crew=Crew(1, encoder, dtype, device, _MAX_TOKENS_SERVED),
+        size=size,
+        encoder=EncoderOptions(encoder, dtype, device, _MAX_TOKENS_SERVED),
     )
-    typer.echo(json.dumps(found, indent=1) if output is Format.json else markdown(found))
+    show(report, output)
 
 
 def registry(
     out: Out,
-    size: Annotated[ServiceSize, typer.Option(help="How much of everything.")] = (
-        ServiceSize.quick
-    ),
+    size: SizeOption = Size.quick,
     adapters: Annotated[
-        int | None, typer.Option(min=0, help="Adapters to hold. Default: the size's; 0: none.")
+        int | None, number("Adapters to hold. Default: the size's; 0: none.", low=0)
     ] = None,
-    fuzz: Annotated[
-        int | None, typer.Option(min=0, help="Mutated calls. Default: the size's; 0: none.")
-    ] = None,
-    kills: Annotated[
-        int | None, typer.Option(min=0, help="Times to kill it. Default: the size's; 0: never.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of mutated calls and kills.")] = 0,
+    fuzz: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
+    kills: Annotated[int | None, typer.Option(min=0, hidden=True)] = None,
+    seed: Annotated[int, typer.Option(min=0, hidden=True)] = 0,
     output: Output = Format.table,
 ) -> None:
-    """A registry under load, under mutated calls and under kill -9. Fails if it shows a fault."""
+    """Measure a registry that holds many adapters, under load. It fails if it shows a fault."""
     from adapterdistill.bench.registry.command import SIZES, registry_command
+    from adapterdistill.bench.sizes import named_size
+    from adapterdistill.drills.registry.fuzz import fuzz_part
+    from adapterdistill.drills.registry.kills import kills_part
 
-    chosen = SIZES[size.value]
-    chosen = replace(
-        chosen,
-        adapters=chosen.adapters if adapters is None else adapters,
-        fuzz=chosen.fuzz if fuzz is None else fuzz,
-        kills=chosen.kills if kills is None else kills,
+    chosen = named_size(SIZES, size)
+    chosen = replace(chosen, adapters=chosen.adapters if adapters is None else adapters)
+    calls, killed = (
+        default if given is None else given
+        for default, given in zip(_REGISTRY_CHECKS[size], (fuzz, kills), strict=True)
     )
-    if not (chosen.adapters or chosen.fuzz or chosen.kills):
+    if not (chosen.adapters or calls or killed):
         raise ConfigError("nothing to measure: --adapters, --fuzz and --kills are all 0")
-    found = registry_command(out=out, size=chosen, seed=seed)
-    text = (out / "report.json").read_text() if output is Format.json else None
-    typer.echo(text or (out / "report.md").read_text())
-    if found["faults"]:
-        raise RegistryError(f"the registry showed {len(found['faults'])} faults: see the report")
+    with TemporaryDirectory() as folder:
+        checks = []
+        if calls:
+            _moved(f"drill fuzz-registry --calls {calls}")
+            checks.append(fuzz_part(calls, seed))
+        if killed:
+            _moved(f"drill kill-registry --kills {killed}")
+            checks.append(kills_part(Path(folder), killed, seed))
+        report = registry_command(out=out, size=chosen, more=checks)
+    show(report, output)
+    if faults := report.figures["faults"]:
+        raise RegistryError(f"the registry showed {len(faults)} faults: see the report")
 
 
 def soak(
     out: Out,
-    minutes: Annotated[
-        float, typer.Option(min=0.05, help="For how long it is asked and onboards.")
-    ] = 30.0,
-    rate: Annotated[float, typer.Option(min=0.1, help="Queries a second, of all tenants.")] = 20.0,
+    minutes: Annotated[float, typer.Option(min=0.05)] = 30.0,
+    rate: Annotated[float, typer.Option(min=0.1)] = 20.0,
     output: Output = Format.table,
 ) -> None:
-    """Onboard and answer at once for a long time: what grows, and what is left over. Fails if
-    memory grows, an answer is wrong, or a process, actor, descriptor or file stays.
-    """
+    """The former name of `adapterdistill drill soak`."""
     from adapterdistill.cli.drill import end_orderly
     from adapterdistill.drills.soak.command import soak_command
 
+    _moved(f"drill soak --minutes {minutes:g} --rate {rate:g} --out {out}")
     end_orderly()
-    found = soak_command(out=out, minutes=minutes, rate_per_s=rate)
-    typer.echo((out / ("soak.json" if output is Format.json else "soak.md")).read_text())
-    missed = sum(not aim["met"] for aim in found["aims"])
+    report = soak_command(out=out, minutes=minutes, rate_per_s=rate)
+    show(report, output)
+    missed = sum(not aim["met"] for aim in report.figures["aims"])
     if missed:
         raise ServingError(f"{missed} aims of the soak are missed: see the report")

@@ -1,20 +1,22 @@
 """`adapterdistill demo`: the main job on the sample tenants, on a cluster of its own."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from actors.stages import STAGES
-from adapterdistill.cli.options import Format, Output
-from adapterdistill.cli.tables import table
+from adapterdistill.cli.options import Format, Output, names, option
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
+
+_SHOWN = ("extract", "fetch_teachers", "distil", "evaluate")
+"""The stages that take longest, and the one that brings teachers."""
 
 
 def register(app: typer.Typer) -> None:
@@ -23,46 +25,44 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     tenants: Annotated[
-        str, typer.Option(help="Sample tenants, comma-separated, in order of arrival.")
+        str, option("Sample tenants in order of arrival, commas between.", "NAMES")
     ] = ",".join(sample_names()),
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running and print the addresses.")
     ] = False,
     stop: Annotated[
-        Path | None, typer.Option(help="Stop what an earlier `demo --keep` left in this folder.")
+        Path | None, option("Stop what an earlier `demo --keep` left here.", "FOLDER")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the tenants' TOML files.")] = Path(
+    runs: Annotated[Path, option("Folder of the tenants' TOML files.", "FOLDER")] = Path(
         "cluster/runs"
     ),
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result as JSON to this file.")
-    ] = None,
-    shape: Output = Format.table,
+    output: Annotated[Path | None, option("Write the result as JSON to this file.", "FILE")] = None,
+    form: Output = Format.table,
 ) -> None:
     """Start a cluster and a registry, onboard the sample tenants one after another through
     `ray job submit`, serve them, ask questions over HTTP, and stop everything.
     """
-    console = Console(stderr=shape is Format.json)
+    console = Console(stderr=form is Format.json)
     if stop is not None:
         stop_cluster(stop)
         console.print(f"stopped what ran in {stop}")
         return
-    names = [name.strip() for name in tenants.split(",") if name.strip()]
-    unknown = sorted(set(names) - set(sample_names()))
-    if unknown or not names:
+    chosen = names(tenants)
+    unknown = sorted(set(chosen) - set(sample_names()))
+    if unknown or not chosen:
         raise ConfigError(
             f"no such sample tenant: {', '.join(unknown) or '(none named)'}; there are "
             f"{', '.join(sample_names())}"
         )
-    missing = [name for name in names if not (runs / f"{name}.toml").is_file()]
+    missing = [name for name in chosen if not (runs / f"{name}.toml").is_file()]
     if missing:
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
-    with Demo(names, runs=runs, emit=console.print, keep=keep) as running:
+    with Demo(chosen, runs=runs, emit=console.print, keep=keep) as running:
         result = running.run()
-        if shape is Format.json:
+        for one in _tables(result):
+            console.print(one)
+        if form is Format.json:
             typer.echo(json.dumps(result.as_json(), indent=2))
-        else:
-            console.print(_tenants(result), _stages(result), _answers(result), *_figures(result))
         if output is not None:
             output.write_text(json.dumps(result.as_json(), indent=2), "utf-8")
         if keep:
@@ -74,44 +74,44 @@ def demo(
             )
 
 
-def _tenants(result: DemoResult) -> Table:
-    columns = ("tenant", "FAQs", "teachers", "top-1", "decision")
-    title = "Own adapter -> distilled adapter, on held-out queries"
-    shown = table(*columns, right=columns[1:3], title=title)
+def _tables(result: DemoResult) -> Iterator[Table | str]:
+    """The result within 80 columns; `--format json` and `--output` have all of it."""
+    table = _table("Own adapter -> distilled adapter, on held-out queries", "teachers")
+    for name in ("top-1", "MRR", "decision"):
+        table.add_column(name, no_wrap=True)
     for report in result.reports:
-        held, top_1 = report.evaluate.held_out, "-"
-        if held is not None and "top1" in held.own:
-            own, distilled = held.own["top1"].value, held.distilled["top1"].value
-            top_1 = f"{own:.3f} -> {distilled:.3f}" if report.distil.trained else f"{own:.3f}"
-        counts = (report.validate_stage.counts["faqs"], len(report.fetch_teachers.teachers))
-        shown.add_row(report.tenant, *map(str, counts), top_1, report.decide.choice)
-    return shown
-
-
-def _stages(result: DemoResult) -> Table:
-    """Show the seconds of the stages that took longest, and of all others together."""
-    seconds = {report.tenant: report.stage_seconds() for report in result.reports}
-    slowest = sorted(STAGES, key=lambda stage: sum(one[stage] for one in seconds.values()))[-4:]
-    columns = [stage for stage in STAGES if stage in slowest]
-    shown = table(
-        "tenant", *columns, "others", right=[*columns, "others"], title="Seconds by stage"
-    )
-    for tenant, one in seconds.items():
-        cells = [*(one[stage] for stage in columns), sum(one[s] for s in {*STAGES} - {*columns})]
-        shown.add_row(tenant, *(f"{cell:.1f}" for cell in cells))
-    return shown
-
-
-def _answers(result: DemoResult) -> Table:
-    columns = ("tenant", "question asked", "first FAQ", "score")
-    shown = table(*columns, right=("score",), title="Answers over HTTP")
+        held = report.evaluate.held_out
+        cells = [report.tenant, str(len(report.fetch_teachers.teachers))]
+        for metric in ("top1", "mrr"):
+            if held is None or metric not in held.own:
+                cells.append("-")
+                continue
+            own, distilled = held.own[metric].value, held.distilled[metric].value
+            cells.append(f"{own:.2f} -> {distilled:.2f}" if report.distil.trained else f"{own:.2f}")
+        table.add_row(*cells, report.decide.choice)
+    yield table
+    table = _table("Seconds by stage", *(stage.replace("_teachers", "") for stage in _SHOWN), "all")
+    for report in result.reports:
+        seconds = report.stage_seconds()
+        shown = (f"{seconds[stage]:.1f}" for stage in _SHOWN)
+        table.add_row(report.tenant, *shown, f"{sum(seconds.values()):.1f}")
+    yield table
+    table = _table("Answers over HTTP", "score", "ms")
+    table.add_column("question asked")
+    table.add_column("first FAQ")
     for answer in result.answers:
         found = Text("abstained", style="yellow") if answer.abstained else Text(answer.first)
-        shown.add_row(answer.tenant, Text(answer.asked), found, f"{answer.score:.3f}")
-    return shown
-
-
-def _figures(result: DemoResult) -> list[str]:
+        figures = (f"{answer.score:.3f}", f"{answer.milliseconds:.0f}")
+        table.add_row(answer.tenant, *figures, Text(answer.asked), found)
+    yield table
     peaks = ", ".join(f"{name} {mb:.0f} MB" for name, mb in result.peak_rss_mb.items())
-    seconds = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    return [f"Peak memory: {peaks}", f"Time: {seconds}"]
+    yield f"Peak memory: {peaks}"
+    yield "Time: " + ", ".join(f"{name} {taken:.0f} s" for name, taken in result.seconds.items())
+
+
+def _table(title: str, *figures: str) -> Table:
+    """A table of tenants, whose names are whole, with columns of figures."""
+    table = Table(Column("tenant", no_wrap=True), title=title)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

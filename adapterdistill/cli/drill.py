@@ -4,7 +4,7 @@ import json
 import signal
 import statistics
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +13,10 @@ from rich.console import Console, RenderableType
 from rich.table import Column
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, number, option
 from adapterdistill.cli.tables import table
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
-from adapterdistill.drills.drill import Outcome, run_drill
+from adapterdistill.drills.drill import Drill, Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named
 from adapterdistill.errors import ConfigError
 
@@ -34,21 +34,33 @@ def drill(
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="Drills to run, or `all`; `list` shows them."),
     ] = None,
-    runs: Annotated[
-        int, typer.Option(min=1, help="Of each drill, every one a new deployment.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first run; the next has the next.")] = 0,
+    runs: Annotated[int, number("Runs of each drill, each a new deployment.", low=1)] = 1,
+    seed: Annotated[int, number("Seed of the first run; the next adds 1.", low=0)] = 0,
     on: Annotated[
         Path | None,
-        typer.Option(
-            help="TOML file that names a running deployment to do it on, with [registry], "
-            "[serving] and [ray]; `list` shows which drills can."
-        ),
+        option("TOML file of a deployment to do it on; `list` says what it needs.", "FILE"),
+    ] = None,
+    out: Annotated[
+        Path | None, option("Keep the reports of drills that measure here.", "FOLDER")
+    ] = None,
+    calls: Annotated[int | None, number("fuzz-registry: mutated calls.", low=1)] = None,
+    kills: Annotated[int | None, number("kill-registry: kills on the same folder.", low=1)] = None,
+    requests: Annotated[int | None, number("isolation: answers to check.", low=1)] = None,
+    tenants: Annotated[int | None, number("isolation: tenants to serve.", low=2)] = None,
+    data: Annotated[
+        Path | None, option("isolation: FAQ banks. Default: the samples.", "FOLDER")
+    ] = None,
+    seconds: Annotated[
+        float | None, number("kill-serve-replica: for how long to ask.", low=1)
+    ] = None,
+    minutes: Annotated[float | None, number("soak: for how long to run.", low=0.05)] = None,
+    rate: Annotated[
+        float | None, number("soak: queries a second, of all tenants.", low=0.1)
     ] = None,
     output: Output = Format.table,
 ) -> None:
     """Start a small deployment, break something at a random moment, check what must hold, and
-    remove it all. Without a name: list the drills.
+    remove it all. Without a name: list the drills and their sizes.
 
     With --on, the same on a deployment that runs already, whose data stay as they are.
 
@@ -61,7 +73,16 @@ def drill(
     unknown = sorted(set(names) - DRILLS.keys() - {ALL})
     if unknown:
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
+    sizes: dict[str, Any] = {
+        "calls": calls,
+        "kills": kills,
+        "requests": requests,
+        "tenants": tenants,
+        "data": data,
+    }
+    sizes |= {"seconds": seconds, "minutes": minutes, "rate": rate}
     chosen = [DRILLS[name] for name in (DRILLS if ALL in names else dict.fromkeys(names))]
+    chosen = _sized(chosen, {name: size for name, size in sizes.items() if size is not None})
     if on is not None:
         named = load_named(on)
         chosen = [on_named(one, ON_NAMED, named, on) for one in chosen]
@@ -70,9 +91,10 @@ def drill(
     found: list[dict[str, Any]] = []
     for one in chosen:
         outcomes = []
-        for number in range(runs):
-            outcomes.append(run_drill(one, seed + number))
-            _tell(console, f"{one.name} {number + 1}/{runs}", outcomes[-1])
+        for run in range(runs):
+            keep = out and out / f"{one.name}-{seed + run}"
+            outcomes.append(run_drill(one, seed + run, keep=keep))
+            _tell(console, f"{one.name} {run + 1}/{runs}", outcomes[-1])
         found.append(_summed(one.name, seed, outcomes))
     if output is Format.json:
         typer.echo(json.dumps(found, indent=2))
@@ -82,14 +104,26 @@ def drill(
         raise typer.Exit(1)
 
 
+def _sized(drills: list[Drill], given: dict[str, Any]) -> list[Drill]:
+    """The drills with the sizes that were given. Raises ConfigError: no drill here has one."""
+    for name in given:
+        if not any(name in drill.sizes for drill in drills):
+            with_it = ", ".join(drill.name for drill in DRILLS.values() if name in drill.sizes)
+            raise ConfigError(f"--{name} is a size of {with_it}, which is not run here")
+    return [
+        replace(drill, sizes={name: given.get(name, size) for name, size in drill.sizes.items()})
+        for drill in drills
+    ]
+
+
 def end_orderly() -> None:
-    """From now on a signal to end raises here, so that what was started is ended first."""
+    """Make a signal to end raise an error here, so that what was started is ended first."""
     for ending in _ENDINGS:
         signal.signal(ending, _end_orderly)
 
 
 def _end_orderly(number: int, _frame: object) -> None:
-    """What was started is ended and removed, which no further signal interrupts."""
+    """Raise the error of a signal; further signals do not interrupt the removal."""
     for one in _ENDINGS:
         signal.signal(one, signal.SIG_IGN)
     if number == signal.SIGINT:
@@ -98,8 +132,13 @@ def _end_orderly(number: int, _frame: object) -> None:
 
 
 def _list(output: Format) -> None:
-    rows = [
-        {"name": name, "sentence": drill.sentence, "on_named": _on_named(name)}
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "sentence": drill.sentence,
+            "on_named": _on_named(name),
+            "sizes": {name: size for name, size in drill.sizes.items() if size is not None},
+        }
         for name, drill in DRILLS.items()
     ]
     if output is Format.json:
@@ -107,7 +146,9 @@ def _list(output: Format) -> None:
         return
     shown = table(Column("drill", no_wrap=True), "fault, and what must hold", "with --on")
     for row in rows:
-        shown.add_row(*map(Text, row.values()))
+        sizes = " ".join(f"--{name} {size:g}" for name, size in row["sizes"].items())
+        sentence = f"{row['sentence']} ({sizes})" if sizes else row["sentence"]
+        shown.add_row(row["name"], Text(sentence), Text(row["on_named"]))
     Console().print(shown)
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, option
 from adapterdistill.demo.federation import TENANTS, Federation
 from adapterdistill.demo.parties import own_cluster
 from adapterdistill.errors import ConfigError
@@ -28,12 +28,12 @@ def federation(
     ] = False,
     root: Annotated[
         Path | None,
-        typer.Option(
-            help="A new folder to work in, which stays; a short path, for Ray's sockets are in it."
-            " Otherwise a temporary one, which is removed."
+        option(
+            "A new folder to work in, which stays; a short path. Default: a temporary one.",
+            "FOLDER",
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the owners' TOML files.")] = Path(
+    runs: Annotated[Path, option("Folder of the owners' TOML files.", "FOLDER")] = Path(
         "cluster/federation"
     ),
     output: Output = Format.table,

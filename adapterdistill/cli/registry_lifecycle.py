@@ -63,7 +63,7 @@ def _consent(everyone: bool, nobody: bool, tenants: list[str]) -> Consent:
 def withdraw(
     name: Name,
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why; shown to everyone who asks for it.")
+        str, typer.Option(metavar="REASON", help="Why; shown to everyone who asks for it.")
     ],
     address: Address = None,
     address_file: AddressFile = None,

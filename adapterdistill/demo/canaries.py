@@ -25,7 +25,7 @@ _MIN_TOKENS = 8  # fewer might be found somewhere by chance
 
 @dataclass(frozen=True)
 class Needles:
-    """What stands for one word: its text in several encodings, and its token ids."""
+    """The forms of one word: its text in several encodings, and its token ids."""
 
     by_form: Mapping[str, bytes]
 
@@ -60,7 +60,7 @@ class Needles:
 
 
 def _base64(word: str, shift: int) -> bytes:
-    """What base64 makes of the word's whole triples where `shift` bytes of it belong to one before.
+    """The base64 of the word's whole triples if its first `shift` bytes belong to an earlier one.
 
     Four digits stand for three bytes, so a word is written in one of three ways.
     """
@@ -98,7 +98,7 @@ def files_under(folder: Path) -> Iterator[tuple[str, bytes]]:
 class Canaries:
     """One for each kind of private text of each owner, and one that is public.
 
-    The public one, in every adapter's name, is the positive control: it is found where names go.
+    The public one is in every adapter's name. It is the positive control: it must be found.
     """
 
     def __init__(self, owners: Iterable[Owner], encoder: Encoder) -> None:
@@ -117,7 +117,7 @@ class Canaries:
         plant(owner.data, self._words[owner])
 
     def found_in(self, folder: Path) -> "Found":
-        """Whose texts are in the files of this folder, in any form."""
+        """Search the files of this folder for everybody's texts, in any form."""
         found: set[Label] = set()
         files = content_bytes = 0
         for path, content in files_under(folder):
@@ -128,7 +128,7 @@ class Canaries:
         return Found(_told(found), files, content_bytes)
 
     def expected_in(self, owner: Owner | None = None) -> str:
-        """What `found_in` is to tell of the owner's own folder, or of what is nobody's."""
+        """The expected answer of `found_in` for the owner's folder, or for one of nobody."""
         own = set() if owner is None else {(owner.tenant, kind) for kind in KINDS}
         return _told({*own, PUBLIC})
 

@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from actors.onboarding import OnboardReport
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.importing import import_samples
 from adapterdistill.demo.canaries import Canaries
-from adapterdistill.demo.parties import Onboard, Owner, Site, command, refusal, registry_process
+from adapterdistill.demo.parties import Onboard, Owner, Site, command, refusal
 from adapterdistill.demo.steps import Steps
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.testbed.registry import registry_process
 
 TENANTS = ("larkhill-vets", "pedal-and-spoke", "valtara-rail")
-"""In the order in which they join."""
+"""Tenants in the order in which they join."""
 
 
 class Federation:
@@ -65,12 +65,7 @@ class Federation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._emit("stopping everything")
         with ThreadPoolExecutor(len(TENANTS)) as pool:  # most of it is waiting
             list(pool.map(ExitStack.close, self._sites))
@@ -81,12 +76,13 @@ class Federation:
         """The whole story. Raises TrainingError where a step failed that the others need."""
         first, second, third = self._owners
         command("registry", "init", "--root", str(self._registry))
+        recorded = ("--record", str(self._home / "recorded")) if self._canaries else ()
         with registry_process(
             self._registry,
+            *recorded,
             address_file=self._home / "registry.address",
-            log_file=self._home / "registry.log",
-            record=self._home / "recorded" if self._canaries else None,
-        ) as address:
+            log=self._home / "registry.log",
+        ) as registry:
             for owner in self._owners:
                 self._enrol(owner)
             self._onboard(first, teachers=[])
@@ -95,7 +91,7 @@ class Federation:
             self._consent(second, [first, third])
             self._onboard(third, teachers=[first, second])
             self._under_anothers_name(third, first)
-            self._strangers(address)
+            self._strangers(registry.address)
             self._revoked(third, first)
             self._audited(third)
             command("registry", "backup", str(self._registry), str(self._home / "backup"))
@@ -103,7 +99,7 @@ class Federation:
             self._search(self._canaries)
 
     def _enrol(self, owner: Owner) -> None:
-        """Keys are made in the owner's folder and stay there; a request goes, certificates come."""
+        """Make keys that stay in the owner's folder, send a request, and receive certificates."""
 
         def work() -> str:
             import_samples(owner.tenant, owner.data)
@@ -197,7 +193,7 @@ class Federation:
         self.steps.take(name, "NOT_PERMITTED", work)
 
     def _strangers(self, address: str) -> None:
-        """One in plain text, and one whom another registry's authority enrolled."""
+        """Try in plain text, and with a certificate of another registry's authority."""
         elsewhere, impostor = self._home / "elsewhere", self._home / "impostor"
 
         def listed(credentials: Path | None) -> str:
@@ -277,7 +273,7 @@ class Federation:
 
 
 def _enrol(tenant: str, credentials: Path, registry: Path) -> None:
-    """As the tenant and the operator would, who send each other one file."""
+    """Enrol the tenant: it and the operator send each other one file."""
     command("owner", "keygen", str(credentials), "--tenant", tenant)
     command(
         *("registry", "enrol", tenant, "--root", str(registry)),

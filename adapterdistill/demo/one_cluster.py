@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import psutil
@@ -23,10 +22,8 @@ from actors.cluster import (
 from actors.onboarding import OnboardReport
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.importing import import_samples
-from adapterdistill.demo.parties import submit_onboarding
+from adapterdistill.demo.parties import HOME_VARIABLE, submit_onboarding
 from adapterdistill.errors import ServingError, TrainingError
-
-HOME_VARIABLE = "ADAPTERDISTILL_HOME"
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Answer:
 
 @dataclass
 class DemoResult:
-    """What the demo found."""
+    """The results of the demo."""
 
     reports: list[OnboardReport] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
@@ -81,12 +78,7 @@ class Demo:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         _leave_ray()
         if self._keep and error is None:
             return

@@ -5,10 +5,8 @@ Each has its own folder, ports, processes and keys; nothing is shared but the re
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
 from actors.onboarding import OnboardReport
 from adapterdistill.errors import (
     AdapterDistillError,
-    RegistryUnavailableError,
     TrainingError,
     error_classes,
 )
@@ -28,8 +25,8 @@ from adapterdistill.ray_private import RAY_COMMAND
 from adapterdistill.registry.client.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
-_START_TIMEOUT_S = 60.0
 _COMMAND_TIMEOUT_S = 120.0
+_KEPT_LINES = 20
 _ERROR_LINE = re.compile(r"error \[([A-Z_]+)\]: (.*)")
 
 
@@ -67,7 +64,7 @@ class Owner:
         )
 
     def sees(self) -> list[str]:
-        """The other tenants of which the registry shows it adapters."""
+        """Other tenants whose adapters the registry shows it."""
         with self.client() as client:
             return sorted(one.tenant for one in client.list(exclude_tenant=self.tenant))
 
@@ -75,7 +72,7 @@ class Owner:
 Onboard = Callable[[], OnboardReport]
 """Submits the owner's run, again if it was submitted before. Raises the error that ended it."""
 Site = Callable[[Owner], AbstractContextManager[Onboard]]
-"""Where an owner trains, while it is open."""
+"""A context in which an owner trains."""
 
 
 @contextmanager
@@ -108,7 +105,7 @@ def own_cluster(owner: Owner, emit: Callable[[str], None]) -> Iterator[Onboard]:
 
 
 def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
-    """With what the call is refused, without the digest that it asked for."""
+    """The refusal of a call, without the digest that it asked for."""
     try:
         call(ref)
     except AdapterDistillError as error:
@@ -117,7 +114,7 @@ def refusal(call: Callable[[VersionRef], object], ref: VersionRef) -> str:
 
 
 def command(*arguments: str) -> str:
-    """What `adapterdistill ARGUMENTS` prints. Raises the error that it ends with."""
+    """Run `adapterdistill ARGUMENTS` and return what it prints. Raises the error it ends with."""
     done = subprocess.run(
         [sys.executable, "-m", "adapterdistill", *arguments],
         stdin=subprocess.DEVNULL,
@@ -132,53 +129,13 @@ def command(*arguments: str) -> str:
 
 
 def _raise_told(lines: Sequence[str], otherwise: Exception) -> NoReturn:
-    """Raises the error that another process told of in its last line of that kind."""
+    """Raise the error that another process printed last."""
     by_reason = {error_class.reason: error_class for error_class in error_classes()}
     for line in reversed(lines):
         told = _ERROR_LINE.search(line)
         if told and told[1] in by_reason:
             raise by_reason[told[1]](told[2])
     raise otherwise
-
-
-@contextmanager
-def registry_process(
-    root: Path, *, address_file: Path, log_file: Path, record: Path | None
-) -> Iterator[str]:
-    """`adapterdistill registry serve` while this is open; gives its address.
-
-    Raises:
-        RegistryUnavailableError: it did not come up in time; its log says why.
-    """
-    arguments = ["--root", str(root), "--port-file", str(address_file)]
-    arguments += [] if record is None else ["--record", str(record)]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "adapterdistill", "registry", "serve", *arguments],
-            env=os.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not address_file.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RegistryUnavailableError(f"the registry did not start: see {log_file}")
-            time.sleep(0.1)
-        yield address_file.read_text("utf-8").strip()
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-_KEPT_LINES = 20
 
 
 def submit_onboarding(

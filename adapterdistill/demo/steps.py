@@ -1,11 +1,11 @@
-"""A story in steps, each with what was expected of it and what came."""
+"""A story in steps, each with its expected and its actual result."""
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.errors import AdapterDistillError, TrainingError
@@ -13,7 +13,7 @@ from adapterdistill.errors import AdapterDistillError, TrainingError
 
 @dataclass(frozen=True)
 class Step:
-    """It passes if what came is what was expected, to the letter."""
+    """One step, which passes if the result is exactly as expected."""
 
     name: str
     expected: str
@@ -26,14 +26,14 @@ class Step:
 
 
 class Steps:
-    """Those taken so far, each told through `emit`."""
+    """The steps taken so far, each reported through `emit`."""
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self.taken: list[Step] = []
         self._emit = emit
 
     def take(self, name: str, expected: str, work: Callable[[], str]) -> None:
-        """What came is what `work` gives, or the reason of the error with which it was refused."""
+        """Take a step whose result is that of `work`, or the reason of the error that it raises."""
         self._emit(f"== {name}")
         started = time.perf_counter()
         try:
@@ -45,14 +45,14 @@ class Steps:
         self._emit(f"   {'pass' if step.passed else 'FAIL'}: {came}")
 
     def must(self, name: str, expected: str, work: Callable[[], str]) -> None:
-        """Like `take`, for a step without which the rest says nothing.
+        """Take a step on which the others depend.
 
         Raises:
             TrainingError: it did not pass.
         """
         self.take(name, expected, work)
         if not self.taken[-1].passed:
-            raise TrainingError(f"this ends here: {name}: {self.taken[-1].came}")
+            raise TrainingError(f"the story ends here: {name}: {self.taken[-1].came}")
 
     @property
     def passed(self) -> bool:
@@ -62,13 +62,11 @@ class Steps:
         return [asdict(step) | {"passed": step.passed} for step in self.taken]
 
     def table(self, title: str) -> Table:
-        table = Table(title=title, show_lines=True)
-        for name in ("step", "expected", "came"):
-            table.add_column(name, overflow="fold")
-        table.add_column("")
-        table.add_column("s", justify="right")
+        """One row a step, with what was expected where another thing came."""
+        columns = (Column("step", ratio=1), Column("came", ratio=1), "", Column("s", no_wrap=True))
+        table = Table(*columns, title=title, show_lines=True)
         for step in self.taken:
             verdict = Text("pass", "green") if step.passed else Text("FAIL", "bold red")
-            cells = (Text(text) for text in (step.name, step.expected, step.came))
-            table.add_row(*cells, verdict, f"{step.seconds:.1f}")
+            came = step.came if step.passed else f"{step.came} (expected: {step.expected})"
+            table.add_row(Text(step.name), Text(came), verdict, f"{step.seconds:.1f}")
         return table

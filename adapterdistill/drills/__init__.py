@@ -1,1 +1,1 @@
-"""Drills: each breaks a small deployment of its own on purpose and checks that it recovers."""
+"""Faults on purpose: each drill breaks a small deployment of its own and checks what must hold."""

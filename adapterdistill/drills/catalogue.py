@@ -1,160 +1,139 @@
 """Every drill there is."""
 
-import random
-from pathlib import Path
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from adapterdistill.drills.drill import Drill, Outcome
-from adapterdistill.drills.named import Named, OnNamed
-from adapterdistill.drills.registry import named
-from adapterdistill.drills.registry.calls import drop_rpc, kill_registry, slow_rpc
-from adapterdistill.drills.registry.disk import corrupt_blob, fill_disk
-
-
-def _clock_skew(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.registry.clocks import clock_skew
-
-    return clock_skew(folder, draw)
+from adapterdistill.drills.drill import Drill
+from adapterdistill.drills.named import OnNamed
 
 
-def _stale_teacher(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.stale_teacher import stale_teacher  # takes torch
+@dataclass(frozen=True)
+class Later:
+    """A function that is imported when it is called: some need Ray or torch."""
 
-    return stale_teacher(folder, draw)
+    module: str
+    name: str
 
+    def function(self) -> Callable[..., Any]:
+        module = importlib.import_module(f"adapterdistill.drills.{self.module}")
+        found: Callable[..., Any] = getattr(module, self.name)
+        return found
 
-def _kill_serve_replica(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.endpoint.replica import kill_serve_replica
-
-    return kill_serve_replica(folder, draw)
-
-
-def _kill_onboarding(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.resuming import kill_onboarding
-
-    return kill_onboarding(folder, draw)
+    def __call__(self, *arguments: Any, **sizes: Any) -> Any:
+        return self.function()(*arguments, **sizes)
 
 
-def _lose_registry(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.resuming import lose_registry
-
-    return lose_registry(folder, draw)
-
-
-def _kill_owner(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.on_ray import kill_owner
-
-    return kill_owner(folder, draw)
-
-
-def _kill_node(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.on_ray import kill_owner_node
-
-    return kill_owner_node(folder, draw)
-
-
-def _kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.onboarding.on_ray import kill_train_worker
-
-    return kill_train_worker(folder, draw)
-
-
-def _kill_named_serve_replica(named: Named, draw: random.Random) -> Outcome:
-    from adapterdistill.drills.endpoint.named import kill_serve_replica
-
-    return kill_serve_replica(named, draw)
-
-
-_MADE_UP = "it onboards a made-up tenant, which would be published to the others"
+_MADE_UP = "it publishes a made-up tenant"
 ON_NAMED: dict[str, OnNamed | str] = {
-    "kill-registry": "a registry at an address is no process that could be killed or started",
-    "drop-rpc": OnNamed(("registry",), named.drop_rpc),
-    "slow-rpc": OnNamed(("registry",), named.slow_rpc),
-    "corrupt-blob": "it damages what somebody published",
-    "fill-disk": "it takes the disk from all who publish",
+    "kill-registry": "a registry at an address is no process that can be killed and started",
+    "drop-rpc": OnNamed(("registry",), Later("registry.named", "drop_rpc")),
+    "slow-rpc": OnNamed(("registry",), Later("registry.named", "slow_rpc")),
+    "corrupt-blob": "it damages a published adapter",
+    "fill-disk": "it takes the disk from everybody",
     "clock-skew": "it lets an owner's certificates expire",
-    "stale-teacher": "it withdraws adapters, which is for ever",
-    "kill-serve-replica": OnNamed(("serving", "ray"), _kill_named_serve_replica),
+    "stale-teacher": "it withdraws adapters for ever",
+    "kill-serve-replica": OnNamed(
+        ("serving", "ray"), Later("endpoint.named", "kill_serve_replica")
+    ),
     "kill-onboarding": _MADE_UP,
     "lose-registry": _MADE_UP,
     "kill-owner": _MADE_UP,
     "kill-node": _MADE_UP,
     "kill-train-worker": _MADE_UP,
+    "fuzz-registry": "it publishes made-up adapters at a high rate",
+    "isolation": "it changes, withdraws and removes tenants",
+    "soak": _MADE_UP,
 }
-"""How each is done on a deployment that somebody runs, or why it is not."""
+"""How each is done on a deployment that somebody runs, or why it is not done there."""
 DRILLS = {
     drill.name: drill
     for drill in (
         Drill(
             "kill-registry",
-            "kill -9 of the registry amid publishes: what it acknowledged is there and verifies",
-            kill_registry,
+            "Kill the registry amid publishes: all that it acknowledged is there and sound",
+            Later("registry.calls", "kill_registry"),
+            {"kills": 1},
         ),
         Drill(
             "drop-rpc",
-            "Connections break within uploads and downloads: the client goes on, nothing is twice",
-            drop_rpc,
+            "Break connections amid uploads and downloads: clients go on, nothing happens twice",
+            Later("registry.calls", "drop_rpc"),
         ),
         Drill(
             "slow-rpc",
-            "A slow network: who waits gets the right bytes, who does not is told in time",
-            slow_rpc,
+            "Slow the network down: patient clients get right bytes, hasty ones an error in time",
+            Later("registry.calls", "slow_rpc"),
         ),
         Drill(
             "corrupt-blob",
-            "The disk damages a payload: nobody is given it, fsck names it, publishing heals it",
-            corrupt_blob,
+            "Damage a payload on disk: no client gets it, fsck names it, publishing repairs it",
+            Later("registry.disk", "corrupt_blob"),
         ),
         Drill(
             "fill-disk",
-            "The registry's disk is full for a while (a small file system; a limit on file sizes "
-            "where none can be mounted): it refuses, goes on reading, and recovers",
-            fill_disk,
+            "Fill the registry's disk (or limit its files): it refuses, still reads, and recovers",
+            Later("registry.disk", "fill_disk"),
         ),
         Drill(
             "clock-skew",
-            "Clocks go wrong: statements, certificates and tokens of another time are refused, "
-            "those of nearly now are not",
-            _clock_skew,
+            "Set clocks wrong: statements, certificates and tokens are refused if far off only",
+            Later("registry.clocks", "clock_skew"),
         ),
         Drill(
             "stale-teacher",
-            "A teacher is withdrawn, or the encoder another, after the list was read: it teaches "
-            "nobody, the others do",
-            _stale_teacher,
+            "Withdraw a listed teacher, or change the encoder: it teaches nobody, the others do",
+            Later("onboarding.stale_teacher", "stale_teacher"),
         ),
         Drill(
             "kill-serve-replica",
-            "kill -9 of one of two replicas amid queries: each is answered in the end, and rightly",
-            _kill_serve_replica,
+            "Kill one of two replicas amid queries: each query gets a right answer in the end",
+            Later("endpoint.kill", "kill_serve_replica"),
+            {"seconds": 8.0},
         ),
         Drill(
             "kill-onboarding",
-            "kill -9 of an onboarding without Ray, again and again, at any moment and amid writes: "
-            "it ends with the adapter, the report and the files of a run that nobody disturbed",
-            _kill_onboarding,
+            "Kill an onboarding without Ray several times: it ends as an undisturbed run does",
+            Later("onboarding.resuming", "kill_onboarding"),
         ),
         Drill(
             "lose-registry",
-            "kill -9 of the registry amid an onboarding, and it stays away for a while: the same, "
-            "published once",
-            _lose_registry,
+            "Kill the registry amid an onboarding, for a while: it ends the same, published once",
+            Later("onboarding.resuming", "lose_registry"),
         ),
         Drill(
             "kill-owner",
-            "kill -9 of an onboarding's owner actor or of its driver, at any moment of the run: it "
-            "ends with the adapter of a run that nobody disturbed",
-            _kill_owner,
+            "Kill an onboarding's owner actor or its driver: it ends with the same adapter",
+            Later("onboarding.on_ray", "kill_owner"),
         ),
         Drill(
             "kill-node",
-            "kill -9 of the owner's node with all that runs on it, and it stays away for a while: "
-            "the onboarding waits, or says so, and ends the same",
-            _kill_node,
+            "Kill the owner's node for a while: the onboarding waits or says so; it ends the same",
+            Later("onboarding.on_ray", "kill_owner_node"),
         ),
         Drill(
             "kill-train-worker",
-            "kill -9 of a training worker of Ray Train: the same",
-            _kill_train_worker,
+            "Kill a training worker of Ray Train: the onboarding ends with the same adapter",
+            Later("onboarding.on_ray", "kill_train_worker"),
+        ),
+        Drill(
+            "fuzz-registry",
+            "Send mutated uploads and calls: the registry accepts what an independent judge does",
+            Later("registry.fuzz", "fuzz_registry"),
+            {"calls": 5_000},
+        ),
+        Drill(
+            "isolation",
+            "Change and withdraw tenants amid queries: each answer is the tenant's own and live",
+            Later("endpoint.isolation", "isolation"),
+            {"requests": 20_000, "tenants": 100, "data": None},
+        ),
+        Drill(
+            "soak",
+            "Onboard and query for long: memory stays flat, answers stay right, nothing is left",
+            Later("soak.command", "soak_drill"),
+            {"minutes": 30.0, "rate": 20.0},
         ),
     )
 }

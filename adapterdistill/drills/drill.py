@@ -1,35 +1,36 @@
-"""What a drill is, how one is run, and that nothing is left of it."""
+"""Drills, and the run of one so that nothing is left of it."""
 
-import contextlib
-import os
 import random
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from adapterdistill.errors import AdapterDistillError
+from adapterdistill.testbed.processes import GRACE_S, end, marked, processes_of
+from adapterdistill.testbed.reporting import Part, measure_parts
 
-_MARK = "TMPDIR"
-_GRACE_S = 10.0
 _TIMEOUTS = (psutil.TimeoutExpired, subprocess.TimeoutExpired)
+REPORT = "report"
+"""The folder, within a drill's own, whose files can be kept."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run found."""
+    """The result of one run."""
 
     recovery_s: float | None
-    """From the fault, or from its end where somebody must end it, to full service; None: never."""
+    """Seconds from the fault, or from its end where somebody must end it, to full service."""
     findings: tuple[str, ...] = ()
-    """What must not be."""
+    """Whatever must not be."""
     note: str = ""
-    """Which of several ways the fault took."""
+    """Which of several ways the fault took, or with which seed it was drawn."""
 
     @property
     def passed(self) -> bool:
@@ -38,72 +39,53 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Drill:
-    """One fault and what must hold in spite of it."""
+    """One fault, and what must hold nevertheless."""
 
     name: str
     sentence: str
-    run: Callable[[Path, random.Random], Outcome]
-    """In a new folder, with the fault at a moment that is drawn. Ends what it starts, and may raise
-    AdapterDistillError where the deployment does not serve: that is a finding, too."""
+    run: Callable[..., Outcome]
+    """Takes a new folder, a source of random moments, and the sizes by name. It ends what it
+    starts. It may raise AdapterDistillError where the deployment does not serve, which is a finding
+    too."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Amounts of work by default, by the name of the option."""
 
 
-def run_drill(drill: Drill, seed: int) -> Outcome:
-    """The drill once, in a folder that is removed afterwards with every process of it, however it
-    ends."""
+def run_drill(drill: Drill, seed: int, *, keep: Path | None = None) -> Outcome:
+    """Run the drill once, in a folder that is removed with every process of it, however it ends.
+
+    Args:
+        keep: a folder that takes the files of the drill's report.
+    """
     # A short path: Ray's sockets are in it.
     with tempfile.TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as folder:
         try:
             with marked(folder):
-                found = drill.run(Path(folder), random.Random(seed))
+                found = drill.run(Path(folder), random.Random(seed), **drill.sizes)
         except (AdapterDistillError, AssertionError, *_TIMEOUTS) as error:
             reason = error.reason if isinstance(error, AdapterDistillError) else "FAILED"
             found = Outcome(None, (f"{reason}: {error}",))
         except BaseException:
             end(processes_of(folder), grace_s=1.0)
             raise
-        left = end(processes_of(folder), grace_s=_GRACE_S)
+        left = end(processes_of(folder), grace_s=GRACE_S)
+        if keep is not None and (Path(folder) / REPORT).is_dir():
+            shutil.copytree(Path(folder) / REPORT, keep, dirs_exist_ok=True)
     still = (f"left running: {one}" for one in left)
     return replace(found, findings=(*found.findings, *still))
 
 
-@contextmanager
-def marked(folder: str) -> Iterator[None]:
-    """All processes that start meanwhile have their temporary files there, and are known by it."""
-    before = os.environ.get(_MARK)
-    os.environ[_MARK] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_MARK]
-        else:
-            os.environ[_MARK] = before
+def reported(folder: Path, title: str, part: Part, **facts: Any) -> tuple[dict[str, Any], Outcome]:
+    """Measure a part as a drill: write its report, and make its faults the findings."""
+    from adapterdistill.testbed.environment import environment  # takes torch
 
-
-def processes_of(folder: str) -> list[psutil.Process]:
-    """Also those whose parents have ended."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it ended, or is another user's
-            if process.environ().get(_MARK) == folder and process.pid != os.getpid():
-                found.append(process)
-    return found
-
-
-def end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
-    """Kills those that do not end by themselves in time; their names."""
-    _, left = psutil.wait_procs(processes, timeout=grace_s)
-    names = []
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            names.append(process.name())
-            process.kill()
-    psutil.wait_procs(left, timeout=_GRACE_S)
-    return names
+    figures = {"drill": title, "environment": environment(), **facts}
+    report = measure_parts(folder / REPORT, title, figures, [part])
+    return report.figures[part.name], Outcome(None, tuple(report.figures["faults"]))
 
 
 def seconds_until(works: Callable[[], object], *, timeout_s: float = 60.0) -> float:
-    """Seconds until `works` raises no expected error; raises the last one after `timeout_s`."""
+    """Seconds until `works` raises no expected error. Raises the last one after `timeout_s`."""
     began = time.monotonic()
     while True:
         try:

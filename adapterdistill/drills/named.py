@@ -13,7 +13,7 @@ from adapterdistill.sections import LocalPath, RegistryConfig, Section
 
 
 class NamedServing(Section):
-    """A search endpoint, and what is asked there."""
+    """A search endpoint, and the questions to ask."""
 
     address: str = "http://127.0.0.1:8000"
     tenant: Name
@@ -29,7 +29,7 @@ class NamedRay(Section):
 
 
 class Named(Section):
-    """What there is of it: each drill says which sections it needs."""
+    """Parts of the deployment; each drill says which sections it needs."""
 
     registry: RegistryConfig | None = None
     serving: NamedServing | None = None
@@ -38,7 +38,7 @@ class Named(Section):
 
 @dataclass(frozen=True)
 class OnNamed:
-    """How a drill is done on a named deployment."""
+    """The form of a drill for a named deployment."""
 
     needs: tuple[str, ...]
     """Sections of `Named`."""
@@ -61,4 +61,4 @@ def on_named(drill: Drill, ways: dict[str, OnNamed | str], named: Named, source:
     for section in way.needs:
         if getattr(named, section) is None:
             raise ConfigError(f"{source}: {drill.name} needs the section [{section}]")
-    return replace(drill, run=lambda _, draw: way.run(named, draw))
+    return replace(drill, run=lambda folder, draw, **sizes: way.run(named, draw))

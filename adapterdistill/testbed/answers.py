@@ -1,4 +1,4 @@
-"""What right answers look like: those of each adapter version alone, known beforehand.
+"""Right answers: those of each adapter version alone, known beforehand.
 
 Every text that may be asked is embedded by every version that may answer it, with no other adapter
 beside it, in the dtype that is served, and scored by brute force. A page is asked its own questions
@@ -24,10 +24,10 @@ from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import post
 
 TOLERANCE = 2e-4
-"""Of a score against the same version's alone. Rows of mixed batches differ from it by 4e-7 in
-bfloat16 (measured), another adapter's by 0.01 and more."""
+"""Difference allowed between a score and the same version's alone. Rows of mixed batches differ by
+4e-7 in bfloat16 (measured), another adapter's by 0.01 and more."""
 THRESHOLD = 0.6
-"""Of abstention: between the scores of a page's own questions and of others'."""
+"""Threshold of abstention, between the scores of a page's own questions and of others'."""
 TOP_K = 5
 """The server's own default: no request asks for another."""
 _FOREIGN = 4
@@ -49,7 +49,7 @@ class Question:
 def draw_questions(
     banks: Sequence[Bank], count: int, draw: random.Random, *, texts: int = 1
 ) -> list[Question]:
-    """Of the pages' own questions."""
+    """Draw from the pages' own questions."""
     chosen = draw.choices(banks, k=count)
     return [
         Question(bank.tenant, tuple(f.question for f in draw.choices(bank.faqs, k=texts)))
@@ -93,7 +93,7 @@ class Alone:
         return {"ranked": ranked, "abstained": ranked[0]["score"] < self._threshold}
 
     def fault(self, text: str, result: Mapping[str, Any]) -> str | None:
-        """What is wrong with a result; None: nothing."""
+        """The fault of a result; None if it is right."""
         own, ranked = self._scores[self._row[text]], result["ranked"]
         for one in ranked:
             place = self._place.get(one["faq_id"])
@@ -124,7 +124,7 @@ class Alone:
 
 
 class Answers:
-    """What each tenant's versions answer; more of them may be added."""
+    """The right answers of each tenant's versions; more versions may be added."""
 
     def __init__(self, banks: Sequence[Bank], store: Path, encoder: Encoder) -> None:
         """`encoder` in the dtype that is served."""
@@ -151,8 +151,8 @@ class Answers:
         return self._versions[tenant]
 
     def texts(self, tenant: str) -> list[str]:
-        """Those on which the answers of the tenant's versions differ, so that a version that
-        answers under another's name is noticed."""
+        """Texts on which the answers of the tenant's versions differ: an answer under another
+        version's name is noticed."""
         versions = list(self._versions[tenant].values())
         return [
             text
@@ -166,7 +166,7 @@ class Answers:
         ]
 
     def fault(self, question: Question, body: bytes) -> str | None:
-        """What is wrong with the answer, without its text; None: nothing."""
+        """The fault of the answer, without its text; None if it is right."""
         answer = json.loads(body)
         if answer["tenant"] != question.tenant:
             return "names another tenant"

@@ -16,7 +16,7 @@ from adapterdistill.testbed.random_adapters import MINILM, adapter
 
 TENANTS = 64
 FAMOUS = 100
-"""The oldest adapters, whom all later ones learnt from."""
+"""The oldest adapters, which are teachers of the later ones."""
 _TEACHERS = 8
 _FILLERS = 8
 

@@ -1,4 +1,4 @@
-"""What a figure must be read with: commit, machine, load, versions. Never a path."""
+"""Facts that belong to a figure: commit, machine, load, versions. Never a path."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Hundreds of tenants to serve: FAQ banks of real places, each with an adapter of its own."""
+"""Hundreds of tenants to serve: FAQ banks with an adapter each."""
 
 import json
 import re
@@ -18,11 +18,7 @@ from adapterdistill.errors import DataError
 from adapterdistill.manifest import GoldenVectors
 from adapterdistill.release import set_live
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, random_manifest
-
-STRENGTH = 0.04
-"""Standard deviation of every parameter of the random adapters: moves embeddings by about 0.3 and
-costs no accuracy (measured), so that tenants differ and rankings still mean something."""
+from adapterdistill.testbed.random_adapters import random_manifest
 
 
 @dataclass(frozen=True)
@@ -69,19 +65,6 @@ def _bank(name: str, copy: int, rows_of: dict[str, list[dict[str, str]]]) -> Ban
     )
 
 
-def random_adapters(encoder: Encoder, count: int) -> list[BottleneckAdapter]:
-    """Seeded adapters, each its own way from the encoder, and none far."""
-    adapters = []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=seed).requires_grad_(False)
-        for parameter in adapter.parameters():
-            parameter.normal_(0, STRENGTH, generator=generator)
-        adapters.append(adapter)
-    return adapters
-
-
 def fill_store(
     store: Path,
     banks: Sequence[Bank],
@@ -90,9 +73,9 @@ def fill_store(
     *,
     threshold: float = NEVER_ABSTAIN,
 ) -> None:
-    """A live bundle for every bank; its adapters are `adapters` in turn.
+    """Make a live bundle for every bank, with `adapters` in turn.
 
-    Tenants of one adapter still have a slot each: what is in memory is as if all differed.
+    Tenants that share an adapter still have a slot each, as if all differed.
     """
     packed = [
         (adapter, pack_adapter(adapter, model_name=encoder.ref.name), golden)

@@ -1,11 +1,10 @@
-"""A TCP proxy on loopback that loses connections, refuses them, or is slow, as it is told."""
+"""A TCP proxy on loopback that can lose connections, refuse them, or be slow."""
 
 import contextlib
 import socket
 import struct
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 # Closing such a socket resets its connection, as a cable that is pulled or a crash does.
@@ -14,7 +13,7 @@ _PIECE_BYTES = 1 << 16
 
 
 class FaultyProxy:
-    """Stands before the server at `target` (HOST:PORT); clients connect to `address`."""
+    """A proxy in front of the server at `target` (HOST:PORT); clients connect to `address`."""
 
     def __init__(self, target: str) -> None:
         host, port = target.rsplit(":", 1)
@@ -25,7 +24,7 @@ class FaultyProxy:
         self.refuses = False
         """Every new connection is reset."""
         self.cut_at: float | None = None
-        """When it last cut, by `time.monotonic`."""
+        """The time of its last cut, by `time.monotonic`."""
         self._cut_after: int | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -37,12 +36,7 @@ class FaultyProxy:
         self._threads[0].start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake `accept`
         self._listener.close()
@@ -54,17 +48,17 @@ class FaultyProxy:
             thread.join(timeout=10)
 
     def slow_down(self, delay_s: float, piece_bytes: int = _PIECE_BYTES) -> None:
-        """Each piece is held back for so long."""
+        """Hold back each piece for so long."""
         self._hurry.clear()
         self._delay_s, self._piece_bytes = delay_s, piece_bytes
 
     def speed_up(self) -> None:
-        """What is held back passes at once, as what comes."""
+        """Let everything pass at once, also what is held back."""
         self._delay_s, self._piece_bytes = 0.0, _PIECE_BYTES
         self._hurry.set()
 
     def cut(self) -> None:
-        """Resets every connection."""
+        """Reset every connection."""
         with self._lock:
             cut, self._open = self._open, set()
             self.cut_at = time.monotonic()
@@ -75,7 +69,7 @@ class FaultyProxy:
             one.close()
 
     def cut_after(self, passed_bytes: int) -> None:
-        """Cuts when as many bytes have passed, of all connections and directions."""
+        """Cut when so many bytes have passed, over all connections and directions."""
         with self._lock:
             self.cut_at, self._cut_after = None, passed_bytes
 

@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from adapterdistill.errors import ServingError
+
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _TIMEOUT_S = 60.0
+_MOST_SCRAPES = 50
+_REPLICA = re.compile(rb'replica="([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,32 @@ class Client:
             self._exchange.transport.close()
 
 
+class ClientPool:
+    """Connections to a server that are kept; another is made when all are busy."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._free: list[Client] = []
+        self.busy = 0
+
+    async def ask(self, request: bytes) -> Reply:
+        """Ask over a free connection; raises as `Client.ask`."""
+        client = self._free.pop() if self._free else Client(self._address)
+        self.busy += 1
+        try:
+            return await client.ask(request)
+        except OSError:
+            client.close()
+            raise
+        finally:
+            self.busy -= 1
+            self._free.append(client)
+
+    def close(self) -> None:
+        for client in self._free:
+            client.close()
+
+
 def get(path: str) -> bytes:
     """A GET request's bytes."""
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
@@ -106,6 +136,28 @@ def post(path: str, body: bytes) -> bytes:
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+async def scrape(address: str) -> tuple[str, bytes]:
+    """The metrics of the replica that a new connection reaches, after its name."""
+    client = Client(address)
+    try:
+        body = (await client.ask(get("/metrics"))).body
+    finally:
+        client.close()
+    found = _REPLICA.search(body)
+    return found[1].decode() if found else "", body
+
+
+async def scrape_all(address: str, replicas: int) -> list[bytes]:
+    """The metrics of each of so many replicas. Raises ServingError: not all are reached."""
+    bodies: dict[str, bytes] = {}
+    for _ in range(_MOST_SCRAPES):
+        name, body = await scrape(address)
+        bodies[name] = body
+        if len(bodies) == replicas:
+            return list(bodies.values())
+    raise ServingError(f"only {len(bodies)} of {replicas} replicas are reached")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a person sees of a long run: a bar where a terminal watches, lines where none does."""
+"""Progress of a long run: a bar if a terminal watches, lines if none does."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def phase(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each finished unit."""
+    """Yield the function to call after each finished unit."""
     if not total:
         yield lambda: None
         return

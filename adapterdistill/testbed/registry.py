@@ -1,5 +1,6 @@
-"""A registry process of its own for the benchmarks: its callers, and what it takes."""
+"""A registry in a process of its own: its callers, and the resources that it takes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import psutil
 
+from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.authority import create, opened
 
 _START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Serving:
+class RegistryProcess:
     """A running `adapterdistill registry serve`."""
 
     address: str
@@ -60,29 +63,47 @@ class Federation:
 
 
 @contextmanager
-def serving(
-    root: Path, *options: str, log: Path | None = None, before: Sequence[str] = ()
-) -> Iterator[Serving]:
-    """A registry process on `root` until the block is left; `log` takes what it logs.
+def registry_process(
+    root: Path,
+    *options: str,
+    address_file: Path | None = None,
+    log: Path | None = None,
+    before: Sequence[str] = (),
+) -> Iterator[RegistryProcess]:
+    """Run `adapterdistill registry serve` on `root` until the block is left.
 
-    `before` is a command that becomes the one which follows it.
+    Args:
+        address_file: takes the address; by default `address` beside `root`.
+        log: takes all that the process prints.
+        before: a command that becomes the one which follows it.
+
+    Raises:
+        RegistryUnavailableError: the registry did not start in time; its log says why.
     """
-    port_file = root.parent / "address"
-    port_file.unlink(missing_ok=True)
+    address_file = address_file or root.parent / "address"
+    address_file.unlink(missing_ok=True)
     command = [*before, sys.executable, "-m", "adapterdistill", "registry", "serve"]
-    with (log or Path("/dev/null")).open("wb") as written:
+    command += ["--root", str(root), "--port-file", str(address_file), *options]
+    with (log or Path(os.devnull)).open("wb") as written:
         process = subprocess.Popen(
-            [*command, "--root", str(root), "--port-file", str(port_file), *options],
-            stdout=subprocess.DEVNULL,
-            stderr=written,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process, which ends the registry
         )
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not port_file.exists():
+        while not address_file.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError("the benchmark's registry did not start")
+                told = f": see {log}" if log else ""
+                raise RegistryUnavailableError(f"the registry did not start{told}")
             time.sleep(0.05)
-        yield Serving(port_file.read_text().strip(), psutil.Process(process.pid))
+        yield RegistryProcess(address_file.read_text().strip(), psutil.Process(process.pid))
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -15,10 +15,11 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.cluster import free_port
+from actors.cluster import OwnCluster, free_port
 from adapterdistill.errors import ServingError
 
 _PROVEN_WITHIN_S = 300.0
+_DEPLOY_TIMEOUT_S = 180.0
 _REPLICA = "ray::ServeReplica"
 _ROOT = Path(__file__).parents[2]
 
@@ -33,8 +34,8 @@ class Deployment:
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds so far, by what the process is for.
 
-        Of replicas also the seconds that their threads were ready and had no core: what a figure
-        owes to other work of the machine, the load generator's included.
+        For replicas also the seconds in which their threads were ready and had no core: the effect
+        of other work of the machine, the load generator's included.
         """
         spent: dict[str, float] = defaultdict(float)
         for process in [self.process, *self.process.children(recursive=True)]:
@@ -56,7 +57,7 @@ class Deployment:
 
 
 def without_a_core_s(pid: int) -> float:
-    """Seconds so far that threads of a process waited for a core; 0 where Linux does not count."""
+    """Seconds for which threads of a process waited for a core; 0 where Linux does not count."""
     waited_ns = 0
     for counted in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):  # the thread has ended
@@ -85,20 +86,11 @@ def deployed(
     registry: str | None = None,
     bank_mib: float | None = None,
 ) -> Iterator[Deployment]:
-    """Raises ServingError if it does not start."""
-    address = f"http://127.0.0.1:{free_port()}"
-    options = {
-        "store": store,
-        "encoder": encoder,
-        "dtype": dtype,
-        "threads": threads,
-        "replicas": replicas,
-        "port": address.rpartition(":")[2],
-        "registry": registry,
-        "bank-mib": bank_mib,
-    }
-    command = [sys.executable, "-m", "adapterdistill", "serve"]
-    command += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    """Run `adapterdistill serve` on its own cluster. Raises ServingError: it does not start."""
+    address, command = _serve_command(
+        store, encoder, dtype, threads=threads, replicas=replicas, registry=registry,
+        bank_mib=bank_mib,
+    )  # fmt: skip
     command += ["--haproxy" if haproxy else "--no-haproxy"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment["PYTHONPATH"] = str(_ROOT)
@@ -111,16 +103,53 @@ def deployed(
         assert process.stdout is not None
         try:
             if address not in process.stdout.readline():
-                last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-                raise ServingError(f"the benchmark's `adapterdistill serve` did not start: {last}")
+                raise _not_started(log.read_text(errors="replace"))
             yield Deployment(address, psutil.Process(process.pid))
         finally:
             process.terminate()
             process.wait(timeout=120)
 
 
+def deploy_on(cluster: OwnCluster, store: Path, *, encoder: str, registry: str) -> str:
+    """Deploy the endpoint on a cluster, with which it ends, and return its address.
+
+    Raises:
+        ServingError: it does not start.
+    """
+    address, command = _serve_command(
+        store, encoder, "float32", registry=registry, ray_address=cluster.address
+    )
+    done = subprocess.run(
+        command,
+        env=os.environ | cluster.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_DEPLOY_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise _not_started(done.stderr)
+    return address
+
+
+def _serve_command(
+    store: Path, encoder: str, dtype: str, **options: object
+) -> tuple[str, list[str]]:
+    """The address at which the command `adapterdistill serve` will serve, and the command."""
+    port = free_port()
+    options |= {"store": store, "encoder": encoder, "dtype": dtype, "port": port}
+    command = [sys.executable, "-m", "adapterdistill", "serve"]
+    command += [f"--{n.replace('_', '-')}={v}" for n, v in options.items() if v is not None]
+    return f"http://127.0.0.1:{port}", command
+
+
+def _not_started(log: str) -> ServingError:
+    last = (log.strip().splitlines() or ["nothing"])[-1]
+    return ServingError(f"`adapterdistill serve` did not start: {last[:300]}")
+
+
 def wait_until_proven(address: str) -> None:
-    """A replica proves its tenants in the background for a while after it started, which costs.
+    """Wait until a new replica has proved its tenants, which it does in the background.
 
     Raises ServingError: that does not end.
     """

@@ -28,7 +28,7 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PUBLISHERS", 1)
+    monkeypatch.setattr(kills, "PUBLISHERS", 1)
     monkeypatch.setattr(calls, "DROPS", 1)
     monkeypatch.setattr(disk, "VERSIONS", 2)
     monkeypatch.setattr(resuming, "KILLS", 1)
@@ -40,13 +40,13 @@ def _lose_payloads(root: Path) -> None:
 
 
 def _disk_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
-    serving = kills.serving
+    serving = kills.registry_process
 
     def forgetful(root: Path) -> Any:
         _lose_payloads(root)
         return serving(root)
 
-    patch.setattr(kills, "serving", forgetful)
+    patch.setattr(kills, "registry_process", forgetful)
 
 
 def _client_tries_once(patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.named import load_named, on_named
-from adapterdistill.drills.registry import named
+from adapterdistill.drills.registry import calls
 from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.trust.authority import create
 from tests.contract.running_registry import Running
@@ -50,7 +50,7 @@ def test_a_registry_that_has_nothing_to_fetch_shows_nothing(file: Path) -> None:
 
 @pytest.fixture
 def published(registry: Running, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "_STANDSTILL_S", 1.0)
+    monkeypatch.setattr(calls, "_STANDSTILL_S", 1.0)
     credentials = file.parent / "acme"
     with registry_client.RegistryClient(registry.address, credentials=credentials) as client:
         client.publish(*large_sample(1))

@@ -32,9 +32,9 @@ from starlette.testclient import TestClient
 
 from adapterdistill import cli
 from adapterdistill.backbone import Encoder
-from adapterdistill.demo.parties import registry_process
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.testbed.registry import registry_process
 from serve.engine.engine import Engine
 from serve.http.api import build_api
 from serve.queue.batcher import Batcher
@@ -113,13 +113,13 @@ def use_registry(searched: Searched) -> None:
     foreign, _ = sample(2, tenant="other")
     with registry_process(
         root,
+        *("--record", str(home / "recorded")),
         address_file=home / "address",
-        log_file=home / "registry.log",
-        record=home / "recorded",
-    ) as address:
+        log=home / "registry.log",
+    ) as registry:
         for process in psutil.Process().children(recursive=True):
             searched.watch(process)
-        with RegistryClient(address, timeout_s=10, credentials=keys) as client:
+        with RegistryClient(registry.address, timeout_s=10, credentials=keys) as client:
             client.publish(manifest, payload)
             client.fetch(manifest.ref)
             for call in (lambda: client.publish(foreign, _), lambda: client.get(foreign.ref)):

@@ -1,6 +1,5 @@
-"""What `adapterdistill bench calibration` does, and its report."""
+"""The command `adapterdistill bench calibration` and its report."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,26 +17,26 @@ from adapterdistill.bench.calibration.study import (
     Case,
     measure_calibration,
 )
-from adapterdistill.bench.encoder_options import Crew
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.errors import DataError
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, setting, table, write_report
 
 _ECE_BINS = 10
 _NAMES = (COSINE, CONSTANT, CALIBRATED)
 
 
-def calibration_command(*, data: Path, out: Path, size: str, crew: Crew) -> dict[str, Any]:
-    """Measure, write report.json and report.md, and return what is in the former.
+def calibration_command(*, data: Path, out: Path, size: str, encoder: EncoderOptions) -> Report:
+    """Measure and write the report.
 
     Raises:
         DataError: `data` holds no tenants, or none that could be calibrated.
     """
     torch.set_num_threads(1)
-    encoder = crew.load()
-    chosen = SIZES[size]
+    loaded, chosen = encoder.load(), named_size(SIZES, size)
     folder = data / "tenants" if (data / "tenants").is_dir() else data
-    cases = measure_calibration(encoder, folder, out / "tenants", chosen)
+    cases = measure_calibration(loaded, folder, out / "tenants", chosen)
     if not cases:
         raise DataError("no tenant here has labelled queries to hold out")
     found = {
@@ -47,12 +46,9 @@ def calibration_command(*, data: Path, out: Path, size: str, crew: Crew) -> dict
             summary(group) for group in by_group(cases) if any(len(case.right) for case in group)
         ],
         "cases": [figures(case) for case in cases],
-        "environment": environment(encoder),
+        "environment": environment(loaded),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (out / "report.md").write_text(markdown(found))
-    return found
+    return write_report(out, found, markdown(found))
 
 
 def brier(confidence: Tensor, right: Tensor) -> float:
@@ -143,7 +139,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The report for people."""
     groups = found["groups"]
     parts = [
-        "# Calibration",
+        "Calibration",
         "Means over tenants and seeds, on test rows that nothing was chosen on.",
         "## Confidence",
         "Expected calibration error and Brier score (lower is better) of the cosine taken for a"
@@ -182,11 +178,9 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for g in groups
             ),
         ),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}"
-                  for name, value in {**found["size"], **found["environment"]}.items()),
+        setting({**found["size"], **found["environment"]}),
     ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _arrival(group: Mapping[str, Any]) -> str:

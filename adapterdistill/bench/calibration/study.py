@@ -1,4 +1,4 @@
-"""Whether a tenant's stated confidence, expected error and drift alarm hold on its test rows.
+"""A check of stated confidence, expected error and drift alarms on tenants' test rows.
 
 Each tenant arrives with few rows, trains its own adapter for a short while, and is calibrated on
 what it holds out, all as an onboarding does. Then its test rows are asked, once. Of the
@@ -42,12 +42,12 @@ _TRAINING = TrainingConfig()
 
 @dataclass(frozen=True)
 class Arrival:
-    """What each tenant arrives with."""
+    """The rows with which each tenant arrives."""
 
     per_faq: int
     """Training queries."""
     valid: int
-    """At most so many; with none, cross-validation or a share of the training rows holds out."""
+    """The most `valid` queries; without any, rows are held out as an onboarding does it."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Size:
     tenants: int | None
     arrivals: tuple[Arrival, ...]
     seeds: int
-    """Of the choice of rows, and of weights and batches."""
+    """Seeds of the choice of rows, of weights and of batches."""
     steps: int
     max_test: int
-    """Of answerable test queries, and of out-of-scope ones."""
+    """The most answerable test queries, and the most out-of-scope ones."""
     known_out_of_scope: int
 
 
@@ -193,7 +193,7 @@ def _cases(
         return
     num_outside = round(len(test.best) * num_known / len(held.best))
     if num_outside > len(test.best_out_of_scope):
-        return  # the test rows cannot be mixed as the held-out ones are
+        return  # too few to mix the test rows like the held-out ones
     scores, right = _asked(test, num_outside)
     num_right = int((held.ranks == 1).sum())
     every_second = _asked(test, len(test.best))

@@ -1,6 +1,6 @@
 """Tenants with long queries, made from other data: FAQ answers, and pairs of long and short texts.
 
-In the one the answer of each FAQ is to be matched to its question; in the other a long question to
+In the former the answer of each FAQ has to find its question; in the latter a long question has to
 the short one that asks the same.
 """
 
@@ -16,9 +16,9 @@ from adapterdistill.data.tasks import read_task
 from adapterdistill.errors import DataError
 
 WORDS = 45
-"""From which a text is long: about 64 tokens. Only such are valid and test rows."""
+"""A text of so many words is long: about 64 tokens. Valid and test rows are long."""
 TRAINING_WORDS = 30
-"""From which it may be trained on."""
+"""Training rows have at least so many words."""
 MATCHES = frozenset({"true", "yes", "1", "entailment", "duplicate"})
 """Labels of pairs whose texts ask the same."""
 _HELD_OUT, _VALID = 0.8, 0.3

@@ -1,6 +1,5 @@
-"""What `adapterdistill bench conditional` does, and its report."""
+"""The command `adapterdistill bench conditional` and its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +11,25 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.conditional import study as bench
 from adapterdistill.bench.conditional.long_inputs import long_tenants
-from adapterdistill.bench.encoder_options import Crew
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, spread
 from adapterdistill.bench.transfer.sizes import SIZES as TRANSFER_SIZES
 from adapterdistill.bench.transfer.study import read_tenants
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, percent, setting, table, write_report
 
 AIMED_SPEED = 2.0
 _TIMED_ROWS = 256
 
 
-def conditional_command(*, data: Path, out: Path, cache: Path, size: str, crew: Crew) -> str:
-    """Measure, write report.json and report.md, and return the latter."""
+def conditional_command(
+    *, data: Path, out: Path, cache: Path, size: str, encoder: EncoderOptions
+) -> Report:
+    """Measure and write the report."""
     torch.set_num_threads(1)
-    encoder, chosen = crew.load(), bench.SIZES[size]
+    loaded, chosen = encoder.load(), named_size(bench.SIZES, size)
     reading = replace(
         TRANSFER_SIZES["standard"],
         tenants=None,
@@ -35,19 +37,15 @@ def conditional_command(*, data: Path, out: Path, cache: Path, size: str, crew: 
         max_valid=chosen.max_valid,
     )
     folder = data / "tenants" if (data / "tenants").is_dir() else data
-    tenants = read_tenants(folder, cache / "tenants", encoder, reading)
+    tenants = read_tenants(folder, cache / "tenants", loaded, reading)
     for made in long_tenants(data, cache / "long"):
         dataset = open_dataset(made, cache / "tenants")
         tenants[made.name] = read_tenant(
-            dataset, made.name, encoder, max_test=chosen.max_test, max_valid=chosen.max_valid
+            dataset, made.name, loaded, max_test=chosen.max_test, max_valid=chosen.max_valid
         )
-    found = {"size": size, **measure(encoder, list(tenants.values()), chosen, ResultCache(cache))}
-    found["environment"] = environment(encoder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    found = {"size": size, **measure(loaded, list(tenants.values()), chosen, ResultCache(cache))}
+    found["environment"] = environment(loaded)
+    return write_report(out, found, markdown(found))
 
 
 def measure(
@@ -92,7 +90,7 @@ def _group(
 ) -> dict[str, Any]:
     rows = [ids for tenant in members for ids in tenant.test.ids]
     by_tenant = [accuracy.of(tenant) for tenant in members]
-    # Timed last, so that a run that is gone on with has its times from one stretch.
+    # Timed last, so that the times of a resumed run come from one stretch.
     step = max(1, -(-len(rows) // _TIMED_ROWS))
     speed = bench.measure_speed(encoder, rows[::step], size.routings, size.rounds)
     lost = bench.losses(by_tenant, size.routings)
@@ -110,7 +108,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The report for people."""
     env = found["environment"]
     parts = [
-        "# Conditional adapters",
+        "Conditional adapters",
         f"Size {found['size']}. A parallel adapter of bottleneck {found['bottleneck_size']}, dense "
         f"({found['dense_steps']} steps at most on the tenant's rows) and conditional "
         f"({found['steps']} steps at most towards the dense one, without labels; k = ceil(n / "
@@ -126,11 +124,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         parts += _of_group(group)
     for kind in {"short", "long"} - kinds:
         parts.append(f"No tenant has {kind} queries.")
-    parts += [
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts.append(setting(env))
+    return document(*parts)
 
 
 def _lengths(lengths: Sequence[Mapping[str, Any]]) -> str:
@@ -158,9 +153,9 @@ def _of_group(group: Mapping[str, Any]) -> list[str]:
             (
                 _name(lost),
                 _factor(timed),
-                _percent(lost["valid"]["top1"]),
+                percent(lost["valid"]["top1"]),
                 _points(lost["valid"]["change"]),
-                _percent(lost["test"]["top1"]),
+                percent(lost["test"]["top1"]),
                 f"{_points(lost['test']['change'])} [{_points(lost['test']['low'])}, "
                 f"{_points(lost['test']['high'])}]",
             )
@@ -173,8 +168,8 @@ def _of_group(group: Mapping[str, Any]) -> list[str]:
         f"{', '.join(group['tenants'])}: {first['test']['queries']} test and "
         f"{first['valid']['queries']} valid queries, {speed['mean_tokens']} tokens on average. "
         f"Dense: {dense['median']:.0f} texts/s by the median ({dense['fastest']:.0f} by the "
-        f"minimum), top-1 {_percent(first['valid']['dense_top1'])} valid, "
-        f"{_percent(first['test']['dense_top1'])} test.",
+        f"minimum), top-1 {percent(first['valid']['dense_top1'])} valid, "
+        f"{percent(first['test']['dense_top1'])} test.",
         body,
         _verdict(group, long=long),
     ]
@@ -206,10 +201,6 @@ def _name(routing: Mapping[str, Any]) -> str:
 
 def _factor(routing: Mapping[str, Any]) -> str:
     return f"{routing['faster_by_median']:.2f} ({routing['faster_by_minimum']:.2f})"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _points(share: float | None) -> str:

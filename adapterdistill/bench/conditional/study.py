@@ -33,15 +33,16 @@ from adapterdistill.distill.training import Schedule, train
 from adapterdistill.evaluation.evaluate import build_index, rank_queries
 from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.random_adapters import new_adapter
 
 BOTTLENECK_SIZE = 64
-"""The paper's."""
+"""The bottleneck of the paper."""
 LONG = 64
 """Tokens, as the mean of a tenant's test queries, from which its inputs are called long."""
 MOST_LOST = 0.01
 """Top-1 that a setting may lose on `valid` rows and still be chosen."""
 RATE = 6e-4
-"""Of the light training."""
+"""Learning rate of the light training."""
 SEED = 0
 _EMBEDDED_AT_ONCE = 32
 
@@ -54,11 +55,11 @@ class Size:
     routings: tuple[Routing, ...]
     dense_steps: int
     steps: int
-    """Of the light training."""
+    """Steps of the light training."""
     max_test: int
     max_valid: int
     lengths: tuple[int, ...]
-    """Of the rows that are timed beside the tenants' own."""
+    """Lengths of the rows that are timed beside the tenants' own."""
     rounds: int
 
 
@@ -110,8 +111,7 @@ def measure_speed(
 
 
 def _untrained(encoder: Encoder) -> ConditionalAdapter:
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    adapter = BottleneckAdapter.new(*shape, seed=SEED)
+    adapter = new_adapter(encoder, SEED, BOTTLENECK_SIZE)
     conditional = ConditionalAdapter.new(
         adapter, skipping_size=SKIPPING_SIZE, seed=SEED, parallel=True
     )
@@ -126,7 +126,7 @@ def _texts_per_s(texts: int, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def rows_of_length(encoder: Encoder, tenants: Sequence[BenchTenant], length: int) -> list[Any]:
-    """As many rows as are embedded at once, of one length: the tenants' texts end to end."""
+    """Rows of one length, as many as are embedded at once: the tenants' texts end to end."""
     tokens = [i for tenant in tenants for ids in tenant.test.ids for i in ids]
     wanted = length * _EMBEDDED_AT_ONCE
     tokens *= -(-wanted // len(tokens))
@@ -134,7 +134,7 @@ def rows_of_length(encoder: Encoder, tenants: Sequence[BenchTenant], length: int
 
 
 class Accuracy:
-    """Trains and ranks; each result is kept by content, so that a run can be gone on with."""
+    """Trains and ranks. Each result is kept by content, so that a run can be resumed."""
 
     def __init__(self, encoder: Encoder, size: Size, cache: ResultCache) -> None:
         self._encoder, self._size, self._cache = encoder, size, cache
@@ -190,8 +190,7 @@ class Accuracy:
 
     def _dense(self, index: TrainingRows, held_out: HeldOutRows | None) -> BottleneckAdapter:
         encoder = self._encoder
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=SEED).to(encoder.device)
+        adapter = new_adapter(encoder, SEED, BOTTLENECK_SIZE)
         self._train(OwnParallelAdapter(encoder, adapter), index, held_out, self._size.dense_steps)
         return adapter.requires_grad_(False)
 

@@ -12,34 +12,36 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from adapterdistill.testbed.answers import Question, draw_questions
 from adapterdistill.testbed.faq_banks import Bank
-from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.http_load import ClientPool, load, percentiles
+from adapterdistill.testbed.open_loop import arrivals, send_on_time
 from adapterdistill.testbed.progress import phase
 
 OTHERS = 9
 LOADS = (0.05, 0.15, 0.3)
-"""What the others send together, of what the server answers at most."""
+"""Requests that the others send together, as shares of the most that the server answers."""
 FLOOD_TIMES = 9
 """The flood sends so many times as much as all others together: nine tenths of all requests."""
 MOST_TIMES = 2.0
 FLOOD_CONNECTIONS = 1024
-"""Of the flood; what is due while all of them wait is not sent."""
+"""Connections of the flood. While all of them wait, no further request of the flood is sent."""
 _CLOSED, _UNSENT = "no answer", "not sent"
 
 
 @dataclass
 class Trace:
-    """What became of the requests of one round."""
+    """Outcomes of the requests of one round."""
 
     others_s: list[float] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    """By status."""
+    """Answers by status."""
     flood: Counter[str] = field(default_factory=Counter)
     late_s: list[float] = field(default_factory=list)
-    """By how much requests left after they were due: the generator's own delay."""
+    """Delays of the generator: seconds between the time when a request was due and when it left."""
 
     @property
     def p95_ms(self) -> float:
@@ -47,7 +49,7 @@ class Trace:
 
 
 def measure_capacity(address: str, banks: Sequence[Bank], *, seconds: float) -> float:
-    """Requests a second that the server answers 64 clients, who ask again when answered."""
+    """The rate of requests that the server answers to 64 clients, each asking again at once."""
     questions = draw_questions(banks, round(20_000 * seconds), random.Random(12))
     requests = [question.http for question in questions]
     answered, took = asyncio.run(load(address, requests, num_clients=64, seconds=seconds))
@@ -100,7 +102,7 @@ def _figures(
 
 
 def _percentiles(traces: Sequence[Trace]) -> dict[str, float]:
-    """Of the others' answers; endless where there is none."""
+    """Percentiles of the others' answers; infinite where there is none."""
     return percentiles([s for trace in traces for s in trace.others_s] or [math.inf])
 
 
@@ -111,34 +113,27 @@ def _arrivals(
     rates = [(bank, others_per_s / len(banks[1:])) for bank in banks[1:]]
     if flood:
         rates.append((banks[0], FLOOD_TIMES * others_per_s))
-    sent = []
-    for bank, rate in rates:
-        at = draw.expovariate(rate)
-        while at < seconds:
-            sent.append((at, draw_questions([bank], 1, draw)[0]))
-            at += draw.expovariate(rate)
-    return sorted(sent, key=lambda one: one[0])
+
+    def make(bank: Bank) -> Question:
+        return draw_questions([bank], 1, draw)[0]
+
+    return arrivals([(partial(make, bank), rate) for bank, rate in rates], seconds, draw)
 
 
 async def _send(address: str, flooding: str, sent: Sequence[tuple[float, Question]]) -> Trace:
-    trace = Trace()
-    others: list[Client] = []
-    flood = [Client(address) for _ in range(FLOOD_CONNECTIONS)]
+    trace, others, flood = Trace(), ClientPool(address), ClientPool(address)
 
-    async def ask(question: Question, request: bytes, due: float) -> None:
+    async def ask(asked: tuple[Question, bytes], due: float) -> None:
+        question, request = asked
         trace.late_s.append(time.perf_counter() - due)
         floods = question.tenant == flooding
-        free = flood if floods else others
-        if floods and not free:
+        if floods and flood.busy == FLOOD_CONNECTIONS:
             trace.flood[_UNSENT] += 1
             return
-        client = free.pop() if free else Client(address)  # the one that was used last
         try:
-            status = str((await client.ask(request)).status)
+            status = str((await (flood if floods else others).ask(request)).status)
         except OSError:
-            client.close()
             status = _CLOSED
-        free.append(client)
         if floods:
             trace.flood[status] += 1
             return
@@ -146,15 +141,7 @@ async def _send(address: str, flooding: str, sent: Sequence[tuple[float, Questio
         if status == "200":
             trace.others_s.append(time.perf_counter() - due)
 
-    requests = [(at, question, question.http) for at, question in sent]
-    began = time.perf_counter()
-    tasks = []
-    for at, question, request in requests:
-        early = began + at - time.perf_counter()
-        if early > 0:
-            await asyncio.sleep(early)
-        tasks.append(asyncio.create_task(ask(question, request, began + at)))
-    await asyncio.gather(*tasks)
-    for client in (*others, *flood):
-        client.close()
+    await send_on_time([(at, (question, question.http)) for at, question in sent], ask)
+    others.close()
+    flood.close()
     return trace

@@ -10,23 +10,21 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from adapterdistill.errors import ServingError
 from adapterdistill.testbed.answers import Answers, Question, draw_questions
 from adapterdistill.testbed.faq_banks import Bank
-from adapterdistill.testbed.http_load import Client, Reply, get, load, milliseconds, percentiles
+from adapterdistill.testbed.http_load import Reply, load, milliseconds, percentiles, scrape_all
 from serve.engine.engine import Engine, SearchItem
 
 SINGLE, MANY = 1, 32
 """Queries a request."""
 _LOADS = ((SINGLE, 1), (SINGLE, 8), (SINGLE, 64), (MANY, 1), (MANY, 8))
 """(queries a request, clients)"""
-_MOST_PER_S = 20_000  # requests; more than any of this answers
+_MOST_PER_S = 20_000  # requests; more than any server here answers
 _SUMS = re.compile(
     rb"^adapterdistill_(batch_seconds|batch_queries|request_seconds)_(sum|count)"
-    rb'\{.*?replica="(.*?)".*?\} (\S+)',
+    rb"\{.*?\} (\S+)",
     re.M,
 )
-_MOST_SCRAPES = 50
 
 
 def measure_speed(
@@ -42,13 +40,14 @@ def measure_speed(
 ) -> dict[str, Any]:
     """Rounds in which the engine alone and each load have `seconds` in turn.
 
-    cpu_s: processor seconds that the server has spent, by part.
+    Args:
+        cpu_s: processor seconds that the server has spent, by part.
     """
     draw = random.Random(6)
     alone: dict[int, list[float]] = {SINGLE: [], MANY: []}
     runs = {one: _Run(replicas) for one in _LOADS}
     gc.collect()
-    gc.freeze()  # what is in memory so far is not looked through while requests are timed
+    gc.freeze()  # no collection of earlier objects while requests are timed
     try:
         for number in range(rounds + 1):  # the first warms up
             for queries, taken in alone.items():
@@ -189,14 +188,9 @@ def _engine_alone(engine: Engine, questions: Sequence[Question], seconds: float)
 
 
 async def _sums(address: str, replicas: int) -> dict[str, float]:
-    """What all replicas have counted together; a scrape reaches one of them."""
-    of: dict[bytes, dict[str, float]] = {}
-    for _ in range(_MOST_SCRAPES):
-        client = Client(address)
-        body = (await client.ask(get("/metrics"))).body
-        client.close()
+    """Sum the counters of all replicas."""
+    total: dict[str, float] = defaultdict(float)
+    for body in await scrape_all(address, replicas):
         for m in _SUMS.finditer(body):
-            of.setdefault(m[3], {})[f"{m[1].decode()}_{m[2].decode()}"] = float(m[4])
-        if len(of) == replicas:
-            return {name: sum(one[name] for one in of.values()) for name in next(iter(of.values()))}
-    raise ServingError(f"the benchmark reached {len(of)} of {replicas} replicas")
+            total[f"{m[1].decode()}_{m[2].decode()}"] += float(m[3])
+    return total

@@ -1,4 +1,4 @@
-"""What is checked before anything is timed: rows are their own adapter's, answers are float32's."""
+"""Checks before anything is timed: each row has its own adapter, answers agree with float32."""
 
 import random
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def check_equality(
 def compare_top1(
     engine: Engine, exact: Engine, banks: Sequence[Bank], count: int
 ) -> dict[str, float | int]:
-    """How often each engine ranks the right FAQ first; every text is asked of both."""
+    """Count how often each engine ranks the right FAQ first; both are asked every text."""
     asked = [(bank.tenant, *one) for bank in banks for one in bank.asked]
     random.Random(2).shuffle(asked)
     asked, hits, same = asked[:count], [0, 0], 0

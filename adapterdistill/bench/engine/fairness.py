@@ -1,4 +1,4 @@
-"""What one tenant's flood does to the others: their p95 with it over that without, side by side.
+"""The effect of one tenant's flood on the others: their p95 with it over their p95 without it.
 
 Queries arrive at times drawn beforehand, whether earlier ones are answered or not, through the
 same `Batcher` that a replica has: all of serving but HTTP.
@@ -10,11 +10,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.errors import OverloadedError
 from adapterdistill.testbed.faq_banks import Bank
+from adapterdistill.testbed.open_loop import arrivals, send_on_time
 from adapterdistill.testbed.progress import phase
 from serve.engine.engine import Engine, SearchItem
 from serve.queue.batcher import Batcher
@@ -22,16 +24,16 @@ from serve.queue.fair_queue import QueueLimits
 
 OTHERS = 9
 OTHERS_LOAD = 0.15
-"""Of what the engine can do; the flood sends nine times as much, so that together they ask for half
-as much again as it can."""
+"""The others' share of what the engine can do. The flood sends nine times as much, so that together
+they ask for one and a half times as much as the engine can do."""
 
 
 @dataclass
 class Trace:
-    """What became of the queries of one round."""
+    """Outcomes of the queries of one round."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of the others' answers."""
+    """Seconds of the others' answers."""
     others_refused: int = 0
     flood_sent: int = 0
     flood_answered: int = 0
@@ -76,19 +78,15 @@ def _arrivals(
     rates = [(bank, others_per_s / len(others)) for bank in others]
     if flood:
         rates.append((banks[0], 9 * others_per_s))
-    sent = []
-    for bank, rate in rates:
-        at = draw.expovariate(rate)
-        while at < seconds:
-            sent.append((at, query_of(bank, draw)))
-            at += draw.expovariate(rate)
-    return sorted(sent, key=lambda one: one[0])
+    makers = [(partial(query_of, bank, draw), rate) for bank, rate in rates]
+    return arrivals(makers, seconds, draw)
 
 
 async def _send(engine: Engine, flooding: str, sent: Sequence[tuple[float, SearchItem]]) -> Trace:
     batcher, trace = Batcher(engine.search, QueueLimits()), Trace()
 
     async def ask(item: SearchItem, due: float) -> None:
+        trace.flood_sent += item.tenant == flooding
         try:
             await batcher.submit([item])
         except OverloadedError:
@@ -99,14 +97,6 @@ async def _send(engine: Engine, flooding: str, sent: Sequence[tuple[float, Searc
         else:
             trace.seconds.append(time.perf_counter() - due)
 
-    began = time.perf_counter()
-    asked = []
-    for at, item in sent:
-        trace.flood_sent += item.tenant == flooding
-        early = began + at - time.perf_counter()
-        if early > 0:
-            await asyncio.sleep(early)
-        asked.append(asyncio.create_task(ask(item, began + at)))
-    await asyncio.gather(*asked)
+    await send_on_time(sent, ask)
     batcher.close()
     return trace

@@ -1,4 +1,4 @@
-"""What a mixed batch must cost at least: its operations and the weights that it reads."""
+"""The least that a mixed batch costs: its operations and the weights that it reads."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ _COPIED_BYTES = 256 * 2**20
 def floor(
     encoder: Encoder, stack: AdapterStack, timings: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Of every timed cell: operations over the rate of large products, bytes over that of a copy.
+    """Divide each timed cell's operations by the rate of large products, its bytes by a copy's.
 
     Activations are taken to stay in the caches, and so are the encoder's weights; attention,
     LayerNorms and activation functions are left out, a few percent of the operations.

@@ -23,8 +23,10 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.testbed.faq_banks import Bank, put_bundle, random_adapters
+from adapterdistill.testbed.faq_banks import Bank, put_bundle
+from adapterdistill.testbed.open_loop import send_on_time
 from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.random_adapters import random_adapters
 from serve.engine.engine import Engine, SearchItem
 from serve.engine.proofs import PROVE_EVERY_S
 from serve.queue.batcher import Batcher
@@ -36,19 +38,21 @@ CLIFF_TIMES = 2.0
 
 
 @dataclass(frozen=True)
-class PagingSize:
+class Size:
+    """How much is run."""
+
     tenants: int
     slots: int
     seconds: float
-    """Of each traffic; Zipf's twice, and the even ones after as long of the same to warm up."""
+    """Seconds of each traffic. Zipf's runs twice; the even ones run as long before, to warm up."""
     load: float = 0.25
-    """Of what the engine can do with all in memory."""
+    """The share of what the engine can do with all tenants in memory."""
 
 
-PAGING_SIZES = {
-    "tiny": PagingSize(20, 5, 0.3),
-    "quick": PagingSize(2000, 200, 5.0),
-    "standard": PagingSize(10000, 1000, 10.0),
+SIZES = {
+    "tiny": Size(20, 5, 0.3),
+    "quick": Size(2000, 200, 5.0),
+    "standard": Size(10000, 1000, 10.0),
 }
 
 
@@ -56,7 +60,7 @@ PAGING_SIZES = {
 class Trace:
     seconds: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
-    """By reason and words."""
+    """Failures by reason and words."""
 
 
 def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
@@ -76,7 +80,7 @@ def fill_many(store: Path, banks: Sequence[Bank], encoder: Encoder) -> None:
 
 
 def measure_paging(
-    encoder: Encoder, store: Path, banks: Sequence[Bank], size: PagingSize
+    encoder: Encoder, store: Path, banks: Sequence[Bank], size: Size
 ) -> dict[str, Any]:
     """Zipf's traffic over all tenants, then working sets around the number of slots.
 
@@ -119,7 +123,7 @@ def measure_paging(
 
 
 def resident_mib() -> float:
-    """Of this process, by Linux."""
+    """Resident memory of this process (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -128,7 +132,7 @@ def resident_mib() -> float:
 
 @contextmanager
 def _followed(engine: Engine) -> Iterator[None]:
-    """As a replica does beside its requests: read the store each second, and prove."""
+    """Read the store each second and prove tenants, as a replica does beside its requests."""
     stop = threading.Event()
 
     def follow(what: Callable[[], object], every_s: float) -> None:
@@ -171,7 +175,7 @@ def _traffic(
     banks: Sequence[Bank],
     weights: Sequence[float],
     per_s: float,
-    size: PagingSize,
+    size: Size,
     draw: random.Random,
 ) -> dict[str, Any]:
     chosen = draw.choices(banks, weights, k=max(20, round(per_s * size.seconds)))
@@ -209,13 +213,6 @@ async def _send(engine: Engine, sent: Sequence[tuple[float, SearchItem]]) -> Tra
         except AdapterDistillError as error:
             trace.failed[f"{error.reason}: {str(error).replace(item.tenant, 'T')}"] += 1
 
-    began = time.perf_counter()
-    tasks = []
-    for at, item in sent:
-        early = began + at - time.perf_counter()
-        if early > 0:
-            await asyncio.sleep(early)
-        tasks.append(asyncio.create_task(ask(item, began + at)))
-    await asyncio.gather(*tasks)
+    await send_on_time(sent, ask)
     batcher.close()
     return trace

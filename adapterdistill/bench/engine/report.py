@@ -1,6 +1,5 @@
 """The report of the serving benchmark."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,24 +7,29 @@ from typing import Any
 
 import torch
 
-from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bench.engine.paging import (
-    CLIFF_TIMES,
-    PAGING_SIZES,
-    PagingSize,
-    fill_many,
-    measure_paging,
-)
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.engine import paging, throughput
+from adapterdistill.bench.engine.paging import CLIFF_TIMES, fill_many, measure_paging
 from adapterdistill.bench.engine.sides import (
     ALONE,
     BARE,
     SENTENCES_BFLOAT16,
     SENTENCES_FLOAT32,
 )
-from adapterdistill.bench.engine.throughput import SERVING_SIZES, measure_engine
+from adapterdistill.bench.engine.throughput import measure_engine
+from adapterdistill.bench.sizes import named_size
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.faq_banks import read_banks
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import (
+    Report,
+    document,
+    setting,
+    table,
+    table_of,
+    write_report,
+    yes_or_no,
+)
 
 AIMED_MIX, AIMED_BATCH = "32 tenants", 32
 _AIMS = ((BARE, 0.9), (SENTENCES_FLOAT32, 4.0), (SENTENCES_BFLOAT16, 1.4), (ALONE, 3.0))
@@ -38,20 +42,16 @@ def serving_command(
     data: Path,
     out: Path,
     size: str,
-    encoder: str,
-    dtype: str,
-    device: str,
+    encoder: EncoderOptions,
     threads: int,
     peer_env: Path | None,
-    max_tokens: int,
     paging_only: bool = False,
-) -> dict[str, Any]:
-    """Measure, write report.json and report.md, and return what the former holds."""
+) -> Report:
+    """Measure and write the report."""
     torch.set_num_threads(threads)
-    timed = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    exact = load_encoder(encoder, dtype="float32", max_tokens=max_tokens)
-    chosen = SERVING_SIZES[size]
-    engine = {"paging": _paged(timed, exact, data, PAGING_SIZES[size])}
+    timed, exact = encoder.load(), encoder.load_exact()
+    chosen = named_size(throughput.SIZES, size)
+    engine = {"paging": _paged(timed, exact, data, paging.SIZES[size])}
     if not paging_only:
         banks = read_banks(data, chosen.tenants)
         engine |= measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
@@ -62,13 +62,10 @@ def serving_command(
         "engine": engine,
         "aims": list(paging_aims(engine["paging"]) if paging_only else aims(engine)),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (out / "report.md").write_text(markdown(found))
-    return found
+    return write_report(out, found, markdown(found))
 
 
-def _paged(timed: Encoder, exact: Encoder, data: Path, size: PagingSize) -> dict[str, Any]:
+def _paged(timed: Encoder, exact: Encoder, data: Path, size: paging.Size) -> dict[str, Any]:
     banks = read_banks(data, size.tenants)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
@@ -126,10 +123,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The report for people."""
     env, engine = found["environment"], found["engine"]
     if "timings" not in engine:
-        return f"# Serving more tenants than slots\n\n{_paging(engine['paging'])}\n"
+        return document("Serving more tenants than slots", _paging(engine["paging"]))
     top1, equal = engine["top1"], engine["equality"]
     parts = [
-        "# Serving",
+        "Serving",
         f"{engine['tenants_resident']} tenants resident; {engine['rounds']} rounds, all sides in "
         f"turn on the same texts, each batch run once before; {env['dtype']} on {env['device']}, "
         f"{env['threads_in_this_process']} thread(s), load {env['load_1_5_15_min'][0]} at the end. "
@@ -142,26 +139,13 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f">= {a['least']}" if "least" in a else f"<= {a['most']}",
                     a["measured"],
                     a.get("by_processor_time", ""),
-                    "yes" if a["met"] else "no",
+                    yes_or_no(a["met"]),
                 )
                 for a in found["aims"]
             ),
         ),
         "## Engine",
-        table(
-            (
-                "batch",
-                "mix",
-                "side",
-                "min ms",
-                "median ms",
-                "processor ms",
-                "texts/s",
-                "mixed is times as fast",
-                "as cheap",
-            ),
-            _rows(engine["timings"]),
-        ),
+        _timings(engine["timings"]),
         "## Floor",
         _floor(engine["floor"]),
         "## One tenant's flood",
@@ -175,26 +159,30 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"Top-1 over {top1['texts']} texts: {top1['engine']:.4f}, in float32 "
         f"{top1['float32']:.4f}; the same best FAQ for {100 * top1['same_answer']:.2f}%.",
         _peer(engine["peer"]),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+        setting(env),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
-def _rows(timings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
-    for cell in timings:
-        for name, side in cell["sides"].items():
-            yield (
-                cell["batch"],
-                cell["mix"],
-                name,
-                f"{side['min_ms']:.1f}",
-                f"{side['median_ms']:.1f}",
-                f"{side['processor_median_ms']:.1f}",
-                f"{side['texts_per_s']:.0f}",
-                f"{side['mixed_is_times_as_fast']:.2f}",
-                f"{side['mixed_is_times_as_cheap']:.2f}",
-            )
+def _timings(timings: Sequence[Mapping[str, Any]]) -> str:
+    return table_of(
+        (
+            {**cell, "side": name, **side}
+            for cell in timings
+            for name, side in cell["sides"].items()
+        ),
+        {
+            "batch": "{batch}",
+            "mix": "{mix}",
+            "side": "{side}",
+            "min ms": "{min_ms:.1f}",
+            "median ms": "{median_ms:.1f}",
+            "processor ms": "{processor_median_ms:.1f}",
+            "texts/s": "{texts_per_s:.0f}",
+            "mixed is times as fast": "{mixed_is_times_as_fast:.2f}",
+            "as cheap": "{mixed_is_times_as_cheap:.2f}",
+        },
+    )
 
 
 def _floor(floor: Mapping[str, Any]) -> str:
@@ -206,19 +194,15 @@ def _floor(floor: Mapping[str, Any]) -> str:
         f"{floor['gflops_per_s']:.0f} GFLOP/s, reads at {floor['read_gbytes_per_s']:.1f} GB/s. "
         "Milliseconds a batch at these rates, and as found:"
     )
-    rows = (
-        (
-            c["batch"],
-            c["mix"],
-            f"{c['encoder_ms']:.1f}",
-            f"{c['encoder_took_ms']:.1f}",
-            f"{c['adapters_ms']:.2f} ({c['of_which_reading_ms']:.2f} reading)",
-            f"{c['adapters_took_ms']:.2f}",
-        )
-        for c in floor["cells"]
-    )
-    head = ("batch", "mix", "encoder: floor", "took", "adapters: floor", "took")
-    return words + "\n\n" + table(head, rows)
+    columns = {
+        "batch": "{batch}",
+        "mix": "{mix}",
+        "encoder: floor": "{encoder_ms:.1f}",
+        "encoder: took": "{encoder_took_ms:.1f}",
+        "adapters: floor": "{adapters_ms:.2f} ({of_which_reading_ms:.2f} reading)",
+        "adapters: took": "{adapters_took_ms:.2f}",
+    }
+    return words + "\n\n" + table_of(floor["cells"], columns)
 
 
 def _flood(found: Mapping[str, Any]) -> str:

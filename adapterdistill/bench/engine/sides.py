@@ -55,7 +55,7 @@ def query_of(bank: Bank, draw: random.Random) -> SearchItem:
 
 
 def queries_per_s(engine: Engine, banks: Sequence[Bank]) -> float:
-    """At best, in batches of 32 queries of tenants that are in memory."""
+    """The best rate of the engine, in batches of 32 queries of tenants that are in memory."""
     resident = [bank for bank in banks if bank.tenant in engine.snapshot.tenants]
     draw, seconds = random.Random(4), []
     for _ in range(6):
@@ -79,7 +79,7 @@ def embed_mixed(encoder: Encoder, engine: Engine, batch: Batch) -> Tensor:
 
 
 def our_sides(encoder: Encoder, engine: Engine) -> dict[str, Side]:
-    """From texts to embeddings on the host, but for the side that ranks too."""
+    """Our sides, each from texts to embeddings on the host; one ranks too."""
 
     @torch.inference_mode()
     def bare(batch: Batch) -> None:

@@ -29,13 +29,14 @@ from adapterdistill.bench.engine.sides import (
     peer_sides,
 )
 from adapterdistill.bench.training.peer import SENTENCES, PeerUnavailableError, running, set_up
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters
+from adapterdistill.testbed.faq_banks import Bank, fill_store
 from adapterdistill.testbed.progress import phase
+from adapterdistill.testbed.random_adapters import random_adapters
 from serve.engine.engine import Engine
 
 
 @dataclass(frozen=True)
-class ServingSize:
+class Size:
     """How much is run."""
 
     name: str
@@ -52,10 +53,10 @@ class ServingSize:
     """Seconds of a round with a flood, and of one without."""
 
 
-SERVING_SIZES = {
-    "tiny": ServingSize("tiny", 10, 3, 2, (6,), MIXES, 20, 1, 0.3),
-    "quick": ServingSize("quick", 668, 8, 9, (32,), MIXES, 1000, 3, 3.0),
-    "standard": ServingSize("standard", 668, 16, 21, (32, 128), MIXES, 20000, 7, 10.0),
+SIZES = {
+    "tiny": Size("tiny", 10, 3, 2, (6,), MIXES, 20, 1, 0.3),
+    "quick": Size("quick", 668, 8, 9, (32,), MIXES, 1000, 3, 3.0),
+    "standard": Size("standard", 668, 16, 21, (32, 128), MIXES, 20000, 7, 10.0),
 }
 
 
@@ -101,7 +102,7 @@ def measure_engine(
     encoder: Encoder,
     exact: Encoder,
     banks: Sequence[Bank],
-    size: ServingSize,
+    size: Size,
     *,
     peer_env: Path | None,
 ) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _loaded(encoder: Encoder, store: Path, banks: Sequence[Bank]) -> Engine:
 
 
 def _time(
-    encoder: Encoder, banks: Sequence[Bank], sides: Mapping[str, Side], size: ServingSize
+    encoder: Encoder, banks: Sequence[Bank], sides: Mapping[str, Side], size: Size
 ) -> list[Cell]:
     draw = random.Random(0)
     cells = [

@@ -14,26 +14,26 @@ from adapterdistill.distill.multitask_kd.students import TaskTexts
 from adapterdistill.errors import ConfigError, DataError
 
 SHARES = (0.0, 0.01, 0.1, 1.0)
-"""Of the newcomer's rows."""
+"""Shares of the newcomer's rows."""
 
 
 @dataclass(frozen=True)
-class MetaSize:
+class Size:
     """How much is run."""
 
     domains: int | None
-    """How many take their turn as the newcomer; None for all."""
+    """Domains that take their turn as the newcomer; None for all."""
     shares: tuple[float, ...]
     teacher_steps: int
     owner_steps: int
-    """Of a teacher of one domain."""
+    """Steps of a teacher of one domain."""
     student_steps: int
 
 
 SIZES = {
-    "quick": MetaSize(2, (0.01, 1.0), 70, 30, 60),
-    "standard": MetaSize(None, SHARES, 80, 40, 70),
-    "full": MetaSize(None, SHARES, 210, 60, 140),
+    "quick": Size(2, (0.01, 1.0), 70, 30, 60),
+    "standard": Size(None, SHARES, 80, 40, 70),
+    "full": Size(None, SHARES, 210, 60, 140),
 }
 
 

@@ -1,6 +1,5 @@
-"""What `adapterdistill bench meta` does, and its report."""
+"""The command `adapterdistill bench meta` and its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.meta import study as bench
 from adapterdistill.bench.meta.domains import SIZES, read_domains
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.tenants import spread
 from adapterdistill.distill.meta_kd.student import TERMS
 from adapterdistill.evaluation.metrics import paired_bootstrap
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, listed, percent, table, write_report
 
 REFERENCES = {
     bench.OWN: bench.NONE,
@@ -27,7 +27,7 @@ REFERENCES = {
     bench.META: bench.MIXED,
     bench.FEDERATED: bench.OWN,
 }
-"""What each student is compared with."""
+"""The student with which each is compared."""
 
 
 def meta_command(
@@ -37,23 +37,19 @@ def meta_command(
     out: Path,
     cache: Path,
     size: str,
-    shape: bench.Shape,
+    shape: bench.StudentShape,
     seeds: int,
     time_limit_s: float | None,
-    encoder: str,
-    dtype: str,
-    device: str,
-    max_tokens: int,
-) -> str:
-    """Measure, write report.json and report.md, and return the latter.
+    encoder: EncoderOptions,
+) -> Report:
+    """Measure and write the report.
 
     Args:
         time_limit_s: no newcomer is begun after this; the report is of those that are there.
     """
     started = monotonic()
     torch.set_num_threads(1)
-    loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    chosen = SIZES[size]
+    loaded, chosen = encoder.load(), named_size(SIZES, size)
     classes, domains = read_domains(data, loaded, leave_out)
     run = bench.Newcomers(loaded, domains, classes, chosen, shape, ResultCache(cache))
     names = spread([domain.name for domain in domains], chosen.domains)
@@ -81,11 +77,7 @@ def meta_command(
         "figures": figures(cells, chosen.shares),
         "environment": environment(loaded),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    return write_report(out, found, markdown(found))
 
 
 def figures(
@@ -150,7 +142,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     size, env = found["size"], found["environment"]
     aim = [row for row in found["figures"] if row["student"] == bench.META]
     parts = [
-        "# Meta-KD",
+        "Meta-KD",
         f"{len(found['figures'][0]['by_domain'])} domains in turn are the newcomer, with a share "
         f"of its training rows; {found['seeds']} seed(s), {found['runs'][0]} of "
         f"{found['runs'][1]} runs. Test accuracy in %, the mean over "
@@ -161,8 +153,8 @@ def markdown(found: Mapping[str, Any]) -> str:
                 (
                     f"{100 * row['share']:g}%",
                     row["student"],
-                    _percent(row["accuracy"]),
-                    _percent(row["teacher_accuracy"]),
+                    percent(row["accuracy"]),
+                    percent(row["teacher_accuracy"]),
                     _gain(row),
                 )
                 for row in found["figures"]
@@ -186,13 +178,9 @@ def markdown(found: Mapping[str, Any]) -> str:
             ("domain", "train", "valid", "test"),
             ((name, d["train"], d["valid"], d["test"]) for name, d in found["domains"].items()),
         ),
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+        listed(env),
     ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
+    return document(*parts)
 
 
 def _gain(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.cache import ResultCache, content_key
-from adapterdistill.bench.meta.domains import Domain, MetaSize, first_of_each_class, join, select
+from adapterdistill.bench.meta.domains import Domain, Size, first_of_each_class, join, select
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import public_texts
 from adapterdistill.distill.batches import TrainingRows, choose_in_epochs
@@ -37,7 +37,7 @@ from adapterdistill.distill.multitask_kd.students import (
 from adapterdistill.distill.objective import Objective
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.manifest import SharedPrototypes
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 NONE, OWN, MIXED = "no distillation", "its own teacher", "mixed-domain teacher"
 META, FEDERATED = "Meta-KD", "Meta-KD, federated"
@@ -45,11 +45,11 @@ STUDENTS = (NONE, OWN, MIXED, META, FEDERATED)
 BATCH_SIZE = 32
 RATE = 1e-3
 PUBLIC_TEXTS = 120
-"""Of the samples that ship here: what a federated student reads beside its own rows."""
+"""Texts of the samples that a federated student reads beside its own rows."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class StudentShape:
     """The students' size."""
 
     layers: int = 2
@@ -64,8 +64,8 @@ class Newcomers:
         encoder: Encoder,
         domains: Sequence[Domain],
         classes: tuple[str, ...],
-        size: MetaSize,
-        shape: Shape,
+        size: Size,
+        shape: StudentShape,
         cache: ResultCache,
     ) -> None:
         """Raises ConfigError where the student's shape is not the encoder's."""
@@ -96,7 +96,7 @@ class Newcomers:
         theirs = join([domain.train for domain in others])
         adapters = [self._owner_adapter(domain, seed) for domain in others]
         scored = _Scores(newcomer)
-        # What the teachers say of every row that some student may learn from.
+        # The teachers' outputs on every row that some student may learn from.
         every = join([newcomer.train, theirs])
         lessons = {}
         for kind in (MIXED, META):
@@ -124,7 +124,7 @@ class Newcomers:
             head.to(self._encoder.device)
             federated, texts = self._federated(adapters, head, own)
             lesson = self._lesson(federated, texts.ids, torch.zeros(len(texts)).long())
-            # Nobody labelled the public texts: the teacher's own class stands in.
+            # The public texts have no labels: the teacher's own class is taken.
             texts.labels[len(own) :] = lesson.logits.argmax(-1).cpu()[len(own) :]
             student = self._distilled(lesson, texts, prototypes, seed)
             scored.both(FEDERATED, share, federated, student)
@@ -152,10 +152,8 @@ class Newcomers:
     def _adapter_model(
         self, texts: TaskTexts, seed: int
     ) -> tuple[BottleneckAdapter, MultitaskModel]:
-        encoder = self._encoder
-        shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-        adapter = BottleneckAdapter.new(*shape, seed=seed).to(encoder.device)
-        return adapter, MultitaskModel(AdapterBody(encoder, adapter), [texts], seed=seed)
+        adapter = new_adapter(self._encoder, seed)
+        return adapter, MultitaskModel(AdapterBody(self._encoder, adapter), [texts], seed=seed)
 
     def _domain_teacher(self, own: TaskTexts, seed: int) -> Teacher:
         adapter, model = self._adapter_model(own, seed)
@@ -183,7 +181,7 @@ class Newcomers:
         return Teacher(self._encoder, adapter, model.heads[0], head)
 
     def _owner_adapter(self, domain: Domain, seed: int) -> BottleneckAdapter:
-        """What the domain's owner trains on its own rows, and publishes."""
+        """The adapter that the domain's owner trains on its own rows and publishes."""
         key = self._key("owner", domain.name, seed)
         if key not in self._cache:
             adapter, model = self._adapter_model(domain.train, seed)
@@ -245,21 +243,21 @@ class Newcomers:
     # Weights
 
     def _prototypes(self, names: Sequence[str], own: TaskTexts | None) -> Prototypes:
-        """What the owners published, and last, where `own` is given, the newcomer."""
+        """The prototypes that the owners published; the newcomer's come last if `own` is given."""
         found = [self._published[name] for name in names]
         if own is not None:
             found.append(self._publish(own))
         return read_prototypes(found, self._classes, width=self._encoder.hidden_size)
 
     def _publish(self, texts: TaskTexts) -> SharedPrototypes:
-        """Also of no row at all: then nothing is known of its classes."""
+        """Prototypes of these texts; without any text nothing is known of the classes."""
         return share_prototypes(self._embeddings(texts), texts.labels, self._classes)
 
     def _typical(self, texts: TaskTexts, domains: Tensor, prototypes: Prototypes) -> Tensor:
         return typicality(self._embeddings(texts), texts.labels, domains, prototypes)
 
     def _embeddings(self, texts: TaskTexts) -> Tensor:
-        """On the public frozen encoder."""
+        """Embeddings by the public frozen encoder."""
         width = self._encoder.hidden_size
         found = [self._embedded[ids] for ids in texts.ids]
         return torch.stack(found) if found else torch.empty(0, width)

@@ -1,6 +1,5 @@
-"""What `adapterdistill bench multitask` does, and its report."""
+"""The command `adapterdistill bench multitask` and its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Any
 
 import torch
 
-from adapterdistill.backbone import load_encoder
 from adapterdistill.bench.multitask.study import (
     JOINT,
     SINGLE,
     TEACHER,
     TUNED,
-    Shape,
+    StudentShape,
     measure_multitask,
 )
 from adapterdistill.bench.multitask.tasks import (
@@ -23,9 +21,19 @@ from adapterdistill.bench.multitask.tasks import (
     read_retrieval_task,
     task_files,
 )
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.evaluation.metrics import paired_bootstrap
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import (
+    Report,
+    document,
+    listed,
+    table,
+    table_of,
+    write_report,
+    yes_or_no,
+)
 
 LEAST_SPEED = 5.0
 LEAST_KEPT = 0.95
@@ -37,22 +45,18 @@ def multitask_command(
     tenants: Sequence[str],
     out: Path,
     size: str,
-    shape: Shape,
-    encoder: str,
-    dtype: str,
-    device: str,
+    shape: StudentShape,
+    encoder: EncoderOptions,
     threads: int,
-    max_tokens: int,
     seed: int,
-) -> str:
-    """Measure, write report.json and report.md, and return the latter.
+) -> Report:
+    """Measure and write the report.
 
     Args:
         tenants: folders of `data / "tenants"` whose retrieval is a task too.
     """
     torch.set_num_threads(threads)
-    loaded = load_encoder(encoder, dtype=dtype, device=device, max_tokens=max_tokens)
-    chosen = SIZES[size]
+    loaded, chosen = encoder.load(), named_size(SIZES, size)
     tasks = [read_bench_task(path, loaded, chosen) for path in task_files(data)]
     tasks += [
         read_retrieval_task(data / "tenants" / name, out / "tenants", loaded, chosen)
@@ -60,11 +64,7 @@ def multitask_command(
     ]
     found = measure_multitask(loaded, tasks, chosen, shape, seed=seed)
     found = {"benchmark": "multitask", "environment": environment(loaded), **with_aims(found)}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    return write_report(out, found, markdown(found))
 
 
 def with_aims(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +108,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     shape, teacher = found["shape"], found["rows"][0]["macro"]
     facts = {**found["size"], **env}
     parts = [
-        "# Multi-task distillation",
+        "Multi-task distillation",
         table(
             ("aim", "measured", "met"),
-            ((a["text"], _measured(a), "yes" if a["met"] else "no") for a in found["aims"]),
+            ((a["text"], _measured(a), yes_or_no(a["met"])) for a in found["aims"]),
         ),
         "The interval is a 95% paired bootstrap over tasks, then test rows: a difference inside it "
         "is noise. Which joint student an aim speaks of was chosen on `valid` rows.",
@@ -134,47 +134,27 @@ def markdown(found: Mapping[str, Any]) -> str:
         "Trained: parameters of all models that the row needs. Frozen: the encoder that the "
         "teacher reads, the word embeddings that a student reads.",
         "## Speed\n\nOne thread, the same texts of all tasks, token ids to logits, models in turn.",
-        table(
-            (
-                "model",
-                "texts/s (best)",
-                "texts/s (median)",
-                "x teacher (best)",
-                "x teacher (median)",
-                "rounds",
-            ),
-            (
-                (
-                    kind,
-                    f"{s['texts_per_s_best']:.0f}",
-                    f"{s['texts_per_s_median']:.0f}",
-                    f"{s['times_teacher_best']:.2f}",
-                    f"{s['times_teacher_median']:.2f}",
-                    s["rounds"],
-                )
-                for kind, s in found["speed"].items()
-            ),
+        table_of(
+            ({"model": kind, **speed} for kind, speed in found["speed"].items()),
+            {
+                "model": "{model}",
+                "texts/s (best)": "{texts_per_s_best:.0f}",
+                "texts/s (median)": "{texts_per_s_median:.0f}",
+                "x teacher (best)": "{times_teacher_best:.2f}",
+                "x teacher (median)": "{times_teacher_median:.2f}",
+                "rounds": "{rounds}",
+            },
         ),
         "## How it was run",
         f"Transformer student: {shape['layers']} layers of {shape['heads']} heads, cut out of the "
         f"encoder. BiLSTM: {shape['lstm_size']} units each way, float32. Seed {found['seed']}.",
-        table(
-            ("task", "input", "classes", "train", "valid", "test"),
-            (
-                (
-                    name,
-                    t["input"],
-                    t["classes"],
-                    t["train"],
-                    t["valid"],
-                    t["test"],
-                )
-                for name, t in tasks.items()
-            ),
+        table_of(
+            ({"task": name, **task} for name, task in tasks.items()),
+            {n: f"{{{n}}}" for n in ("task", "input", "classes", "train", "valid", "test")},
         ),
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
+        listed(facts),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _measured(aim: Mapping[str, Any]) -> str:

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.multitask.tasks import BenchTask, MultitaskSize
+from adapterdistill.bench.multitask.tasks import BenchTask, Size
 from adapterdistill.distill.held_out import centroids
 from adapterdistill.distill.multitask_kd.objective import (
     MultitaskDistillation,
@@ -34,7 +33,7 @@ from adapterdistill.distill.multitask_kd.students import (
 )
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 BATCH_SIZE = 32
 TEACHER_RATE = 1e-3
@@ -51,7 +50,7 @@ PLAIN = "joint, no distillation"
 
 
 @dataclass(frozen=True)
-class Shape:
+class StudentShape:
     """The students' sizes."""
 
     layers: int = 2
@@ -60,11 +59,11 @@ class Shape:
 
 
 def measure_multitask(
-    encoder: Encoder, tasks: Sequence[BenchTask], size: MultitaskSize, shape: Shape, *, seed: int
+    encoder: Encoder, tasks: Sequence[BenchTask], size: Size, shape: StudentShape, *, seed: int
 ) -> dict[str, Any]:
     """Train teachers and students, score them on test rows, and time them."""
     makers = {kind: partial(_student, kind, encoder, shape, seed) for kind in STUDENT_RATES}
-    # Built before anything is trained: a student that cannot be is refused at once.
+    # Built before anything is trained, so that an impossible student is refused at once.
     joint = {kind: make(tasks) for kind, make in makers.items()}
     trainings = len(tasks) + len(joint) * (2 + 2 * len(tasks))
     with phase("models trained", trainings) as done:
@@ -95,7 +94,7 @@ def measure_multitask(
 
 
 def _student(
-    kind: str, encoder: Encoder, shape: Shape, seed: int, tasks: Sequence[BenchTask]
+    kind: str, encoder: Encoder, shape: StudentShape, seed: int, tasks: Sequence[BenchTask]
 ) -> MultitaskModel:
     """An untrained student of `tasks`. Raises ConfigError where its shape is not the encoder's."""
     body: Body
@@ -108,7 +107,7 @@ def _student(
 
 
 Models = list[tuple[MultitaskModel, int]]
-"""For each task the model that answers it, and the task's place in it."""
+"""The model that answers each task, with the task's place in it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class _Fit:
     def __call__(
         self, model: MultitaskModel, tasks: Sequence[BenchTask], targets: Sequence[Tensor] | None
     ) -> MultitaskModel:
-        """On the teachers' logits `targets`, or on labels alone where these are None."""
+        """Train on the teachers' logits `targets`, or on labels alone where these are None."""
         batches = TaskBatches([task.train for task in tasks])
         steps = batches.steps_per_epoch(BATCH_SIZE)
         train(
@@ -153,12 +152,9 @@ class _Fit:
 
 
 def _teacher(
-    encoder: Encoder, task: BenchTask, size: MultitaskSize, seed: int, done: Callable[[], None]
+    encoder: Encoder, task: BenchTask, size: Size, seed: int, done: Callable[[], None]
 ) -> MultitaskModel:
-    adapter = BottleneckAdapter.new(
-        encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE, seed=seed
-    )
-    body = AdapterBody(encoder, adapter.to(encoder.device))
+    body = AdapterBody(encoder, new_adapter(encoder, seed))
     fit = _Fit(TEACHER_RATE, size.teacher_epochs, seed, done)
     return fit(MultitaskModel(body, [task.train], seed=seed), [task], None)
 
@@ -225,9 +221,7 @@ def _row(model: str, training: str, models: Models, tasks: Sequence[BenchTask]) 
 
 
 @torch.no_grad()
-def _time(
-    timed: Mapping[str, Models], tasks: Sequence[BenchTask], size: MultitaskSize
-) -> dict[str, Any]:
+def _time(timed: Mapping[str, Models], tasks: Sequence[BenchTask], size: Size) -> dict[str, Any]:
     """Texts a second of each model over the same test texts of all tasks, one thread, in turn."""
     texts = [_first(task.test, size.timed_texts) for task in tasks]
     count = sum(len(of_task.ids) for of_task in texts)

@@ -14,7 +14,7 @@ from adapterdistill.errors import DataError
 
 
 @dataclass(frozen=True)
-class MultitaskSize:
+class Size:
     """How much of each task, and for how long."""
 
     max_rows: int | None
@@ -25,13 +25,13 @@ class MultitaskSize:
     student_epochs: int
     rounds: int
     timed_texts: int
-    """Of each task."""
+    """Texts of each task that are timed."""
 
 
 SIZES = {
-    "quick": MultitaskSize(1000, 300, 500, 3, 6, 7, 128),
-    "standard": MultitaskSize(4000, 500, 5000, 3, 5, 9, 256),
-    "full": MultitaskSize(None, 1500, 5000, 5, 12, 15, 512),
+    "quick": Size(1000, 300, 500, 3, 6, 7, 128),
+    "standard": Size(4000, 500, 5000, 3, 5, 9, 256),
+    "full": Size(None, 1500, 5000, 5, 12, 15, 512),
 }
 
 
@@ -59,7 +59,7 @@ def task_files(data: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_bench_task(path: Path, encoder: Encoder, size: MultitaskSize) -> BenchTask:
+def read_bench_task(path: Path, encoder: Encoder, size: Size) -> BenchTask:
     """Raises DataError where the file is not a sound task, or has no test row to measure on."""
     task = read_task(path)
     if not task.test:
@@ -77,9 +77,7 @@ def read_bench_task(path: Path, encoder: Encoder, size: MultitaskSize) -> BenchT
     )
 
 
-def read_retrieval_task(
-    folder: Path, workspace: Path, encoder: Encoder, size: MultitaskSize
-) -> BenchTask:
+def read_retrieval_task(folder: Path, workspace: Path, encoder: Encoder, size: Size) -> BenchTask:
     """A tenant's retrieval: its questions and training queries are index and training rows.
 
     Raises:

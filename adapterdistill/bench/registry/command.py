@@ -1,7 +1,6 @@
-"""What `adapterdistill bench registry` does: a registry under load, under fuzz and under kills."""
+"""The command `adapterdistill bench registry`: a registry under load."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,65 +9,48 @@ from typing import Any
 
 from adapterdistill.bench.registry.latency import latencies, watch_latency
 from adapterdistill.bench.registry.mixed import crowded
-from adapterdistill.bench.registry.report import markdown
+from adapterdistill.bench.registry.report import load_sections
 from adapterdistill.bench.registry.speed import LARGE, transfers
-from adapterdistill.drills.registry import fuzz
-from adapterdistill.drills.registry.kills import kill_repeatedly
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.crowd import Crowd, fill
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.random_adapters import MINILM
-from adapterdistill.testbed.registry import Federation, serving
+from adapterdistill.testbed.registry import Federation, registry_process
+from adapterdistill.testbed.reporting import Part, Report, measure_parts
 
 _TIMEOUT_S = 60.0
-_PUBLISHERS = 8  # while it is killed
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. 0 adapters, cases or kills leave that part out."""
+    """How much is measured. 0 adapters leave the load out."""
 
     adapters: int
-    fuzz: int
-    kills: int
     calls: int
     """Timed calls of each kind."""
     watched: int
     rounds: int
-    """Of publishing and fetching beside copying."""
+    """Rounds of publishing and fetching beside copying."""
     files: int
     mixed_s: float
 
 
 SIZES = {
-    "tiny": Size(12, 300, 1, 8, 3, 1, 2, 0.5),
-    "quick": Size(500, 5_000, 5, 200, 20, 5, 16, 5.0),
-    "standard": Size(10_000, 100_000, 100, 2_000, 200, 9, 32, 30.0),
+    "tiny": Size(12, 8, 3, 1, 2, 0.5),
+    "quick": Size(500, 200, 20, 5, 16, 5.0),
+    "standard": Size(10_000, 2_000, 200, 9, 32, 30.0),
 }
 
 
-def registry_command(*, out: Path, size: Size, seed: int) -> dict[str, Any]:
-    """Measure; write report.json and report.md after each part; return what is in the former."""
-    parts: dict[str, Callable[[], dict[str, Any]]] = {}
-    if size.adapters:
-        parts["load"] = lambda: measure_load(size)
-    if size.fuzz:
-        parts["fuzz"] = lambda: fuzz.fuzz(size.fuzz, seed=seed)
-    if size.kills:
-        parts["kills"] = lambda: _kill(size.kills, seed)
-    found: dict[str, Any] = {"benchmark": "registry", "environment": environment()}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, measure in parts.items():
-        found[name] = measure()
-        found["faults"] = list(faults(found))
-        (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-        (out / "report.md").write_text(markdown(found))
-    return found
+def registry_command(*, out: Path, size: Size, more: Sequence[Part] = ()) -> Report:
+    """Measure, and write the report after each part.
 
-
-def _kill(kills: int, seed: int) -> dict[str, Any]:
-    with TemporaryDirectory() as folder:
-        return kill_repeatedly(Path(folder) / "root", kills, _PUBLISHERS, seed).figures()
+    Args:
+        more: further parts of the report.
+    """
+    load = Part("load", lambda: measure_load(size), load_sections, load_faults)
+    figures: dict[str, Any] = {"benchmark": "registry", "environment": environment()}
+    return measure_parts(out, "Registry", figures, [*([load] if size.adapters else []), *more])
 
 
 def measure_load(size: Size) -> dict[str, Any]:
@@ -77,7 +59,7 @@ def measure_load(size: Size) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         federation = Federation(folder)
-        with serving(federation.root) as server, ExitStack() as stack:
+        with registry_process(federation.root) as server, ExitStack() as stack:
 
             def connect(tenant: str) -> RegistryClient:
                 credentials = federation.credentials(tenant)
@@ -115,12 +97,6 @@ def measure_load(size: Size) -> dict[str, Any]:
     return found | {"memory": memory}
 
 
-def faults(found: Mapping[str, Any]) -> Iterator[str]:
-    """What must not be, of all parts."""
-    if "load" in found:
-        errors = found["load"]["mixed"]["errors"]
-        yield from (f"mixed calls: {count} x {what}" for what, count in errors.items())
-    if "fuzz" in found:
-        yield from fuzz.failed(found["fuzz"])
-    if "kills" in found:
-        yield from found["kills"]["faults"]
+def load_faults(found: Mapping[str, Any]) -> Iterator[str]:
+    errors = found["load"]["mixed"]["errors"]
+    yield from (f"mixed calls: {count} x {what}" for what, count in errors.items())

@@ -1,4 +1,4 @@
-"""How long single calls take among all the adapters, and until a watcher hears of a publish."""
+"""Latency of single calls among many adapters, and of the events that a watcher receives."""
 
 import statistics
 import threading
@@ -92,7 +92,7 @@ def watch_latency(
 ) -> dict[str, Any]:
     """Milliseconds from the begin and the end of a publish until a watcher has its event.
 
-    Before, the watcher is told all that happened since the registry is there.
+    The watcher first receives all events since the registry began.
 
     Args:
         client: the watcher's; it is closed.
@@ -119,7 +119,7 @@ def watch_latency(
 
 
 class _Watcher:
-    """Notes when it heard of what."""
+    """Notes when each event arrived."""
 
     def __init__(self, client: RegistryClient) -> None:
         self._seen: dict[str, float] = {}

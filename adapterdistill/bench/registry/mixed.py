@@ -1,4 +1,4 @@
-"""64 clients at once, each calling what comes to its mind; errors must be none."""
+"""64 clients that make random calls at once, of which none may fail."""
 
 import time
 from collections import Counter
@@ -14,15 +14,15 @@ from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.crowd import TENANTS, Crowd, tenant_name
 from adapterdistill.testbed.random_adapters import MINILM, adapter
-from adapterdistill.testbed.registry import Serving
+from adapterdistill.testbed.registry import RegistryProcess
 
 MIX = {"get": 40, "fetch": 25, "summaries": 5, "list": 5, "lineage": 10, "alias": 10, "publish": 5}
-"""How often each call is made, in percent."""
+"""Percentage of each call."""
 
 
 def crowded(
     crowd: Crowd,
-    server: Serving,
+    server: RegistryProcess,
     published: Sequence[Manifest],
     *,
     seconds: float,

@@ -77,4 +77,4 @@ def _copy(source: Path) -> None:
 
 
 def _read(source: Path) -> None:
-    sha256_hex(source.read_bytes())  # as a fetching client verifies what came
+    sha256_hex(source.read_bytes())  # as a client verifies what it fetched

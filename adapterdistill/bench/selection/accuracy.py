@@ -1,7 +1,7 @@
-"""What choosing few teachers by their fingerprints loses or gains against chance and against all.
+"""Accuracy of few teachers chosen by fingerprint, against random ones and against all.
 
-Every tenant arrives once among the others' trained adapters. Two collections: the tenants as they
-are, of which few share a subject, and each tenant cut into halves with FAQs of their own, so that
+Every tenant arrives once among the others' trained adapters. There are two collections: the tenants
+as they are, few of which share a subject, and the halves of each tenant with own FAQs, so that
 every arrival has a sibling of its subject in the registry. What was chosen in this project was
 judged on training rows beyond those of any arrival here; test rows are reported beside them.
 """
@@ -163,7 +163,7 @@ def _collection(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _fingerprints(bench: Workbench) -> dict[str, Any]:
-    """Of every tenant's teacher, which is trained where the cache lacks it."""
+    """The fingerprint of every tenant's teacher, which is trained if the cache lacks it."""
     probes, fingerprints = Probes(bench.encoder), {}
     with phase("teachers", len(bench.tenants)) as done:
         for name in bench.tenants:
@@ -262,7 +262,7 @@ def _interval(differences: Iterator[torch.Tensor]) -> dict[str, float]:
 
 
 def _found(k: int, orders: Mapping[tuple[str, int], Sequence[str]]) -> dict[str, Any]:
-    """Where the relatives of arrivals that have any come in the order of choice."""
+    """Ranks of relatives in the order of choice, over the arrivals that have any."""
     ranks: list[list[int]] = []
     for (name, at), order in orders.items():
         places = [i for i, other in enumerate(order, start=1) if akin(name, other)]

@@ -1,4 +1,4 @@
-"""What choosing teachers costs: bytes and seconds against the number of listed adapters.
+"""The cost of choosing teachers: bytes and seconds against the number of listed adapters.
 
 The registry is real, a process of its own on loopback. The adapters are random, each with its own
 weights, fingerprint and manifest; payloads are stored of those alone that will be chosen.
@@ -14,18 +14,15 @@ from typing import Any
 
 import grpc
 
-from actors.publishing import PRIVACY
 from actors.teachers import fetch_teachers
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import (
     golden_vectors,
     pack_adapter,
     prove_active,
-    tensor_specs,
     unpack_adapter,
 )
-from adapterdistill.manifest import GoldenVectors, Manifest, Metric, sha256_hex
+from adapterdistill.manifest import GoldenVectors, Manifest
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE
 from adapterdistill.registry.client.client import RegistryClient
@@ -35,12 +32,11 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from adapterdistill.selection import Probes, by_relevance
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.random_adapters import new_adapter, random_manifest
+from adapterdistill.testbed.registry import registry_process
 
 ROUNDS = 7
 _LINEAGE = 16
-_METRICS = ("mrr", "recall_at_1", "recall_at_3", "recall_at_5")
 
 
 def measure_cost(
@@ -60,7 +56,7 @@ def measure_cost(
     manifests = _synthetic(encoder, probes, max(counts))
     profile, wanted = probes.profile(rows), set()
     for count in counts:
-        # What will be chosen is known beforehand; other payloads need not be stored.
+        # The choice is known beforehand; other payloads need not be stored.
         order = by_relevance(profile, [manifest.fingerprint for manifest in manifests[:count]])
         wanted |= set(islice(order, max_teachers))
     found = []
@@ -69,7 +65,7 @@ def measure_cost(
         for count in sorted(counts):
             _fill(root, encoder, manifests, range(stored, count), wanted)
             stored = count
-            with serving(root) as server:
+            with registry_process(root) as server:
                 measured = _measure(server.address, encoder, rows, max_teachers, rounds)
             found.append({"adapters": count, **measured})
     return {
@@ -81,40 +77,22 @@ def measure_cost(
     }
 
 
-def _adapter(encoder: Encoder, seed: int) -> BottleneckAdapter:
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    return BottleneckAdapter.new(*shape, seed=seed)
-
-
 def _synthetic(encoder: Encoder, probes: Probes, count: int) -> list[Manifest]:
     """Manifests as long as real ones; their golden vectors are filled in where one is stored."""
     unproved = GoldenVectors(probe_sha256="0" * 64, distances=(0.123456,) * 8, tolerance=0.02)
     manifests: list[Manifest] = []
     with phase("drawing adapters", count) as done:
         for number in range(count):
-            adapter = _adapter(encoder, number)
+            adapter = new_adapter(encoder, number)
             payload = pack_adapter(adapter, model_name=encoder.ref.name)
+            teachers = tuple(m.ref.name for m in manifests[:_LINEAGE])
             manifests.append(
-                Manifest(
-                    tenant=f"synthetic-{number:05d}",
-                    adapter="faq",
-                    version=sha256_hex(payload),
-                    payload_bytes=len(payload),
-                    kind="bottleneck",
-                    encoder=encoder.ref,
-                    tensors=tensor_specs(adapter),
-                    method="adapter_distillation",
-                    config_sha256="0" * 64,
-                    seed=number,
-                    metrics={
-                        f"held_out_{name}": Metric(value=0.123456, count=50) for name in _METRICS
-                    },
-                    teachers=tuple(m.ref.name for m in manifests[:_LINEAGE]),
-                    privacy=PRIVACY,
-                    golden=unproved,
-                    fingerprint=probes.fingerprint(adapter),
+                random_manifest(
+                    encoder, adapter, payload,
+                    tenant=f"synthetic-{number:05d}", seed=number, teachers=teachers,
+                    golden=unproved, fingerprint=probes.fingerprint(adapter),
                 )
-            )
+            )  # fmt: skip
             done()
     return manifests
 
@@ -129,7 +107,7 @@ def _fill(
         for place in places:
             manifest = manifests[place]
             if place in wanted:
-                adapter = _adapter(encoder, place)
+                adapter = new_adapter(encoder, place)
                 golden = golden_vectors(encoder, adapter)
                 manifest = manifest.model_copy(update={"golden": golden})
                 payload = pack_adapter(adapter, model_name=encoder.ref.name)
@@ -202,7 +180,7 @@ def _measure(
         "fetched": len(chosen),
         "fetched_bytes": fetched_bytes,
         **figures,
-        # All are of one size: what is not stored is not fetched here, but reckoned.
+        # All are of one size, so the cost of fetching all is computed.
         "all_bytes": round(fetched_bytes * share),
         "all_fetch_and_prove_s": round(figures["fetch_and_prove_s"]["median"] * share, 2),
     }

@@ -1,6 +1,5 @@
-"""What `adapterdistill bench selection` does, and its report."""
+"""The command `adapterdistill bench selection` and its report."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -10,16 +9,17 @@ from typing import Any
 import torch
 
 from adapterdistill.bench.cache import ResultCache
-from adapterdistill.bench.encoder_options import Crew
-from adapterdistill.bench.selection import accuracy as accuracy
+from adapterdistill.bench.selection import accuracy
 from adapterdistill.bench.selection.cost import measure_cost
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.transfer.cells import Workbench
 from adapterdistill.bench.transfer.method_table import LABELS
 from adapterdistill.bench.transfer.sizes import SIZES
 from adapterdistill.bench.transfer.study import read_tenants
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, setting, table, write_report
 
 COUNTS = (10, 100, 1_000, 10_000)
 MAX_TEACHERS = 16
@@ -33,38 +33,34 @@ def selection_command(
     out: Path,
     cache: Path,
     size: str,
-    crew: Crew,
+    encoder: EncoderOptions,
     counts: Sequence[int] = COUNTS,
-) -> str:
-    """Measure, write report.json and report.md, and return the latter.
+) -> Report:
+    """Measure and write the report.
 
     Args:
         data: folder of tenants for the accuracy part, which is left out without one.
     """
     torch.set_num_threads(1)
-    encoder = crew.load()
+    loaded = encoder.load()
     samples = Path(str(files("adapterdistill"))) / "samples"
     name = tenant_names(samples)[0]
     dataset = open_dataset(samples / name, cache / "tenants")
-    newcomer = read_tenant(dataset, name, encoder, max_test=1, max_valid=1)
+    newcomer = read_tenant(dataset, name, loaded, max_test=1, max_valid=1)
     rows = newcomer.arrival(_OWN_QUERIES, seed=0).ids
     found: dict[str, Any] = {
         "benchmark": "selection",
-        "cost": measure_cost(encoder, rows, counts=counts, max_teachers=MAX_TEACHERS),
+        "cost": measure_cost(loaded, rows, counts=counts, max_teachers=MAX_TEACHERS),
     }
     if data is not None:
-        chosen = accuracy.SIZES[size]
+        chosen = named_size(accuracy.SIZES, size)
         # Rows as in the transfer benchmark, so that both can use one cache of teachers.
         reading = replace(SIZES["standard"], tenants=chosen.tenants)
-        tenants = read_tenants(data, cache / "tenants", encoder, reading)
-        bench = Workbench(encoder, tenants, ResultCache(cache))
+        tenants = read_tenants(data, cache / "tenants", loaded, reading)
+        bench = Workbench(loaded, tenants, ResultCache(cache))
         found["accuracy"] = {"size": size, **accuracy.measure_accuracy(bench, chosen)}
-    found["environment"] = environment(encoder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    found["environment"] = environment(loaded)
+    return write_report(out, found, markdown(found))
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -73,11 +69,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = ["# Selection of teachers", "## Cost", _cost(found["cost"])]
     if "accuracy" in found:
         parts += _accuracy(found["accuracy"])
-    parts += [
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts.append(setting(env))
+    return document(*parts)
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -28,14 +28,13 @@ from adapterdistill.bench.training.steps import (
     STUDENT,
     build_steps,
     disagreement,
-    strong_adapters,
     wide_fusion,
 )
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.composition import FUSION_STEPS
 from adapterdistill.sections import TrainingConfig
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, random_adapters
 
 BATCH_SIZE = 32
 TOLERANCE = 1e-5
@@ -79,7 +78,7 @@ def measure_training(
     """
     chosen = list(range(len(rows.ids)))
     batch = make_batch(rows, chosen, device=encoder.device)
-    teachers = strong_adapters(exact, max(counts), BOTTLENECK_SIZE)
+    teachers = random_adapters(exact, max(counts))
     found: dict[str, Any] = {
         "batch": {"rows": len(rows.ids), "tokens": batch.total_tokens},
         "bottleneck_size": BOTTLENECK_SIZE,

@@ -17,7 +17,7 @@ _INSTALL_TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class Library:
-    """What is compared with, and the script beside this file that speaks for it."""
+    """A library to compare with, and the script beside this file that calls it."""
 
     module: str
     version: str

@@ -1,55 +1,52 @@
 """The report of the training benchmark."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adapterdistill.backbone import load_encoder
+from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import BenchTenant, open_dataset, read_tenant, tenant_names
 from adapterdistill.bench.training.measure import BATCH_SIZE, measure_training
 from adapterdistill.bench.training.stages import measure_stages, small_rows
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, setting, table, write_report
 
 
 def training_command(
     *,
     data: Path,
     out: Path,
-    dtype: str,
-    device: str,
+    encoder: EncoderOptions,
     threads: int,
     counts: tuple[int, ...],
     rounds: int,
     peer_env: Path | None,
-    max_tokens: int,
-) -> str:
-    """Measure, write report.json and report.md, and return the latter."""
+) -> Report:
+    """Measure and write the report."""
     torch.set_num_threads(threads)
-    encoder = load_encoder(dtype=dtype, device=device, max_tokens=max_tokens)
-    exact = load_encoder(dtype="float32", max_tokens=max_tokens)
-    tenants = [
-        read_tenant(
-            open_dataset(data / name, out / "tenants"), name, exact, max_test=1, max_valid=1
-        )
-        for name in tenant_names(data)
-    ]
+    timed, exact = encoder.load(), encoder.load_exact()
+    tenants = training_rows_of(data, out / "tenants", exact)
     rows = batch_rows(tenants)
-    found = measure_training(encoder, exact, rows, counts=counts, rounds=rounds, peer_env=peer_env)
-    as_onboarding = load_encoder(dtype="auto", device=device, max_tokens=max_tokens)
+    found = measure_training(timed, exact, rows, counts=counts, rounds=rounds, peer_env=peer_env)
+    as_onboarding = replace(encoder, dtype="auto").load()
     with tempfile.TemporaryDirectory() as folder:
         found["small_tenant"] = measure_stages(as_onboarding, small_rows(tenants), Path(folder))
-    found = {"benchmark": "training", "environment": environment(encoder), **found}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    found = {"benchmark": "training", "environment": environment(timed), **found}
+    return write_report(out, found, markdown(found))
+
+
+def training_rows_of(data: Path, workspace: Path, encoder: Encoder) -> list[BenchTenant]:
+    """All tenants in the folder with their training rows, and one other row each."""
+    return [
+        read_tenant(open_dataset(data / name, workspace), name, encoder, max_test=1, max_valid=1)
+        for name in tenant_names(data)
+    ]
 
 
 def batch_rows(tenants: Sequence[BenchTenant], size: int = BATCH_SIZE) -> TrainingRows:
@@ -70,7 +67,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     env, peer = found["environment"], found["peer"]
     equal = found["equal_to_plain_formula"]
     parts = [
-        "# Cost of a training step",
+        "Cost of a training step",
         f"A batch of {found['batch']['rows']} rows, {found['batch']['tokens']} tokens, lengths as "
         f"in the data; bottleneck {found['bottleneck_size']}; {found['rounds']} rounds, all rows "
         f"in turn; {env['dtype']} on {env['device']}, {env['threads_in_this_process']} thread(s), "
@@ -97,10 +94,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"Factored against plain formula, float32: outputs differ by at most "
         f"{equal['outputs']:.1e}, gradients by {equal['gradients']:.1e} of the largest.",
         _peer(peer),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+        setting(env),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _small_tenant(small: Mapping[str, Any]) -> str:

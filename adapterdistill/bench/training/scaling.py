@@ -1,10 +1,9 @@
-"""What further Ray Train workers bring to a training stage, and what starting them costs.
+"""The gain of further Ray Train workers in a training stage, and the cost of starting them.
 
 All sides train the same steps on the same batches, in turn, round after round: in one process with
 one thread and with as many as there are workers, and on workers of one thread each.
 """
 
-import json
 import logging
 import os
 import statistics
@@ -22,47 +21,39 @@ from actors.cluster import start_own_cluster, stop_own_cluster
 from actors.train_loop import train_in_place
 from actors.train_outcome import Outcome
 from actors.train_workers import TrainWorkers, train_on_workers
-from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bench.tenants import open_dataset, read_tenant, tenant_names
-from adapterdistill.bench.training.report import batch_rows
+from adapterdistill.backbone import Encoder
+from adapterdistill.bench.training.report import batch_rows, training_rows_of
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.rows import StageRows, write_rows
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.training import Schedule
 from adapterdistill.sections import TrainingConfig
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.progress import phase
-from adapterdistill.testbed.reporting import table
+from adapterdistill.testbed.reporting import Report, document, setting, table, write_report
 
 ALONE = "one process, 1 thread"
 _START_TIMEOUT_S = 120.0
 
 
 def scaling_command(
-    *, out: Path, counts: Sequence[int], steps: int, rounds: int, dtype: str, max_tokens: int
-) -> str:
-    """Measure on the samples' rows, write report.json and report.md, and return the latter."""
-    options: dict[str, Any] = {"dtype": dtype, "max_tokens": max_tokens}
-    encoder = load_encoder(**options)
-    data = Path(str(files("adapterdistill"))) / "samples"
-    out.mkdir(parents=True, exist_ok=True)
-    tenants = [
-        read_tenant(
-            open_dataset(data / name, out / "tenants"), name, encoder, max_test=1, max_valid=1
-        )
-        for name in tenant_names(data)
-    ]
+    *, out: Path, encoder: EncoderOptions, counts: Sequence[int], steps: int, rounds: int
+) -> Report:
+    """Measure on the samples' rows and write the report."""
+    loaded = encoder.load()
+    tenants = training_rows_of(
+        Path(str(files("adapterdistill"))) / "samples", out / "tenants", loaded
+    )
     rows = batch_rows(tenants, TrainingConfig().batch_size)
+    options = {"name": encoder.name, "dtype": encoder.dtype, "max_tokens": encoder.max_tokens}
     with tempfile.TemporaryDirectory(prefix="ad-") as folder, _own_ray(folder, max(counts)):
         found = measure_scaling(
-            encoder, options, rows, Path(folder), counts=counts, steps=steps, rounds=rounds
+            loaded, options, rows, Path(folder), counts=counts, steps=steps, rounds=rounds
         )
-    found = {"benchmark": "scaling", "environment": environment(encoder), **found}
-    (out / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    text = markdown(found)
-    (out / "report.md").write_text(text)
-    return text
+    found = {"benchmark": "scaling", "environment": environment(loaded), **found}
+    return write_report(out, found, markdown(found))
 
 
 @contextmanager
@@ -164,7 +155,7 @@ def _figures(
     timed: Mapping[str, Sequence[tuple[float, float]]],
     steps: int,
 ) -> dict[str, Any]:
-    """Of one side: (seconds of its steps, of everything) a round."""
+    """Figures of one side, from (seconds of its steps, of everything) a round."""
     alone = timed[ALONE]
     of_steps = [other[0] / own[0] for own, other in zip(mine, alone, strict=True)]
     return {
@@ -209,13 +200,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     columns = ("side", "steps/s", "x alone", "start and end, s", "in all, s", "adapter differs by")
     parts = [
-        "# Training on workers",
+        "Training on workers",
         f"{found['steps']} steps of an own adapter on {batch['rows']} rows ({batch['tokens']} "
         f"tokens), {env['dtype']}, {env['cores']} cores, load {env['load_1_5_15_min'][0]} at the "
         f"end; {found['rounds']} rounds, all sides in turn. Pairs are minimum and median; times "
         f"alone: the speed of the steps over that of {ALONE} in the same round.",
         table(columns, rows),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in env.items()),
+        setting(env),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)

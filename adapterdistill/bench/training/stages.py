@@ -12,7 +12,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import BenchTenant, TextRows
-from adapterdistill.bench.training.steps import strong_adapters
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import assign_folds, fold_file
 from adapterdistill.distill.rows import StageRows, write_rows
@@ -26,6 +25,7 @@ from adapterdistill.distill.stage import (
 from adapterdistill.distill.training import Schedule, train
 from adapterdistill.distill.variants import pack_trained
 from adapterdistill.sections import TrainingConfig
+from adapterdistill.testbed.random_adapters import random_adapters
 
 FAQS = 15
 QUERIES = 5
@@ -65,7 +65,7 @@ def measure_stages(encoder: Encoder, rows: TextRows, folder: Path) -> dict[str, 
     )
     seconds, trained = _timed(own, encoder)
     files = [folder / f"{n}.teacher" for n in range(TEACHERS)]
-    teachers = strong_adapters(encoder, TEACHERS, t.bottleneck_size)
+    teachers = random_adapters(encoder, TEACHERS, bottleneck_size=t.bottleneck_size)
     for file, teacher in zip(files, teachers, strict=True):
         file.write_bytes(pack_trained(teacher, encoder))
     (folder / "own").write_bytes(pack_trained(trained.student, encoder))

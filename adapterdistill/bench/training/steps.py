@@ -121,19 +121,3 @@ def wide_fusion(encoder: Encoder) -> Fusion:
         noise = torch.randn(fusion.value_weight.shape, generator=generator) * 0.02
         fusion.value_weight.add_(noise.to(fusion.value_weight.device))
     return fusion
-
-
-def strong_adapters(encoder: Encoder, count: int, width: int) -> list[BottleneckAdapter]:
-    """Random adapters that move the encoder well away from itself, each its own way."""
-    adapters = []
-    for seed in range(count):
-        shape = (encoder.num_layers, encoder.hidden_size, width)
-        adapter = BottleneckAdapter.new(*shape, seed=100 + seed)
-        with torch.no_grad():
-            adapter.up_weight.mul_(3)
-            adapter.down_weight.mul_(2)
-            generator = torch.Generator().manual_seed(seed)
-            for bias in (adapter.down_bias, adapter.up_bias):
-                bias.copy_(torch.randn(bias.shape, generator=generator) * 0.02)
-        adapters.append(adapter)
-    return adapters

@@ -42,12 +42,12 @@ class Cell:
     tuning: bool = False
     """Watched on `valid` every few steps, and never scored on `test`."""
     keep: bool = False
-    """Whether the adapter is wanted by other cells; the scores then are not."""
+    """Whether other cells need the adapter; then no scores are made."""
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What every cell of a run shares."""
+    """Everything that the cells of a run share."""
 
     encoder: Encoder
     tenants: Mapping[str, BenchTenant]
@@ -98,7 +98,7 @@ class Workbench:
                 self.cache.write_payload(key, pack_adapter(outcome.adapter, model_name=name))
             if not cell.keep:
                 result["scores"] = score(outcome.embed, arrival.tenant, arrival.rows)
-            # Nobody who came earlier is touched: same bytes in their adapters, same outputs.
+            # Earlier tenants are unchanged: same bytes in their adapters, same outputs.
             result["no_harm"] = before == _fingerprint(arrival)
         result["seconds"] = round(perf_counter() - started, 3)
         self.cache.write(key, result)

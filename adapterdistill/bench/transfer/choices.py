@@ -14,7 +14,7 @@ from adapterdistill.bench.transfer.scoring import SCORINGS
 
 @dataclass(frozen=True)
 class Choice:
-    """What is chosen for one method, k and tenant."""
+    """A choice for one method, k and tenant."""
 
     setting: Setting
     scoring: str
@@ -58,6 +58,6 @@ def choose_scoring(cells: Sequence[Mapping[str, Any]], *, but: str) -> str:
         for scoring in SCORINGS:
             ranks = cell["scores"][scoring]["valid"]
             sums[scoring] += sum(rank == 1 for rank in ranks) / len(ranks)
-    # Without any valid row anywhere the centroid is used; so it is on a tie.
+    # The centroid is used on a tie and without any valid row.
     order = ("centroid", "best", "question")
     return max(order, key=lambda scoring: sums[scoring])

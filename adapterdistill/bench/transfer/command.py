@@ -1,19 +1,22 @@
-"""What `adapterdistill bench transfer` does, from folders to the written report."""
+"""The command `adapterdistill bench transfer`, from folders to the written report."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from adapterdistill.bench.cache import ResultCache
-from adapterdistill.bench.encoder_options import Crew
+from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.transfer.cells import Workbench
 from adapterdistill.bench.transfer.findings import findings
 from adapterdistill.bench.transfer.plots import write_plots
-from adapterdistill.bench.transfer.report import write_report
-from adapterdistill.bench.transfer.sizes import SIZES, Size
+from adapterdistill.bench.transfer.report import markdown
+from adapterdistill.bench.transfer.sizes import SIZES
 from adapterdistill.bench.transfer.study import TransferRun, read_tenants, run_transfer
-from adapterdistill.bench.transfer.workers import processes, run_here
+from adapterdistill.bench.transfer.workers import run_here, worker_processes
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
+from adapterdistill.testbed.reporting import Report, write_report
 
 
 def transfer_command(
@@ -22,38 +25,34 @@ def transfer_command(
     out: Path,
     cache: Path,
     size: str,
-    crew: Crew,
+    encoder: EncoderOptions,
+    processes: int,
     seeds: int | None,
     time_limit_s: float | None,
     draw: bool,
-) -> str:
-    """Run, write the report, and return its Markdown."""
+) -> Report:
+    """Run every cell that the cache lacks, and write the report."""
     # One thread in every process that computes: see `workers`.
-    if crew.device == "cpu":
+    if encoder.device == "cpu":
         torch.set_num_threads(1)
-    encoder, chosen = crew.load(), SIZES[size]
-    tenants = read_tenants(data, cache / "tenants", encoder, chosen)
-    bench = Workbench(encoder, tenants, ResultCache(cache))
-    if crew.processes == 1:
+    loaded, chosen = encoder.load(), named_size(SIZES, size)
+    tenants = read_tenants(data, cache / "tenants", loaded, chosen)
+    bench = Workbench(loaded, tenants, ResultCache(cache))
+    runner = (
+        nullcontext(run_here(bench))
+        if processes == 1
+        else worker_processes(encoder, processes, tenants, cache)
+    )
+    with runner as run:
         found = run_transfer(
-            bench, run_here(bench), chosen, processes=1, seeds=seeds, time_limit_s=time_limit_s
+            bench, run, chosen, processes=processes, seeds=seeds, time_limit_s=time_limit_s
         )
-    else:
-        with processes(crew, tenants, cache) as run:
-            found = run_transfer(
-                bench, run, chosen,
-                processes=crew.processes, seeds=seeds, time_limit_s=time_limit_s,
-            )  # fmt: skip
-    return report(bench, found, out, processes=crew.processes, draw=draw)
+    return report(bench, found, out, processes=processes, draw=draw)
 
 
-def report(bench: Workbench, run: TransferRun, out: Path, *, processes: int, draw: bool) -> str:
-    """Write report.json, report.md and the plots of a finished run."""
+def report(bench: Workbench, run: TransferRun, out: Path, *, processes: int, draw: bool) -> Report:
+    """Write the report and the plots of a finished run."""
     facts = environment(bench.encoder) | {"processes": processes}
     found = findings(run, bench.tenants, facts)
     plots = write_plots(out, found) if draw and run.planned else []
-    write_report(out, found, plots)
-    return (out / "report.md").read_text()
-
-
-__all__ = ["Size", "report", "transfer_command"]
+    return write_report(out, found, markdown(found, plots))

@@ -70,7 +70,7 @@ def findings(
 
 
 def baseline(k: int | None) -> Row:
-    """What a gain is over: the tuned own adapter, or the frozen encoder where there is no query."""
+    """The baseline of a gain: the tuned own adapter, or the frozen encoder without a query."""
     return Row("frozen" if k == 0 else OWN, k, 0)
 
 
@@ -183,7 +183,7 @@ def _curves(rows: Rows) -> dict[str, Any]:
 
 
 def _choices(choices: Mapping[tuple[str, int | None, str], Choice]) -> list[dict[str, Any]]:
-    """How often each setting was chosen, by method and k."""
+    """Counts of the chosen settings, by method and k."""
     counts: dict[tuple[str, int | None], Counter[tuple[float, int, str]]] = {}
     for (method, k, _), choice in choices.items():
         one = (choice.setting.learning_rate, choice.setting.steps, choice.scoring)

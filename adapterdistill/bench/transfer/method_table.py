@@ -69,7 +69,7 @@ _ALL = (
     ),
 )  # fmt: skip
 
-# What other cells are made from; never a row of the table.
+# Ingredients of other cells; never rows of the table.
 _PARTS = (
     Method(
         "permuted_labels", "Teacher of permuted labels", "4", methods.permuted_labels,

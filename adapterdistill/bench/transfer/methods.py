@@ -21,7 +21,7 @@ from adapterdistill.distill.attention_distillation import attention_distillation
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.objective import Objective, OwnAdapter
 from adapterdistill.distill.training import Schedule, train
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE, new_adapter
 
 CHECK_EVERY = 10
 """Steps between the scores that choices are made on."""
@@ -29,7 +29,7 @@ CHECK_EVERY = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tuned."""
+    """The values that are tuned."""
 
     learning_rate: float
     steps: int
@@ -57,8 +57,7 @@ class Arrival:
         return AdapterStack.of(self.teachers, dtype=self.encoder.dtype, device=self.encoder.device)
 
     def fresh(self) -> BottleneckAdapter:
-        shape = (self.encoder.num_layers, self.encoder.hidden_size, BOTTLENECK_SIZE)
-        return BottleneckAdapter.new(*shape, seed=self.seed).to(self.encoder.device)
+        return new_adapter(self.encoder, self.seed)
 
 
 Monitor = Callable[[Embed], float]
@@ -66,14 +65,14 @@ Monitor = Callable[[Embed], float]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How the method embeds, and the adapter it leaves where that is all it leaves."""
+class Trained:
+    """A way to embed, and the adapter if the method leaves nothing else."""
 
     embed: Embed
     adapter: BottleneckAdapter | None = None
 
 
-Run = Callable[[Arrival, Setting, Monitor | None], Outcome]
+Run = Callable[[Arrival, Setting, Monitor | None], Trained]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Method:
     version: str
     run: Run
     needs: frozenset[str] = frozenset()
-    """Of "teachers", "own", "base", "pool"."""
+    """Any of "teachers", "own", "base", "pool"."""
     rates: tuple[float, ...] = ()
     """Learning rates to choose from; none: nothing is tuned."""
     max_steps: int = 0
@@ -142,23 +141,23 @@ def _fit(
     return trained
 
 
-def tfidf(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def tfidf(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     vectors = TfIdf(arrival.rows.texts)
-    return Outcome(lambda rows: vectors(rows.texts))
+    return Trained(lambda rows: vectors(rows.texts))
 
 
-def frozen(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    return Outcome(embed_with(arrival.encoder, None))
+def frozen(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
+    return Trained(embed_with(arrival.encoder, None))
 
 
-def own_adapter(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def own_adapter(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Stage 1: the tenant's rows alone."""
     objective = OwnAdapter(arrival.encoder, arrival.fresh())
     embed = _fit(objective, arrival.rows.training(), setting, arrival, monitor)
-    return Outcome(embed, objective.student)
+    return Trained(embed, objective.student)
 
 
-def permuted_labels(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def permuted_labels(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Stage 1 on labels that say nothing: what the control's teachers are."""
     generator = torch.Generator().manual_seed(arrival.seed)
     labels = arrival.rows.labels[torch.randperm(len(arrival.rows), generator=generator)]
@@ -167,35 +166,35 @@ def permuted_labels(arrival: Arrival, setting: Setting, monitor: Monitor | None)
     )
 
 
-def teachers_mean(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    return Outcome(embed_with(arrival.encoder, arrival.stack().mean()))
+def teachers_mean(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
+    return Trained(embed_with(arrival.encoder, arrival.stack().mean()))
 
 
-def weight_average(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def weight_average(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     adapter = average(arrival.teachers)
-    return Outcome(embed_with(arrival.encoder, adapter), adapter)
+    return Trained(embed_with(arrival.encoder, adapter), adapter)
 
 
-def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def adapter_fusion(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Q, K, V trained over teachers and own adapter; all of them are kept at serving."""
     encoder = arrival.encoder
     adapters = [*arrival.teachers, *([arrival.own] if arrival.own is not None else [])]
     stack = AdapterStack.of(adapters, dtype=encoder.dtype, device=encoder.device)
     fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=arrival.seed)
     objective = AdapterFusion(encoder, stack, fusion.to(encoder.device))
-    return Outcome(_fit(objective, arrival.rows.training(), setting, arrival, monitor))
+    return Trained(_fit(objective, arrival.rows.training(), setting, arrival, monitor))
 
 
-def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
-    """What the student of stage 2 imitates, kept at serving."""
-    return Outcome(embed_with(arrival.encoder, _distillation(arrival).composition))
+def composition(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
+    """The composition that the student of stage 2 imitates, kept at serving."""
+    return Trained(embed_with(arrival.encoder, _distillation(arrival).composition))
 
 
-def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def adapter_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Stage 2: the student, started as the own adapter, imitates that composition."""
     objective = _distillation(arrival)
     texts, _ = imitation_rows(arrival.encoder, arrival.rows.training())
-    return Outcome(_fit(objective, texts, setting, arrival, monitor), objective.student)
+    return Trained(_fit(objective, texts, setting, arrival, monitor), objective.student)
 
 
 def _distillation(arrival: Arrival) -> AdapterDistillation:
@@ -209,7 +208,7 @@ def _distillation(arrival: Arrival) -> AdapterDistillation:
     )
 
 
-def attention_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def attention_distillation(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """The paper's figure: Q, K, V and the student trained together, on the own rows."""
     objective = attention_distillation_of(
         arrival.encoder,
@@ -219,24 +218,24 @@ def attention_distillation(arrival: Arrival, setting: Setting, monitor: Monitor 
         seed=arrival.seed,
     )
     embed = _fit(objective, arrival.rows.training(), setting, arrival, monitor)
-    return Outcome(embed, objective.student)
+    return Trained(embed, objective.student)
 
 
-def shuffled_teachers(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def shuffled_teachers(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Control: teachers' weights in random order, of the same size without the knowledge."""
     generator = torch.Generator().manual_seed(arrival.seed)
     noise = tuple(shuffled(adapter, generator) for adapter in arrival.teachers)
     return adapter_distillation(replace(arrival, teachers=noise), setting, monitor)
 
 
-def full_tuning(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def full_tuning(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """Every weight of the encoder trained on the tenant's rows."""
     objective = FullTuning(arrival.encoder)
     rows = arrival.rows.training()
-    return Outcome(_fit(objective, rows, setting, arrival, monitor, objective.embed_rows))
+    return Trained(_fit(objective, rows, setting, arrival, monitor, objective.embed_rows))
 
 
-def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """One adapter on everybody else's rows, a batch of each tenant in turn."""
     objective = OwnAdapter(arrival.encoder, arrival.fresh())
     train_in_turn(
@@ -245,15 +244,15 @@ def pooled_base(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> 
         Schedule(max_steps=setting.steps, learning_rate=setting.learning_rate),
         seed=arrival.seed,
     )
-    return Outcome(embed_with(arrival.encoder, objective.student), objective.student)
+    return Trained(embed_with(arrival.encoder, objective.student), objective.student)
 
 
-def pooled_data(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Outcome:
+def pooled_data(arrival: Arrival, setting: Setting, monitor: Monitor | None) -> Trained:
     """The adapter of everybody's pooled rows, then the tenant's own: what privacy forbids."""
     start = arrival.base.copy() if arrival.base is not None else arrival.fresh()
     objective = OwnAdapter(arrival.encoder, start.to(arrival.encoder.device))
     embed = _fit(objective, arrival.rows.training(), setting, arrival, monitor)
-    return Outcome(embed, objective.student)
+    return Trained(embed, objective.student)
 
 
 @torch.no_grad()

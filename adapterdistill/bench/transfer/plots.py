@@ -12,20 +12,17 @@ from adapterdistill.bench.transfer.method_table import (
     REFERENCES,
     VERDICT,
 )
-from adapterdistill.errors import ConfigError
+from adapterdistill.extras import require
 
 
 def write_plots(folder: Path, found: Mapping[str, Any]) -> list[str]:
     """Write the plots into `folder`; returns their names.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: install it, or ask for no plots") from error
+    figures = require("bench", "matplotlib.figure")
+    canvases = require("bench", "matplotlib.backends.backend_agg")
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, draw in (
@@ -33,8 +30,8 @@ def write_plots(folder: Path, found: Mapping[str, Any]) -> list[str]:
         ("gain_over_n.png", _gain_over_n),
         ("gain_by_tenant.png", _gain_by_tenant),
     ):
-        figure = Figure(figsize=(9, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = figures.Figure(figsize=(9, 5.5), layout="constrained")
+        canvases.FigureCanvasAgg(figure)
         draw(figure.subplots(), found)
         figure.savefig(folder / name, dpi=130)
         names.append(name)

@@ -1,25 +1,16 @@
-"""report.json and report.md of the transfer benchmark."""
+"""The report of the transfer benchmark."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from adapterdistill.bench.transfer.method_table import LABELS, OURS, OWN
-from adapterdistill.testbed.reporting import table
-
-
-def write_report(folder: Path, found: Mapping[str, Any], plots: Sequence[str]) -> None:
-    """Both files; `plots` are names of images in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    (folder / "report.md").write_text(markdown(found, plots))
+from adapterdistill.testbed.reporting import document, table
 
 
 def markdown(found: Mapping[str, Any], plots: Sequence[str]) -> str:
     """The report for people."""
     parts = [
-        "# Transfer benchmark",
+        "Transfer benchmark",
         _verdict(found),
         "## Accuracy\n\nMacro over tenants; top-1 in %, N teachers.",
         _accuracy(found["rows"]),
@@ -50,7 +41,7 @@ def markdown(found: Mapping[str, Any], plots: Sequence[str]) -> str:
         _setting(found),
         *(f"![{name}]({name})" for name in plots),
     ]  # fmt: skip
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return document(*parts)
 
 
 def _verdict(found: Mapping[str, Any]) -> str:

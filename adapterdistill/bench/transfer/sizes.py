@@ -1,4 +1,4 @@
-"""How much of the protocol a run covers, and which cells that makes."""
+"""Sizes of a run, and the cells of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Size:
     ks: tuple[int | None, ...]
     teacher_counts: tuple[int, ...]
     reference_ks: tuple[int | None, ...]
-    """Where the costly references are run (seed 0 only)."""
+    """Values of k at which the costly references are run (seed 0 only)."""
     control_ks: tuple[int | None, ...]
     unrelated_ks: tuple[int | None, ...]
-    """Where tenants with related ones are run again without these among the teachers."""
+    """Values of k at which tenants are run again without related ones among the teachers."""
     tuning_tenants: int
     tuning_ks: tuple[int, ...]
     tuning_rates: int
@@ -58,7 +58,7 @@ class Planned:
 
     cell: Cell
     teacher_count: int
-    """As asked for; 0 where the method uses no teachers."""
+    """The number that was asked for; 0 where the method uses no teachers."""
     unrelated: bool = False
     """Whether related tenants were kept from the teachers on purpose."""
 
@@ -171,7 +171,7 @@ def _cell(
 
 
 def setting_of(choices: Choices, method: str, k: int | None, tenant: str, size: Size) -> Setting:
-    """What was chosen at this k, or at the nearest tuned k below (else above) it.
+    """The choice at this k, or at the nearest tuned k below (else above) it.
 
     With all training rows, and where no tenant has `valid` rows to tune on: the middle rate, and
     all steps or 30.

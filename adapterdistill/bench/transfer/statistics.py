@@ -1,4 +1,4 @@
-"""From cells to figures: macro means, paired gains, out of scope, data efficiency."""
+"""Figures from cells: macro means, paired gains, out of scope, data efficiency."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ class Scored:
 
     @property
     def place(self) -> tuple[str, int]:
-        """What pairs two methods' cells: the same tenant, seed and rows."""
+        """The key that pairs two methods' cells: the same tenant, seed and rows."""
         return self.planned.cell.tenant, self.planned.cell.seed
 
 
@@ -73,7 +73,7 @@ def with_scoring(
         by_tenant: dict[str, str] = {}
         for plan, result in members:
             cell = plan.cell
-            # A control is what it controls in all but its teachers.
+            # A control differs from its method only in its teachers.
             method = OURS if cell.method in CONTROLS else cell.method
             tuned = choices.get((method, cell.k, cell.tenant))
             if tuned is not None:
@@ -149,7 +149,7 @@ def gain(ours: Sequence[Scored], other: Sequence[Scored]) -> Gain | None:
 
 
 def with_verdict(ours: Sequence[Scored], own: Sequence[Scored]) -> list[Scored]:
-    """What would be published: ours where it ranks the tenant's held-out rows better (MRR), the
+    """The cells that would be published: ours if it ranks the held-out rows better (MRR), the
     own adapter elsewhere; ours where a tenant has no held-out row."""
     owns = {one.place: one for one in own}
     published = []

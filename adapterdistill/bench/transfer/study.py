@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.tenants import (
     BenchTenant,
@@ -38,12 +37,12 @@ from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.objective import OwnAdapter
 from adapterdistill.distill.training import Schedule
 from adapterdistill.testbed.progress import phase, say
-from adapterdistill.testbed.random_adapters import BOTTLENECK_SIZE
+from adapterdistill.testbed.random_adapters import new_adapter
 
 
 @dataclass(frozen=True)
 class TransferRun:
-    """What the report is made of: the cells of all complete seeds, and how they came about."""
+    """The cells of all complete seeds, and how they were made."""
 
     size: Size
     planned: list[Planned]
@@ -148,7 +147,7 @@ def run_transfer(
 def _tune(bench: Workbench, phases: _Phases, size: Size) -> dict[Any, Choice] | None:
     """All choices, or None where the time limit came first."""
     choices: dict[tuple[str, int | None, str], Choice] = {}
-    # What starts from an own adapter is tuned from one setting of it for all tenants.
+    # Methods that start from an own adapter are tuned from one setting of it for all tenants.
     own_settings: dict[int | None, Setting] = {}
     for starts_own in (False, True):
         cells = tuning_cells(size, bench.tenants, own_settings if starts_own else {})
@@ -221,8 +220,7 @@ def training_tokens_per_s(encoder: Encoder, rows: TrainingRows, *, repeats: int 
     """Tokens a second of an own adapter's step on up to 64 of `rows`, the fastest of a few."""
     chosen = list(range(min(64, len(rows.ids))))
     batch = make_batch(rows, chosen, device=encoder.device)
-    shape = (encoder.num_layers, encoder.hidden_size, BOTTLENECK_SIZE)
-    objective = OwnAdapter(encoder, BottleneckAdapter.new(*shape, seed=0).to(encoder.device))
+    objective = OwnAdapter(encoder, new_adapter(encoder, 0))
     fastest = float("inf")
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from adapterdistill.bench.cache import ResultCache
-from adapterdistill.bench.encoder_options import Crew
 from adapterdistill.bench.tenants import BenchTenant
 from adapterdistill.bench.transfer.cells import Cell, Workbench
+from adapterdistill.testbed.encoder_options import EncoderOptions
 
 Runner = Callable[[Sequence[Cell], Callable[[Cell], None], float | None], bool]
 """(cells, called after each, deadline by `time.monotonic`) to whether all were run."""
@@ -42,11 +42,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> None:
+def _start(encoder: EncoderOptions, tenants: Mapping[str, BenchTenant], cache: Path) -> None:
     global _bench
     end_with_parent()
     torch.set_num_threads(1)
-    _bench = Workbench(crew.load(), tenants, ResultCache(cache))
+    _bench = Workbench(encoder.load(), tenants, ResultCache(cache))
 
 
 def _run_one(cell: Cell) -> None:
@@ -69,12 +69,15 @@ def run_here(bench: Workbench) -> Runner:
 
 
 @contextmanager
-def _processes(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> Iterator[Runner]:
+def worker_processes(
+    encoder: EncoderOptions, count: int, tenants: Mapping[str, BenchTenant], cache: Path
+) -> Iterator[Runner]:
+    """Start worker processes for the length of a `with`; each loads the encoder once."""
     pool = ProcessPoolExecutor(
-        crew.processes,
+        count,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(crew, tenants, cache),
+        initargs=(encoder, tenants, cache),
     )
 
     def run(cells: Sequence[Cell], done: Callable[[Cell], None], deadline: float | None) -> bool:
@@ -82,7 +85,7 @@ def _processes(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> I
         running: dict[Future[None], Cell] = {}
         while waiting or running:
             late = deadline is not None and time.monotonic() > deadline
-            while waiting and not late and len(running) < 2 * crew.processes:
+            while waiting and not late and len(running) < 2 * count:
                 cell = waiting.pop()
                 running[pool.submit(_run_one, cell)] = cell
             if not running:
@@ -96,10 +99,3 @@ def _processes(crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path) -> I
         yield run
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def processes(
-    crew: Crew, tenants: Mapping[str, BenchTenant], cache: Path
-) -> AbstractContextManager[Runner]:
-    """Worker processes for the length of a `with`; each loads the encoder once."""
-    return _processes(crew, tenants, cache)

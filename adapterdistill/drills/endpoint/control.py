@@ -15,17 +15,17 @@ from adapterdistill.testbed.faq_banks import Bank
 def control(
     encoder: Encoder, store: Path, banks: Sequence[Bank], answers: Answers
 ) -> dict[str, dict[str, Any]]:
-    """By kind: how many wrong answers were made and noticed, and how near to right the nearest was.
+    """Count wrong answers that were made and noticed, by kind, with the distance of the nearest.
 
-    The kind "right" is the control's own: right answers, none of which is to be noticed.
+    The kind "right" is the control's own: right answers, of which none may be noticed.
 
-    encoder: in the dtype that is served.
-    banks: tenants of at least one version, of which some have two; what one is wronged with is
-        another one's.
+    Args:
+        encoder: in the dtype that is served.
+        banks: tenants of one or two versions; wrong answers are made of another tenant's.
     """
     found: dict[str, dict[str, Any]] = {}
     for bank in banks:
-        # Of another page: copies of a page have the same FAQs.
+        # Another page, as copies of a page have the same FAQs.
         other = next(one for one in banks if one.faqs != bank.faqs)
         for kind, question, version, result in _forged(encoder, store, bank, other, answers):
             kinds = found.setdefault(kind, {"made": 0, "noticed": 0})

@@ -1,4 +1,4 @@
-"""What happens to tenants while they are asked for, and what they may be answered with, and when.
+"""Changes to tenants while they are queried, and the answers that are right after each.
 
 An operator's steps, one after another: versions go live, candidates are tried, promoted, rolled
 back and dropped, tenants are removed and come back, versions are withdrawn in the registry. After
@@ -20,13 +20,13 @@ from adapterdistill.release import drop, promote, put_up, read_release, roll_bac
 from adapterdistill.testbed.answers import version_of
 
 ROUNDS = 6
-"""In which every step is taken and there is time to see it."""
+"""Rounds that are enough for every step to be taken and noticed."""
 WITHIN_S = 5.0
 """A replica reads the store every second, and answers what has begun."""
 REMOVED, WITHDRAWN = "404", "410"
 """Statuses, beside versions, as outcomes."""
 CANARY = "@canary"
-"""After the version that answered as a candidate."""
+"""A suffix of the version that answered as a candidate."""
 STEPS = (
     "swaps",
     "canaries",
@@ -54,7 +54,7 @@ class Timeline:
         self._spans[tenant].append((at, outcomes))
 
     def late_s(self, tenant: str, outcome: str, sent: float, ended: float) -> float:
-        """How long before the request was sent the outcome had ceased to be right.
+        """Seconds before the request was sent at which the outcome ceased to be right.
 
         0: it was right at some moment of the request; infinite: never until its end.
         """
@@ -82,17 +82,20 @@ class Hazards(threading.Thread):
         *,
         every_s: float,
     ) -> None:
-        """tenants: all that are asked for.
-        pairs: of those that change, the first bundle, which is live now, and the second; the
-            versions of both are published.
-        withdrawn: versions, to which those are added that are withdrawn now.
+        """Prepare the script of every tenant that changes.
+
+        Args:
+            tenants: all that are queried.
+            pairs: for each tenant that changes, the bundle that is live now and another one; the
+                versions of both are published.
+            withdrawn: versions; those that are withdrawn from now on are added.
         """
         super().__init__(name="hazards")
         self.timeline = Timeline()
         self.changing = threading.Lock()
         self.steps: Counter[str] = Counter()
         self.rounds = 0
-        """In each of which every tenant's script took a step."""
+        """Rounds so far; in each of them every tenant's script took a step."""
         self.kinds: dict[str, str] = {}
         self._store, self._registry, self._withdrawn = store, registry, withdrawn
         self._every_s = every_s
@@ -101,9 +104,9 @@ class Hazards(threading.Thread):
         kinds: list[Callable[[str, str, str], Iterator[str]]] = [
             self._swapped,
             self._tried,
-            self._recalled,
+            self._withdrawn_live,
             self._removed,
-            self._candidate_recalled,
+            self._withdrawn_candidate,
         ]
         self._scripts: dict[str, Iterator[str]] = {}
         for place, (tenant, (first, second)) in enumerate(pairs.items()):
@@ -136,7 +139,7 @@ class Hazards(threading.Thread):
             self.timeline.begin(tenant, self._outcomes(tenant), began)
 
     def stop(self) -> None:
-        """Raises what a step raised."""
+        """Stop. Raises the error that a step raised."""
         self._stopping.set()
         self.join()
         if self._failed is not None:
@@ -183,15 +186,15 @@ class Hazards(threading.Thread):
                 set_live(self._store, tenant, bundle_id)
                 yield "returns"
 
-    def _recalled(self, tenant: str, first: str, second: str) -> Iterator[str]:
+    def _withdrawn_live(self, tenant: str, first: str, second: str) -> Iterator[str]:
         self._withdraw(tenant, first)
         yield "withdrawals"
         set_live(self._store, tenant, second)
         yield "returns"
-        set_live(self._store, tenant, first)  # what is withdrawn stays so
+        set_live(self._store, tenant, first)  # a withdrawn version stays withdrawn
         yield "swaps to the withdrawn"
 
-    def _candidate_recalled(self, tenant: str, first: str, second: str) -> Iterator[str]:
+    def _withdrawn_candidate(self, tenant: str, first: str, second: str) -> Iterator[str]:
         put_up(self._store, tenant, second, mode="canary", share=_SHARE)
         yield "canaries"
         self._withdraw(tenant, second)

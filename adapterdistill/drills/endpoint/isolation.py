@@ -1,7 +1,7 @@
 """Mixed requests at once, each answer checked, while tenants come, go, change and are withdrawn.
 
 The bank of adapters holds a quarter of the tenants, so that they are loaded and evicted all the
-while. First one replica, then two; the changes are those of `serving_http_hazards`.
+while. First one replica, then two; the changes are those of `hazards`.
 """
 
 import asyncio
@@ -9,24 +9,30 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
+from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.endpoint.control import control
 from adapterdistill.drills.endpoint.hazards import CANARY, ROUNDS, STEPS, WITHIN_S, Hazards
+from adapterdistill.drills.endpoint.report import isolation_sections
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.release import live_bundle, set_live
 from adapterdistill.testbed.answers import THRESHOLD, Answers, Question
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters
-from adapterdistill.testbed.http_load import Client, Reply, get, load
+from adapterdistill.testbed.encoder_options import EncoderOptions
+from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in
+from adapterdistill.testbed.faq_banks import Bank, fill_store
+from adapterdistill.testbed.http_load import Reply, load, scrape_all
 from adapterdistill.testbed.progress import phase, say
-from adapterdistill.testbed.registry import serving as registry_serving
-from adapterdistill.testbed.serving import Deployment
+from adapterdistill.testbed.random_adapters import random_adapters
+from adapterdistill.testbed.registry import registry_process
+from adapterdistill.testbed.reporting import Part
 
 REPLICAS = (1, 2)
 _CLIENTS = 32
@@ -36,12 +42,11 @@ _CHANGING = 24
 """Tenants of each part that change."""
 _LEAST_FAQS = 3
 _PAGING = re.compile(rb'^adapterdistill_paging_total\{.*event="(\w+)".*\} (\S+)', re.M)
-_REPLICA = re.compile(rb'replica="([^"]+)"')
 
 
 @dataclass
 class Seen:
-    """What the answers of one part were."""
+    """Outcomes of the answers of one part."""
 
     wrong: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -50,26 +55,13 @@ class Seen:
     canaries: int = 0
     """Answers by candidates."""
     latest_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By kind of change: how long after it the last answer of before was asked for."""
+    """Seconds from a change to the last request with an earlier answer, by kind of change."""
 
 
-def measure_isolation(
-    start: Callable[..., AbstractContextManager[Deployment]],
-    store: Path,
-    banks: Sequence[Bank],
-    answers: Answers,
-    encoder: Encoder,
-    exact: Encoder,
-    *,
-    requests: int,
-) -> dict[str, Any]:
-    """Ask until `requests` are answered, half of them by one replica, half by two.
-
-    Args:
-        start: `deployed`, given all but its replicas, registry and memory.
-        encoder: in the dtype that is served.
-        exact: in float32.
-    """
+def measure_isolation(endpoint: Endpoint, *, requests: int) -> dict[str, Any]:
+    """Ask until `requests` are answered, half of them by one replica, half by two."""
+    store, banks, answers = endpoint.store, endpoint.banks, endpoint.answers
+    encoder, exact = endpoint.encoder, endpoint.exact
     changing = changing_tenants(banks, _CHANGING * len(REPLICAS))
     pairs = second_versions(store, changing, exact, len(banks))
     for tenant, (_, second) in pairs.items():
@@ -79,18 +71,19 @@ def measure_isolation(
     adapter = next(iter(random_adapters(exact, 1)))
     slot_bytes = sum(p.numel() for p in adapter.parameters()) * encoder.dtype.itemsize
     withdrawn: set[str] = set()
-    with registry_serving(store.parent / "registry" / "root") as served:
+    with registry_process(store.parent / "registry" / "root") as served:
         registry = RegistryClient(served.address)
         publish(store, pairs, registry)
         for place, replicas in enumerate(REPLICAS):
             say(f"{replicas} replicas, {slots} of {len(banks)} tenants in memory")
             mine = changing[place :: len(REPLICAS)]
             options = {
+                "haproxy": True,
                 "replicas": replicas,
                 "registry": served.address,
                 "bank_mib": slots * slot_bytes / 2**20,
             }
-            with start(**options) as server:
+            with endpoint.start(**options) as server:
                 part = measure_part(
                     server.address,
                     Hazards(
@@ -215,8 +208,9 @@ def look(question: Question, reply: Reply, answers: Answers, hazards: Hazards, s
         seen.latest_s[kind] = max(seen.latest_s[kind], late_s)
 
 
-def isolation_faults(found: Mapping[str, Any]) -> Iterator[str]:
-    """What must not be, and what must have happened for the rest to mean something."""
+def isolation_faults(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what must not be, and what did not happen so that the rest means nothing."""
+    found = figures["isolation"]
     for kind, made in found["control"].items():
         if made["noticed"] != (0 if kind == "right" else made["made"]):
             yield f"isolation: of {made['made']} answers {kind}, {made['noticed']} are noticed"
@@ -239,6 +233,25 @@ def isolation_faults(found: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def isolation_part(endpoint: Endpoint, requests: int) -> Part:
+    return Part(
+        "isolation",
+        lambda: measure_isolation(endpoint, requests=requests),
+        isolation_sections,
+        isolation_faults,
+    )
+
+
+def isolation(
+    folder: Path, draw: random.Random, *, requests: int, tenants: int, data: Path | None
+) -> Outcome:
+    """Ask many tenants at once while they change, and check every answer."""
+    options, threads = EncoderOptions(max_tokens=MAX_TOKENS), torch.get_num_threads()
+    endpoint = endpoint_in(folder, data, tenants, options, threads=threads)
+    part = isolation_part(endpoint, requests)
+    return reported(folder, "Isolation", part, tenants=tenants)[1]
+
+
 def _draw(
     banks: Sequence[Bank],
     texts: dict[str, list[str]],
@@ -252,14 +265,8 @@ def _draw(
 
 async def _paging(address: str, replicas: int) -> dict[str, int]:
     """Loads, evictions and the like of all replicas."""
-    bodies: dict[bytes, bytes] = {}
-    while len(bodies) < replicas:  # which of them a new connection reaches is the proxy's choice
-        client = Client(address)
-        body = (await client.ask(get("/metrics"))).body
-        client.close()
-        bodies[_REPLICA.findall(body)[0]] = body
     events: Counter[str] = Counter()
-    for body in bodies.values():
+    for body in await scrape_all(address, replicas):
         for event, count in _PAGING.findall(body):
             events[event.decode()] += int(float(count))
     return dict(sorted(events.items()))

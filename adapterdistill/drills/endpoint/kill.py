@@ -2,20 +2,33 @@
 
 import asyncio
 import random
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from adapterdistill.drills.drill import Outcome, reported
+from adapterdistill.drills.endpoint.report import kill_sections
 from adapterdistill.testbed.answers import Answers, Question, draw_questions
+from adapterdistill.testbed.encoder_options import EncoderOptions
+from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in
 from adapterdistill.testbed.faq_banks import Bank
-from adapterdistill.testbed.http_load import Client, get, percentiles
+from adapterdistill.testbed.http_load import ClientPool, percentiles, scrape
+from adapterdistill.testbed.open_loop import send_on_time
+from adapterdistill.testbed.random_adapters import STRENGTH
+from adapterdistill.testbed.reporting import Part
+from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 RATE_PER_S = 50
+REPLICAS = 2
+_TENANTS = 4
+_LONGEST_WAIT_BEFORE_S = 2.0
 _RETRY_FOR_S = 30.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
-_REPLICA = re.compile(rb'replica="([^"]+)"')
 
 
 def measure_kill(
@@ -28,35 +41,28 @@ def measure_kill(
     seconds: float,
 ) -> dict[str, Any]:
     """Kill one replica after a quarter of `seconds`; a request that fails is asked again."""
-    return asyncio.run(_run(address, banks, answers, kill, replicas, seconds))
-
-
-async def _run(
-    address: str,
-    banks: Sequence[Bank],
-    answers: Answers,
-    kill: Callable[[], None],
-    replicas: int,
-    seconds: float,
-) -> dict[str, Any]:
     questions = draw_questions(banks, int(RATE_PER_S * seconds), random.Random(10))
+    caller = _Caller(address, answers)
+
+    async def kill_and_wait() -> float:
+        await asyncio.sleep(seconds / 4)
+        await asyncio.to_thread(kill)
+        return await _until_a_new_one(address, before)
+
+    async def run() -> float:
+        recovered_s, _ = await asyncio.gather(
+            kill_and_wait(),
+            send_on_time(
+                ((place / RATE_PER_S, one) for place, one in enumerate(questions)), caller.ask
+            ),
+        )
+        caller.pool.close()
+        return recovered_s
+
     before: set[str] = set()
     while len(before) < replicas:
-        before |= {await _replica(address)} - {""}
-    caller = _Caller(address, answers)
-    began = time.perf_counter()
-    tasks: list[asyncio.Task[None]] = []
-    whole: asyncio.Task[float] | None = None
-    for place, question in enumerate(questions):
-        await asyncio.sleep(max(0.0, began + place / RATE_PER_S - time.perf_counter()))
-        tasks.append(asyncio.create_task(caller.ask(question)))
-        if whole is None and place * 4 >= len(questions):
-            await asyncio.to_thread(kill)
-            whole = asyncio.create_task(_until_a_new_one(address, before))
-    await asyncio.gather(*tasks)
-    assert whole is not None
-    recovered_s = await whole
-    caller.close()
+        before |= {asyncio.run(_replica(address))} - {""}
+    recovered_s = asyncio.run(run())
     return {
         "requests": len(questions),
         "requests_per_s": RATE_PER_S,
@@ -70,30 +76,68 @@ async def _run(
     }
 
 
+def kill_part(endpoint: Endpoint, seconds: float, wait_s: float = 0.0) -> Part:
+    """Ask two replicas for `seconds` and kill one, `wait_s` after the first quarter."""
+
+    def measure() -> dict[str, Any]:
+        with endpoint.start(haproxy=True, replicas=REPLICAS) as server:
+
+            def kill() -> None:
+                time.sleep(wait_s)
+                server.kill_a_replica()
+
+            return measure_kill(
+                server.address,
+                endpoint.banks,
+                endpoint.answers,
+                kill,
+                replicas=REPLICAS,
+                seconds=seconds,
+            )
+
+    return Part("kill", measure, kill_sections, kill_faults)
+
+
+def kill_faults(found: Mapping[str, Any]) -> Iterator[str]:
+    kill = found["kill"]
+    yield from (f"a wrong answer: it {fault}" for fault in kill["wrong"])
+    if kill["failed_after_retries"]:
+        yield f"{kill['failed_after_retries']} queries failed for good"
+
+
+def kill_serve_replica(folder: Path, draw: random.Random, *, seconds: float) -> Outcome:
+    """Kill one of two replicas with kill -9; clients ask again where a connection breaks."""
+    name = str(make_tiny_encoder(folder / "encoder"))
+    encoder = EncoderOptions(name, "float32", max_tokens=MAX_TOKENS)
+    # Stronger than elsewhere, so that adapters differ on the tiny encoder too.
+    endpoint = endpoint_in(
+        folder, None, _TENANTS, encoder, threads=torch.get_num_threads(), strength=10 * STRENGTH
+    )
+    part = kill_part(endpoint, seconds, draw.uniform(0, _LONGEST_WAIT_BEFORE_S))
+    found, outcome = reported(folder, "A replica killed", part)
+    return replace(outcome, recovery_s=found["seconds_until_full_service"])
+
+
 class _Caller:
-    """Asks over connections that are free, and again where an attempt fails."""
+    """Asks again where an attempt fails."""
 
     def __init__(self, address: str, answers: Answers) -> None:
-        self._address, self._answers = address, answers
-        self._free: list[Client] = []
+        self.pool, self._answers = ClientPool(address), answers
         self.failed: Counter[str] = Counter()
         self.given_up = 0
         self.wrong: list[str] = []
         self.seconds: list[float] = []
 
-    async def ask(self, question: Question) -> None:
-        began, wait_s = time.perf_counter(), _FIRST_WAIT_S
-        while time.perf_counter() - began < _RETRY_FOR_S:
-            client = self._free.pop() if self._free else Client(self._address)
+    async def ask(self, question: Question, due: float) -> None:
+        wait_s = _FIRST_WAIT_S
+        while time.perf_counter() - due < _RETRY_FOR_S:
             try:
-                reply = await client.ask(question.http)
+                reply = await self.pool.ask(question.http)
             except OSError as error:
                 self.failed[type(error).__name__] += 1
-                client.close()
             else:
-                self._free.append(client)
                 if reply.status == 200:
-                    self.seconds.append(time.perf_counter() - began)
+                    self.seconds.append(time.perf_counter() - due)
                     if fault := self._answers.fault(question, reply.body):
                         self.wrong.append(fault)
                     return
@@ -101,10 +145,6 @@ class _Caller:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         self.given_up += 1
-
-    def close(self) -> None:
-        for client in self._free:
-            client.close()
 
 
 async def _until_a_new_one(address: str, before: set[str]) -> float:
@@ -114,16 +154,12 @@ async def _until_a_new_one(address: str, before: set[str]) -> float:
         if await _replica(address) not in before | {""}:
             return time.perf_counter() - began
         await asyncio.sleep(0.05)
-    raise AssertionError("no replica came in the killed one's stead within 120 s")
+    raise AssertionError("no replica replaced the killed one within 120 s")
 
 
 async def _replica(address: str) -> str:
-    """Which one answers; "": none does."""
-    client = Client(address)
+    """The name of the replica that answers; "" if none does."""
     try:
-        found = _REPLICA.search((await client.ask(get("/metrics"))).body)
+        return (await scrape(address))[0]
     except OSError:
         return ""
-    finally:
-        client.close()
-    return found[1].decode() if found else ""

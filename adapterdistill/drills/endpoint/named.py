@@ -24,17 +24,17 @@ _AFTERWARDS_S = 2.0
 _RETRY_FOR_S = 30.0
 _RECOVERED_WITHIN_S = 300.0
 _TOLERANCE = 2e-4
-"""Of a score: in another batch the same query's may differ in its last digits."""
+"""Difference allowed between scores: in another batch the last digits may differ."""
 Ask = Callable[[str], dict[str, Any] | None]
 """The answer to a query; None: not now."""
 
 
 def kill_serve_replica(named: Named, draw: random.Random) -> Outcome:
-    """A replica is killed through Ray; whoever is not answered asks again.
+    """Kill a replica through Ray; clients without an answer ask again.
 
     Raises:
         ConfigError: there are less than two replicas, so that the endpoint would fail its users.
-        ServingError: Ray or the endpoint cannot be reached, or no replica takes the place.
+        ServingError: Ray or the endpoint cannot be reached, or no replica replaces it.
     """
     assert named.serving is not None and named.ray is not None
     with _joined(named.ray.address), _asking(named.serving) as (ask, texts):
@@ -95,21 +95,21 @@ def _running() -> int:
 
 
 def _kill(name: str, replicas: set[str]) -> float:
-    """Seconds until another runs in its stead."""
+    """Kill the replica; return the seconds until another replaces it."""
     import ray
 
     ray.kill(ray.get_actor(name, namespace="serve"))
     began = time.monotonic()
     while not _replicas() - replicas or _running() < len(replicas):
         if time.monotonic() - began > _RECOVERED_WITHIN_S:
-            raise ServingError(f"no replica in the killed one's stead in {_RECOVERED_WITHIN_S:g} s")
+            raise ServingError(f"no replica replaced the killed one in {_RECOVERED_WITHIN_S:g} s")
         time.sleep(0.1)
     return time.monotonic() - began
 
 
 @contextmanager
 def _asking(serving: NamedServing) -> Iterator[tuple[Ask, list[str]]]:
-    """How to ask, and what."""
+    """A function that asks, and the questions."""
     try:
         lines = read_file(Path(serving.queries)).decode().splitlines()
     except UnicodeDecodeError:
@@ -140,7 +140,7 @@ def _asking(serving: NamedServing) -> Iterator[tuple[Ask, list[str]]]:
 
 
 def _answered(ask: Ask, text: str) -> dict[str, Any]:
-    """As a client does: again while there is no answer."""
+    """Ask as a client does: again while there is no answer."""
     began = time.monotonic()
     while (answer := ask(text)) is None:
         if time.monotonic() - began > _RETRY_FOR_S:

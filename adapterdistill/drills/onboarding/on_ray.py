@@ -1,44 +1,32 @@
 """Drills of an onboarding on a Ray cluster: what trains is killed, and the result is the same."""
 
 import contextlib
-import io
-import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from actors.cluster import (
-    OwnCluster,
-    join_own_cluster,
-    kill_node,
-    start_own_cluster,
-    stop_own_cluster,
-)
-from actors.onboarding import OnboardReport, in_process, onboard
-from adapterdistill.backbone import load_encoder
-from adapterdistill.config import OnboardConfig, parse_config
-from adapterdistill.data.importing import import_samples
+from actors.cluster import OwnCluster, join_own_cluster, kill_node
 from adapterdistill.drills.drill import Outcome
-from adapterdistill.drills.onboarding.owner import TENANT, toml
 from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.errors import PlacementError, TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.faq_banks import random_adapters
-from adapterdistill.testbed.random_adapters import publish_adapter
-from adapterdistill.testbed.registry import serving
-from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
+from adapterdistill.testbed.owner_site import (
+    RESOURCE,
+    TENANT,
+    Site,
+    driver_of,
+    onboard_here,
+    read_report,
+    site_in,
+)
 
-RESOURCE = f"owner:{TENANT}"
-ONBOARD = ("onboard",)
 OWNER, WORKER = "DataOwner", "RayTrainWorker"
 _STARTED = "started"
 _MOMENTS = {
@@ -50,48 +38,24 @@ _MOMENTS = {
     "evaluated": 0.3,
     "published": 0.1,
 }
-"""The owner's actor is there, or a stage has its result, and the seconds that the kill waits at
-most: about as long as what follows takes, and as often."""
+"""Moments after which the kill strikes: the actor has started, or a stage has its result. The value
+is the longest wait after it in seconds, about as long as the next stage takes, and its weight."""
 _VICTIMS = (OWNER, "driver")
 _CHECKPOINTS = "ray/owners/*/runs/*/**/ray_train/*/checkpoint_*"
 _LONGEST_WAIT_S = 0.5
 _TIMEOUT_S = 300.0
-_ROOT = Path(__file__).parents[3]
-
-
-@dataclass(frozen=True)
-class Site:
-    """An owner's cluster and files, and a registry with a teacher in it."""
-
-    folder: Path
-    cluster: OwnCluster
-    registry: str
-    patience_s: float = 30.0
-    """For the owner's node."""
-
-    def config(self, work: str, num_workers: int) -> dict[str, Any]:
-        return {
-            "tenant": TENANT,
-            "data": str(self.folder / "data"),
-            "workspace": str(self.folder / work / "owners"),
-            "serving_store": str(self.folder / work / "serving"),
-            "encoder": {"name": str(self.folder / "encoder"), "dtype": "float32"},
-            "registry": {"address": self.registry, "timeout_s": 30.0},
-            "placement": {"resource": RESOURCE, "timeout_s": self.patience_s},
-            "training": {
-                "bottleneck_size": 8,
-                "extract_steps": 12,
-                "distil_steps": 12,
-                "evaluate_every": 2,
-                "num_workers": num_workers,
-            },
-        }
+_PATIENCE_S = 10.0
+_LONGEST_AWAY_S = 30.0
+_FINISHED = tuple(stage for stage in _MOMENTS if stage != _STARTED)
+_ERROR, _TRACE = "error [", "Traceback"
+_HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+"""The cluster notices a dead node after about 5 s."""
 
 
 def kill_owner(folder: Path, draw: random.Random) -> Outcome:
-    """The owner's actor, which Ray starts again, or the driver, which is run again.
+    """Kill the owner's actor, which Ray starts again, or the driver, which is run again.
 
-    At any moment of the run from when the actor is there, which has not validated yet then.
+    The moment is any after the start of the actor, which has validated nothing by then.
     """
     moment, victim = draw_moment(draw), draw.choice(_VICTIMS)
     wait_s = draw.uniform(0, _MOMENTS[moment])
@@ -119,7 +83,7 @@ def draw_moment(draw: random.Random) -> str:
 
 
 def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
-    """Of the first stage or of the second, before or after its first checkpoint."""
+    """Kill a worker of the first or second stage, before or after its first checkpoint."""
     stage, checkpointed = draw.choice(("validated", "fetched")), draw.choice((False, True))
     wait_s = draw.uniform(0, _LONGEST_WAIT_S)
 
@@ -156,10 +120,8 @@ def disturbed(
     if left := _titled(site.cluster, OWNER):
         _, left = psutil.wait_procs(left, timeout=30)
         findings += [f"left running after the job: {OWNER}" for _ in left]
-    report = OnboardReport.model_validate_json(
-        (site.folder / "ray/owners" / TENANT / "report.json").read_bytes()
-    )
-    alone = _alone(parse_config(site.config("alone", 0), source="the drill"))
+    report = read_report(site.folder / "ray" / "owners")
+    _, alone = onboard_here(site.config("alone", 0))
     if report.publish.name != alone.publish.name:
         findings.append("the adapter is another than that of a run without the fault")
     with RegistryClient(site.registry) as client:
@@ -168,64 +130,6 @@ def disturbed(
         if versions != 1:
             findings.append(f"{versions} versions were published, expected one")
     return Outcome(recovery_s, (*findings, *fsck_findings(site.folder / "registry")))
-
-
-@contextmanager
-def site_in(
-    folder: Path,
-    *,
-    dashboard: bool = False,
-    on_head: bool = True,
-    environment: dict[str, str] | None = None,
-) -> Iterator[Site]:
-    """The owner's node is the head; else the cluster has none yet."""
-    import_samples(TENANT, folder / "data")
-    encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
-    ray_folder = folder / "c"  # apart: whatever names it belongs to the cluster
-    ray_folder.mkdir()
-    with serving(folder / "registry") as server:
-        with RegistryClient(server.address) as client:
-            (adapter,) = random_adapters(encoder, 1)
-            publish_adapter(client, encoder, "teacher", adapter)
-        cluster = start_own_cluster(
-            ray_folder,
-            num_cpus=2,
-            resources={RESOURCE: 1} if on_head else {},
-            environment={"PYTHONPATH": str(_ROOT), **(environment or {})},
-            dashboard=dashboard,
-        )
-        try:
-            yield Site(folder, cluster, server.address)
-        finally:
-            stop_own_cluster(cluster)
-
-
-@contextmanager
-def driver_of(site: Site, config: dict[str, Any]) -> Iterator[psutil.Popen]:
-    """`adapterdistill onboard` on the cluster, in a process that is ended with the block."""
-    file = site.folder / "run.toml"
-    file.write_text(toml(config), "utf-8")
-    with (
-        (site.folder / "driver.log").open("ab") as log,
-        psutil.Popen(
-            [sys.executable, "-m", "adapterdistill", *ONBOARD, "--config", str(file)],
-            env=os.environ | site.cluster.environment | {"RAY_ADDRESS": site.cluster.address},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as driver,
-    ):
-        try:
-            yield driver
-        finally:
-            if driver.is_running():
-                driver.kill()
-
-
-def _alone(config: OnboardConfig) -> OnboardReport:
-    """In this process, without Ray, told to nobody."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        return onboard(config, in_process(config), emit=lambda line: None)
 
 
 def has_finished(folder: Path, stage: str) -> bool:
@@ -246,7 +150,7 @@ def _titled(cluster: OwnCluster, name: str) -> list[psutil.Process]:
 def _kill_first(cluster: OwnCluster, name: str) -> None:
     found = _titled(cluster, name)
     if not found:
-        raise TrainingError(f"there is no {name} to kill any more, so this shows nothing")
+        raise TrainingError(f"no {name} is left to kill, so this shows nothing")
     _kill(found[0])
 
 
@@ -255,7 +159,7 @@ def _kill(process: psutil.Process) -> None:
         if process.status() != psutil.STATUS_ZOMBIE:
             process.kill()
             return
-    raise TrainingError("what is to be killed has ended, so this shows nothing")
+    raise TrainingError("the process to kill has ended, so this shows nothing")
 
 
 def wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
@@ -266,18 +170,11 @@ def wait_until(happened: Callable[[], bool], driver: psutil.Popen) -> None:
         time.sleep(0.02)
 
 
-_PATIENCE_S = 10.0
-_LONGEST_AWAY_S = 30.0
-_LONGEST_WAIT_S = 0.5
-_FINISHED = ("validated", "extracted", "fetched", "distilled", "evaluated", "published")
-_ERROR, _TRACE = "error [", "Traceback"
-_HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
-"""The cluster hears of a dead node in some 5 s."""
-
-
 def kill_owner_node(folder: Path, draw: random.Random) -> Outcome:
-    """After a stage that is drawn. The driver, on the head, waits for the node, or says that it is
-    away; then it is run again."""
+    """Kill the node after a random stage.
+
+    The driver, on the head, waits for the node, or says that it is away; then it is run again.
+    """
     stage, wait_s = draw.choice(_FINISHED), draw.uniform(0, _LONGEST_WAIT_S)
     away_s = draw.uniform(0, _LONGEST_AWAY_S)
     nodes: list[subprocess.Popen[bytes]] = []

@@ -1,68 +1,45 @@
-"""A small owner for drills: its onboarding with and without a fault, and what differs then."""
+"""An onboarding with and without a fault, and the differences between the two."""
 
-import contextlib
-import io
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.onboarding import OnboardReport, in_process, onboard, write_report
-from adapterdistill.backbone import load_encoder
-from adapterdistill.config import parse_config
-from adapterdistill.data.importing import import_samples
+from actors.onboarding import OnboardReport, write_report
 from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.faq_banks import random_adapters
-from adapterdistill.testbed.random_adapters import publish_adapter
-from adapterdistill.testbed.registry import Serving, serving
-from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
-
-TENANT = "larkhill-vets"
+from adapterdistill.testbed.owner_site import (
+    TENANT,
+    onboard_here,
+    read_report,
+    settings,
+    taught_registry,
+)
+from adapterdistill.testbed.registry import RegistryProcess
 
 
 @dataclass(frozen=True)
 class Run:
-    """An onboarding of the owner's with folders of its own, and a registry of its own."""
+    """An onboarding with its own folders and its own registry."""
 
     folder: Path
-    """Of the run; rows and encoder are beside it."""
+    """The run's own; rows and encoder are beside it."""
     timeout_s: float = 30.0
-    """Of calls to the registry."""
+    """The deadline of calls to the registry."""
 
     @property
     def registry(self) -> Path:
         return self.folder / "registry"
 
     def settings(self, address: str) -> dict[str, Any]:
-        owner = self.folder.parent
-        return {
-            "tenant": TENANT,
-            "data": str(owner / "data"),
-            "workspace": str(self.folder / "owners"),
-            "serving_store": str(self.folder / "serving"),
-            "encoder": {"name": str(owner / "encoder"), "dtype": "float32"},
-            "registry": {"address": address, "timeout_s": self.timeout_s},
-            "training": {
-                "bottleneck_size": 8,
-                "extract_steps": 12,
-                "distil_steps": 12,
-                "evaluate_every": 2,
-            },
-        }
+        return settings(self.folder.parent, self.folder, address, timeout_s=self.timeout_s)
 
     def left(self) -> set[str]:
-        """Files of the owner's that the run left, as paths below its folder."""
+        """The owner's files that the run left, as paths below its folder."""
         found = (path for part in ("owners", "serving") for path in (self.folder / part).rglob("*"))
         return {str(path.relative_to(self.folder)) for path in found}
-
-    def report(self) -> OnboardReport:
-        return OnboardReport.model_validate_json(
-            (self.folder / "owners" / TENANT / "report.json").read_bytes()
-        )
 
 
 @dataclass(frozen=True)
@@ -75,35 +52,22 @@ class Made:
     left: set[str]
 
 
-def make_owner(folder: Path) -> None:
-    """Rows and an encoder."""
-    import_samples(TENANT, folder / "data")
-    make_tiny_encoder(folder / "encoder")
-
-
-@contextmanager
-def taught(run: Run) -> Iterator[Serving]:
-    """The run's registry, with a teacher in it."""
-    encoder = load_encoder(str(run.folder.parent / "encoder"), dtype="float32")
+def taught(run: Run) -> AbstractContextManager[RegistryProcess]:
+    """Run the run's registry, with a teacher in it."""
     run.folder.mkdir()
-    with serving(run.registry) as server:
-        with RegistryClient(server.address) as client:
-            (adapter,) = random_adapters(encoder, 1)
-            publish_adapter(client, encoder, "teacher", adapter)
-        yield server
+    return taught_registry(run.registry, run.folder.parent / "encoder")
 
 
 def undisturbed(run: Run) -> Made:
-    """The run in this process, told to nobody."""
-    with taught(run) as server, contextlib.redirect_stderr(io.StringIO()):
-        config = parse_config(run.settings(server.address), source="the drill")
-        report = onboard(config, in_process(config), emit=lambda line: None)
+    """Do the run in this process, without a fault."""
+    with taught(run) as server:
+        config, report = onboard_here(run.settings(server.address))
         write_report(config, report)
         return made(run, server.address)
 
 
 def made(run: Run, address: str) -> Made:
-    report = run.report()
+    report = read_report(run.folder / "owners")
     with RegistryClient(address) as client:
         return Made(
             report,
@@ -114,7 +78,7 @@ def made(run: Run, address: str) -> Made:
 
 
 def differences(run: Run, found: Made, expected: Made) -> Iterator[str]:
-    """What a fault changed, which must be nothing but times."""
+    """Yield what a fault changed; only times may change."""
     if found.report.publish.name != expected.report.publish.name:
         yield "the adapter is another than that of a run without the fault"
     elif found.published != expected.published:
@@ -138,11 +102,3 @@ def without_times(report: OnboardReport) -> dict[str, Any]:
 
     stripped: dict[str, Any] = strip(report.model_dump(mode="json"))
     return stripped
-
-
-def toml(settings: dict[str, Any]) -> str:
-    sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
-    lines = [f"{n} = {json.dumps(v)}" for n, v in settings.items() if n not in sections]
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{n} = {json.dumps(v)}" for n, v in section.items())]
-    return "\n".join(lines)

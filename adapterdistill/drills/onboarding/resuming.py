@@ -19,24 +19,23 @@ from adapterdistill.drills.onboarding.owner import (
     Run,
     differences,
     made,
-    make_owner,
     taught,
-    toml,
     undisturbed,
 )
 from adapterdistill.errors import RegistryUnavailableError, TrainingError
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.owner_site import make_owner, toml
+from adapterdistill.testbed.registry import registry_process
 
 KILLS = 3
 _CHANGES_A_FILE = 2
-"""It is staged, and renamed: a run changes files at least as often."""
+"""Least changes for each file of a run: it is staged and renamed."""
 _PATIENCE_S = 3.0
 _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When something happens: so long after a stage began."""
+    """A moment: some seconds after a stage began."""
 
     stage: int
     after_s: float
@@ -57,7 +56,7 @@ class Driver:
     log: Path
 
     def wait_for(self, moment: Moment) -> None:
-        """Or until it ends."""
+        """Wait until the moment, or until the driver ends."""
         begun = f"[{moment.stage}/{len(STAGES)}]" if moment.stage else BEGUN
         deadline = time.monotonic() + _TIMEOUT_S
         while self.process.poll() is None and begun not in self.log.read_text("utf-8"):
@@ -76,8 +75,7 @@ class Driver:
 
 @contextmanager
 def driver(run: Run, address: str, *, dies_at: int = 0) -> Iterator[Driver]:
-    """The run's, which is ended with the block, or ends itself at its `dies_at`-th change of files
-    (`doomed`; 0: it does not)."""
+    """Run the onboarding until the block or its `dies_at`-th change of files ends it (0: none)."""
     file, log = run.folder / "run.toml", run.folder / "driver.log"
     file.write_text(toml(run.settings(address)), "utf-8")
     command = [
@@ -102,7 +100,7 @@ def driver(run: Run, address: str, *, dies_at: int = 0) -> Iterator[Driver]:
 
 
 def kill_onboarding(folder: Path, draw: random.Random) -> Outcome:
-    """At any moment, or amid a change of a file, and what goes on is killed again."""
+    """Kill it at any moment, or amid a change of a file; its next runs are killed too."""
     make_owner(folder)
     expected = undisturbed(Run(folder / "undisturbed"))
     run = Run(folder / "disturbed")
@@ -123,7 +121,7 @@ def kill_onboarding(folder: Path, draw: random.Random) -> Outcome:
 
 
 def _kill(run: Run, address: str, draw: random.Random, expected: Made) -> bool:
-    """Whether it was still there to be killed."""
+    """Kill a run; return whether it still ran."""
     amid_change = draw.random() < 0.5
     dies_at = draw.randint(1, _CHANGES_A_FILE * len(expected.left)) if amid_change else 0
     moment = Moment.drawn(draw, expected.report, last=STAGES[-1])
@@ -138,7 +136,7 @@ def _kill(run: Run, address: str, draw: random.Random, expected: Made) -> bool:
 
 
 def lose_registry(folder: Path, draw: random.Random) -> Outcome:
-    """kill -9 at any moment before the publish is over, and a new process some time later."""
+    """Kill the registry with kill -9 before the publish is over, and start it some time later."""
     make_owner(folder)
     expected = undisturbed(Run(folder / "undisturbed"))
     run = Run(folder / "disturbed", timeout_s=_PATIENCE_S)
@@ -152,7 +150,7 @@ def lose_registry(folder: Path, draw: random.Random) -> Outcome:
         time.sleep(away_s)
         began = time.monotonic()
         port = server.address.rpartition(":")[2]
-        server = deployment.enter_context(serving(run.registry, "--port", port))
+        server = deployment.enter_context(registry_process(run.registry, "--port", port))
         if one.ended():
             if f"[{RegistryUnavailableError.reason}]" not in one.last_words():
                 findings.append(f"the registry was away, and this was said: {one.last_words()}")

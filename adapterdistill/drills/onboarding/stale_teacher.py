@@ -14,9 +14,8 @@ from adapterdistill.drills.drill import Outcome, not_refused
 from adapterdistill.drills.registry.acknowledged import OWNER, fsck_findings
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.faq_banks import random_adapters
-from adapterdistill.testbed.random_adapters import publish_adapter
-from adapterdistill.testbed.registry import serving
+from adapterdistill.testbed.random_adapters import publish_adapter, random_adapters
+from adapterdistill.testbed.registry import registry_process
 from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 NUM_TEACHERS = 3
@@ -24,12 +23,12 @@ _TIMEOUT_S = 30.0
 
 
 def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
-    """A teacher is withdrawn after it was listed, or the owner's encoder is another by then."""
+    """Withdraw a teacher after it was listed; then change the owner's encoder."""
     root = folder / "registry"
     encoder = load_encoder(str(make_tiny_encoder(folder / "encoder")), dtype="float32")
     *adapters, newer, student = random_adapters(encoder, NUM_TEACHERS + 2)
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         _Struck(server.address, timeout_s=_TIMEOUT_S) as client,
     ):
         taught = [
@@ -43,7 +42,7 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
         began = time.monotonic()
         findings += _differing(_fetch(client, encoder), used=names - {victim.name})
         findings += not_refused(lambda: client.fetch(victim), "WITHDRAWN")
-        # Who fetched it in time has learnt from it by now, and may no longer publish that.
+        # An owner that fetched it in time may no longer publish what it learnt.
         late = (client, encoder, OWNER, student, (victim.name,))
         findings += not_refused(lambda: publish_adapter(*late), "WITHDRAWN")
         again = publish_adapter(client, encoder, victim.tenant, newer)
@@ -63,12 +62,12 @@ def stale_teacher(folder: Path, draw: random.Random) -> Outcome:
 
 
 class _Struck(RegistryClient):
-    """A client to whom something happens after it listed, before it fetches."""
+    """A client with a fault between its listing and its fetch."""
 
     strike: Callable[[], object] | None = None
     """Done once."""
     encoder: EncoderRef | None = None
-    """What the owner's encoder is when it fetches, if not what it was."""
+    """Another encoder that the owner has when it fetches."""
 
     def summaries(self, **chosen: Any) -> Iterator[Any]:
         yield from [*super().summaries(**chosen)]
@@ -89,7 +88,7 @@ def _fetch(client: RegistryClient, encoder: Encoder) -> Teachers:
 def _differing(
     found: Teachers, *, used: set[str], refused: frozenset[str] | set[str] = frozenset()
 ) -> list[str]:
-    """What is other than it should be."""
+    """Findings where the teachers differ from the expected ones."""
     findings = []
     for name in sorted(used ^ set(found.payloads)):
         verb = "was not used" if name in used else "was used"

@@ -1,4 +1,4 @@
-"""What a registry acknowledged, and the search for what is missing of it afterwards."""
+"""Versions that a registry acknowledged, and the search for those that are missing later."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ class Acknowledged:
         return adapter(self._shape, self._next, tenant=self._tenant, name=name)
 
     def publish(self, client: RegistryClient) -> tuple[Manifest, bytes]:
-        """One more, which is acknowledged when this returns; raises as the client."""
+        """Publish one more version, which is then acknowledged; raises as the client."""
         manifest, payload = self.draw()
         client.publish(manifest, payload)
         self.versions.append((manifest, payload))
@@ -48,7 +48,7 @@ class Acknowledged:
 
 
 def fetch_findings(client: RegistryClient, manifest: Manifest, payload: bytes) -> Iterator[str]:
-    """Whether this acknowledged version is lost, or another than it was."""
+    """Findings if this acknowledged version is lost or changed."""
     try:
         fetched = client.fetch(manifest.ref)
     except AdapterDistillError as error:
@@ -59,5 +59,5 @@ def fetch_findings(client: RegistryClient, manifest: Manifest, payload: bytes) -
 
 
 def fsck_findings(root: Path) -> list[str]:
-    """What `registry fsck` finds in the folder."""
+    """Findings of `registry fsck` in the folder."""
     return [f"fsck: {one.kind} {one.name}: {one.detail}" for one in fsck(root).findings]

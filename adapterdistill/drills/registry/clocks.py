@@ -25,7 +25,7 @@ from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.trust.statement import WINDOW, make_statement, statement_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
-from adapterdistill.testbed.registry import Federation, serving
+from adapterdistill.testbed.registry import Federation, registry_process
 from serve.tokens import Tokens, new_token, revoke
 
 _TIMEOUT_S = 30.0
@@ -33,11 +33,11 @@ _HOUR = timedelta(hours=1)
 
 
 def clock_skew(folder: Path, draw: random.Random) -> Outcome:
-    """An owner's clock goes wrong by little and by much; then its certificates seem to expire."""
+    """Set an owner's clock wrong by little and by much; then let its certificates expire."""
     federation, told = Federation(folder), Acknowledged()
     credentials = federation.credentials(OWNER)
     with (
-        serving(federation.root) as server,
+        registry_process(federation.root) as server,
         RegistryClient(server.address, timeout_s=_TIMEOUT_S, credentials=credentials) as client,
     ):
         told.publish(client)
@@ -67,7 +67,7 @@ def clock_skew(folder: Path, draw: random.Random) -> Outcome:
 def _publish(
     address: str, credentials: Path, manifest: Manifest, payload: bytes, off: timedelta
 ) -> None:
-    """As the client does, by a clock that is `off`; raises as it does."""
+    """Publish as the client does, by a clock that is `off`; raises as the client."""
     own = read_credentials(credentials)
     signed = make_statement(
         manifest,

@@ -18,7 +18,7 @@ from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
 from adapterdistill.drills.registry.acknowledged import Acknowledged, fetch_findings, fsck_findings
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.testbed.registry import Serving, serving
+from adapterdistill.testbed.registry import RegistryProcess, registry_process
 
 VERSIONS = 6
 _LONGEST_WAIT_S = 0.3
@@ -27,10 +27,10 @@ _REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
 
 
 def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
-    """A payload is changed, cut short or lost on disk, and published again."""
+    """Change, cut or remove a payload on disk, and publish it again."""
     root, told = folder / "registry", Acknowledged()
     with (
-        serving(root) as server,
+        registry_process(root) as server,
         RegistryClient(server.address, timeout_s=_PATIENT_S) as client,
     ):
         for _ in range(VERSIONS):
@@ -44,7 +44,9 @@ def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
         )
         found = fsck_findings(root)
         if len(found) != 1 or manifest.version not in found[0]:
-            findings.append(f"fsck told of {len(found)} faults, expected the damaged payload alone")
+            findings.append(
+                f"fsck reported {len(found)} faults, expected the damaged payload alone"
+            )
         client.publish(manifest, payload)
         client.fetch(manifest.ref)
         recovery_s = time.monotonic() - began
@@ -67,7 +69,7 @@ def damage(blob: Path, draw: random.Random) -> None:
 
 
 def fill_disk(folder: Path, draw: random.Random) -> Outcome:
-    """The registry's disk is full while it is published to, and then no more."""
+    """Fill the registry's disk during publishes, and free it again."""
     told = Acknowledged()
     with (
         serving_on_small_disk(folder) as disk,
@@ -82,7 +84,7 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
             while not refused and time.monotonic() - full_at < _PATIENT_S:
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, _LONGEST_WAIT_S))
-            # What is there can be read all the while.
+            # Existing versions can be read all the while.
             findings = [*fetch_findings(patient, *told.versions[0])]
             if not disk.server.is_running():
                 findings.append("the registry's process ended")
@@ -97,7 +99,7 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
 
 @contextmanager
 def _publishing(told: Acknowledged, client: RegistryClient) -> Iterator[set[str]]:
-    """All the while, in a thread; gives the reasons for which it was refused, as they come."""
+    """Publish in a thread all the while; yield the reasons of refusals, which grow."""
     ended, reasons = threading.Event(), set[str]()
 
     def publish() -> None:
@@ -125,9 +127,9 @@ _ALONE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT)
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A running registry's."""
+    """The disk of a running registry."""
 
-    server: Serving
+    server: RegistryProcess
     root: Path
     """The registry's folder, as this process finds it."""
     is_mounted: bool
@@ -139,7 +141,7 @@ class SmallDisk:
         return "file sizes were limited (EFBIG): no file system could be mounted"
 
     def fill(self, left_bytes: int) -> None:
-        """But for so many bytes; a limit is on each file instead."""
+        """Fill the disk but for so many bytes; without a mount, limit each file to these."""
         if not self.is_mounted:
             self._limit(left_bytes)
             return
@@ -174,12 +176,12 @@ def serving_on_small_disk(folder: Path) -> Iterator[SmallDisk]:
     root.mkdir()
     alone = (*_ALONE, str(root))
     if not can_mount(alone):
-        with serving(root) as server:
+        with registry_process(root) as server:
             yield SmallDisk(server, root, is_mounted=False)
         return
     with ExitStack() as kept:
-        with serving(root, before=alone) as server:
-            # It lasts for as long as somebody has it open.
+        with registry_process(root, before=alone) as server:
+            # The file system exists for as long as a process has it open.
             seen = os.open(f"/proc/{server.process.pid}/root{root}", os.O_RDONLY)
             kept.callback(os.close, seen)
             yield SmallDisk(server, Path(f"/proc/self/fd/{seen}"), is_mounted=True)

@@ -1,4 +1,4 @@
-"""What the fuzzer throws at a registry: each case is made from a seed and its number alone."""
+"""Cases of the fuzzer: each is made from a seed and its number alone."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Upload:
     payload: bytes
 
     def honest(self) -> "Upload":
-        """With the manifest telling the payload's digest and length, where it still can."""
+        """Put the payload's digest and length into the manifest, if it is still an object."""
         if isinstance(self.manifest, dict):
             self.manifest["version"] = sha256_hex(self.payload)
             self.manifest["payload_bytes"] = len(self.payload)
@@ -79,8 +79,12 @@ def _chunks(payload: bytes, size: int) -> list[pb.PublishRequest]:
 
 
 def case(seed: int, number: int) -> Case:
-    """The same for the same arguments, whatever was made before."""
-    draw = Random(f"{seed} {number}")
+    """The case of this number, which depends on seed and number alone."""
+    return draw_case(Random(f"{seed} {number}"), number)
+
+
+def draw_case(draw: Random, number: int) -> Case:
+    """Draw a case; the number gives its tenant and the names of what it publishes."""
     manifest, payload = adapter(
         SMALL, draw.randrange(2**31), tenant=tenant_name(number), name=f"a{number}"
     )
@@ -97,7 +101,7 @@ def _publish(kind: str, messages: list[pb.PublishRequest]) -> Case:
 
 def _payload_bytes(kind: str, upload: Upload, draw: Random) -> Case:
     upload.payload = mutated_bytes(upload.payload, draw)
-    # Half are caught by the digest; the others must be by what is in them.
+    # The digest catches some; the others must be caught by their content.
     return _publish(kind, (upload.honest() if draw.random() < 0.8 else upload).messages())
 
 

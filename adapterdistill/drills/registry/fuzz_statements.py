@@ -5,6 +5,7 @@ Made and judged with `cryptography` and plain JSON alone: no code is shared with
 
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -27,7 +28,7 @@ SPOILT = (
     "field", "field", "field", "text", "signature", "unsigned field", "another's", "certificate",
     "TLS certificate", "prefix", "late", "early", "none",
 )  # fmt: skip
-"""What is wrong with a statement; `field` and `text` are signed all the same."""
+"""Faults of a statement; one with a spoilt `field` or `text` is signed all the same."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def sealed(
     if how == "none" or not header.ByteSize():
         return messages
     statement = _statement(header, how, signer, other, draw)
-    # Messages of one field that follow each other are merged: whatever else is in the bytes stays.
+    # Protobuf merges messages of one field, so the other bytes stay as they are.
     added = pb.PublishRequest(header=pb.PublishHeader(statement=statement)).SerializeToString()
     return messages[0] + added, *messages[1:]
 
@@ -59,7 +60,7 @@ def sealed(
 def _statement(
     header: pb.PublishHeader, how: str, signer: Signer, other: Signer, draw: Random
 ) -> pb.Statement:
-    fields = _sound_fields(header, draw)
+    fields = _sound_fields(header)
     key, certificate, prefix = signer.key, signer.certificate, _PREFIX
     if how == "field":
         fields = mutated_json(fields, draw)
@@ -86,7 +87,7 @@ def _statement(
     return pb.Statement(statement_json=text, signature=signature, certificate=der)
 
 
-def _sound_fields(header: pb.PublishHeader, draw: Random) -> dict[str, Any]:
+def _sound_fields(header: pb.PublishHeader) -> dict[str, Any]:
     try:
         manifest = json.loads(header.manifest_json)
     except (ValueError, RecursionError):
@@ -99,7 +100,7 @@ def _sound_fields(header: pb.PublishHeader, draw: Random) -> dict[str, Any]:
         "adapter": told.get("adapter"),
         "previous": None,
         "consent": _consent(header),
-        "nonce": draw.randbytes(16).hex(),
+        "nonce": secrets.token_hex(16),
         "time": datetime.now(UTC).strftime(_TIME),
     }
 
@@ -111,7 +112,7 @@ def _consent(header: pb.PublishHeader) -> list[str]:
 
 
 def statement_fault_of(header: pb.PublishHeader, signer: Signer) -> str | None:
-    """Why this header's statement should have been refused; None if it may stand."""
+    """The reason to refuse this header's statement; None if it is sound."""
     if not header.HasField("statement"):
         return "there is no statement"
     sent = header.statement
@@ -123,9 +124,7 @@ def statement_fault_of(header: pb.PublishHeader, signer: Signer) -> str | None:
         return f"the statement cannot be read: {type(error).__name__}"
     if dumped(fields) != sent.statement_json:
         return "the statement is not canonical"
-    expected = _sound_fields(header, Random(0)) | {
-        key: fields.get(key) for key in ("nonce", "time")
-    }
+    expected = _sound_fields(header) | {key: fields.get(key) for key in ("nonce", "time")}
     if fields != expected or len(fields["nonce"]) != 32:
         return "the statement is of another upload"
     if age > timedelta(minutes=10, seconds=30):

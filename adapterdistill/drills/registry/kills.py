@@ -1,4 +1,4 @@
-"""A registry killed again and again amid concurrent publishes, and what was left of it.
+"""A registry that is killed again and again amid concurrent publishes.
 
 What counts is what clients were told: a publish that was answered must be there afterwards, fetched
 and verified, and one that was not answered is there whole or not at all.
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapterdistill.drills.registry.report import kills_sections
 from adapterdistill.errors import AdapterDistillError, RegistryUnavailableError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
@@ -23,11 +24,13 @@ from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck import fsck
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import SMALL, adapter
-from adapterdistill.testbed.registry import Serving, serving
+from adapterdistill.testbed.registry import RegistryProcess, registry_process
+from adapterdistill.testbed.reporting import Part
 
 _LONGEST_WAIT_S = 0.4
 _FIRST_ANSWER_S = 30.0
 _CALL_TIMEOUT_S = 0.5
+PUBLISHERS = 8
 
 
 @dataclass
@@ -37,13 +40,13 @@ class KillReport:
     kills: int = 0
     acknowledged: int = 0
     found: int = 0
-    """Of the acknowledged, those that were fetched whole afterwards."""
+    """Acknowledged versions that were fetched whole afterwards."""
     unacknowledged: int = 0
     """There and whole, though the answer was lost."""
     lines_repaired: int = 0
-    """That a kill had cut short, in the audit log."""
+    """Lines of the audit log that a kill had cut short."""
     recovery_s: list[float] = field(default_factory=list)
-    """From the start of each process after a kill until it answered that it was ready."""
+    """Seconds from the start of each process after a kill until it was ready."""
     faults: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
@@ -53,6 +56,15 @@ class KillReport:
             "max": round(max(self.recovery_s), 3),
         }
         return asdict(self) | {"recovery_s": recovery}
+
+
+def kills_part(folder: Path, kills: int, seed: int) -> Part:
+    return Part(
+        "kills",
+        lambda: kill_repeatedly(folder / "registry", kills, PUBLISHERS, seed).figures(),
+        kills_sections,
+        lambda found: found["kills"]["faults"],
+    )
 
 
 def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillReport:
@@ -78,15 +90,15 @@ def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillR
     with _started(root, report) as server:
         report.faults += _missing(server, acknowledged, report)
         report.faults += (f"fsck: {one.kind} {one.name}" for one in fsck(root).findings)
-    report.recovery_s.pop(0)  # the first start was after no kill
+    report.recovery_s.pop(0)  # the first start followed no kill
     report.faults += _audit_faults(root, report)
     return report
 
 
 @contextmanager
-def _started(root: Path, report: KillReport) -> Iterator[Serving]:
+def _started(root: Path, report: KillReport) -> Iterator[RegistryProcess]:
     started = time.monotonic()
-    with serving(root) as server, RegistryClient(server.address) as client:
+    with registry_process(root) as server, RegistryClient(server.address) as client:
         while not client.health():
             time.sleep(0.01)
         report.recovery_s.append(time.monotonic() - started)
@@ -99,7 +111,7 @@ class _Publishers:
     def __init__(self, number: int, seed: int, acknowledged: dict[VersionRef, Manifest]) -> None:
         self.faults: list[str] = []
         self.killed = threading.Event()
-        """To be set when the registry is killed: else they go on trying to reach it."""
+        """Set it when the registry is killed; until then the threads go on trying to reach it."""
         self._answered = threading.Event()
         self._acknowledged = acknowledged
         self._numbers = [seed * 1_000_000 + writer * 100_000_000 for writer in range(number)]
@@ -144,7 +156,7 @@ class _Publishers:
 
 
 def _missing(
-    server: Serving, acknowledged: dict[VersionRef, Manifest], report: KillReport
+    server: RegistryProcess, acknowledged: dict[VersionRef, Manifest], report: KillReport
 ) -> Iterator[str]:
     with RegistryClient(server.address, timeout_s=30) as client:
         for ref, manifest in acknowledged.items():
@@ -163,7 +175,7 @@ def _missing(
 
 
 def _audit_faults(root: Path, report: KillReport) -> Iterator[str]:
-    """Of the log of the registry, which was stopped."""
+    """Faults of the log of the registry, which was stopped."""
     published: set[str] = set()
 
     def visit(record: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ _JSON_CHANGES: tuple[Callable[[Any, Any, Random], None], ...] = (
 
 
 def mutated_bytes(data: bytes, draw: Random) -> bytes:
-    """Flipped bits, cut, repeated, inserted, exchanged: one to four times."""
+    """A copy in which bits are flipped and bytes cut, repeated or inserted, one to four times."""
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 4))):
         place = draw.randrange(len(changed) + 1)
@@ -117,7 +117,7 @@ def mutated_bytes(data: bytes, draw: Random) -> bytes:
 
 
 def dumped(value: Any) -> bytes:
-    """As canonical as JSON can be that must also hold NaN and lone surrogates."""
+    """JSON that is canonical where it can be: it must also hold NaN and lone surrogates."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return text.encode()

@@ -26,7 +26,7 @@ _OPTIONAL = {"signature", "prototypes", "labels"}
 
 
 def fault_of(name: str, manifest_json: bytes, payload: bytes) -> str | None:
-    """Why this upload should have been refused; None if it may stand."""
+    """The reason to refuse this upload; None if it is sound."""
     try:
         return _fault(name, manifest_json, payload)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What `adapterdistill bench soak` does: a deployment that onboards and answers for a long time.
+"""The soak: a deployment that onboards and answers for a long time.
 
 A Ray cluster, a registry and `adapterdistill serve` of its own on this machine, with an encoder of
 random numbers: what is looked for grows with the number of onboardings and queries, which a small
@@ -8,25 +8,19 @@ steady rate, and each answer is checked.
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
-from adapterdistill.drills.drill import end, marked, processes_of
-from adapterdistill.drills.onboarding.on_ray import Site, site_in
-from adapterdistill.drills.soak.report import aims, markdown, roles_over_time
+from adapterdistill.drills.drill import REPORT, Outcome
+from adapterdistill.drills.soak.report import aims, markdown, roles_over_time, told
 from adapterdistill.drills.soak.samples import (
     TEMPORARY,
     Folders,
@@ -37,49 +31,63 @@ from adapterdistill.drills.soak.samples import (
     take_sample,
 )
 from adapterdistill.drills.soak.tenants import RESIDENTS, Onboardings, Tenants
-from adapterdistill.errors import ServingError
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.environment import environment
-from adapterdistill.testbed.http_load import Client, load, percentiles
+from adapterdistill.testbed.http_load import ClientPool, load, percentiles
+from adapterdistill.testbed.open_loop import send_on_time
+from adapterdistill.testbed.owner_site import Site, site_in
+from adapterdistill.testbed.processes import end, marked, processes_of
 from adapterdistill.testbed.progress import say
+from adapterdistill.testbed.reporting import Report, write_report
+from adapterdistill.testbed.serving import deploy_on
 
 EVERY_S = 5.0
 """Between two samples."""
 _FIRST, _FIRST_CLIENTS = 4000, 128
-"""Queries before the soak, many at once: a process keeps the memory of its busiest moment, which is
-then no news in the soak."""
+"""Queries before the soak, many at once: a process keeps the memory of its busiest moment, which
+then does not come during the soak."""
 _SETTLED_SAMPLES = 5
 _SETTLE_EVERY_S = 2.0
 _MOST_SETTLE_SAMPLES = 60
-_DEPLOY_TIMEOUT_S = 180.0
 _GRACE_S = 15.0
 
 
-def soak_command(*, out: Path, minutes: float, rate_per_s: float) -> dict[str, Any]:
-    """Set up, soak, stop; write samples.jsonl, soak.json and soak.md; return what is in soak.json.
+def soak_command(*, out: Path, minutes: float, rate_per_s: float) -> Report:
+    """Set up, soak, stop; write samples.jsonl, soak.json and soak.md.
 
     Raises ServingError or TrainingError: the deployment does not come up.
     """
-    out.mkdir(parents=True, exist_ok=True)
     # A short path: Ray's sockets are in it.
     with TemporaryDirectory(prefix="ad-", ignore_cleanup_errors=True) as name:
-        folders = Folders(Path(name) / "t", Path(name) / "c" / "ray")
-        folders.temporary.mkdir()
-        before = count_files(folders)
-        try:
-            with marked(str(folders.temporary)):
-                found = _deploy_and_soak(Path(name), folders, out, minutes, rate_per_s)
-        finally:
-            left = end(processes_of(str(folders.temporary)), grace_s=_GRACE_S)
-        after = count_files(folders)
+        return _soak_in(Path(name), out, minutes, rate_per_s)
+
+
+def soak_drill(folder: Path, draw: random.Random, *, minutes: float, rate: float) -> Outcome:
+    """Onboard and answer at once for a long time, and see what grows and what is left over."""
+    found = _soak_in(folder, folder / REPORT, minutes, rate).figures
+    missed = [one for one in found["aims"] if not one["met"]]
+    return Outcome(
+        None, tuple(f"{a['aim']}: {told(a['measured'])}, aimed at {a['aimed']}" for a in missed)
+    )
+
+
+def _soak_in(folder: Path, out: Path, minutes: float, rate_per_s: float) -> Report:
+    out.mkdir(parents=True, exist_ok=True)
+    folders = Folders(folder / "t", folder / "c" / "ray")
+    folders.temporary.mkdir()
+    before = count_files(folders)
+    try:
+        with marked(str(folders.temporary)):
+            found = _deploy_and_soak(folder, folders, out, minutes, rate_per_s)
+    finally:
+        left = end(processes_of(str(folders.temporary)), grace_s=_GRACE_S)
+    after = count_files(folders)
     found["left"] = {
         "processes": left,
         TEMPORARY: after[TEMPORARY] - before[TEMPORARY],
     }
     found["aims"] = list(aims(found))
-    (out / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "soak.md").write_text(markdown(found))
-    return found
+    return write_report(out, found, markdown(found), name="soak")
 
 
 def _deploy_and_soak(
@@ -97,31 +105,31 @@ def _deploy_and_soak(
             onboardings.next()
             say(f"onboarded {onboardings.done} of {RESIDENTS} tenants that stay")
         kept = (folder / "registry", store, onboardings.workspace)
-        with _served(site, store) as address:
-            draw = random.Random(14)
-            first = [tenants.draw(draw).http for _ in range(_FIRST)]
-            asyncio.run(load(address, first, num_clients=_FIRST_CLIENTS, seconds=2 * EVERY_S))
-            asked = Asked()
-            idle = {"before": _idle(site, folders)}
-            kept_bytes = [bytes_in([one]) for one in kept]
-            say(f"soaking for {minutes:g} minutes")
-            already = onboardings.done
-            onboardings.start()
-            began = time.monotonic()
-            with (out / "samples.jsonl").open("w") as file:
+        address = deploy_on(
+            site.cluster, store, encoder=str(folder / "encoder"), registry=site.registry
+        )
+        draw = random.Random(14)
+        first = [tenants.draw(draw).http for _ in range(_FIRST)]
+        asyncio.run(load(address, first, num_clients=_FIRST_CLIENTS, seconds=2 * EVERY_S))
+        asked = Asked()
+        idle = {"before": _idle(site, folders)}
+        kept_bytes = [bytes_in([one]) for one in kept]
+        say(f"soaking for {minutes:g} minutes")
+        already = onboardings.done
+        onboardings.start()
+        began = time.monotonic()
+        with (out / "samples.jsonl").open("w") as file:
 
-                def sample(at_s: float) -> None:
-                    taken = take_sample(at_s, folders)
-                    file.write(json.dumps(taken.as_json()) + "\n")
+            def sample(at_s: float) -> None:
+                taken = take_sample(at_s, folders)
+                file.write(json.dumps(taken.as_json()) + "\n")
 
-                try:
-                    soak(
-                        address, tenants, sample, asked, seconds=60 * minutes, rate_per_s=rate_per_s
-                    )
-                finally:
-                    onboardings.stop()
-            found["seconds"] = round(time.monotonic() - began, 1)
-            idle["after"] = _idle(site, folders)
+            try:
+                soak(address, tenants, sample, asked, seconds=60 * minutes, rate_per_s=rate_per_s)
+            finally:
+                onboardings.stop()
+        found["seconds"] = round(time.monotonic() - began, 1)
+        idle["after"] = _idle(site, folders)
         grown = [bytes_in([one]) for one in kept]
     samples = [*_samples_in(out / "samples.jsonl")]
     number = onboardings.done - already
@@ -144,36 +152,14 @@ def _deploy_and_soak(
     }
 
 
-@contextmanager
-def _served(site: Site, store: Path) -> Iterator[str]:
-    """`adapterdistill serve` on the site's cluster, with which it ends; gives its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "adapterdistill", "serve", "--store", str(store)]
-    command += ["--encoder", str(site.folder / "encoder"), "--dtype", "float32"]
-    command += ["--port", str(port), "--registry", site.registry]
-    command += ["--ray-address", site.cluster.address]
-    done = subprocess.run(
-        command,
-        env=os.environ | site.cluster.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_DEPLOY_TIMEOUT_S,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ServingError(f"the soak's `adapterdistill serve` did not start: {last[:300]}")
-    yield f"http://127.0.0.1:{port}"
-
-
 @dataclass
 class Asked:
-    """What became of the queries."""
+    """Outcomes of the queries."""
 
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
-    """Of answers; a number each, so that hours of them are no growth to speak of."""
+    """Seconds of answers, a number each, so that hours of them take little memory."""
     statuses: Counter[str] = field(default_factory=Counter)
-    """By status; "no answer" where a connection broke."""
+    """Queries by status; "no answer" where a connection broke."""
     wrong: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, Any]:
@@ -195,9 +181,9 @@ def soak(
     rate_per_s: float,
     every_s: float = EVERY_S,
 ) -> None:
-    """Ask at a steady rate; every so often look what is live, and `sample` after so many seconds.
+    """Ask at a steady rate; between samples see what is live, and `sample` every `every_s`.
 
-    Connections are kept for the time between two samples, and then made anew, as clients' are.
+    Connections are kept between two samples; then new ones are made, as clients do.
     """
     draw, began = random.Random(13), time.monotonic()
     while (at_s := time.monotonic() - began) < seconds:
@@ -205,7 +191,7 @@ def soak(
         tenants.follow()
         window_s = min(every_s, seconds - at_s)
         count = max(1, round(rate_per_s * window_s))
-        questions = (tenants.draw(draw) for _ in range(count))  # of who is live when asked
+        questions = (tenants.draw(draw) for _ in range(count))  # drawn when they are asked
         asyncio.run(_ask(address, tenants, questions, asked, rate_per_s))
     sample(time.monotonic() - began)
 
@@ -217,34 +203,27 @@ async def _ask(
     asked: Asked,
     rate_per_s: float,
 ) -> None:
-    free: list[Client] = []
+    pool = ClientPool(address)
 
-    async def ask(question: Question) -> None:
-        client = free.pop() if free else Client(address)
+    async def ask(question: Question, _: float) -> None:
         try:
-            reply = await client.ask(question.http)
+            reply = await pool.ask(question.http)
         except OSError:
-            client.close()
             asked.statuses["no answer"] += 1
             return
-        free.append(client)
         asked.statuses[str(reply.status)] += 1
         if reply.status == 200:
             asked.seconds.append(reply.seconds)
             if fault := tenants.fault(question, reply):
                 asked.wrong[fault] += 1
 
-    began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for place, question in enumerate(questions):
-            group.create_task(ask(question))
-            await asyncio.sleep(max(0.0, began + (place + 1) / rate_per_s - time.perf_counter()))
-    for client in free:
-        client.close()
+    timed = ((place / rate_per_s, one) for place, one in enumerate(questions))
+    await send_on_time(timed, ask)
+    pool.close()
 
 
 def _idle(site: Site, folders: Folders) -> dict[str, Any]:
-    """The deployment when nobody asks anything of it, once its processes come and go no more."""
+    """The deployment at rest: nobody queries it, and no process starts or ends."""
     recent: list[Sample] = []
     for _ in range(_MOST_SETTLE_SAMPLES):
         recent = [*recent[1 - _SETTLED_SAMPLES :], take_sample(0.0, folders)]
@@ -266,7 +245,7 @@ def _samples_in(path: Path) -> Iterator[Sample]:
 
 
 def _most(samples: Sequence[Sample]) -> dict[str, int]:
-    """Of each kind of Ray's workers at a time."""
+    """The most of each kind of Ray's workers at a time."""
     most: Counter[str] = Counter()
     for one in samples:
         most |= Counter(one.workers)

@@ -1,4 +1,4 @@
-"""How fast a deployment's memory grows in a soak, what must not be left over, and the report."""
+"""Growth of a deployment's memory in a soak, aims, and the report."""
 
 import itertools
 import statistics
@@ -6,22 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adapterdistill.drills.soak.samples import OWN_ROLE, SESSION, SOCKETS, TEMPORARY, Held, Sample
-from adapterdistill.testbed.reporting import table
+from adapterdistill.extras import require
+from adapterdistill.testbed.reporting import aims_table, document, setting, table
 
 FLAT_MIB_PER_HOUR = 8.0
-"""Of each process of the project's own, at the upper end of the 95% interval: whoever grows by less
-takes more than five days for 1 GiB."""
+"""The most growth of each of the project's own processes, at the upper end of the 95% interval. A
+process that grows by less takes more than five days for 1 GiB."""
 OWN = ("registry", "replica", OWN_ROLE)
 OWN_FILES = (TEMPORARY, SESSION, SOCKETS)
 """Kinds that must not become more; logs do, and shared memory may be anybody's."""
 WARM_UP = 0.2
-"""Of the time, in which caches fill: left out of slopes."""
+"""The share of the time in which caches fill; slopes leave it out."""
 MOST_BLOCKS = 40
 _LEAST_OF_BLOCK = 2
 
 
 def roles_over_time(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """Of each role that was there all the time: start and end after the warm-up, and slopes."""
+    """Start and end after the warm-up, and slopes, of each role that was there all the time."""
     warm = [one for one in samples if one.at_s >= WARM_UP * samples[-1].at_s]
     lasting = sorted(set.intersection(*(set(one.roles) for one in warm)))
     return {role: _over_time([(one.at_s, one.roles[role]) for one in warm]) for role in lasting}
@@ -39,7 +40,7 @@ def _over_time(held: Sequence[tuple[float, Held]]) -> dict[str, Any]:
             "end": round(blocks[-1][1], 2),
             "per_hour": slope(blocks),
         }
-        # What fills up slows down; a leak does not.
+        # A cache that fills slows down; a leak does not.
         found[name]["by_thirds"] = [
             slope(blocks[len(blocks) * third // 3 : len(blocks) * (third + 1) // 3])
             for third in range(3)
@@ -63,16 +64,14 @@ def slope(points: Sequence[tuple[float, float]]) -> dict[str, float] | None:
     (Sen, 1968); None below three points."""
     if len(points) < 3:
         return None
-    from scipy.stats import theilslopes
-
     times, values = zip(*points, strict=True)
-    found = theilslopes(values, times, alpha=0.95)
+    found = require("bench", "scipy.stats").theilslopes(values, times, alpha=0.95)
     ends = {"slope": found.slope, "low": found.low_slope, "high": found.high_slope}
     return {name: round(float(value), 3) for name, value in ends.items()}
 
 
 def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What was decided beforehand that must hold, and whether it does."""
+    """The aims, which were decided beforehand, with their measurements."""
 
     def aim(text: str, bound: str, measured: object, met: bool) -> dict[str, Any]:
         return {"aim": text, "aimed": bound, "measured": measured, "met": met}
@@ -113,7 +112,7 @@ def aims(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """Of what there are more than there were, and by how many."""
+    """Kinds of which there are more than before, and how many more."""
     return {kind: n - before.get(kind, 0) for kind, n in after.items() if n > before.get(kind, 0)}
 
 
@@ -122,15 +121,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     verdict = "Every aim is met." if not missed else f"**Missed: {'; '.join(missed)}.**"
     queries, onboardings = found["queries"], found["onboardings"]
     parts = [
-        f"# Soak of {found['minutes']:g} minutes",
+        f"Soak of {found['minutes']:g} minutes",
         verdict,
-        table(
-            ("aim", "aimed at", "measured", "met"),
-            (
-                (a["aim"], a["aimed"], _told(a["measured"]), "yes" if a["met"] else "NO")
-                for a in found["aims"]
-            ),
-        ),
+        aims_table([{**aim, "measured": told(aim["measured"])} for aim in found["aims"]]),
         f"{queries['requests']:,} queries at {found['rate_per_s']:g}/s: p50 {queries['p50_ms']}, "
         f"p95 {queries['p95_ms']}, p99 {queries['p99_ms']} ms. {onboardings['done']} onboardings"
         f"{_seconds(onboardings['seconds'])}, one after another.",
@@ -140,8 +133,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         _over_time_table(found["roles"]),
         "## At rest, before and after",
         _idle_table(found["idle"]),
-        "## Kept on purpose\n\nHistory of the registry; of the rest, the last two versions of who "
-        "stays.",
+        "## Kept on purpose\n\nThe registry's history, and the last two versions of the tenants "
+        "that stay.",
         table(
             ("kept", "before MiB", "after MiB", "KiB an onboarding"),
             (
@@ -153,10 +146,9 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for name, kept in found["kept_bytes"].items()
             ),
         ),
-        "## How it was run",
-        "\n".join(f"- {name.replace('_', ' ')}: {v}" for name, v in found["environment"].items()),
+        setting(found["environment"]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(*parts)
 
 
 def _seconds(seconds: Sequence[float]) -> str:
@@ -207,7 +199,7 @@ def _interval(of: Mapping[str, float] | None) -> str:
     return "-" if of is None else f"{of['slope']:+.2f} [{of['low']:+.2f}, {of['high']:+.2f}]"
 
 
-def _told(measured: object) -> str:
+def told(measured: object) -> str:
     if isinstance(measured, Mapping):
         return ", ".join(f"{name} {n}" for name, n in measured.items())
     return "; ".join(map(str, measured)) if isinstance(measured, list) else str(measured)

@@ -1,4 +1,4 @@
-"""What the processes and folders of a deployment hold at a moment, by role."""
+"""Resources of a deployment's processes and folders at a moment, by role."""
 
 import contextlib
 import os
@@ -39,14 +39,14 @@ _ROLES = (
     ("multiprocessing.resource_tracker", "dashboard"),
     ("monitor", "monitors"),
 )
-"""(what the command line holds, role), of which the first that fits holds."""
+"""(part of the command line, role); the first that fits counts."""
 _WORKER = re.compile(r"ray::([\w:]+)")
 _SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Held:
-    """By all processes of a role together."""
+    """Resources of all processes of a role together."""
 
     processes: int = 0
     private_mib: float = 0.0
@@ -63,7 +63,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where files may be left over."""
+    """Folders in which files may be left over."""
 
     temporary: Path
     """TMPDIR of all processes."""
@@ -91,7 +91,7 @@ class Sample:
 
 
 def role_of(command: Sequence[str]) -> str:
-    """What a process of the deployment is for, by its command line."""
+    """The role of a process of the deployment, by its command line."""
     if not command:
         return "other"
     # A raylet's arguments name the programs that it starts.
@@ -102,7 +102,7 @@ def role_of(command: Sequence[str]) -> str:
 
 
 def take_sample(at_s: float, folders: Folders) -> Sample:
-    """Of this process, which is the soak's own, and all that descend from it."""
+    """Sample this process, which is the soak's own, and all its descendants."""
     me = psutil.Process()
     roles, workers = {OWN_ROLE: held_by(me)}, Counter[str]()
     for process in me.children(recursive=True):
@@ -140,12 +140,12 @@ def count_files(folders: Folders) -> dict[str, int]:
 
 
 def _files_in(folder: Path) -> int:
-    """Also sockets and the like; links to folders are not followed, as `session_latest` is one."""
+    """Count files and sockets; links to folders such as `session_latest` are not followed."""
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def bytes_in(folders: Iterable[Path]) -> int:
-    """Of all files below, those that vanish meanwhile left out."""
+    """The size of all files below; those that vanish meanwhile are left out."""
     total = 0
     for folder in folders:
         for path in folder.rglob("*"):
@@ -155,7 +155,7 @@ def bytes_in(folders: Iterable[Path]) -> int:
 
 
 def live_actors(cluster: OwnCluster) -> dict[str, int]:
-    """Ray's own count, by class: actors that live, or are to be."""
+    """Actors that live or will start, by class, as Ray counts them."""
     token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
     response = httpx.get(
         f"{cluster.dashboard}/api/v0/actors",

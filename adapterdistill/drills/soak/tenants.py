@@ -1,4 +1,4 @@
-"""The tenants of a soak: who is asked, which answers are right, and who is onboarded next."""
+"""The tenants of a soak: their queries, their right answers, and the next onboarding."""
 
 import random
 import shutil
@@ -14,7 +14,6 @@ from adapterdistill.bundle import read_bundle
 from adapterdistill.data import TenantDataset, sample_names
 from adapterdistill.data.importing import import_samples
 from adapterdistill.drills.endpoint.hazards import WITHIN_S, Timeline
-from adapterdistill.drills.onboarding.on_ray import Site, driver_of
 from adapterdistill.errors import TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
@@ -22,11 +21,12 @@ from adapterdistill.release import bundles_of, live_bundle, read_release
 from adapterdistill.testbed.answers import Answers, Question, draw_questions, version_of
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import Reply
+from adapterdistill.testbed.owner_site import Site, driver_of
 
 RESIDENTS = 3
 """Tenants that stay, and get a new version by turns."""
 _TRAIN_WORKER_EVERY = 3
-"""Of so many onboardings one trains in a worker of Ray Train, the others in the owner's actor."""
+"""One in so many onboardings trains in a worker of Ray Train, the others in the owner's actor."""
 _TIMEOUT_S = 300.0
 
 
@@ -41,7 +41,7 @@ class _Known:
 
 
 class Tenants:
-    """Who may be asked. The serving store says what is live, so that nobody need tell of it."""
+    """Tenants that may be queried. The serving store says which version is live."""
 
     def __init__(self, store: Path, encoder: Encoder) -> None:
         """`encoder` in the dtype that is served."""
@@ -56,12 +56,12 @@ class Tenants:
             self._known[bank.tenant] = self._look_up(bank)
 
     def leave(self, tenant: str) -> None:
-        """It is asked no more."""
+        """The tenant is queried no more."""
         with self._turn:
             del self._known[tenant]
 
     def draw(self, draw: random.Random) -> Question:
-        """A question of somebody who may be asked now."""
+        """Draw a question of a tenant that may be queried now."""
         with self._turn:
             (found,) = draw_questions([known.bank for known in self._known.values()], 1, draw)
             return found
@@ -73,7 +73,7 @@ class Tenants:
                 self._follow(tenant)
 
     def fault(self, question: Question, reply: Reply) -> str | None:
-        """What is wrong with an answer to a tenant that may be asked; None: nothing, or it left."""
+        """The fault of an answer; None: it is right, or the tenant has left."""
         with self._turn:
             known = self._known.get(question.tenant)
             if known is None:
@@ -109,11 +109,11 @@ class Tenants:
 
 
 class Onboardings(threading.Thread):
-    """One tenant after another, until it is stopped: each resident's next version, then a guest,
-    who takes the last one's place.
+    """Onboards until it is stopped: each resident's next version, then a guest, which replaces the
+    last guest.
 
-    What an operator tidies up is removed: runs but the last, bundles but the live one and the one
-    before. What the registry holds grows, as its history is meant to.
+    Old files are removed as an operator would: all runs but the last, all bundles but the live one
+    and the one before. The registry keeps its history, and grows.
     """
 
     def __init__(self, site: Site, tenants: Tenants) -> None:
@@ -139,7 +139,7 @@ class Onboardings(threading.Thread):
             self._raised = error
 
     def stop(self) -> None:
-        """After the one that is under way. Raises what stopped it."""
+        """Stop after the onboarding that is under way. Raises the error that stopped it."""
         self._stopping.set()
         self.join()
         if self._raised is not None:
@@ -183,7 +183,7 @@ class Onboardings(threading.Thread):
         config = self._site.config("soak", num_workers=int(trains_apart))
         config |= {"tenant": tenant, "data": str(data)}
         config["training"]["seed"] = number  # another adapter each time
-        if tenant not in self._names:  # withdrawing what taught others would withdraw them, too
+        if tenant not in self._names:  # withdrawing a teacher would withdraw its students too
             config["registry"]["share_with"] = "nobody"
         with driver_of(self._site, config) as driver:
             status = driver.wait(timeout=_TIMEOUT_S)
@@ -201,10 +201,10 @@ class Onboardings(threading.Thread):
                 shutil.rmtree(self._tenants.store / tenant / "versions" / bundle_id)
 
     def _part_with(self, tenant: str) -> None:
-        """It is served no more, teaches no more, and its files go."""
+        """Withdraw the tenant and remove its files."""
         store = self._tenants.store
         self._tenants.leave(tenant)
-        time.sleep(WITHIN_S)  # until all is answered that was asked
+        time.sleep(WITHIN_S)  # until all requests are answered
         manifest = read_bundle(store, tenant, live_bundle(store, tenant)).manifest
         (store / tenant / "live.json").unlink()
         with RegistryClient(self._site.registry) as registry:

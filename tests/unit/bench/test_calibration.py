@@ -19,9 +19,9 @@ from adapterdistill.bench.calibration.study import (
     arrive,
     measure_calibration,
 )
-from adapterdistill.bench.encoder_options import Crew
 from adapterdistill.bench.tenants import open_dataset
 from adapterdistill.errors import DataError
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from tests.unit.bench.conftest import SAMPLES
 
 TINY = Size(2, (Arrival(2, 0),), seeds=1, steps=1, max_test=12, known_out_of_scope=2)
@@ -86,8 +86,8 @@ def test_the_command_writes_what_it_returns(
     tiny_encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(report.SIZES, "tiny", TINY)
-    crew = Crew(1, str(tiny_encoder_folder), "float32", "cpu", 32)
-    found = report.calibration_command(data=SAMPLES, out=tmp_path, size="tiny", crew=crew)
+    encoder = EncoderOptions(str(tiny_encoder_folder), "float32", max_tokens=32)
+    found, _ = report.calibration_command(data=SAMPLES, out=tmp_path, size="tiny", encoder=encoder)
     kept = json.loads((tmp_path / "report.json").read_text())
     assert [case["tenant"] for case in kept["cases"]] == [c["tenant"] for c in found["cases"]]
     assert "2 queries an FAQ" in (tmp_path / "report.md").read_text()

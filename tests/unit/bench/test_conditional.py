@@ -9,8 +9,8 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.conditional import study
 from adapterdistill.bench.conditional.report import conditional_command, markdown
 from adapterdistill.bench.conditional.study import Size, chosen, losses, rows_of_length
-from adapterdistill.bench.encoder_options import Crew
 from adapterdistill.bench.tenants import BenchTenant
+from adapterdistill.testbed.encoder_options import EncoderOptions
 from tests.unit.bench.conftest import SAMPLES
 
 ROUTINGS = (Routing(2.0, least=3, to_all=False), Routing(5.0, least=3))
@@ -26,11 +26,11 @@ def test_every_setting_is_timed_scored_and_reported(
     means = sorted(t.test.tokens / len(t.test) for t in tenants.values())
     monkeypatch.setattr(study, "LONG", (means[0] + means[-1]) / 2)  # one of each kind
     monkeypatch.setitem(study.SIZES, "quick", TINY)
-    crew = Crew(1, str(tiny_encoder_folder), "float32", "cpu", max_tokens=256)
+    encoder = EncoderOptions(str(tiny_encoder_folder), "float32", max_tokens=256)
 
     def run() -> dict[str, Any]:
         conditional_command(
-            data=SAMPLES, out=tmp_path, cache=tmp_path / "cache", size="quick", crew=crew
+            data=SAMPLES, out=tmp_path, cache=tmp_path / "cache", size="quick", encoder=encoder
         )
         found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
         return found

@@ -13,13 +13,20 @@ import uvicorn
 
 from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.endpoint.command import SIZES, aims, faults
+from adapterdistill.bench.endpoint.command import (
+    SIZES,
+    flood_aims,
+    flood_faults,
+    speed_aims,
+    speed_faults,
+)
 from adapterdistill.bench.endpoint.fairness import measure_capacity, measure_fairness
-from adapterdistill.bench.endpoint.report import markdown
+from adapterdistill.bench.endpoint.report import flood_sections, speed_sections
 from adapterdistill.bench.endpoint.speed import measure_generator, measure_speed
-from adapterdistill.drills.endpoint.kill import measure_kill
+from adapterdistill.drills.endpoint.kill import kill_faults, measure_kill
 from adapterdistill.testbed.answers import THRESHOLD, Answers
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
+from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.serving import empty_server, without_a_core_s
 from serve.engine.engine import Engine
 from serve.http.api import build_api
@@ -94,7 +101,7 @@ def running(
 
 
 def test_speed_is_measured_and_no_answer_is_wrong(served: Served) -> None:
-    found: dict = {"tenants": len(served.banks), "environment": {}}
+    found: dict = {"tenants": len(served.banks)}
     with empty_server() as address:
         found["generator"] = measure_generator(address, served.banks, seconds=0.1)
     with running(served, free_port()) as address:
@@ -103,12 +110,11 @@ def test_speed_is_measured_and_no_answer_is_wrong(served: Served) -> None:
                 address, served.engine, served.banks, served.answers, rounds=1, seconds=0.1
             )
         }
-    assert list(faults(found)) == []
+    assert list(speed_faults(found)) == []
     for row in found["speed"]["none"]["loads"]:
         assert 0 < row["p50_ms"] <= row["p99_ms"] and row["queries_in_a_batch"] >= row["queries"]
-    found |= {"aims": list(aims(found)), "faults": []}
-    assert len(found["aims"]) == 3
-    assert "No fault found" in markdown(found)
+    assert len(list(speed_aims(found))) == 3
+    assert "## Where the time goes" in list(speed_sections(found))
 
 
 def test_a_process_s_waits_for_a_core_are_counted_and_one_that_has_ended_has_none() -> None:
@@ -127,13 +133,15 @@ def test_a_flood_is_sent_beside_the_others_and_each_load_is_judged(served: Serve
     for load in fairness["loads"]:
         assert load["others_failed"] == {} and load["times"] > 0
         assert load["flood_per_s"] > 3 * load["others_per_s"] > 0 and load["others_per_s"] < 100
-    found: dict = {"fairness": fairness, "environment": {}}
+    found: dict = {"fairness": fairness}
     fairness["loads"][0]["times"], fairness["loads"][1]["times"] = 2.0, 2.01
-    found |= {"aims": list(aims(found)), "faults": list(faults(found))}
-    assert [aim["met"] for aim in found["aims"]][:2] == [True, False] and found["faults"] == []
-    assert "at 15% load" in markdown(found)
+    aims = list(flood_aims(found))
+    assert [aim["met"] for aim in aims][:2] == [True, False]
+    assert list(flood_faults(found)) == []
+    assert "at 15% load" in aims[1]["aim"]
+    assert "15%" in "".join(flood_sections(found))
     fairness["loads"][2]["others_failed"] = {"503": 1}
-    assert ["503" in fault for fault in faults(found)] == [True]
+    assert ["503" in fault for fault in flood_faults(found)] == [True]
 
 
 def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
@@ -148,7 +156,7 @@ def test_an_engine_that_mixes_tenants_up_is_found_out(served: Served) -> None:
             address, served.engine, served.banks[1:], served.answers, rounds=1, seconds=0.05
         )
     assert found["wrong"] != []
-    assert list(faults({"speed": {"none": found}})) != []
+    assert list(speed_faults({"speed": {"none": found}})) != []
 
 
 def test_requests_that_a_killed_server_drops_are_asked_again(served: Served) -> None:
@@ -180,4 +188,4 @@ def test_requests_that_a_killed_server_drops_are_asked_again(served: Served) -> 
     assert sum(found["failed_attempts"].values()) > 0
     assert found["failed_after_retries"] == 0 and found["wrong"] == []
     assert found["seconds_until_full_service"] >= 0.2
-    assert list(faults({"kill": found})) == []
+    assert list(kill_faults({"kill": found})) == []

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.bench.engine import paging, throughput
 from adapterdistill.bench.engine.checks import check_equality
-from adapterdistill.bench.engine.paging import PAGING_SIZES, fill_many, measure_paging
+from adapterdistill.bench.engine.paging import fill_many, measure_paging
 from adapterdistill.bench.engine.report import AIMED_BATCH, AIMED_MIX, aims, markdown
 from adapterdistill.bench.engine.sides import (
     ALONE,
@@ -16,13 +17,14 @@ from adapterdistill.bench.engine.sides import (
     SEARCH,
     SENTENCES_FLOAT32,
 )
-from adapterdistill.bench.engine.throughput import SERVING_SIZES, measure_engine
+from adapterdistill.bench.engine.throughput import measure_engine
 from adapterdistill.errors import DataError
-from adapterdistill.testbed.faq_banks import Bank, fill_store, random_adapters, read_banks
+from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
+from adapterdistill.testbed.random_adapters import random_adapters
 from serve.engine.engine import Engine
 from tests.unit.bench.conftest import SAMPLES
 
-TINY = SERVING_SIZES["tiny"]
+TINY = throughput.SIZES["tiny"]
 PAGING = {
     "tenants": 20, "slots": 5, "bank_mib": 1.0, "process_grew_mib": 2.0, "first_refresh_s": 0.1,
     "refresh_without_change_ms": 0.2, "scan_ms_a_tenant": 3.0, "queries_per_s": 100.0,
@@ -89,7 +91,7 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
 
 
 def test_many_more_tenants_than_slots_take_turns(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    size = PAGING_SIZES["tiny"]
+    size = paging.SIZES["tiny"]
     banks = read_banks(SAMPLES, size.tenants)
     fill_many(tmp_path, banks, tiny_encoder)
     found = measure_paging(tiny_encoder, tmp_path, banks, size)

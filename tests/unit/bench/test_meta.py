@@ -12,7 +12,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.meta import report, study
 from adapterdistill.bench.meta.domains import (
     SIZES,
-    MetaSize,
+    Size,
     first_of_each_class,
     read_domains,
 )
@@ -21,7 +21,7 @@ from adapterdistill.bench.meta.study import FEDERATED, META, MIXED, NONE, OWN, S
 from adapterdistill.errors import ConfigError, DataError
 from tests.task_texts import single_task
 
-TINY = MetaSize(None, (0.0, 0.1), 2, 2, 2)
+TINY = Size(None, (0.0, 0.1), 2, 2, 2)
 SECRET = "canary"
 
 
@@ -91,7 +91,7 @@ def test_the_command_reports_every_student_and_goes_on_where_it_was(
 def test_a_run_out_of_time_reports_the_newcomers_that_it_had(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SIZES, "quick", MetaSize(None, (0.1,), 1, 1, 1))
+    monkeypatch.setitem(SIZES, "quick", Size(None, (0.1,), 1, 1, 1))
     clock = iter([0.0, *range(100, 200)])  # the first newcomer is begun already late
     monkeypatch.setattr(report, "monotonic", lambda: next(clock))
     out, options = tmp_path / "out", ("--heads", "2", "--time-limit-s", "50")

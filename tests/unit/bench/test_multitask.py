@@ -11,7 +11,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.multitask import report
 from adapterdistill.bench.multitask.study import JOINT, PLAIN, SINGLE, TEACHER, TUNED
 from adapterdistill.bench.multitask.tasks import (
-    MultitaskSize,
+    Size,
     read_bench_task,
     read_retrieval_task,
     task_files,
@@ -19,7 +19,7 @@ from adapterdistill.bench.multitask.tasks import (
 from adapterdistill.errors import DataError
 from tests.unit.bench.conftest import SAMPLES
 
-TINY = MultitaskSize(24, 8, 12, 1, 1, 7, 12)
+TINY = Size(24, 8, 12, 1, 1, 7, 12)
 SECRET = "canary"
 
 

@@ -16,11 +16,11 @@ from adapterdistill.bench.training.steps import (
     PLAIN,
     STAGE_2,
     STUDENT,
-    strong_adapters,
 )
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.sections import TrainingConfig
+from adapterdistill.testbed.random_adapters import random_adapters
 from tests.unit.bench.conftest import SAMPLES
 
 KINDS = {OWN, FUSION, STUDENT, ATTENTION, STAGE_2, PLAIN}
@@ -65,7 +65,7 @@ def test_the_batch_has_positives_from_every_tenant(rows: TrainingRows) -> None:
 
 
 def test_teachers_for_timing_differ_from_each_other(tiny_encoder: Encoder) -> None:
-    first, second = strong_adapters(tiny_encoder, 2, 4)
+    first, second = random_adapters(tiny_encoder, 2, bottleneck_size=4)
     assert state_digest(first) != state_digest(second)
 
 

@@ -18,7 +18,7 @@ from tests.unit.bench.conftest import TINY
 def test_the_report_holds_every_method_k_and_gain(
     bench: Workbench, finished: TransferRun, tmp_path: Path
 ) -> None:
-    text = report(bench, finished, tmp_path, processes=1, draw=True)
+    _, text = report(bench, finished, tmp_path, processes=1, draw=True)
     found = json.loads((tmp_path / "report.json").read_text())
     assert {row["method"] for row in found["rows"]} == {*TABLE, "verdict"}
     assert {row["teacher_count"] for row in found["rows"] if row["method"] == OURS} == {1, 2}
@@ -34,7 +34,7 @@ def test_the_report_holds_every_method_k_and_gain(
 def test_the_report_holds_no_text_of_a_tenant_and_no_path(
     bench: Workbench, finished: TransferRun, tmp_path: Path
 ) -> None:
-    text = report(bench, finished, tmp_path, processes=1, draw=False)
+    _, text = report(bench, finished, tmp_path, processes=1, draw=False)
     text += (tmp_path / "report.json").read_text()
     assert str(tmp_path) not in text and str(Path.home()) + "/" not in text
     for tenant in bench.tenants.values():

@@ -16,8 +16,7 @@ UPDATE = "ADAPTERDISTILL_UPDATE_COMMANDS"
 NO_TABLE = {
     *("owner keygen", "registry init", "registry renew-server", "registry enrol"),
     *("registry keygen", "registry consent", "registry release", "registry serve", "serve"),
-    *("bench transfer", "bench training", "bench scaling", "bench selection"),
-    *("bench multitask", "bench meta", "bench conditional"),
+    "registry release-from-quarantine",
 }
 
 

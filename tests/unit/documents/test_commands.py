@@ -22,8 +22,6 @@ from tests.unit.documents.pages import (
     text_of,
 )
 
-AHEAD = ("registry release-from-quarantine", "drill soak")
-"""Commands that documents name before the code has them. Empty this at the merge."""
 _TEST = re.compile(r"tests/[\w/]+\.py")
 _START = re.compile(r"(?:\.venv/bin/|-m )?\badapterdistill ")
 
@@ -106,11 +104,7 @@ def test_a_block_without_a_mark_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(("place", "command"), [*commands(), *dict.fromkeys(commands_in_prose())])
-def test_every_command_and_option_exists(
-    place: str, command: str, request: pytest.FixtureRequest
-) -> None:
-    if command.startswith(AHEAD):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="ahead of the code"))
+def test_every_command_and_option_exists(place: str, command: str) -> None:
     assert faults_of(words_of(command)) == [], place
 
 

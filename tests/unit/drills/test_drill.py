@@ -1,10 +1,12 @@
 """What surrounds a drill: its folder, its processes, its verdict, and the command."""
 
+import inspect
 import json
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,11 +15,19 @@ import pytest
 from adapterdistill.cli import drill as cli
 from adapterdistill.cli import main
 from adapterdistill.drills import drill
-from adapterdistill.drills.catalogue import DRILLS
-from adapterdistill.drills.drill import Drill, Outcome, not_refused, run_drill
+from adapterdistill.drills.catalogue import DRILLS, Later
+from adapterdistill.drills.drill import Drill, Outcome, not_refused, reported, run_drill
 from adapterdistill.errors import NotFoundError, RegistryError, WithdrawnError
+from adapterdistill.testbed.reporting import Part
 
 Run = Callable[[Path, random.Random], Outcome]
+
+
+def sized(name: str, **sizes: float) -> Drill:
+    """A drill with other sizes than by default."""
+    drill = DRILLS[name]
+    assert sizes.keys() <= drill.sizes.keys()
+    return replace(drill, sizes={**drill.sizes, **sizes})
 
 
 def drill_of(run: Run) -> Drill:
@@ -59,7 +69,7 @@ def test_an_error_of_the_deployment_is_a_finding() -> None:
 
 
 def test_a_process_that_is_left_is_ended_and_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drill, "_GRACE_S", 0.1)
+    monkeypatch.setattr(drill, "GRACE_S", 0.1)
     started = []
 
     def run(folder: Path, draw: random.Random) -> Outcome:
@@ -151,3 +161,51 @@ def test_a_finding_is_told_and_fails_the_command(
 def test_an_unknown_drill_is_a_wrong_setting(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run_command(capsys, "kill-moon")
     assert status == 2 and "no such drill: kill-moon" in err and "kill-registry" in err
+
+
+def test_sizes_reach_the_drills_that_have_them(
+    capsys: pytest.CaptureFixture[str], made_up: dict[str, Drill]
+) -> None:
+    def run(folder: Path, draw: random.Random, *, calls: int) -> Outcome:
+        return Outcome(None, note=f"{calls} calls")
+
+    made_up["calling"] = Drill("calling", "Calls.", run, {"calls": 5})
+    for options, calls in (((), 5), (("--calls", "7"), 7)):
+        status, _, err = run_command(capsys, "calling", "sound", *options)
+        assert status == 0 and f"calling 1/1: pass ({calls} calls)" in err
+
+
+def test_a_size_of_no_drill_that_is_run_is_a_wrong_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, _, err = run_command(capsys, "kill-registry", "--calls", "3")
+    assert status == 2 and "--calls is a size of fuzz-registry" in " ".join(err.split())
+
+
+def test_the_list_names_the_sizes_of_a_drill(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run_command(capsys, "list", "--format", "json")
+    sizes = {row["name"]: row["sizes"] for row in json.loads(out)}
+    assert sizes["soak"] == {"minutes": 30.0, "rate": 20.0} and sizes["drop-rpc"] == {}
+
+
+def test_the_report_of_a_drill_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    part = Part("work", lambda: {"done": 3}, lambda found: ["## Work"], lambda found: ["a fault"])
+
+    def run(folder: Path, draw: random.Random) -> Outcome:
+        return reported(folder, "Made up", part)[1]
+
+    found = run_drill(drill_of(run), seed=0, keep=tmp_path / "kept")
+    assert found.findings == ("a fault",)
+    figures = json.loads((tmp_path / "kept" / "report.json").read_text())
+    assert figures["work"] == {"done": 3} and figures["faults"] == ["a fault"]
+    text = (tmp_path / "kept" / "report.md").read_text()
+    assert "# Made up" in text and "**1 faults**" in text and "## Work" in text
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_the_function_of_each_drill_is_there_and_takes_its_sizes(name: str) -> None:
+    run = DRILLS[name].run
+    assert isinstance(run, Later)
+    parameters = inspect.signature(run.function()).parameters
+    assert [*parameters][:2] == ["folder", "draw"]
+    assert [*parameters][2:] == [*DRILLS[name].sizes]

@@ -12,20 +12,21 @@ import pytest
 from actors.cluster import OwnCluster
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
-from adapterdistill.drills.endpoint import replica
+from adapterdistill.drills.endpoint import kill
 from adapterdistill.drills.onboarding import on_ray
-from adapterdistill.drills.onboarding.on_ray import Site
 from adapterdistill.errors import TrainingError
+from adapterdistill.testbed import endpoint, owner_site
+from adapterdistill.testbed.owner_site import Site
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver trains in its own process, and is spared when it is to be killed."""
     cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
-    monkeypatch.setattr(on_ray, "start_own_cluster", lambda *_, **__: cluster)
-    monkeypatch.setattr(on_ray, "stop_own_cluster", lambda *_, **__: None)
+    monkeypatch.setattr(owner_site, "start_own_cluster", lambda *_, **__: cluster)
+    monkeypatch.setattr(owner_site, "stop_own_cluster", lambda *_, **__: None)
     monkeypatch.setattr(on_ray, "_titled", lambda *_: [])
-    monkeypatch.setattr(on_ray, "ONBOARD", ("onboard", "--local"))
+    monkeypatch.setattr(owner_site, "ONBOARD", ("onboard", "--local"))
     monkeypatch.setattr(on_ray, "_VICTIMS", ("driver",))
     monkeypatch.setattr(on_ray, "_MOMENTS", {"extracted": 0.1})
     monkeypatch.setattr(on_ray, "_kill", lambda _: None)
@@ -60,9 +61,10 @@ def served(monkeypatch: pytest.MonkeyPatch, **measured: Any) -> Outcome:
     def deployed(*_: object, **__: object) -> Iterator[Any]:
         yield type("Server", (), {"address": "", "kill_a_replica": None})
 
+    monkeypatch.setattr(kill, "kill_sections", lambda figures: ())
     found = {"wrong": [], "failed_after_retries": 0, "seconds_until_full_service": 2.5}
-    monkeypatch.setattr(replica, "deployed", deployed)
-    monkeypatch.setattr(replica, "measure_kill", lambda *_, **__: found | measured)
+    monkeypatch.setattr(endpoint, "deployed", deployed)
+    monkeypatch.setattr(kill, "measure_kill", lambda *_, **__: found | measured)
     return run_drill(DRILLS["kill-serve-replica"], seed=0)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's isolation part at its smallest: on the app alone, with a real registry."""
+"""The drill of isolation at its smallest: on the app alone, with a real registry."""
 
 import json
 from collections import Counter
@@ -10,7 +10,6 @@ import pytest
 
 from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.endpoint.report import markdown
 from adapterdistill.drills.endpoint.control import control
 from adapterdistill.drills.endpoint.hazards import STEPS, WITHIN_S, Hazards, Timeline
 from adapterdistill.drills.endpoint.isolation import (
@@ -21,6 +20,7 @@ from adapterdistill.drills.endpoint.isolation import (
     publish,
     second_versions,
 )
+from adapterdistill.drills.endpoint.report import isolation_sections
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.http_load import Reply
@@ -132,9 +132,7 @@ def test_a_run_in_which_too_little_happened_proves_nothing() -> None:
         "wrong": {"is odd": 1}, "failed": {"503": 2}, "paging": {"loads": 3, "evictions": 0},
     }  # fmt: skip
     found = {"parts": [part], "control": {"through another": {"made": 2, "noticed": 1}}}
-    told = list(isolation_faults(found))
+    told = list(isolation_faults({"isolation": found}))
     assert len(told) == 5 + len(STEPS)
-    report = markdown(
-        {"tenants": 8, "environment": {}, "aims": [], "faults": told, "isolation": found}
-    )
+    report = "".join(isolation_sections({"tenants": 8, "isolation": found}))
     assert "is odd 1" in report and "503 2" in report

@@ -42,7 +42,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Ends:
         "make_owner": lambda folder: None,
         "undisturbed": lambda run: SimpleNamespace(report=report),
         "taught": serving,
-        "serving": serving,
+        "registry_process": serving,
         "driver": driver,
         "made": lambda *_: None,
         "differences": lambda *_: ["another adapter"],

@@ -43,8 +43,9 @@ from adapterdistill.drills.soak.samples import (
 from adapterdistill.drills.soak.tenants import Tenants
 from adapterdistill.release import live_bundle, set_live
 from adapterdistill.testbed.answers import Alone, Question
-from adapterdistill.testbed.faq_banks import put_bundle, random_adapters
+from adapterdistill.testbed.faq_banks import put_bundle
 from adapterdistill.testbed.http_load import Reply
+from adapterdistill.testbed.random_adapters import random_adapters
 from tests.unit.bench.test_endpoint import Served, running, serve_samples
 
 
