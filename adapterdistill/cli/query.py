@@ -118,7 +118,12 @@ def ask(
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise ConfigError(f"not an address: {address}") from None
     except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address} ({type(error).__name__})") from None
+        why = (
+            "not within the time limit"
+            if isinstance(error, httpx.TimeoutException)
+            else "no server"
+        )
+        raise ServingError(f"no answer from {address} ({why})") from None
     try:
         body: dict[str, Any] = response.json()
     except ValueError:

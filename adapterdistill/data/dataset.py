@@ -48,8 +48,9 @@ def find_faults(folder: Path) -> list[Fault]:
     """
     folder = local_folder(folder)
     faqs, queries = folder / FAQS_FILE, folder / QUERIES_FILE
+    is_there = faqs.exists()
     brought = _brought(folder)
-    if brought and not faqs.exists():
+    if brought and not is_there:
         shown = ", ".join(brought[:3]) + (", ..." if len(brought) > 3 else "")
         problem = f"does not exist, but {shown} does: {_IMPORT}"
         return [Fault(FAQS_FILE, None, None, problem)]
@@ -251,7 +252,7 @@ def write_tenant(
             _move(staged, folder, replaced=Path(staging) / "replaced")
         sync(folder.parent)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or "the file system refused it"
         raise DataError(f"{folder} cannot be written: {reason}") from error
 
 
