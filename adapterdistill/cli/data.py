@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, option
 from adapterdistill.cli.tables import table
 from adapterdistill.data import (
     TenantDataset,
@@ -37,11 +37,15 @@ def import_(
     valid_fraction: Annotated[float, typer.Option(help="Training rows to hold out.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(help="Training rows to set aside.")] = 0.0,
     encoding: Annotated[
-        str | None, typer.Option(help="Encoding of text files that are not UTF-8, as cp1252.")
+        str | None, option("Encoding of text files that are not UTF-8, such as cp1252.", "NAME")
     ] = None,
     mapped: Annotated[
         list[str] | None,
-        typer.Option("--map", help="FIELD=COLUMN, as question=QUESTIONS; may be repeated."),
+        option(
+            "Take a field from a column, as in question=FRAGE; may be repeated.",
+            "FIELD=COLUMN",
+            "--map",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     output: Output = Format.table,
