@@ -102,7 +102,7 @@ def import_tenant(
         raise ValueError(f"--map takes FIELD=COLUMN with a field of {', '.join(FIELDS)}")
     source, target = local_folder(source), local_folder(target)
     refuse_to_replace(target, overwrite=overwrite)
-    queries, faqs, report = _read(source, encoding, mapped)
+    queries, faqs, report = _read(source, encoding, mapped, target)
 
     splits = {query.split for query in queries}
     selection = _Selection(
@@ -118,12 +118,12 @@ def import_tenant(
 
 
 def _read(
-    place: Path, encoding: str | None, mapped: Sequence[tuple[str, str]]
+    place: Path, encoding: str | None, mapped: Sequence[tuple[str, str]], target: Path
 ) -> tuple[SourceQueries, SourceFaqs, ImportReport]:
     """The source, found sound. Raises DataError with every fault and how each file was read."""
     report = ImportReport()
     try:
-        source = find_source(place, encoding=encoding, mapped=mapped)
+        source = find_source(place, encoding=encoding, mapped=mapped, leave_out=target)
     except SourceError as error:
         raise DataError(faults_message(place, error.faults, error.read_as)) from None
     report.ignored += source.ignored

@@ -5,13 +5,12 @@ A file's role is told by the words of its name and of its folders (`faqs.xlsx`, 
 columns. Every file that is not read is named with the reason.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from adapterdistill.data.schema import TASKS_FOLDER, Fault
+from adapterdistill.data.schema import Fault
 from adapterdistill.data.sources.columns import (
     FAQ_NAMES,
     QUERY_NAMES,
@@ -31,10 +30,9 @@ from adapterdistill.data.sources.naming import (
 )
 from adapterdistill.data.sources.opening import Opened, ReadOptions
 from adapterdistill.data.sources.raw import RawTable, UnreadableSourceError
+from adapterdistill.data.sources.walking import files_of
 
 _NAMES = {"faqs": FAQ_NAMES, "queries": QUERY_NAMES}
-_MOST_FILES = 10_000
-_DEEPEST = 5
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,18 @@ class _Found:
 
 
 def find_source(
-    place: Path, *, encoding: str | None = None, mapped: Sequence[tuple[str, str]] = ()
+    place: Path,
+    *,
+    encoding: str | None = None,
+    mapped: Sequence[tuple[str, str]] = (),
+    leave_out: Path | None = None,
 ) -> Source:
     """Find and match the tables of a folder, or of one file.
 
     Args:
         encoding: of text files without a byte order mark; None is UTF-8.
         mapped: (field, column) pairs that go before what the names say.
+        leave_out: a folder within the source that is no part of it.
 
     Raises:
         SourceError: two candidates of one role, or a file that cannot be read.
@@ -102,11 +105,11 @@ def find_source(
     options, opened = ReadOptions(encoding, mapped), Opened()
     strangers: list[str] = []
     faults: list[Fault] = []
-    for path, file in _files(place, opened.ignored):
-        if file.startswith(f"{TASKS_FOLDER}/"):
-            why = f"a further task: put it into the folder {TASKS_FOLDER} of the tenant"
-            opened.ignored.append((file, why))
-            continue
+    try:
+        files = list(files_of(place, opened.ignored, leave_out=leave_out))
+    except UnreadableSourceError as error:
+        raise SourceError([Fault(place.name, None, None, error.problem)]) from None
+    for path, file in files:
         named = not place.is_dir() or is_named(path, file)
         if not _is_readable(path, named=named):
             strangers.append(file)
@@ -150,33 +153,6 @@ def _is_readable(path: Path, *, named: bool) -> bool:
     """A text file is a table only where its name says so; README.txt is none."""
     suffix = suffix_of(path)
     return suffix in SUFFIXES and (suffix != ".txt" or named or is_class_file(path))
-
-
-def _files(place: Path, ignored: list[tuple[str, str]]) -> Iterator[tuple[Path, str]]:
-    """The files of the source with their paths within it, in order of name."""
-    if not place.is_dir():
-        if not place.is_file():
-            raise SourceError([Fault(place.name, None, None, "does not exist")])
-        yield place, place.name
-        return
-    count = 0
-    for folder, folders, names in os.walk(place):
-        within = Path(folder).relative_to(place)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        if len(within.parts) >= _DEEPEST:
-            ignored += [(str(within / name), "the folder lies too deep") for name in folders]
-            folders.clear()
-        for name in sorted(names):
-            count += 1
-            if count > _MOST_FILES:
-                problem = f"holds more than {_MOST_FILES} files; give the tenant's own folder"
-                raise SourceError([Fault(place.name, None, None, problem)])
-            file = str(within / name)
-            if name.startswith((".", "_", "~$")):
-                if suffix_of(Path(name)) in SUFFIXES:
-                    ignored.append((file, "a hidden or temporary file"))
-            else:
-                yield Path(folder) / name, file
 
 
 def _assign(

@@ -1,4 +1,4 @@
-"""Sheets of an Excel workbook: values as they are shown, merged cells, dates, formulas."""
+"""Sheets of an Excel workbook: texts, numbers and dates, merged cells, formulas."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -100,6 +100,8 @@ def _rows(sheet: Any, extent: _Extent) -> list[list[object]]:
 
 def _value(cell: Any, is_formula: bool) -> object:
     """The cell as text, a reason why it has none, or None."""
+    from openpyxl.utils.escape import unescape
+
     value = getattr(cell, "value", None)
     if value is None:
         return Defect.NOT_COMPUTED if is_formula else None
@@ -109,6 +111,10 @@ def _value(cell: Any, is_formula: bool) -> object:
         return (value.date() if value.time() == time() else value).isoformat()
     if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, str):
+        return unescape(value)  # a line break may be written as _x000D_
+    if isinstance(value, int | float) and "%" in cell.number_format:
+        return f"{value * 100:.10g}%"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -28,6 +28,10 @@ def merged(book: Any) -> None:
         book["Sheet1"].merge_cells(cells)
 
 
+def percent(book: Any) -> None:
+    book["Sheet1"]["C2"].number_format = "0%"
+
+
 def formatted(book: Any) -> None:
     sheet = book["Sheet1"]
     for row in range(10, 3000):
@@ -109,6 +113,29 @@ EXCEL = {
         },
         faqs=[("1", "When?", "2026-05-04"), ("2", "2024", "9.5")],
         queries=[],
+    ),
+    "percentages and line breaks": Brought(
+        {
+            "faqs.xlsx": workbook(
+                {
+                    "Sheet1": [
+                        ("id", "question", "answer"),
+                        (1, "A?", 0.5),
+                        (2, "B?", "x_x000D_\ny"),
+                    ]
+                },
+                percent,
+            )
+        },
+        faqs=[("1", "A?", "50%"), ("2", "B?", "x\r\ny")],
+        queries=[],
+    ),
+    "a sheet a split": with_queries(
+        {
+            "asked.xlsx": workbook(
+                {"Train": QUERY_TABLE[:2], "Test": QUERY_TABLE[:1] + QUERY_TABLE[2:]}
+            )
+        }
     ),
     "formula that was never computed": Brought(
         {"faqs.xlsx": workbook({"S": [*FAQ_TABLE, ("x", '="sec"&"ret"', "#N/A")]})},

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,40 @@ def test_reading_goes_on_after_a_broken_row(tmp_path: Path) -> None:
         import_tenant(source, tmp_path / "out")
     for place in ("row 0: ", "row 2: ", "row 3, column query_id: "):
         assert place in str(caught.value)
+
+
+def test_a_tenant_may_lie_within_its_source_and_be_made_again(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_csv)
+    rows = imported(source, source / "tenant")
+    assert imported(source, source / "tenant", overwrite=True) == rows
+
+
+def test_a_tenant_is_a_source_too(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_jsonl, QUERY_ROWS[1:])
+    with (source / "queries.jsonl").open("a") as stream:
+        row = QUERY_ROWS[1] | {"query_id": "two", "text": "both", "faq_id": ["a", "b"]}
+        stream.write(json.dumps(row) + "\n")
+    import_tenant(source, tmp_path / "once")
+    import_tenant(tmp_path / "once", tmp_path / "again")
+    digests = {TenantDataset.open(tmp_path / name).digest() for name in ("once", "again")}
+    assert len(digests) == 1
+
+
+def test_links_and_pipes_are_named(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_csv, None)
+    os.mkfifo(source / "queries.csv")
+    (tmp_path / "elsewhere").mkdir()
+    (source / "test").symlink_to(tmp_path / "elsewhere")
+    (source / "gone.csv").symlink_to(tmp_path / "nothing")
+    said = "\n".join(import_tenant(source, tmp_path / "out").report.lines())
+    for line in (
+        "queries.csv: not a regular file",
+        "gone.csv: not a regular file",
+        "test: a link to a folder is not followed",
+    ):
+        assert f"ignored: {line}" in said
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        import_tenant(tmp_path / "nowhere", tmp_path / "other")
 
 
 def test_source_that_changes_during_the_import_is_refused(
