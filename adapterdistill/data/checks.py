@@ -73,7 +73,7 @@ def _check_cell(faults: _FaultList, row: int, column: str, cell: Cell, *, nullab
     """Say whether the cell is usable: sound text, or a null where one is allowed."""
     if cell is None:
         if not nullable:
-            faults.add(row, column, "is null")
+            faults.add(row, column, "is null or empty")
         return nullable
     if isinstance(cell, Defect):
         faults.add(row, column, cell.value)

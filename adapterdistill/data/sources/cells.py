@@ -1,5 +1,6 @@
 """Cells as the readers give them, made text, ids and splits of the tenant format."""
 
+import ast
 import json
 import math
 import re
@@ -72,13 +73,20 @@ def ids_of(value: object) -> list[Cell]:
         return [cell for one in value if (cell := id_cell(one)) is not None]
     cell = id_cell(value)
     if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
-        try:
-            found = json.loads(cell)
-        except (ValueError, RecursionError):
-            found = None
+        found = _list_in(cell)
         if isinstance(found, list) and all(isinstance(one, str | int) for one in found):
             return [one for one in map(id_cell, found) if one is not None]
     return [] if cell is None else [cell]
+
+
+def _list_in(cell: str) -> object:
+    """The list that a cell spells, as JSON or as Python does; None if it spells none."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def parts_of(label: str) -> list[str]:

@@ -30,6 +30,8 @@ QUERY_NAMES: Mapping[str, Sequence[str]] = {
         "sentence",
         "message",
         "input",
+        "phrase",
+        "example",
         "question",
     ),
     "faq_id": (
@@ -59,7 +61,7 @@ SPLIT_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), "unlabelled"),
 }
 _LONGEST_NAME = 40
-_MOST_WORDS = 4
+_MOST_WORDS = 3
 
 
 def plain_name(name: object) -> str:

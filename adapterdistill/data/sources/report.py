@@ -78,13 +78,15 @@ class ImportReport:
         ignored = [shown_name(columns[n], n) for n in table.match.unused]
         self.tables.append(TableReport(raw.name, role, raw.kind, fields, ignored))
 
-    def count(self, table: str, rows: int, empty: int) -> None:
-        """Tell how many rows a table has, and how many empty ones were passed over."""
+    def count(self, table: str, rows: int, *, empty: int, headers: int) -> None:
+        """Tell how many rows a table has, and how many were passed over."""
         for one in self.tables:
             if one.name == table:
                 one.rows = rows
         if empty:
             self.notes.append(f"{table}: {empty} empty row(s) are not read")
+        if headers:
+            self.notes.append(f"{table}: {headers} row(s) that repeat the header are not read")
 
     def shown_tables(self) -> list[str]:
         """How each table was understood, one a line."""

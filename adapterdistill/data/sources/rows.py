@@ -13,16 +13,20 @@ from adapterdistill.data.sources.report import ImportReport
 def numbered(
     table: SourceTable, report: ImportReport | None = None
 ) -> Iterator[tuple[int, Record]]:
-    """The table's rows that are not empty, numbered from 0; how many there are goes to `report`.
+    """The table's rows but empty ones and repeated headers, from 0; tell `report` how many.
 
     Raises:
         UnreadableTableError: the file cannot be read on.
     """
-    row = empty = 0
+    row = empty = headers = 0
+    header = [name.strip() for name in table.raw.columns]
     try:
         for record in table.raw.records():
             if record is None:
                 empty += 1
+                continue
+            if not isinstance(record, str) and [str(cell).strip() for cell in record] == header:
+                headers += 1  # files put one after the other
                 continue
             yield row, record
             row += 1
@@ -30,7 +34,7 @@ def numbered(
         fault = Fault(table.raw.name, row, None, error.problem)
         raise UnreadableTableError([fault]) from None
     if report is not None:
-        report.count(table.raw.name, row, empty)
+        report.count(table.raw.name, row, empty=empty, headers=headers)
 
 
 def one_row(row: int, columns: Sequence[str], cells: Sequence[Cell]) -> CellBatch:

@@ -20,6 +20,12 @@ _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16.
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "an Excel file or a zip archive; an Excel file must be named .xlsx",
+    b"\xd0\xcf\x11\xe0": "an old Excel file; save it as .xlsx",
+    b"PAR1": "Parquet; name it .parquet",
+    b"\x1f\x8b": "compressed by gzip; let its name end with .gz",
+}
 _SAMPLE_BYTES = 4096
 
 
@@ -57,10 +63,14 @@ def encoding_of(path: Path, told: str | None) -> str:
     """The encoding to read with: by the byte order mark, else as `told`, else UTF-8.
 
     Raises:
-        UnreadableSourceError: the bytes are those of UTF-16 without a mark, and nothing was told.
+        UnreadableSourceError: the bytes are of another format, or of UTF-16 without a mark while
+            nothing was told.
     """
     with open_bytes(path) as stream:
         start = stream.read(_SAMPLE_BYTES)
+    for beginning, what in _OTHER_FORMATS.items():
+        if start.startswith(beginning):
+            raise UnreadableSourceError(f"is not text but {what}")
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding

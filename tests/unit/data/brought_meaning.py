@@ -152,6 +152,7 @@ RIGHT = {
             ("a cell with bars", "csv", SHORT + "open and ship,open | ship,train\n"),
             ("a cell with semicolons", "csv", SHORT + "open and ship,open;ship,train\n"),
             ("a quoted cell", "csv", SHORT + 'open and ship,"open, ship",train\n'),
+            ("a cell of Python", "csv", SHORT + "open and ship,\"['open', 'ship']\",train\n"),
             ("a cell of JSON", "csv", SHORT + 'open and ship,"[""open"", ""ship""]",train\n'),
         )
     },

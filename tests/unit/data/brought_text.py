@@ -120,6 +120,18 @@ DELIMITED = {
             "row 1, column answer: holds an error value",
         ),
     ),
+    "header again": with_queries(
+        {"queries.csv": QUERY_CSV + QUERY_CSV.split("\n")[0] + "\n"},
+        says=("1 row(s) that repeat the header are not read",),
+    ),
+    "other formats named csv": with_queries(
+        {"queries.csv": b"PK\x03\x04secret", "queries-test.csv": b"\x1f\x8bsecret"},
+        refused=("queries.csv: is not text but an Excel file", "compressed by gzip"),
+    ),
+    "texts without a header": with_queries(
+        {"queries.txt": "how do i pay\nwhere is it\n"},
+        refused=("the columns are column 1 (not shown", "one column"),
+    ),
     "nothing in it": with_queries(
         {"queries.csv": ""}, refused=("queries.csv: has no header line",)
     ),
