@@ -32,7 +32,7 @@ from actors.records import (
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers
-from actors.training_stages import (
+from actors.training.stages import (
     distil,
     extract,
     leave_untrained,

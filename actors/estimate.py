@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from actors.publishing import build_manifest
-from actors.training_stages import variant_settings
+from actors.training.stages import variant_settings
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, probe_sentences

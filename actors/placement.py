@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from actors.data_owner import DataOwner
-from actors.worker_room import RESOURCE_SLIVER
+from actors.training.room import RESOURCE_SLIVER
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.sections import PlacementConfig

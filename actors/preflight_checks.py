@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from actors.estimate import Estimate, Listed
 from actors.publishing import consent_of
-from actors.training_stages import require_possible
+from actors.training.stages import require_possible
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from actors.records import StageResult
-from actors.train_outcome import peak_rss_mb
+from actors.training.outcome import peak_rss_mb
 from adapterdistill.config import OnboardConfig
 from adapterdistill.files import remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, names, option
+from adapterdistill.cli.tables import table
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
@@ -76,9 +77,9 @@ def demo(
 
 def _tables(result: DemoResult) -> Iterator[Table | str]:
     """The result within 80 columns; `--format json` and `--output` have all of it."""
-    table = _table("Own adapter -> distilled adapter, on held-out queries", "teachers")
+    shown = _table("Own adapter -> distilled adapter, on held-out queries", "teachers")
     for name in ("top-1", "MRR", "decision"):
-        table.add_column(name, no_wrap=True)
+        shown.add_column(name, no_wrap=True)
     for report in result.reports:
         held = report.evaluate.held_out
         cells = [report.tenant, str(len(report.fetch_teachers.teachers))]
@@ -88,22 +89,22 @@ def _tables(result: DemoResult) -> Iterator[Table | str]:
                 continue
             own, distilled = held.own[metric].value, held.distilled[metric].value
             cells.append(f"{own:.2f} -> {distilled:.2f}" if report.distil.trained else f"{own:.2f}")
-        table.add_row(*cells, report.decide.choice)
-    yield table
-    table = _table("Seconds by stage", *(stage.replace("_teachers", "") for stage in _SHOWN), "all")
+        shown.add_row(*cells, report.decide.choice)
+    yield shown
+    shown = _table("Seconds by stage", *(stage.replace("_teachers", "") for stage in _SHOWN), "all")
     for report in result.reports:
         seconds = report.stage_seconds()
-        shown = (f"{seconds[stage]:.1f}" for stage in _SHOWN)
-        table.add_row(report.tenant, *shown, f"{sum(seconds.values()):.1f}")
-    yield table
-    table = _table("Answers over HTTP", "score", "ms")
-    table.add_column("question asked")
-    table.add_column("first FAQ")
+        cells = [f"{seconds[stage]:.1f}" for stage in _SHOWN]
+        shown.add_row(report.tenant, *cells, f"{sum(seconds.values()):.1f}")
+    yield shown
+    shown = _table("Answers over HTTP", "score", "ms")
+    shown.add_column("question asked")
+    shown.add_column("first FAQ")
     for answer in result.answers:
         found = Text("abstained", style="yellow") if answer.abstained else Text(answer.first)
         figures = (f"{answer.score:.3f}", f"{answer.milliseconds:.0f}")
-        table.add_row(answer.tenant, *figures, Text(answer.asked), found)
-    yield table
+        shown.add_row(answer.tenant, *figures, Text(answer.asked), found)
+    yield shown
     peaks = ", ".join(f"{name} {mb:.0f} MB" for name, mb in result.peak_rss_mb.items())
     yield f"Peak memory: {peaks}"
     yield "Time: " + ", ".join(f"{name} {taken:.0f} s" for name, taken in result.seconds.items())
@@ -111,7 +112,7 @@ def _tables(result: DemoResult) -> Iterator[Table | str]:
 
 def _table(title: str, *figures: str) -> Table:
     """A table of tenants, whose names are whole, with columns of figures."""
-    table = Table(Column("tenant", no_wrap=True), title=title)
+    made = table(Column("tenant", no_wrap=True), title=title)
     for name in figures:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+        made.add_column(name, justify="right", no_wrap=True)
+    return made

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from actors.cluster import start_own_cluster, stop_own_cluster
-from actors.train_loop import train_in_place
-from actors.train_outcome import Outcome
-from actors.train_workers import TrainWorkers, train_on_workers
+from actors.training.loop import train_in_place
+from actors.training.outcome import Outcome
+from actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training.report import batch_rows, training_rows_of
 from adapterdistill.checkpoint import unpack_adapter

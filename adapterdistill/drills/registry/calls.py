@@ -71,13 +71,10 @@ def way_to(
     connect = partial(RegistryClient, credentials=credentials)
     # The registry's certificate is for its own name, not for the proxy's.
     name = address.rpartition(":")[0].strip("[]")
-    with FaultyProxy(address) as proxy:
+    # The direct client comes first: it says what is wrong with an address.
+    with connect(address, timeout_s=timeout_s) as direct, FaultyProxy(address) as proxy:
         through = partial(connect, proxy.address, server_name=name)
-        with (
-            connect(address, timeout_s=timeout_s) as direct,
-            through(timeout_s=timeout_s) as client,
-            through(timeout_s=_HASTY_S) as hasty,
-        ):
+        with through(timeout_s=timeout_s) as client, through(timeout_s=_HASTY_S) as hasty:
             yield Way(proxy, client, hasty, direct)
 
 

@@ -22,7 +22,7 @@ time.sleep(60)
 
 def joined(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen[bytes]:
     """A node that runs `script` in the place of `ray start`."""
-    monkeypatch.setattr(cluster, "_JOIN", script)
+    monkeypatch.setattr(cluster, "JOIN_ON_LOOPBACK", script)
     own = OwnCluster(os.getpid(), "127.0.0.1:1", "", str(folder), {})
     return join_own_cluster(own, num_cpus=1, resources={"owner:acme": 1})
 

@@ -46,7 +46,7 @@ def test_a_stage_that_is_done_is_answered_and_not_done_again(
     expected = getattr(DataOwner(config), stage)()
     made: list[str] = []
     monkeypatch.setattr(
-        "actors.training_stages.train_stage", lambda *_, **__: made.append("training")
+        "actors.training.stages.train_stage", lambda *_, **__: made.append("training")
     )
     monkeypatch.setattr("actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch"))
     monkeypatch.setattr("adapterdistill.bundle.write_bundle", lambda *_: made.append("bundle"))
@@ -91,7 +91,7 @@ class Killed(BaseException):
 
 INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
-    "extract": "actors.train_outcome.pack_trained",
+    "extract": "actors.training.outcome.pack_trained",
     "fetch_teachers": "actors.teachers.prove_active",
     "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
     "evaluate": "actors.judging.compare",

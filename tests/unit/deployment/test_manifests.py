@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from actors.worker_room import RESOURCE_SLIVER
+from actors.training.room import RESOURCE_SLIVER
 from adapterdistill import __version__, cli
 from adapterdistill.config import load_toml
 from adapterdistill.registry.server.server import is_loopback

@@ -1,8 +1,23 @@
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from adapterdistill.backbone import Encoder
+
+LOGGERS = ("adapterdistill.requests", "ray.serve")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """Take back what a replica sets of the process's loggers, which later tests would inherit."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(log.propagate, log.level, list(log.handlers)) for log in loggers]
+    yield
+    for log, (propagate, level, handlers) in zip(loggers, before, strict=True):
+        log.propagate, log.handlers = propagate, handlers
+        log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

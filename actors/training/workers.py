@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.train_outcome import Outcome, write_payloads
-from actors.worker_room import (
+from actors.training.outcome import Outcome, write_payloads
+from actors.training.room import (
     cluster_nodes,
     room,
     wait_for_room,

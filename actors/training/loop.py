@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from actors.train_outcome import Outcome, write_payloads
-from actors.train_workers import TrainWorkers, train_on_workers
+from actors.training.outcome import Outcome, write_payloads
+from actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.objective import Progress

@@ -7,8 +7,8 @@ from typing import Any
 
 from actors.prototypes import require_shareable
 from actors.records import Distilled, Extracted
-from actors.train_loop import train_stage
-from actors.train_outcome import Outcome
+from actors.training.loop import train_stage
+from actors.training.outcome import Outcome
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
