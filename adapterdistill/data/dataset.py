@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from adapterdistill.data.checks import check_faqs, check_queries
 from adapterdistill.data.reading import BATCH_ROWS, Defect, UnreadableTableError, read_table
-from adapterdistill.data.repeats import PlacedQuery, Suspects, find_repeats
 from adapterdistill.data.schema import (
     FAQ_COLUMNS,
     FAQS_FILE,
@@ -70,29 +69,6 @@ def find_faults(folder: Path) -> list[Fault]:
         if not isinstance(found, Task):
             faults += [replace(fault, file=name) for fault in found]
     return faults
-
-
-def find_doubts(folder: Path) -> list[str]:
-    """Warn of texts in two splits or with contradicting labels, by row, in a sound tenant."""
-    path = local_folder(folder) / QUERIES_FILE
-    if not path.exists():
-        return []
-    suspects = Suspects()
-    for number, placed in enumerate(_placed(path)):
-        suspects.add(number, placed)
-    numbers = suspects.numbers()
-    if not numbers:
-        return []
-    rows = [(number, p) for number, p in enumerate(_placed(path)) if number in numbers]
-    return find_repeats(rows).warnings
-
-
-def _placed(path: Path) -> Iterator[PlacedQuery]:
-    """Each query with the first of its rows."""
-    row = 0
-    for query in _read_queries(path, BATCH_ROWS):
-        yield PlacedQuery(path.name, row, query)
-        row += max(1, len(query.faq_ids))
 
 
 def _read_queries(path: Path, batch_rows: int) -> Iterator[Query]:

@@ -19,9 +19,10 @@ from adapterdistill.data.schema import Fault, Query, faults_message, local_folde
 from adapterdistill.data.sources.cells import ids_of, is_no_label
 from adapterdistill.data.sources.columns import FIELDS
 from adapterdistill.data.sources.faqs import SourceFaqs, faqs_of_labels, read_faqs
-from adapterdistill.data.sources.finding import Source, SourceError, find_source
+from adapterdistill.data.sources.finding import SourceError, find_source
 from adapterdistill.data.sources.queries import SourceQueries
 from adapterdistill.data.sources.report import ImportReport
+from adapterdistill.data.sources.roles import Source
 from adapterdistill.data.sources.rows import numbered
 from adapterdistill.data.sources.text import check_encoding
 from adapterdistill.data.splits import held_out, nested_key

@@ -16,9 +16,9 @@ from adapterdistill.data.sources.cells import (
     plain_question,
     texts_of,
 )
-from adapterdistill.data.sources.finding import SourceTable
 from adapterdistill.data.sources.raw import Record
 from adapterdistill.data.sources.report import ImportReport
+from adapterdistill.data.sources.roles import SourceTable
 from adapterdistill.data.sources.rows import broken_row, missing, numbered, one_row
 
 

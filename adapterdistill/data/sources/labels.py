@@ -14,7 +14,7 @@ from adapterdistill.data.sources.cells import (
     parts_of,
 )
 from adapterdistill.data.sources.faqs import SourceFaqs
-from adapterdistill.data.sources.finding import SourceTable
+from adapterdistill.data.sources.roles import SourceTable
 
 
 class Note(Enum):

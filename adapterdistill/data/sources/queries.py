@@ -16,9 +16,9 @@ from adapterdistill.data.repeats import (
 from adapterdistill.data.schema import QUERY_COLUMNS, SPLITS, Fault, Query
 from adapterdistill.data.sources.cells import id_cell, plain_question, split_cell, text_cell
 from adapterdistill.data.sources.faqs import SourceFaqs
-from adapterdistill.data.sources.finding import SourceTable
 from adapterdistill.data.sources.labels import Labels, Note
 from adapterdistill.data.sources.report import ImportReport
+from adapterdistill.data.sources.roles import SourceTable
 from adapterdistill.data.sources.rows import broken_row, missing, numbered, one_row
 from adapterdistill.errors import DataError
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from adapterdistill.data.sources.columns import FIELDS, shown_name
-from adapterdistill.data.sources.finding import SourceTable
+from adapterdistill.data.sources.roles import SourceTable
 
 MOST_ROWS_NAMED = 20
 _MOST_LINES = 50

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from adapterdistill.data.reading import Cell, CellBatch, UnreadableTableError
 from adapterdistill.data.schema import Fault
 from adapterdistill.data.sources.columns import shown_names
-from adapterdistill.data.sources.finding import SourceTable
 from adapterdistill.data.sources.raw import Record, UnreadableSourceError
 from adapterdistill.data.sources.report import ImportReport
+from adapterdistill.data.sources.roles import SourceTable
 
 
 def numbered(
