@@ -56,7 +56,7 @@ class Imported:
     """A tenant that was written."""
 
     counts: dict[str, int]
-    """As `TenantDataset.counts` gives them."""
+    """Counts of the tenant (`TenantDataset.counts`)."""
     report: ImportReport
 
 

@@ -31,7 +31,7 @@ class PlacedQuery:
 
 @dataclass
 class Repeats:
-    """What equal texts and ids mean."""
+    """The meaning of equal texts and ids."""
 
     merged: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Right FAQs of each row that stands for several, by its number."""
@@ -143,7 +143,7 @@ def _warn(rows: Iterable[PlacedQuery], repeats: Repeats) -> None:
 
 
 def _doubts(first: Query, again: Query) -> list[str]:
-    """What is odd about two queries of one text."""
+    """Say what is odd about two queries of one text."""
     doubts = []
     if first.split != again.split:
         doubts.append(f"is also in another split ({again.split} here, {first.split} there)")

@@ -90,7 +90,7 @@ def _list_in(cell: str) -> object:
 
 
 def parts_of(label: str) -> list[str]:
-    """What a label is made of where it lists several: `price | pay`, `price; pay`."""
+    """Split a label that lists several, such as `price | pay` or `price; pay`."""
     for delimiter in ("|", ";", ","):
         parts = [part.strip() for part in label.split(delimiter)]
         if len(parts) > 1 and all(parts):

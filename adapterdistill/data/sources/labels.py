@@ -1,4 +1,4 @@
-"""What a query's label means: a FAQ's id, its question, a number with a name, several, or none."""
+"""The meaning of a query's label: a FAQ's id, its question, a number, several FAQs, or none."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from adapterdistill.data.sources.roles import SourceTable
 
 
 class Note(Enum):
-    """What was made of a label that is no FAQ's id."""
+    """The meaning that was given to a label that is no FAQ's id."""
 
     OUT_OF_SCOPE = "the label is a word for out of scope"
     UNKNOWN = f"the label {UNKNOWN_LABEL} stands for none: unlabelled"

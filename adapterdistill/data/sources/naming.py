@@ -1,4 +1,4 @@
-"""What the names of files and folders say of a table: format, role, split, and whose part it is."""
+"""Names of files and folders: the format, role, split and parts that they tell."""
 
 import re
 from pathlib import Path

@@ -48,7 +48,7 @@ class ReadOptions:
     """How the user says that files are to be read."""
 
     encoding: str | None
-    """Of text files without a byte order mark; None is UTF-8."""
+    """Encoding of text files without a byte order mark; None is UTF-8."""
     mapped: Sequence[tuple[str, str]]
     """(field, column) pairs."""
 
@@ -60,7 +60,7 @@ class ReadOptions:
 
 @dataclass
 class Opened:
-    """What the files that were opened hold."""
+    """The content of the files that were opened."""
 
     tables: list[RawTable] = field(default_factory=list)
     rasa: RasaProject = field(default_factory=RasaProject)

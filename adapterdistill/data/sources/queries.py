@@ -69,7 +69,7 @@ class SourceQueries:
                 what = "one query with an earlier row of the same text: several FAQs are right"
                 report.row(kept[number].file, what, kept[number].row)
             report.warnings += self._repeats.warnings
-        return faults + self._repeats.faults
+        return list(dict.fromkeys(faults + self._repeats.faults))
 
     def __iter__(self) -> Iterator[Query]:
         """The queries as they will be written, before any are chosen."""
@@ -84,7 +84,7 @@ class SourceQueries:
             report.warnings.append(f"{placed}: is the question of a FAQ, and has another label")
 
     def _placed(self, *, sound_only: bool = False) -> Iterator[PlacedQuery]:
-        """The rows as queries; one with a fault is passed over or means a change."""
+        """Yield the rows as queries; a row with a fault is skipped, or means that the file changed."""
         for table in self._tables:
             if sound_only and _missing(table) is not None:
                 continue

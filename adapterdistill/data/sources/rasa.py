@@ -41,13 +41,13 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
 
 @dataclass
 class RasaProject:
-    """What the YAML files of a source say, together."""
+    """The content of all YAML files of a source."""
 
     files: list[str] = field(default_factory=list)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """By intent: each example and its split."""
+    """Each example and its split, by intent."""
     answers: dict[str, str] = field(default_factory=dict)
-    """By response."""
+    """The first text of each response, by its name."""
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """(place, why)."""
 

@@ -1,4 +1,4 @@
-"""What every reader of a source yields: a table's header and a stream of its rows."""
+"""A table as every reader yields it: its header and a stream of its rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ Record = Sequence[object] | str | None
 
 
 MAX_WHOLE_BYTES = 1 << 30
-"""Of a file that is read whole (a JSON array, an Excel book, YAML)."""
+"""Limit of a file that is read whole (a JSON array, an Excel book, YAML)."""
 
 
 class UnreadableSourceError(Exception):

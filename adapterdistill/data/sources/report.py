@@ -1,4 +1,4 @@
-"""What an import read, left out, changed and doubts, told so that no row is lost in silence."""
+"""The account of an import: columns, changes, doubts, and every row or file that is left out."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -48,9 +48,9 @@ class ImportReport:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     """(file or sheet, why)."""
     notes: list[str] = field(default_factory=list)
-    """What was changed or made on the way."""
+    """Changes, and values that were made."""
     warnings: list[str] = field(default_factory=list)
-    """What is likely to be a mistake in the source."""
+    """Likely mistakes in the source."""
     _rows: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def row(self, table: str, what: str, row: int) -> None:

@@ -36,7 +36,7 @@ class SourceTable:
 
 @dataclass
 class Source:
-    """What a source holds."""
+    """The tables of a source."""
 
     faqs: SourceTable | None = None
     queries: list[SourceTable] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Found:
 
     @property
     def own_role(self) -> str | None:
-        """What the sheet or key by itself says."""
+        """The role that the sheet or key names by itself."""
         return None if self.raw.part is None else role_of(self.raw.part)
 
 
