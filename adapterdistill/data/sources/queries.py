@@ -84,7 +84,7 @@ class SourceQueries:
             report.warnings.append(f"{placed}: is the question of a FAQ, and has another label")
 
     def _placed(self, *, sound_only: bool = False) -> Iterator[PlacedQuery]:
-        """Yield the rows as queries; a row with a fault is skipped, or means that the file changed."""
+        """Yield the rows as queries; skip those with faults, or refuse a file that changed."""
         for table in self._tables:
             if sound_only and _missing(table) is not None:
                 continue
