@@ -118,7 +118,9 @@ def ask(
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise ConfigError(f"not an address: {address}") from None
     except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address} ({type(error).__name__})") from None
+        late = isinstance(error, httpx.TimeoutException)
+        why = "it took too long" if late else "the connection failed"
+        raise ServingError(f"no answer from {address}: {why}") from None
     try:
         body: dict[str, Any] = response.json()
     except ValueError:

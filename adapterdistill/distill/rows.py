@@ -14,6 +14,7 @@ from adapterdistill.data import Query, TenantDataset, held_out
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import FEW_ROWS, assign_folds
 from adapterdistill.distill.held_out import HeldOutRows
+from adapterdistill.distill.labels import joined, labels_of, right_labels
 
 OUT_OF_SCOPE = -1
 _CHUNK_ROWS = 1024
@@ -41,7 +42,7 @@ class StageRows:
         """The rows as each fold sees them: its own held out, the others to fit."""
         if self.folds is None:
             return []
-        labelled = self.train.labels >= 0
+        labelled = self.train.first_labels >= 0
         return [
             StageRows(
                 train=self.train.select(self.folds != fold),
@@ -193,38 +194,40 @@ def tokenise(
 
 def _tokenise(queries: Iterable[Query], encoder: Encoder, position: dict[str, int]) -> TrainingRows:
     ids: list[list[int]] = []
-    labels: list[int] = []
+    right: list[list[int]] = []
     texts: list[str] = []
     for query in queries:
         texts.append(query.text)
-        labels.append(OUT_OF_SCOPE if query.faq_id is None else position[query.faq_id])
+        right.append([position[faq_id] for faq_id in query.faq_ids])
         if len(texts) == _CHUNK_ROWS:
             ids += encoder.tokenize(texts)
             texts = []
     if texts:
         ids += encoder.tokenize(texts)
-    return TrainingRows(ids, torch.tensor(labels, dtype=torch.int64))
+    return TrainingRows(ids, labels_of(right))
 
 
 def join(first: TrainingRows, second: TrainingRows) -> TrainingRows:
-    return TrainingRows([*first.ids, *second.ids], torch.cat([first.labels, second.labels]))
+    return TrainingRows([*first.ids, *second.ids], joined([first.labels, second.labels]))
 
 
 def in_scope(rows: TrainingRows) -> TrainingRows:
-    return rows.select(rows.labels >= 0)
+    return rows.select(rows.first_labels >= 0)
 
 
 def out_of_scope(rows: TrainingRows) -> TrainingRows:
-    return rows.select(rows.labels < 0)
+    return rows.select(rows.first_labels < 0)
 
 
 def first_of_each(rows: TrainingRows, count: int) -> TrainingRows:
     """The first `count` rows of each label, in order."""
     seen: dict[int, int] = {}
     mask = torch.zeros(len(rows.ids), dtype=torch.bool)
-    for row, label in enumerate(rows.labels.tolist()):
-        seen[label] = seen.get(label, 0) + 1
-        mask[row] = seen[label] <= count
+    for row, right in enumerate(right_labels(rows.labels).tolist()):
+        labels = [label for label in right if label >= 0] or [OUT_OF_SCOPE]
+        for label in labels:
+            seen[label] = seen.get(label, 0) + 1
+        mask[row] = any(seen[label] <= count for label in labels)
     return rows.select(mask)
 
 

@@ -22,6 +22,7 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.engine.live import Alias
 from serve.http import middleware
+from serve.http.fault_words import fault_words
 from serve.http.middleware import bearer_token
 from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.metrics import Metrics
@@ -179,7 +180,7 @@ def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = [(_place(fault["loc"]), fault["type"]) for fault in error.errors()]
+        faults = [(_place(fault["loc"]), fault_words(fault)) for fault in error.errors()]
         told = "; ".join(f"{place}: {what}" for place, what in faults[:8])
         raise InvalidRequestError(told, field=faults[0][0]) from None
 

@@ -30,6 +30,7 @@ from adapterdistill.errors import (
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs
+from serve.http.fault_words import fault_words
 from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
 from serve.http.schema import (
     ErrorBody,
@@ -185,7 +186,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
+    faults = sorted({f"{_place(fault['loc'])}: {fault_words(fault)}" for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 
