@@ -310,4 +310,5 @@ def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswe
         variant=live.variant,
         confidence=live.confidence(ranked[0].score),
         alias=item.alias,
+        decided_by=ranking.decided_by,
     )

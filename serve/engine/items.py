@@ -49,6 +49,9 @@ class SearchAnswer:
     variant: VariantName = "adapter"
     confidence: float | None = None
     """P(the best FAQ is right); None: the bundle has no calibration."""
+    decided_by: str | None = None
+    """The view that puts the best FAQ furthest ahead of the second; None: the item did not ask, or
+    there is one FAQ."""
     alias: Alias = "live"
 
 

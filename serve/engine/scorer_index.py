@@ -42,6 +42,7 @@ class ScorerIndex:
     """FAQs that have an answer, in order."""
     starts: NDArray[np.intp]
     """[FAQs with an answer], the first sentence of each."""
+    num_sentences: int
 
     @classmethod
     def of(cls, scorer: Scorer) -> "ScorerIndex":
@@ -62,34 +63,33 @@ class ScorerIndex:
             bias=None if scorer.head is None else scorer.head.bias.numpy(),
             answered=faqs[starts],
             starts=starts,
+            num_sentences=len(faqs),
         )
 
     def scored(self, queries: NDArray[np.float32], texts: Sequence[str]) -> Scored:
         """Score rows as `Scorer.__call__` does: [rows, hidden] and [rows] texts."""
         products = (queries @ self.vectors.T)[:, self.columns]
         count = self.characters.num_faqs
-        cosine = products[:, :count]
-        letters = self.characters(texts).numpy()
-        views = {"cosine": cosine}
-        if self.bias is None:
-            ranking = _scaled(cosine, 1.0) + _scaled(letters, CHARACTERS_BESIDE_QUESTIONS)
-            sentences = products[:, count:]
-        else:
-            views["head"] = head = products[:, count : 2 * count] + self.bias
-            ranking = _scaled(head, 1.0) + _scaled(letters, CHARACTERS_IN_RANKING)
-            sentences = products[:, 2 * count :]
-        views["characters"] = letters
+        cosine, letters = products[:, :count], self.characters(texts).numpy()
         evidence = cosine.max(1) + CHARACTERS_IN_EVIDENCE * letters.max(1)
         total = 1.0 + CHARACTERS_IN_EVIDENCE
+        views = {"cosine": cosine}
+        if self.bias is None:
+            weights = {"cosine": 1.0, "characters": CHARACTERS_BESIDE_QUESTIONS}
+        else:
+            weights = {"head": 1.0, "characters": CHARACTERS_IN_RANKING}
+            views["head"] = products[:, count : 2 * count] + self.bias
+        views["characters"] = letters
         if len(self.starts):
-            views["answers"] = answers = self._answers(sentences)
-            ranking += _scaled(answers, ANSWERS_IN_RANKING)
+            weights["answers"] = ANSWERS_IN_RANKING
+            views["answers"] = answers = self._answers(products[:, -self.num_sentences :])
             evidence += ANSWERS_IN_EVIDENCE * answers.max(1)
             total += ANSWERS_IN_EVIDENCE
-        ranking -= ranking.max(1, keepdims=True)
-        ranking *= BEHIND
-        ranking += (evidence / total)[:, None]
-        return Scored(ranking, views)
+        parts = _weighted(np.stack([views[name] for name in weights]), [*weights.values()])
+        ranking = parts.sum(0)
+        behind = ranking.max(1, keepdims=True) - ranking
+        scores = (evidence / total)[:, None] - np.float32(BEHIND) * behind
+        return Scored(scores, views, dict(zip(weights, parts, strict=True)))
 
     def _answers(self, sentences: NDArray[np.float32]) -> NDArray[np.float32]:
         """Largest cosine over each FAQ's sentences: [rows, sentences] to [rows, FAQs]."""
@@ -99,12 +99,15 @@ class ScorerIndex:
         return found
 
 
-def _scaled(scores: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    """`weight` times the standardised scores (`adapterdistill.evaluation.scorer.standardised`)."""
+def _weighted(scores: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    """Standardise each view's scores for each query, and weigh them, [views, rows, FAQs].
+
+    The same as `adapterdistill.evaluation.scorer.standardised`.
+    """
     # `reduce` and `einsum`: numpy's `mean` and `std` cost more than all of this on short rows.
-    count = scores.shape[1]
-    mean = np.add.reduce(scores, axis=1, keepdims=True) / np.float32(count)
-    centred: NDArray[np.float32] = scores - mean
-    spread = np.sqrt(np.einsum("ij,ij->i", centred, centred) / np.float32(count))
-    centred *= (np.float32(weight) / np.maximum(spread, np.float32(1e-6)))[:, None]
-    return centred
+    count = np.float32(scores.shape[2])
+    scores -= np.add.reduce(scores, axis=2, keepdims=True) / count
+    spread = np.sqrt(np.einsum("vrf,vrf->vr", scores, scores) / count)
+    factors = np.array(weights, np.float32)[:, None] / np.maximum(spread, np.float32(1e-6))
+    scores *= factors[:, :, None]
+    return scores

@@ -91,6 +91,8 @@ def test_tenants_with_and_without_a_scorer_share_a_batch(store: Path, encoder: E
             names = ["cosine", "head", "characters", "answers"]
         assert [list(faq.views or ()) for faq in answer.ranked] == [names] * len(plain.ranked)
         assert [faq.faq_id for faq in answer.ranked] == [faq.faq_id for faq in plain.ranked]
+        assert plain.decided_by is None
+        assert answer.decided_by in ("cosine", "head", "characters", "answers")
 
 
 def test_a_scorer_that_does_not_fit_its_bundle_is_refused(store: Path, encoder: Encoder) -> None:

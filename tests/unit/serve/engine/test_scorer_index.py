@@ -62,6 +62,29 @@ def test_a_mixed_batch_with_and_without_scorers_equals_each_row_alone() -> None:
             assert ranking.views == [{"cosine": score} for score in ranking.scores]
 
 
+def test_an_explanation_names_the_view_that_puts_the_best_furthest_ahead() -> None:
+    scorer = random_scorer(6, HIDDEN, seed=1)
+    queries, texts = unit(20, seed=2), random_texts(20, seed=3)
+    views = scorer(queries, texts).views
+    z = {
+        name: (view - view.mean(1, keepdim=True)) / view.std(1, keepdim=True, correction=0)
+        for name, view in views.items()
+    }
+    weights = {"head": 1.0, "characters": 0.2, "answers": 0.4}
+    found = rank(queries, texts, [ScorerIndex.of(scorer)] * 20, [2] * 20, [True] * 20)
+    for row, ranking in enumerate(found):
+        best, second = ranking.faqs
+        ahead = {n: float(w * (z[n][row, best] - z[n][row, second])) for n, w in weights.items()}
+        assert ranking.decided_by == max(ahead, key=lambda name: ahead[name])
+    assert len({ranking.decided_by for ranking in found}) > 1
+    # The best one alone is explained in the same way.
+    alone = rank(queries, texts, [ScorerIndex.of(scorer)] * 20, [1] * 20, [True] * 20)
+    assert [r.decided_by for r in alone] == [r.decided_by for r in found]
+    single = ScorerIndex.of(random_scorer(1, HIDDEN, seed=1))
+    [ranking] = rank(queries[:1], texts[:1], [single], [5], [True])
+    assert ranking.decided_by is None and ranking.views is not None
+
+
 @pytest.mark.parametrize("num_faqs", [2, 3, 17, 64])
 def test_equal_faqs_tie_exactly_and_keep_their_order(num_faqs: int) -> None:
     vectors, labels = unit(1, seed=1).expand(num_faqs, -1), torch.arange(num_faqs)
