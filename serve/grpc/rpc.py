@@ -89,9 +89,16 @@ class Rpc:
                 given["top_k"] = request.top_k
             if request.alias != pb.ALIAS_UNSPECIFIED:
                 given["alias"] = _ALIASES.get(request.alias, "(unknown)")
+            if request.explain:
+                given["explain"] = True
             asked = _checked(_Search, given)
             answers = await self._searcher.search(
-                context, asked.tenant, asked.texts, asked.top_k, asked.alias
+                context,
+                asked.tenant,
+                asked.texts,
+                asked.top_k,
+                asked.alias,
+                explain=asked.explain,
             )
             return _response(answers)
 
@@ -238,12 +245,17 @@ def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
             pb.SearchResult(
                 ranked=[
                     pb.RankedFaq(
-                        faq_id=r.faq_id, question=r.question, answer=r.answer, score=r.score
+                        faq_id=r.faq_id,
+                        question=r.question,
+                        answer=r.answer,
+                        score=r.score,
+                        views=r.views and pb.ViewScores(**r.views),
                     )
                     for r in answer.ranked
                 ],
                 abstained=answer.abstained,
                 confidence=answer.confidence,
+                decided_by=answer.decided_by,
             )
             for answer in answers
         ],

@@ -59,7 +59,9 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 # A location may hold a key that the caller invented; only these words may be repeated.
-_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k", "alias"})
+_KNOWN_PLACES = frozenset(
+    {"body", "path", "tenant", "query", "queries", "top_k", "alias", "explain"}
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
     404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
@@ -120,7 +122,12 @@ def build_api(
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searcher.search(
-            context_of(request.scope), tenant, body.texts, body.top_k, body.alias
+            context_of(request.scope),
+            tenant,
+            body.texts,
+            body.top_k,
+            body.alias,
+            explain=body.explain,
         )
         return Response(json_of(answers), media_type="application/json")
 
