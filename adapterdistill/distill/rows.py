@@ -143,15 +143,44 @@ class TenantRows:
         )
 
 
+@dataclass(frozen=True)
+class HeldOutRule:
+    """Which training queries choices are made on: `held(query)` says whether one is held out.
+
+    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
+    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `fraction` of them.
+    """
+
+    has_valid: bool
+    few: bool
+    keys: tuple[str, ...]
+    """Ids of the labelled training queries, at most `FEW_ROWS`."""
+    seed: int
+    fraction: float
+
+    @classmethod
+    def of(cls, dataset: TenantDataset, *, seed: int, fraction: float) -> "HeldOutRule":
+        has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
+        labelled = (q.query_id for q in dataset.queries("train") if not q.out_of_scope)
+        keys = tuple(islice(labelled, FEW_ROWS))
+        return cls(has_valid, 0 < len(keys) < FEW_ROWS and not has_valid, keys, seed, fraction)
+
+    def __call__(self, query: Query) -> bool:
+        if self.has_valid:
+            return False
+        if self.few:
+            return query.out_of_scope
+        return held_out(query.query_id, seed=self.seed, fraction=self.fraction)
+
+    def trains(self, query: Query) -> bool:
+        """Whether the training query trains adapters."""
+        return not query.out_of_scope and not self(query)
+
+
 def tokenise(
     dataset: TenantDataset, encoder: Encoder, *, seed: int, held_out_fraction: float
 ) -> TenantRows:
-    """Read a tenant, a batch of rows at a time, into token ids.
-
-    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
-    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `held_out_fraction` of
-    them.
-    """
+    """Read a tenant, a batch of rows at a time, into token ids; `HeldOutRule` holds rows out."""
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}
     questions = TrainingRows(
@@ -166,29 +195,18 @@ def tokenise(
     def part(split: str, keep: Callable[[Query], bool] = lambda query: True) -> TrainingRows:
         return _tokenise(filter(keep, dataset.queries(split)), encoder, position)
 
-    has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
-    labelled = (q.query_id for q in dataset.queries("train") if not q.out_of_scope)
-    keys = list(islice(labelled, FEW_ROWS))
-    few = 0 < len(keys) < FEW_ROWS and not has_valid
-
-    def holds_out(query: Query) -> bool:
-        if has_valid:
-            return False
-        if few:
-            return query.out_of_scope
-        return held_out(query.query_id, seed=seed, fraction=held_out_fraction)
-
-    train = part("train", lambda query: not query.out_of_scope and not holds_out(query))
+    held = HeldOutRule.of(dataset, seed=seed, fraction=held_out_fraction)
+    train = part("train", held.trains)
     return TenantRows(
         questions=questions,
         answers=answers,
         train=train,
         # Valid rows that are all out of scope cannot choose, but do set when to abstain.
-        held=join(part("train", holds_out), part("valid")),
+        held=join(part("train", held), part("valid")),
         test=part("test"),
         unlabelled=part("unlabelled"),
-        held_from_train=not has_valid and not few,
-        folds=assign_folds(questions, train, keys, seed=seed) if few else None,
+        held_from_train=not held.has_valid and not held.few,
+        folds=assign_folds(questions, train, held.keys, seed=seed) if held.few else None,
     )
 
 
