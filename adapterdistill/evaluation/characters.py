@@ -90,9 +90,10 @@ class CharacterView:
         scores = np.zeros((len(texts), self.num_faqs), dtype=np.float32)
         for row, text in enumerate(texts):
             places, values = _unit(ngrams(text), column, idf)
-            counts = starts[places + 1] - starts[places]
-            before = np.repeat(starts[places] - (counts.cumsum() - counts), counts)
-            entries = before + np.arange(len(before))
+            first = starts[places]
+            counts = starts[places + 1] - first
+            entries = np.repeat(first - (counts.cumsum() - counts), counts)
+            entries += np.arange(len(entries))
             shares = weights[entries] * np.repeat(values, counts)
             scores[row] = np.bincount(faqs[entries], weights=shares, minlength=self.num_faqs)
         return torch.from_numpy(scores)
@@ -102,9 +103,11 @@ def _unit(
     found: Sequence[str], column: dict[str, int], idf: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Known n-grams' columns, and their (1 + ln count) * idf at unit length."""
-    known = [column[gram] for gram in found if gram in column]
-    if not known:
+    counted = Counter(map(column.get, found))
+    counted.pop(None, None)
+    if not counted:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    places, times = np.unique(np.array(known, dtype=np.int64), return_counts=True)
+    places = np.fromiter(counted, np.int64, len(counted))
+    times = np.fromiter(counted.values(), np.float64, len(counted))
     values = (1 + np.log(times)) * idf[places]
-    return places, values / np.linalg.norm(values)
+    return places, values / math.sqrt(values @ values)
