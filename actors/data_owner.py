@@ -91,7 +91,11 @@ class DataOwner:
             if not self._rows.train.ids:
                 return Extracted(trained=False)
             return extract(
-                self._config, self._encoder, rows=self._rows_file, adapter=self._folder / _OWN
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / _OWN,
+                few=self._rows.folds is not None,
             )
 
         return self._opened().once(Extracted, work)
@@ -143,7 +147,9 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
-            evaluated, scorer = self._judge.evaluate(self._candidates())
+            evaluated, scorer = self._judge.evaluate(
+                self._candidates(), teachers=len(self._done(Fetched).teachers)
+            )
             write_secret(self._folder / _SCORER, pack_scorer(scorer))
             return evaluated
 

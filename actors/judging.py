@@ -24,13 +24,13 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import NotServedError
 from adapterdistill.evaluation.arrival import (
     AVERAGED_PRIOR,
-    OWN_PRIOR,
     TEMPERATURE,
     Candidate,
     Competition,
     Judged,
     compete,
     floor_prior,
+    own_prior,
 )
 from adapterdistill.evaluation.calibration import calibrate, upper_bound
 from adapterdistill.evaluation.choice import Prior
@@ -68,11 +68,14 @@ class Judge:
     rows: TenantRows
     config: OnboardConfig
 
-    def evaluate(self, adapters: Mapping[Choice, Path]) -> tuple[Evaluated, Scorer]:
+    def evaluate(
+        self, adapters: Mapping[Choice, Path], *, teachers: int
+    ) -> tuple[Evaluated, Scorer]:
         """Let the candidates compete on held-out rows; test rows are for the record.
 
         Args:
             adapters: the candidates' payload files, with the folds' beside those that rows trained.
+            teachers: number of teachers that taught the student.
 
         Returns:
             The record, and the scorer of the chosen candidate.
@@ -83,7 +86,7 @@ class Judge:
             str(name): Candidate(
                 load_payload(file),
                 self._folds(file) if name in trained else (),
-                None if name == reference else self._prior(name),
+                None if name == reference else self._prior(name, teachers),
             )
             for name, file in adapters.items()
         }
@@ -191,12 +194,12 @@ class Judge:
             score=None if loss is None else -float(loss),
         )
 
-    def _prior(self, name: Choice) -> Prior:
+    def _prior(self, name: Choice, teachers: int) -> Prior:
         match name:
             case "averaged":
                 return AVERAGED_PRIOR
             case "own":
-                return OWN_PRIOR
+                return own_prior(teachers)
             case _:
                 return floor_prior(len(self.rows.train.ids), self.rows.num_faqs)
 

@@ -38,13 +38,28 @@ def average(encoder: Encoder, teachers: Iterable[Path], rows: TrainingRows) -> B
     return adapter
 
 
-def extract(config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path) -> Extracted:
-    """Stage 1 on the rows in the file `rows`; `adapter` and the folds' beside it are written."""
+FEW_ROWS_STEPS = 20
+"""Steps of an own adapter at most, where rows are so few that folds hold them out: held-out scores
+of a few rows would choose the number by chance, at times ruinously (docs/methods.md)."""
+
+
+def extract(
+    config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path, few: bool
+) -> Extracted:
+    """Stage 1 on the rows in the file `rows`; `adapter` and the folds' beside it are written.
+
+    Args:
+        few: whether folds hold the rows out: then the steps are fixed.
+    """
     t = config.training
+    schedule = _schedule(config, t.extract_steps, t.extract_learning_rate)
+    if few:
+        steps = min(t.extract_steps, FEW_ROWS_STEPS)
+        schedule = replace(schedule, max_steps=steps, evaluate_every=steps, fixed=True)
     spec = StageSpec(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
-        schedule=_schedule(config, t.extract_steps, t.extract_learning_rate),
+        schedule=schedule,
         seed=t.seed,
     )
     outcome = train_stage("extract", spec, encoder, config, adapter=adapter)
