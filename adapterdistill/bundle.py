@@ -85,7 +85,7 @@ class Bundle:
     faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
     threshold: queries whose top score is below it get no answer; NEVER_ABSTAIN answers all.
     scorer: `adapterdistill.evaluation.scorer.pack_scorer`; its scores replace the cosines, also for
-        `threshold` and `calibration`. None: FAQs are ranked by cosine. A variant has none.
+        `threshold` and `calibration`. None: FAQs are ranked by cosine.
     """
 
     manifest: Manifest
@@ -226,7 +226,6 @@ def _check(bundle: Bundle, payload_sha256: str) -> None:
         (owner.dtype != torch.int64 or owner.shape != vectors.shape[:1], "not one FAQ a vector"),
         (owner.unique().tolist() != list(range(num_faqs)), "not every FAQ has a vector"),
         (not -1 <= bundle.threshold <= 1, "threshold is outside [-1, 1]"),
-        (bundle.variant is not None and bundle.scorer is not None, "a variant with a scorer"),
     )
     for is_fault, problem in faults:
         if is_fault:

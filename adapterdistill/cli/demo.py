@@ -77,19 +77,14 @@ def demo(
 
 def _tables(result: DemoResult) -> Iterator[Table | str]:
     """The result within 80 columns; `--format json` and `--output` have all of it."""
-    shown = _table("Own adapter -> distilled adapter, on held-out queries", "teachers")
-    for name in ("top-1", "MRR", "decision"):
-        shown.add_column(name, no_wrap=True)
+    shown = _table("Right answers to test queries, %", "teachers", "bare encoder", "served", "gain")
+    shown.add_column("by", no_wrap=True)
     for report in result.reports:
-        held = report.evaluate.held_out
-        cells = [report.tenant, str(len(report.fetch_teachers.teachers))]
-        for metric in ("top1", "mrr"):
-            if held is None or metric not in held.own:
-                cells.append("-")
-                continue
-            own, distilled = held.own[metric].value, held.distilled[metric].value
-            cells.append(f"{own:.2f} -> {distilled:.2f}" if report.distil.trained else f"{own:.2f}")
-        shown.add_row(*cells, report.decide.choice)
+        candidates, choice = report.evaluate.candidates, report.decide.choice
+        bare = 100 * candidates["bare"].test["top1"].value
+        served = 100 * candidates[choice].test["top1"].value
+        right = (f"{bare:.0f}", f"{served:.0f}", f"{served - bare:+.0f}")
+        shown.add_row(report.tenant, str(len(report.fetch_teachers.teachers)), *right, choice)
     yield shown
     shown = _table("Seconds by stage", *(stage.replace("_teachers", "") for stage in _SHOWN), "all")
     for report in result.reports:
@@ -105,6 +100,9 @@ def _tables(result: DemoResult) -> Iterator[Table | str]:
         figures = (f"{answer.score:.3f}", f"{answer.milliseconds:.0f}")
         shown.add_row(answer.tenant, *figures, Text(answer.asked), found)
     yield shown
+    outside = [answer for answer in result.answers if not answer.answerable]
+    refused = sum(answer.abstained for answer in outside)
+    yield f"Questions that no FAQ answers: {refused} of {len(outside)} turned away"
     peaks = ", ".join(f"{name} {mb:.0f} MB" for name, mb in result.peak_rss_mb.items())
     yield f"Peak memory: {peaks}"
     yield "Time: " + ", ".join(f"{name} {taken:.0f} s" for name, taken in result.seconds.items())

@@ -32,6 +32,8 @@ class Answer:
 
     tenant: str
     asked: str
+    answerable: bool
+    """Whether an FAQ of the tenant answers it."""
     first: str
     score: float
     abstained: bool
@@ -172,7 +174,7 @@ class Demo:
                     elapsed = time.perf_counter() - started
                     if response.status_code != 200:
                         raise ServingError(f"{tenant}: HTTP status {response.status_code}")
-                    answers.append(_answer(tenant, query.text, response.json(), elapsed))
+                    answers.append(_answer(tenant, query, response.json(), elapsed))
         return answers
 
     def _questions(self, tenant: str) -> list[Query]:
@@ -193,11 +195,12 @@ class Demo:
         return peaks
 
 
-def _answer(tenant: str, asked: str, body: dict[str, Any], elapsed_s: float) -> Answer:
+def _answer(tenant: str, query: Query, body: dict[str, Any], elapsed_s: float) -> Answer:
     result = body["results"][0]
     return Answer(
         tenant=tenant,
-        asked=asked,
+        asked=query.text,
+        answerable=query.faq_id is not None,
         first=result["ranked"][0]["question"],
         score=result["ranked"][0]["score"],
         abstained=result["abstained"],

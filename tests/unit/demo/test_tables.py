@@ -22,12 +22,14 @@ def printed(*shown: Any) -> str:
 
 
 def report(tenant: str) -> Any:
-    metrics = {name: SimpleNamespace(value=0.5) for name in ("top1", "mrr")}
+    candidates = {
+        name: SimpleNamespace(test={"top1": SimpleNamespace(value=value)})
+        for name, value in (("bare", 0.61), ("distilled", 0.84))
+    }
     return SimpleNamespace(
         tenant=tenant,
-        evaluate=SimpleNamespace(held_out=SimpleNamespace(own=metrics, distilled=metrics)),
+        evaluate=SimpleNamespace(candidates=candidates),
         fetch_teachers=SimpleNamespace(teachers=["one"]),
-        distil=SimpleNamespace(trained=True),
         decide=SimpleNamespace(choice="distilled"),
         stage_seconds=lambda: dict.fromkeys(STAGES, 123.4),
     )
@@ -36,13 +38,24 @@ def report(tenant: str) -> Any:
 def test_the_demo_s_tables_show_every_tenant_and_stage_by_its_whole_name() -> None:
     names = sample_names()
     answers = [
-        Answer(name, "how do I pay? " * 5, "Payment " * 9, 0.5, False, "a" * 64, 1234.0)
+        Answer(name, "how do I pay? " * 5, False, "Payment " * 9, 0.5, True, "a" * 64, 1234.0)
         for name in names
     ]
     result = DemoResult(reports=[report(name) for name in names], answers=answers)
     text = printed(*_tables(result))
     assert all(text.count(name) == 3 for name in names)
-    for head in ("extract", "fetch", "distil", "evaluate", "0.50 -> 0.50", "distilled", "1234"):
+    for head in (
+        "extract",
+        "fetch",
+        "distil",
+        "evaluate",
+        "61",
+        "84",
+        "+23",
+        "distilled",
+        "1234",
+        "6 of 6",
+    ):
         assert head in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
