@@ -85,7 +85,7 @@ class Bundle:
     faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
     threshold: queries whose top score is below it get no answer; NEVER_ABSTAIN answers all.
     scorer: `adapterdistill.evaluation.scorer.pack_scorer`; its scores replace the cosines, also for
-        `threshold` and `calibration`. None: FAQs are ranked by cosine. A variant has none.
+        `threshold` and `calibration`. None: FAQs are ranked by cosine.
     """
 
     manifest: Manifest
