@@ -226,7 +226,6 @@ def _check(bundle: Bundle, payload_sha256: str) -> None:
         (owner.dtype != torch.int64 or owner.shape != vectors.shape[:1], "not one FAQ a vector"),
         (owner.unique().tolist() != list(range(num_faqs)), "not every FAQ has a vector"),
         (not -1 <= bundle.threshold <= 1, "threshold is outside [-1, 1]"),
-        (bundle.variant is not None and bundle.scorer is not None, "a variant with a scorer"),
     )
     for is_fault, problem in faults:
         if is_fault:

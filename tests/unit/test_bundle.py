@@ -116,8 +116,8 @@ def test_a_scorer_is_a_further_file_and_part_of_the_id(
     with pytest.raises(ServingError, match="cannot be read"):
         read_bundle(tmp_path, "acme", folder.name)
     with_variant = make_variant_tenant(encoder, "acme", "conditional", seed=1).bundle
-    with pytest.raises(ServingError, match="a variant with a scorer"):
-        write_bundle(tmp_path, replace(with_variant, scorer=b"some scorer"))
+    both = write_bundle(tmp_path, replace(with_variant, scorer=b"some scorer"))
+    assert read_bundle(tmp_path, "acme", both.name).variant == with_variant.variant
 
 
 @pytest.mark.parametrize("file", FILES)
