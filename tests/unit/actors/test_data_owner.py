@@ -89,7 +89,9 @@ def test_few_rows_are_all_trained_on_and_judged_in_folds(
     assert held_out is not None and held_out.rows == 15 and report.evaluate.folds == 2
     assert "on 15 rows, 2 folds" in lines[4] and "on 15 held-out rows" in report.decide.reason
     assert {
-        metric.count for one in report.evaluate.candidates.values() for metric in one.held_out.values()
+        metric.count
+        for one in report.evaluate.candidates.values()
+        for metric in one.held_out.values()
     } == {15}
     teachers = report.fetch_teachers.teachers
     assert tuple(distil.weights) == teachers

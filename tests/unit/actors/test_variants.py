@@ -77,7 +77,9 @@ def test_a_variant_is_made_judged_and_served(
     assert (answer.variant, answer.version) == (method, manifest.version)
     assert bundle.scorer is not None
     text = "my lamp is broken"
-    total = unpack_scorer(bundle.scorer)(encoder.embed_texts([text], variant.embedder), [text]).total
+    total = unpack_scorer(bundle.scorer)(
+        encoder.embed_texts([text], variant.embedder), [text]
+    ).total
     expected = dict(zip((faq.faq_id for faq in bundle.faqs), total[0].tolist(), strict=True))
     assert {r.faq_id: r.score for r in answer.ranked} == pytest.approx(expected, abs=1e-5)
 
