@@ -87,7 +87,7 @@ def _method(choice: Choice, config: OnboardConfig) -> str:
 
 
 def privacy_of(config: OnboardConfig) -> str:
-    """The privacy statement of the manifest that the run will publish, if rows train its adapter."""
+    """The privacy statement of the run's manifest, if rows or teachers make its adapter."""
     return _privacy(config.noise)
 
 

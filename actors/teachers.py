@@ -41,9 +41,9 @@ def fetch_teachers(
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
-    Each tenant's newest adapter counts, unless nothing trained it. Choosing happens here: the registry learns only which are
-    fetched. An adapter that is not what its manifest says is passed over: otherwise one tenant's
-    broken adapter would keep all others from joining.
+    Each tenant's newest adapter counts, unless nothing trained it. Choosing happens here: the
+    registry learns only which are fetched. An adapter that is not what its manifest says is passed
+    over: otherwise one tenant's broken adapter would keep all others from joining.
 
     Args:
         rows: token ids of the tenant's own texts.

@@ -83,6 +83,10 @@ def test_few_rows_are_all_trained_on_and_judged_in_folds(
         "founder",
         splits=("train",) * 3 + ("test",),
         out_of_scope=("train",),
+        run={
+            "training": {"method": "adapter_distillation"},
+            "teachers": {"leave_one_out": True},
+        },
     )
     report, lines = run_through(config)
     held_out, distil = report.evaluate.held_out, report.distil
@@ -94,7 +98,7 @@ def test_few_rows_are_all_trained_on_and_judged_in_folds(
         for metric in one.held_out.values()
     } == {15}
     teachers = report.fetch_teachers.teachers
-    assert tuple(distil.weights) == teachers
+    assert tuple(distil.weights) == tuple(distil.leave_one_out) == teachers
     assert sum(distil.weights.values()) == pytest.approx(1.0)
     assert report.bundle.threshold > -1 and report.bundle.index_vectors == 5
     calibration = report.evaluate.calibration

@@ -123,7 +123,7 @@ def test_a_quarantined_adapter_is_served_only_once_it_is_released(
             "adapterdistill.registry.server.service.outlier_reasons", lambda *_: ("strongest",)
         )
         for _ in range(2):  # submitted again, it is refused again
-            with pytest.raises(NotServedError, match="in quarantine.*operator.*submit") as refused:
+            with pytest.raises(NotServedError, match=r"in quarantine.*operator.*submit") as refused:
                 run_through(unlike)
     assert (refused.value.exit_code, refused.value.reason) == (13, "NOT_SERVED")
     assert live_bundle(store, "fletcher") == live
