@@ -29,6 +29,8 @@ from adapterdistill.manifest import Record
 _TIMED_ROWS = 64
 _WORKERS_START_S = 18.0
 """Duration of an empty loop of Ray Train with workers, measured on 2 cores."""
+_NGRAM_BYTES = 48
+"""The scorer's n-grams, for each token of the tenant's questions and queries."""
 _SUMMARY_BYTES = 430
 """Size of a listed adapter on the wire: 43 KiB a hundred."""
 
@@ -117,7 +119,9 @@ def estimate(
         serving_bytes=len(payload)
         + variant_bytes
         + texts_bytes
-        + rows.num_faqs * (4 * encoder.hidden_size + 8),
+        + rows.num_faqs * (4 * encoder.hidden_size + 8)
+        + rows.num_faqs * 8 * encoder.hidden_size  # the scorer's prototypes and head
+        + _NGRAM_BYTES * tokens(rows.index()),
     )
 
 

@@ -17,6 +17,12 @@ PRIVACY = (
     "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
     "privacy: the weights may reveal something of the rows."
 )
+UNTRAINED = "untrained"
+"""Method of an adapter that no row and no teacher trained: it teaches nobody."""
+UNTRAINED_PRIVACY = (
+    "No row trained it: the weights are random numbers near identity and reveal nothing of the "
+    "owner's rows. Its metrics on held-out rows are shared."
+)
 PROTOTYPES_SHARED = (
     " Prototypes are shared: the mean embedding of each class in each domain of one task's "
     "training rows, with their numbers and the classes' names; the mean of few rows reveals these. "
@@ -57,16 +63,15 @@ def build_manifest(
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
         teachers=teachers if taught else (),
-        privacy=_privacy(None if prototypes is None else prototypes.noise),
+        privacy=_privacy(
+            None if prototypes is None else prototypes.noise,
+            weights=UNTRAINED_PRIVACY if choice == "bare" else PRIVACY,
+        ),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
     )
-
-
-UNTRAINED = "untrained"
-"""Method of an adapter that no row and no teacher trained: it teaches nobody."""
 
 
 def _method(choice: Choice, config: OnboardConfig) -> str:
@@ -82,18 +87,22 @@ def _method(choice: Choice, config: OnboardConfig) -> str:
 
 
 def privacy_of(config: OnboardConfig) -> str:
-    """The privacy statement of the manifest that the run will publish."""
+    """The privacy statement of the run's manifest, if rows or teachers make its adapter."""
     return _privacy(config.noise)
 
 
-def _privacy(noise: float | None) -> str:
-    """`noise` is that of the prototypes; None: none are shared."""
+def _privacy(noise: float | None, weights: str = PRIVACY) -> str:
+    """Say what may be learned from the weights, and from prototypes.
+
+    Args:
+        noise: of the prototypes; None: none are shared.
+    """
     if noise is None:
-        return PRIVACY
+        return weights
     if not noise:
-        return f"{PRIVACY}{PROTOTYPES_SHARED}No noise was added."
+        return f"{weights}{PROTOTYPES_SHARED}No noise was added."
     return (
-        f"{PRIVACY}{PROTOTYPES_SHARED}Gaussian noise was added, its standard deviation {noise:g} "
+        f"{weights}{PROTOTYPES_SHARED}Gaussian noise was added, its standard deviation {noise:g} "
         "times what one row can move a mean by."
     )
 

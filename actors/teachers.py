@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import prove_active, unpack_adapter
 from adapterdistill.errors import (
@@ -40,9 +41,9 @@ def fetch_teachers(
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
-    Each tenant's newest adapter counts. Choosing happens here: the registry learns only which are
-    fetched. An adapter that is not what its manifest says is passed over: otherwise one tenant's
-    broken adapter would keep all others from joining.
+    Each tenant's newest adapter counts, unless nothing trained it. Choosing happens here: the
+    registry learns only which are fetched. An adapter that is not what its manifest says is passed
+    over: otherwise one tenant's broken adapter would keep all others from joining.
 
     Args:
         rows: token ids of the tenant's own texts.
@@ -62,6 +63,8 @@ def fetch_teachers(
         ref = listed[place].ref
         try:
             manifest, payload = registry.fetch(ref, encoder=encoder.ref)
+            if manifest.method == UNTRAINED:
+                continue
             adapter = unpack_adapter(payload)
             prove_active(encoder, adapter, manifest.golden)
             if manifest.fingerprint is not None:

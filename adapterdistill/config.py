@@ -123,6 +123,8 @@ class OnboardConfig(Section):
             include={"encoder", "training", "teachers", "adapter"},
             exclude={"training": {"min_workers"}},
         )
+        if self.release.max_wrong_answers is not None:
+            keep["max_wrong_answers"] = self.release.max_wrong_answers
         for name, section in self.sections:
             if isinstance(section, VariantConfig):
                 keep["form"] = section.model_dump(mode="json")  # the key of earlier runs

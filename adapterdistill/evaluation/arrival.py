@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.evaluation.choice import Choice, Prior, choose
+from adapterdistill.evaluation.metrics import gold_ranks
 from adapterdistill.evaluation.scorer import (
     AnswerSentences,
     HeldOutScores,
@@ -135,7 +136,8 @@ def compete(
     fresh = judged[fresh_ones[0]]
     num_folds = FITTED_FOLDS if len(texts) <= FEW_ROWS else TRAINED_FOLDS
     held = fresh.held_in(deal_folds(texts, labels, tenant.questions, num_folds, seed=seed))
-    threshold = _threshold(fresh, held, most_wrong)
+    right = gold_ranks(held.scores.total, tenant.right_of(held.rows)) == 1
+    threshold = _threshold(fresh, held, right, most_wrong)
     return Competition(
         choice,
         judged,
@@ -210,18 +212,20 @@ class _Fitting:
         return self.encoder.embed_texts(texts, embedder, batch_size=128).cpu()
 
 
-def _threshold(fresh: Judged, held: HeldOutScores, most_wrong: float | None) -> float:
+def _threshold(
+    fresh: Judged, held: HeldOutScores, right: Tensor, most_wrong: float | None
+) -> float:
     """The threshold of a candidate that no row trained.
 
     Args:
         held: its held-out rows.
+        right: [held] bool, whether the best FAQ is one of the right ones.
     """
     evidence = held.scores.evidence
     threshold = rejection_threshold(evidence, fresh.foreign, unlabelled=fresh.unlabelled)
     if len(evidence) and len(fresh.outside) >= LEAST_EXAMPLES:
         threshold = threshold_of_examples(evidence, fresh.outside, threshold)
     if most_wrong is not None and len(evidence):
-        right = held.scores.total.argmax(1) == held.gold
         threshold = error_threshold(
             torch.cat([evidence, fresh.outside]),
             torch.cat([right, torch.zeros(len(fresh.outside), dtype=torch.bool)]),

@@ -54,8 +54,8 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + "[training]\nextract_steps = 'many'\n", "training.extract_steps:"),
         (
             GOOD + '[training]\nmethod = "magic"\n',
-            "training.method: Input should be 'adapter_distillation', 'conditional', "
-            "'multitask_kd' or 'meta_kd'",
+            "training.method: Input should be 'averaged_teachers', 'adapter_distillation', "
+            "'conditional', 'multitask_kd' or 'meta_kd'",
         ),
         (GOOD + "[training]\nmethod = 3\n", "training.method: Input should be a valid string"),
         (GOOD + f"{CONDITIONAL}[conditional]\nsped = 2\n", "conditional.sped: Extra inputs"),
@@ -66,6 +66,8 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + '[release]\nmode = "half"\n', "release.mode:"),
         (GOOD + '[release]\nmode = "shadow"\nshare = 1.5\n', "release.share:"),
         (GOOD + "[release]\nshare = 0.5\n", "release: .*only a candidate has a share"),
+        (GOOD + "[release]\nmax_wrong_answers = 0\n", "release.max_wrong_answers:"),
+        (GOOD + "[release]\nmax_wrong_answers = 1.5\n", "release.max_wrong_answers:"),
         (GOOD + 'address_file = "port"\n', "registry: .*exactly one of"),
         (GOOD.replace('address = "127.0.0.1:5000"', ""), "registry: .*exactly one of"),
         (GOOD.replace("data/acme", "s3://bucket/acme"), "data: .*local path, not a URI"),
@@ -75,7 +77,7 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD.replace("data/acme", "~no-such-user/x"), "data: .*home folder that is not known"),
         (
             GOOD + "[conditional]\n",
-            r"\[conditional\] is for another method than adapter_distillation: remove it, or set "
+            r"\[conditional\] is for another method than averaged_teachers: remove it, or set "
             'training.method = "conditional"',
         ),
         (GOOD + f"[light]\n{CONDITIONAL}", r"\[light\] is for another method than conditional"),
@@ -166,13 +168,29 @@ def test_sharing_prototypes_is_off_unless_asked_for_and_decides_the_result(tmp_p
 def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     tmp_path: Path,
 ) -> None:
-    config = load(tmp_path, GOOD)
+    config = load(tmp_path, GOOD + '[training]\nmethod = "adapter_distillation"\n')
     assert config.variant is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected
     fewer = load(tmp_path, GOOD + "[training]\nnum_workers = 2\nmin_workers = 1\n")
     as_many = load(tmp_path, GOOD + "[training]\nnum_workers = 2\n")
     assert fewer.digest() == as_many.digest()
+
+
+def test_the_averaged_teachers_are_the_method_of_a_run_that_names_none(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    assert (config.training.method, config.student_method) == ("averaged_teachers",) * 2
+    named = load(tmp_path, GOOD + '[training]\nmethod = "averaged_teachers"\n')
+    other = load(tmp_path, GOOD + '[training]\nmethod = "adapter_distillation"\n')
+    assert config.digest() == named.digest() != other.digest()
+    assert load(tmp_path, GOOD + LIGHT).student_method == "averaged_teachers"
+
+
+def test_the_share_of_wrong_answers_decides_the_threshold_and_so_the_result(tmp_path: Path) -> None:
+    plain = load(tmp_path, GOOD)
+    strict = load(tmp_path, GOOD + "[release]\nmax_wrong_answers = 0.05\n")
+    assert plain.release.max_wrong_answers is None
+    assert strict.digest() != plain.digest()
 
 
 def test_what_the_bundle_becomes_decides_no_result(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A method added by one file (`tests.toy_method`) and one line of the table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from adapterdistill.distill.methods import METHODS
 from adapterdistill.distill.objective import Objective, OwnAdapter, Scored
 from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ConfigError
-from adapterdistill.evaluation.report import Decision
+from adapterdistill.evaluation.choice import Choice, choose
 from adapterdistill.manifest import VersionRef
 from serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
@@ -73,7 +75,7 @@ def test_its_sections_are_checked_as_those_of_the_others(
 
 
 def test_without_the_line_the_method_is_unknown(configured: Configured) -> None:
-    with pytest.raises(ConfigError, match=r"training\.method: Input should be 'adapter_dist"):
+    with pytest.raises(ConfigError, match=r"training\.method: Input should be 'averaged_teachers'"):
         configured(run=RUN)
 
 
@@ -88,15 +90,15 @@ class OwnRowsAgain(DistilTeachers):
         return None
 
 
-def _take_the_student(*_: object, **__: object) -> Decision:
-    return Decision(choice="distilled", reason="no labelled query to train an own adapter on")
+def _choose_the_student(*given: Any, **named: Any) -> Choice:
+    return replace(choose(*given, **named), chosen="distilled")
 
 
 def test_a_method_may_train_the_student_of_stage_2_instead(
     configured: Configured, registry: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "again", OwnRowsAgain())
-    monkeypatch.setattr("actors.data_owner.decide", _take_the_student)
+    monkeypatch.setattr("adapterdistill.evaluation.arrival.choose", _choose_the_student)
     report, _ = run_through(configured("fletcher", run={"training": {"method": "again"}}))
     assert report.distil.trained and report.distil.weights == {}
     assert report.variant.served == "adapter"

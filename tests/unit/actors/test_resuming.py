@@ -93,7 +93,7 @@ INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
     "extract": "actors.training.outcome.pack_trained",
     "fetch_teachers": "actors.teachers.prove_active",
-    "distil": "adapterdistill.distill.adapter_distillation.AdapterDistillation.forward",
+    "distil": "adapterdistill.distill.averaging.MovedAverage.forward",
     "evaluate": "actors.judging.compare",
     "decide": "actors.records.Decided.model_copy",
     "publish": "actors.records.Published.model_copy",

@@ -36,12 +36,14 @@ def test_the_same_work_finds_its_folder_and_other_work_has_another(config: Onboa
         config.model_copy(update={"serving_store": "/elsewhere"}),
         changed(config, "registry", address="127.0.0.1:2"),
         changed(config, "placement", resource="owner"),
+        changed(config, "release", mode="canary", share=0.2),
     ]
     other = [
         changed(config, "training", seed=1),
         changed(config, "training", extract_steps=7),
         changed(config, "encoder", dtype="bfloat16"),
         changed(config, "teachers", max_teachers=3),
+        changed(config, "release", max_wrong_answers=0.05),
         config.model_copy(update={"adapter": "second"}),
         config.model_copy(update={"tenant": "other"}),
     ]
@@ -53,7 +55,7 @@ def test_results_are_kept_by_stage_and_read_back(config: OnboardConfig) -> None:
     state = RunState.open(config, DATA)
     assert state.result(Extracted) is None
     kept = state.keep(Extracted(trained=False, seconds=1.5))
-    decided = state.keep(Decided(choice="own", reason="no teacher was available"))
+    decided = state.keep(Decided(choice="own", reason="no other candidate"))
     again = RunState.open(config, DATA)
     assert again.result(Extracted) == kept and again.result(Decided) == decided
     assert again.result(Validated) is None

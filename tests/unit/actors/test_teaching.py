@@ -51,6 +51,25 @@ def test_a_teacher_that_is_not_what_it_says_is_passed_over_and_named(
     assert "1 refused" in lines[2]
 
 
+def test_an_adapter_that_nothing_trained_teaches_nobody_and_is_not_refused(
+    configured: Configured, empty_registry: Running, tiny_encoder: Encoder
+) -> None:
+    publish(empty_registry, tiny_encoder, "good", seed=1)
+    run_through(
+        configured(
+            "blank",
+            splits=(),
+            address=empty_registry.address,
+            run={"teachers": {"max_teachers": 0}},
+        )
+    )
+    methods = {m.tenant: m.method for m in empty_registry.client.list()}
+    assert methods["blank"] == "untrained"
+    found = DataOwner(configured("quarrier", address=empty_registry.address)).fetch_teachers()
+    assert [VersionRef.parse(name).tenant for name in found.teachers] == ["good"]
+    assert (found.refused, found.listed) == ((), 2)
+
+
 def test_onboarding_changes_no_teacher_and_no_encoder(
     configured: Configured,
     registry: Running,

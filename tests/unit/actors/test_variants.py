@@ -15,6 +15,7 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.report import VariantComparison, compare_variant
+from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import VersionRef
 from serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
@@ -52,19 +53,19 @@ def test_a_variant_is_made_judged_and_served(
     assert f"{method} is served (top-1 lost" in lines[7]
     assert made.held_out is not None and report.evaluate.held_out is not None
     assert made.held_out.rows == report.evaluate.held_out.rows
-    assert made.held_out.adapter == getattr(report.evaluate.held_out, report.decide.choice)
+    assert made.held_out.adapter == report.evaluate.candidates[report.decide.choice].held_out
     assert made.test is not None and made.test.rows == 5
 
     # What is published is the adapter, as with the plain method.
     manifest = registry.client.get(VersionRef.parse(report.publish.name))
     assert manifest.kind == "bottleneck"
-    assert manifest.method in ("own_adapter", "adapter_distillation")
+    assert manifest.method in ("own_adapter", "averaged_teachers", "untrained")
 
     store = Path(config.serving_store)
     bundle = read_bundle(store, "fletcher", report.bundle.bundle)
     assert bundle.variant is not None and bundle.variant.proven.kind == method
     assert bundle.threshold == report.bundle.threshold == made.threshold
-    assert bundle.calibration == made.calibration != report.evaluate.own_calibration
+    assert bundle.calibration == made.calibration != report.evaluate.calibration
     assert bundle.calibration is not None
     variant = unpack_variant(bundle.variant.payload, encoder)
     prove_active(encoder, variant.embedder, bundle.variant.proven.golden)
@@ -74,11 +75,12 @@ def test_a_variant_is_made_judged_and_served(
     [answer] = engine.search([SearchItem("fletcher", "my lamp is broken", top_k=5)])
     assert isinstance(answer, SearchAnswer)
     assert (answer.variant, answer.version) == (method, manifest.version)
-    query = encoder.embed_texts(["my lamp is broken"], variant.embedder)[0]
-    expected = {
-        faq.faq_id: float(query @ vector)
-        for faq, vector in zip(bundle.faqs, bundle.vectors, strict=True)
-    }
+    assert bundle.scorer is not None
+    text = "my lamp is broken"
+    total = unpack_scorer(bundle.scorer)(
+        encoder.embed_texts([text], variant.embedder), [text]
+    ).total
+    expected = dict(zip((faq.faq_id for faq in bundle.faqs), total[0].tolist(), strict=True))
     assert {r.faq_id: r.score for r in answer.ranked} == pytest.approx(expected, abs=1e-5)
 
 
@@ -102,7 +104,7 @@ def test_where_a_variant_loses_too_much_or_none_is_made_the_bundle_is_the_plain_
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured("founder", run=run_with("conditional", most_lost=0.25))
-    training = config.training.model_copy(update={"method": "adapter_distillation"})
+    training = config.training.model_copy(update={"method": "averaged_teachers"})
     plain = config.model_copy(update={"training": training, "conditional": None})
     expected, lines = run_through(plain)
     assert not expected.variant.trained and expected.variant.served == "adapter"

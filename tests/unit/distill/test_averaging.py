@@ -1,26 +1,31 @@
 """The averaged teachers against layers worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
-from adapterdistill.checkpoint import state_digest
+from adapterdistill.checkpoint import pack_adapter, state_digest
 from adapterdistill.distill.averaging import (
     MOST_SCALE,
     OWN_RATE,
     OWN_STEPS,
+    AverageTeachers,
+    MovedAverage,
     averaged_teachers,
-    moved_halfway,
     rescale,
     weighted_average,
 )
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.composition import mixture_weights
-from adapterdistill.distill.method import OwnAdapter, Recording
+from adapterdistill.distill.objective import OwnAdapter, Recording
+from adapterdistill.distill.rows import StageRows, write_rows
+from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Schedule, train
-from tests.separable_tenant import separable_rows
+from tests.separable_tenant import fold_stage, separable_rows, separable_stage
 from tests.tiny_encoders import random_adapter
 
 ROWS = separable_rows(3, seed=1)
@@ -75,9 +80,10 @@ def test_each_layer_is_as_strong_as_the_teachers_on_its_own_input(tiny_encoder: 
         assert rms(output) == pytest.approx(expected, rel=1e-4)
 
 
-def test_scaling_leaves_one_teacher_as_it_is(tiny_encoder: Encoder) -> None:
+def test_the_average_of_one_teacher_is_that_teacher(tiny_encoder: Encoder) -> None:
     teacher = random_adapter(tiny_encoder, seed=0, scale=0.2)
-    average = averaged_teachers(tiny_encoder, [teacher], ROWS)
+    average, shares = averaged_teachers(tiny_encoder, [teacher], ROWS)
+    assert shares.tolist() == [1.0]
     for mine, theirs in zip(average.parameters(), teacher.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
@@ -96,30 +102,84 @@ def test_teachers_that_cancel_out_are_not_blown_up(tiny_encoder: Encoder) -> Non
 
 def test_the_average_weighs_teachers_by_how_they_rank_the_rows(tiny_encoder: Encoder) -> None:
     teachers = teachers_of(tiny_encoder, 4)
-    found = averaged_teachers(tiny_encoder, teachers, ROWS)
-    expected = weighted_average(teachers, mixture_weights(tiny_encoder, teachers, ROWS))
+    found, shares = averaged_teachers(tiny_encoder, teachers, ROWS)
+    weights = mixture_weights(tiny_encoder, teachers, ROWS)
+    expected = weighted_average(teachers, weights)
+    torch.testing.assert_close(shares, weights)
+    assert float(shares.sum()) == pytest.approx(1.0)
     torch.testing.assert_close(found.down_weight, expected.down_weight)
 
 
 def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
     average = random_adapter(tiny_encoder, seed=0, scale=0.2)
     before = state_digest(average)
-    moved = moved_halfway(tiny_encoder, average, ROWS, seed=3)
+    moved, trained = (
+        MovedAverage(tiny_encoder, average.copy(), torch.ones(1)),
+        OwnAdapter(tiny_encoder, average.copy()),
+    )
+    for objective in (moved, trained):
+        train(objective, ROWS, Schedule(max_steps=OWN_STEPS, learning_rate=OWN_RATE), seed=3)
     assert state_digest(average) == before
-    objective = OwnAdapter(tiny_encoder, average.copy())
-    train(objective, ROWS, Schedule(max_steps=OWN_STEPS, learning_rate=OWN_RATE), seed=3)
+    assert state_digest(trained.student) != before
     for mine, start, end in zip(
-        moved.parameters(), average.parameters(), objective.student.parameters(), strict=True
+        moved.deployed().parameters(),
+        average.parameters(),
+        trained.student.parameters(),
+        strict=True,
     ):
         torch.testing.assert_close(mine, (start + end) / 2)
+
+
+def spec_of(
+    folder: Path, encoder: Encoder, rows: StageRows, *, labelled: bool, teachers: int = 2
+) -> StageSpec:
+    write_rows(folder / "rows.safetensors", rows)
+    files = []
+    for n, teacher in enumerate(teachers_of(encoder, teachers)):
+        files.append(folder / f"teacher-{n}.safetensors")
+        files[-1].write_bytes(pack_adapter(teacher, model_name="tiny"))
+    schedule = Schedule(max_steps=7, batch_size=12, evaluate_every=2)
+    return StageSpec(
+        rows=str(folder / "rows.safetensors"),
+        bottleneck_size=4,
+        schedule=AverageTeachers().schedule(schedule, labelled=labelled),
+        seed=2,
+        method="averaged_teachers",
+        teachers=tuple(map(str, files)),
+    )
+
+
+def test_nothing_is_trained_without_labelled_rows(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    none = TrainingRows([], ROWS.labels[:0])
+    rows = StageRows(ROWS, none, none, 6)
+    found = run_stage(spec_of(tmp_path, tiny_encoder, rows, labelled=False), tiny_encoder)
+    average, shares = averaged_teachers(tiny_encoder, teachers_of(tiny_encoder, 2), ROWS)
+    assert isinstance(found.student, BottleneckAdapter) and found.result.steps == 0
+    for mine, expected in zip(found.student.parameters(), average.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected)
+    assert found.teaching is not None
+    assert found.teaching.weights == pytest.approx(shares.tolist())
+
+
+@pytest.mark.parametrize("rows", [separable_stage(), fold_stage()], ids=["held out", "folds"])
+def test_the_steps_are_fixed_whatever_the_held_out_rows_say(
+    tmp_path: Path, tiny_encoder: Encoder, rows: StageRows
+) -> None:
+    found = run_stage(spec_of(tmp_path, tiny_encoder, rows, labelled=True), tiny_encoder)
+    assert found.result.steps == found.result.best_step == OWN_STEPS
+    folds = [state_digest(fold) for fold in found.folds if isinstance(fold, BottleneckAdapter)]
+    assert len(set(folds)) == len(found.folds) == (0 if rows.folds is None else 2)
+    assert isinstance(found.student, BottleneckAdapter)
+    assert state_digest(found.student) not in folds
 
 
 def test_teachers_stay_byte_identical_and_results_repeat(tiny_encoder: Encoder) -> None:
     teachers = teachers_of(tiny_encoder, 3)
     before = [state_digest(teacher) for teacher in teachers]
-    first = averaged_teachers(tiny_encoder, teachers, ROWS)
+    first, _ = averaged_teachers(tiny_encoder, teachers, ROWS)
     assert [state_digest(teacher) for teacher in teachers] == before
-    assert state_digest(averaged_teachers(tiny_encoder, teachers, ROWS)) == state_digest(first)
+    again, _ = averaged_teachers(tiny_encoder, teachers, ROWS)
+    assert state_digest(again) == state_digest(first)
     assert state_digest(first) not in before
 
 

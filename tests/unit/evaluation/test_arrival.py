@@ -1,5 +1,8 @@
 """An arrival on a tiny encoder whose tokens are characters: each FAQ's texts share a word."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,12 +11,10 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.evaluation.arrival import (
-    AVERAGED,
-    BARE,
-    MOVED,
+    AVERAGED_PRIOR,
     Candidate,
-    arrive,
-    first_arrival,
+    Competition,
+    compete,
     floor_prior,
 )
 from adapterdistill.evaluation.choice import Prior
@@ -31,8 +32,26 @@ def tenant(k: int, **changes: object) -> TenantTexts:
     return TenantTexts(**fields)  # type: ignore[arg-type]
 
 
-def teachers_of(encoder: Encoder, count: int = 3) -> list[BottleneckAdapter]:
-    return [random_adapter(encoder, seed=seed, scale=0.05) for seed in range(count)]
+def competing(
+    encoder: Encoder,
+    arriving: TenantTexts,
+    candidates: Mapping[str, Candidate],
+    *,
+    foreign: Sequence[str] = FOREIGN,
+    **options: Any,
+) -> Competition:
+    """The competition with every query held out by one of two folds."""
+    texts, labels = arriving.rows()
+    folds = deal_folds(texts, labels, arriving.questions, 2, seed=0)
+    return compete(encoder, arriving, candidates, foreign=foreign, folds=folds, **options)
+
+
+def floor(k: int) -> Candidate:
+    return Candidate(None, prior=floor_prior(k * len(WORDS), len(WORDS)))
+
+
+def alone(encoder: Encoder, arriving: TenantTexts, **options: Any) -> Competition:
+    return competing(encoder, arriving, {"bare": Candidate(None)}, **options)
 
 
 def ruinous(encoder: Encoder) -> BottleneckAdapter:
@@ -44,73 +63,75 @@ def ruinous(encoder: Encoder) -> BottleneckAdapter:
 
 
 @pytest.mark.parametrize("k", [0, 1, 4])
-def test_an_arrival_finds_the_faqs_of_its_own_words(tiny_encoder: Encoder, k: int) -> None:
-    found = arrive(tiny_encoder, tenant(k), teachers_of(tiny_encoder), foreign=FOREIGN)
+def test_the_chosen_scorer_finds_the_faqs_of_their_own_words(tiny_encoder: Encoder, k: int) -> None:
+    gentle = random_adapter(tiny_encoder, seed=1, scale=0.01)
+    found = competing(tiny_encoder, tenant(k), {"average": Candidate(gentle), "bare": floor(k)})
+    chosen = found.choice.chosen
     texts = [f"{word} {word} m" for word in WORDS]
-    scores = found.scorer(tiny_encoder.embed_texts(texts, found.embedder), texts)
-    assert float((scores.total.argmax(1) == torch.arange(6)).double().mean()) >= 4 / 6
-    assert found.chosen in (MOVED, AVERAGED, BARE)
-    assert set(found.choice.judgements) == {*([MOVED] if k else []), AVERAGED, BARE}
-    assert {"averaging", "scorers", "threshold"} <= set(found.seconds)
-    assert len(found.held.gold) == 6 * k
+    vectors = tiny_encoder.embed_texts(texts, gentle if chosen == "average" else None)
+    total = found.judged[chosen].scorer(vectors, texts).total
+    assert float((total.argmax(1) == torch.arange(6)).double().mean()) >= 4 / 6
+    assert set(found.choice.judgements) == set(found.thresholds) == {"average", "bare"}
+    # The only query of an FAQ whose question says something is held out too.
+    assert len(found.judged[chosen].held.gold) == 6 * k
 
 
-def test_a_first_arrival_trains_nothing(tiny_encoder: Encoder) -> None:
-    teachers = teachers_of(tiny_encoder)
-    found = first_arrival(tiny_encoder, tenant(3), teachers, foreign=FOREIGN)
-    assert set(found.choice.judgements) == {AVERAGED, BARE}
-    assert "own steps" not in found.seconds
+def test_without_held_out_rows_the_reference_is_chosen(tiny_encoder: Encoder) -> None:
+    gentle = random_adapter(tiny_encoder, seed=1, scale=0.01)
+    found = competing(tiny_encoder, tenant(0), {"bare": floor(0), "average": Candidate(gentle)})
+    assert found.choice.chosen == "average"
+    assert found.choice.judgements["bare"].difference is None
 
 
-def test_the_moved_averages_threshold_turns_away_as_many_public_texts(
-    tiny_encoder: Encoder,
-) -> None:
-    teachers, public = teachers_of(tiny_encoder), tuple(f"z{a}{b}" for a in "xyq" for b in "vkj")
-    first = first_arrival(tiny_encoder, tenant(4), teachers, foreign=public)
-    final = arrive(tiny_encoder, tenant(4), teachers, foreign=public)
-    assert (first.chosen, final.chosen) == (AVERAGED, MOVED)
-    refused = [int((found.foreign < found.threshold).sum()) for found in (first, final)]
-    assert refused[0] == refused[1]
+def test_every_candidates_threshold_turns_away_as_many_public_texts(tiny_encoder: Encoder) -> None:
+    public = tuple(f"z{a}{b}" for a in "xyq" for b in "vkj")
+    candidates = {
+        "own": Candidate(
+            random_adapter(tiny_encoder, seed=1, scale=0.05),
+            folds=(random_adapter(tiny_encoder, seed=2, scale=0.05),) * 2,
+        ),
+        "average": Candidate(
+            random_adapter(tiny_encoder, seed=3, scale=0.05), prior=AVERAGED_PRIOR
+        ),
+        "bare": floor(4),
+    }
+    found = competing(tiny_encoder, tenant(4), candidates, foreign=public)
+    refused = {
+        name: int((one.foreign < found.thresholds[name]).sum())
+        for name, one in found.judged.items()
+    }
+    assert len(set(found.thresholds.values())) == 3
+    assert len(set(refused.values())) == 1
 
 
-def test_an_arrival_repeats_and_leaves_the_teachers(tiny_encoder: Encoder) -> None:
-    teachers = teachers_of(tiny_encoder)
-    before = [state_digest(teacher) for teacher in teachers]
-    first, again = (arrive(tiny_encoder, tenant(2), teachers, foreign=FOREIGN) for _ in range(2))
-    assert [state_digest(teacher) for teacher in teachers] == before
-    for name, part in first.scorer.tensors().items():
-        assert torch.equal(part, again.scorer.tensors()[name])
-    assert (first.chosen, first.threshold) == (again.chosen, again.threshold)
+def test_a_competition_repeats_and_leaves_the_adapters(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1, scale=0.05)
+    before = state_digest(adapter)
+    candidates = {"average": Candidate(adapter), "bare": floor(2)}
+    first, again = (competing(tiny_encoder, tenant(2), candidates) for _ in range(2))
+    assert state_digest(adapter) == before
+    assert (first.choice, first.thresholds) == (again.choice, again.thresholds)
+    scorer, other = (found.judged["average"].scorer.tensors() for found in (first, again))
+    assert scorer.keys() == other.keys()
+    assert all(torch.equal(part, other[name]) for name, part in scorer.items())
 
 
-def test_without_teachers_the_bare_encoder_is_served(tiny_encoder: Encoder) -> None:
-    found = arrive(tiny_encoder, tenant(2), [], foreign=FOREIGN)
-    assert found.chosen == BARE and found.embedder is None
-
-
-def test_teachers_that_ruin_a_tenant_lose_to_the_floor(tiny_encoder: Encoder) -> None:
-    found = arrive(tiny_encoder, tenant(6), [ruinous(tiny_encoder)], foreign=FOREIGN)
-    assert found.chosen == BARE
-    assert found.choice.judgements[BARE].posterior < 0
-
-
-def test_a_better_candidate_of_the_caller_is_taken(tiny_encoder: Encoder) -> None:
-    further = {"live now": Candidate(None, prior=Prior(0.0, 0.1))}
-    found = arrive(
-        tiny_encoder, tenant(6), [ruinous(tiny_encoder)], foreign=FOREIGN, further=further
-    )
-    assert found.chosen == "live now"
+def test_a_ruinous_reference_loses_to_the_floor(tiny_encoder: Encoder) -> None:
+    candidates = {"average": Candidate(ruinous(tiny_encoder)), "bare": floor(6)}
+    found = competing(tiny_encoder, tenant(6), candidates)
+    assert found.choice.chosen == "bare"
+    assert found.choice.judgements["bare"].posterior < 0
 
 
 def test_a_trained_candidate_is_judged_by_its_folds(tiny_encoder: Encoder) -> None:
-    arriving = tenant(4)
-    texts, labels = arriving.rows()
-    folds = deal_folds(texts, labels, arriving.questions, 2, seed=0)
     bad, good = ruinous(tiny_encoder), random_adapter(tiny_encoder, seed=1, scale=0.01)
-    further = {"own": Candidate(good, folds=(bad, bad), prior=Prior(-0.1, 0.1))}
-    found = arrive(tiny_encoder, arriving, [], foreign=FOREIGN, further=further, folds=folds)
+    candidates = {
+        "bare": Candidate(None),
+        "own": Candidate(good, folds=(bad, bad), prior=Prior(-0.1, 0.1)),
+    }
+    found = competing(tiny_encoder, tenant(4), candidates)
     difference = found.choice.judgements["own"].difference
-    assert found.chosen == BARE and difference is not None and difference > 0
+    assert found.choice.chosen == "bare" and difference is not None and difference > 0
 
 
 def test_a_question_that_says_nothing_is_left_out_where_there_is_a_query() -> None:
@@ -128,43 +149,49 @@ def test_the_sentences_of_answers_rank_too(tiny_encoder: Encoder) -> None:
     arriving = tenant(0, answers=answers)
     sentences, faqs = arriving.sentences()
     assert sentences[:2] == ("Ask about refund.", "Then wait!") and faqs.tolist()[:2] == [0, 0]
-    found = arrive(tiny_encoder, arriving, teachers_of(tiny_encoder), foreign=FOREIGN)
-    assert found.scorer.answers is not None and len(found.scorer.answers.faqs) == 10
-    labelled = arrive(
-        tiny_encoder, tenant(2, answers=answers), teachers_of(tiny_encoder), foreign=FOREIGN
-    )
+    scorer = alone(tiny_encoder, arriving).judged["bare"].scorer
+    assert scorer.answers is not None and len(scorer.answers.faqs) == 10
+    labelled = alone(tiny_encoder, tenant(2, answers=answers)).judged["bare"]
     assert labelled.scorer.answers is not None and "answers" in labelled.held.scores.views
 
 
 def test_unlabelled_queries_move_the_prototypes(tiny_encoder: Encoder) -> None:
-    without = arrive(tiny_encoder, tenant(0), [], foreign=FOREIGN)
     log = tuple(f"{word} now" for word in WORDS for _ in range(3))
-    refined = arrive(tiny_encoder, tenant(0, unlabelled=log), [], foreign=FOREIGN)
-    assert not torch.equal(without.scorer.prototypes, refined.scorer.prototypes)
+    without, refined = (
+        alone(tiny_encoder, tenant(0, unlabelled=texts)).judged["bare"].scorer.prototypes
+        for texts in ((), log)
+    )
+    assert not torch.equal(without, refined)
 
 
 def test_own_examples_set_the_threshold(tiny_encoder: Encoder) -> None:
     examples = tuple(f"zq {letter}{letter}" for letter in "bcdefghijk")
-    plain = arrive(tiny_encoder, tenant(6), [], foreign=FOREIGN)
-    taught = arrive(tiny_encoder, tenant(6, out_of_scope=examples), [], foreign=FOREIGN)
-    assert len(taught.outside) == len(examples)
-    assert taught.threshold != plain.threshold
+    plain = alone(tiny_encoder, tenant(6))
+    taught = alone(tiny_encoder, tenant(6, out_of_scope=examples))
+    assert len(taught.judged["bare"].outside) == len(examples)
+    assert taught.thresholds != plain.thresholds
+
+
+def test_two_examples_alone_do_not_set_the_threshold(tiny_encoder: Encoder) -> None:
+    plain = alone(tiny_encoder, tenant(6))
+    taught = alone(tiny_encoder, tenant(6, out_of_scope=("zq bb", "zq cc")))
+    assert taught.thresholds == plain.thresholds
 
 
 def test_fewer_wrong_answers_cost_a_higher_threshold(tiny_encoder: Encoder) -> None:
     arriving = tenant(3)
-    mixed = TenantTexts(
-        arriving.questions, arriving.queries, arriving.faqs[torch.randperm(18)]
-    )  # labels that say nothing: most answers are wrong
-    free = arrive(tiny_encoder, mixed, [], foreign=FOREIGN)
-    strict = arrive(tiny_encoder, mixed, [], foreign=FOREIGN, most_wrong=0.01)
-    assert strict.threshold > free.threshold
+    shuffled = arriving.faqs[torch.randperm(18, generator=torch.Generator().manual_seed(0))]
+    # Labels that say nothing: most answers are wrong.
+    mixed = TenantTexts(arriving.questions, arriving.queries, shuffled)
+    free = alone(tiny_encoder, mixed)
+    strict = alone(tiny_encoder, mixed, most_wrong=0.01)
+    assert strict.thresholds["bare"] > free.thresholds["bare"]
 
 
 def test_nothing_is_known_of_a_threshold_without_queries_and_public_texts(
     tiny_encoder: Encoder,
 ) -> None:
-    assert arrive(tiny_encoder, tenant(0), [], foreign=()).threshold == NEVER_ABSTAIN
+    assert alone(tiny_encoder, tenant(0), foreign=()).thresholds["bare"] == NEVER_ABSTAIN
 
 
 def test_folds_part_an_faqs_queries_and_keep_equal_texts_together() -> None:
@@ -187,13 +214,13 @@ def test_the_only_rows_of_an_faq_are_never_held_out() -> None:
 @pytest.mark.parametrize("k", [1, 2])
 def test_a_tenant_whose_questions_are_numbers_arrives(tiny_encoder: Encoder, k: int) -> None:
     numbered = tenant(k, questions=tuple(map(str, range(6))))
-    found = arrive(tiny_encoder, numbered, teachers_of(tiny_encoder), foreign=FOREIGN)
-    assert found.scorer.prototypes.shape == (6, tiny_encoder.hidden_size)
-    assert len(found.held.gold) == (0 if k == 1 else 12)
+    judged = alone(tiny_encoder, numbered).judged["bare"]
+    assert judged.scorer.prototypes.shape == (6, tiny_encoder.hidden_size)
+    assert len(judged.held.gold) == (0 if k == 1 else 12)
 
 
 def test_the_floors_prior_shrinks_with_rows() -> None:
-    means = [floor_prior(tenant(k)).mean for k in (1, 3, 10)]
+    means = [floor_prior(6 * k, 6).mean for k in (1, 3, 10)]
     assert means == sorted(means, reverse=True)
 
 
@@ -210,9 +237,12 @@ def test_texts_that_do_not_fit_are_refused(changes: dict[str, object], words: st
         tenant(1, **changes)
 
 
-def test_candidates_need_names_of_their_own_and_their_folds(tiny_encoder: Encoder) -> None:
-    with pytest.raises(ValueError, match="names of their own"):
-        arrive(tiny_encoder, tenant(1), [], foreign=FOREIGN, further={BARE: Candidate(None)})
-    trained = {"own": Candidate(None, folds=(random_adapter(tiny_encoder, seed=0),))}
-    with pytest.raises(ValueError, match="need the folds"):
-        arrive(tiny_encoder, tenant(1), [], foreign=FOREIGN, further=trained)
+def test_candidates_need_one_reference_and_one_that_no_row_trained(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=0)
+    for candidates in (
+        {"a": Candidate(None), "b": Candidate(None)},
+        {"a": Candidate(None, prior=AVERAGED_PRIOR)},
+        {"a": Candidate(adapter, folds=(adapter, adapter))},
+    ):
+        with pytest.raises(ValueError, match="need one reference"):
+            competing(tiny_encoder, tenant(1), candidates)

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.evaluation.report import (
+    Choice,
     Comparison,
     Decision,
+    Figures,
     VariantComparison,
     VariantDecision,
     compare,
@@ -21,45 +23,53 @@ from adapterdistill.evaluation.report import (
 from adapterdistill.manifest import Metric
 
 
-def comparison(gain: float, own: float = -1.0, distilled: float = -1.0) -> Comparison:
-    return Comparison(
-        rows=12,
-        own={},
-        distilled={},
-        gain=gain,
-        gain_low=gain,
-        gain_high=gain,
-        own_score=own,
-        distilled_score=distilled,
-    )
+def figures(difference: float | None) -> Figures:
+    return Figures(held_out={}, test={}, difference=difference, error=0.1, expected=0.0)
 
 
 @pytest.mark.parametrize(
-    ("found", "has_own", "has_distilled", "choice", "reason"),
+    ("differences", "choice", "rows", "reason"),
     [
-        (None, True, False, "own", "no teacher"),
-        (None, False, False, "own", "no teacher"),
-        (comparison(0.0), True, False, "own", "no teacher"),
-        (None, False, True, "distilled", "no labelled query"),
-        (None, True, True, "own", "no held-out row"),
-        (comparison(0.05), True, True, "distilled", "MRR +0.0500 on 12 held-out rows"),
-        (comparison(-0.05), True, True, "own", "student's MRR -0.0500 on 12 held-out rows"),
-        # An adapter without training is near identity: compared where rows are held out.
-        (comparison(0.05), False, True, "distilled", "MRR +0.0500"),
-        (comparison(-0.05), False, True, "own", "student's MRR -0.0500"),
-        (comparison(0.0, -1.0, -0.9), True, True, "distilled", "equal MRR, lower cross-entropy"),
-        (comparison(0.0, -0.9, -1.0), True, True, "own", "student not better"),
-        (comparison(0.0, -1.0, -1.0), True, True, "own", "student not better"),
-        (comparison(0.0), True, True, "own", "student not better"),
-        (comparison(1.0), True, True, "distilled", "MRR +1.0000"),
+        ({"bare": 0.0}, "bare", 0, "no other candidate"),
+        ({"own": 0.0}, "own", 12, "no other candidate"),
+        (
+            {"distilled": 0.0, "bare": None},
+            "distilled",
+            0,
+            "no held-out row, so the candidate that is best for most tenants",
+        ),
+        (
+            {"distilled": 0.0, "own": 0.2, "bare": 0.3},
+            "distilled",
+            12,
+            "no other candidate is expected to be better on 12 held-out rows",
+        ),
+        (
+            {"distilled": 0.0, "own": -0.2, "bare": 0.3},
+            "own",
+            12,
+            "cross-entropy -0.2000 nats from the usual candidate on 12 held-out rows",
+        ),
+        (
+            {"own": 0.0, "bare": -1.23456},
+            "bare",
+            5,
+            "cross-entropy -1.2346 nats from the usual candidate on 5 held-out rows",
+        ),
+        # A prior may choose what the few rows speak against.
+        (
+            {"own": 0.0, "bare": 0.01},
+            "bare",
+            5,
+            "cross-entropy +0.0100 nats from the usual candidate on 5 held-out rows",
+        ),
     ],
 )
-def test_the_verdict(
-    found: Comparison | None, has_own: bool, has_distilled: bool, choice: str, reason: str
+def test_the_verdict_says_why_the_choice_is_served(
+    differences: dict[Choice, float | None], choice: Choice, rows: int, reason: str
 ) -> None:
-    verdict = decide(found, has_own=has_own, has_distilled=has_distilled)
-    assert verdict.choice == choice
-    assert reason in verdict.reason
+    found = {name: figures(value) for name, value in differences.items()}
+    assert decide(found, choice, rows=rows) == Decision(choice=choice, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,8 @@ def test_equal_rankings_gain_nothing_and_none_are_not_compared() -> None:
 
 
 def test_a_metric_is_named_by_a_short_word() -> None:
-    bad = comparison(0.0).model_dump() | {"own": {"where is my parcel": {"value": 1, "count": 1}}}
+    same = compare(ranks(1), ranks(1))
+    assert same is not None
+    bad = same.model_dump() | {"own": {"where is my parcel": {"value": 1, "count": 1}}}
     with pytest.raises(ValidationError, match=re.escape("own.where is my parcel")):
         Comparison.model_validate(bad)
