@@ -30,11 +30,10 @@ from adapterdistill.evaluation.arrival import (
     Judged,
     compete,
     floor_prior,
-    own_prior,
 )
 from adapterdistill.evaluation.calibration import calibrate, upper_bound
 from adapterdistill.evaluation.choice import Prior
-from adapterdistill.evaluation.evaluate import Ranking
+from adapterdistill.evaluation.evaluate import Ranking, build_index, rank_queries
 from adapterdistill.evaluation.foreign import foreign_texts
 from adapterdistill.evaluation.metrics import gold_ranks
 from adapterdistill.evaluation.report import (
@@ -114,6 +113,7 @@ class Judge:
             test=compare(found.test[own], found.test[student]),
             threshold=found.threshold(chosen),
             calibration=found.calibration(chosen),
+            questions_alone=self._questions_alone().metrics(),
         )
         return evaluated, found.competition.judged[chosen].scorer
 
@@ -194,14 +194,15 @@ class Judge:
             score=None if loss is None else -float(loss),
         )
 
+    def _questions_alone(self) -> Ranking:
+        """The test rows, ranked by the bare encoder's cosine to each FAQ's question."""
+        index = build_index(self.encoder, None, self.rows.questions, self.rows.num_faqs)
+        return rank_queries(self.encoder, None, index, self.rows.test)
+
     def _prior(self, name: Choice, teachers: int) -> Prior:
-        match name:
-            case "averaged":
-                return AVERAGED_PRIOR
-            case "own":
-                return own_prior(teachers)
-            case _:
-                return floor_prior(len(self.rows.train.ids), self.rows.num_faqs)
+        if name == "averaged":
+            return AVERAGED_PRIOR
+        return floor_prior(len(self.rows.train.ids), self.rows.num_faqs, teachers)
 
     def _folds(self, file: Path) -> tuple[Embedder, ...]:
         """The folds' adapters; without folds the adapter itself, which no held-out row trained."""

@@ -91,6 +91,8 @@ class Evaluated(StageResult):
     """Own adapter, or the bare encoder where there is none, against the student."""
     test: Comparison | None
     """The same on test rows: reported, never used for a choice."""
+    questions_alone: dict[MetricName, Metric] = Field(default_factory=dict)
+    """The bare encoder on test rows, by its cosine to the questions: the state before a run."""
     threshold: float
     """Top score under which the chosen candidate abstains."""
     calibration: Calibration | None = None

@@ -77,11 +77,11 @@ def demo(
 
 def _tables(result: DemoResult) -> Iterator[Table | str]:
     """The result within 80 columns; `--format json` and `--output` have all of it."""
-    shown = _table("Right answers to test queries, %", "teachers", "bare encoder", "served", "gain")
+    shown = _table("Right answers to test queries, %", "teachers", "untrained", "served", "gain")
     shown.add_column("by", no_wrap=True)
     for report in result.reports:
         candidates, choice = report.evaluate.candidates, report.decide.choice
-        bare = 100 * candidates["bare"].test["top1"].value
+        bare = 100 * report.evaluate.questions_alone["top1"].value
         served = 100 * candidates[choice].test["top1"].value
         right = (f"{bare:.0f}", f"{served:.0f}", f"{served - bare:+.0f}")
         shown.add_row(report.tenant, str(len(report.fetch_teachers.teachers)), *right, choice)

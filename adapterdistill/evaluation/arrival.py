@@ -48,11 +48,12 @@ LEAST_EXAMPLES = 3
 AVERAGED_PRIOR = Prior(0.024, 0.023)
 """The average's cross-entropy less the moved average's: mean and spread over eight public tenants
 at 1 and 3 queries an FAQ."""
-OWN_PRIOR = Prior(0.05, 0.08)
-"""The same of an own adapter, beside many teachers. Set between the average and the floor."""
 MANY_TEACHERS = 8
+"""From as many on, the priors stand; they were measured with 16."""
+FEW_TEACHERS_SPREAD = 0.08
 FLOOR_PRIORS = ((2, Prior(0.15, 0.08)), (7, Prior(0.10, 0.05)), (2**31, Prior(0.05, 0.035)))
-"""The same of the bare encoder, by queries an FAQ below a bound, measured at 1, 3 and 10."""
+"""The same of the bare encoder, by queries an FAQ below a bound, measured at 1, 3 and 10. An own
+adapter without teachers is taken to be as far behind as the bare encoder: it was, by top-1."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,16 @@ def compete(
     )
 
 
-def floor_prior(num_queries: int, num_faqs: int) -> Prior:
-    """What other tenants have shown of the bare encoder, at as many queries an FAQ."""
+def floor_prior(num_queries: int, num_faqs: int, teachers: int) -> Prior:
+    """What learns from no teacher against the student, at as many queries an FAQ and teachers.
+
+    With fewer teachers the student's advantage shrinks, and less is known of it.
+    """
     per_faq = num_queries / max(1, num_faqs)
-    return next(prior for bound, prior in FLOOR_PRIORS if per_faq < bound)
-
-
-def own_prior(teachers: int) -> Prior:
-    """The own adapter against the student: equals with one teacher, less with many."""
+    many = next(prior for bound, prior in FLOOR_PRIORS if per_faq < bound)
     share = min(1.0, max(0, teachers - 1) / (MANY_TEACHERS - 1))
-    return Prior(share * OWN_PRIOR.mean, OWN_PRIOR.spread)
+    spread = many.spread if share == 1 else max(many.spread, FEW_TEACHERS_SPREAD)
+    return Prior(share * many.mean, spread)
 
 
 @dataclass(frozen=True)

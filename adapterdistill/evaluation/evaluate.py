@@ -55,7 +55,7 @@ class Ranking:
 
 @torch.no_grad()
 def build_index(
-    encoder: Encoder, delta: Embedder, rows: TrainingRows, num_faqs: int
+    encoder: Encoder, delta: Embedder | None, rows: TrainingRows, num_faqs: int
 ) -> tuple[Tensor, Tensor]:
     """One unit-length vector an FAQ, the centroid of its rows: ([faqs, d], [faqs])."""
     vectors = encoder.embed_ids(rows.ids, delta)
@@ -64,7 +64,7 @@ def build_index(
 
 @torch.no_grad()
 def rank_queries(
-    encoder: Encoder, delta: Embedder, index: tuple[Tensor, Tensor], queries: TrainingRows
+    encoder: Encoder, delta: Embedder | None, index: tuple[Tensor, Tensor], queries: TrainingRows
 ) -> Ranking:
     """Rank `queries` (labels -1 are out of scope) against an index built with the same adapter."""
     vectors, faq_of_vector = index

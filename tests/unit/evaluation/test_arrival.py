@@ -47,7 +47,7 @@ def competing(
 
 
 def floor(k: int) -> Candidate:
-    return Candidate(None, prior=floor_prior(k * len(WORDS), len(WORDS)))
+    return Candidate(None, prior=floor_prior(k * len(WORDS), len(WORDS), 16))
 
 
 def alone(encoder: Encoder, arriving: TenantTexts, **options: Any) -> Competition:
@@ -220,7 +220,7 @@ def test_a_tenant_whose_questions_are_numbers_arrives(tiny_encoder: Encoder, k: 
 
 
 def test_the_floors_prior_shrinks_with_rows() -> None:
-    means = [floor_prior(6 * k, 6).mean for k in (1, 3, 10)]
+    means = [floor_prior(6 * k, 6, 16).mean for k in (1, 3, 10)]
     assert means == sorted(means, reverse=True)
 
 
