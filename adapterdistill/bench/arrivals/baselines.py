@@ -69,7 +69,9 @@ def _logistic(
         ]
     fitted = linear.LogisticRegression(C=C, max_iter=2000).fit(features[0], rows.labels.numpy())
     inside, outside = (
-        torch.from_numpy(fitted.predict_proba(one)) if len(one) else torch.empty(0, tenant.num_faqs)
+        torch.from_numpy(fitted.predict_proba(one))
+        if one.shape[0]
+        else torch.empty(0, tenant.num_faqs)
         for one in features[1:]
     )
     return outcome(gold_ranks(inside, tenant.test.labels), inside.amax(1), outside.amax(1))

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import psutil
 import torch
 
 J = TypeVar("J")
@@ -34,7 +35,7 @@ _bench: Bench[Any] | None = None
 def end_with_parent() -> None:
     """Let this process end when the one that started it does, however that ended.
 
-    A killed benchmark would otherwise leave workers that compute for nobody.
+    A killed benchmark would otherwise leave workers that compute for nobody, and their registries.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -42,6 +43,8 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
+        for child in psutil.Process().children(recursive=True):
+            child.terminate()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
