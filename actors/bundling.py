@@ -31,6 +31,7 @@ def put_into_service(
     manifest: Manifest,
     payload: bytes,
     variant_payload: bytes | None,
+    scorer: bytes | None,
     rows: TenantRows,
     faqs: list[Faq],
     threshold: float,
@@ -41,6 +42,7 @@ def put_into_service(
     Args:
         payload: the adapter's.
         variant_payload: the variant that is served in the adapter's place; None: the adapter is.
+        scorer: packed; it ranks the FAQs of an adapter that is served. None with a variant.
         threshold: top score under which what is served abstains.
         calibration: what its top scores are worth; None where no labelled row was held out.
     """
@@ -65,6 +67,7 @@ def put_into_service(
             faq_of_vector=faq_of_vector,
             threshold=threshold,
             variant=bundled,
+            scorer=scorer,
             calibration=calibration,
         ),
     )

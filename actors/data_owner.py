@@ -14,7 +14,13 @@ from typing import TypeVar
 import torch
 
 from actors.bundling import is_in_service, put_into_service
-from actors.judging import decide_on_variant, evaluate, judge_adapter, judge_variant
+from actors.judging import (
+    decide_on_variant,
+    evaluate,
+    judge_adapter,
+    judge_variant,
+    require_servable,
+)
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -33,20 +39,26 @@ from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers
 from actors.training.stages import (
+    average,
     distil,
     extract,
-    leave_untrained,
     make_variant,
     require_possible,
+    untrained,
 )
+from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
+from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
-from adapterdistill.evaluation.report import decide, decide_variant
-from adapterdistill.files import write_atomically
+from adapterdistill.evaluation.report import Choice, decide, decide_variant
+from adapterdistill.evaluation.scorer import pack_scorer
+from adapterdistill.files import write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
+_SCORER = "scorer.safetensors"
 _OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
@@ -83,7 +95,7 @@ class DataOwner:
         def work() -> Extracted:
             write_rows(self._rows_file, self._rows.stage())
             if not self._rows.train.ids:
-                return leave_untrained(self._config, self._encoder, self._folder / _OWN)
+                return Extracted(trained=False)
             return extract(
                 self._config, self._encoder, rows=self._rows_file, adapter=self._folder / _OWN
             )
@@ -133,27 +145,24 @@ class DataOwner:
         return self._opened().once(Distilled, work)
 
     def evaluate(self) -> Evaluated:
-        """Compare own and distilled: on held-out rows to decide, on test rows for the record."""
-        distilled = self._done(Distilled)
+        """Let the candidates compete: on held-out rows to decide, on test rows for the record."""
+        self._done(Distilled)
 
         def work() -> Evaluated:
-            own = student = judge_adapter(self._encoder, self._folder / _OWN, self._rows)
-            # Without a student the own adapter stands on both sides: its metrics, and no gain.
-            if distilled.trained:
-                student = judge_adapter(self._encoder, self._folder / _DISTILLED, self._rows)
-            return evaluate(own, student, folds=self._rows.num_folds)
+            found = evaluate(
+                self._encoder, self._candidates(), self._dataset, self._rows, self._config
+            )
+            write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
+            return found.evaluated
 
         return self._opened().once(Evaluated, work)
 
     def decide(self) -> Decided:
-        """Decide which of the two is published."""
+        """Decide which candidate is published and served."""
 
         def work() -> Decided:
-            verdict = decide(
-                self._done(Evaluated).held_out,
-                has_own=self._done(Extracted).trained,
-                has_distilled=self._done(Distilled).trained,
-            )
+            found = self._done(Evaluated)
+            verdict = decide(found.candidates, found.choice, rows=found.rows)
             return Decided(choice=verdict.choice, reason=verdict.reason)
 
         return self._opened().once(Decided, work)
@@ -168,7 +177,7 @@ class DataOwner:
                 self._encoder,
                 payload,
                 choice=self._done(Decided).choice,
-                held_out=self._done(Evaluated).held_out,
+                metrics=self._done(Evaluated).candidates[self._done(Decided).choice].held_out,
                 teachers=self._done(Fetched).teachers,
                 prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
             )
@@ -182,7 +191,10 @@ class DataOwner:
             )
 
         return self._opened().once(
-            Published, work, still_true=lambda kept: is_published(self._config, kept.name)
+            Published,
+            work,
+            # An operator may have released it from quarantine since.
+            still_true=lambda kept: not kept.quarantined and is_published(self._config, kept.name),
         )
 
     def variant(self) -> VariantMade:
@@ -194,7 +206,7 @@ class DataOwner:
 
         def work() -> VariantMade:
             config, kind = self._config.variant, self._config.training.method
-            if config is None or self._done(Evaluated).held_out is None:
+            if config is None or not self._done(Evaluated).rows:
                 verdict = decide_variant(None, None if config is None else kind)
                 return VariantMade(trained=False, **verdict.model_dump())
             adapter, variant = self._folder / self._chosen, self._folder / _VARIANT
@@ -220,17 +232,15 @@ class DataOwner:
     def bundle(self) -> Bundled:
         """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
+        require_servable(self._done(Published), self._done(Evaluated))
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
-            threshold, calibration = (
-                (evaluated.own_threshold, evaluated.own_calibration)
-                if self._chosen == _OWN
-                else (evaluated.distilled_threshold, evaluated.distilled_calibration)
-            )
+            scorer: bytes | None = (self._folder / _SCORER).read_bytes()
+            threshold, calibration = evaluated.threshold, evaluated.calibration
             if made.served != "adapter":
                 assert made.threshold is not None
-                variant = (self._folder / _VARIANT).read_bytes()
+                variant, scorer = (self._folder / _VARIANT).read_bytes(), None
                 threshold, calibration = made.threshold, made.calibration
             return put_into_service(
                 self._config,
@@ -238,6 +248,7 @@ class DataOwner:
                 manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
                 payload=self._chosen_payload(),
                 variant_payload=variant,
+                scorer=scorer,
                 rows=self._rows,
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
@@ -292,9 +303,35 @@ class DataOwner:
             self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
         )
 
+    def _candidates(self) -> dict[Choice, Path]:
+        """The payload files of the candidates, by name; the folds' lie beside them.
+
+        Written here are those that no row trains: the same file serves every fold.
+        """
+        found: dict[Choice, Path] = {}
+        extracted, distilled = self._done(Extracted), self._done(Distilled)
+        if distilled.trained:
+            found["distilled"] = self._folder / _DISTILLED
+        if extracted.trained:
+            found["own"] = self._folder / _OWN
+        made: dict[Choice, BottleneckAdapter] = {"bare": untrained(self._config, self._encoder)}
+        if distilled.trained and extracted.trained:
+            made["averaged"] = average(
+                self._encoder,
+                map(self._teacher_file, self._done(Fetched).teachers),
+                self._rows.stage().train,
+            )
+        for name, adapter in made.items():
+            found[name] = self._folder / f"{name}.safetensors"
+            payload = pack_adapter(adapter, model_name=self._encoder.ref.name)
+            folds = range(self._rows.num_folds)
+            for file in (found[name], *(fold_file(found[name], fold) for fold in folds)):
+                write_atomically(file, payload)
+        return found
+
     @property
     def _chosen(self) -> str:
-        return _OWN if self._done(Decided).choice == "own" else _DISTILLED
+        return f"{self._done(Decided).choice}.safetensors"
 
     def _chosen_payload(self) -> bytes:
         return (self._folder / self._chosen).read_bytes()

@@ -205,7 +205,7 @@ def _described(
         encoder,
         payload,
         choice="distilled",
-        held_out=None,
+        metrics={},
         teachers=tuple(f"{teacher[:-3]}{number:03d}" for number in range(teachers)),
     )
     return len(manifest.canonical_json()), time.perf_counter() - started

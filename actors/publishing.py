@@ -1,13 +1,14 @@
 """Publishes the chosen adapter: its manifest, consent and privacy statement."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
-from adapterdistill.evaluation.report import Choice, Comparison
-from adapterdistill.manifest import Manifest, SharedPrototypes, VersionRef, sha256_hex
+from adapterdistill.evaluation.report import Choice
+from adapterdistill.manifest import Manifest, Metric, SharedPrototypes, VersionRef, sha256_hex
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes
@@ -28,7 +29,7 @@ def build_manifest(
     payload: bytes,
     *,
     choice: Choice,
-    held_out: Comparison | None,
+    metrics: Mapping[str, Metric],
     teachers: tuple[str, ...],
     prototypes: SharedPrototypes | None = None,
 ) -> Manifest:
@@ -36,11 +37,12 @@ def build_manifest(
 
     Args:
         payload: the adapter as it is published.
+        metrics: of the chosen candidate on held-out rows.
         teachers: version names of those that taught the student; an own adapter has none.
         prototypes: of the tenant's task, where it shares them.
     """
     adapter = unpack_adapter(payload)
-    metrics = {} if held_out is None else getattr(held_out, choice)
+    taught = choice in ("distilled", "averaged")
     return Manifest(
         tenant=config.tenant,
         adapter=config.adapter,
@@ -50,17 +52,33 @@ def build_manifest(
         encoder=encoder.ref,
         tensors=tensor_specs(adapter),
         # The variant that a run may also make is not published.
-        method="own_adapter" if choice == "own" else config.student_method,
+        method=_method(choice, config),
         config_sha256=config.digest(),
         seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
-        teachers=() if choice == "own" else teachers,
+        teachers=teachers if taught else (),
         privacy=_privacy(None if prototypes is None else prototypes.noise),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
     )
+
+
+UNTRAINED = "untrained"
+"""Method of an adapter that no row and no teacher trained: it teaches nobody."""
+
+
+def _method(choice: Choice, config: OnboardConfig) -> str:
+    match choice:
+        case "own":
+            return "own_adapter"
+        case "bare":
+            return UNTRAINED
+        case "averaged":
+            return "averaged_teachers"
+        case "distilled":
+            return config.student_method
 
 
 def privacy_of(config: OnboardConfig) -> str:

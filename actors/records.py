@@ -11,6 +11,7 @@ from adapterdistill.confidence import Calibration
 from adapterdistill.evaluation.report import (
     Choice,
     Comparison,
+    Figures,
     MetricName,
     Reason,
     VariantComparison,
@@ -77,18 +78,23 @@ class Distilled(Trained):
 
 
 class Evaluated(StageResult):
-    held_out: Comparison | None
-    """On held-out rows: decides."""
+    """The candidates' competition on held-out rows."""
+
+    candidates: dict[Choice, Figures]
+    choice: Choice
+    rows: int
+    """Number of held-out rows."""
+    num_faqs: int
     folds: int = 0
     """Number of folds that held the rows out; 0 without cross-validation."""
+    held_out: Comparison | None
+    """Own adapter, or the bare encoder where there is none, against the student."""
     test: Comparison | None
-    """On test rows: reported, never used for a choice."""
-    own_threshold: float
-    distilled_threshold: float
-    """Top scores under which each adapter would abstain, set on held-out rows."""
-    own_calibration: Calibration | None = None
-    distilled_calibration: Calibration | None = None
-    """Calibration of each adapter's top scores, on held-out rows."""
+    """The same on test rows: reported, never used for a choice."""
+    threshold: float
+    """Top score under which the chosen candidate abstains."""
+    calibration: Calibration | None = None
+    """Calibration of the chosen candidate's top scores, on held-out rows."""
 
 
 class Decided(StageResult):

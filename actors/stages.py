@@ -51,11 +51,13 @@ def _distilled(result: Distilled) -> str:
 
 
 def _evaluated(result: Evaluated) -> str:
-    found = result.held_out
-    if found is None:
+    if not result.rows:
         return "nothing held out"
     folds = f", {result.folds} folds" if result.folds else ""
-    return f"held-out MRR {found.gain:+.4f} on {found.rows} rows{folds}"
+    right = ", ".join(
+        f"{name} {one.held_out['top1'].value:.3f}" for name, one in result.candidates.items()
+    )
+    return f"held-out top-1 on {result.rows} rows{folds}: {right}"
 
 
 def _decided(result: Decided) -> str:

@@ -7,6 +7,8 @@
                                     index.safetensors        vectors, faq_of_vector
                                     form.safetensors         the variant that is served instead of
                                                              the adapter, if there is one
+                                    scorer.safetensors       what ranks the FAQs instead of the
+                                                             index, if there is one
 
 BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
 `bundle.json`, which holds the digests of the other files. So the id proves all of the content,
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,11 +51,12 @@ _BUNDLE_ID = re.compile(BUNDLE_ID_PATTERN[1:-1])
 _FAQ_COLUMNS = pa.schema(
     [("faq_id", pa.string()), ("question", pa.string()), ("answer", pa.string())]
 )
-_ADAPTER, _FAQS, _INDEX, _VARIANT, _HEAD = (
+_ADAPTER, _FAQS, _INDEX, _VARIANT, _SCORER, _HEAD = (
     "adapter.safetensors",
     "faqs.parquet",
     "index.safetensors",
     "form.safetensors",
+    "scorer.safetensors",
     "bundle.json",
 )
 
@@ -80,6 +84,8 @@ class Bundle:
         cosine over its vectors; a centroid index has one vector an FAQ.
     faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
     threshold: queries whose top score is below it get no answer; NEVER_ABSTAIN answers all.
+    scorer: `adapterdistill.evaluation.scorer.pack_scorer`; its scores replace the cosines, also for
+        `threshold` and `calibration`. None: FAQs are ranked by cosine. A variant has none.
     """
 
     manifest: Manifest
@@ -90,6 +96,7 @@ class Bundle:
     threshold: float = NEVER_ABSTAIN
     variant: BundledVariant | None = None
     calibration: Calibration | None = None
+    scorer: bytes | None = None
 
 
 class _Head(Record):
@@ -104,6 +111,9 @@ class _Head(Record):
         default=None, alias="form", exclude_if=lambda value: value is None
     )
     calibration: Calibration | None = Field(default=None, exclude_if=lambda value: value is None)
+    # Version of the scorer's formula. A server that does not know it refuses the bundle, whose
+    # threshold it would apply to other scores.
+    scorer: Literal[1] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def write_bundle(store: Path, bundle: Bundle) -> Path:
@@ -125,12 +135,15 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
     }
     if bundle.variant is not None:
         contents[_VARIANT] = bundle.variant.payload
+    if bundle.scorer is not None:
+        contents[_SCORER] = bundle.scorer
     head = _Head(
         manifest=bundle.manifest,
         threshold=bundle.threshold,
         files={name: sha256_hex(content) for name, content in contents.items()},
         variant=None if bundle.variant is None else bundle.variant.proven,
         calibration=bundle.calibration,
+        scorer=None if bundle.scorer is None else 1,
     ).canonical_json()
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
@@ -168,7 +181,9 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
         if sha256_hex(head_bytes)[:12] != bundle_id[65:]:
             raise ServingError(f"{subject} is damaged: {_HEAD} does not have the digest in its id")
         head = _Head.model_validate_json(head_bytes)
-        names = [_ADAPTER, _FAQS, _INDEX] + ([_VARIANT] if head.variant else [])
+        names = [_ADAPTER, _FAQS, _INDEX]
+        names += [_VARIANT] if head.variant else []
+        names += [_SCORER] if head.scorer else []
         contents = {name: (folder / name).read_bytes() for name in names}
     except OSError as error:
         raise ServingError(f"{subject} cannot be read: {error.strerror}") from None
@@ -190,6 +205,7 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
             threshold=head.threshold,
             variant=BundledVariant(head.variant, contents[_VARIANT]) if head.variant else None,
             calibration=head.calibration,
+            scorer=contents.get(_SCORER),
         )
     except (SafetensorError, KeyError, pa.ArrowException):
         raise ServingError(f"{subject} is malformed: its index or FAQs cannot be decoded") from None
@@ -210,6 +226,7 @@ def _check(bundle: Bundle, payload_sha256: str) -> None:
         (owner.dtype != torch.int64 or owner.shape != vectors.shape[:1], "not one FAQ a vector"),
         (owner.unique().tolist() != list(range(num_faqs)), "not every FAQ has a vector"),
         (not -1 <= bundle.threshold <= 1, "threshold is outside [-1, 1]"),
+        (bundle.variant is not None and bundle.scorer is not None, "a variant with a scorer"),
     )
     for is_fault, problem in faults:
         if is_fault:

@@ -144,7 +144,7 @@ def load_section(path: Path, kind: type[S]) -> S:
             range; the message names file and keys.
     """
     try:
-        return _parsed(kind, tomllib.loads(read_file(path).decode()), source=str(path))
+        return _parsed(kind, tomllib.loads(read_file(path).decode("utf-8-sig")), source=str(path))
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
     except ValueError as error:  # bad syntax, bytes that are not UTF-8, or a vast number

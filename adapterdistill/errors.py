@@ -231,6 +231,13 @@ class FileError(AdapterDistillError):
     exit_code = 11
 
 
+class NotServedError(ServingError):
+    """A run ends without a bundle: what it made would serve the tenant badly."""
+
+    reason = "NOT_SERVED"
+    exit_code = 13
+
+
 class MissingExtraError(AdapterDistillError):
     """A command needs a library that the base install leaves out."""
 

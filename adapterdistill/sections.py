@@ -90,10 +90,10 @@ class RegistryConfig(Section):
 class TrainingConfig(Section):
     """Both training stages, and the method of the second or of a variant of its adapter."""
 
-    method: str = "adapter_distillation"
-    """One of `adapterdistill.distill.methods`. `adapter_distillation` serves the adapter itself.
-    The others make a cheaper variant of it, which is served if it ranks as well; each has a section
-    of its own."""
+    method: str = "averaged_teachers"
+    """One of `adapterdistill.distill.methods`. `averaged_teachers` and `adapter_distillation` make
+    the student of stage 2. The others make a cheaper variant of the chosen adapter, which is served
+    if it ranks as well; each has a section of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)
@@ -147,6 +147,9 @@ class ReleaseConfig(Section):
     """`canary`: it answers a share of the requests. `shadow`: it is asked the same as the live one
     afterwards, and compared. `adapterdistill release` changes it, promotes it and drops it."""
     share: float = Field(default=0.1, ge=0, le=1)
+    max_wrong_answers: float | None = Field(default=None, gt=0, le=1)
+    """Share of answers that may be wrong, estimated on held-out rows: the threshold is raised until
+    it is kept. None: the threshold turns away about 5% of answerable queries."""
 
     @model_validator(mode="after")
     def _share_of_a_candidate(self) -> "ReleaseConfig":

@@ -12,8 +12,10 @@ from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
+from adapterdistill.evaluation.scorer import pack_scorer, unpack_scorer
 from adapterdistill.release import set_live
 from adapterdistill.testbed.random_adapters import random_manifest
+from tests.random_scorers import random_scorer
 from tests.tiny_encoders import random_adapter
 from tests.tiny_encoders import save_tiny_encoder as save_tiny_encoder
 
@@ -30,6 +32,10 @@ class MadeTenant:
     def expected(self, encoder: Encoder, text: str) -> list[tuple[str, float]]:
         """(faq_id, score) of every FAQ, best first: this tenant alone, by brute force."""
         query = encoder.embed_texts([text], self.adapter)[0].double()
+        if self.bundle.scorer is not None:
+            [total] = unpack_scorer(self.bundle.scorer)(query.float()[None], [text]).total.tolist()
+            best = sorted(range(len(total)), key=lambda faq: -total[faq])
+            return [(self.bundle.faqs[faq].faq_id, total[faq]) for faq in best]
         scores: dict[int, float] = {}
         for vector, faq in zip(
             self.bundle.vectors.double(), self.bundle.faq_of_vector.tolist(), strict=True
@@ -49,8 +55,10 @@ def make_tenant(
     bottleneck_size: int = 6,
     threshold: float = NEVER_ABSTAIN,
     calibration: Calibration | None = None,
+    scorer: bool = False,
 ) -> MadeTenant:
-    """A tenant with a random adapter; FAQ n has n % 3 + 1 random vectors."""
+    """A tenant with a random adapter; FAQ n has n % 3 + 1 random vectors. `scorer`: a random
+    one."""
     adapter = random_adapter(encoder, seed=seed, bottleneck_size=bottleneck_size)
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
     owner = [n for n in range(num_faqs) for _ in range(n % 3 + 1)]
@@ -68,6 +76,9 @@ def make_tenant(
         faq_of_vector=torch.tensor(owner),
         threshold=threshold,
         calibration=calibration,
+        scorer=pack_scorer(random_scorer(num_faqs, encoder.hidden_size, seed=seed))
+        if scorer
+        else None,
     )
     return MadeTenant(tenant, adapter, bundle)
 

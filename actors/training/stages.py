@@ -1,6 +1,6 @@
 """The training stages: their specs, made from a run's settings, and what they report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,31 @@ from actors.training.loop import train_stage
 from actors.training.outcome import Outcome
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
+from adapterdistill.distill.averaging import averaged_teachers
+from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.method import VariantSettings
-from adapterdistill.distill.stage import StageSpec
+from adapterdistill.distill.methods import METHODS
+from adapterdistill.distill.stage import StageSpec, load_payload
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import write_atomically
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
 
 
-def leave_untrained(config: OnboardConfig, encoder: Encoder, adapter: Path) -> Extracted:
-    """An adapter near identity, for a tenant with nothing to train on."""
+def untrained(config: OnboardConfig, encoder: Encoder) -> BottleneckAdapter:
+    """An adapter near identity, which leaves the encoder as it is."""
     t = config.training
-    untrained = BottleneckAdapter.new(
+    return BottleneckAdapter.new(
         encoder.num_layers, encoder.hidden_size, t.bottleneck_size, seed=t.seed
     )
-    write_atomically(adapter, pack_adapter(untrained, model_name=encoder.ref.name))
-    return Extracted(trained=False)
+
+
+def average(encoder: Encoder, teachers: Iterable[Path], rows: TrainingRows) -> BottleneckAdapter:
+    """The average of the teachers in these payload files, for a tenant with these rows."""
+    loaded = [load_payload(file).to(encoder.device) for file in teachers]
+    adapter, _ = averaged_teachers(encoder, loaded, rows)
+    return adapter
 
 
 def extract(config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path) -> Extracted:
@@ -63,7 +69,9 @@ def distil(
     spec = StageSpec(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
-        schedule=_schedule(config, t.distil_steps, t.distil_learning_rate),
+        schedule=METHODS[name].schedule(
+            _schedule(config, t.distil_steps, t.distil_learning_rate), labelled=own is not None
+        ),
         seed=t.seed,
         method=name,
         sections=config.sections.model_dump(mode="json") if name == t.method else {},

@@ -122,6 +122,7 @@ def _folder(name: str) -> Path:
 
 
 def _load(folder: Path, name: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from tokenizers import Tokenizer
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -146,7 +147,9 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
     except EncoderError:
         raise
     except Exception as error:  # tokenizers and safetensors raise plain `Exception`
-        raise EncoderError(f"encoder {name!r} cannot be loaded ({type(error).__name__})") from error
+        damaged = isinstance(error, SafetensorError)
+        why = "not a whole safetensors file" if damaged else "a file is damaged or of another kind"
+        raise EncoderError(f"encoder {name!r} cannot be loaded: {why}") from error
     # Missing weights would be random, and differ in every process. The pooler is not used.
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:

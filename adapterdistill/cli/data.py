@@ -1,16 +1,18 @@
 """`adapterdistill data ...`: make, check and describe a tenant's folder on the owner's machine."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, option
 from adapterdistill.cli.tables import table
 from adapterdistill.data import (
     TenantDataset,
+    find_doubts,
     find_faults,
     import_samples,
     import_tenant,
@@ -28,20 +30,33 @@ Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path."
 
 @app.command("import")
 def import_(
-    source: Annotated[
-        str, typer.Argument(help="Folder with faqs.* and, if there are any, queries.*")
-    ],
+    source: Annotated[str, typer.Argument(help="Folder with FAQs and maybe queries, or one file.")],
     target: Annotated[str, typer.Argument(help="The tenant folder to make.")],
     k: Annotated[int | None, typer.Option(help="Keep k training queries of each FAQ.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the splits.")] = 0,
     valid_fraction: Annotated[float, typer.Option(help="Training rows to hold out.")] = 0.0,
     test_fraction: Annotated[float, typer.Option(help="Training rows to set aside.")] = 0.0,
+    encoding: Annotated[
+        str | None, option("Encoding of text files that are not UTF-8, such as cp1252.", "NAME")
+    ] = None,
+    mapped: Annotated[
+        list[str] | None,
+        option(
+            "Take a field from a column, as in question=FRAGE; may be repeated.",
+            "FIELD=COLUMN",
+            "--map",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     output: Output = Format.table,
 ) -> None:
-    """Make a tenant folder from CSV, JSON Lines or Parquet. On a fault nothing is written."""
+    """Make a tenant folder from the tables that people have; on a fault nothing is written.
+
+    Reads CSV in any dialect, JSON, Excel, Parquet, Arrow and Rasa's YAML, and prints what each
+    column was taken for and what was left out.
+    """
     try:
-        counts = import_tenant(
+        imported = import_tenant(
             local_folder(source),
             local_folder(target),
             k=k,
@@ -49,30 +64,52 @@ def import_(
             valid_fraction=valid_fraction,
             test_fraction=test_fraction,
             overwrite=overwrite,
+            encoding=encoding,
+            mapped=[_mapping(one) for one in mapped or ()],
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    _show({"path": target, **counts}, output)
+    if output is Format.json:
+        report = imported.report
+        account = {
+            "tables": [asdict(table) for table in report.tables],
+            "ignored": [{"what": what, "why": why} for what, why in report.ignored],
+            "notes": report.notes,
+            "warnings": report.warnings,
+        }
+        typer.echo(json.dumps({"path": target, **imported.counts, "report": account}, indent=2))
+        return
+    for line in imported.report.lines():
+        typer.echo(line)
+    _show({"path": target, **imported.counts}, output)
+
+
+def _mapping(pair: str) -> tuple[str, str]:
+    field, sign, column = pair.partition("=")
+    if not (field.strip() and sign and column.strip()):
+        raise ValueError("--map takes FIELD=COLUMN, as question=QUESTIONS")
+    return field.strip(), column.strip()
 
 
 @app.command()
 def validate(folder: Folder, output: Output = Format.table) -> None:
-    """List every fault by file, row (from 0) and column. Exit code 3 if there is any."""
+    """List every fault by file, row (from 0) and column. Exit code 3 if there is any.
+
+    A sound tenant's texts in two splits or with contradicting labels are warned of by row.
+    """
     faults = find_faults(local_folder(folder))
+    warnings = [] if faults else find_doubts(local_folder(folder))
     if output is Format.json:
         rows = [
             {"file": f.file, "row": f.row, "column": f.column, "problem": f.problem} for f in faults
         ]
-        typer.echo(json.dumps({"path": folder, "sound": not faults, "faults": rows}, indent=2))
-    elif not faults:
-        typer.echo(f"{folder}: no faults")
+        account = {"path": folder, "sound": not faults, "faults": rows, "warnings": warnings}
+        typer.echo(json.dumps(account, indent=2))
     else:
-        shown = table("file", "row (from 0)", "column", "problem", title=Text(f"{folder}"))
-        for f in faults:
-            row = "" if f.row is None else str(f.row)
-            shown.add_row(Text(f.file), row, Text(f.column or ""), Text(f.problem))
-        Console().print(shown)
-        typer.echo(f"{len(faults)} fault(s)")
+        for line in (*map(str, faults), *(f"warning: {warning}" for warning in warnings)):
+            typer.echo(line)
+        told = f"{len(faults)} fault(s); rows count from 0" if faults else "no faults"
+        typer.echo(f"{folder}: {told}")
     if faults:
         raise typer.Exit(DataError.exit_code)
 

@@ -54,6 +54,10 @@ def query(
             "`adapterdistill release`. Default: the endpoint chooses, as for any user.",
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also show how each view scores the FAQs."),
+    ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with the tenant's token, if the server asks for one."),
@@ -62,7 +66,7 @@ def query(
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)
-    answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token)
+    answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain)
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
@@ -88,6 +92,7 @@ def ask(
     top_k: int = 5,
     alias: str | None = None,
     token: str | None = None,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """The server's answer to one question.
 
@@ -107,18 +112,23 @@ def ask(
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError("the question is not valid UTF-8") from None
+    asked: dict[str, Any] = {"query": text, "top_k": top_k}
+    asked |= {} if alias is None else {"alias": alias}
+    asked |= {"explain": True} if explain else {}
     url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
     try:
         response = httpx.post(
             url,
-            json={"query": text, "top_k": top_k} | ({} if alias is None else {"alias": alias}),
+            json=asked,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
         )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise ConfigError(f"not an address: {address}") from None
     except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address} ({type(error).__name__})") from None
+        late = isinstance(error, httpx.TimeoutException)
+        why = "it took too long" if late else "the connection failed"
+        raise ServingError(f"no answer from {address}: {why}") from None
     try:
         body: dict[str, Any] = response.json()
     except ValueError:
@@ -149,17 +159,21 @@ def _table(answer: dict[str, Any]) -> RenderableType:
     variant = answer["adapter"]["form"]
     told = "" if variant == "adapter" else f", variant {variant}"
     told += "" if answer["adapter"].get("alias", "live") == "live" else " (canary)"
-    columns = ("#", "score", "question", "answer", "faq_id")
+    columns = ("question", "answer", "faq_id")
+    views = list(result["ranked"][0].get("views") or {})
+    numbers = ("#", "score", *views)
     shown = table(
+        *numbers,
         *columns,
-        right=("#", "score"),
+        right=numbers,
         title=Text(f"{answer['tenant']}: {adapter}{told}"),
         caption=Text(_caption(result)),
     )
     for place, faq in enumerate(result["ranked"], start=1):
         # Text, not str: a tenant's brackets are not markup.
-        cells = [Text(faq[name] or "-") for name in columns[2:]]
-        shown.add_row(str(place), f"{faq['score']:.3f}", *cells)
+        cells = [Text(faq[name] or "-") for name in columns]
+        scores = [faq["score"], *(faq["views"][name] for name in views)]
+        shown.add_row(str(place), *(f"{score:.3f}" for score in scores), *cells)
     return shown
 
 
@@ -167,4 +181,6 @@ def _caption(result: dict[str, Any]) -> str:
     told = ["abstained: no FAQ is close enough"] if result["abstained"] else []
     if result.get("confidence") is not None:
         told.append(f"the first is right with probability {result['confidence']:.2f}")
+    if result.get("decided_by") is not None:
+        told.append(f"the view {result['decided_by']} puts the first furthest ahead of the second")
     return "; ".join(told)

@@ -73,7 +73,7 @@ def _check_cell(faults: _FaultList, row: int, column: str, cell: Cell, *, nullab
     """Say whether the cell is usable: sound text, or a null where one is allowed."""
     if cell is None:
         if not nullable:
-            faults.add(row, column, "is null")
+            faults.add(row, column, "is null or empty")
         return nullable
     if isinstance(cell, Defect):
         faults.add(row, column, cell.value)
@@ -118,8 +118,14 @@ def check_faqs(
 def check_queries(
     batches: Iterable[CellBatch], file: str, faq_ids: frozenset[str] | None
 ) -> list[Fault]:
-    """Find the faults of the query table; without `faq_ids`, do not check that FAQs exist."""
+    """Find the faults of the query table; without `faq_ids`, do not check that FAQs exist.
+
+    Rows that follow each other with one id, text and split, and with different FAQs, are one query
+    with several right FAQs.
+    """
     faults, unique = _FaultList(file), _UniqueIds()
+    query: tuple[Cell, ...] = ()
+    right: set[Cell] = set()
     nullable = NULLABLE_COLUMNS["queries"]
     try:
         for batch in batches:
@@ -131,9 +137,13 @@ def check_queries(
                     column: _check_cell(faults, row, column, cell, nullable=column in nullable)
                     for column, cell in zip(QUERY_COLUMNS, cells, strict=True)
                 }
-                query_id, _, faq_id, split = cells
-                if sound["query_id"] and isinstance(query_id, str):
+                query_id, text, faq_id, split = cells
+                goes_on = query == (query_id, text, split) and None not in right | {faq_id}
+                if goes_on and faq_id not in right:
+                    right.add(faq_id)
+                elif sound["query_id"] and isinstance(query_id, str):
                     unique.add(row, query_id)
+                    query, right = (query_id, text, split), {faq_id}
                 if sound["split"] and split not in SPLITS:
                     faults.add(row, "split", f"is not one of {', '.join(SPLITS)}")
                 if sound["faq_id"] and faq_id is not None:

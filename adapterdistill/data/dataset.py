@@ -5,7 +5,8 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,11 +27,13 @@ from adapterdistill.data.schema import (
     faults_message,
     local_folder,
 )
+from adapterdistill.data.sources.naming import SUFFIXES, role_of, suffix_of
 from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
 from adapterdistill.files import sync
 from adapterdistill.manifest import canonical_json
 
+_IMPORT = "make a tenant with `adapterdistill data import SOURCE TARGET`"
 _TASK_NAME = re.compile(r"[a-z0-9_]{1,40}")
 _FAQ_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "answer") for c in FAQ_COLUMNS])
 _QUERY_SCHEMA = pa.schema([pa.field(c, pa.string(), nullable=c == "faq_id") for c in QUERY_COLUMNS])
@@ -44,9 +47,18 @@ def find_faults(folder: Path) -> list[Fault]:
     """
     folder = local_folder(folder)
     faqs, queries = folder / FAQS_FILE, folder / QUERIES_FILE
+    is_there = faqs.exists()
+    brought = _brought(folder)
+    if brought and not is_there:
+        shown = ", ".join(brought[:3]) + (", ..." if len(brought) > 3 else "")
+        problem = f"does not exist, but {shown} does: {_IMPORT}"
+        return [Fault(FAQS_FILE, None, None, problem)]
     faults, faq_ids = check_faqs(read_table(faqs, FAQ_COLUMNS), FAQS_FILE)
     if queries.exists():
         faults += check_queries(read_table(queries, QUERY_COLUMNS), QUERIES_FILE, faq_ids)
+    else:
+        lost = [name for name in brought if role_of(name) == "queries"]
+        faults += [Fault(name, None, None, f"is not read: {_IMPORT}") for name in lost]
     for path in _task_files(folder):
         name = f"{TASKS_FOLDER}/{path.name}"
         if not _TASK_NAME.fullmatch(path.stem):
@@ -57,6 +69,24 @@ def find_faults(folder: Path) -> list[Fault]:
         if not isinstance(found, Task):
             faults += [replace(fault, file=name) for fault in found]
     return faults
+
+
+def _read_queries(path: Path, batch_rows: int) -> Iterator[Query]:
+    rows = _sound_rows(path, QUERY_COLUMNS, batch_rows)
+    for query_id, of_query in groupby(rows, key=itemgetter(0)):
+        (_, text, faq_id, split), *others = of_query
+        further = tuple(_text(other[2]) for other in others)
+        yield Query(_text(query_id), _text(text), faq_id, _text(split), further)
+
+
+def _brought(folder: Path) -> list[str]:
+    """Tables as people bring them, which are no part of a tenant's folder."""
+    paths = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
+    return sorted(
+        path.name
+        for path in paths
+        if suffix_of(path) in SUFFIXES and path.name not in (FAQS_FILE, QUERIES_FILE)
+    )
 
 
 def _task_files(folder: Path) -> list[Path]:
@@ -100,9 +130,9 @@ class TenantDataset:
         path = self.path / QUERIES_FILE
         if not path.exists():
             return
-        for query_id, text, faq_id, row_split in _sound_rows(path, QUERY_COLUMNS, batch_rows):
-            if split is None or row_split == split:
-                yield Query(_text(query_id), _text(text), faq_id, _text(row_split))
+        for query in _read_queries(path, batch_rows):
+            if split is None or query.split == split:
+                yield query
 
     def tasks(self) -> list[Task]:
         """Read the tenant's further tasks, by name: the files of its folder `tasks`, if it has one.
@@ -140,7 +170,7 @@ class TenantDataset:
             digest.update(canonical_json([faq.faq_id, faq.question, faq.answer]) + b"\n")
         digest.update(b"queries\n")
         for query in self.queries():
-            row = [query.query_id, query.text, query.faq_id, query.split]
+            row = [query.query_id, query.text, query.faq_id, query.split, *query.further]
             digest.update(canonical_json(row) + b"\n")
         for task in self.tasks():
             digest.update(canonical_json(["task", asdict(task)]) + b"\n")
@@ -185,7 +215,11 @@ def write_tenant(
             staged.mkdir()
             faq_rows = ((f.faq_id, f.question, f.answer) for f in faqs)
             _write_table(staged / FAQS_FILE, _FAQ_SCHEMA, faq_rows)
-            query_rows = ((q.query_id, q.text, q.faq_id, q.split) for q in queries)
+            query_rows = (
+                (q.query_id, q.text, faq_id, q.split)
+                for q in queries
+                for faq_id in q.faq_ids or (None,)
+            )
             _write_table(staged / QUERIES_FILE, _QUERY_SCHEMA, query_rows)
             faults = find_faults(staged)
             if faults:
@@ -194,7 +228,7 @@ def write_tenant(
             _move(staged, folder, replaced=Path(staging) / "replaced")
         sync(folder.parent)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or "the file system refused it"
         raise DataError(f"{folder} cannot be written: {reason}") from error
 
 

@@ -1,39 +1,32 @@
-"""Import of tenants from CSV, JSON Lines or Parquet, and the sample tenants.
+"""Import of tenants from the tables that people have, and the sample tenants.
 
-The source is read three times: to check it, to choose the k rows of each FAQ, and to write. Memory
-holds only the FAQs' ids, 8-byte digests of query ids and the k best keys of each FAQ.
+The queries of a source are read several times (find the columns; check; choose the k kept rows;
+write) and never held, but for the rows whose texts or ids repeat: digests and the k best keys of
+each FAQ stay in memory. FAQs are held.
 """
 
-import hashlib
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappush, heappushpop
 from importlib.resources import files
 from pathlib import Path
 
-from adapterdistill.data.checks import check_faqs, check_queries
 from adapterdistill.data.dataset import TenantDataset, refuse_to_replace, write_tenant
-from adapterdistill.data.reading import (
-    SUFFIXES,
-    Cell,
-    CellBatch,
-    Defect,
-    UnreadableTableError,
-    read_table,
-)
-from adapterdistill.data.schema import (
-    FAQ_COLUMNS,
-    QUERY_COLUMNS,
-    Faq,
-    Query,
-    faults_message,
-    local_folder,
-)
+from adapterdistill.data.reading import Defect
+from adapterdistill.data.schema import Fault, Query, faults_message, local_folder
+from adapterdistill.data.sources.cells import ids_of, is_no_label
+from adapterdistill.data.sources.columns import FIELDS
+from adapterdistill.data.sources.faqs import SourceFaqs, faqs_of_labels, read_faqs
+from adapterdistill.data.sources.finding import SourceError, find_source
+from adapterdistill.data.sources.queries import SourceQueries
+from adapterdistill.data.sources.report import ImportReport
+from adapterdistill.data.sources.roles import Source
+from adapterdistill.data.sources.rows import numbered
+from adapterdistill.data.sources.text import check_encoding
 from adapterdistill.data.splits import held_out, nested_key
 from adapterdistill.errors import DataError
-
-_OPTIONAL = frozenset({"answer", "query_id", "split"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,15 @@ class _Selection:
         return "train"
 
 
+@dataclass(frozen=True)
+class Imported:
+    """A tenant that was written."""
+
+    counts: dict[str, int]
+    """Counts of the tenant (`TenantDataset.counts`)."""
+    report: ImportReport
+
+
 def import_tenant(
     source: Path,
     target: Path,
@@ -68,42 +70,42 @@ def import_tenant(
     test_fraction: float = 0.0,
     tenant: str | None = None,
     overwrite: bool = False,
-) -> dict[str, int]:
-    """Make the tenant folder `target` from faqs.* and, if present, queries.* in `source`.
+    encoding: str | None = None,
+    mapped: Sequence[tuple[str, str]] = (),
+) -> Imported:
+    """Make the tenant folder `target` from the FAQs and, if there, the queries in `source`.
 
-    Columns `answer`, `query_id` and `split` may be missing: no answers; ids made from the row's
-    position; every row train, or unlabelled where `faq_id` is null. In CSV an empty `faq_id` or
-    `answer` is null.
+    `adapterdistill.data.sources` says which files and columns are read. The columns `faq_id` of
+    FAQs, `answer`, `query_id` and `split` may be missing: ids made from the question; no answers;
+    ids made from the row's position; every row train, or unlabelled where `faq_id` is empty.
 
     Args:
+        source: a folder, or one file with FAQs.
         k: how many training queries of each FAQ to keep, by `nested_order`. Out-of-scope training
             rows are kept, except that 0 keeps no training row at all. None keeps everything.
         valid_fraction: training rows that become valid ones before k is applied; without effect
             if the source has valid rows. `test_fraction` likewise.
         tenant: a part of the nested sample's key, with seed and text; the source folder's name by
             default, so that imports to several targets nest.
-
-    Returns:
-        The counts of the written tenant (`TenantDataset.counts`).
+        encoding: of text files without a byte order mark; UTF-8 by default.
+        mapped: (field, column) pairs that go before what the columns' names say.
 
     Raises:
-        ValueError: k is negative, or the fractions are outside [0, 1) or add up to 1 or more.
+        ValueError: k is negative, the fractions are outside [0, 1) or add up to 1 or more, or
+            there is no such encoding or field.
         DataError: the source has faults (all in its own rows), or the target is in the way.
             Nothing was written.
     """
     _check_arguments(k, valid_fraction, test_fraction)
+    encoding = None if encoding is None else check_encoding(encoding)
+    unknown = [name for name, _ in mapped if name not in FIELDS]
+    if unknown:
+        raise ValueError(f"--map takes FIELD=COLUMN with a field of {', '.join(FIELDS)}")
     source, target = local_folder(source), local_folder(target)
     refuse_to_replace(target, overwrite=overwrite)
-    faqs_path, queries_path = _source_table(source, "faqs"), _source_table(source, "queries")
-    if faqs_path is None:
-        raise DataError(f"{source} has no faqs.csv, faqs.jsonl or faqs.parquet")
-    faults, faq_ids = check_faqs(_faq_batches(faqs_path), faqs_path.name)
-    if queries_path is not None:
-        faults += check_queries(_query_batches(queries_path), queries_path.name, faq_ids)
-    if faults:
-        raise DataError(faults_message(source, faults))
+    queries, faqs, report = _read(source, encoding, mapped, target)
 
-    splits = {query.split for query in _source_queries(queries_path)}
+    splits = {query.split for query in queries}
     selection = _Selection(
         seed=seed,
         tenant=tenant if tenant is not None else source.resolve().name,
@@ -111,10 +113,34 @@ def import_tenant(
         valid=0.0 if "valid" in splits else valid_fraction,
         k=k,
     )
-    write_tenant(
-        target, _source_faqs(faqs_path), _selected(queries_path, selection), overwrite=overwrite
-    )
-    return TenantDataset(target).counts()
+    write_tenant(target, faqs.faqs, _selected(queries, selection), overwrite=overwrite)
+    report.settle()
+    return Imported(TenantDataset(target).counts(), report)
+
+
+def _read(
+    place: Path, encoding: str | None, mapped: Sequence[tuple[str, str]], target: Path
+) -> tuple[SourceQueries, SourceFaqs, ImportReport]:
+    """The source, found sound. Raises DataError with every fault and how each file was read."""
+    report = ImportReport()
+    try:
+        source = find_source(place, encoding=encoding, mapped=mapped, leave_out=target)
+    except SourceError as error:
+        raise DataError(faults_message(place, error.faults, error.read_as)) from None
+    report.ignored += source.ignored
+    report.notes += source.notes
+    if source.faqs is not None:
+        faqs = read_faqs(source.faqs, report)
+    else:
+        faqs = faqs_of_labels(_labels(place, source))
+        made = f"no FAQs were found; they are made of the {len(faqs.faqs)} labels of the queries"
+        report.warnings.append(f"{source.queries[0].raw.name}: {made}, without answers")
+    queries = SourceQueries(source.queries, faqs, source.class_names, report)
+    faults = faqs.faults + queries.check()
+    if faults:
+        told = [_with_hint(fault, encoding) for fault in faults]
+        raise DataError(faults_message(place, told, report.shown_tables()))
+    return queries, faqs, report
 
 
 def sample_names() -> list[str]:
@@ -126,7 +152,7 @@ def import_samples(name: str, target: Path, *, overwrite: bool = False) -> dict[
     """Write the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
     if name not in sample_names():
         raise DataError(f"no such sample tenant; there are {', '.join(sample_names())}")
-    return import_tenant(_samples() / name, target, overwrite=overwrite)
+    return import_tenant(_samples() / name, target, overwrite=overwrite).counts
 
 
 def _samples() -> Path:
@@ -141,78 +167,47 @@ def _check_arguments(k: int | None, valid_fraction: float, test_fraction: float)
         raise ValueError("valid and test fractions must be in [0, 1) and add up to less than 1")
 
 
-def _source_table(source: Path, stem: str) -> Path | None:
-    found = [path for suffix in SUFFIXES if (path := source / f"{stem}{suffix}").exists()]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise DataError(f"{source} has {names}: expected one of them")
-    return found[0] if found else None
+def _with_hint(fault: Fault, encoding: str | None) -> Fault:
+    """The fault with what may help where a text is not of the encoding that was taken."""
+    if fault.problem != Defect.INVALID_UTF8.value:
+        return fault
+    if encoding is not None:
+        return replace(fault, problem=f"is not valid {encoding}, as --encoding says")
+    hint = "; if it comes from Excel, try --encoding cp1252"
+    return replace(fault, problem=f"{fault.problem}{hint}")
 
 
-def _faq_batches(path: Path) -> Iterator[CellBatch]:
-    for batch in read_table(path, FAQ_COLUMNS, optional=_OPTIONAL):
-        answers = [_null_if_empty(cell) for cell in batch.columns["answer"]]
-        yield replace(batch, columns={**batch.columns, "answer": answers})
+def _labels(place: Path, source: Source) -> list[str]:
+    """The names of the labels of a source without FAQs. Raises DataError if there are none."""
+    labelled = [table for table in source.queries if "faq_id" in table.match]
+    problem = "has no faqs.csv, faqs.jsonl, faqs.xlsx or another table of FAQs"
+    if not labelled:
+        ignored = "".join(f"\n  ignored: {what}: {why}" for what, why in source.ignored)
+        raise DataError(f"{place} {problem}{ignored}")
+    if source.class_names:
+        return list(dict.fromkeys(source.class_names))
+    found: dict[str, None] = {}
+    for table in labelled:
+        column = table.match.places["faq_id"][0]
+        names = table.raw.class_names.get(table.raw.columns[column])
+        if names:
+            found |= dict.fromkeys(names)
+            continue
+        for _, record in numbered(table):
+            if record is not None and not isinstance(record, str):
+                labels = [one for one in ids_of(record[column]) if isinstance(one, str)]
+                found |= dict.fromkeys(one for one in labels if not is_no_label(one))
+    if not any(re.search(r"[^\W\d]", label) for label in found):
+        raise DataError(
+            f"{place} {problem}, and the labels of the queries are numbers without names; put the "
+            "names beside them in labels.txt, one a line"
+        )
+    return list(found)
 
 
-def _query_batches(path: Path) -> Iterator[CellBatch]:
-    for batch in read_table(path, QUERY_COLUMNS, optional=_OPTIONAL):
-        ids, _, faq_ids, splits = (batch.columns[column] for column in QUERY_COLUMNS)
-        if path.suffix == ".csv":
-            faq_ids = [None if cell == "" else cell for cell in faq_ids]
-        filled: dict[str, list[Cell]] = {
-            "query_id": [
-                _positional_id(row) if cell is Defect.ABSENT else cell
-                for row, cell in enumerate(ids, start=batch.first_row)
-            ],
-            "faq_id": faq_ids,
-            "split": [
-                ("unlabelled" if faq_id is None else "train") if cell is Defect.ABSENT else cell
-                for cell, faq_id in zip(splits, faq_ids, strict=True)
-            ],
-        }
-        yield replace(batch, columns={**batch.columns, **filled})
-
-
-def _null_if_empty(cell: Cell) -> Cell:
-    blank = cell is Defect.ABSENT or (isinstance(cell, str) and not cell.strip())
-    return None if blank else cell
-
-
-def _positional_id(row: int) -> str:
-    return f"q-{hashlib.sha256(str(row).encode()).hexdigest()[:16]}"
-
-
-def _source_faqs(path: Path) -> Iterator[Faq]:
-    for faq_id, question, answer in _values(path, _faq_batches(path)):
-        yield Faq(_still(path, faq_id), _still(path, question), answer)
-
-
-def _source_queries(path: Path | None) -> Iterator[Query]:
-    if path is None:
-        return
-    for query_id, text, faq_id, split in _values(path, _query_batches(path)):
-        yield Query(_still(path, query_id), _still(path, text), faq_id, _still(path, split))
-
-
-def _still(path: Path, value: str | None) -> str:
-    if value is None:
-        raise DataError(f"{path} was changed while it was being imported")
-    return value
-
-
-def _values(path: Path, batches: Iterator[CellBatch]) -> Iterator[list[str | None]]:
-    try:
-        for batch in batches:
-            for _, cells in batch.rows():
-                yield [None if isinstance(cell, Defect) else cell for cell in cells]
-    except UnreadableTableError as error:
-        raise DataError(faults_message(path.parent, error.faults)) from None
-
-
-def _selected(path: Path | None, selection: _Selection) -> Iterator[Query]:
-    kept = None if selection.k is None else _kept_rows(path, selection)
-    for row, query in enumerate(_source_queries(path)):
+def _selected(queries: Iterable[Query], selection: _Selection) -> Iterator[Query]:
+    kept = None if selection.k is None else _kept_rows(queries, selection)
+    for row, query in enumerate(queries):
         split = selection.split_of(query)
         if split == "train" and kept is not None:
             dropped = selection.k == 0 if query.faq_id is None else row not in kept
@@ -221,20 +216,21 @@ def _selected(path: Path | None, selection: _Selection) -> Iterator[Query]:
         yield replace(query, split=split)
 
 
-def _kept_rows(path: Path | None, selection: _Selection) -> set[int]:
+def _kept_rows(queries: Iterable[Query], selection: _Selection) -> set[int]:
     """Find the rows of the first k training queries of each FAQ, in the order of `nested_order`."""
     if not selection.k:
         return set()
     # A heap removes its smallest entry, and the largest key must go: keys are negated.
     best: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row, query in enumerate(_source_queries(path)):
-        if query.faq_id is None or selection.split_of(query) != "train":
+    for row, query in enumerate(queries):
+        if selection.split_of(query) != "train":
             continue
         key = nested_key(query.text, seed=selection.seed, tenant=selection.tenant)
         entry = (-int.from_bytes(key, "big"), -row)
-        heap = best[query.faq_id]
-        if len(heap) < selection.k:
-            heappush(heap, entry)
-        else:
-            heappushpop(heap, entry)
+        for faq_id in query.faq_ids:
+            heap = best[faq_id]
+            if len(heap) < selection.k:
+                heappush(heap, entry)
+            else:
+                heappushpop(heap, entry)
     return {-row for heap in best.values() for _, row in heap}

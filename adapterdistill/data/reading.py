@@ -1,10 +1,9 @@
-"""Streaming of tables (Parquet, CSV, JSON Lines) as batches of cells, one in memory at a time.
+"""Streaming of the tenant format's tables as batches of cells, one in memory at a time.
 
 A cell that cannot be read as text becomes a `Defect`, so that the fault of one row neither hides
 the next nor ends the reading. A fault of the whole file ends it with `UnreadableTableError`.
 """
 
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,6 @@ from adapterdistill.data.schema import Fault
 BATCH_ROWS = 256
 READ_EVENT = "adapterdistill.read_table"
 """Name of the audit event that carries the file's path, for hooks of `sys.addaudithook`."""
-_MAX_CELL_CHARACTERS = 1 << 24
 _MAX_BATCH_BYTES = 1 << 26
 """Limit of the texts in a batch, 256 KiB a row: a small compressed file may hold terabytes."""
 
@@ -34,6 +32,9 @@ class Defect(Enum):
     INVALID_UTF8 = "is not valid UTF-8"
     NOT_TEXT = "is not text"
     ABSENT = "is missing"
+    NUL = "holds a NUL character"
+    NOT_COMPUTED = "is a formula without a computed value: open the file in Excel and save it again"
+    ERROR_VALUE = "holds an error value of a formula"
 
 
 Cell = str | None | Defect
@@ -196,44 +197,6 @@ def _batched(
         first += len(chunk)
 
 
-def _read_csv(
-    path: Path, columns: Sequence[str], optional: frozenset[str], batch_rows: int
-) -> Iterator[CellBatch]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        yield from _batched(columns, _csv_rows(path, stream, columns, optional), batch_rows)
-
-
-def _csv_rows(
-    path: Path, stream: Iterable[str], columns: Sequence[str], optional: frozenset[str]
-) -> Iterator[list[Cell] | str]:
-    csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    reader = csv.reader(stream, strict=True)
-    row: int | None = None
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise _unreadable(path, "has no header line")
-        faults = _missing(path, [c for c in columns if c not in header], optional)
-        twice = [c for c in columns if header.count(c) > 1]
-        faults += [Fault(path.name, None, c, "column is there more than once") for c in twice]
-        if faults:
-            raise UnreadableTableError(faults)
-        place = [header.index(c) if c in header else None for c in columns]
-        row = 0
-        for fields in reader:
-            if not fields:
-                continue
-            if len(fields) == len(header):
-                yield [Defect.ABSENT if i is None else _whole_text(fields[i]) for i in place]
-            else:
-                yield f"has {len(fields)} fields where the header has {len(header)}"
-            row += 1
-    except csv.Error:
-        raise _unreadable(
-            path, "is not well-formed CSV (an open quote, or too long)", row
-        ) from None
-
-
 def _read_jsonl(
     path: Path, columns: Sequence[str], optional: frozenset[str], batch_rows: int
 ) -> Iterator[CellBatch]:
@@ -262,7 +225,5 @@ def _jsonl_rows(stream: BinaryIO, columns: Sequence[str]) -> Iterator[list[Cell]
 Reader = Callable[[Path, Sequence[str], frozenset[str], int], Iterator[CellBatch]]
 _READERS: dict[str, Reader] = {
     ".parquet": _read_parquet,
-    ".csv": _read_csv,
     ".jsonl": _read_jsonl,
 }
-SUFFIXES = tuple(_READERS)

@@ -41,6 +41,13 @@ class Query:
     text: str
     faq_id: str | None
     split: str
+    further: tuple[str, ...] = ()
+    """Further FAQs that are right too, in the order of the rows."""
+
+    @property
+    def faq_ids(self) -> tuple[str, ...]:
+        """Every FAQ that is right."""
+        return () if self.faq_id is None else (self.faq_id, *self.further)
 
     @property
     def out_of_scope(self) -> bool:
@@ -68,11 +75,15 @@ class Fault:
         return f"{place}: {self.problem}"
 
 
-def faults_message(folder: Path, faults: Sequence[Fault]) -> str:
-    """Make a message of how many faults there are, and of the first of them, one a line."""
+def faults_message(folder: Path, faults: Sequence[Fault], read_as: Sequence[str] = ()) -> str:
+    """Make a message of how many faults there are, the first of them, and how files were read.
+
+    Each fault, and each file with its columns, is one line.
+    """
     told = [*map(str, faults[:FAULTS_IN_MESSAGE])]
     if len(faults) > FAULTS_IN_MESSAGE:
         told.append(f"... and {len(faults) - FAULTS_IN_MESSAGE} more")
+    told += [f"read as: {table}" for table in read_as]
     return listed(f"{folder}: {len(faults)} fault(s); rows count from 0", told)
 
 

@@ -13,6 +13,7 @@ models"). The whole way ranks no better and knows less of what it cannot answer.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
-from adapterdistill.distill.batches import TrainingRows, choose_rows
+from adapterdistill.distill.batches import Batch, TrainingRows, choose_rows
 from adapterdistill.distill.composition import mixture_weights
-from adapterdistill.distill.objective import OwnAdapter
-from adapterdistill.distill.training import Schedule, train
+from adapterdistill.distill.losses import prototype_loss
+from adapterdistill.distill.method import Cost, Method, StageTexts, Start, Teaching
+from adapterdistill.distill.objective import Objective, Scored
+from adapterdistill.distill.training import Schedule
 
 SAMPLED_ROWS = 128
 """Rows that the teachers are weighed and the average is scaled on."""
@@ -37,11 +40,62 @@ OWN_SHARE = 0.5
 """How far the adapter goes from the average towards what the own steps make."""
 
 
+class MovedAverage(Objective):
+    """Trains a copy of the teachers' average on own rows, and deploys what lies halfway to it."""
+
+    def __init__(
+        self, encoder: Encoder, average: BottleneckAdapter, shares: Float[Tensor, " N"]
+    ) -> None:
+        super().__init__()
+        self._encoder = encoder
+        self._average = average.requires_grad_(False)
+        self.student = average.copy()
+        self.shares = shares
+
+    def forward(self, batch: Batch) -> Tensor:
+        embeddings = batch.share(self._encoder.embed(batch.tokens, self.student))
+        return prototype_loss(embeddings, batch.labels)
+
+    def deployed(self) -> BottleneckAdapter:
+        halves = torch.tensor([1 - OWN_SHARE, OWN_SHARE])
+        return weighted_average([self._average, self.student], halves).to(self._encoder.device)
+
+
+class AverageTeachers(Method):
+    """Method `averaged_teachers`: the teachers' average, moved halfway by own labelled rows.
+
+    The steps are fixed: with a few rows an FAQ, held-out rows choose their number by chance.
+    Without labelled rows nothing is trained.
+    """
+
+    cost = Cost(before=8)  # every teacher reads a sample of the rows
+
+    def schedule(self, schedule: Schedule, *, labelled: bool) -> Schedule:
+        return replace(
+            schedule,
+            max_steps=OWN_STEPS if labelled else 0,
+            learning_rate=OWN_RATE,
+            evaluate_every=OWN_STEPS,
+            fixed=True,
+        )
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        average, shares = averaged_teachers(start.encoder, start.teachers, rows)
+        return MovedAverage(start.encoder, average.to(start.encoder.device), shares)
+
+    def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching:
+        assert isinstance(objective, MovedAverage)
+        return Teaching(tuple(objective.shares.tolist()))
+
+
 @torch.no_grad()
 def averaged_teachers(
     encoder: Encoder, teachers: Sequence[BottleneckAdapter], rows: TrainingRows
-) -> BottleneckAdapter:
-    """The teachers averaged for a tenant: weighed by how each ranks the rows, and rescaled.
+) -> tuple[BottleneckAdapter, Float[Tensor, " N"]]:
+    """Average the teachers for a tenant: weighed by how each ranks the rows, and rescaled.
+
+    Returns:
+        The average, and each teacher's weight in it; the sum is 1.
 
     Raises:
         ValueError: there is no teacher or no row, or the teachers differ in layers or hidden size.
@@ -50,27 +104,10 @@ def averaged_teachers(
         raise ValueError("averaging teachers needs a row of the tenant, got none")
     chosen = choose_rows(rows, batch_size=SAMPLED_ROWS, seed=0, step=0)
     sample = TrainingRows([rows.ids[row] for row in chosen], rows.labels[chosen])
-    average = weighted_average(teachers, mixture_weights(encoder, teachers, sample))
+    shares = mixture_weights(encoder, teachers, sample)
+    average = weighted_average(teachers, shares)
     rescale(encoder, average, teachers, sample)
-    return average
-
-
-def moved_halfway(
-    encoder: Encoder, average: BottleneckAdapter, rows: TrainingRows, *, seed: int
-) -> BottleneckAdapter:
-    """The adapter halfway between `average` and what `OWN_STEPS` on the rows make of it.
-
-    `average` stays as it is. Where no FAQ has two rows there is nothing to learn from.
-
-    Raises:
-        TrainingError: a loss is not finite.
-    """
-    objective = OwnAdapter(encoder, average.copy())
-    schedule = Schedule(max_steps=OWN_STEPS, learning_rate=OWN_RATE)
-    train(objective, rows, schedule, seed=seed, device=encoder.device)
-    return weighted_average(
-        [average, objective.student], torch.tensor([1 - OWN_SHARE, OWN_SHARE])
-    ).to(encoder.device)
+    return average, shares
 
 
 @torch.no_grad()

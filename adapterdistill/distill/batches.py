@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import PackedTokens, pack
+from adapterdistill.distill.labels import first_labels, pairs
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class TrainingRows:
     ids: Sequence[Sequence[int]]
     """Token ids of each row."""
     labels: Tensor
-    """[rows] int64: index of the row's FAQ, -1 for rows that nobody labelled. The first row of a
-    FAQ is its question."""
+    """[rows] int64: index of the row's FAQ, -1 for rows that nobody labelled. [rows, right] where
+    rows have several right FAQs (`labels`). The first row of a FAQ is its question."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
@@ -27,14 +28,20 @@ class TrainingRows:
     @cached_property
     def rows_by_faq(self) -> list[Tensor]:
         """Each FAQ's rows in their order, the question first."""
-        labels, order = self.labels.sort(stable=True)
-        _, counts = labels[labels >= 0].unique_consecutive(return_counts=True)
-        return list(order[labels >= 0].split(counts.tolist()))
+        row, faq = pairs(self.labels)
+        faq, order = faq.sort(stable=True)
+        _, counts = faq.unique_consecutive(return_counts=True)
+        return list(row[order].split(counts.tolist()))
+
+    @property
+    def first_labels(self) -> Tensor:
+        """[rows] int64: the first right FAQ of each row, or -1."""
+        return first_labels(self.labels)
 
     @cached_property
     def unlabelled(self) -> Tensor:
         """Rows that nobody labelled."""
-        return (self.labels < 0).nonzero().flatten()
+        return (self.first_labels < 0).nonzero().flatten()
 
     def select(self, mask: Tensor) -> "TrainingRows":
         """The rows where `mask`, [rows] bool, is true."""
@@ -48,7 +55,7 @@ class Batch:
 
     tokens: PackedTokens
     labels: Tensor
-    """[global rows] int64."""
+    """[global rows] int64, or [global rows, right]."""
     total_tokens: int
     """Tokens of the global batch."""
     world_size: int

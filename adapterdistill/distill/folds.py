@@ -38,7 +38,7 @@ def assign_folds(
     training and every index holds, is never held out.
     """
     fold_of_text: dict[tuple[int, ...], int] = {tuple(ids): -1 for ids in questions.ids}
-    labels, turn = rows.labels.tolist(), 0
+    labels, turn = rows.first_labels.tolist(), 0
     drawn = sorted(range(len(keys)), key=lambda row: (labels[row], row_key(keys[row], seed=seed)))
     for row in drawn:
         text = tuple(rows.ids[row])

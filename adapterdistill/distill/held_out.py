@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.labels import first_labels, joined, pairs
 
 TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 
@@ -22,8 +23,8 @@ class HeldOutRows:
     num_faqs: int
 
     def __post_init__(self) -> None:
-        labels = torch.cat([self.index.labels, self.queries.labels])
-        if bool(((labels < 0) | (labels >= self.num_faqs)).any()):
+        labels = joined([self.index.labels, self.queries.labels])
+        if bool((first_labels(labels) < 0).any() or (labels >= self.num_faqs).any()):
             raise ValueError(f"held-out labels must be from 0 to {self.num_faqs - 1}")
 
     def __call__(self, delta: Embedder) -> float:
@@ -38,10 +39,13 @@ class HeldOutRows:
 
 
 def centroids(vectors: Tensor, labels: Tensor, num_faqs: int) -> Tensor:
-    """Unit-length mean of each FAQ's vectors, [faqs, hidden]; FAQs without one get zeros."""
-    labels = labels.to(vectors.device)
+    """Unit-length mean of each FAQ's vectors, [faqs, hidden]; FAQs without one get zeros.
+
+    A vector of several FAQs counts for each of them.
+    """
+    row, faq = pairs(labels.to(vectors.device))
     sums = torch.zeros(num_faqs, vectors.shape[1], device=vectors.device)
-    return F.normalize(sums.index_add(0, labels, vectors.float()), dim=-1)
+    return F.normalize(sums.index_add(0, faq, vectors.float()[row]), dim=-1)
 
 
 def cross_entropy(scores: Tensor, gold: Tensor) -> float:
@@ -52,7 +56,14 @@ def cross_entropy(scores: Tensor, gold: Tensor) -> float:
 
     Args:
         scores: [queries, faqs] cosines.
-        gold: [queries] int64.
+        gold: [queries] int64, or [queries, right]: then it is the entropy of any right FAQ.
     """
     labels = gold.to(scores.device)
-    return min(float(F.cross_entropy(scores.float() / t, labels)) for t in TEMPERATURES)
+    return min(float(_cross_entropy(scores.float() / t, labels)) for t in TEMPERATURES)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels)
+    of_right = logits.log_softmax(-1).gather(1, labels.clamp(min=0))
+    return -of_right.masked_fill(labels < 0, -torch.inf).logsumexp(-1).mean()

@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from adapterdistill.distill.labels import pairs
+
 TEMPERATURE = 0.05
 """Scale 20, the usual choice for cosine similarities of sentence embeddings."""
 
 
 def prototype_loss(
     embeddings: Float[Tensor, "rows d"],
-    labels: Int[Tensor, " rows"],
+    labels: Int[Tensor, " rows *right"],
     *,
     temperature: float = TEMPERATURE,
 ) -> Float[Tensor, ""]:
@@ -22,19 +24,24 @@ def prototype_loss(
     A prototype is the unit-length mean of a FAQ's rows (Snell et al., 2017); a row's own FAQ is
     taken without the row itself (the generalised end-to-end loss of Wan et al., 2018, eq. 6 and 8).
     A row that is alone of its FAQ is a prototype for others and has no term; rows labelled -1
-    take no part.
+    take no part. A row with several right FAQs has a term for each, from which the others are left
+    out: it is not pushed away from them.
 
     Args:
         embeddings: unit length.
+        labels: each row's FAQ, or its right FAQs (`labels`).
 
     Returns:
         Zero (with a gradient of zero) where no row has another of its FAQ.
     """
-    known = labels >= 0
-    e = embeddings[known]
-    faqs, faq = labels[known].unique(return_inverse=True)
+    row, label = pairs(labels)
+    e = embeddings[row]
+    faqs, faq = label.unique(return_inverse=True)
     sums = torch.zeros(len(faqs), e.shape[1], dtype=e.dtype, device=e.device).index_add(0, faq, e)
     cosines = e @ F.normalize(sums, dim=-1).T
+    if labels.ndim == 2:
+        right = labels[row][:, None] == faqs[:, None]
+        cosines = cosines.masked_fill(right.any(-1), -torch.inf)
     without_itself = (e * F.normalize(sums[faq] - e, dim=-1)).sum(-1)
     cosines = cosines.scatter(1, faq[:, None], without_itself[:, None])
     has_others = faq.bincount(minlength=len(faqs))[faq] > 1

@@ -167,6 +167,14 @@ class Method:
         """
         return settings
 
+    def schedule(self, schedule: Schedule, *, labelled: bool) -> Schedule:
+        """The method's schedule, made from that of the run's TOML.
+
+        Args:
+            labelled: whether the tenant has labelled training queries.
+        """
+        return schedule
+
     def texts(self, start: Start, rows: StageRows) -> StageTexts:
         """The texts that the method trains on."""
         return StageTexts(rows.train, rows.folds)

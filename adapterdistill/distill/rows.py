@@ -14,6 +14,7 @@ from adapterdistill.data import Query, TenantDataset, held_out
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import FEW_ROWS, assign_folds
 from adapterdistill.distill.held_out import HeldOutRows
+from adapterdistill.distill.labels import joined, labels_of, right_labels
 
 OUT_OF_SCOPE = -1
 _CHUNK_ROWS = 1024
@@ -41,7 +42,7 @@ class StageRows:
         """The rows as each fold sees them: its own held out, the others to fit."""
         if self.folds is None:
             return []
-        labelled = self.train.labels >= 0
+        labelled = self.train.first_labels >= 0
         return [
             StageRows(
                 train=self.train.select(self.folds != fold),
@@ -142,15 +143,44 @@ class TenantRows:
         )
 
 
+@dataclass(frozen=True)
+class HeldOutRule:
+    """Which training queries choices are made on: `held(query)` says whether one is held out.
+
+    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
+    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `fraction` of them.
+    """
+
+    has_valid: bool
+    few: bool
+    keys: tuple[str, ...]
+    """Ids of the labelled training queries, at most `FEW_ROWS`."""
+    seed: int
+    fraction: float
+
+    @classmethod
+    def of(cls, dataset: TenantDataset, *, seed: int, fraction: float) -> "HeldOutRule":
+        has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
+        labelled = (q.query_id for q in dataset.queries("train") if not q.out_of_scope)
+        keys = tuple(islice(labelled, FEW_ROWS))
+        return cls(has_valid, 0 < len(keys) < FEW_ROWS and not has_valid, keys, seed, fraction)
+
+    def __call__(self, query: Query) -> bool:
+        if self.has_valid:
+            return False
+        if self.few:
+            return query.out_of_scope
+        return held_out(query.query_id, seed=self.seed, fraction=self.fraction)
+
+    def trains(self, query: Query) -> bool:
+        """Whether the training query trains adapters."""
+        return not query.out_of_scope and not self(query)
+
+
 def tokenise(
     dataset: TenantDataset, encoder: Encoder, *, seed: int, held_out_fraction: float
 ) -> TenantRows:
-    """Read a tenant, a batch of rows at a time, into token ids.
-
-    The rows that bound the steps and compare adapters are the `valid` rows if some are labelled;
-    the folds if there are under `FEW_ROWS` labelled training rows; otherwise `held_out_fraction` of
-    them.
-    """
+    """Read a tenant, a batch of rows at a time, into token ids; `HeldOutRule` holds rows out."""
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}
     questions = TrainingRows(
@@ -165,66 +195,57 @@ def tokenise(
     def part(split: str, keep: Callable[[Query], bool] = lambda query: True) -> TrainingRows:
         return _tokenise(filter(keep, dataset.queries(split)), encoder, position)
 
-    has_valid = any(q.faq_id is not None for q in dataset.queries("valid"))
-    labelled = (q.query_id for q in dataset.queries("train") if not q.out_of_scope)
-    keys = list(islice(labelled, FEW_ROWS))
-    few = 0 < len(keys) < FEW_ROWS and not has_valid
-
-    def holds_out(query: Query) -> bool:
-        if has_valid:
-            return False
-        if few:
-            return query.out_of_scope
-        return held_out(query.query_id, seed=seed, fraction=held_out_fraction)
-
-    train = part("train", lambda query: not query.out_of_scope and not holds_out(query))
+    held = HeldOutRule.of(dataset, seed=seed, fraction=held_out_fraction)
+    train = part("train", held.trains)
     return TenantRows(
         questions=questions,
         answers=answers,
         train=train,
         # Valid rows that are all out of scope cannot choose, but do set when to abstain.
-        held=join(part("train", holds_out), part("valid")),
+        held=join(part("train", held), part("valid")),
         test=part("test"),
         unlabelled=part("unlabelled"),
-        held_from_train=not has_valid and not few,
-        folds=assign_folds(questions, train, keys, seed=seed) if few else None,
+        held_from_train=not held.has_valid and not held.few,
+        folds=assign_folds(questions, train, held.keys, seed=seed) if held.few else None,
     )
 
 
 def _tokenise(queries: Iterable[Query], encoder: Encoder, position: dict[str, int]) -> TrainingRows:
     ids: list[list[int]] = []
-    labels: list[int] = []
+    right: list[list[int]] = []
     texts: list[str] = []
     for query in queries:
         texts.append(query.text)
-        labels.append(OUT_OF_SCOPE if query.faq_id is None else position[query.faq_id])
+        right.append([position[faq_id] for faq_id in query.faq_ids])
         if len(texts) == _CHUNK_ROWS:
             ids += encoder.tokenize(texts)
             texts = []
     if texts:
         ids += encoder.tokenize(texts)
-    return TrainingRows(ids, torch.tensor(labels, dtype=torch.int64))
+    return TrainingRows(ids, labels_of(right))
 
 
 def join(first: TrainingRows, second: TrainingRows) -> TrainingRows:
-    return TrainingRows([*first.ids, *second.ids], torch.cat([first.labels, second.labels]))
+    return TrainingRows([*first.ids, *second.ids], joined([first.labels, second.labels]))
 
 
 def in_scope(rows: TrainingRows) -> TrainingRows:
-    return rows.select(rows.labels >= 0)
+    return rows.select(rows.first_labels >= 0)
 
 
 def out_of_scope(rows: TrainingRows) -> TrainingRows:
-    return rows.select(rows.labels < 0)
+    return rows.select(rows.first_labels < 0)
 
 
 def first_of_each(rows: TrainingRows, count: int) -> TrainingRows:
     """The first `count` rows of each label, in order."""
     seen: dict[int, int] = {}
     mask = torch.zeros(len(rows.ids), dtype=torch.bool)
-    for row, label in enumerate(rows.labels.tolist()):
-        seen[label] = seen.get(label, 0) + 1
-        mask[row] = seen[label] <= count
+    for row, right in enumerate(right_labels(rows.labels).tolist()):
+        labels = [label for label in right if label >= 0] or [OUT_OF_SCOPE]
+        for label in labels:
+            seen[label] = seen.get(label, 0) + 1
+        mask[row] = any(seen[label] <= count for label in labels)
     return rows.select(mask)
 
 

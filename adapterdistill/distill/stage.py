@@ -131,7 +131,9 @@ def trained_by(spec: StageSpec, objective: Objective) -> Trained:
     """The model that the stage's trained objective leaves."""
     method = method_of(spec)
     if spec.variant is None or method.variant is None:
-        return objective.student
+        adapter = objective.deployed()
+        assert isinstance(adapter, BottleneckAdapter)
+        return adapter
     return Variant(method.variant.model_validate(spec.variant), method.model(objective))
 
 

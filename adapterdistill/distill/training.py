@@ -27,6 +27,8 @@ class Schedule:
     """Steps between held-out scores, which are also the checkpoints (an epoch)."""
     patience: int = 3
     """Scores without a new best after which training ends."""
+    fixed: bool = False
+    """Run all `max_steps`: no held-out score is taken. Few held-out rows tell steps by chance."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def train(
 
     With `held_out`, the score is taken at step 0 and every `evaluate_every` steps; training ends
     after `patience` scores without a new best, and the best step's parameters are restored.
-    Without, all `max_steps` are run. Batches depend on `seed` and the step alone, so a resumed run
-    equals an uninterrupted one.
+    Without, or with a fixed schedule, all `max_steps` are run. Batches depend on `seed` and the
+    step alone, so a resumed run equals an uninterrupted one.
 
     Raises:
         TrainingError: there are fewer rows than workers, or the loss is not finite.
@@ -85,6 +87,7 @@ def train(
             f"{workers.world_size} workers need as many rows a step, got {rows_a_step}"
         )
     started = time.perf_counter()
+    held_out = None if schedule.fixed else held_out
     optimizer = torch.optim.AdamW(
         objective.parameter_groups(schedule.learning_rate),
         weight_decay=schedule.weight_decay,

@@ -22,9 +22,17 @@ def faq_scores(
 
 
 def gold_ranks(
-    scores: Float[Tensor, "queries faqs"], gold: Int[Tensor, " queries"]
+    scores: Float[Tensor, "queries faqs"], gold: Int[Tensor, " queries *right"]
 ) -> Int[Tensor, " queries"]:
-    """1-based rank of the gold FAQ; ties go to the FAQ that comes first, NaN ranks last."""
+    """1-based rank of the gold FAQ; ties go to the FAQ that comes first, NaN ranks last.
+
+    Args:
+        gold: where queries have several right FAQs, those of each, filled up with -1: the rank is
+            that of the best of them.
+    """
+    if gold.ndim == 2:
+        ranks = torch.stack([gold_ranks(scores, of.clamp(min=0)) for of in gold.T], 1)
+        return ranks.masked_fill(gold < 0, scores.shape[1]).amin(1)
     own = scores.gather(1, gold[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device)[None] < gold[:, None]
     return 1 + (~(scores <= own)).sum(1) + ((scores == own) & earlier).sum(1)

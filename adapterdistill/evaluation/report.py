@@ -1,5 +1,6 @@
-"""The verdicts, as pure functions: own adapter or distilled, adapter or a variant of it."""
+"""The verdicts, as records and pure functions: which candidate, adapter or a variant of it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -9,18 +10,14 @@ from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.manifest import Metric, Record, VariantKind
 
-Choice = Literal["own", "distilled"]
-_NO_TEACHER = "no teacher was available"
-_UNTRAINED = "no labelled query to train an own adapter on"
-_NOTHING_HELD_OUT = "no held-out row to show that the student is better"
-_MEASURED = r"(student's )?MRR [+-]\d\.\d{4}|equal MRR, lower cross-entropy|student not better"
-Reason = Annotated[
-    str,
-    StringConstraints(
-        pattern=rf"^({_NO_TEACHER}|{_UNTRAINED}|{_NOTHING_HELD_OUT}"
-        rf"|({_MEASURED}) on \d+ held-out rows)$"
-    ),
-]
+Choice = Literal["own", "distilled", "averaged", "bare"]
+"""What may be served: the own adapter, the student, the teachers' average, or a near-identity
+adapter, which leaves the bare encoder as it is."""
+_ALONE = "no other candidate"
+_UNSEEN = "no held-out row, so the candidate that is best for most tenants"
+_STANDARD = r"no other candidate is expected to be better on \d+ held-out rows"
+_BETTER = r"cross-entropy [+-]\d+\.\d{4} nats from the usual candidate on \d+ held-out rows"
+Reason = Annotated[str, StringConstraints(pattern=rf"^({_ALONE}|{_UNSEEN}|{_STANDARD}|{_BETTER})$")]
 """A reason of `decide`, with its numbers: it leaves the owner, so no free text fits in."""
 _NO_VARIANT = "the method makes no variant"
 _NOT_SHOWN = "no held-out row to show what a variant would lose"
@@ -79,30 +76,38 @@ def _reciprocal(ranks: Tensor) -> Tensor:
     return 1.0 / ranks.double()
 
 
-def decide(comparison: Comparison | None, *, has_own: bool, has_distilled: bool) -> Decision:
-    """Choose the student if it ranks held-out rows better; otherwise the own adapter.
+class Figures(Record):
+    """One candidate: its ranking, and how it was judged against the reference."""
 
-    A tie of ranks goes to the lower cross-entropy, and a full tie to the own adapter. Without
-    held-out rows there is nothing to compare: the student is chosen if there is no own training,
-    the own adapter otherwise. An own adapter without training is near identity,
-    and is compared like any other where there are held-out rows.
+    held_out: dict[MetricName, Metric]
+    test: dict[MetricName, Metric]
+    """On test rows: reported, never used for a choice."""
+    difference: float | None
+    """Mean over held-out rows of its cross-entropy less the reference's, nats."""
+    error: float | None
+    """Standard error of the difference, nats."""
+    expected: float
+    """The difference that is expected after prior and evidence, nats."""
+
+
+def decide(candidates: Mapping[Choice, Figures], choice: Choice, *, rows: int) -> Decision:
+    """Say why `choice` is served: it has the lowest expected cross-entropy (`evaluation.choice`).
+
+    Args:
+        rows: number of held-out rows.
     """
-    if not has_distilled:
-        return Decision(choice="own", reason=_NO_TEACHER)
-    if comparison is None:
-        if has_own:
-            return Decision(choice="own", reason=_NOTHING_HELD_OUT)
-        return Decision(choice="distilled", reason=_UNTRAINED)
-    gain, rows = comparison.gain, comparison.rows
-    if gain > 0:
-        return Decision(choice="distilled", reason=f"MRR +{gain:.4f} on {rows} held-out rows")
-    if gain < 0:
-        return Decision(choice="own", reason=f"student's MRR {gain:.4f} on {rows} held-out rows")
-    if comparison.distilled_score > comparison.own_score:
-        return Decision(
-            choice="distilled", reason=f"equal MRR, lower cross-entropy on {rows} held-out rows"
+    if len(candidates) == 1:
+        return Decision(choice=choice, reason=_ALONE)
+    if not rows:
+        return Decision(choice=choice, reason=_UNSEEN)
+    difference = candidates[choice].difference
+    if not difference:
+        reason = f"no other candidate is expected to be better on {rows} held-out rows"
+    else:
+        reason = (
+            f"cross-entropy {difference:+.4f} nats from the usual candidate on {rows} held-out rows"
         )
-    return Decision(choice="own", reason=f"student not better on {rows} held-out rows")
+    return Decision(choice=choice, reason=reason)
 
 
 class VariantComparison(Record):

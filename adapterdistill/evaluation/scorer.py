@@ -15,15 +15,20 @@ best answer's cosine (0.5). An FAQ's final score is that evidence less what the 
 best, so that one threshold on the best score decides whether to answer.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
+from adapterdistill.checkpoint import metadata_of
 from adapterdistill.distill.held_out import centroids
+from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.head import ANCHOR, SOFT_WEIGHT, Linear, fit_logistic_head
 from adapterdistill.evaluation.metrics import faq_scores
@@ -35,7 +40,7 @@ ANSWERS_IN_RANKING = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
 ANSWERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
-_BEHIND = 0.1
+BEHIND = 0.1
 """Score that an FAQ is less for each standard deviation that it ranks behind the best."""
 
 
@@ -115,7 +120,7 @@ class Scorer:
             )
             ranking = ranking + ANSWERS_IN_RANKING * standardised(views["answers"])
         behind = ranking.amax(1, keepdim=True) - ranking
-        return Scores(_evidence(views)[:, None] - _BEHIND * behind, views)
+        return Scores(_evidence(views)[:, None] - BEHIND * behind, views)
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers, by name; with the n-grams, `from_tensors` makes it again."""
@@ -164,6 +169,71 @@ class Scorer:
         return cls(prototypes, head, letters, answers)
 
 
+_DIMENSIONS = {
+    "prototypes": 2,
+    "characters.idf": 1,
+    "characters.starts": 1,
+    "characters.faqs": 1,
+    "characters.weights": 1,
+    "head.weight": 2,
+    "head.bias": 1,
+    "answers.vectors": 2,
+    "answers.faqs": 1,
+}
+_WHOLE = frozenset({"characters.starts", "characters.faqs", "answers.faqs"})
+_LIMITS = {"prototypes": 1.001, "characters.weights": 1.001, "answers.vectors": 1.001}
+"""Lengths or values that keep cosines within [-1, 1]."""
+_LARGEST = 1e4
+"""Largest number elsewhere; a fitted head has less than 100."""
+
+
+def pack_scorer(scorer: Scorer) -> bytes:
+    """Serialise a scorer; equal scorers give equal bytes."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in scorer.tensors().items()}
+    return safetensors.torch.save(tensors, {"grams": json.dumps(scorer.characters.grams)})
+
+
+def unpack_scorer(payload: bytes) -> Scorer:
+    """Read a scorer that `pack_scorer` wrote.
+
+    Raises:
+        ServingError: not safetensors, a tensor is missing, of another type or shape, not finite
+            or too large, or the parts contradict each other.
+    """
+    try:
+        tensors = safetensors.torch.load(payload)
+        grams = json.loads(metadata_of(payload, "grams") or "null")
+    except (SafetensorError, ValueError, KeyError, RecursionError):
+        raise ServingError("scorer is not valid safetensors with n-grams") from None
+    if not isinstance(grams, list) or not all(isinstance(gram, str) for gram in grams):
+        raise ServingError("scorer's n-grams are not a list of texts")
+    if len(set(grams)) != len(grams):
+        raise ServingError("scorer holds an n-gram twice")
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
+    try:
+        return Scorer.from_tensors(tensors, grams)
+    except ValueError as error:
+        raise ServingError(str(error)) from None
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    """Raise ServingError unless the tensor is one of a scorer's, with numbers that it may hold."""
+    if name not in _DIMENSIONS:
+        raise ServingError("scorer holds a tensor of an unknown name")
+    wanted = torch.int64 if name in _WHOLE else torch.float32
+    if tensor.dtype != wanted or tensor.dim() != _DIMENSIONS[name]:
+        raise ServingError(
+            f"scorer's {name} is {tensor.dim()}-dimensional {tensor.dtype}, "
+            f"expected {_DIMENSIONS[name]} dimensions of {wanted}"
+        )
+    if name in _WHOLE:
+        return
+    sizes = torch.linalg.vector_norm(tensor, dim=1) if tensor.dim() == 2 else tensor.abs()
+    if not bool((sizes <= _LIMITS.get(name, _LARGEST)).all()):  # also false for NaN
+        raise ServingError(f"scorer's {name} holds a number that is not finite or too large")
+
+
 def _check_answers(answers: AnswerSentences, prototypes: Tensor) -> None:
     count, faqs = len(answers.faqs), len(prototypes)
     if answers.vectors.shape != (count, prototypes.shape[1]) or not count:
@@ -182,6 +252,8 @@ def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> N
         )
     if len(letters.starts) != len(letters.grams) + 1 or len(letters.idf) != len(letters.grams):
         raise ValueError(f"scorer's table of letters is not of its {len(letters.grams)} n-grams")
+    if not faqs:
+        raise ValueError("scorer has no FAQ")
     ends = letters.starts.tolist()
     if ends != sorted(ends) or ends[0] != 0 or ends[-1] != len(letters.faqs):
         raise ValueError("scorer's table of letters has starts that do not fit its entries")

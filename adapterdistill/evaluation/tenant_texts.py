@@ -8,8 +8,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from adapterdistill.data import TenantDataset
 from adapterdistill.data.splits import row_key
+from adapterdistill.distill.labels import first_labels, labels_of
+from adapterdistill.distill.rows import HeldOutRule, TenantRows
 
+MOST_UNLABELLED = 1000
+"""Unlabelled queries that prototypes are refined with, evenly spread over all."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -26,6 +31,8 @@ class TenantTexts:
     """Examples of what no FAQ answers."""
     answers: tuple[str | None, ...] = ()
     """Each FAQ's answer; empty where there is none at all."""
+    right: Tensor | None = None
+    """Labels of the queries with every right FAQ (`distill.labels`); None: `faqs` are all."""
 
     def __post_init__(self) -> None:
         if len(self.queries) != len(self.faqs):
@@ -52,6 +59,11 @@ class TenantTexts:
         ]
         texts = (*(self.questions[faq] for faq in kept), *self.queries)
         return texts, torch.cat([torch.tensor(kept, dtype=torch.int64), self.faqs])
+
+    def right_of(self, places: Int[Tensor, " held"]) -> Tensor:
+        """Labels, with every right FAQ, of queries at these places of `rows()`."""
+        labels = self.faqs if self.right is None else self.right
+        return labels[places - (len(self.rows()[0]) - len(self.queries))]
 
     def sentences(self) -> tuple[tuple[str, ...], Tensor]:
         """The answers' sentences and their FAQs."""
@@ -88,8 +100,50 @@ def deal_folds(
             fold_of_text[text] = turn % num_folds
             turn += 1
     folds = torch.tensor([fold_of_text[text.casefold()] for text in texts], dtype=torch.int64)
+    return keep_a_row(folds, labels)
+
+
+def keep_a_row(folds: Int[Tensor, " rows"], labels: Tensor) -> Int[Tensor, " rows"]:
+    """The folds, except that an FAQ whose rows would all be held out at once keeps them all."""
+    folds = folds.clone()
     for faq in labels.unique():
         of_faq = folds[labels == faq]
         if int(of_faq[0]) >= 0 and bool((of_faq == of_faq[0]).all()):
             folds[labels == faq] = -1
     return folds
+
+
+def read_texts(
+    dataset: TenantDataset, rows: TenantRows, *, seed: int, held_out_fraction: float
+) -> tuple[TenantTexts, Int[Tensor, " rows"]]:
+    """Read a tenant's texts, and the fold that holds each of `TenantTexts.rows()` out.
+
+    The folds are those that trained the adapters: the cross-validation's, or one fold of the rows
+    that no adapter was trained on. -1 stands for rows that are never held out.
+
+    Args:
+        rows: the same rows as token ids (`tokenise`), read with the same seed and fraction.
+    """
+    faqs = dataset.faqs()
+    position = {faq.faq_id: place for place, faq in enumerate(faqs)}
+    held = HeldOutRule.of(dataset, seed=seed, fraction=held_out_fraction)
+    train = [query for query in dataset.queries("train") if held.trains(query)]
+    out = [*filter(held, dataset.queries("train")), *dataset.queries("valid")]
+    judges = [query for query in out if not query.out_of_scope]
+    queries = train + judges
+    right = labels_of([[position[faq] for faq in query.faq_ids] for query in queries])
+    unlabelled = [query.text for query in dataset.queries("unlabelled")]
+    tenant = TenantTexts(
+        questions=tuple(faq.question for faq in faqs),
+        queries=tuple(query.text for query in queries),
+        faqs=first_labels(right),
+        unlabelled=tuple(unlabelled[:: max(1, len(unlabelled) // MOST_UNLABELLED)]),
+        out_of_scope=tuple(query.text for query in out if query.out_of_scope),
+        answers=tuple(faq.answer for faq in faqs) if any(faq.answer for faq in faqs) else (),
+        right=right,
+    )
+    of_train = rows.folds if rows.folds is not None else torch.full((len(train),), -1)
+    of_judges = torch.zeros(len(judges), dtype=torch.int64)
+    texts, labels = tenant.rows()
+    questions = torch.full((len(texts) - len(queries),), -1)
+    return tenant, keep_a_row(torch.cat([questions, of_train, of_judges]), labels)

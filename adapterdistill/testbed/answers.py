@@ -19,6 +19,7 @@ from torch import Tensor
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import Bundle, read_bundle
 from adapterdistill.checkpoint import unpack_adapter
+from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.release import live_bundle
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import post
@@ -64,13 +65,20 @@ class Alone:
         self.queries = encoder.embed_texts(texts, unpack_adapter(bundle.adapter_payload))
         """[texts, hidden]"""
         self._vectors, self._faq_of_vector = bundle.vectors, bundle.faq_of_vector.numpy()
+        self._scorer = None if bundle.scorer is None else unpack_scorer(bundle.scorer)
         self._faqs, self._threshold = bundle.faqs, bundle.threshold
-        self._scores = self._scored(self.queries)
+        self._scores = self._scored(self.queries, texts)
         self._row = {text: row for row, text in enumerate(texts)}
         self._place = {faq.faq_id: place for place, faq in enumerate(bundle.faqs)}
 
-    def _scored(self, queries: Tensor) -> NDArray[np.float32]:
-        """Best cosine over each FAQ's vectors: [texts, hidden] to [texts, FAQs]."""
+    def _scored(self, queries: Tensor, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The scorer's totals, or else the best cosine over each FAQ's vectors: [texts, FAQs].
+
+        queries: [texts, hidden].
+        """
+        if self._scorer is not None:
+            total: NDArray[np.float32] = self._scorer(queries, texts).total.numpy()
+            return total
         best = np.full((len(self._faqs), len(queries)), -np.inf, np.float32)
         np.maximum.at(best, self._faq_of_vector, (queries @ self._vectors.T).numpy().T)
         return best.T
@@ -79,7 +87,7 @@ class Alone:
         """The answer as the server words it; a wrong one, if another embeds the text."""
         own = self._scores[self._row[text]]
         if through is not None:
-            (own,) = self._scored(through.queries[through._row[text]][None])
+            (own,) = self._scored(through.queries[through._row[text]][None], [text])
         order = np.argsort(-own, kind="stable")[:TOP_K].tolist()
         ranked = [
             {

@@ -184,7 +184,13 @@ class Engine:
         ids = self._encoder.tokenize([item.text for item, _ in known])
         self.num_tokens += sum(map(len, ids))
         queries = self._embed(stack, ids, [live.served for _, live in known])
-        return rank(queries, [live.index for _, live in known], [item.top_k for item, _ in known])
+        return rank(
+            queries,
+            [item.text for item, _ in known],
+            [live.index for _, live in known],
+            [item.top_k for item, _ in known],
+            [item.explain for item, _ in known],
+        )
 
     def _embed(
         self,
@@ -290,9 +296,10 @@ def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
 
 
 def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
+    views: Sequence[dict[str, float] | None] = ranking.views or [None] * len(ranking.faqs)
     ranked = tuple(
-        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score)
-        for n, score in zip(ranking.faqs, ranking.scores, strict=True)
+        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score, seen)
+        for n, score, seen in zip(ranking.faqs, ranking.scores, views, strict=True)
     )
     return SearchAnswer(
         tenant=item.tenant,
@@ -303,4 +310,5 @@ def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswe
         variant=live.variant,
         confidence=live.confidence(ranked[0].score),
         alias=item.alias,
+        decided_by=ranking.decided_by,
     )

@@ -1,5 +1,6 @@
 """Questions to the engine and its answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
@@ -17,6 +18,8 @@ class SearchItem:
     even if another bundle has gone live."""
     alias: Alias = "live"
     """Which of the tenant's bundles is asked, and was held."""
+    explain: bool = False
+    """Whether the answer says how each view scores its FAQs."""
 
     @property
     def key(self) -> str:
@@ -29,7 +32,9 @@ class RankedFaq:
     question: str
     answer: str | None
     score: float
-    """Cosine of the query and the FAQ's nearest vector."""
+    """Cosine of the query and the FAQ's nearest vector, or what the bundle's scorer gives."""
+    views: Mapping[str, float] | None = None
+    """Its score by each view; None: the item did not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class SearchAnswer:
     variant: VariantName = "adapter"
     confidence: float | None = None
     """P(the best FAQ is right); None: the bundle has no calibration."""
+    decided_by: str | None = None
+    """The view that puts the best FAQ furthest ahead of the second; None: the item did not ask, or
+    there is one FAQ."""
     alias: Alias = "live"
 
 

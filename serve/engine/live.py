@@ -25,7 +25,7 @@ from adapterdistill.manifest import Manifest, VariantKind
 from adapterdistill.release import Candidate
 from serve.engine.adapter_bank import Slot
 from serve.engine.drift import Drift
-from serve.engine.faq_index import FaqIndex
+from serve.engine.faq_index import Index
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
 """Why a tenant is not answered; OverloadedError: it is live but not in memory."""
@@ -51,7 +51,7 @@ class LiveTenant:
     manifest: Manifest
     served: Slot | Variant
     """The adapter's place in the bank, or the variant that is served instead of it."""
-    index: FaqIndex
+    index: Index
     faqs: tuple[Faq, ...]
     threshold: float
     calibration: Calibration | None

@@ -15,10 +15,12 @@ from adapterdistill.data.schema import Faq
 from adapterdistill.distill.method import Variant
 from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
+from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
-from serve.engine.faq_index import FaqIndex
+from serve.engine.faq_index import FaqIndex, Index
 from serve.engine.live import tenant_of
 from serve.engine.proofs import Proofs
+from serve.engine.scorer_index import ScorerIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,7 @@ class Loaded:
     bundle_id: str
     manifest: Manifest
     served: BottleneckAdapter | Variant
-    index: FaqIndex
+    index: Index
     faqs: tuple[Faq, ...]
     threshold: float
     calibration: Calibration | None
@@ -100,7 +102,7 @@ class Loader:
             bundle_id=bundle_id,
             manifest=manifest,
             served=served,
-            index=FaqIndex.of(bundle.vectors, bundle.faq_of_vector),
+            index=_index_of(bundle),
             faqs=tuple(bundle.faqs),
             threshold=bundle.threshold,
             calibration=bundle.calibration,
@@ -115,3 +117,22 @@ class Loader:
             )
         self.proofs.prove(bundle_id, variant.embedder, bundled.proven.golden)
         return variant
+
+
+def _index_of(bundle: bundles.Bundle) -> Index:
+    """What ranks the bundle's FAQs: its scorer, or else its vectors.
+
+    Raises:
+        ServingError: the scorer is malformed, or not of these FAQs and this encoder.
+    """
+    if bundle.scorer is None:
+        return FaqIndex.of(bundle.vectors, bundle.faq_of_vector)
+    scorer = unpack_scorer(bundle.scorer)
+    wanted = (len(bundle.faqs), bundle.manifest.encoder.hidden_size)
+    found = tuple(scorer.prototypes.shape)
+    if found != wanted:
+        raise ServingError(
+            f"tenant {bundle.manifest.tenant}: the scorer's prototypes are {found}, the bundle "
+            f"needs {wanted}: its FAQs, and its encoder's hidden size"
+        )
+    return ScorerIndex.of(scorer)

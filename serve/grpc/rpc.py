@@ -22,6 +22,7 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.engine.live import Alias
 from serve.http import middleware
+from serve.http.fault_words import fault_words
 from serve.http.middleware import bearer_token
 from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.metrics import Metrics
@@ -88,9 +89,16 @@ class Rpc:
                 given["top_k"] = request.top_k
             if request.alias != pb.ALIAS_UNSPECIFIED:
                 given["alias"] = _ALIASES.get(request.alias, "(unknown)")
+            if request.explain:
+                given["explain"] = True
             asked = _checked(_Search, given)
             answers = await self._searcher.search(
-                context, asked.tenant, asked.texts, asked.top_k, asked.alias
+                context,
+                asked.tenant,
+                asked.texts,
+                asked.top_k,
+                asked.alias,
+                explain=asked.explain,
             )
             return _response(answers)
 
@@ -179,7 +187,7 @@ def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = [(_place(fault["loc"]), fault["type"]) for fault in error.errors()]
+        faults = [(_place(fault["loc"]), fault_words(fault)) for fault in error.errors()]
         told = "; ".join(f"{place}: {what}" for place, what in faults[:8])
         raise InvalidRequestError(told, field=faults[0][0]) from None
 
@@ -237,12 +245,17 @@ def _response(answers: list[SearchAnswer]) -> pb.SearchResponse:
             pb.SearchResult(
                 ranked=[
                     pb.RankedFaq(
-                        faq_id=r.faq_id, question=r.question, answer=r.answer, score=r.score
+                        faq_id=r.faq_id,
+                        question=r.question,
+                        answer=r.answer,
+                        score=r.score,
+                        views=r.views and pb.ViewScores(**r.views),
                     )
                     for r in answer.ranked
                 ],
                 abstained=answer.abstained,
                 confidence=answer.confidence,
+                decided_by=answer.decided_by,
             )
             for answer in answers
         ],

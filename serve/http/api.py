@@ -30,6 +30,7 @@ from adapterdistill.errors import (
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs
+from serve.http.fault_words import fault_words
 from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
 from serve.http.schema import (
     ErrorBody,
@@ -58,7 +59,9 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 # A location may hold a key that the caller invented; only these words may be repeated.
-_KNOWN_PLACES = frozenset({"body", "path", "tenant", "query", "queries", "top_k", "alias"})
+_KNOWN_PLACES = frozenset(
+    {"body", "path", "tenant", "query", "queries", "top_k", "alias", "explain"}
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
     404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
@@ -119,7 +122,12 @@ def build_api(
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searcher.search(
-            context_of(request.scope), tenant, body.texts, body.top_k, body.alias
+            context_of(request.scope),
+            tenant,
+            body.texts,
+            body.top_k,
+            body.alias,
+            explain=body.explain,
         )
         return Response(json_of(answers), media_type="application/json")
 
@@ -185,7 +193,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = sorted({f"{_place(fault['loc'])}: {fault['type']}" for fault in error.errors()})
+    faults = sorted({f"{_place(fault['loc'])}: {fault_words(fault)}" for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 

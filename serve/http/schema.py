@@ -53,6 +53,11 @@ class SearchRequest(BaseModel):
         description="`live`, or `canary`: the candidate, whatever its mode and share. Null: the "
         "live one, or a canary for its share of the requests.",
     )
+    explain: bool = Field(
+        default=False,
+        strict=True,
+        description="Whether each ranked FAQ also tells how the views score it.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -79,11 +84,39 @@ class AdapterVersion(BaseModel):
     alias: Alias = "live"
 
 
+class ViewScores(BaseModel):
+    """How each view scores an FAQ. A view that the tenant does not have is null or left out.
+
+    The scales differ: compare the scores of one view with each other.
+    """
+
+    cosine: float = Field(
+        description="Cosine of the query and the FAQ's prototype, or its nearest vector."
+    )
+    head: float | None = Field(
+        default=None, description="Score by the head, which learned from labelled queries."
+    )
+    characters: float | None = Field(
+        default=None, description="Similarity of the letters, from 0 to 1."
+    )
+    answers: float | None = Field(
+        default=None,
+        description="Cosine of the query and the nearest sentence of the FAQ's answer; -1 for an "
+        "FAQ without an answer.",
+    )
+
+
 class RankedFaq(BaseModel):
     faq_id: str
     question: str
     answer: str | None
-    score: float = Field(description="Cosine of the query and the FAQ's nearest vector.")
+    score: float = Field(
+        description="What the FAQs are ranked by: the cosine of the query and the FAQ's nearest "
+        "vector, or the score that the tenant's bundle makes of several views."
+    )
+    views: ViewScores | None = Field(
+        default=None, description="Only in answers to requests with `explain`."
+    )
 
 
 class SearchResult(BaseModel):
@@ -95,6 +128,11 @@ class SearchResult(BaseModel):
         default=None,
         description="Probability that the best FAQ is right, calibrated on held-out queries of "
         "the tenant; null without such queries.",
+    )
+    decided_by: str | None = Field(
+        default=None,
+        description="The view that puts the first FAQ furthest ahead of the second. Only in "
+        "answers to requests with `explain`; left out if the tenant has one FAQ.",
     )
 
 
@@ -134,11 +172,13 @@ def json_of(answers: Sequence[SearchAnswer]) -> bytes:
                             "answer": faq.answer,
                             "score": faq.score,
                         }
+                        | ({} if faq.views is None else {"views": faq.views})
                         for faq in answer.ranked
                     ],
                     "abstained": answer.abstained,
                     "confidence": answer.confidence,
                 }
+                | ({} if answer.decided_by is None else {"decided_by": answer.decided_by})
                 for answer in answers
             ],
         }

@@ -37,11 +37,14 @@ class Searcher:
         texts: list[str],
         top_k: int,
         alias: Alias | None = None,
+        *,
+        explain: bool = False,
     ) -> list[SearchAnswer]:
         """The answers to one request's texts, in order; all come from one bundle.
 
         alias: which of the tenant's bundles answers. None: the live one, or a canary for its share
             of such requests while it can answer.
+        explain: whether the answers say how each view scores the FAQs.
 
         Raises:
             UnknownTenantError, WithdrawnError: the tenant is not served.
@@ -56,12 +59,16 @@ class Searcher:
             held = await self._held_candidate(tenant)
             if held is not None:
                 try:
-                    return await self._answers(context, held, texts, top_k, "canary", asked_at)
+                    return await self._answers(
+                        context, held, texts, top_k, "canary", explain, asked_at
+                    )
                 except WithdrawnError:
                     pass  # withdrawn while it waited; the live bundle may still answer
         left_s = self._batcher.request_timeout_s - (time.monotonic() - asked_at)
         held = await self._engine.hold(tenant, left_s, alias or "live")
-        answers = await self._answers(context, held, texts, top_k, alias or "live", asked_at)
+        answers = await self._answers(
+            context, held, texts, top_k, alias or "live", explain, asked_at
+        )
         if drawn is not None and drawn.mode == "shadow":
             self.shadow.compare(held, answers, texts)
         return answers
@@ -85,10 +92,12 @@ class Searcher:
         texts: list[str],
         top_k: int,
         alias: Alias,
+        explain: bool,
         asked_at: float,
     ) -> list[SearchAnswer]:
         # Held before the queue: neither invented names nor loads take anyone's turn in it.
-        items = [SearchItem(held.manifest.tenant, text, top_k, held, alias) for text in texts]
+        tenant = held.manifest.tenant
+        items = [SearchItem(tenant, text, top_k, held, alias, explain) for text in texts]
         answers: list[SearchAnswer] = []
         held_at = time.monotonic()
         if context.stages is not None:

@@ -15,7 +15,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "nobody there",
         ["query", "acme", "x", "--address", "http://127.0.0.1:1"],
-        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1 (ConnectError)",
+        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1: the connection failed",
     ),
     (
         "a path for a tenant",

@@ -169,14 +169,24 @@ ROWS = [
         vast_texts,
         "queries.parquet, row 0: texts are too long",
     ),
-    Row("http", "no query", {}, INVALID + "body: query_or_queries"),
-    Row("http", "a long query", {"query": SECRET * 200}, INVALID + "body.query: string_too_long"),
-    Row("http", "too many", {"queries": [SECRET] * 65}, INVALID + "body.queries: too_long"),
+    Row("http", "no query", {}, INVALID + "body: give either query or queries"),
+    Row(
+        "http",
+        "a long query",
+        {"query": SECRET * 200},
+        INVALID + "body.query: is too long: at most 2000 characters",
+    ),
+    Row(
+        "http",
+        "too many",
+        {"queries": [SECRET] * 65},
+        INVALID + "body.queries: has too many entries: at most 64",
+    ),
     Row(
         "http",
         "an unknown field",
         {"query": "x", SECRET: 1},
-        INVALID + "body.(unknown field): extra_forbidden",
+        INVALID + "body.(unknown field): is not a field of this request",
     ),
     Row(
         "http",
@@ -191,7 +201,10 @@ ROWS = [
         INVALID + "body: cannot be decoded as JSON",
     ),
     Row(
-        "http", "half a character", b'{"query": "\\ud800"}', INVALID + "body.query: string_unicode"
+        "http",
+        "half a character",
+        b'{"query": "\\ud800"}',
+        INVALID + "body.query: is not valid Unicode",
     ),
     Row(
         "http",
@@ -205,9 +218,16 @@ ROWS = [
         b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}",
         INVALID + "body: cannot be decoded as JSON",
     ),
-    Row("http", "no number", b'{"query": "x", "top_k": NaN}', INVALID + "body.top_k: int_type"),
-    Row("http", "no object", [SECRET], INVALID + "body: model_attributes_type"),
-    Row("http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: json_invalid"),
+    Row(
+        "http",
+        "no number",
+        b'{"query": "x", "top_k": NaN}',
+        INVALID + "body.top_k: expected a whole number",
+    ),
+    Row("http", "no object", [SECRET], INVALID + "body: expected a JSON object"),
+    Row(
+        "http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: is not valid JSON"
+    ),
     Row(
         "settings",
         "a folder of nowhere",

@@ -99,6 +99,27 @@ def test_a_calibration_comes_back_and_is_part_of_the_id(tmp_path: Path, bundle: 
     assert read_bundle(tmp_path, "acme", plain.name).calibration is None
 
 
+def test_a_scorer_is_a_further_file_and_part_of_the_id(
+    tmp_path: Path, bundle: Bundle, encoder: Encoder
+) -> None:
+    plain = write_bundle(tmp_path, bundle)
+    assert "scorer" not in json.loads((plain / "bundle.json").read_text())
+    assert read_bundle(tmp_path, "acme", plain.name).scorer is None
+    folder = write_bundle(tmp_path, replace(bundle, scorer=b"some scorer"))
+    assert folder.name[:64] == plain.name[:64] and folder != plain
+    assert json.loads((folder / "bundle.json").read_text())["scorer"] == 1
+    assert read_bundle(tmp_path, "acme", folder.name).scorer == b"some scorer"
+    (folder / "scorer.safetensors").write_bytes(b"some scores")
+    with pytest.raises(ServingError, match="safetensors does not have its recorded"):
+        read_bundle(tmp_path, "acme", folder.name)
+    (folder / "scorer.safetensors").unlink()
+    with pytest.raises(ServingError, match="cannot be read"):
+        read_bundle(tmp_path, "acme", folder.name)
+    with_variant = make_variant_tenant(encoder, "acme", "conditional", seed=1).bundle
+    with pytest.raises(ServingError, match="a variant with a scorer"):
+        write_bundle(tmp_path, replace(with_variant, scorer=b"some scorer"))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_changed_byte_in_any_file_is_noticed(tmp_path: Path, bundle: Bundle, file: str) -> None:
     folder = write_bundle(tmp_path, bundle)

@@ -37,16 +37,18 @@ CANDIDATE_STATE_REFUSED: CandidateState
 CANDIDATE_STATE_WITHDRAWN: CandidateState
 
 class SearchRequest(_message.Message):
-    __slots__ = ("tenant", "queries", "top_k", "alias")
+    __slots__ = ("tenant", "queries", "top_k", "alias", "explain")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     queries: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     alias: Alias
-    def __init__(self, tenant: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., alias: _Optional[_Union[Alias, str]] = ...) -> None: ...
+    explain: bool
+    def __init__(self, tenant: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., alias: _Optional[_Union[Alias, str]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("tenant", "adapter", "results")
@@ -71,26 +73,42 @@ class AdapterVersion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., form: _Optional[str] = ..., alias: _Optional[_Union[Alias, str]] = ...) -> None: ...
 
 class SearchResult(_message.Message):
-    __slots__ = ("ranked", "abstained", "confidence")
+    __slots__ = ("ranked", "abstained", "confidence", "decided_by")
     RANKED_FIELD_NUMBER: _ClassVar[int]
     ABSTAINED_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
     ranked: _containers.RepeatedCompositeFieldContainer[RankedFaq]
     abstained: bool
     confidence: float
-    def __init__(self, ranked: _Optional[_Iterable[_Union[RankedFaq, _Mapping]]] = ..., abstained: _Optional[bool] = ..., confidence: _Optional[float] = ...) -> None: ...
+    decided_by: str
+    def __init__(self, ranked: _Optional[_Iterable[_Union[RankedFaq, _Mapping]]] = ..., abstained: _Optional[bool] = ..., confidence: _Optional[float] = ..., decided_by: _Optional[str] = ...) -> None: ...
 
 class RankedFaq(_message.Message):
-    __slots__ = ("faq_id", "question", "answer", "score")
+    __slots__ = ("faq_id", "question", "answer", "score", "views")
     FAQ_ID_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
     faq_id: str
     question: str
     answer: str
     score: float
-    def __init__(self, faq_id: _Optional[str] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+    views: ViewScores
+    def __init__(self, faq_id: _Optional[str] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., score: _Optional[float] = ..., views: _Optional[_Union[ViewScores, _Mapping]] = ...) -> None: ...
+
+class ViewScores(_message.Message):
+    __slots__ = ("cosine", "head", "characters", "answers")
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    cosine: float
+    head: float
+    characters: float
+    answers: float
+    def __init__(self, cosine: _Optional[float] = ..., head: _Optional[float] = ..., characters: _Optional[float] = ..., answers: _Optional[float] = ...) -> None: ...
 
 class GetTenantRequest(_message.Message):
     __slots__ = ("tenant",)

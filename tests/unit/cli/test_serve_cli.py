@@ -124,6 +124,21 @@ def test_an_alias_is_asked_for_and_a_candidate_s_answer_is_told_as_such(server: 
         run("acme", "how?", "--address", server.address, "--alias", "canary")
 
 
+def test_an_explanation_shows_each_view_and_which_one_decided(server: StandIn) -> None:
+    answer = answer_of()
+    [result] = answer["results"]
+    for place, faq in enumerate(result["ranked"]):
+        faq["views"] = {"cosine": 0.75 - place / 4, "head": 2.5, "answers": -1.0}
+    result["decided_by"] = "cosine"
+    server.will_answer(200, answer)
+    output = run("acme", "how?", "--address", server.address, "--explain")
+    assert server.asked[0][1] == {"query": "how?", "top_k": 5, "explain": True}
+    for shown in ("cosine", "head", "answers", "0.750", "0.500", "2.500", "-1.000"):
+        assert shown in output
+    words = " ".join(output.split())
+    assert "the view cosine puts the first furthest ahead of the second" in words
+
+
 def test_abstaining_is_shown(server: StandIn) -> None:
     server.will_answer(200, answer_of(abstained=True))
     assert "abstained" in run("acme", "how?", "--address", server.address)

@@ -66,3 +66,73 @@ def test_domain_errors_pass_to_the_root(samples: Path, tmp_path: Path) -> None:
         (["import", source, str(tmp_path / "o"), "--k", "-2"], ConfigError),
     ]:
         assert isinstance(RUNNER.invoke(app, arguments).exception, kind)
+
+
+def brought(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "faqs.csv").write_text("Nr;Frage;Antwort\n1;Wann?;9\n2;Wie lange?;<b>3</b>\n")
+    (folder / "queries.csv").write_text("text,label,split,x\na,1,train,\na,1,test,\nb,1|2,test,\n")
+    return folder
+
+
+MAPPED = ["--map", "faq_id=Nr", "--map", "question=Frage", "--map", "answer=Antwort"]
+
+
+def test_import_tells_columns_what_was_ignored_and_doubts(tmp_path: Path) -> None:
+    arguments = ["import", str(brought(tmp_path / "s")), str(tmp_path / "t"), *MAPPED]
+    told = RUNNER.invoke(app, arguments).stdout
+    for line in (
+        'FAQs: faqs.csv: semicolons, UTF-8; faq_id is "Nr", question is "Frage", answer is',
+        'faq_id is "label", text is "text", split is "split"; ignored: "x"; 3 row(s)',
+        "note: queries.csv: the label names several right FAQs (1: row 2)",
+        "warning: queries.csv, row 1: the text of queries.csv, row 0 is also in another split",
+    ):
+        assert line in told
+    found = json.loads(RUNNER.invoke(app, [*arguments, "--overwrite", "--format", "json"]).stdout)
+    assert (found["train"], found["test"]) == (1, 2)
+    assert found["report"]["tables"][1]["ignored"] == ['"x"']
+    assert len(found["report"]["warnings"]) == 1
+
+
+def test_validate_warns_of_doubtful_rows_and_says_no_faults(tmp_path: Path) -> None:
+    RUNNER.invoke(app, ["import", str(brought(tmp_path / "s")), str(tmp_path / "t"), *MAPPED])
+    shown = RUNNER.invoke(app, ["validate", str(tmp_path / "t")])
+    assert shown.exit_code == 0 and "no faults" in shown.stdout
+    assert "warning: queries.parquet, row 1: the text of queries.parquet, row 0" in shown.stdout
+    found = json.loads(
+        RUNNER.invoke(app, ["validate", str(tmp_path / "t"), "--format", "json"]).stdout
+    )
+    assert found["sound"] and len(found["warnings"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["validate", "describe"])
+def test_a_folder_of_csv_is_sent_to_import(verb: str, tmp_path: Path) -> None:
+    done = RUNNER.invoke(app, [verb, str(brought(tmp_path / "s"))])
+    assert "data import" in done.stdout + str(done.exception)
+    assert "faqs.csv, queries.csv" in done.stdout + str(done.exception)
+
+
+def test_queries_beside_a_tenant_are_not_passed_over(samples: Path) -> None:
+    folder = samples / "larkhill-vets"
+    (folder / "queries.parquet").rename(folder / "queries.pq")
+    done = RUNNER.invoke(app, ["validate", str(folder)])
+    assert done.exit_code == 3
+    assert "queries.pq: is not read: make a tenant with `adapterdistill data import" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--map", "question"], "FIELD=COLUMN"),
+        (["--map", "colour=Frage"], "a field of faq_id, question, answer"),
+        (["--encoding", "latin-none"], "must name an encoding of text"),
+        (["--encoding", "base64"], "must name an encoding of text"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    done = RUNNER.invoke(
+        app, ["import", str(brought(tmp_path / "s")), str(tmp_path / "t"), *options]
+    )
+    assert isinstance(done.exception, ConfigError) and message in str(done.exception)

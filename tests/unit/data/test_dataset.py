@@ -238,3 +238,35 @@ def test_failed_replacement_puts_the_old_tenant_back(
     with pytest.raises(DataError, match="disk is full"):
         write_tenant(tenant.path, FAQS[:2], [], overwrite=True)
     assert tenant.digest() == digest and find_faults(tenant.path) == []
+
+
+def test_queries_with_several_right_faqs_are_rows_of_one_id(tmp_path: Path) -> None:
+    queries = [*QUERIES, Query("7", "how and where", "a", "test", ("c", "b"))]
+    write_tenant(tmp_path / "acme", FAQS, queries)
+    tenant = TenantDataset.open(tmp_path / "acme")
+    assert list(tenant.queries()) == queries
+    assert list(tenant.queries("test", batch_rows=1))[-1].faq_ids == ("a", "c", "b")
+    table = pq.read_table(tmp_path / "acme" / "queries.parquet").to_pylist()
+    assert [row["faq_id"] for row in table if row["query_id"] == "7"] == ["a", "c", "b"]
+    assert tenant.counts()["test"] == 3
+    assert tenant.digest() != TenantDataset.open(alone(tmp_path, queries[:-1])).digest()
+
+
+def alone(tmp_path: Path, queries: list[Query]) -> Path:
+    write_tenant(tmp_path / "alone", FAQS, queries)
+    return tmp_path / "alone"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        Query("2", "another text", "b", "train"),
+        Query("2", "what on earth", "b", "valid"),
+        Query("2", "what on earth", "a", "train"),
+        Query("2", "what on earth", None, "train"),
+    ],
+)
+def test_rows_of_one_id_that_are_not_one_query_are_a_fault(tmp_path: Path, second: Query) -> None:
+    first = Query("2", "what on earth", "a", "train")
+    with pytest.raises(DataError, match="row 1, column query_id: repeats the id"):
+        write_tenant(tmp_path / "acme", FAQS, [first, second])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ QUERY_ROWS: list[Row] = [
     }
     for i in range(120)
 ]
+
+
+def row_of(query: Query) -> Row:
+    return {name: getattr(query, name) for name in ("query_id", "text", "faq_id", "split")}
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -67,10 +72,10 @@ WRITERS = pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parque
 @WRITERS
 def test_every_format_gives_the_rows_that_went_in(write: Writer, tmp_path: Path) -> None:
     source = make(tmp_path / "acme", write)
-    counts = import_tenant(source, tmp_path / "out")
+    counts = import_tenant(source, tmp_path / "out").counts
     tenant = TenantDataset.open(tmp_path / "out")
     assert [vars(faq) for faq in tenant.faqs()] == FAQ_ROWS
-    assert [vars(query) for query in tenant.queries()] == QUERY_ROWS
+    assert [row_of(query) for query in tenant.queries()] == QUERY_ROWS
     assert counts == tenant.counts() and counts["train"] == 90 and counts["oos_test"] == 10
 
 
@@ -98,7 +103,7 @@ def test_missing_columns_get_their_defaults(write: Writer, tmp_path: Path) -> No
 def test_answer_column_may_be_missing(write: Writer, tmp_path: Path) -> None:
     source = make(tmp_path / "acme", write, None)
     write(source / "faqs", [{k: row[k] for k in ("question", "faq_id")} for row in FAQ_ROWS])
-    assert import_tenant(source, tmp_path / "out")["faqs_with_answer"] == 0
+    assert import_tenant(source, tmp_path / "out").counts["faqs_with_answer"] == 0
 
 
 def test_source_without_queries_is_a_tenant(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_kept_rows_are_the_first_k_of_the_nested_order(tmp_path: Path) -> None:
             q.query_id for q in kept[3] if q.faq_id == faq_id and q.split == "train"
         }
     assert set(kept[1]) < set(kept[3]) < set(kept[1000])
-    assert [vars(query) for query in kept[1000]] == QUERY_ROWS
+    assert [row_of(query) for query in kept[1000]] == QUERY_ROWS
     out_of_scope = [r["query_id"] for r in QUERY_ROWS if r["faq_id"] is None]
     assert [q.query_id for q in kept[1] if q.faq_id is None] == out_of_scope
 
@@ -285,6 +290,40 @@ def test_reading_goes_on_after_a_broken_row(tmp_path: Path) -> None:
         assert place in str(caught.value)
 
 
+def test_a_tenant_may_lie_within_its_source_and_be_made_again(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_csv)
+    rows = imported(source, source / "tenant")
+    assert imported(source, source / "tenant", overwrite=True) == rows
+
+
+def test_a_tenant_is_a_source_too(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_jsonl, QUERY_ROWS[1:])
+    with (source / "queries.jsonl").open("a") as stream:
+        row = QUERY_ROWS[1] | {"query_id": "two", "text": "both", "faq_id": ["a", "b"]}
+        stream.write(json.dumps(row) + "\n")
+    import_tenant(source, tmp_path / "once")
+    import_tenant(tmp_path / "once", tmp_path / "again")
+    digests = {TenantDataset.open(tmp_path / name).digest() for name in ("once", "again")}
+    assert len(digests) == 1
+
+
+def test_links_and_pipes_are_named(tmp_path: Path) -> None:
+    source = make(tmp_path / "acme", write_csv, None)
+    os.mkfifo(source / "queries.csv")
+    (tmp_path / "elsewhere").mkdir()
+    (source / "test").symlink_to(tmp_path / "elsewhere")
+    (source / "gone.csv").symlink_to(tmp_path / "nothing")
+    said = "\n".join(import_tenant(source, tmp_path / "out").report.lines())
+    for line in (
+        "queries.csv: not a regular file",
+        "gone.csv: not a regular file",
+        "test: a link to a folder is not followed",
+    ):
+        assert f"ignored: {line}" in said
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        import_tenant(tmp_path / "nowhere", tmp_path / "other")
+
+
 def test_source_that_changes_during_the_import_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +335,7 @@ def test_source_that_changes_during_the_import_is_refused(
         (source / "queries.jsonl").write_bytes(GOOD_JSON + b"{}\n")
         return faults
 
-    monkeypatch.setattr("adapterdistill.data.importing.check_queries", checked)
+    monkeypatch.setattr("adapterdistill.data.sources.queries.check_queries", checked)
     with pytest.raises(DataError, match="was changed"):
         import_tenant(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.data import Query, TenantDataset, held_out
+from adapterdistill.data import Faq, Query, TenantDataset, held_out
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import FEW_ROWS, NUM_FOLDS
@@ -170,3 +170,22 @@ def test_more_rows_than_a_chunk_are_all_read_in_order(
     write_tenant(tmp_path / "big", shop.faqs(), queries)
     rows = read(TenantDataset.open(tmp_path / "big"), tiny_encoder)
     assert [list(ids) for ids in rows.test.ids] == tiny_encoder.tokenize(texts)
+
+
+def test_queries_keep_every_right_faq(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    faqs = [Faq(f"f{n}", f"question {n}?", None) for n in range(3)]
+    queries = [
+        Query("1", "one", "f1", "train"),
+        Query("2", "two of them", "f2", "train", ("f0",)),
+        Query("3", "three", "f0", "valid", ("f1",)),
+        Query("4", "none", None, "valid"),
+        Query("5", "all", "f0", "test", ("f1", "f2")),
+    ]
+    write_tenant(tmp_path / "t", faqs, queries)
+    rows = read(TenantDataset.open(tmp_path / "t"), tiny_encoder)
+    assert rows.train.labels.tolist() == [[1, -1], [2, 0]]
+    assert rows.held.labels.tolist() == [[0, 1], [-1, -1]]
+    assert rows.test.labels.tolist() == [[0, 1, 2]]
+    stage = rows.stage()
+    assert stage.train.labels.tolist() == [[0, -1], [1, -1], [2, -1], [1, -1], [2, 0]]
+    assert stage.held_queries.labels.tolist() == [[0, 1]]

@@ -14,6 +14,7 @@ from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import NUM_FOLDS
 from adapterdistill.distill.held_out import cross_entropy
 from adapterdistill.distill.rows import join, tokenise
+from adapterdistill.evaluation.calibration import calibrate
 from adapterdistill.evaluation.evaluate import (
     Ranking,
     abstention_threshold,
@@ -214,3 +215,25 @@ def test_no_allowed_cut_separates_out_of_scope_queries_better(
     chosen = torch.tensor([cut], dtype=torch.float64)
     assert refused(found.best, cut) <= 0.05
     assert balanced(chosen) >= balanced(cuts).max() - 1e-9
+
+
+def test_any_right_faq_is_right_in_ranks_metrics_and_what_abstention_learns(
+    tiny_encoder: Encoder,
+) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    index = TrainingRows(random_rows([4, 5, 6], seed=1), torch.arange(3))
+    built = build_index(tiny_encoder, adapter, index, 3)
+    texts = random_rows([3, 5, 4, 6, 7, 5], seed=2)
+
+    def ranked(labels: torch.Tensor) -> Ranking:
+        return rank_queries(tiny_encoder, adapter, built, TrainingRows(texts, labels))
+
+    each = [ranked(torch.full((6,), faq)).ranks for faq in range(3)]
+    both = ranked(torch.tensor([[0, 2]] * 6))
+    assert torch.equal(both.ranks, torch.minimum(each[0], each[2]))
+    assert both.metrics()["top1"].count == 6
+    everything = ranked(torch.tensor([[0, 1, 2]] * 5 + [[-1, -1, -1]]))
+    assert everything.metrics()["top1"].value == 1.0
+    assert (len(everything.best), len(everything.best_out_of_scope)) == (5, 1)
+    found = calibrate(everything, NEVER_ABSTAIN)
+    assert found is not None and (found.answered, found.wrong) == (6, 1)

@@ -18,8 +18,10 @@ from adapterdistill.errors import (
     ServingError,
     UnknownTenantError,
 )
+from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.release import set_live
 from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from tests.random_scorers import random_scorer
 from tests.random_variants import VARIANTS, make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
@@ -68,6 +70,48 @@ def test_mixed_batch_equals_each_adapter_alone(store: Path, encoder: Encoder) ->
     for answer, (tenant, text) in zip(answers(engine, items), asked, strict=True):
         assert len(answer.ranked) == len(tenant.bundle.faqs)
         assert_answers_as(answer, tenant, encoder, text)
+
+
+def test_tenants_with_and_without_a_scorer_share_a_batch(store: Path, encoder: Encoder) -> None:
+    made = [
+        make_tenant(encoder, f"tenant-{n}", seed=n, num_faqs=3 + n, scorer=n % 2 == 0)
+        for n in range(6)
+    ]
+    engine = serve_tenants(store, encoder, made)
+    asked = [(made[n % 6], TEXTS[n % len(TEXTS)]) for n in range(30)]
+    items = [SearchItem(tenant.tenant, text, top_k=50) for tenant, text in asked]
+    found = answers(engine, items)
+    for answer, (tenant, text) in zip(found, asked, strict=True):
+        assert_answers_as(answer, tenant, encoder, text)
+        assert all(faq.views is None for faq in answer.ranked)
+    explained = answers(engine, [replace(item, explain=True) for item in items])
+    for plain, answer, (tenant, _) in zip(found, explained, asked, strict=True):
+        names = ["cosine"]
+        if tenant.bundle.scorer is not None:
+            names = ["cosine", "head", "characters", "answers"]
+        assert [list(faq.views or ()) for faq in answer.ranked] == [names] * len(plain.ranked)
+        assert [faq.faq_id for faq in answer.ranked] == [faq.faq_id for faq in plain.ranked]
+        assert plain.decided_by is None
+        assert answer.decided_by in ("cosine", "head", "characters", "answers")
+
+
+def test_a_scorer_that_does_not_fit_its_bundle_is_refused(store: Path, encoder: Encoder) -> None:
+    made = make_tenant(encoder, "acme", seed=1, scorer=True)
+    whole = made.bundle.scorer
+    assert whole is not None
+    old = make_tenant(encoder, "acme", seed=2)
+    for wrong, words in (
+        (pack_scorer(random_scorer(4, encoder.hidden_size, seed=1)), r"prototypes are \(4, "),
+        (pack_scorer(random_scorer(5, encoder.hidden_size + 1, seed=1)), "hidden size"),
+        (whole[:-1], "not valid safetensors"),
+        (made.bundle.adapter_payload, "not a list of texts"),
+    ):
+        engine = serve_tenants(store, encoder, [old])
+        put_live(store, replace(made, bundle=replace(made.bundle, scorer=wrong)))
+        with pytest.raises(ServingError, match=words):
+            raise engine.refresh().refused["acme"]
+        [answer] = answers(engine, [SearchItem("acme", "hi")])
+        assert_answers_as(answer, old, encoder, "hi")
 
 
 def test_the_wrong_adapter_would_be_noticed(store: Path, encoder: Encoder) -> None:

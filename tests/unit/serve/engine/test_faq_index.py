@@ -1,10 +1,18 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from serve.engine.faq_index import FaqIndex, rank
+from serve.engine import faq_index
+from serve.engine.faq_index import FaqIndex, Ranking
+
+
+def rank(queries: Tensor, indexes: Sequence[FaqIndex], top_k: Sequence[int]) -> list[Ranking]:
+    rows = len(indexes)
+    return faq_index.rank(queries, [""] * rows, indexes, top_k, [False] * rows)
 
 
 def unit(rows: int, hidden: int = 24, *, seed: int = 0) -> Tensor:

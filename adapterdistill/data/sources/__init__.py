@@ -1,0 +1,1 @@
+"""Read whatever tables people bring: find them, tell their roles, and stream their rows."""
