@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+import torch
+
 from actors.records import Bundled
 from adapterdistill import bundle as bundles
-from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.checkpoint import golden_vectors, unpack_adapter
+from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import golden_vectors
 from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq
-from adapterdistill.distill.rows import TenantRows
 from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ServingError
-from adapterdistill.evaluation.evaluate import build_index
+from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
 from adapterdistill.release import (
     Candidate,
@@ -31,8 +32,7 @@ def put_into_service(
     manifest: Manifest,
     payload: bytes,
     variant_payload: bytes | None,
-    scorer: bytes | None,
-    rows: TenantRows,
+    scorer: bytes,
     faqs: list[Faq],
     threshold: float,
     calibration: Calibration | None,
@@ -42,20 +42,17 @@ def put_into_service(
     Args:
         payload: the adapter's.
         variant_payload: the variant that is served in the adapter's place; None: the adapter is.
-        scorer: packed; it ranks the FAQs of an adapter that is served. None with a variant.
+        scorer: packed; it ranks the FAQs, and was fitted on what is served.
         threshold: top score under which what is served abstains.
         calibration: what its top scores are worth; None where no labelled row was held out.
     """
-    embedder: Embedder
-    if variant_payload is None:
-        bundled, embedder = None, unpack_adapter(payload)
-    else:
+    bundled = None
+    if variant_payload is not None:
         variant = unpack_variant(variant_payload, encoder)
-        embedder = variant.embedder
-        golden = golden_vectors(encoder, embedder)
+        golden = golden_vectors(encoder, variant.embedder)
         proven = bundles.ProvenVariant(kind=variant.settings.kind, golden=golden)
         bundled = bundles.BundledVariant(proven, variant_payload)
-    vectors, faq_of_vector = build_index(encoder, embedder, rows.index(), rows.num_faqs)
+    vectors = unpack_scorer(scorer).prototypes
     store = Path(config.serving_store)
     folder = bundles.write_bundle(
         store,
@@ -64,7 +61,7 @@ def put_into_service(
             adapter_payload=payload,
             faqs=faqs,
             vectors=vectors,
-            faq_of_vector=faq_of_vector,
+            faq_of_vector=torch.arange(len(vectors)),
             threshold=threshold,
             variant=bundled,
             scorer=scorer,

@@ -14,13 +14,7 @@ from typing import TypeVar
 import torch
 
 from actors.bundling import is_in_service, put_into_service
-from actors.judging import (
-    decide_on_variant,
-    evaluate,
-    judge_adapter,
-    judge_variant,
-    require_servable,
-)
+from actors.judging import Judge, require_servable
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -58,7 +52,7 @@ from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.files import write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
-_SCORER = "scorer.safetensors"
+_SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
@@ -149,11 +143,9 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
-            found = evaluate(
-                self._encoder, self._candidates(), self._dataset, self._rows, self._config
-            )
-            write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
-            return found.evaluated
+            evaluated, scorer = self._judge.evaluate(self._candidates())
+            write_secret(self._folder / _SCORER, pack_scorer(scorer))
+            return evaluated
 
         return self._opened().once(Evaluated, work)
 
@@ -219,13 +211,11 @@ class DataOwner:
                 tasks=self._dataset.tasks(),
                 prototypes=() if self._config.noise is None else kept_prototypes(self._folder),
             )
-            return decide_on_variant(
-                trained,
-                judge_adapter(self._encoder, adapter, self._rows),
-                judge_variant(self._encoder, variant, self._rows),
-                kind,
-                most_lost=config.most_lost,
+            made, scorer = self._judge.decide_on_variant(
+                trained, adapter, variant, kind, config.most_lost
             )
+            write_secret(self._folder / _VARIANT_SCORER, pack_scorer(scorer))
+            return made
 
         return self._opened().once(VariantMade, work)
 
@@ -236,11 +226,12 @@ class DataOwner:
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
-            scorer: bytes | None = (self._folder / _SCORER).read_bytes()
+            scorer = self._folder / _SCORER
             threshold, calibration = evaluated.threshold, evaluated.calibration
             if made.served != "adapter":
                 assert made.threshold is not None
-                variant, scorer = (self._folder / _VARIANT).read_bytes(), None
+                variant = (self._folder / _VARIANT).read_bytes()
+                scorer = self._folder / _VARIANT_SCORER
                 threshold, calibration = made.threshold, made.calibration
             return put_into_service(
                 self._config,
@@ -248,8 +239,7 @@ class DataOwner:
                 manifest=Manifest.from_json((self._folder / "manifest.json").read_bytes()),
                 payload=self._chosen_payload(),
                 variant_payload=variant,
-                scorer=scorer,
-                rows=self._rows,
+                scorer=scorer.read_bytes(),
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
                 calibration=calibration,
@@ -302,6 +292,10 @@ class DataOwner:
         return tokenise(
             self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
         )
+
+    @property
+    def _judge(self) -> Judge:
+        return Judge(self._encoder, self._dataset, self._rows, self._config)
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them.

@@ -102,7 +102,7 @@ def estimate(
     step_s, forward_s = _token_seconds(encoder, adapter, rows)
     probes = sum(map(len, encoder.tokenize(probe_sentences())))
     speed = Speed(step_s, forward_s, describe_s, prove_s=2 * probes * forward_s)
-    variant = variant_settings(config)
+    variant = variant_settings(config, config.training.bottleneck_size)
     copies = 1 + rows.num_folds
     variant_bytes = 0
     if variant is not None:

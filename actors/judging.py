@@ -1,7 +1,7 @@
-"""Adapters and variants in a run's folder, ranked on the tenant's rows and compared."""
+"""Candidates and variants in a run's folder: how each ranks the rows, and which is served."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from actors.records import Evaluated, Published, VariantMade
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
+from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.distill.folds import fold_file
@@ -26,13 +27,14 @@ from adapterdistill.evaluation.arrival import (
     OWN_PRIOR,
     TEMPERATURE,
     Candidate,
+    Competition,
+    Judged,
     compete,
     floor_prior,
 )
-from adapterdistill.evaluation.arrival import Judged as Contender
 from adapterdistill.evaluation.calibration import calibrate, upper_bound
 from adapterdistill.evaluation.choice import Prior
-from adapterdistill.evaluation.evaluate import Judged, Ranking, abstention_threshold, judge
+from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.foreign import foreign_texts
 from adapterdistill.evaluation.metrics import gold_ranks
 from adapterdistill.evaluation.report import (
@@ -46,164 +48,192 @@ from adapterdistill.evaluation.scorer import Scorer
 from adapterdistill.evaluation.tenant_texts import TenantTexts, read_texts
 from adapterdistill.manifest import VariantKind
 
-
-def judge_adapter(encoder: Encoder, file: Path, rows: TenantRows) -> Judged:
-    """Judge the adapter in `file`, and the folds' beside it, on the tenant's rows."""
-    return _judge(encoder, file, rows, load_payload)
-
-
-def judge_variant(encoder: Encoder, file: Path, rows: TenantRows) -> Judged:
-    """Judge the variant in `file`, and the folds' beside it, on the tenant's rows."""
-    return _judge(
-        encoder, file, rows, lambda path: unpack_variant(path.read_bytes(), encoder).embedder
-    )
-
-
-def _judge(
-    encoder: Encoder, file: Path, rows: TenantRows, load: Callable[[Path], Embedder]
-) -> Judged:
-    files = [file, *(fold_file(file, fold) for fold in range(rows.num_folds))]
-    whole, *folds = map(load, files)
-    return judge(encoder, whole, rows, folds)
-
-
 LEAST_ROWS = 10
 """Held-out rows from which a run may be refused for what they show."""
 CHANCE_TIMES = 1.5
 """Top-1 below these many times that of guessing is no better than by chance."""
-
-
-@dataclass(frozen=True)
-class Contest:
-    """The candidates' judgement of a tenant, and the scorer of the chosen one."""
-
-    evaluated: Evaluated
-    scorer: Scorer
-
-
-def evaluate(
-    encoder: Encoder,
-    adapters: Mapping[Choice, Path],
-    dataset: TenantDataset,
-    rows: TenantRows,
-    config: OnboardConfig,
-) -> Contest:
-    """Let the candidates compete on held-out rows; test rows are for the record.
-
-    Args:
-        adapters: the candidates' payload files, with the folds' beside those that rows trained.
-    """
-    t = config.training
-    texts, folds = read_texts(dataset, rows, seed=t.seed, held_out_fraction=t.held_out_fraction)
-    files: dict[str, Path] = dict(adapters.items())
-    embedders = {name: load_payload(file) for name, file in files.items()}
-    labelled = bool(rows.train.ids)
-    trained_by_rows = {"own", "distilled"} if labelled else set()
-    reference = next(name for name in _USUAL if name in adapters)
-    found = compete(
-        encoder,
-        texts,
-        {
-            name: Candidate(
-                embedder,
-                _of_folds(files[name], embedder, rows) if name in trained_by_rows else (),
-                None if name == reference else _prior(name, texts),
-            )
-            for name, embedder in embedders.items()
-        },
-        foreign=foreign_texts(encoder, texts.questions),
-        folds=folds,
-        seed=t.seed,
-        most_wrong=config.release.max_wrong_answers,
-    )
-    chosen = found.choice.chosen
-    ranked = {name: _ranking(one, texts) for name, one in found.judged.items()}
-    tested = {
-        name: _tested(encoder, embedders[name], one.scorer, dataset)
-        for name, one in found.judged.items()
-    }
-    own = "own" if "own" in adapters else "bare"
-    student = "distilled" if "distilled" in adapters else own
-    figures = {
-        name: Figures(
-            held_out=ranked[name].metrics(),
-            test=tested[name].metrics(),
-            difference=judgement.difference,
-            error=judgement.error,
-            expected=judgement.posterior,
-        )
-        for name, judgement in found.choice.judgements.items()
-    }
-    return Contest(
-        Evaluated(
-            candidates=_FIGURES.validate_python(figures),
-            choice=_CHOICE.validate_python(chosen),
-            rows=len(found.chosen.held.gold),
-            num_faqs=rows.num_faqs,
-            folds=rows.num_folds,
-            held_out=compare(ranked[own], ranked[student]),
-            test=compare(tested[own], tested[student]),
-            threshold=max(NEVER_ABSTAIN, min(1.0, math.floor(found.threshold * 1e6) / 1e6)),
-            calibration=calibrate(ranked[chosen], found.threshold),
-        ),
-        found.chosen.scorer,
-    )
-
-
+_EQUAL = Prior(0.0, 1.0)
 _CHOICE: TypeAdapter[Choice] = TypeAdapter(Choice)
 _FIGURES: TypeAdapter[dict[Choice, Figures]] = TypeAdapter(dict[Choice, Figures])
 _USUAL: tuple[Choice, ...] = ("distilled", "own", "bare")
 """The reference is the first of these that there is: it is best for most tenants."""
 
 
-def _prior(name: str, texts: TenantTexts) -> Prior:
-    priors = {
-        "averaged": AVERAGED_PRIOR,
-        "own": OWN_PRIOR,
-        "bare": floor_prior(len(texts.queries), texts.num_faqs),
-    }
-    return priors[name]
+@dataclass(frozen=True)
+class Judge:
+    """A tenant's rows, on which candidates are compared."""
+
+    encoder: Encoder
+    dataset: TenantDataset
+    rows: TenantRows
+    config: OnboardConfig
+
+    def evaluate(self, adapters: Mapping[Choice, Path]) -> tuple[Evaluated, Scorer]:
+        """Let the candidates compete on held-out rows; test rows are for the record.
+
+        Args:
+            adapters: the candidates' payload files, with the folds' beside those that rows trained.
+
+        Returns:
+            The record, and the scorer of the chosen candidate.
+        """
+        trained = {"own", "distilled"} if self.rows.train.ids else set()
+        reference = next(name for name in _USUAL if name in adapters)
+        candidates = {
+            str(name): Candidate(
+                load_payload(file),
+                self._folds(file) if name in trained else (),
+                None if name == reference else self._prior(name),
+            )
+            for name, file in adapters.items()
+        }
+        found = self._compete(candidates)
+        chosen = found.competition.choice.chosen
+        own = "own" if "own" in adapters else "bare"
+        student = "distilled" if "distilled" in adapters else own
+        figures = {
+            name: Figures(
+                held_out=found.held[name].metrics(),
+                test=found.test[name].metrics(),
+                difference=judgement.difference,
+                error=judgement.error,
+                expected=judgement.posterior,
+            )
+            for name, judgement in found.competition.choice.judgements.items()
+        }
+        evaluated = Evaluated(
+            candidates=_FIGURES.validate_python(figures),
+            choice=_CHOICE.validate_python(chosen),
+            rows=len(found.held[chosen].ranks),
+            num_faqs=self.rows.num_faqs,
+            folds=self.rows.num_folds,
+            held_out=compare(found.held[own], found.held[student]),
+            test=compare(found.test[own], found.test[student]),
+            threshold=found.threshold(chosen),
+            calibration=found.calibration(chosen),
+        )
+        return evaluated, found.competition.judged[chosen].scorer
+
+    def decide_on_variant(
+        self, trained: dict[str, Any], adapter: Path, variant: Path, kind: VariantKind, lost: float
+    ) -> tuple[VariantMade, Scorer]:
+        """Compare the chosen adapter with a variant of it.
+
+        Args:
+            trained: the fields of `VariantMade` that say how the variant was trained.
+            lost: top-1 that the variant may lose on held-out rows.
+
+        Returns:
+            The record, and the scorer of the variant.
+        """
+        bare = Candidate(None, prior=_EQUAL)
+        whole = self._variant(variant)
+        folds = [fold_file(variant, fold) for fold in range(self.rows.num_folds)]
+        found = self._compete(
+            {
+                "adapter": Candidate(load_payload(adapter), self._folds(adapter)),
+                "variant": Candidate(whole, tuple(map(self._variant, folds)) or (whole,), _EQUAL),
+                "bare": bare,
+            }
+        )
+        shown = compare_variant(found.held["adapter"], found.held["variant"])
+        made = VariantMade(
+            **trained,
+            **decide_variant(shown, kind, most_lost=lost).model_dump(),
+            held_out=shown,
+            test=compare_variant(found.test["adapter"], found.test["variant"]),
+            threshold=found.threshold("variant"),
+            calibration=found.calibration("variant"),
+        )
+        return made, found.competition.judged["variant"].scorer
+
+    def _compete(self, candidates: Mapping[str, Candidate]) -> "_Found":
+        t = self.config.training
+        texts, folds = read_texts(
+            self.dataset, self.rows, seed=t.seed, held_out_fraction=t.held_out_fraction
+        )
+        competition = compete(
+            self.encoder,
+            texts,
+            candidates,
+            foreign=foreign_texts(self.encoder, texts.questions),
+            folds=folds,
+            seed=t.seed,
+            most_wrong=self.config.release.max_wrong_answers,
+        )
+        return _Found(
+            competition,
+            held={name: _held(one, texts) for name, one in competition.judged.items()},
+            test={
+                name: self._test(candidates[name].embedder, one.scorer)
+                for name, one in competition.judged.items()
+            },
+        )
+
+    def _test(self, embedder: Embedder | None, scorer: Scorer) -> Ranking:
+        """The test rows, ranked as they would be served."""
+        position = {faq.faq_id: place for place, faq in enumerate(self.dataset.faqs())}
+        test = list(self.dataset.queries("test"))
+        inside = [query for query in test if not query.out_of_scope]
+        gold = labels_of([[position[faq] for faq in query.faq_ids] for query in inside])
+
+        def totals(queries: Sequence[Query]) -> Tensor:
+            shown = [query.text for query in queries]
+            vectors = self.encoder.embed_texts(shown, embedder, batch_size=128).cpu()
+            return scorer(vectors, shown).total
+
+        total = totals(inside)
+        loss = F.cross_entropy(total / TEMPERATURE, first_labels(gold)) if inside else None
+        return Ranking(
+            ranks=gold_ranks(total, gold),
+            best=total.amax(1),
+            best_out_of_scope=totals([query for query in test if query.out_of_scope]).amax(1),
+            score=None if loss is None else -float(loss),
+        )
+
+    def _prior(self, name: Choice) -> Prior:
+        match name:
+            case "averaged":
+                return AVERAGED_PRIOR
+            case "own":
+                return OWN_PRIOR
+            case _:
+                return floor_prior(len(self.rows.train.ids), self.rows.num_faqs)
+
+    def _folds(self, file: Path) -> tuple[Embedder, ...]:
+        """The folds' adapters; without folds the adapter itself, which no held-out row trained."""
+        folds = [fold_file(file, fold) for fold in range(self.rows.num_folds)]
+        return tuple(map(load_payload, folds or [file]))
+
+    def _variant(self, file: Path) -> Embedder:
+        return unpack_variant(file.read_bytes(), self.encoder).embedder
 
 
-def _of_folds(file: Path, whole: Embedder, rows: TenantRows) -> tuple[Embedder, ...]:
-    """The folds' adapters; the adapter itself where other rows are held out of it."""
-    if not rows.num_folds:
-        return (whole,)
-    return tuple(load_payload(fold_file(file, fold)) for fold in range(rows.num_folds))
+@dataclass(frozen=True)
+class _Found:
+    """A competition, and the candidates' rankings."""
+
+    competition: Competition
+    held: Mapping[str, Ranking]
+    test: Mapping[str, Ranking]
+
+    def threshold(self, name: str) -> float:
+        """Rounded down: rounded up, it would turn away the very query that it was set at."""
+        cut = math.floor(self.competition.thresholds[name] * 1e6) / 1e6
+        return max(NEVER_ABSTAIN, min(1.0, cut))
+
+    def calibration(self, name: str) -> Calibration | None:
+        return calibrate(self.held[name], self.threshold(name))
 
 
-def _ranking(judged: Contender, texts: TenantTexts) -> Ranking:
+def _held(judged: Judged, texts: TenantTexts) -> Ranking:
     """The held-out rows' ranks and evidence, and the evidence of out-of-scope examples."""
     held = judged.held
-    gold = texts.right_of(held.rows)
     return Ranking(
-        ranks=gold_ranks(held.scores.total, gold),
+        ranks=gold_ranks(held.scores.total, texts.right_of(held.rows)),
         best=held.scores.evidence,
         best_out_of_scope=judged.outside,
         score=-float(held.losses(TEMPERATURE).mean()) if len(held.gold) else None,
-    )
-
-
-def _tested(
-    encoder: Encoder, embedder: Embedder, scorer: Scorer, dataset: TenantDataset
-) -> Ranking:
-    """The test rows, ranked as they would be served."""
-    position = {faq.faq_id: place for place, faq in enumerate(dataset.faqs())}
-    test = list(dataset.queries("test"))
-    inside = [query for query in test if not query.out_of_scope]
-    gold = labels_of([[position[faq] for faq in query.faq_ids] for query in inside])
-
-    def totals(queries: Sequence[Query]) -> Tensor:
-        shown = [query.text for query in queries]
-        vectors = encoder.embed_texts(shown, embedder, batch_size=128).cpu()
-        return scorer(vectors, shown).total
-
-    total = totals(inside)
-    return Ranking(
-        ranks=gold_ranks(total, gold),
-        best=total.amax(1),
-        best_out_of_scope=totals([query for query in test if query.out_of_scope]).amax(1),
-        score=-float(F.cross_entropy(total / TEMPERATURE, first_labels(gold))) if inside else None,
     )
 
 
@@ -231,28 +261,3 @@ def require_servable(published: Published, evaluated: Evaluated) -> None:
             "that the queries' faq_id are right, that questions say something, and that FAQs can "
             "be told apart: adapterdistill data describe FOLDER"
         )
-
-
-def decide_on_variant(
-    trained: dict[str, Any],
-    adapter: Judged,
-    variant: Judged,
-    kind: VariantKind,
-    *,
-    most_lost: float,
-) -> VariantMade:
-    """Compare an adapter with a variant of it.
-
-    Args:
-        trained: the fields of `VariantMade` that say how the variant was trained.
-    """
-    found = compare_variant(adapter.held, variant.held)
-    threshold = abstention_threshold(variant.held)
-    return VariantMade(
-        **trained,
-        **decide_variant(found, kind, most_lost=most_lost).model_dump(),
-        held_out=found,
-        test=compare_variant(adapter.test, variant.test),
-        threshold=threshold,
-        calibration=calibrate(variant.held, threshold),
-    )

@@ -97,7 +97,7 @@ def require_possible(
         ConfigError: the encoder is too small for the method's variant, or the tenant's tasks are
             not those that the method needs.
     """
-    settings = variant_settings(config)
+    settings = variant_settings(config, config.training.bottleneck_size)
     try:
         if settings is not None:
             settings.new(encoder(), seed=0)
@@ -108,12 +108,15 @@ def require_possible(
         raise ConfigError(f"method {config.training.method}: {error}") from None
 
 
-def variant_settings(config: OnboardConfig) -> VariantSettings | None:
-    """Settings of the variant that the run's method makes, before its tasks are known."""
+def variant_settings(config: OnboardConfig, bottleneck_size: int) -> VariantSettings | None:
+    """Settings of the variant that the run's method makes, before its tasks are known.
+
+    Args:
+        bottleneck_size: of the adapter that it is made of.
+    """
     if config.method.variant is None:
         return None
-    size = config.training.bottleneck_size
-    return config.method.variant_settings(config.sections, bottleneck_size=size)
+    return config.method.variant_settings(config.sections, bottleneck_size=bottleneck_size)
 
 
 def make_variant(
@@ -135,7 +138,9 @@ def make_variant(
     Returns:
         The fields of `Trained`, and `tasks`.
     """
-    t, chosen, settings = config.training, config.variant, variant_settings(config)
+    t, chosen = config.training, config.variant
+    size = load_payload(adapter).bottleneck_size
+    settings = variant_settings(config, size)
     assert chosen is not None and settings is not None
     tasks_file = rows.with_name("tasks.safetensors")
     tasks_file.unlink(missing_ok=True)
@@ -143,7 +148,7 @@ def make_variant(
     schedule = _schedule(config, chosen.steps, chosen.learning_rate)
     spec = StageSpec(
         rows=str(rows),
-        bottleneck_size=t.bottleneck_size,
+        bottleneck_size=size,
         # A variant starts far from the adapter: its score moves slowly, and not always upwards.
         schedule=replace(schedule, evaluate_every=max(t.evaluate_every, chosen.steps // 10)),
         seed=t.seed,

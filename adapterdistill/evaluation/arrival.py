@@ -83,16 +83,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Competition:
-    """The candidates' judgement, and what follows for the chosen one."""
+    """The candidates' judgement."""
 
     choice: Choice
     judged: Mapping[str, Judged]
-    threshold: float
-    """Evidence under which the chosen candidate turns a query away."""
-
-    @property
-    def chosen(self) -> Judged:
-        return self.judged[self.choice.chosen]
+    thresholds: Mapping[str, float]
+    """Evidence under which each candidate turns a query away."""
 
 
 def compete(
@@ -105,11 +101,12 @@ def compete(
     seed: int = 0,
     most_wrong: float | None = None,
 ) -> Competition:
-    """Fit a scorer for each candidate, choose one, and set its threshold.
+    """Fit a scorer for each candidate, choose one, and set their thresholds.
 
     Args:
         candidates: by name; the one without a prior is the reference, which is best for most
-            tenants. At least one has no folds: it knows no label.
+            tenants. At least one has no folds: it knows no label, and the first such one sets the
+            threshold.
         foreign: public texts of other domains, none of the tenant's own.
         folds: the fold that holds each of `tenant.rows()` out of what trains candidates, -1 for
             none; each FAQ needs a row beside every fold.
@@ -134,12 +131,15 @@ def compete(
         {name: one.prior for name, one in candidates.items() if one.prior},
         reference=references[0],
     )
-    best = judged[choice.chosen]
-    fresh = best if choice.chosen in fresh_ones else judged[fresh_ones[0]]
+    fresh = judged[fresh_ones[0]]
     num_folds = FITTED_FOLDS if len(texts) <= FEW_ROWS else TRAINED_FOLDS
-    dealt = deal_folds(texts, labels, tenant.questions, num_folds, seed=seed)
-    threshold = _threshold(best, fresh, fresh.held_in(dealt), most_wrong)
-    return Competition(choice, judged, threshold)
+    held = fresh.held_in(deal_folds(texts, labels, tenant.questions, num_folds, seed=seed))
+    threshold = _threshold(fresh, held, most_wrong)
+    return Competition(
+        choice,
+        judged,
+        {name: carried_over(threshold, fresh.foreign, one.foreign) for name, one in judged.items()},
+    )
 
 
 def floor_prior(num_queries: int, num_faqs: int) -> Prior:
@@ -203,11 +203,10 @@ class _Fitting:
         return self.encoder.embed_texts(texts, embedder, batch_size=128).cpu()
 
 
-def _threshold(best: Judged, fresh: Judged, held: HeldOutScores, most_wrong: float | None) -> float:
-    """The chosen candidate's threshold.
+def _threshold(fresh: Judged, held: HeldOutScores, most_wrong: float | None) -> float:
+    """The threshold of a candidate that no row trained.
 
     Args:
-        fresh: the candidate that no row trained and that sets it.
         held: its held-out rows.
     """
     evidence = held.scores.evidence
@@ -222,4 +221,4 @@ def _threshold(best: Judged, fresh: Judged, held: HeldOutScores, most_wrong: flo
             most_wrong=most_wrong,
             least=threshold,
         )
-    return carried_over(threshold, fresh.foreign, best.foreign) if best is not fresh else threshold
+    return threshold

@@ -5,11 +5,11 @@ sublinear_tf=True)`, and each FAQ's unit-length centroid of them as a sparse tab
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,18 +17,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NGRAMS = (2, 3, 4)
-_SPACES = re.compile(r"\s\s+")
+_CACHED_WORDS = 256
+_LONGEST_CACHED = 20
+"""Characters. Both bound a tenant's cache to about 100 kB."""
 
 
 def ngrams(text: str) -> list[str]:
     """The n-grams inside each word, which is padded with a space on both sides."""
+    return [gram for word in text.lower().split() for gram in _of_word(word)]
+
+
+def _of_word(word: str) -> list[str]:
+    padded = f" {word} "
     found: list[str] = []
-    for word in _SPACES.sub(" ", text.lower()).split():
-        padded = f" {word} "
-        for n in NGRAMS:
-            found += [padded[i : i + n] for i in range(max(1, len(padded) - n + 1))]
-            if len(padded) <= n:
-                break
+    for n in NGRAMS:
+        found += [padded[i : i + n] for i in range(max(1, len(padded) - n + 1))]
+        if len(padded) <= n:
+            break
     return found
 
 
@@ -61,7 +66,7 @@ class CharacterView:
         idf = np.array([math.log((1 + len(texts)) / (1 + documents[g])) + 1 for g in grams])
         sums: dict[tuple[int, int], float] = {}
         for found, label in zip(counted, labels, strict=True):
-            places, values = _unit(found, column, idf)
+            places, values = _unit(map(column.__getitem__, found), idf)
             for place, value in zip(places.tolist(), values.tolist(), strict=True):
                 sums[place, label] = sums.get((place, label), 0.0) + value
         entries = sorted(sums)
@@ -79,32 +84,46 @@ class CharacterView:
         )
 
     @cached_property
-    def _table(self) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _table(
+        self,
+    ) -> tuple[Callable[[str], tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A word's known n-grams, and the arrays."""
         column = {gram: i for i, gram in enumerate(self.grams)}
+
+        def places(word: str) -> tuple[int, ...]:
+            return tuple(column[gram] for gram in _of_word(word) if gram in column)
+
+        # A tenant's users repeat their words, and cutting these up costs the most. The cache is the
+        # tenant's own, and goes with it.
+        cached = lru_cache(_CACHED_WORDS)(places)
+
+        def of(word: str) -> tuple[int, ...]:
+            return cached(word) if len(word) <= _LONGEST_CACHED else places(word)
+
         arrays = (part.numpy() for part in (self.idf, self.starts, self.faqs, self.weights))
-        return (column, *arrays)  # type: ignore[return-value]
+        return (of, *arrays)  # type: ignore[return-value]
 
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "texts faqs"]:
         """Cosine of each text with each FAQ's centroid; zero where no n-gram is known."""
-        column, idf, starts, faqs, weights = self._table
+        of_word, idf, starts, faqs, weights = self._table
         scores = np.zeros((len(texts), self.num_faqs), dtype=np.float32)
         for row, text in enumerate(texts):
-            places, values = _unit(ngrams(text), column, idf)
-            counts = starts[places + 1] - starts[places]
-            before = np.repeat(starts[places] - (counts.cumsum() - counts), counts)
-            entries = before + np.arange(len(before))
+            places, values = _unit(chain.from_iterable(map(of_word, text.lower().split())), idf)
+            first = starts[places]
+            counts = starts[places + 1] - first
+            entries = np.repeat(first - (counts.cumsum() - counts), counts)
+            entries += np.arange(len(entries))
             shares = weights[entries] * np.repeat(values, counts)
             scores[row] = np.bincount(faqs[entries], weights=shares, minlength=self.num_faqs)
         return torch.from_numpy(scores)
 
 
-def _unit(
-    found: Sequence[str], column: dict[str, int], idf: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Known n-grams' columns, and their (1 + ln count) * idf at unit length."""
-    known = [column[gram] for gram in found if gram in column]
-    if not known:
+def _unit(found: Iterable[int], idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different n-grams of a text, and their (1 + ln count) * idf at unit length."""
+    counted = Counter(found)
+    if not counted:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    places, times = np.unique(np.array(known, dtype=np.int64), return_counts=True)
+    places = np.fromiter(counted, np.int64, len(counted))
+    times = np.fromiter(counted.values(), np.float64, len(counted))
     values = (1 + np.log(times)) * idf[places]
-    return places, values / np.linalg.norm(values)
+    return places, values / math.sqrt(values @ values)

@@ -18,6 +18,7 @@ from serve.grpc.rpc import MAX_REQUEST_BYTES, Rpc
 from serve.http.api import build_api
 from serve.queue.batcher import SearchOutcome
 from tests.serving_rpc import assert_equal_answers, assert_equal_states
+from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.grpc.rpc_calls import (
     SECRET,
     Asked,
@@ -47,6 +48,24 @@ def test_grpc_and_http_give_the_same_answers(asked: Asked) -> None:
         assert context.code is None
         assert_equal_answers(answered, expected)
         assert {result.abstained for result in answered.results} == {tenant == "strict"}
+
+
+def test_grpc_and_http_explain_alike(asked: Asked, store: Path, encoder: Encoder) -> None:
+    put_live(store, make_tenant(encoder, "acme", seed=7, scorer=True))
+    asked.engine.refresh()
+    client = TestClient(build_api(asked.engine, asked.batcher, time.monotonic))
+    body = {"queries": ["hi", "opening hours"], "explain": True}
+    expected = client.post("/v1/tenants/acme/search", json=body).json()
+    answered, _ = asked.search("acme", **body)
+    for result, wanted in zip(answered.results, expected["results"], strict=True):
+        assert result.decided_by == wanted["decided_by"]
+        for faq, wanted_faq in zip(result.ranked, wanted["ranked"], strict=True):
+            views = {field.name: value for field, value in faq.views.ListFields()}
+            assert list(wanted_faq["views"]) == ["cosine", "head", "characters", "answers"]
+            assert views == pytest.approx(wanted_faq["views"], abs=1e-5)
+    plain, _ = asked.search("acme", queries=["hi"])
+    assert not plain.results[0].HasField("decided_by")
+    assert not any(faq.HasField("views") for faq in plain.results[0].ranked)
 
 
 def test_a_tenant_s_state_is_that_of_http(asked: Asked) -> None:

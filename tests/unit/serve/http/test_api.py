@@ -25,6 +25,10 @@ def acme(encoder: Encoder) -> MadeTenant:
     return make_tenant(encoder, "acme", seed=1)
 
 
+OF_EXPLANATIONS = {"results": {"__all__": {"decided_by": True, "ranked": {"__all__": {"views"}}}}}
+"""Fields that only answers to requests with `explain` have."""
+
+
 @pytest.fixture
 def client(store: Path, encoder: Encoder, acme: MadeTenant) -> Iterator[TestClient]:
     put_live(store, acme)
@@ -35,6 +39,19 @@ def client(store: Path, encoder: Encoder, acme: MadeTenant) -> Iterator[TestClie
     with TestClient(build_api(engine, batcher, time.monotonic)) as client:
         yield client
     batcher.close()
+
+
+def test_an_explanation_is_given_to_those_who_ask_for_it(client: TestClient) -> None:
+    plain = client.post("/v1/tenants/acme/search", json={"query": "hi"}).json()
+    body = {"query": "hi", "explain": True}
+    explained = client.post("/v1/tenants/acme/search", json=body).json()
+    [result] = explained["results"]
+    assert result.pop("decided_by") == "cosine"  # without a scorer there is no other view
+    for faq in result["ranked"]:
+        assert faq.pop("views") == {"cosine": faq["score"]}
+    assert explained == plain
+    body["explain"] = False
+    assert client.post("/v1/tenants/acme/search", json=body).json() == plain
 
 
 def test_one_query_is_answered_with_the_adapter_s_digest(
@@ -89,7 +106,11 @@ def test_abstaining_is_said(client: TestClient) -> None:
 def test_an_answer_has_every_field_that_is_described_and_no_other(client: TestClient) -> None:
     for body in ({"query": "hi"}, {"queries": ["hi", "ho"], "top_k": 1}):
         answer = client.post("/v1/tenants/acme/search", json=body).json()
-        assert answer == SearchResponse.model_validate(answer).model_dump()
+        described = SearchResponse.model_validate(answer)
+        assert answer == described.model_dump(exclude=OF_EXPLANATIONS)
+        explained = client.post("/v1/tenants/acme/search", json=body | {"explain": True}).json()
+        described = SearchResponse.model_validate(explained)
+        assert explained == described.model_dump(exclude_unset=True)
 
 
 def test_only_what_is_said_to_be_json_is_read_as_json(client: TestClient) -> None:
@@ -142,6 +163,8 @@ def test_an_invalid_tenant_name_is_422(client: TestClient, name: str) -> None:
         {"query": SECRET, "top_k": 51},
         {"query": SECRET, "top_k": True},
         {"query": SECRET, "top_k": SECRET},
+        {"query": SECRET, "explain": SECRET},
+        {"query": SECRET, "explain": 1},
         {SECRET: SECRET},
         {"query": SECRET, SECRET: 1},
         [SECRET],
