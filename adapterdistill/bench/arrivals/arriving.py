@@ -19,7 +19,7 @@ from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data import Faq, Query, nested_order
 from adapterdistill.data.dataset import write_tenant
-from adapterdistill.errors import AdapterDistillError
+from adapterdistill.errors import AdapterDistillError, NotServedError
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes
@@ -90,7 +90,8 @@ class ArrivalBench:
         )
 
     def run(self, job: Arriving | Cell) -> None:
-        """Make the result, unless the cache has it. A failed run leaves none.
+        """Make the result, unless the cache has it. A failed run leaves none; one that refuses to
+        serve what it made is a result.
 
         Args:
             job: an arrival, or the cell of a teacher.
@@ -102,6 +103,9 @@ class ArrivalBench:
             return
         try:
             result = self._arrive(job)
+        except NotServedError as error:
+            say(f"{job.tenant}, k = {job.k}, {job.unlabelled} unlabelled: {error}")
+            result = {"not_served": True}
         except AdapterDistillError as error:
             say(f"{job.tenant}, k = {job.k}, {job.unlabelled} unlabelled: {error}")
             return

@@ -47,7 +47,8 @@ Results = Sequence[tuple[Arriving, Mapping[str, Any]]]
 def findings(results: Results, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that report.json holds; no text of any tenant, no path."""
     blocks: dict[Place, list[tuple[Arriving, Mapping[str, Any]]]] = defaultdict(list)
-    for job, result in results:
+    served = [(job, result) for job, result in results if "rows" in result]
+    for job, result in served:
         blocks[Place(job.k, job.unlabelled > 0)].append((job, result))
     found = [_block(place, blocks[place]) for place in sorted(blocks, key=_order)]
     return {
@@ -55,6 +56,11 @@ def findings(results: Results, planned: int, facts: Mapping[str, Any]) -> dict[s
         "environment": dict(facts),
         "planned": planned,
         "arrivals": len(results),
+        "not_served": [
+            {"tenant": job.tenant, "k": job.k, "unlabelled": job.unlabelled > 0, "seed": job.seed}
+            for job, result in results
+            if "rows" not in result
+        ],
         "blocks": found,
         "aims": [block["aim"] for block in found if block["aim"]],
     }

@@ -12,6 +12,11 @@ def markdown(found: Mapping[str, Any]) -> str:
     return document(
         "What a tenant is served after `onboard`",
         f"{missing} of {found['planned']} arrivals have no result yet." if missing else "",
+        *(
+            f"Nothing is served: {one['tenant']}, k = {_k(one['k'])}, unlabelled queries "
+            f"{yes_or_no(one['unlabelled'])}, seed {one['seed']}."
+            for one in found["not_served"]
+        ),
         "Top-1 points of what is served:",
         table(
             ("k", "unlabelled", "over", "aim", "measured (95%)", "met"),

@@ -19,7 +19,7 @@ from adapterdistill.bench.arrivals.findings import LABELS, findings
 from adapterdistill.bench.tenants import BenchTenant, open_dataset
 from adapterdistill.bench.transfer.methods import Setting
 from adapterdistill.data import Faq
-from adapterdistill.errors import ConfigError, TrainingError
+from adapterdistill.errors import ConfigError, NotServedError, TrainingError
 from adapterdistill.testbed.encoder_options import EncoderOptions
 from tests.unit.bench.conftest import SAMPLES
 
@@ -115,6 +115,19 @@ def test_a_run_that_fails_leaves_no_result_and_the_others_go_on(
     found = run(FIRST, "valtara-rail")
     assert found["planned"] == 4 and found["arrivals"] == 2
     assert "valtara-rail, k = 1, 0 unlabelled: the loss is not finite" in capsys.readouterr().err
+
+
+def test_a_run_that_serves_nothing_is_a_result_that_the_report_names(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: ArrivalBench, job: Arriving) -> dict[str, Any]:
+        raise NotServedError("the questions say nothing")
+
+    monkeypatch.setattr(ArrivalBench, "_arrive", refuses)
+    found = run("brookfield-library")
+    assert found["arrivals"] == found["planned"] == 2 and found["blocks"] == []
+    assert [one["tenant"] for one in found["not_served"]] == ["brookfield-library"] * 2
+    assert "Nothing is served: brookfield-library, k = 1" in (home / "out/report.md").read_text()
 
 
 def test_a_run_without_time_says_what_is_missing(run: Run, home: Path) -> None:
