@@ -48,6 +48,16 @@ def transfer(
     out: Out,
     data: Data = None,
     size: SizeOption = Size.quick,
+    studies: Annotated[
+        bool,
+        typer.Option("--studies", help="Compare methods of training instead, run by themselves."),
+    ] = False,
+    tenants: Annotated[
+        str, option("Those that arrive, commas between. Default: all of the size.", "NAMES")
+    ] = "",
+    k: Annotated[
+        str, option("Queries an FAQ, commas between. Default: the size's.", "NUMBERS", "--k")
+    ] = "",
     seeds: Annotated[int | None, number("Default: the size's.", low=1)] = None,
     time_limit_s: TimeLimit = None,
     processes: Processes = None,
@@ -55,25 +65,49 @@ def transfer(
     encoder: EncoderName = "minilm-l6",
     dtype: Dtype = "auto",
     device: Device = "cpu",
-    plots: Annotated[bool, typer.Option(help="Draw PNG plots (needs matplotlib).")] = True,
+    plots: Annotated[
+        bool, typer.Option(help="Draw PNG plots of the studies (needs matplotlib).")
+    ] = True,
     output: Output = Format.table,
 ) -> None:
-    """Does a new tenant gain from the others' adapters? Needs --data. Run it again to go on."""
+    """Does a new tenant gain from the others' adapters? Onboards tenants and asks what is served.
+
+    Needs --data. Run it again to go on.
+    """
     if data is None:
         raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
-    from adapterdistill.bench.transfer.command import transfer_command
+    if studies and (tenants or k):
+        raise ConfigError("--studies takes all tenants and k of its size: remove --tenants and --k")
+    cache = cache or out / "cache"
+    options = EncoderOptions(encoder, dtype, device)
+    count = processes or (1 if device != "cpu" else os.cpu_count() or 1)
+    if studies:
+        from adapterdistill.bench.transfer.command import transfer_command
 
-    report = transfer_command(
-        data=data,
-        out=out,
-        cache=cache or out / "cache",
-        size=size,
-        encoder=EncoderOptions(encoder, dtype, device),
-        processes=processes or (1 if device != "cpu" else os.cpu_count() or 1),
-        seeds=seeds,
-        time_limit_s=time_limit_s,
-        draw=plots,
-    )
+        report = transfer_command(
+            data=data,
+            out=out,
+            cache=cache,
+            size=size,
+            encoder=options,
+            processes=count,
+            seeds=seeds,
+            time_limit_s=time_limit_s,
+            draw=plots,
+        )
+    else:
+        from adapterdistill.bench.arrivals.command import Chosen, arrivals_command
+
+        report = arrivals_command(
+            data=data,
+            out=out,
+            cache=cache,
+            size=size,
+            chosen=Chosen(numbers(k, "--k", low=0) if k else None, names(tenants), seeds),
+            encoder=options,
+            processes=count,
+            time_limit_s=time_limit_s,
+        )
     show(report, output)
 
 

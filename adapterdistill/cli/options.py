@@ -65,14 +65,14 @@ def show(report: "Report", output: Format) -> None:
     typer.echo(json.dumps(report.figures, indent=1, sort_keys=True) if figures else report.text)
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers with commas between, sorted. Raises ConfigError: one is none, or below 1."""
+def numbers(text: str, option: str, *, low: int = 1) -> tuple[int, ...]:
+    """Whole numbers with commas between, sorted. Raises ConfigError: one is none or below `low`."""
     try:
         found = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise ConfigError(f"{option} takes whole numbers with commas between") from None
-    if found[0] < 1:
-        raise ConfigError(f"{option} must be 1 or more, got {found[0]}")
+    if found[0] < low:
+        raise ConfigError(f"{option} must be {low} or more, got {found[0]}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +24,7 @@ from adapterdistill.bench.transfer.method_table import (
 from adapterdistill.bench.transfer.methods import Arrival, Method, Setting
 from adapterdistill.bench.transfer.scoring import Embed, score, valid_top1
 from adapterdistill.checkpoint import pack_adapter, state_digest, unpack_adapter
+from adapterdistill.testbed.encoder_options import EncoderOptions
 
 NO_TRAINING = Setting(learning_rate=0.0, steps=0)
 
@@ -129,6 +131,13 @@ class Workbench:
         payloads = [self.cache.read_payload(self.key(part)) for part in parts(cell, role)]
         adapters = [unpack_adapter(payload) for payload in payloads]
         return tuple(adapter.to(self.encoder.device) for adapter in adapters)
+
+
+def open_workbench(
+    encoder: EncoderOptions, tenants: Mapping[str, BenchTenant], cache: Path
+) -> Workbench:
+    """Load the encoder and open the cache: for worker processes."""
+    return Workbench(encoder.load(), tenants, ResultCache(cache))
 
 
 ROLES = ("teachers", "permuted", "own", "base")

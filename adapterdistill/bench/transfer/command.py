@@ -1,13 +1,14 @@
 """The command `adapterdistill bench transfer`, from folders to the written report."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from adapterdistill.bench.cache import ResultCache
 from adapterdistill.bench.sizes import named_size
-from adapterdistill.bench.transfer.cells import Workbench
+from adapterdistill.bench.transfer.cells import Workbench, open_workbench
 from adapterdistill.bench.transfer.findings import findings
 from adapterdistill.bench.transfer.plots import write_plots
 from adapterdistill.bench.transfer.report import markdown
@@ -41,7 +42,7 @@ def transfer_command(
     runner = (
         nullcontext(run_here(bench))
         if processes == 1
-        else worker_processes(encoder, processes, tenants, cache)
+        else worker_processes(partial(open_workbench, encoder, tenants, cache), processes)
     )
     with runner as run:
         found = run_transfer(

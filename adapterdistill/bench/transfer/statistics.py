@@ -135,6 +135,11 @@ def gain(ours: Sequence[Scored], other: Sequence[Scored]) -> Gain | None:
         if pair is not None and len(one.ranks):
             hits, theirs = (one.ranks == 1).double(), (pair.ranks == 1).double()
             differences[one.planned.cell.tenant].append(hits - theirs)
+    return gain_of(differences)
+
+
+def gain_of(differences: Mapping[str, list[Tensor]]) -> Gain | None:
+    """The gain from each tenant's differences of hits, [queries] for each seed."""
     if not differences:
         return None
     per_tenant = {name: torch.stack(d).mean(0) for name, d in sorted(differences.items())}

@@ -75,7 +75,7 @@ def read_tenants(
 class _Phases:
     """Runs lists of cells and knows the deadline."""
 
-    def __init__(self, bench: Workbench, run: Runner, deadline: float | None) -> None:
+    def __init__(self, bench: Workbench, run: Runner[Cell], deadline: float | None) -> None:
         self._bench, self._run, self._deadline = bench, run, deadline
         self.computed = 0
 
@@ -101,7 +101,7 @@ class _Phases:
 
 def run_transfer(
     bench: Workbench,
-    run: Runner,
+    run: Runner[Cell],
     size: Size,
     *,
     processes: int,
