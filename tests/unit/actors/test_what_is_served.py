@@ -34,7 +34,8 @@ from tests.tiny_encoders import random_adapter
 
 WORDS = ("refund", "parking", "password", "opening", "voucher", "invoice")
 Arriving = Callable[..., OnboardConfig]
-OUTSIDE = tuple(f"zq {letter}{letter} vx" for letter in "bcdfghjk")
+OUTSIDE = tuple(f"{word[:3]} please tell {letter}" for word in WORDS for letter in "bc")
+"""Near the FAQs, and about something else."""
 
 
 def queries_of(
@@ -167,15 +168,22 @@ def test_unlabelled_queries_refine_the_served_prototypes(arriving: Arriving) -> 
 
 
 def test_own_out_of_scope_examples_move_the_threshold(arriving: Arriving) -> None:
+    wordy = [
+        Query(
+            f"{word}-{n}", f"{word} {'please tell me about it'[: 6 * n + 6]}", f"faq-{faq}", "train"
+        )
+        for faq, word in enumerate(WORDS)
+        for n in range(4)
+    ]
     reports = [
-        run_through(arriving(home, *queries_of(3, "train"), outside=outside))[0]
+        run_through(arriving(home, *wordy, outside=outside))[0]
         for home, outside in (("a", ()), ("b", OUTSIDE))
     ]
     plain, taught = (report.evaluate for report in reports)
     assert reports[0].publish.name == reports[1].publish.name
     assert plain.calibration is not None and taught.calibration is not None
-    assert (plain.calibration.rows, taught.calibration.rows) == (18, 18 + len(OUTSIDE))
-    assert taught.threshold != plain.threshold
+    assert (plain.calibration.rows, taught.calibration.rows) == (24, 24 + len(OUTSIDE))
+    assert taught.threshold > plain.threshold
 
 
 def test_fewer_wrong_answers_cost_a_higher_threshold_also_in_a_run_done_before(
