@@ -125,7 +125,9 @@ class Federation:
             return f"published; taught by {_named(VersionRef.parse(one).tenant for one in names)}"
 
         name = f"{owner.tenant} is onboarded by a job on its own cluster"
-        expected = f"published; taught by {_named(one.tenant for one in teachers)}"
+        # An adapter that nothing trained, because the bare encoder is as good, teaches nobody.
+        trained = (one for one in teachers if self._reports[one].decide.choice != "bare")
+        expected = f"published; taught by {_named(one.tenant for one in trained)}"
         self.steps.must(name, expected, work)
 
     def _without_consent(self, caller: Owner, sharing: Owner, other: Owner) -> None:

@@ -82,7 +82,8 @@ def test_the_teachers_that_helped_are_printed(
     for seed, tenant in enumerate(["baker", "cooper"]):
         publish(registry, tiny_encoder, tenant, seed=seed)
     write_shop(tmp_path / "data" / "acme")
-    config = toml(registry.address, teachers={"leave_one_out": leave_one_out})
+    teachers = {"leave_one_out": leave_one_out}
+    config = toml(registry.address, teachers=teachers, training={"method": "adapter_distillation"})
     assert run("--config", config, "--local") == 0
     printed = capfd.readouterr().out
     report = json.loads((tmp_path / "owners" / "acme" / "report.json").read_text())
