@@ -1,5 +1,6 @@
 """A tenant's private rows as texts: what an arrival begins with."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def read_texts(
         questions=tuple(faq.question for faq in faqs),
         queries=tuple(query.text for query in queries),
         faqs=first_labels(right),
-        unlabelled=tuple(unlabelled[:: max(1, len(unlabelled) // MOST_UNLABELLED)]),
+        unlabelled=tuple(unlabelled[:: math.ceil(len(unlabelled) / MOST_UNLABELLED) or 1]),
         out_of_scope=tuple(query.text for query in out if query.out_of_scope),
         answers=tuple(faq.answer for faq in faqs) if any(faq.answer for faq in faqs) else (),
         right=right,
