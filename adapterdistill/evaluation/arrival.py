@@ -42,7 +42,7 @@ FITTED_FOLDS = 10
 FEW_ROWS = 400
 """Rows up to which there are `FITTED_FOLDS`; with more, two say enough."""
 TEMPERATURE = 0.07
-"""Of the softmax over final scores: lowest cross-entropy across tenants."""
+"""Temperature of the softmax over final scores: the lowest cross-entropy across tenants."""
 LEAST_EXAMPLES = 3
 """Out-of-scope examples of the owner's own from which they set the threshold."""
 AVERAGED_PRIOR = Prior(0.024, 0.023)
@@ -63,7 +63,7 @@ class Candidate:
     embedder: Embedder | None
     """None: the bare encoder."""
     folds: tuple[Embedder, ...] = ()
-    """Where rows trained it: one for each of the folds."""
+    """One for each of the folds, if rows trained it."""
     prior: Prior | None = None
     """Against the reference; None for the reference itself."""
 

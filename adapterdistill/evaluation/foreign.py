@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from adapterdistill.backbone import Encoder
 
 NUM_TEXTS = 210
-"""As many as the choices of weights and thresholds were made with."""
+"""Number of texts with which the weights and thresholds were chosen."""
 
 
 @cache

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SHARPNESS = 20.0
-"""Of the softmax over cosines, as in training."""
+"""Sharpness of the softmax over cosines, as in training."""
 ROUNDS = 5
 ROWS_A_QUERY = 0.3
 """An unlabelled query counts as this much of a labelled row."""
