@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from actors.training.outcome import Outcome, write_payloads
+from actors.training.outcome import TrainingOutcome, write_payloads
 from actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
@@ -23,7 +23,7 @@ from adapterdistill.manifest import sha256_hex
 
 def train_stage(
     name: str, spec: StageSpec, encoder: Encoder, config: OnboardConfig, *, adapter: Path
-) -> Outcome:
+) -> TrainingOutcome:
     """Train as the run's settings say, in place or on workers.
 
     `adapter` receives the payload, and the folds' go beside it (`fold_file`).
@@ -76,7 +76,7 @@ def _printer(stage: str) -> Progress:
 
 def train_in_place(
     spec: StageSpec, encoder: Encoder, *, adapter: Path, progress: Progress | None = None
-) -> Outcome:
+) -> TrainingOutcome:
     """Train in this process; `adapter` receives the payload. Resumes at the last checkpoint."""
     kept = adapter.with_name(f"{adapter.stem}-{sha256_hex(spec.to_json().encode())[:12]}.state")
 
@@ -87,7 +87,7 @@ def train_in_place(
     trained = run_stage(spec, encoder, checkpoint=checkpoint, resume=resume, progress=progress)
     write_payloads(trained, encoder, adapter)
     kept.unlink(missing_ok=True)
-    return Outcome.of(trained)
+    return TrainingOutcome.of(trained)
 
 
 def _readable_state(path: Path) -> bytes | None:

@@ -11,7 +11,7 @@ from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Metric, Record
 
 
-class Outcome(Record):
+class TrainingOutcome(Record):
     """Record of a training stage; the adapters are in the files that the caller named."""
 
     best_step: int
@@ -27,7 +27,7 @@ class Outcome(Record):
     peak_rss_mb: float
 
     @classmethod
-    def of(cls, trained: TrainedStage) -> "Outcome":
+    def of(cls, trained: TrainedStage) -> "TrainingOutcome":
         result, teaching = trained.result, trained.teaching
         return cls(
             best_step=result.best_step,

@@ -8,7 +8,7 @@ from typing import Any
 from actors.prototypes import require_shareable
 from actors.records import Distilled, Extracted
 from actors.training.loop import train_stage
-from actors.training.outcome import Outcome
+from actors.training.outcome import TrainingOutcome
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
@@ -188,7 +188,7 @@ def _schedule(config: OnboardConfig, steps: int, learning_rate: float) -> Schedu
     )
 
 
-def _trained(outcome: Outcome, adapter: Path) -> dict[str, Any]:
+def _trained(outcome: TrainingOutcome, adapter: Path) -> dict[str, Any]:
     return {
         "trained": True,
         "best_step": outcome.best_step,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.training.outcome import Outcome, write_payloads
+from actors.training.outcome import TrainingOutcome, write_payloads
 from actors.training.room import (
     cluster_nodes,
     room,
@@ -59,7 +59,7 @@ def train_on_workers(
     adapter: Path,
     run_folder: Path,
     workers: TrainWorkers,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train under Ray Train; called on the owner's node, from which the controller runs.
 
     Args:
@@ -118,7 +118,7 @@ def train_on_workers(
             continue
         if not outcome.exists():
             raise TrainingError("Ray Train ended without a result")
-    return Outcome.model_validate_json(outcome.read_bytes())
+    return TrainingOutcome.model_validate_json(outcome.read_bytes())
 
 
 def trainer(
@@ -181,7 +181,7 @@ def train_loop(config: dict[str, Any]) -> None:
     )
     if workers.rank == 0:
         write_payloads(trained, encoder, Path(config["adapter"]))
-        write_atomically(Path(config["outcome"]), Outcome.of(trained).canonical_json())
+        write_atomically(Path(config["outcome"]), TrainingOutcome.of(trained).canonical_json())
 
 
 def _reporter(workers: Workers) -> Callable[[int, bytes], None]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actors.training.loop import train_in_place, workers_of
-from actors.training.outcome import Outcome
+from actors.training.outcome import TrainingOutcome
 from actors.training.workers import TrainWorkers, _cause, train_on_workers, trainer
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
@@ -55,7 +55,7 @@ def on_workers(
     min_workers: int | None = None,
     resource: str | None = "owner:here",
     start_timeout_s: float = 300.0,
-) -> Outcome:
+) -> TrainingOutcome:
     return train_on_workers(
         spec,
         {"name": str(encoder), "dtype": "float32"},
@@ -113,7 +113,7 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     in_place = train_in_place(spec, tiny_encoder, adapter=here)
     steps: list[int] = []
     run_stage(spec, tiny_encoder, checkpoint=lambda step, _: steps.append(step))
-    found: list[Outcome] = []
+    found: list[TrainingOutcome] = []
     training = threading.Thread(
         target=lambda: found.append(on_workers(spec, tiny_encoder_folder, there)), daemon=True
     )

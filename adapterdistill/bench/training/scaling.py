@@ -19,7 +19,7 @@ import torch
 
 from actors.cluster import start_own_cluster, stop_own_cluster
 from actors.training.loop import train_in_place
-from actors.training.outcome import Outcome
+from actors.training.outcome import TrainingOutcome
 from actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training.report import batch_rows, training_rows_of
@@ -107,14 +107,14 @@ def measure_scaling(
         seed=t.seed,
     )
 
-    def in_place(threads: int) -> Callable[[Path], Outcome]:
-        def run(adapter: Path) -> Outcome:
+    def in_place(threads: int) -> Callable[[Path], TrainingOutcome]:
+        def run(adapter: Path) -> TrainingOutcome:
             torch.set_num_threads(threads)
             return train_in_place(spec, encoder, adapter=adapter)
 
         return run
 
-    def on_workers(count: int) -> Callable[[Path], Outcome]:
+    def on_workers(count: int) -> Callable[[Path], TrainingOutcome]:
         workers = TrainWorkers(
             count, count, use_gpu=False, resource=None, start_timeout_s=_START_TIMEOUT_S
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.training.loop import train_in_place
-from actors.training.outcome import Outcome
+from actors.training.outcome import TrainingOutcome
 from actors.training.workers import TrainWorkers
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training import scaling
@@ -22,7 +22,7 @@ def test_every_side_trains_the_same_adapter_in_every_round(
 
     def train_on_workers(
         spec: StageSpec, options: object, *, adapter: Path, run_folder: Path, workers: TrainWorkers
-    ) -> Outcome:
+    ) -> TrainingOutcome:
         started.append(workers.num_workers)
         return train_in_place(spec, tiny_encoder, adapter=adapter)
 
