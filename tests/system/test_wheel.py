@@ -218,6 +218,6 @@ def test_the_base_install_brings_no_benchmark_or_development_tool() -> None:
         lines = PROJECT["optional-dependencies"][extra]
         return {canonicalize_name(re.split(r"[^\w.-]", line)[0]) for line in lines}
 
-    # scipy comes with the package that holds the embedded encoder's files.
-    left_out = (names("bench") | names("dev")) - {"scipy"}
+    # These two come with the package that holds the embedded encoder's files.
+    left_out = (names("bench") | names("dev")) - {"scipy", "scikit-learn"}
     assert left_out & base_closure().keys() <= {"jsonschema", "pyyaml"}  # Ray's own
