@@ -1,6 +1,6 @@
 """The words that stand for values in a command's help: FOLDER, TENANT, HOST:PORT.
 
-One table for all commands, by the name of the parameter, so that one idea has one word. An option
+One table holds them for all commands, by the parameter's name: one idea has one word. An option
 that needs another word gives its own `metavar`.
 """
 

@@ -47,7 +47,7 @@ def test_only_the_owner_whose_certificate_began_an_upload_goes_on_with_it(
 def test_the_files_of_a_credentials_folder_serve_any_tls_client_as_they_are(
     private_registry: Running, connect: Callable[..., RegistryClient], tmp_path: Path
 ) -> None:
-    """As docs/api.md has them: certificates.pem is both the client's chain and whom it trusts."""
+    """Use them as docs/api.md says: certificates.pem is both chain and trust."""
     connect()
     certificates, key = (
         (tmp_path / str(ACME) / name).read_bytes() for name in ("certificates.pem", "tls.key")

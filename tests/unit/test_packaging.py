@@ -18,7 +18,7 @@ TOP_FOLDERS = {".ci", "cluster", "docs", "proto", "adapterdistill", "actors", "s
 GENERATED = ("adapterdistill/registry/v1/", "adapterdistill/serving/v1/")
 MAX_LINES = 400
 MAX_FILES = 20
-"""Of a folder, so that a stranger reads its list at a glance."""
+"""Most files of a folder: a stranger reads its list at a glance."""
 # In pieces, so that this file does not name them itself.
 BANNED_WORDS = (
     "/wor" + "k/",

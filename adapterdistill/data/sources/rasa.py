@@ -19,7 +19,7 @@ from adapterdistill.data.sources.text import encoding_of, read_whole
 _ENTITY = re.compile(r"\[([^\[\]]+)\](?:\([^()]*\)|\{[^{}]*\}|\[\s*\{.*?\}\s*\])")
 
 
-class _Loader(yaml.BaseLoader):  # type: ignore[misc]
+class _Loader(yaml.BaseLoader):  # type: ignore[misc]  # yaml has no types
     """Every scalar is text, so that the intents `no` and `1.0` keep their names."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

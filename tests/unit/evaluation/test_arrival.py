@@ -29,7 +29,7 @@ def tenant(k: int, **changes: object) -> TenantTexts:
     queries = [f"{word} {word} {'abcdefghijkl'[n]}" for word in WORDS for n in range(k)]
     faqs = torch.tensor([faq for faq in range(len(WORDS)) for _ in range(k)], dtype=torch.int64)
     fields = {"questions": WORDS, "queries": tuple(queries), "faqs": faqs, **changes}
-    return TenantTexts(**fields)  # type: ignore[arg-type]
+    return TenantTexts(**fields)  # type: ignore[arg-type]  # fields are mixed
 
 
 def competing(
