@@ -163,14 +163,19 @@ class Replica:
         _log_refused(changed)
 
     def reload_tokens(self) -> None:
-        """Read the token file if it changed. An error is logged, and the old tokens stay valid."""
+        """Read the token file if it changed. An error is logged; see `Tokens.reload`."""
         assert self._tokens is not None, "only a deployment with tokens follows their file"
         try:
             if self._tokens.reload():
                 _log.info("the token file was read again")
         except Exception as error:  # its message may quote the file, unless it is ours
             told = error if isinstance(error, ConfigError) else type(error).__name__
-            _log.error("token file refused; the tokens read before stay valid: %s", told)
+            kept = (
+                "the tokens read before stay valid"
+                if self._tokens.open_to_somebody
+                else ("no token is valid until there is one again")
+            )
+            _log.error("token file refused; %s: %s", kept, told)
 
     def _following_threads(self, settings: ServeSettings) -> list[threading.Thread]:
         """One thread a source: a revoked token does not wait for bundles that are being loaded."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import grpc
 import pytest
 from starlette.testclient import TestClient
 
@@ -133,6 +134,35 @@ def test_a_revoked_token_ends_and_a_damaged_file_leaves_the_others_valid(
         wait_until(lambda: "token file refused" in caplog.text)
         assert status(second) == 200
     assert SECRET not in caplog.text and "the token file was read again" in caplog.text
+
+
+def test_deleting_the_token_file_closes_http_and_grpc_until_it_is_back(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.json"
+    token = new_token(path, "acme", days=1)[0]
+    replica = start(tokens=str(path))
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = pb.SearchRequest(tenant="acme", queries=["hi"]).SerializeToString()
+
+    def refused_over_grpc() -> bool:
+        context = Context((("authorization", f"Bearer {token}"),))
+        call(replica.rpc.search, asked, context)
+        return context.code == grpc.StatusCode.UNAUTHENTICATED
+
+    with TestClient(replica.build_http_app()) as client:
+
+        def status() -> int:
+            return client.get("/v1/tenants/acme", headers=headers).status_code
+
+        assert status() == 200
+        path.rename(tmp_path / "elsewhere")
+        wait_until(lambda: status() == 401)
+        assert refused_over_grpc()
+        assert "no token is valid until there is one again" in caplog.text
+        assert client.get("/healthz").status_code == 200
+        (tmp_path / "elsewhere").rename(path)
+        wait_until(lambda: status() == 200)
 
 
 def test_an_unforeseen_fault_of_the_token_file_is_logged_by_its_class_alone(
