@@ -46,18 +46,24 @@ class Replica:
         """Load the encoder and the store's bundles, and start the threads.
 
         Raises:
-            ConfigError: the encoder or the token file is refused.
+            ConfigError, EncoderError: the token file or the encoder is refused.
+            ServingError: the encoder takes more memory than encoders may.
         """
         torch.set_num_threads(settings.threads)
         settings.store.mkdir(parents=True, exist_ok=True)
-        encoder = load_encoder(
-            settings.encoder,
+        load = functools.partial(
+            load_encoder,
             dtype=settings.dtype,
             device=settings.device,
             max_tokens=settings.max_tokens,
         )
         self._engine = Engine(
-            encoder, settings.store, max_slots=settings.max_slots, bank_mib=settings.bank_mib
+            load(settings.encoder),
+            settings.store,
+            others={name: functools.partial(load, name) for name in settings.other_encoders},
+            encoder_mib=settings.encoder_mib,
+            bank_mib=settings.bank_mib,
+            max_slots=settings.max_slots,
         )
         self._metrics = Metrics(replica_id)
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None

@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,7 +25,14 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: Path = Field(description="Folder of serving bundles; made if absent.")
-    encoder: str = "minilm-l6"
+    encoder: str = Field(default="minilm-l6", description="The encoder that is loaded at start.")
+    other_encoders: tuple[str, ...] = Field(
+        default=(),
+        description="Encoders that may be loaded beside it, each when a bundle needs it.",
+    )
+    encoder_mib: float = Field(
+        default=2048, gt=0, description="Memory for the weights of all encoders, MiB."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
     max_tokens: int = Field(default=128, ge=8, le=8192)
@@ -56,9 +64,15 @@ class ServeSettings(BaseModel):
     """Few users wait for longer. It is less than the 30 s after which the proxy gives up, so that
     no request is computed for nobody."""
     max_slots: int | None = Field(
-        default=None, ge=1, description="Most tenants in memory; unset: all that `bank_mib` holds."
+        default=None,
+        ge=1,
+        description="Most tenants of an encoder in memory; unset: all that `bank_mib` holds.",
     )
-    bank_mib: float = Field(default=1024, gt=0, description="Memory for adapters, MiB.")
+    bank_mib: float = Field(
+        default=1024,
+        gt=0,
+        description="Memory for adapters, MiB; each encoder that is named has an equal part.",
+    )
     refresh_s: float = Field(default=1.0, ge=0.05, le=3600)
     registry: str | None = Field(
         default=None, description="HOST:PORT of the registry whose withdrawals are followed."
@@ -106,6 +120,14 @@ class ServeSettings(BaseModel):
         if not path.is_absolute():
             raise ValueError("must be an absolute path")
         return path
+
+    @field_validator("other_encoders")
+    @classmethod
+    def _each_encoder_once(cls, others: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        named = (given.data.get("encoder"), *others)
+        if len(set(named)) < len(named):
+            raise ValueError("names an encoder that is named already")
+        return others
 
     @model_validator(mode="after")
     def _guarded_or_open(self) -> "ServeSettings":

@@ -52,9 +52,11 @@ def tiny_model(family: str = "bert", *, seed: int = 0, **settings: Any) -> Any:
     return model
 
 
-def save_tiny_encoder(folder: Path, *, seed: int = 0, family: str = "bert") -> Path:
+def save_tiny_encoder(
+    folder: Path, *, seed: int = 0, family: str = "bert", **settings: Any
+) -> Path:
     """`tiny_model` as a folder, with a tokenizer whose tokens are single characters."""
-    tiny_model(family, seed=seed).save_pretrained(folder)
+    tiny_model(family, seed=seed, **settings).save_pretrained(folder)
     special = _SPECIAL[_pads_with_one(family)]
     vocabulary = {word: n for n, word in enumerate([*special, *_PIECES])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

@@ -28,15 +28,29 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
-    encoder: Annotated[str, typer.Option(help="Encoder's name or folder.")] = "minilm-l6",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or folder of an encoder. Repeat it for encoders that other bundles need: "
+            "each of them is loaded when a bundle first needs it.",
+            show_default="minilm-l6",
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    encoder_mib: Annotated[
+        float,
+        typer.Option(
+            help="Memory of a replica for the weights of encoders, in MiB; an encoder that does "
+            "not fit is refused.",
+        ),
+    ] = 2048,
     bank_mib: Annotated[
         float,
         typer.Option(
-            help="Memory of a replica for adapters, in MiB; tenants that do not fit are loaded "
-            "when they are asked for.",
+            help="Memory of a replica for adapters, in MiB, in equal parts for its encoders; "
+            "tenants that do not fit are loaded when they are asked for.",
         ),
     ] = 1024,
     host: Annotated[str, typer.Option(help="Interface that HTTP listens on.")] = "127.0.0.1",
@@ -111,14 +125,12 @@ def serve(
             "--grpc-port is open on every interface, whatever --host says: give --tokens FILE (see "
             "`adapterdistill token new`)"
         )
-    folder = Path(encoder).expanduser()
-    if folder.is_dir():
-        encoder = str(folder.resolve())  # replicas have another working folder
-    elif encoder.startswith((".", "/", "~")):
-        raise ConfigError(f"encoder folder does not exist: {encoder}")
+    first, *others = map(_encoder, encoder or ["minilm-l6"])
     settings = {
         "store": str(store.expanduser().resolve()),
-        "encoder": encoder,
+        "encoder": first,
+        "other_encoders": others,
+        "encoder_mib": encoder_mib,
         "dtype": dtype,
         "threads": threads,
         "num_replicas": replicas,
@@ -154,6 +166,20 @@ def serve(
 
             ray_serve.shutdown()
             ray.shutdown()
+
+
+def _encoder(name: str) -> str:
+    """The encoder as replicas find it: they have another working folder.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if name.startswith((".", "/", "~")):
+        raise ConfigError(f"encoder folder does not exist: {name}")
+    return name
 
 
 def _prepare_local_ray(*, haproxy: bool) -> None:

@@ -33,6 +33,7 @@ from serve.http import docs
 from serve.http.fault_words import fault_words
 from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
 from serve.http.schema import (
+    Encoders,
     ErrorBody,
     Health,
     SearchRequest,
@@ -148,6 +149,11 @@ def build_api(
         candidate."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
         return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
+
+    @api.get("/v1/encoders", responses={401: _ERRORS[401]})
+    async def encoders() -> Encoders:
+        """The encoders of this replica, and their memory."""
+        return Encoders.of(engine)
 
     @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
     async def healthz(response: Response) -> Health:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError, to_json
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
 from adapterdistill.release import Mode
+from serve.engine.engine import Engine
 from serve.engine.items import SearchAnswer
 from serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
 from serve.queue.shadow import Comparison
@@ -267,6 +268,7 @@ class CandidateStatus(BaseModel):
 class TenantStatus(BaseModel):
     tenant: str
     adapter: AdapterVersion
+    encoder: str = Field(description="Name of the encoder that reads the tenant's queries.")
     num_faqs: int
     threshold: float | None = Field(
         description="A query with a lower best score gets no answer; null: every query gets one."
@@ -284,6 +286,7 @@ class TenantStatus(BaseModel):
             adapter=AdapterVersion(
                 name=live.manifest.adapter, version=live.manifest.version, form=live.variant
             ),
+            encoder=live.manifest.encoder.name,
             num_faqs=len(live.faqs),
             threshold=None if live.threshold == NEVER_ABSTAIN else live.threshold,
             quality=calibration
@@ -310,6 +313,39 @@ class Health(BaseModel):
     num_withdrawn: int
     """Tenants that are not served because their adapter was withdrawn."""
     seconds_since_refresh: float
+
+
+class LoadedEncoder(BaseModel):
+    """An encoder that this replica has loaded, and what it takes of the memory."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    weights_sha256: str
+    encoder_bytes: int = Field(description="Memory of its weights.")
+    adapter_bytes: int = Field(description="Memory of its bank: adapters, and free places.")
+    tenants_in_memory: int = Field(description="Candidates are counted like tenants.")
+
+
+class Encoders(BaseModel):
+    """The encoders of this replica, and the bounds on their memory."""
+
+    loaded: list[LoadedEncoder]
+    not_loaded: list[str] = Field(
+        description="Encoders that may be loaded, and that no bundle has needed, or that were "
+        "refused."
+    )
+    encoder_limit_bytes: int = Field(description="Most memory of all encoders' weights.")
+    adapter_limit_bytes: int = Field(description="Most memory of all banks.")
+
+    @classmethod
+    def of(cls, engine: Engine) -> Self:
+        return cls(
+            loaded=[LoadedEncoder.model_validate(one) for one in engine.encoders],
+            not_loaded=list(engine.banks.not_loaded),
+            encoder_limit_bytes=int(engine.banks.encoder_mib * 2**20),
+            adapter_limit_bytes=int(engine.banks.bank_mib * 2**20),
+        )
 
 
 class ErrorBody(BaseModel):

@@ -97,9 +97,17 @@ class Batcher:
             raise OverloadedError("this replica is stopping: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
+        held = items[0].held
         waiting = _Waiting(
-            turn or items[0].tenant, tokens, len(items), items, loop.create_future(), stages
+            turn or items[0].tenant,
+            tokens,
+            len(items),
+            items,
+            loop.create_future(),
+            stages,
+            encoder=held and held.bank,
         )
+        del held
         try:
             self._queue.add(waiting)
         except OverloadedError as error:

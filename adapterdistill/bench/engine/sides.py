@@ -74,7 +74,7 @@ def _slots(engine: Engine, tenants: Sequence[str]) -> Tensor:
 @torch.inference_mode()
 def embed_mixed(encoder: Encoder, engine: Engine, batch: Batch) -> Tensor:
     tokens = pack(encoder.tokenize(batch.texts), encoder.device)
-    delta = engine.snapshot.stack.mixed(_slots(engine, batch.tenants), tokens)
+    delta = engine.banks.loaded[0].stack.mixed(_slots(engine, batch.tenants), tokens)
     return encoder.embed(tokens, delta)
 
 

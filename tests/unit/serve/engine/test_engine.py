@@ -388,11 +388,12 @@ def test_a_slot_in_use_by_a_batch_is_not_reused(store: Path, encoder: Encoder) -
     old, new = make_tenant(encoder, "acme", seed=1), make_tenant(encoder, "acme", seed=2)
     engine = serve_tenants(store, encoder, [old])
     number = (in_flight := engine.snapshot).tenants["acme"].served.number
-    weights = in_flight.stack.down[:, number].clone()
+    stack = in_flight.tenants["acme"].bank.stack
+    weights = stack.down[:, number].clone()
     for made in (new, make_tenant(encoder, "other", seed=3), make_tenant(encoder, "third", seed=4)):
         put_live(store, made)
         engine.refresh()
-    assert torch.equal(in_flight.stack.down[:, number], weights)
+    assert torch.equal(stack.down[:, number], weights)
     del in_flight
     gc.collect()
     put_live(store, make_tenant(encoder, "fourth", seed=5))
