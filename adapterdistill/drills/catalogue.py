@@ -44,6 +44,7 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "kill-train-worker": _MADE_UP,
     "fuzz-registry": "it publishes made-up adapters at a high rate",
     "isolation": "it changes, withdraws and removes tenants",
+    "encoders": "it moves tenants to other bundles",
     "soak": _MADE_UP,
 }
 """How each is done on a deployment that somebody runs, or why it is not done there."""
@@ -128,6 +129,12 @@ DRILLS = {
             "Change and withdraw tenants amid queries: each answer is the tenant's own and live",
             Later("endpoint.isolation", "isolation"),
             {"requests": 20_000, "tenants": 100, "data": None},
+        ),
+        Drill(
+            "encoders",
+            "Move tenants between two encoders amid queries: no answer is by the wrong encoder",
+            Later("endpoint.encoders", "encoders"),
+            {"requests": 20_000, "tenants": 24, "data": None},
         ),
         Drill(
             "soak",

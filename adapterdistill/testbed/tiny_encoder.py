@@ -7,7 +7,7 @@ _LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def make_tiny_encoder(folder: Path) -> Path:
+def make_tiny_encoder(folder: Path, *, seed: int = 0) -> Path:
     """Writes two layers of width 32, with a tokenizer of single characters, into a new folder."""
     import torch
     import transformers
@@ -25,7 +25,7 @@ def make_tiny_encoder(folder: Path) -> Path:
         initializer_range=0.3,
     )
     transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     transformers.BertModel(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
