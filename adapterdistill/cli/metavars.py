@@ -29,7 +29,7 @@ _NAMES_OF = {
     "ID": ("token_id",),
     "LABEL": ("label",),
     "LANGUAGE": ("language",),
-    "MIB": ("bank_mib", "max_payload_mib"),
+    "MIB": ("bank_mib", "encoder_mib", "max_payload_mib"),
     "MINUTES": ("minutes",),
     "NAME": ("name",),
     "NAME|FOLDER": ("encoder",),
