@@ -77,7 +77,7 @@ def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     shown = table("bundle", "written", "encoder", "", title=tenant)
     for row in rows:
         shown.add_row(
-            _short(row["bundle"]), row["written"], Text(row["encoder"]), row["role"] or "-"
+            _short(row["bundle"]), row["written"], Text(row["encoder"] or ""), row["role"] or "-"
         )
     Console().print(shown)
 

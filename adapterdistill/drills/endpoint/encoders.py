@@ -88,7 +88,7 @@ class Moving:
             store,
             others={second.ref.name: lambda: second},
             capacity=1,
-            max_slots=max(2, len(banks) // 3),
+            max_slots=max(2 * _THREADS, len(banks) // 3),
             load_threads=2,
         )
         pairs = {tenant: (one, two) for tenant, (one, two) in bundles.items()}

@@ -25,13 +25,13 @@ def moving(tmp_path: Path) -> Iterator[Moving]:
         for seed in range(2)
     ]
     (tmp_path / "store").mkdir()
-    yield (made := Moving.of(pair, read_banks(SAMPLES, 6), tmp_path / "store"))
+    yield (made := Moving.of(pair, read_banks(SAMPLES, 10), tmp_path / "store"))
     made.engine.close()
 
 
 def test_no_answer_is_by_the_wrong_encoder_and_each_forged_one_is_noticed(moving: Moving) -> None:
     found = measure_encoders(moving, 600, random.Random(1))
-    figures = {"tenants": 6, "encoders": found}
+    figures = {"tenants": 10, "encoders": found}
     assert list(encoders_faults(figures)) == []
     assert found["answers"].total() >= 600 and found["wrong"] == {}
     assert found["forged"]["noticed"] == found["forged"]["made"] == 200
