@@ -228,6 +228,7 @@ def test_a_tenant_s_state_can_be_asked(client: TestClient, acme: MadeTenant) -> 
             "form": "adapter",
             "alias": "live",
         },
+        "encoder": acme.bundle.manifest.encoder.name,
         "num_faqs": 5,
         "threshold": None,
         "quality": None,

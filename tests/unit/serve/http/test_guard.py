@@ -120,7 +120,7 @@ def test_no_spelling_of_a_path_gets_around_the_guard(guarded: Guarded, path: str
 
 def test_health_is_open_and_all_else_is_the_operator_s(guarded: Guarded) -> None:
     assert guarded.client.get("/healthz").status_code == 200
-    for path in ("/metrics", "/docs", "/openapi.json"):
+    for path in ("/metrics", "/docs", "/openapi.json", "/v1/encoders"):
         assert guarded.client.get(path).status_code == 401
         assert guarded.client.get(path, headers=guarded.headers("acme")).status_code == 401
         assert guarded.client.get(path, headers=guarded.headers(None)).status_code == 200
