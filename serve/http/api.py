@@ -5,6 +5,7 @@ the input, so it is replaced.
 """
 
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -30,8 +31,14 @@ from adapterdistill.errors import (
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs
-from serve.http.fault_words import fault_words
-from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
+from serve.http.fault_words import sentence
+from serve.http.middleware import (
+    BodyLimit,
+    Guard,
+    HeadAsGet,
+    RequestMiddleware,
+    error_response,
+)
 from serve.http.schema import (
     ErrorBody,
     Health,
@@ -58,10 +65,6 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
-# A location may hold a key that the caller invented; only these words may be repeated.
-_KNOWN_PLACES = frozenset(
-    {"body", "path", "tenant", "query", "queries", "top_k", "alias", "explain"}
-)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
     404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
@@ -102,8 +105,10 @@ def build_api(
         version="1",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=until_drained,
     )
+    api.add_middleware(HeadAsGet)
     api.add_middleware(BodyLimit)
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
@@ -193,26 +198,29 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = sorted({f"{_place(fault['loc'])}: {fault_words(fault)}" for fault in error.errors()})
+    faults = sorted({sentence(fault) for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(
-        str(part) if isinstance(part, int) or part in _KNOWN_PLACES else "(unknown field)"
-        for part in location
-    )
-
-
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if (
-        error.status_code == HTTPStatus.BAD_REQUEST
-    ):  # FastAPI's status for a body that it cannot decode
-        return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's for a body that it cannot decode
+        undecodable = RequestValidationError([{"type": "json_undecodable", "loc": ("body",)}])
+        return await _invalid_request(request, undecodable)
     status = HTTPStatus(error.status_code)
-    headers = dict(error.headers) if error.headers else None
-    return _error(request, status, status.name, status.phrase, headers)
+    headers = dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = allowed = _allowed(headers["Allow"])
+        if request.method == "OPTIONS":
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+        return _error(request, status, status.name, f"this path takes {allowed}", headers)
+    return _error(request, status, status.name, "there is no such path", headers)
+
+
+def _allowed(by_routes: str) -> str:
+    """The methods of a path: those of its route, and what every path with them takes."""
+    methods = {*by_routes.split(", "), "OPTIONS"}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 _tenant_name: TypeAdapter[str] = TypeAdapter(TenantName)
@@ -232,10 +240,7 @@ class SearchRoute(APIRoute):
         by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if request.headers.get("content-type") != "application/json":
-                return await by_fastapi(
-                    request
-                )  # it refuses the types that a web page can send without asking
+            _check_content_type(request)
             try:
                 tenant = _tenant_name.validate_python(request.path_params["tenant"])
                 body = SearchRequest.model_validate_json(await request.body())
@@ -245,3 +250,19 @@ class SearchRoute(APIRoute):
             return response
 
         return handle
+
+
+def _check_content_type(request: Request) -> None:
+    """Refuse the types that a web page of another origin can send without being allowed to.
+
+    A browser names the page's origin; a request without both is a program's, and is read as JSON.
+    """
+    given = request.headers.get("content-type")
+    if given == "application/json":
+        return
+    if given is None and "origin" not in request.headers:
+        request.scope["headers"].append((b"content-type", b"application/json"))
+        return
+    media_type = (given or "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/(.+\+)?json", media_type):
+        raise RequestValidationError([{"type": "content_type", "loc": ("body",)}])

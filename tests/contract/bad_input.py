@@ -169,24 +169,25 @@ ROWS = [
         vast_texts,
         "queries.parquet, row 0: texts are too long",
     ),
-    Row("http", "no query", {}, INVALID + "body: give either query or queries"),
+    Row("http", "no query", {}, INVALID + "the body must have either query or queries"),
     Row(
         "http",
         "a long query",
         {"query": SECRET * 200},
-        INVALID + "body.query: is too long: at most 2000 characters",
+        INVALID + "query must be text of 1 to 2000 characters",
     ),
     Row(
         "http",
         "too many",
         {"queries": [SECRET] * 65},
-        INVALID + "body.queries: has too many entries: at most 64",
+        INVALID + "queries must be a list of 1 to 64 queries",
     ),
     Row(
         "http",
         "an unknown field",
         {"query": "x", SECRET: 1},
-        INVALID + "body.(unknown field): is not a field of this request",
+        INVALID
+        + "the body has an unknown field: its fields are query, queries, top_k, alias, explain",
     ),
     Row(
         "http",
@@ -198,35 +199,35 @@ ROWS = [
         "http",
         "deep nesting",
         b'{"query": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "half a character",
         b'{"query": "\\ud800"}',
-        INVALID + "body.query: is not valid Unicode",
+        INVALID + "query is not valid Unicode",
     ),
     Row(
         "http",
         "bytes that are no text",
         b'{"query": "\xff"}',
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "a vast number",
         b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}",
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "no number",
         b'{"query": "x", "top_k": NaN}',
-        INVALID + "body.top_k: expected a whole number",
+        INVALID + "top_k must be a whole number from 1 to 50",
     ),
-    Row("http", "no object", [SECRET], INVALID + "body: expected a JSON object"),
+    Row("http", "no object", [SECRET], INVALID + "the body must be a JSON object"),
     Row(
-        "http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: is not valid JSON"
+        "http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "the body is not valid JSON"
     ),
     Row(
         "settings",
