@@ -9,13 +9,14 @@ LONG = "n" * 300
 COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "an address that is none",
-        ["query", "acme", "x", "--address", "here"],
-        "error [INVALID_CONFIG]: not an address: here",
+        ["query", "acme", "x", "--address", "ftp://here"],
+        "error [INVALID_CONFIG]: not an address: ftp://here",
     ),
     (
         "nobody there",
         ["query", "acme", "x", "--address", "http://127.0.0.1:1"],
-        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1: the connection failed",
+        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1: the connection was refused: "
+        "nothing listens there",
     ),
     (
         "a path for a tenant",

@@ -182,7 +182,7 @@ def test_the_server_s_refusals_are_our_errors(
     ("tenant", "address", "error_class"),
     [
         ("acme", "http://127.0.0.1:1", ServingError),
-        ("acme", "nonsense", ConfigError),
+        ("acme", "ftp://nonsense", ConfigError),
         ("../x", "http://127.0.0.1:1", ConfigError),
     ],
 )
