@@ -15,8 +15,8 @@ from typer.main import get_group
 
 from adapterdistill import __version__
 from adapterdistill.cli.metavars import name_values
-from adapterdistill.cli.output import NO_SPACE, drop_output, prepare_output
 from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
+from adapterdistill.standard_output import NO_SPACE, drop_output, prepare_output
 
 
 class Subcommand(NamedTuple):

@@ -11,7 +11,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from adapterdistill.cli.endpoint import post
 from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import (
@@ -26,6 +25,7 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import is_name
+from adapterdistill.serving.http import post
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Path, Request
+from fastapi import Body, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -30,7 +30,7 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
-from serve.http import docs
+from serve.http import docs, openapi
 from serve.http.fault_words import sentence
 from serve.http.middleware import (
     BodyLimit,
@@ -40,7 +40,6 @@ from serve.http.middleware import (
     error_response,
 )
 from serve.http.schema import (
-    ErrorBody,
     Health,
     SearchRequest,
     SearchResponse,
@@ -65,15 +64,10 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
-    404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
-    410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
-    413: {"model": ErrorBody, "description": "A body larger than any sound one."},
-    422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
-    503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
-    504: {"model": ErrorBody, "description": "Waited for too long: retry after `Retry-After` s."},
-}
+TenantInPath = Annotated[
+    TenantName,
+    Path(description="Name of the tenant.", openapi_examples={"acme": {"value": "acme"}}),
+]
 
 
 def build_api(
@@ -105,6 +99,7 @@ def build_api(
         version="1",
         docs_url=None,
         redoc_url=None,
+        openapi_tags=openapi.TAGS,
         redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=until_drained,
     )
@@ -117,13 +112,17 @@ def build_api(
     api.add_middleware(
         RequestMiddleware, metrics=metrics, log_requests=log_requests
     )  # outside the guard
+    openapi.describe_tokens(api)
+    guarded = openapi.security(required=tokens is not None)
     # Async: otherwise each would run on a thread, so slowly that refusals delay everyone's answers.
     api.add_exception_handler(AdapterDistillError, _domain_error)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
 
     async def search(
-        tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
+        tenant: TenantInPath,
+        body: Annotated[SearchRequest, Body(openapi_examples=openapi.SEARCH_EXAMPLES)],
+        request: Request,
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searcher.search(
@@ -140,21 +139,34 @@ def build_api(
         "/v1/tenants/{tenant}/search",
         search,
         methods=["POST"],
-        responses=_ERRORS,
+        operation_id="search",
+        tags=["search"],
+        responses=openapi.refusals()
+        | {200: {"content": {"application/json": {"example": openapi.ANSWER_EXAMPLE}}}},
         response_model=SearchResponse,
+        openapi_extra=guarded,
         route_class_override=SearchRoute,
     )
 
     @api.get(
-        "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
+        "/v1/tenants/{tenant}",
+        operation_id="getTenant",
+        tags=["state"],
+        responses=openapi.refusals(without=["NO_CANDIDATE"]),
+        openapi_extra=guarded,
     )
-    async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
+    async def tenant_status(tenant: TenantInPath) -> TenantStatus:
         """The tenant's live adapter, its expected error, the drift of its queries, and its
         candidate."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
         return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
 
-    @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
+    @api.get(
+        "/healthz",
+        operation_id="getHealth",
+        tags=["state"],
+        responses={503: {"model": Health, "description": "The replica stops."}},
+    )
     async def healthz(response: Response) -> Health:
         """Whether this replica answers, and how fresh its view of the store is."""
         if batcher.draining:
