@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import write_secret
 from serve.haproxy import LOOPBACK, closed_haproxy, find_haproxy
 
@@ -112,6 +112,9 @@ def running() -> Iterator[Callable[[], None]]:
 
     Yields:
         What waits for a signal; returns at once if one has come.
+
+    Raises:
+        ServingError: Ray does not start, as on a machine that is overloaded.
     """
     import ray
 
@@ -133,12 +136,15 @@ def running() -> Iterator[Callable[[], None]]:
 
     follow_signals()
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        except Exception as error:  # Ray raises no narrower class
+            raise ServingError(f"Ray does not start: {error}") from error
         follow_signals()  # Ray has set its own, which aborts this process
         yield wait
     except KeyboardInterrupt:

@@ -199,6 +199,7 @@ class HeadAsGet:
 
 
 OPEN_PATHS = frozenset({"/healthz"})
+_DESCRIPTIONS = frozenset({"/docs", "/openapi.json"})
 _TENANTS = "/v1/tenants/"
 _SCHEME = b"bearer "
 
@@ -207,9 +208,10 @@ class Guard:
     """ASGI middleware that asks for a bearer token before anything else happens to a request.
 
     `/healthz` is open: a monitor needs no secret, and the path names no tenant. A tenant's paths
-    take a token of that tenant. All other paths (metrics, documents, and paths added later) take
-    the operator's. Wrong, missing, expired and other tenants' tokens get one and the same 401,
-    after the same work, whether or not the tenant or the path exists.
+    take a token of that tenant. The descriptions of the interface take any valid token. All other
+    paths (metrics, and paths added later) take the operator's. Wrong, missing, expired and other
+    tenants' tokens get one and the same 401, after the same work, whether or not the tenant or the
+    path exists.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
@@ -234,6 +236,8 @@ class Guard:
             return True
         tenant = path.removeprefix(_TENANTS).split("/")[0] if path.startswith(_TENANTS) else None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if path in _DESCRIPTIONS:
+            return self._tokens.admit_anyone(bearer_token(given))
         return self._tokens.admit(bearer_token(given), tenant)
 
 
