@@ -61,7 +61,8 @@ def _operation(
     for status, answer in call["responses"].items():
         yield f"<li>{escape(status)}: {escape(answer['description'])}{_example(answer)}</li>"
     yield "</ul><h3>Calls</h3>"
-    example = next(iter(body.get("examples", {}).values()), {}).get("value")
+    examples = [one["value"] for one in body.get("examples", {}).values()]
+    example = examples[0] if examples else None
     for language, text in _calls(path, method, call, example).items():
         yield f"<h4>{language}</h4><pre>{escape(text)}</pre>"
 
