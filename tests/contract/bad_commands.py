@@ -82,9 +82,9 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ),
     (
         "a web page for a registry",
-        ["registry", "list", "--address", "http://127.0.0.1:1"],
+        ["registry", "list", "--address", "https://127.0.0.1:1"],
         "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
-        "'http://127.0.0.1:1'",
+        "'https://127.0.0.1:1'",
     ),
     (
         "a port that there is not",
