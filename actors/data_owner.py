@@ -37,6 +37,7 @@ from actors.training.stages import (
     distil,
     extract,
     make_variant,
+    replaces_own_adapter,
     require_possible,
     untrained,
 )
@@ -84,23 +85,6 @@ class DataOwner:
 
         return self._opened().once(Validated, work, started=started)
 
-    def extract(self) -> Extracted:
-        """Stage 1: the own rows train the own adapter. Nothing to train without labelled rows."""
-
-        def work() -> Extracted:
-            write_rows(self._rows_file, self._rows.stage())
-            if not self._rows.train.ids:
-                return Extracted(trained=False)
-            return extract(
-                self._config,
-                self._encoder,
-                rows=self._rows_file,
-                adapter=self._folder / _OWN,
-                few=self._rows.folds is not None,
-            )
-
-        return self._opened().once(Extracted, work)
-
     def fetch_teachers(self) -> Fetched:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
@@ -125,6 +109,27 @@ class DataOwner:
 
         return self._opened().once(Fetched, work)
 
+    def extract(self) -> Extracted:
+        """Stage 1: the own rows train the own adapter, unless none are labelled or teachers do."""
+        fetched = self._done(Fetched)
+
+        def work() -> Extracted:
+            write_rows(self._rows_file, self._rows.stage())
+            few = self._rows.folds is not None
+            if not self._rows.train.ids:
+                return Extracted(trained=False, untrained_because="nothing is labelled")
+            if few and replaces_own_adapter(self._config, teachers=len(fetched.teachers)):
+                return Extracted(trained=False, untrained_because="teachers make up for it")
+            return extract(
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / _OWN,
+                few=few,
+            )
+
+        return self._opened().once(Extracted, work)
+
     def distil(self) -> Distilled:
         """Stage 2: average the teachers, and train the student from there or from the own."""
         fetched, extracted = self._done(Fetched), self._done(Extracted)
@@ -140,6 +145,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
+                labelled=bool(self._rows.train.ids),
                 average=self._write_for_all_folds("averaged", averaged),
                 shares=shares,
                 teachers=teachers,
@@ -316,7 +322,7 @@ class DataOwner:
             found["distilled"] = self._folder / _DISTILLED
         if extracted.trained:
             found["own"] = self._folder / _OWN
-        if distilled.trained and extracted.trained:
+        if distilled.trained and self._rows.train.ids:
             found["averaged"] = self._folder / _AVERAGED
         found["bare"] = self._write_for_all_folds("bare", untrained(self._config, self._encoder))
         return found

@@ -20,6 +20,7 @@ from adapterdistill.distill.methods import METHODS
 from adapterdistill.distill.stage import StageSpec, load_payload
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
+from adapterdistill.evaluation.arrival import MANY_TEACHERS
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
 
 
@@ -47,6 +48,15 @@ def average(
 FEW_ROWS_STEPS = 20
 """Steps of an own adapter at most, where rows are so few that folds hold them out: held-out scores
 of a few rows would choose the number by chance, at times ruinously (docs/methods.md)."""
+
+
+def replaces_own_adapter(config: OnboardConfig, *, teachers: int) -> bool:
+    """Whether so many teachers make an own adapter of few rows superfluous.
+
+    It would take half of the run's time. Many teachers' average, moved by the same rows, ranks
+    better for nearly every tenant, and a few held-out rows cannot tell the exceptions.
+    """
+    return METHODS[config.student_method].starts_from_average and teachers >= MANY_TEACHERS
 
 
 def extract(
@@ -79,6 +89,7 @@ def distil(
     rows: Path,
     adapter: Path,
     own: Path | None,
+    labelled: bool,
     average: Path,
     shares: Mapping[str, float],
     teachers: Mapping[str, Path],
@@ -86,7 +97,8 @@ def distil(
     """Stage 2, started from the teachers' average or from the own adapter, as its method says.
 
     Args:
-        own: the own adapter; None: nothing is labelled.
+        own: the own adapter, if it was trained.
+        labelled: whether training queries are labelled.
         average: the teachers' average.
         shares: each teacher's share of the average.
         teachers: payload files by version name.
@@ -97,7 +109,7 @@ def distil(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
         schedule=METHODS[name].schedule(
-            _schedule(config, t.distil_steps, t.distil_learning_rate), labelled=own is not None
+            _schedule(config, t.distil_steps, t.distil_learning_rate), labelled=labelled
         ),
         seed=t.seed,
         method=name,
