@@ -1,4 +1,4 @@
-"""`adapterdistill registry alias|consent|withdraw|release-from-quarantine|watch`: lifecycle commands."""
+"""`registry alias|consent|withdraw|release-from-quarantine|watch`: lifecycle commands."""
 
 import json
 from typing import Annotated
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def alias(
     name: Name,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as live.")],
+    alias: Annotated[str, typer.Argument(help="The alias, such as live.")],
     address: Address = None,
     address_file: AddressFile = None,
     credentials: CredentialsFolder = None,
