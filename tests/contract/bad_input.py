@@ -99,7 +99,22 @@ ROWS = [
     toml(
         "an unknown key",
         f'{SECRET} = "{SECRET}"\n' + run(),
-        "canary-4711: Extra inputs are not permitted",
+        "canary-4711: is not a known key",
+    ),
+    toml(
+        "a section with a letter too few",
+        run() + "\n[trainig]\nextract_steps = 3",
+        "trainig: is not a known key: did you mean training?",
+    ),
+    toml(
+        "a key of a section with a letter too few",
+        run() + "\n[training]\nextract_step = 3",
+        "training.extract_step: is not a known key: did you mean extract_steps?",
+    ),
+    toml(
+        "workers without a cluster",
+        run() + "\n[training]\nnum_workers = 2",
+        "training.num_workers = 2 needs a Ray cluster: leave out --local, or set it to 0",
     ),
     toml("a path for a tenant", run(tenant="../acme"), NAME),
     toml("a command for a tenant", run(tenant="a;rm -rf ~"), NAME),
@@ -245,7 +260,7 @@ ROWS = [
         "settings",
         "an unknown key",
         {"store": "/s", SECRET: SECRET},
-        SETTINGS + "canary-4711: Extra inputs are not permitted",
+        SETTINGS + "canary-4711: is not a known setting",
     ),
     Row(
         "settings",
