@@ -25,7 +25,7 @@ from actors.records import Distilled
 from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.config import OnboardConfig, load_toml
-from adapterdistill.errors import error_classes
+from adapterdistill.errors import ConfigError, error_classes
 from adapterdistill.manifest import VersionRef
 
 
@@ -51,6 +51,12 @@ def onboard(
     --config cluster/runs/NAME.toml`. A stage that an earlier submission finished is not repeated.
     """
     settings = load_toml(config)
+    workers = settings.training.num_workers
+    if local and workers:
+        raise ConfigError(
+            f"{config}: training.num_workers = {workers} needs a Ray cluster: leave out --local, "
+            "or set it to 0"
+        )
     if dry_run:
         _look_ahead(settings, local=local, as_json=output is Format.json)
         return

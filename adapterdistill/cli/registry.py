@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli import authority, registry_lifecycle, registry_upkeep
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, without_brackets
 from adapterdistill.cli.registry_client import (
     Address,
     AddressFile,
@@ -104,7 +104,7 @@ def serve(
 
     registry = server.RegistryServer(
         root,
-        host=host,
+        host=without_brackets(host),
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256, refuse_descendants),
         quotas=Quotas(
