@@ -90,7 +90,10 @@ class VersionRef(Record):
 
 
 class EncoderRef(Record):
-    """The frozen encoder of an adapter. The digests identify it; the name is for people."""
+    """The frozen encoder of an adapter, with all that its embeddings follow from.
+
+    The registry finds it by the digests; the name is for people.
+    """
 
     name: str = Field(max_length=200)
     model_type: str = Field(max_length=40)
@@ -100,10 +103,8 @@ class EncoderRef(Record):
     tokenizer_sha256: Sha256
 
     def same_as(self, other: "EncoderRef") -> bool:
-        return (self.weights_sha256, self.tokenizer_sha256) == (
-            other.weights_sha256,
-            other.tokenizer_sha256,
-        )
+        """Say whether nothing but the name differs."""
+        return self.model_copy(update={"name": other.name}) == other
 
 
 VariantKind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
@@ -126,6 +127,7 @@ class GoldenVectors(Record):
     """Distances by which the adapter moves the embedding of each probe sentence (Euclidean).
 
     A loader that measures other distances has another encoder, or an adapter that is not active.
+    How much they may differ is the loader's to say: `tolerance` is only what the owner measured by.
     """
 
     probe_sha256: Sha256
@@ -133,6 +135,8 @@ class GoldenVectors(Record):
     tolerance: float = Field(gt=0)
 
 
+MAX_HEADER_BYTES = 64 * 1024
+"""Greatest size of an adapter's safetensors header, with its metadata."""
 FINGERPRINT_BYTES = 256
 
 

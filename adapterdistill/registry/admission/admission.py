@@ -21,10 +21,9 @@ from adapterdistill.errors import (
     InvalidPayloadError,
     PayloadTooLargeError,
 )
-from adapterdistill.manifest import EncoderRef, Manifest, TensorSpec
+from adapterdistill.manifest import MAX_HEADER_BYTES, EncoderRef, Manifest, TensorSpec
 
 MAX_MANIFEST_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 64 * 1024
 MAX_LAYERS = 256
 MAX_BOTTLENECK = 1024
 METADATA_KEYS = frozenset({"adapter_config"})
@@ -194,6 +193,8 @@ def _check_header(
         raise InvalidPayloadError(
             f"safetensors metadata may hold only texts named {', '.join(METADATA_KEYS)}"
         )
+    for name, text in metadata.items():
+        _check_settings(name, text)
     if header.keys() != declared.keys():
         raise InvalidPayloadError(
             f"payload has {len(header)} tensors, of which {len(header.keys() & declared.keys())}"
@@ -210,6 +211,16 @@ def _check_header(
             f"safetensors tensors take {position} bytes, the payload holds {data_bytes}"
         )
     return spans
+
+
+def _check_settings(name: str, text: str) -> None:
+    """Refuse metadata that loaders cannot parse, however deeply nested."""
+    try:
+        settings = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidPayloadError(f"{name} in the safetensors metadata is not valid JSON") from None
+    if not isinstance(settings, dict):
+        raise InvalidPayloadError(f"{name} in the safetensors metadata is not a JSON object")
 
 
 def _check_entry(name: str, entry: object, declared: TensorSpec) -> tuple[int, int]:

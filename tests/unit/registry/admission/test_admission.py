@@ -194,8 +194,16 @@ BAD_PAYLOADS = {
         UNKNOWN,
     ),
     "half a character": (
-        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "\ud800"}}, ZEROS),
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": '{"a":"\ud800"}'}}, ZEROS),
         "^payload refused by the safetensors library$",
+    ),
+    "settings nested deeply": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "[" * 30_000}}, ZEROS),
+        "^adapter_config in the safetensors metadata is not valid JSON$",
+    ),
+    "settings no object": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "[1]"}}, ZEROS),
+        "^adapter_config in the safetensors metadata is not a JSON object$",
     ),
     "entry no object": (raw_payload(GOOD_HEADER | {"up.bias": 7}, ZEROS), "malformed.* entry"),
     "entry with more": (
@@ -240,10 +248,10 @@ def test_the_longest_header_that_may_be_is_admitted(tmp_path: Path) -> None:
     def payload_with(note: str) -> bytes:
         return raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": note}}, ZEROS)
 
-    room = MAX_HEADER_BYTES + 8 + len(ZEROS) - len(payload_with(""))
-    longest = payload_with("x" * room)
+    room = MAX_HEADER_BYTES + 8 + len(ZEROS) - len(payload_with("{}"))
+    longest = payload_with("{}" + " " * room)
     admit(longest, manifest_of(longest), tmp_path)
-    longer = payload_with("x" * (room + 1))
+    longer = payload_with("{}" + " " * (room + 1))
     with pytest.raises(InvalidPayloadError, match=f"header of {MAX_HEADER_BYTES + 1} bytes"):
         admit(longer, manifest_of(longer), tmp_path)
 
