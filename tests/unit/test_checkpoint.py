@@ -244,7 +244,7 @@ def test_the_tolerance_of_the_proof_is_the_loaders_whatever_a_manifest_says(
     claimed = golden_vectors(tiny_encoder, silent).model_copy(
         update={"distances": (0.9,) * len(probe_sentences()), "tolerance": 2.0}
     )
-    with pytest.raises(EncoderMismatchError, match="tolerance 0.02"):
+    with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.02"):
         prove_active(tiny_encoder, silent, claimed)
     [fault] = prove_briefly(tiny_encoder, [(silent, claimed)])
     assert isinstance(fault, EncoderMismatchError)

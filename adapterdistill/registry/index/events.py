@@ -1,6 +1,7 @@
 """The registry's events: each change writes one, in its own transaction.
 
-Watchers and the audit log read them. Their revisions order every change of the registry.
+Watchers and the audit log read them; the log has them before they are committed. Their revisions
+order every change of the registry.
 """
 
 import sqlite3
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.index.schema import EventKind, EventRow
 
+VOIDED = "voided"
+"""Kind of a revision that no change has: its change could not be committed."""
 _COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason"
 
 
@@ -39,6 +42,21 @@ def record(
     return cursor.lastrowid
 
 
+def void_unmade(db: sqlite3.Connection, revision: int) -> bool:
+    """Say whether the event of this revision, which the audit log has, was never committed.
+
+    If it is the one after the newest, its revision is marked here and never used again. What an
+    index of an earlier time lacks is more than that, and is not marked.
+    """
+    if newest_revision(db) == revision - 1:
+        db.execute(
+            "INSERT INTO events VALUES (?, ?, '', ?, '', '', '', '', '', 0)",
+            (revision, time.time_ns(), VOIDED),
+        )
+    kind = db.execute("SELECT kind FROM events WHERE revision = ?", (revision,)).fetchone()
+    return kind == (VOIDED,)
+
+
 def newest_revision(db: sqlite3.Connection) -> int:
     newest = db.execute("SELECT max(revision) FROM events").fetchone()[0]
     return int(newest or 0)
@@ -53,8 +71,8 @@ def after(
     max_rows: int = 200,
 ) -> list[EventRow]:
     """List the oldest events after `revision` that `caller` may see, of `adapters` or of all."""
-    where = ["e.revision > ?"]
-    values: list[object] = [revision]
+    where = ["e.revision > ?", "e.kind <> ?"]
+    values: list[object] = [revision, VOIDED]
     if not caller.sees_all:
         where.append(
             "(e.tenant = ? OR (e.public AND EXISTS (SELECT 1 FROM consents c WHERE"

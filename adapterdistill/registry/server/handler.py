@@ -45,10 +45,7 @@ def answered(
                 _check_deadline(call.__name__, context)
                 if writes:
                     subject.set(_SUBJECTS[call.__name__](checked(request)))
-                response = await call(self, checked(request), context, caller)
-                if writes:
-                    await self.audit.settle()
-                return response
+                return await call(self, checked(request), context, caller)
         except AdapterDistillError as error:
             refusal = error
         except Exception:

@@ -98,8 +98,16 @@ class OpenRegistry:
         return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
 
     async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a change of the index like `_on_index`, and notify the watchers."""
-        result = await self._on_index(call, *args, **kwargs)
+        """Run a change of the index like `_on_index`, and notify the watchers.
+
+        Its lines are in the audit log before it takes effect.
+        """
+
+        def changed() -> T:
+            with self.audit.ahead(self._index.db):
+                return call(*args, **kwargs)
+
+        result = await self._on_index(changed)
         self._notify_watchers()
         return result
 

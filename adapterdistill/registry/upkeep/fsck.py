@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.registry.index.events import newest_revision
+from adapterdistill.registry.index.events import VOIDED, newest_revision
 from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
@@ -167,7 +167,8 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
                 f"SELECT {', '.join(_EVENT_FIELDS)} FROM events WHERE revision = ?",
                 (record["revision"],),
             ).fetchone()
-            if event != tuple(record.get(field) for field in _EVENT_FIELDS):
+            was_voided = event is not None and event[_EVENT_FIELDS.index("kind")] == VOIDED
+            if not was_voided and event != tuple(record.get(field) for field in _EVENT_FIELDS):
                 differing.append(record["number"])
 
     newest = newest_revision(db)

@@ -276,7 +276,9 @@ def test_index_of_a_newer_release_is_refused(tmp_path: Path) -> None:
 def test_an_encoder_has_the_shapes_of_its_oldest_active_version(index: Index) -> None:
     index.add(version(1))
     other = encoder_fields() | {"hidden_size": 9}
-    with pytest.raises(EncoderMismatchError, match="has 2 layers of hidden size 8 here, .* 2 of 9"):
+    with pytest.raises(
+        EncoderMismatchError, match=r"has 2 layers of hidden size 8 here, .* 2 of 9"
+    ):
         index.add(version(2, tenant="other", encoder=other))
     index.add(version(3, tenant="third", encoder=encoder_fields() | {"name": "also-tiny"}))
     # An operator who finds that the first was wrong withdraws it.
