@@ -26,6 +26,8 @@ from adapterdistill.manifest import MAX_HEADER_BYTES, EncoderRef, Manifest, Tens
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_LAYERS = 256
 MAX_BOTTLENECK = 1024
+MAX_WORK = 10**10
+"""Greatest number of multiplications for the weight statistics of an adapter: some seconds."""
 METADATA_KEYS = frozenset({"adapter_config"})
 _PIECE_BYTES = 1 << 20
 _FOREIGN = {
@@ -97,6 +99,11 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
         raise InvalidManifestError(
             f"{layers} layers with bottlenecks of {bottleneck}; at most {MAX_LAYERS} with"
             f" {MAX_BOTTLENECK} can be published"
+        )
+    if layers * min(bottleneck, hidden) ** 2 * (hidden + bottleneck) > MAX_WORK:
+        raise InvalidManifestError(
+            f"{layers} layers of bottlenecks of {bottleneck} and hidden size {hidden} take too long"
+            " to measure: publish a smaller bottleneck"
         )
     expected = {
         "down.weight": (layers, bottleneck, hidden),

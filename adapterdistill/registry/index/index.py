@@ -251,10 +251,14 @@ class Index:
         return frozenset(allowed for (allowed,) in rows)
 
     def write_consent(self, adapter: tuple[str, str], consent: Consent) -> None:
-        self.db.execute("DELETE FROM consents WHERE tenant = ? AND adapter = ?", adapter)
+        before = self.consent(*adapter)
+        self.db.executemany(
+            "DELETE FROM consents WHERE tenant = ? AND adapter = ? AND allowed = ?",
+            [(*adapter, allowed) for allowed in before - consent],
+        )
         self.db.executemany(
             "INSERT INTO consents (tenant, adapter, allowed) VALUES (?, ?, ?)",
-            [(*adapter, allowed) for allowed in consent],
+            [(*adapter, allowed) for allowed in consent - before],
         )
 
     def has_versions(self, adapter: tuple[str, str]) -> bool:
@@ -273,6 +277,25 @@ class Index:
 
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
+
+    def marks(
+        self, revision: int, caller: Caller, adapters: Collection[tuple[str, str]], limit: int
+    ) -> list[tuple[str, str]]:
+        """List the versions that the withdrawal of this revision marked, and its version's name.
+
+        Only those that the caller may see, of `adapters` or of all.
+        """
+        seen, values = self.seen_by(caller)
+        rows = self.db.execute(
+            "SELECT v.tenant, v.adapter, v.version, v.withdrawn_teacher FROM versions v"
+            f" WHERE v.marked_revision = ? AND v.marked_revision > 0 AND {seen} LIMIT ?",
+            (revision, *values, limit),
+        )
+        return [
+            (VersionRef(tenant=tenant, adapter=adapter, version=version).name, teacher)
+            for tenant, adapter, version, teacher in rows
+            if not adapters or (tenant, adapter) in adapters
+        ]
 
     def visible(
         self, relatives: Collection[tuple[str, int]], caller: Caller

@@ -23,7 +23,6 @@ from adapterdistill.registry.access import (
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
 from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
-from adapterdistill.registry.admission.weight_statistics import measure
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import after
@@ -38,6 +37,7 @@ from adapterdistill.registry.upkeep.audit_trail import subject
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # in each direction; a name takes up to a few hundred bytes of a message
+MAX_TOLD = 100  # of a withdrawal's descendants
 HEARTBEAT_S = 15
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,11 @@ class RegistryService(OpenRegistry):
         statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
         row = await self._on_index(self._index.published, manifest, caller, statement)
         # A payload that the disk lost is uploaded again.
+        if row is not None:
+            self.limited.charge_answer(caller, manifest.payload_bytes)
         if row is None or not await self._transfers.has(manifest):
             self.limited.take_publish(caller)
+            self.limited.check_admission(caller)
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
             is_named = functools.partial(
                 self._on_index, self._index.names_payload, manifest.version
@@ -84,10 +87,11 @@ class RegistryService(OpenRegistry):
     ) -> Row:
         """Publish the payload on disk, or quarantine it if it is an outlier."""
         payload = self._store.path(manifest.version)
-        found = await self._transfers.on_disk(measure, payload, manifest)
+        found, seconds = await self._transfers.measured(payload, manifest)
+        self.limited.charge_admission(caller, seconds)
         peers = await self._on_index(find_peers, self._index.db, manifest)
         reasons = await self._transfers.on_disk(outlier_reasons, found, peers)
-        row = await self._change(
+        added = functools.partial(
             self._index.add,
             manifest,
             caller,
@@ -96,6 +100,8 @@ class RegistryService(OpenRegistry):
             statistics_json=found.canonical_json(),
             quarantine="; ".join(reasons),
         )
+        size = len(manifest.canonical_json()) + len(statement or b"")
+        row = await self._change(caller, size, added)
         logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
         if row.state == "quarantined":
             logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
@@ -133,7 +139,9 @@ class RegistryService(OpenRegistry):
         except NotFoundError:
             published = False
         else:
-            published = await self._transfers.has(Manifest.from_json(row.manifest_json))
+            manifest = Manifest.from_json(row.manifest_json)
+            self.limited.charge_answer(caller, manifest.payload_bytes)
+            published = await self._transfers.has(manifest)
         offset = 0 if published else self._transfers.staged_bytes(caller, ref.version)
         return pb.QueryUploadResponse(offset=offset, published=published)
 
@@ -241,7 +249,7 @@ class RegistryService(OpenRegistry):
         def change() -> pb.WithdrawResponse:
             row = lifecycle.withdraw(self._index, ref, reason, caller)
             logger.info("%s withdrew %s", caller, ref.name)
-            down, _ = relatives(self._index.db, ref, "descendants", MAX_RELATIVES)
+            down, _ = relatives(self._index.db, ref, "descendants", MAX_TOLD)
             return pb.WithdrawResponse(
                 version=self._answer(row, caller), descendants=self._visible(down, caller)
             )
@@ -274,9 +282,16 @@ class RegistryService(OpenRegistry):
                 after, self._index.db, revision, caller, adapters=adapters
             )
             for event in events:
+                messages = [wire.event_message(event)]
+                if event.kind == "withdrawn":
+                    marks = await self._on_index(
+                        self._index.marks, event.revision, caller, adapters, MAX_RELATIVES
+                    )
+                    messages += (wire.mark_message(event, *mark) for mark in marks)
+                for message in messages[:-1]:  # a watch that ends here begins with this event again
+                    await context.write(pb.WatchResponse(event=message, revision=revision))
                 revision = event.revision
-                message = wire.event_message(event)
-                await context.write(pb.WatchResponse(event=message, revision=revision))
+                await context.write(pb.WatchResponse(event=messages[-1], revision=revision))
             if events:
                 continue
             revision = max(revision, newest)

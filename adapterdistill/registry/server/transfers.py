@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -23,10 +24,12 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission.admission import check_payload
 from adapterdistill.registry.admission.quotas import Quotas, TransferSlots, limited_name
+from adapterdistill.registry.admission.weight_statistics import WeightStatistics, measure
 from adapterdistill.registry.index.schema import Row
 from adapterdistill.registry.server.interceptors import checked
 from adapterdistill.registry.server.staging import Upload, may_continue
 from adapterdistill.registry.server.store import BlobStore
+from adapterdistill.registry.server.turns import Turns
 from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -44,17 +47,27 @@ class Transfers:
         """`idle_timeout_s` limits how long a transfer waits for its client's next step."""
         self._store = store
         self._idle_timeout_s = idle_timeout_s
-        self._threads = ThreadPoolExecutor(4, "registry-disk")
+        self._threads = Turns(4, "registry-disk")
+        self._admission = Turns(1, "registry-admission")
         self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
         self._coming: Counter[str] = Counter()
 
     def close(self) -> None:
         """Wait for work in progress."""
+        self._admission.shutdown()
         self._threads.shutdown()
 
     async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._threads.run(functools.partial(call, *args, **kwargs))
+
+    async def measured(self, payload: Path, manifest: Manifest) -> tuple[WeightStatistics, float]:
+        """Measure a payload, off the way of transfers; return also how many seconds it took."""
+
+        def timed() -> tuple[WeightStatistics, float]:
+            began = time.monotonic()
+            return measure(payload, manifest), time.monotonic() - began
+
+        return await self._admission.run(timed)
 
     async def has(self, manifest: Manifest) -> bool:
         """Return whether the payload is on disk, as it was published."""
@@ -136,7 +149,7 @@ class Transfers:
                 f"payload has sha256 {upload.sha256()[:12]},"
                 f" its version says {manifest.version[:12]}"
             )
-        await self.on_disk(check_payload, upload.path, manifest)
+        await self._admission.run(functools.partial(check_payload, upload.path, manifest))
         await self.on_disk(self._store.commit, upload)
 
     async def _read_chunk(self, context: Any) -> pb.Chunk | None:

@@ -97,7 +97,7 @@ class AuditLog:
         last: Record = records[-1] if records else {"revision": 0}
         self.end = Position(last["number"], last["sha256"]) if records else Position()
         self.revision: int = last["revision"]
-        self._size = os.fstat(self._file).st_size - len(fragment)
+        self.size = os.fstat(self._file).st_size - len(fragment)
         self._unsigned = sum(record["kind"] != "checkpoint" for record in records)
         self._ends_with_event = bool(records) and records[-1]["kind"] in EVENT_KINDS
         if fragment:
@@ -118,7 +118,7 @@ class AuditLog:
                 f"{LOG} line {self.end.number + 1}: torn: its {len(fragment)} bytes are not the"
                 " beginning of a line that this registry was writing"
             )
-        os.ftruncate(self._file, self._size)
+        os.ftruncate(self._file, self.size)
         self.append([{"kind": "repaired", "cut_bytes": len(fragment)}])
 
     def void(self, unmade: Callable[[int], bool]) -> None:
@@ -178,12 +178,12 @@ class AuditLog:
         try:
             written = 0
             while written < len(data):
-                written += os.pwrite(self._file, data[written:], self._size + written)
+                written += os.pwrite(self._file, data[written:], self.size + written)
             os.fdatasync(self._file)
         except OSError:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size)
             raise
-        self._size += len(data)
+        self.size += len(data)
 
     def close(self) -> None:
         """Sign the unsigned lines and close the file."""

@@ -36,6 +36,11 @@ _NOT_RECORDED = (RateLimitedError, RegistryUnavailableError)
 logger = logging.getLogger(__name__)
 
 
+def records(error: AdapterDistillError) -> bool:
+    """Say whether a refusal is recorded."""
+    return not isinstance(error, _NOT_RECORDED)
+
+
 class AuditTrail:
     """The audit log, open from construction, which adds missing events, to `close`.
 
@@ -86,6 +91,11 @@ class AuditTrail:
                 self._failed = True
                 raise RegistryError(_UNWRITABLE) from None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._log.size
+
     def _void(self, db: sqlite3.Connection) -> None:
         """Take back the line of a change that was not committed after all."""
         if self._uncommitted:
@@ -98,8 +108,6 @@ class AuditTrail:
         Raises:
             RegistryError: the log cannot be written.
         """
-        if isinstance(error, _NOT_RECORDED):
-            return
         name = subject.get()
         body: Body = {
             "kind": "refused",
@@ -123,10 +131,13 @@ class AuditTrail:
     def _write(self, bodies: Sequence[Body]) -> None:
         """Write lines that are no events; raises OSError."""
         with self._lock:
-            self._failed = True
-            if self._uncommitted:
-                raise OSError("the line of a change that was not committed is not void yet")
-            self._log.append(bodies)
+            try:
+                if self._uncommitted:
+                    raise OSError("the line of a change that was not committed is not void yet")
+                self._log.append(bodies)
+            except BaseException:
+                self._failed = True
+                raise
             self._failed = False
 
     async def _write_all(self) -> None:
@@ -138,9 +149,12 @@ class AuditTrail:
                 await loop.run_in_executor(self._thread, self._write, bodies)
             except Exception:
                 logger.exception("the audit log cannot be written")
+                is_written = False
+            else:
+                is_written = True
             for _, written in batch:
                 if not written.done():  # a cancelled call does not wait any more
-                    written.set_result(not self._failed)
+                    written.set_result(is_written)
         self._writing = None
 
     def close(self) -> None:

@@ -137,8 +137,16 @@ def test_descendants_at_any_depth_are_marked_and_told(index: Index) -> None:
     assert index.get(child).withdrawn_teacher == root.name
     assert index.get(grandchild).withdrawn_teacher == root.name
     assert index.get(stranger).withdrawn_teacher == ""
-    told = [(e.kind, e.name, e.other_name) for e in after(index.db, 0, CORN)][-2:]
-    assert ("teacher_withdrawn", grandchild.name, root.name) in told
+    (event,) = [event for event in after(index.db, 0, CORN) if event.kind == "withdrawn"]
+    assert event.revision == index.newest_revision()  # one event, whatever it marks
+    marked = {(child.name, root.name), (grandchild.name, root.name)}
+    assert {*index.marks(event.revision, CORN, (), 10)} == marked
+    assert index.marks(event.revision, CORN, [("corn", "faq")], 10) == [
+        (grandchild.name, root.name)
+    ]
+    set_consent(index, "brook", "faq", NOBODY, BROOK)
+    assert index.marks(event.revision, CORN, (), 10) == [(grandchild.name, root.name)]
+    assert index.marks(event.revision - 1, CORN, (), 10) == []
     # A student made since of a marked one is marked from the start.
     late = index.add(version(4, tenant="acme", adapter="late", teachers=[grandchild.name]), ACME)
     assert late.withdrawn_teacher == root.name
@@ -260,3 +268,16 @@ def test_an_index_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> N
     assert kinds(index, BROOK) == ["published"]
     assert index.add(version(2), ACME).revision == 2
     index.close()
+
+
+def test_a_chain_of_withdrawals_writes_one_event_and_marks_each_version_once(index: Index) -> None:
+    names: list[str] = []
+    for number in range(60):
+        names.append(index.add(version(number, teachers=names[-1:]), ACME).ref.name)
+    before = index.newest_revision()
+    changed = index.db.total_changes
+    for name in names:
+        withdraw(index, VersionRef.parse(name), "chain", ACME)
+    assert index.newest_revision() == before + 60
+    assert index.db.total_changes - changed == 60 * 2 + 59
+    assert {index.get(VersionRef.parse(name)).withdrawn_teacher for name in names[1:]} == {names[0]}
