@@ -348,3 +348,12 @@ def test_a_payload_that_declares_another_kind_of_adapter_is_refused() -> None:
         with pytest.raises(InvalidPayloadError, match="malformed"):
             unpack_adapter(payload(malformed))
     assert unpack_adapter(safetensors.torch.save(tensors)).bottleneck_size == 4
+
+
+def test_weights_whose_products_are_denormal_are_loaded_as_zeros(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    adapter.up_weight[0].fill_(1e-20)
+    adapter.down_weight[1, 2, 3] = -1e-39
+    found = unpack_adapter(pack_adapter(adapter, model_name="t"))
+    assert not found.up_weight[0].any() and found.down_weight[1, 2, 3] == 0
+    assert torch.equal(found.up_weight[1], adapter.up_weight[1])

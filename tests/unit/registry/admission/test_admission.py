@@ -404,3 +404,20 @@ def test_tensors_that_do_not_fit_the_encoder_are_refused(
         tensors[name] = {"dtype": "F32", "shape": shape}
     with pytest.raises(InvalidManifestError, match=said):
         check_manifest(sample(tensors=tensors)[0], Limits())
+
+
+def test_denormal_weights_are_refused_but_where_servers_read_them_as_normal(tmp_path: Path) -> None:
+    for dtype, least in (("float32", 1e-39), ("float16", 1e-7)):
+        tensors = arrays(dtype=dtype)
+        tensors["up.weight"][1, 2, 0] = least
+        payload = payload_of(tensors)
+        if dtype == "float16":
+            admit(payload, manifest_of(payload, tensors), tmp_path)
+            continue
+        with pytest.raises(InvalidPayloadError, match=r"^up\.weight: holds a number so small"):
+            admit(payload, manifest_of(payload, tensors), tmp_path)
+    tensors = arrays()
+    tensors["up.weight"][:] = 0.0
+    tensors["up.weight"][0, 0, 0] = -0.0
+    payload = payload_of(tensors)
+    admit(payload, manifest_of(payload, tensors), tmp_path)
