@@ -54,7 +54,7 @@ def void_unmade(db: sqlite3.Connection, revision: int) -> bool:
             (revision, time.time_ns(), VOIDED),
         )
     kind = db.execute("SELECT kind FROM events WHERE revision = ?", (revision,)).fetchone()
-    return kind == (VOIDED,)
+    return kind is not None and kind[0] == VOIDED
 
 
 def newest_revision(db: sqlite3.Connection) -> int:

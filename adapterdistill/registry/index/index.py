@@ -53,6 +53,15 @@ class Index:
         row = self.db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(row[0])
 
+    def incarnation(self) -> str:
+        """Return the name of this life of the registry, which ends when a backup is restored."""
+        return self.secret("incarnation").hex()[:16]
+
+    def closed(self) -> str:
+        """Say why the registry is closed to all but operators; empty if it is open."""
+        row = self.db.execute("SELECT why FROM closed").fetchone()
+        return "" if row is None else str(row[0])
+
     def seen_by(self, caller: Caller, version: str = "v") -> tuple[str, list[object]]:
         """Return the SQL condition, and its values, for rows that the caller may see."""
         if caller.sees_all:

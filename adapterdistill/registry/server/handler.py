@@ -7,7 +7,12 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from adapterdistill.errors import AdapterDistillError, DeadlineRequiredError, RegistryError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    DeadlineRequiredError,
+    RegistryClosedError,
+    RegistryError,
+)
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission.quotas import limited_name
 from adapterdistill.registry.server.interceptors import checked
@@ -28,6 +33,8 @@ _SUBJECTS: dict[str, Callable[[Any], str]] = {
     "Withdraw": lambda request: request.name,
     "ReleaseVersion": lambda request: request.name,
 }
+# What owners can still do: take back what a restored backup gives away again.
+_WHEN_CLOSED = frozenset({"SetConsent", "Withdraw"})
 
 
 def answered(
@@ -51,6 +58,8 @@ def answered(
             with self.limited.hold(caller, call.__name__):
                 _check_deadline(call.__name__, context)
                 checked(request)
+                if self.closed and caller.role != "operator" and call.__name__ not in _WHEN_CLOSED:
+                    raise RegistryClosedError(f"the registry is closed: {self.closed}")
                 if writes:
                     subject.set(_SUBJECTS[call.__name__](request))
                     self.limited.check_change(caller)

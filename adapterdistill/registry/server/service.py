@@ -10,6 +10,7 @@ from adapterdistill.errors import (
     InvalidManifestError,
     NotFoundError,
     RegistryUnavailableError,
+    StaleRevisionError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
@@ -274,6 +275,7 @@ class RegistryService(OpenRegistry):
     async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
         revision = request.after_revision
         adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
+        await self._check_revision(request)
         while True:
             # Read these before the events: a later change then ends the wait below.
             changed = self._changed
@@ -289,13 +291,13 @@ class RegistryService(OpenRegistry):
                     )
                     messages += (wire.mark_message(event, *mark) for mark in marks)
                 for message in messages[:-1]:  # a watch that ends here begins with this event again
-                    await context.write(pb.WatchResponse(event=message, revision=revision))
+                    await self._tell(context, revision, message)
                 revision = event.revision
-                await context.write(pb.WatchResponse(event=messages[-1], revision=revision))
+                await self._tell(context, revision, messages[-1])
             if events:
                 continue
             revision = max(revision, newest)
-            await context.write(pb.WatchResponse(revision=revision))
+            await self._tell(context, revision)
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
             for _ in range(HEARTBEAT_S):
@@ -306,3 +308,17 @@ class RegistryService(OpenRegistry):
                         break
                 except TimeoutError:
                     continue
+
+    async def _check_revision(self, request: pb.WatchRequest) -> None:
+        """Raise StaleRevisionError if the request continues a watch of another incarnation."""
+        newest = await self._on_index(self._index.newest_revision)
+        if request.incarnation not in ("", self._incarnation) or request.after_revision > newest:
+            raise StaleRevisionError(
+                f"revision {request.after_revision} is not one of this registry, which was restored"
+                " or is another one: read all states again, from revision 0"
+            )
+
+    async def _tell(self, context: Any, revision: int, event: pb.Event | None = None) -> None:
+        await context.write(
+            pb.WatchResponse(event=event, revision=revision, incarnation=self._incarnation)
+        )

@@ -75,6 +75,11 @@ class OpenRegistry:
         self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
         self._changed = asyncio.Event()
         self._stopping = False
+        self._incarnation = self._index.incarnation()
+        self.closed = self._index.closed()
+        """Why all but operators are refused; empty if they are not."""
+        if self.closed:
+            logger.warning("closed to all but operators: %s", self.closed)
 
     def close(self) -> None:
         """Wait for work in progress and close; the folder may then be opened again."""
@@ -92,6 +97,7 @@ class OpenRegistry:
     async def check(self) -> None:
         """Raise the error that keeps the registry from serving calls, if there is one."""
         await self._on_index(self._index.check)
+        self.closed = await self._on_index(self._index.closed)
         await self.audit.check()
         await self._transfers.on_disk(self._store.check_writable)
 
