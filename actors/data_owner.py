@@ -15,6 +15,7 @@ import torch
 
 from actors.bundling import is_in_service, put_into_service
 from actors.judging import Judge, require_servable
+from actors.live import live_version
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -37,6 +38,7 @@ from actors.training.stages import (
     distil,
     extract,
     make_variant,
+    replaces_own_adapter,
     require_possible,
     untrained,
 )
@@ -46,14 +48,16 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.distill.rows import ROWS_FILE, TenantRows, spread, tokenise, write_rows
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.files import write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
-_OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
+_OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
+_LIVE_MANIFEST = "live_manifest.json"
+_VARIANT = "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -83,23 +87,6 @@ class DataOwner:
 
         return self._opened().once(Validated, work, started=started)
 
-    def extract(self) -> Extracted:
-        """Stage 1: the own rows train the own adapter. Nothing to train without labelled rows."""
-
-        def work() -> Extracted:
-            write_rows(self._rows_file, self._rows.stage())
-            if not self._rows.train.ids:
-                return Extracted(trained=False)
-            return extract(
-                self._config,
-                self._encoder,
-                rows=self._rows_file,
-                adapter=self._folder / _OWN,
-                few=self._rows.folds is not None,
-            )
-
-        return self._opened().once(Extracted, work)
-
     def fetch_teachers(self) -> Fetched:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
@@ -124,20 +111,46 @@ class DataOwner:
 
         return self._opened().once(Fetched, work)
 
+    def extract(self) -> Extracted:
+        """Stage 1: the own rows train the own adapter, unless none are labelled or teachers do."""
+        fetched = self._done(Fetched)
+
+        def work() -> Extracted:
+            write_rows(self._rows_file, self._rows.stage())
+            few = self._rows.folds is not None
+            if not self._rows.train.ids:
+                return Extracted(trained=False, untrained_because="nothing is labelled")
+            if few and replaces_own_adapter(self._config, teachers=len(fetched.teachers)):
+                return Extracted(trained=False, untrained_because="teachers make up for it")
+            return extract(
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / _OWN,
+                few=few,
+            )
+
+        return self._opened().once(Extracted, work)
+
     def distil(self) -> Distilled:
-        """Stage 2: distil the teachers into the student, which starts as the own adapter."""
+        """Stage 2: average the teachers, and train the student from there or from the own."""
         fetched, extracted = self._done(Fetched), self._done(Extracted)
 
         def work() -> Distilled:
             if not fetched.teachers:
                 return Distilled(trained=False)
+            teachers = {name: self._teacher_file(name) for name in fetched.teachers}
+            averaged, shares = average(self._encoder, teachers, self._rows.stage().train)
             return distil(
                 self._config,
                 self._encoder,
                 rows=self._rows_file,
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
-                teachers={name: self._teacher_file(name) for name in fetched.teachers},
+                labelled=bool(self._rows.train.ids),
+                average=self._write_for_all_folds("averaged", self._packed(averaged)),
+                shares=shares,
+                teachers=teachers,
             )
 
         return self._opened().once(Distilled, work)
@@ -147,9 +160,13 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
+            live = live_version(self._config, self._encoder)
             evaluated, scorer = self._judge.evaluate(
-                self._candidates(), teachers=len(self._done(Fetched).teachers)
+                self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
             )
+            if live is not None:
+                self._write_for_all_folds("live", live.payload)
+                write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(scorer))
             return evaluated
 
@@ -169,16 +186,19 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload = self._chosen_payload()
-            manifest = build_manifest(
-                self._config,
-                self._encoder,
-                payload,
-                choice=self._done(Decided).choice,
-                metrics=self._done(Evaluated).candidates[self._done(Decided).choice].held_out,
-                teachers=self._done(Fetched).teachers,
-                prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
-            )
+            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            if choice == "live":
+                manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
+            else:
+                manifest = build_manifest(
+                    self._config,
+                    self._encoder,
+                    payload,
+                    choice=choice,
+                    metrics=self._done(Evaluated).candidates[choice].held_out,
+                    teachers=self._done(Fetched).teachers,
+                    prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
+                )
             manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
@@ -278,7 +298,7 @@ class DataOwner:
 
     @property
     def _rows_file(self) -> Path:
-        return self._folder / "rows.safetensors"
+        return self._folder / ROWS_FILE
 
     def _teacher_file(self, name: str) -> Path:
         return self._folder / "teachers" / f"{VersionRef.parse(name).version}.safetensors"
@@ -304,30 +324,28 @@ class DataOwner:
         return Judge(self._encoder, self._dataset, self._rows, self._config)
 
     def _candidates(self) -> dict[Choice, Path]:
-        """The payload files of the candidates, by name; the folds' lie beside them.
-
-        Written here are those that no row trains: the same file serves every fold.
-        """
+        """The payload files of the candidates, by name; the folds' lie beside them."""
         found: dict[Choice, Path] = {}
         extracted, distilled = self._done(Extracted), self._done(Distilled)
         if distilled.trained:
             found["distilled"] = self._folder / _DISTILLED
         if extracted.trained:
             found["own"] = self._folder / _OWN
-        made: dict[Choice, BottleneckAdapter] = {"bare": untrained(self._config, self._encoder)}
-        if distilled.trained and extracted.trained:
-            made["averaged"] = average(
-                self._encoder,
-                map(self._teacher_file, self._done(Fetched).teachers),
-                self._rows.stage().train,
-            )
-        for name, adapter in made.items():
-            found[name] = self._folder / f"{name}.safetensors"
-            payload = pack_adapter(adapter, model_name=self._encoder.ref.name)
-            folds = range(self._rows.num_folds)
-            for file in (found[name], *(fold_file(found[name], fold) for fold in folds)):
-                write_atomically(file, payload)
+        if distilled.trained and self._rows.train.ids:
+            found["averaged"] = self._folder / _AVERAGED
+        bare = untrained(self._config, self._encoder)
+        found["bare"] = self._write_for_all_folds("bare", self._packed(bare))
         return found
+
+    def _packed(self, adapter: BottleneckAdapter) -> bytes:
+        return pack_adapter(adapter, model_name=self._encoder.ref.name)
+
+    def _write_for_all_folds(self, name: Choice, payload: bytes) -> Path:
+        """Write an adapter that the folds did not train: the same payload serves every fold."""
+        file = self._folder / f"{name}.safetensors"
+        for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
+            write_atomically(one, payload)
+        return file
 
     @property
     def _chosen(self) -> str:
