@@ -249,6 +249,7 @@ def test_transfers_of_stalled_clients_are_given_up_and_freed(
     impatient = functools.partial(RegistryService, idle_timeout_s=0.2)
     monkeypatch.setattr(server_module, "RegistryService", impatient)
     running = Running(tmp_path)
+    running.client.publish(*sample(2))
     done = threading.Event()
 
     def stalling() -> Iterator[pb.PublishRequest]:
@@ -258,6 +259,7 @@ def test_transfers_of_stalled_clients_are_given_up_and_freed(
     try:
         for _ in range(MAX_TRANSFERS + 1):
             running.stub.Publish.future(stalling(), timeout=10)
+        assert running.client.fetch(sample(2)[0].ref)[1] == sample(2)[1]  # it does not wait
         assert type(refused_upload(running, stalling())) is errors.RegistryUnavailableError
         running.client.publish(*sample(1))
     finally:

@@ -26,7 +26,7 @@ from adapterdistill.registry.admission.admission import check_manifest, parse_ma
 from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
-from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.events import following
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
@@ -274,29 +274,29 @@ class RegistryService(OpenRegistry):
     @answered
     async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
         revision = request.after_revision
-        adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
+        adapters = {wire.parse_adapter_name(name) for name in request.adapter_names}
         await self._check_revision(request)
         while True:
             # Read these before the events: a later change then ends the wait below.
             changed = self._changed
-            newest = await self._on_index(self._index.newest_revision)
-            events = await self._on_index(
-                after, self._index.db, revision, caller, adapters=adapters
+            newest = await self._on_watched(self._watched.newest_revision)
+            events, reached = await self._on_watched(
+                following, self._watched.db, revision, newest, caller, adapters
             )
             for event in events:
                 messages = [wire.event_message(event)]
                 if event.kind == "withdrawn":
-                    marks = await self._on_index(
-                        self._index.marks, event.revision, caller, adapters, MAX_RELATIVES
+                    marks = await self._on_watched(
+                        self._watched.marks, event.revision, caller, adapters, MAX_RELATIVES
                     )
                     messages += (wire.mark_message(event, *mark) for mark in marks)
                 for message in messages[:-1]:  # a watch that ends here begins with this event again
                     await self._tell(context, revision, message)
                 revision = event.revision
                 await self._tell(context, revision, messages[-1])
-            if events:
+            revision = max(revision, reached)
+            if revision < newest:
                 continue
-            revision = max(revision, newest)
             await self._tell(context, revision)
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
@@ -311,7 +311,7 @@ class RegistryService(OpenRegistry):
 
     async def _check_revision(self, request: pb.WatchRequest) -> None:
         """Raise StaleRevisionError if the request continues a watch of another incarnation."""
-        newest = await self._on_index(self._index.newest_revision)
+        newest = await self._on_watched(self._watched.newest_revision)
         if request.incarnation not in ("", self._incarnation) or request.after_revision > newest:
             raise StaleRevisionError(
                 f"revision {request.after_revision} is not one of this registry, which was restored"

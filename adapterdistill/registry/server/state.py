@@ -61,9 +61,11 @@ class OpenRegistry:
         except BaseException:
             self._store.close()
             raise
+        self._watched = Index(root / "index.sqlite3", refuse_descendants=limits.refuse_descendants)
         try:
             self.audit = AuditTrail(root)
         except BaseException:
+            self._watched.close()
             self._index.close()
             self._store.close()
             raise
@@ -72,6 +74,7 @@ class OpenRegistry:
             logger.info("removed %d files of abandoned uploads", swept)
         self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = Turns(1, "registry-index")
+        self._watch_thread = Turns(1, "registry-watch")
         self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
         self._changed = asyncio.Event()
         self._stopping = False
@@ -84,8 +87,10 @@ class OpenRegistry:
     def close(self) -> None:
         """Wait for work in progress and close; the folder may then be opened again."""
         self._transfers.close()
+        self._watch_thread.shutdown()
         self._index_thread.shutdown()
         self.audit.close()
+        self._watched.close()
         self._index.close()
         self._store.close()
 
@@ -103,6 +108,10 @@ class OpenRegistry:
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._index_thread.run(functools.partial(call, *args, **kwargs))
+
+    async def _on_watched(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read `self._watched`, the index on a connection and a thread for watches alone."""
+        return await self._watch_thread.run(functools.partial(call, *args, **kwargs))
 
     async def _change(self, caller: Caller, size: int, change: Callable[[], T]) -> T:
         """Run a change of the index like `_on_index`, and notify the watchers.

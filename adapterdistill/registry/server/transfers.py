@@ -33,11 +33,36 @@ from adapterdistill.registry.server.turns import Turns
 from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
-MAX_TRANSFERS = 16
+MAX_TRANSFERS = 64
+"""In each direction: uploads do not keep downloads waiting."""
 MIN_BYTES_PER_S = 16 << 10
-"""Slower transfers are ended; the client continues from there when its turn comes again."""
+"""Transfers that are slower for a while are ended; the client continues from there in its next
+turn."""
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Pace:
+    """The least pace of a transfer: every interval has to move its share of bytes.
+
+    What was moved faster before does not count: a transfer cannot save up time to stand still.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, interval_s: float) -> None:
+        self._limit = limit
+        self._interval_s = interval_s
+        self._bytes = 0
+
+    def moved(self, size: int) -> None:
+        """Count bytes; the next interval begins once this one's share has been moved."""
+        self._bytes += size
+        if self._bytes >= self._interval_s * MIN_BYTES_PER_S:
+            self._bytes = 0
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._interval_s)
+
+    def end(self) -> None:
+        """Lift the limit."""
+        self._limit.reschedule(None)
 
 
 class Transfers:
@@ -49,7 +74,8 @@ class Transfers:
         self._idle_timeout_s = idle_timeout_s
         self._threads = Turns(4, "registry-disk")
         self._admission = Turns(1, "registry-admission")
-        self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._uploads = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._downloads = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
         self._coming: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -74,16 +100,16 @@ class Transfers:
         return await self.on_disk(self._store.is_sound, manifest.version)
 
     @asynccontextmanager
-    async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:
+    async def _slot(self, slots: TransferSlots, caller: Caller) -> AsyncIterator["Pace"]:
         """Hold a slot for a transfer; end a transfer that is too slow, because others wait."""
-        allowed_s = self._idle_timeout_s + payload_bytes / MIN_BYTES_PER_S
-        async with self._slots.hold(limited_name(caller)):
+        async with slots.hold(limited_name(caller)):
             try:
-                async with asyncio.timeout(allowed_s):
-                    yield
+                async with asyncio.timeout(self._idle_timeout_s) as limit:
+                    yield Pace(limit, self._idle_timeout_s)
             except TimeoutError:
                 raise RegistryUnavailableError(
-                    f"transfer ended after {allowed_s:.0f} s: too slow"
+                    f"transfer ended: slower than {MIN_BYTES_PER_S >> 10} KiB a second for"
+                    f" {self._idle_timeout_s:g} s"
                 ) from None
 
     @asynccontextmanager
@@ -116,7 +142,7 @@ class Transfers:
             UploadIncompleteError: it begins after the bytes that were kept, or ends early.
             RegistryUnavailableError: the client sent nothing for too long.
         """
-        async with self._slot(caller, manifest.payload_bytes):
+        async with self._slot(self._uploads, caller) as pace:
             await self.on_disk(self._store.staging.sweep)
             first = await self._read_chunk(context)
             offset = 0 if first is None else first.offset
@@ -127,18 +153,24 @@ class Transfers:
             upload = self._store.staging.begin(caller, manifest.version)
             try:
                 await self.on_disk(upload.open, offset)
-                await self._fill(upload, first, manifest, context)
+                await self._fill(upload, first, manifest, context, pace)
             except BaseException as error:
                 # Shielded: this call may be cancelled while its last write still runs.
                 await asyncio.shield(self.on_disk(upload.leave, keep=may_continue(error)))
                 raise
 
     async def _fill(
-        self, upload: Upload, chunk: pb.Chunk | None, manifest: Manifest, context: Any
+        self,
+        upload: Upload,
+        chunk: pb.Chunk | None,
+        manifest: Manifest,
+        context: Any,
+        pace: "Pace",
     ) -> None:
         while chunk is not None:
             check_chunk(chunk, upload.size, manifest.payload_bytes)
             await self.on_disk(upload.write, chunk.data)
+            pace.moved(len(chunk.data))
             chunk = await self._read_chunk(context)
         if upload.size != manifest.payload_bytes:
             raise UploadIncompleteError(
@@ -149,6 +181,7 @@ class Transfers:
                 f"payload has sha256 {upload.sha256()[:12]},"
                 f" its version says {manifest.version[:12]}"
             )
+        pace.end()  # what follows is this registry's own work
         await self._admission.run(functools.partial(check_payload, upload.path, manifest))
         await self.on_disk(self._store.commit, upload)
 
@@ -196,12 +229,13 @@ class Transfers:
                     f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
                 )
             file.seek(offset)
-            async with self._slot(caller, payload_bytes):
+            async with self._slot(self._downloads, caller) as pace:
                 await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
                 while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
                     allowed()
                     chunk = chunk_message(offset, data)
                     await self._write(context, pb.FetchResponse(chunk=chunk))
+                    pace.moved(len(data))
                     offset += len(data)
 
     async def _write(self, context: Any, response: pb.FetchResponse) -> None:

@@ -10,12 +10,13 @@ import pytest
 from adapterdistill.errors import InvalidManifestError, NotFoundError, WithdrawnError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, NOBODY, Caller
+from adapterdistill.registry.index import events
 from adapterdistill.registry.index.aliases import alias_of, set_alias
-from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.events import after, following
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import release_from_quarantine, set_consent, withdraw
 from adapterdistill.registry.index.listing import page
-from adapterdistill.registry.index.schema import Filter
+from adapterdistill.registry.index.schema import EventRow, Filter
 from tests.unit.registry.samples import manifest_of
 
 ACME, BROOK, CORN = (Caller("owner", name) for name in ("acme", "brook", "corn"))
@@ -207,7 +208,7 @@ def test_every_change_has_one_revision_and_owners_see_what_is_theirs_to_see(inde
     assert revisions == [1, 2, 3, 4]
     assert [e.revision for e in after(index.db, 2, ANYONE)] == [3, 4]
     assert [e.caller for e in after(index.db, 3, ANYONE)] == ["owner/acme"]
-    assert after(index.db, 0, ANYONE, adapters=[("acme", "other")]) == []
+    assert [*after(index.db, 0, ANYONE, adapter=("acme", "other"))] == []
 
 
 def test_sight_equals_a_brute_force_rule(index: Index) -> None:
@@ -281,3 +282,35 @@ def test_a_chain_of_withdrawals_writes_one_event_and_marks_each_version_once(ind
     assert index.newest_revision() == before + 60
     assert index.db.total_changes - changed == 60 * 2 + 59
     assert {index.get(VersionRef.parse(name)).withdrawn_teacher for name in names[1:]} == {names[0]}
+
+
+def test_a_watch_page_by_page_sees_what_one_look_at_all_events_sees(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(5)
+    adapters = [(tenant, f"a{n}") for tenant in ("acme", "brook", "corn") for n in range(4)]
+    for number in range(300):
+        tenant, adapter = draw.choice(adapters)
+        name = f"tenants/{tenant}/adapters/{adapter}/aliases/x{number}"
+        public = draw.random() < 0.5
+        events.record(index.db, ACME, "alias_moved", (tenant, adapter), name, public=public)
+    index.write_consent(("brook", "a1"), EVERYONE)
+    index.write_consent(("corn", "a2"), frozenset({"acme"}))
+    newest = index.newest_revision()
+    for caller in (ACME, BROOK, OPERATOR):
+        everything = [*after(index.db, 0, caller, max_rows=1000)]
+        for window in (1, 7, 100, 1000):
+            monkeypatch.setattr(events, "WINDOW", window)
+            for chosen in ((), {adapters[0]}, {*adapters[3:9]}, {("nobody", "x")}):
+                seen: list[EventRow] = []
+                revision = pages = 0
+                while revision < newest:
+                    page, reached = following(index.db, revision, newest, caller, chosen)
+                    assert reached > revision and len(page) <= window
+                    seen, revision, pages = seen + page, reached, pages + 1
+                expected = [
+                    event
+                    for event in everything
+                    if not chosen or tuple(event.name.split("/")[1:4:2]) in chosen
+                ]
+                assert seen == expected
