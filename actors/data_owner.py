@@ -49,7 +49,7 @@ from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
-from adapterdistill.files import write_atomically, write_secret
+from adapterdistill.files import keep_private, write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
@@ -62,6 +62,7 @@ class DataOwner:
     """One tenant's run. Construct it on the owner's node."""
 
     def __init__(self, config: OnboardConfig) -> None:
+        keep_private()
         self._config = config
         self._state: RunState | None = None
 

@@ -17,6 +17,7 @@ from typer.main import get_group
 from adapterdistill import __version__
 from adapterdistill.cli.metavars import name_values
 from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
+from adapterdistill.files import keep_private
 
 
 class Subcommand(NamedTuple):
@@ -126,6 +127,7 @@ def _root(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit; an expected error is printed on stderr and sets the exit code."""
+    keep_private()
     try:
         exit_code = _run(args)
         sys.stdout.flush()

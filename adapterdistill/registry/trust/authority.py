@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from adapterdistill.errors import ConfigError, NotFoundError
+from adapterdistill.files import private_folder
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import (
@@ -74,12 +75,13 @@ def create(root: Path, hosts: Sequence[str]) -> None:
     key = pem.new_tls_key()
     certificate = new_authority(key, CA_LIFETIME)
     crl = new_crl(certificate, key, [])
-    pem.write(staged / "ca.key", pem.key_pem(key), private=True)
+    pem.write(staged / "ca.key", pem.key_pem(key))
     pem.write(staged / pem.CA_PEM, pem.certificate_pem(certificate))
     pem.write(staged / pem.CRL_PEM, crl.public_bytes(Encoding.PEM))
     pem.write(staged / "lock", b"")
     try:
         staged.chmod(0o700)
+        private_folder(root)
         staged.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot make {folder}: {error.strerror}") from None
@@ -171,7 +173,7 @@ class Authority:
         pem.write(self._server / pem.CA_PEM, pem.certificate_pem(self.certificate))
         pem.write(self._server / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
         # One file, so that no reader combines an old key with a new certificate.
-        pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate), private=True)
+        pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate))
 
     def revoke(self, caller: Caller | None = None, serial: str | None = None) -> list[Issued]:
         """Revoke all certificates of the caller, or the one whose serial begins with `serial`.
