@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapterdistill.cli.options import Dtype
+from adapterdistill.cli.options import Dtype, InsecureCluster
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import write_secret
 
@@ -80,6 +80,7 @@ def serve(
             help="A running Ray cluster, or `local` to start one and stay.",
         ),
     ] = LOCAL,
+    insecure_cluster: InsecureCluster = False,
     haproxy: Annotated[
         bool,
         typer.Option(
@@ -93,6 +94,7 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
+    from actors.open_cluster import refuse_open_cluster
     from adapterdistill.registry.server.server import is_loopback
     from serve.settings import ServeSettings
     from serve.tokens import read_tokens
@@ -140,6 +142,7 @@ def serve(
     console = Console(stderr=True)
     with console.status("starting Ray Serve ..."):
         _connect(ray, ray_address)
+        refuse_open_cluster(insecure=insecure_cluster)
         try:
             address = deploy(settings, host=host, port=port, grpc_port=grpc_port)
         except RuntimeError as error:
@@ -215,6 +218,8 @@ def _connect(ray: Any, ray_address: str) -> None:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100_000_000,  # nothing big passes through it; the default is 30%
+        # Ray opens its own folders to every user, and queries pass through them.
+        _temp_dir=str(_private_folder() / "ray"),
     )
 
 

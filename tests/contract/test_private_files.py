@@ -40,6 +40,10 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
     ("onboard", lambda home: ["--config", "run.toml", "--local", "--dry-run"]),
     ("onboard", lambda home: ["--config", "run.toml", "--local"]),
     ("onboard", lambda home: ["--config", "again.toml", "--local"]),
+    (
+        "submit",
+        lambda home: ["--config", "run.toml", "--package", "sent/package.zip", "--dry-run"],
+    ),
     ("registry fetch", lambda home: [_published(home), "fetched", "--address-file", "address"]),
     ("release canary", lambda home: ["acme", _other_bundle(home), "--store", "serving"]),
     ("release drop", lambda home: ["acme", "--store", "serving"]),
