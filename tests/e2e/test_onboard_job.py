@@ -1,4 +1,4 @@
-"""Onboarding submitted with `adapterdistill submit`: exit codes, and submitting the same work again."""
+"""Onboarding sent by `adapterdistill submit`: exit codes, and submitting the same work again."""
 
 import json
 import os
