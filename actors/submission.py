@@ -118,9 +118,16 @@ def submit(
     except httpx.HTTPError as error:
         raise PlacementError(f"no Ray dashboard answers at {address}: {error}") from None
     except (ConnectionError, RuntimeError, RayError) as error:
-        told = str(error).replace("\\n", "\n").strip().splitlines() or ["no reason given"]
-        raise PlacementError(f"{address} refuses the job: {told[-1].strip()[:300]}") from None
+        raise PlacementError(f"{address} refuses the job: {_last_words(str(error))}") from None
     return job
+
+
+def _last_words(told: str) -> str:
+    """The last line that says something: Ray sends a traceback, and a stop on a line of its own."""
+    lines = [line.strip() for line in told.replace("\\n", "\n").splitlines()]
+    return next((line for line in reversed(lines) if any(map(str.isalnum, line))), "no reason")[
+        :300
+    ]
 
 
 def follow(job: str, *, address: str, emit: Callable[[str], None]) -> int:

@@ -195,3 +195,8 @@ def test_no_dashboard_is_named(tmp_path: Path) -> None:
 def test_the_job_accepts_an_open_cluster_only_where_its_submitter_did() -> None:
     assert submission.entrypoint(insecure=True).endswith(" --insecure-cluster")
     assert "--insecure-cluster" not in submission.entrypoint()
+
+
+def test_the_reason_of_a_refusal_is_found_below_a_traceback() -> None:
+    told = "Request failed with status code 500: Traceback:\n  File x\nValueError: it exists.\n.\n"
+    assert submission._last_words(told) == "ValueError: it exists."
