@@ -132,16 +132,25 @@ class Authority:
         """Issue certificates for the keys of a request.pem; return the sender's certificates.pem.
 
         Args:
-            new_keys: accept other keys than those of the caller's valid certificates.
+            new_keys: accept other keys than those of the caller's valid certificates. Keys of a
+                revoked certificate, whoever's it was, are never accepted: somebody may have them.
 
         Raises:
-            ConfigError: the request is malformed or names another caller, or its keys are new.
+            ConfigError: the request is malformed or names another caller, or its keys are new or
+                those of a revoked certificate.
             UnauthenticatedError: the request names nobody.
         """
         asked, tls, signing = pem.read_request(request)
         keys: tuple[PublicKey, ...] = (tls, signing)
         if asked != caller:
             raise ConfigError(f"{request} asks for certificates of {asked}, not of {caller}")
+        lost = {_raw(one.public_key()) for one in self._certificates() if self._is_revoked(one)}
+        if not lost.isdisjoint(map(_raw, keys)):
+            raise ConfigError(
+                f"{request} asks for certificates of a key whose certificate was revoked, and which"
+                f" is refused for ever: {caller} makes new keys in another folder and sends their"
+                " request"
+            )
         known = {_raw(one.public_key()) for one in self._held_by(caller)}
         if known and not known.issuperset(map(_raw, keys)) and not new_keys:
             raise ConfigError(
@@ -191,7 +200,7 @@ class Authority:
             chosen = [one for one in issued if bearer_of(one) == caller]
         if not chosen:
             raise NotFoundError(f"no certificate of {serial or caller} was issued")
-        revoked = [revocation_of(one) for one in chosen if not is_revoked(one, self._crl)]
+        revoked = [revocation_of(one) for one in chosen if not self._is_revoked(one)]
         self._crl = new_crl(self.certificate, self._key, [*self._crl, *revoked])
         for folder in (self._folder, self._server):
             pem.write(folder / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
@@ -207,8 +216,11 @@ class Authority:
             Usage.client if is_for(certificate, Usage.client) else Usage.signing,
             serial_of(certificate),
             certificate.not_valid_after_utc,
-            is_revoked(certificate, self._crl),
+            self._is_revoked(certificate),
         )
+
+    def _is_revoked(self, certificate: x509.Certificate) -> bool:
+        return is_revoked(certificate, self._crl)
 
     def _certificates(self) -> list[x509.Certificate]:
         files = (self._folder / "issued").glob("*.pem")
@@ -218,7 +230,7 @@ class Authority:
     def _held_by(self, caller: Caller) -> Iterator[x509.Certificate]:
         """Yield the caller's certificates that are valid now."""
         for one in self._certificates():
-            valid = one.not_valid_after_utc > datetime.now(UTC) and not is_revoked(one, self._crl)
+            valid = one.not_valid_after_utc > datetime.now(UTC) and not self._is_revoked(one)
             if valid and bearer_of(one) == caller:
                 yield one
 
