@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.scorer import (
-    ANSWERS_IN_EVIDENCE,
-    ANSWERS_IN_RANKING,
     BEHIND,
-    CHARACTERS_BESIDE_QUESTIONS,
-    CHARACTERS_IN_EVIDENCE,
-    CHARACTERS_IN_RANKING,
     Scorer,
+    evidence_weights,
+    ranking_weights,
 )
 from serve.engine.faq_index import Scored, distinct_rows
 
@@ -71,24 +68,19 @@ class ScorerIndex:
         products = (queries @ self.vectors.T)[:, self.columns]
         count = self.characters.num_faqs
         cosine, letters = products[:, :count], self.characters(texts).numpy()
-        evidence = cosine.max(1) + CHARACTERS_IN_EVIDENCE * letters.max(1)
-        total = 1.0 + CHARACTERS_IN_EVIDENCE
-        views = {"cosine": cosine}
-        if self.bias is None:
-            weights = {"cosine": 1.0, "characters": CHARACTERS_BESIDE_QUESTIONS}
-        else:
-            weights = {"head": 1.0, "characters": CHARACTERS_IN_RANKING}
+        views = {"cosine": cosine, "characters": letters}
+        if self.bias is not None:
             views["head"] = products[:, count : 2 * count] + self.bias
-        views["characters"] = letters
         if len(self.starts):
-            weights["answers"] = ANSWERS_IN_RANKING
-            views["answers"] = answers = self._answers(products[:, -self.num_sentences :])
-            evidence += ANSWERS_IN_EVIDENCE * answers.max(1)
-            total += ANSWERS_IN_EVIDENCE
+            views["answers"] = self._answers(products[:, -self.num_sentences :])
+        weights = ranking_weights(views)
         parts = _weighted(np.stack([views[name] for name in weights]), [*weights.values()])
         ranking = parts.sum(0)
         behind = ranking.max(1, keepdims=True) - ranking
-        scores = (evidence / total)[:, None] - np.float32(BEHIND) * behind
+        evidence = np.zeros(len(queries), np.float32)
+        for name, weight in evidence_weights(views).items():
+            evidence += np.float32(weight) * views[name].max(1)
+        scores = evidence[:, None] - np.float32(BEHIND) * behind
         return Scored(scores, views, dict(zip(weights, parts, strict=True)))
 
     def _answers(self, sentences: NDArray[np.float32]) -> NDArray[np.float32]:
