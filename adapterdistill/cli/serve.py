@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapterdistill.cli.options import Dtype, without_brackets
+from adapterdistill.cli.options import Dtype, InsecureCluster, without_brackets
 from adapterdistill.errors import ConfigError, ServingError
 
 LOCAL = "local"
@@ -71,6 +71,7 @@ def serve(
             help="A running Ray cluster, or `local` to start one and stay.",
         ),
     ] = LOCAL,
+    insecure_cluster: InsecureCluster = False,
     haproxy: Annotated[
         bool,
         typer.Option(
@@ -84,6 +85,7 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
+    from actors.open_cluster import refuse_open_cluster
     from adapterdistill.registry.server.server import is_loopback
     from serve import local_ray
     from serve.settings import ServeSettings
@@ -127,6 +129,7 @@ def serve(
         import ray
 
         _connect(ray, ray_address)
+        refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
     local_ray.check_port(host, port)
@@ -138,6 +141,7 @@ def serve(
     load_encoder(checked.encoder, dtype=checked.dtype, max_tokens=checked.max_tokens)
     serve_host = local_ray.prepare(host, haproxy=haproxy)
     with local_ray.running() as wait_for_a_signal:
+        refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port, serve_host=serve_host)
         wait_for_a_signal()
 
