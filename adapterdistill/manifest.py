@@ -132,17 +132,12 @@ class EncoderRef(Record):
 
     def same_as(self, other: "EncoderRef") -> bool:
         """Say whether both embed the same tokens alike; prompts and length are each adapter's."""
-        return all(getattr(self, name) == getattr(other, name) for name in _DECIDING)
+        names = {"embedding_size", *EncoderRef.model_fields} - _EACH_ADAPTERS_OWN
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-_DECIDING = (
-    "weights_sha256",
-    "tokenizer_sha256",
-    "pooling",
-    "modules",
-    "embedding_size",
-    "include_prompt",
-)
+_EACH_ADAPTERS_OWN = {"name", "query_prompt", "passage_prompt", "max_tokens", "dimensions"}
+"""`dimensions` is in `embedding_size`."""
 
 
 VariantKind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]

@@ -189,7 +189,7 @@ def test_ci_runs_the_checks_and_the_tests() -> None:
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111
     commands = [line for line in script.read_text().splitlines() if line.startswith("make")]
-    assert commands == ["make check", "make test", "make test-system"]
+    assert commands == ["make check", "make sbom", "make test", "make test-system"]
 
 
 def test_a_folder_holds_few_files() -> None:
