@@ -46,7 +46,7 @@ def listeners(mark: str, *, beyond_loopback: bool) -> set[str]:
     return found
 
 
-def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
+def test_serve_answers_until_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
     folder = save_tiny_encoder(tmp_path / "encoder")
     encoder = load_encoder(str(folder), dtype="float32")
     made = make_tenant(encoder, "acme", seed=1)
@@ -70,7 +70,7 @@ def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -
             assert listeners(mark, beyond_loopback=True) == {"ServeReplica:adapterdistill:search"}
             assert "haproxy" in listeners(mark, beyond_loopback=False)
             assert not (tmp_path / ".ray").exists(), "a token file would change other clusters"
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
         finally:
             server.kill()
