@@ -72,16 +72,17 @@ def later(number):
 
 ray.init, ray_serve.shutdown = init, lambda: print("Serve ends")
 ray.shutdown = lambda: print("Ray ends")
+def deploy():
+    if when == "while Serve starts":
+        os.kill(os.getpid(), signal.SIGTERM)
+    print("serving")
+    if when == "with Ray's own processes":
+        left.kill()
+    later(signal.SIGINT if when == "by a person" else signal.SIGTERM)
+
 for when in sys.argv[1:]:
     print(when)
-    with local_ray.running() as wait_for_a_signal:
-        if when == "while Serve starts":
-            os.kill(os.getpid(), signal.SIGTERM)
-        print("serving")
-        if when == "with Ray's own processes":
-            left.kill()
-        later(signal.SIGINT if when == "by a person" else signal.SIGTERM)
-        wait_for_a_signal()
+    local_ray.run(deploy)
     assert not psutil.pid_exists(left.pid)
 """
 
