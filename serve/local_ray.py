@@ -135,6 +135,8 @@ def run(deploy: Callable[[], None]) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
+                # Ray opens its own folders to every user, and queries pass through them.
+                _temp_dir=str(_private_folder() / "ray"),
             )
         except Exception as error:  # Ray raises no narrower class
             raise ServingError(f"Ray does not start: {error}") from error

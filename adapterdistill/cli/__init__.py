@@ -16,6 +16,7 @@ from typer.main import get_group
 from adapterdistill import __version__
 from adapterdistill.cli.metavars import name_values
 from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
+from adapterdistill.files import keep_private
 from adapterdistill.standard_output import NO_SPACE, drop_output, prepare_output
 
 
@@ -36,6 +37,7 @@ _READERS = {
     "Data owner": {
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
+        "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },
     "Operator": {
@@ -127,6 +129,7 @@ def _root(
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit; an expected error is printed on stderr and sets the exit code."""
     prepare_output()
+    keep_private()
     try:
         exit_code = _run(args)
         sys.stdout.flush()

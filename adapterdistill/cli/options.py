@@ -56,6 +56,13 @@ Peer = Annotated[
 TimeLimit = Annotated[
     float | None, option("Start no more work after this time.", "SECONDS", "--time-limit-s", min=1)
 ]
+InsecureCluster = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Accept a Ray cluster that asks for no token, and so runs anybody's code.",
+    ),
+]
 Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapterdistill.cli.options import Dtype, without_brackets
+from adapterdistill.cli.options import Dtype, InsecureCluster, without_brackets
 from adapterdistill.errors import ConfigError, ServingError
 
 LOCAL = "local"
@@ -71,6 +71,7 @@ def serve(
             help="A running Ray cluster, or `local` to start one and stay.",
         ),
     ] = LOCAL,
+    insecure_cluster: InsecureCluster = False,
     haproxy: Annotated[
         bool,
         typer.Option(
@@ -84,6 +85,7 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
+    from actors.open_cluster import refuse_open_cluster
     from adapterdistill.registry.server.server import is_loopback
     from serve import local_ray
     from serve.settings import ServeSettings
@@ -127,6 +129,7 @@ def serve(
         import ray
 
         _connect(ray, ray_address)
+        refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
     local_ray.check_port(host, port)
@@ -137,9 +140,12 @@ def serve(
     # What a replica refuses, it writes into its log; here it is this command's own error.
     load_encoder(checked.encoder, dtype=checked.dtype, max_tokens=checked.max_tokens)
     serve_host = local_ray.prepare(host, haproxy=haproxy)
-    local_ray.run(
-        lambda: _deploy(settings, host=host, port=port, grpc_port=grpc_port, serve_host=serve_host)
-    )
+
+    def deploy_on_ray() -> None:
+        refuse_open_cluster(insecure=insecure_cluster)
+        _deploy(settings, host=host, port=port, grpc_port=grpc_port, serve_host=serve_host)
+
+    local_ray.run(deploy_on_ray)
 
 
 def _deploy(settings: dict[str, Any], *, grpc_port: int | None, **listening: Any) -> None:

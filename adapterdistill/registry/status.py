@@ -37,6 +37,8 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.StaleRevisionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RegistryClosedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AliasConflictError: grpc.StatusCode.ABORTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.NotPermittedError: grpc.StatusCode.PERMISSION_DENIED,

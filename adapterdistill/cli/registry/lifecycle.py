@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli.options import Format, Output
-from adapterdistill.cli.registry_client import (
+from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
     CredentialsFolder,
