@@ -13,8 +13,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -106,12 +106,10 @@ def _private_folder() -> Path:
     return folder
 
 
-@contextmanager
-def running() -> Iterator[Callable[[], None]]:
-    """Run a Ray on this machine. SIGINT and SIGTERM end the block, and then Ray and all of Serve.
+def run(deploy: Callable[[], None]) -> None:
+    """Start a Ray on this machine, deploy on it, and end both at SIGINT or SIGTERM.
 
-    Yields:
-        What waits for a signal; returns at once if one has come.
+    A signal may come at any time, also before Ray is up.
 
     Raises:
         ServingError: Ray does not start, as on a machine that is overloaded.
@@ -124,11 +122,6 @@ def running() -> Iterator[Callable[[], None]]:
         stopped.set()
         if starting:  # in the middle of a call of Ray
             raise KeyboardInterrupt
-
-    def wait() -> None:
-        nonlocal starting
-        starting = False
-        stopped.wait()
 
     def follow_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -148,7 +141,9 @@ def running() -> Iterator[Callable[[], None]]:
         except Exception as error:  # Ray raises no narrower class
             raise ServingError(f"Ray does not start: {error}") from error
         follow_signals()  # Ray has set its own, which aborts this process
-        yield wait
+        deploy()
+        starting = False
+        stopped.wait()
     except KeyboardInterrupt:
         if not stopped.is_set():
             raise

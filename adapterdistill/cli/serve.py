@@ -140,10 +140,12 @@ def serve(
     # What a replica refuses, it writes into its log; here it is this command's own error.
     load_encoder(checked.encoder, dtype=checked.dtype, max_tokens=checked.max_tokens)
     serve_host = local_ray.prepare(host, haproxy=haproxy)
-    with local_ray.running() as wait_for_a_signal:
+
+    def deploy_on_ray() -> None:
         refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port, serve_host=serve_host)
-        wait_for_a_signal()
+
+    local_ray.run(deploy_on_ray)
 
 
 def _deploy(settings: dict[str, Any], *, grpc_port: int | None, **listening: Any) -> None:

@@ -53,7 +53,7 @@ def ray_folders(mark: str) -> set[Path]:
     return {Path(one) for one in named}
 
 
-def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
+def test_serve_answers_until_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
     folder = save_tiny_encoder(tmp_path / "encoder")
     encoder = load_encoder(str(folder), dtype="float32")
     made = make_tenant(encoder, "acme", seed=1)
@@ -81,7 +81,7 @@ def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -
             )
             assert (tmp_path / "bundles").stat().st_mode & 0o777 == 0o700
             assert not (tmp_path / ".ray").exists(), "a token file would change other clusters"
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
         finally:
             server.kill()

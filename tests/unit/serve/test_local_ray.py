@@ -1,12 +1,17 @@
-"""What is checked before a Ray is started for one command."""
+"""A Ray of one command: what is checked before it starts, and how it ends."""
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from adapterdistill.errors import ConfigError
 from serve import local_ray
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", 2), ("::1", 10), ("localhost", 2)])
@@ -46,3 +51,57 @@ def test_serve_listens_where_haproxy_finds_the_replicas(
     for name in [name for name in environment if name.startswith("RAY_SERVE")]:
         del environment[name]
     assert local_ray.prepare(host, haproxy=False) == host
+
+
+ENDS = """
+import os, signal, subprocess, sys
+import psutil, ray
+from ray import serve as ray_serve
+from serve import local_ray
+
+def init(**_):
+    global left
+    left = subprocess.Popen(["sleep", "600"])  # as HAProxy, if its actor is killed
+    if when == "before Ray is up":
+        os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: os.abort())  # as Ray does
+
+def later(number):
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+ray.init, ray_serve.shutdown = init, lambda: print("Serve ends")
+ray.shutdown = lambda: print("Ray ends")
+def deploy():
+    if when == "while Serve starts":
+        os.kill(os.getpid(), signal.SIGTERM)
+    print("serving")
+    if when == "with Ray's own processes":
+        left.kill()
+    later(signal.SIGINT if when == "by a person" else signal.SIGTERM)
+
+for when in sys.argv[1:]:
+    print(when)
+    local_ray.run(deploy)
+    assert not psutil.pid_exists(left.pid)
+"""
+
+
+def test_a_signal_at_any_time_ends_serve_then_ray_then_what_they_left() -> None:
+    ends = {
+        "before Ray is up": ["Serve ends", "Ray ends"],
+        "while Serve starts": ["Serve ends", "Ray ends"],
+        "while it serves": ["serving", "Serve ends", "Ray ends"],
+        "by a person": ["serving", "Serve ends", "Ray ends"],
+        "with Ray's own processes": ["serving"],  # there is nobody to wait for
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, *ends],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [line for when in ends for line in (when, *ends[when])]
