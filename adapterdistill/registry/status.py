@@ -64,6 +64,15 @@ _NO_ANSWER = frozenset(
     }
 )
 
+_UNREACHABLE = {
+    "errors resolving": "its host's name is unknown",
+    "DNS resolution failed": "its host's name is unknown",
+    "Connection refused": "the connection was refused: nothing listens there",
+    "Network is unreachable": "no network leads to its host",
+    "No route to host": "no network leads to its host",
+}
+"""Parts of gRPC's message when a connection fails, in plain words."""
+
 
 def code_of(error: AdapterDistillError) -> grpc.StatusCode:
     return next(CODES[base] for base in type(error).__mro__ if base in CODES)
@@ -116,7 +125,9 @@ def from_call(call: Any, subject: str) -> AdapterDistillError:
                     error.field = fault.field_violations[0].field
                 return error
     if code in _NO_ANSWER:
-        return errors.RegistryUnavailableError(f"{subject}: {code.name}")
+        details = str(call.details())
+        why = next((told for part, told in _UNREACHABLE.items() if part in details), code.name)
+        return errors.RegistryUnavailableError(f"{subject}: {why}")
     return errors.RegistryError(f"{subject}: {code.name}: {call.details()}")
 
 
