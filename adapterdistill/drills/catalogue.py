@@ -32,6 +32,7 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "slow-rpc": OnNamed(("registry",), Later("registry.named", "slow_rpc")),
     "corrupt-blob": "it damages a published adapter",
     "fill-disk": "it takes the disk from everybody",
+    "restore": "it kills the registry, and restores another one",
     "clock-skew": "it lets an owner's certificates expire",
     "stale-teacher": "it withdraws adapters for ever",
     "poisoned-teacher": "it publishes adapters that break loaders",
@@ -76,6 +77,11 @@ DRILLS = {
             "fill-disk",
             "Fill the registry's disk (or limit its files): it refuses, still reads, and recovers",
             Later("registry.disk", "fill_disk"),
+        ),
+        Drill(
+            "restore",
+            "Lose a registry after its backup: no later withdrawal or consent is lost with it",
+            Later("registry.restored", "restored"),
         ),
         Drill(
             "clock-skew",

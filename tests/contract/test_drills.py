@@ -24,6 +24,7 @@ from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
 from adapterdistill.registry.trust.authority import LIFETIME
+from adapterdistill.registry.upkeep import backup as backups
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
 
@@ -93,6 +94,10 @@ def _nothing_is_withdrawn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RegistryClient, "withdraw", lambda *_: ())
 
 
+def _nothing_is_replayed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(backups, "replay", lambda *_: None)
+
+
 def _owners_prove_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(teachers, "load_proven", lambda _encoder, _manifest, payload: payload)
 
@@ -106,6 +111,7 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "fill-disk": (_full_disk_forgets, "acknowledged and lost"),
     "clock-skew": (_no_certificate_expires, "answered, expected UNAUTHENTICATED"),
     "stale-teacher": (_nothing_is_withdrawn, "was used"),
+    "restore": (_nothing_is_replayed, "answered, expected WITHDRAWN"),
     "poisoned-teacher": (_owners_prove_nothing, "was used"),
 }
 

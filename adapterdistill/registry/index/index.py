@@ -5,9 +5,11 @@ disk. A version that a caller may not see looks as if it did not exist. All meth
 server calls them on a thread of their own.
 """
 
+import hmac
 import json
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +289,18 @@ class Index:
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
 
+    def shown(self, row: Row, caller: Caller) -> Row:
+        """Return the row as the caller may see it: without the name of a hidden teacher."""
+        teacher = self.shown_name(row.withdrawn_teacher, caller)
+        return row if teacher == row.withdrawn_teacher else replace(row, withdrawn_teacher=teacher)
+
+    def shown_name(self, name: str, caller: Caller) -> str:
+        """Return the name of a version; a keyed digest of it if the caller may not see that."""
+        if not name or caller.sees_all or self.find(VersionRef.parse(name), caller) is not None:
+            return name
+        digest = hmac.new(self.secret("hidden_names"), name.encode(), "sha256").hexdigest()
+        return f"hidden/{digest[:32]}"
+
     def marks(
         self, revision: int, caller: Caller, adapters: Collection[tuple[str, str]], limit: int
     ) -> list[tuple[str, str]]:
@@ -301,7 +315,10 @@ class Index:
             (revision, *values, limit),
         )
         return [
-            (VersionRef(tenant=tenant, adapter=adapter, version=version).name, teacher)
+            (
+                VersionRef(tenant=tenant, adapter=adapter, version=version).name,
+                self.shown_name(teacher, caller),
+            )
             for tenant, adapter, version, teacher in rows
             if not adapters or (tenant, adapter) in adapters
         ]

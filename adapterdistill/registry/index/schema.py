@@ -118,7 +118,7 @@ _MIGRATIONS = (
     CREATE INDEX versions_by_mark ON versions (marked_revision) WHERE marked_revision > 0;
     CREATE INDEX events_by_adapter ON events (tenant, adapter, revision);
     -- Revisions of one incarnation say nothing about another, which a restored backup is.
-    INSERT INTO secrets VALUES ('incarnation', randomblob(32));
+    INSERT INTO secrets VALUES ('incarnation', randomblob(32)), ('hidden_names', randomblob(32));
     -- Why a restored registry answers nobody but operators yet; empty if it is open.
     CREATE TABLE closed (why TEXT NOT NULL) STRICT;
     """,

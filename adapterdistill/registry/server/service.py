@@ -110,6 +110,7 @@ class RegistryService(OpenRegistry):
 
     def _answer(self, row: Row, caller: Caller) -> pb.Version:
         """Make the version's message, with the consent if the caller may know it."""
+        row = self._index.shown(row, caller)
         if not (caller.sees_all or caller.name == row.ref.tenant):
             return wire.version_message(row)
         consent = self._index.consent(row.ref.tenant, row.ref.adapter)
@@ -119,6 +120,7 @@ class RegistryService(OpenRegistry):
     async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
         check_fetches(caller)
         row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
+        row = await self._on_index(self._index.shown, row, caller)
         wanted = wire.read_encoder(request)
         if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
             raise EncoderMismatchError(
@@ -174,9 +176,11 @@ class RegistryService(OpenRegistry):
         )
         summary = request.view == pb.VERSION_VIEW_SUMMARY
         message = wire.summary_message if summary else wire.version_message
-        following = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
+        next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
+        if any(row.withdrawn_teacher for row in rows):
+            rows = await self._on_index(lambda: [self._index.shown(row, caller) for row in rows])
         return pb.ListVersionsResponse(
-            versions=[message(row) for row in rows], next_page_token=following
+            versions=[message(row) for row in rows], next_page_token=next_token
         )
 
     @answered

@@ -314,3 +314,16 @@ def test_a_watch_page_by_page_sees_what_one_look_at_all_events_sees(
                     if not chosen or tuple(event.name.split("/")[1:4:2]) in chosen
                 ]
                 assert seen == expected
+
+
+def test_the_name_of_a_hidden_teacher_is_told_to_those_alone_who_may_see_it(index: Index) -> None:
+    root = index.add(version(0), ACME, consent=frozenset({"brook"})).ref
+    child = index.add(version(1, tenant="brook", teachers=[root.name]), BROOK).ref
+    withdraw(index, root, "leaked", ACME)
+    revision = index.newest_revision()
+    for caller in (ACME, BROOK, OPERATOR, AUDITOR):
+        assert index.shown(index.get(child, caller), caller).withdrawn_teacher == root.name
+        assert index.marks(revision, caller, (), 10) == [(child.name, root.name)]
+    told = index.shown(index.get(child, CORN), CORN).withdrawn_teacher
+    assert told.startswith("hidden/") and "acme" not in told
+    assert index.marks(revision, CORN, (), 10) == [(child.name, told)]
