@@ -61,6 +61,11 @@ class EncoderWeights:
             found |= {f"{i}.{f.name}": getattr(layer, f.name) for f in fields(layer)}
         return found
 
+    @property
+    def num_positions(self) -> int:
+        """Most tokens of a row."""
+        return len(self.positions)
+
     def copied_to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
         """Copy all tensors. Weights that were just read may be a mapped file and change with it."""
 
@@ -172,13 +177,18 @@ _FAMILIES = {
 _ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 
 
-def check_supported(config: Any) -> None:
-    """Raise EncoderError if an encoder of this Hugging Face configuration cannot be read."""
-    if config.model_type not in _FAMILIES:
+def check_family(model_type: str) -> None:
+    """Raise EncoderError if encoders of this family cannot be read."""
+    if model_type not in _FAMILIES:
         raise EncoderError(
-            f"encoder family {config.model_type!r} is not supported: expected one of "
+            f"encoder family {model_type!r} is not supported: expected one of "
             f"{', '.join(sorted(_FAMILIES))}"
         )
+
+
+def check_supported(config: Any) -> None:
+    """Raise EncoderError if an encoder of this Hugging Face configuration cannot be read."""
+    check_family(config.model_type)
     if getattr(config, "is_decoder", False):
         raise EncoderError("encoder is configured as a decoder, which sees no later token")
     activation = _activation(config)
@@ -194,21 +204,13 @@ def _activation(config: Any) -> str:
     return str(config.activation if config.model_type == "distilbert" else config.hidden_act)
 
 
-def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
-    """Read a Hugging Face encoder whose configuration `check_supported` accepted.
-
-    Raises:
-        EncoderError: the encoder has positions for fewer than `max_tokens` tokens.
-    """
+def read_weights(model: Any) -> EncoderWeights:
+    """Read a Hugging Face encoder whose configuration `check_supported` accepted."""
     config = model.config
     family = _FAMILIES[config.model_type]
     embeddings = model.embeddings
     first = family.first_position(config)
-    positions = embeddings.position_embeddings.weight[first : first + max_tokens]
-    if len(positions) < max_tokens:
-        raise EncoderError(
-            f"encoder has positions for {len(positions)} tokens, fewer than max_tokens={max_tokens}"
-        )
+    positions = embeddings.position_embeddings.weight[first:]
     if family.segments:
         positions = positions + embeddings.token_type_embeddings.weight[0]
     norm = embeddings.LayerNorm
@@ -218,7 +220,7 @@ def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
         embedding_norm_weight=norm.weight,
         embedding_norm_bias=norm.bias,
         layers=tuple(family.layer(layer) for layer in family.layers(model)),
-        relative_bias=_mpnet_bias(model, max_tokens) if config.model_type == "mpnet" else None,
+        relative_bias=_mpnet_bias(model, len(positions)) if config.model_type == "mpnet" else None,
         num_heads=config.num_attention_heads,
         norm_eps=norm.eps,
         activation=_activation(config),

@@ -26,7 +26,7 @@ from actors.submission import require_outside
 from adapterdistill.cli.options import Format, InsecureCluster, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.config import OnboardConfig, load_toml
-from adapterdistill.errors import error_classes
+from adapterdistill.errors import ConfigError, error_classes
 from adapterdistill.manifest import VersionRef
 
 
@@ -53,6 +53,12 @@ def onboard(
     is not repeated.
     """
     settings = load_toml(config)
+    workers = settings.training.num_workers
+    if local and workers:
+        raise ConfigError(
+            f"{config}: training.num_workers = {workers} needs a Ray cluster: leave out --local, "
+            "or set it to 0"
+        )
     if not local:
         require_outside(settings)
     if dry_run:

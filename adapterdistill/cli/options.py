@@ -83,6 +83,11 @@ def numbers(text: str, option: str, *, low: int = 1) -> tuple[int, ...]:
     return found
 
 
+def without_brackets(host: str) -> str:
+    """A host's address; an IPv6 address may have the brackets that it has in a URL."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def names(text: str) -> list[str]:
     """Names with commas between; empty ones are left out."""
     return [name.strip() for name in text.split(",") if name.strip()]

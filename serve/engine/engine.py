@@ -181,7 +181,9 @@ class Engine:
     ) -> list[Ranking]:
         if not known:
             return []
-        ids = self._encoder.tokenize([item.text for item, _ in known])
+        ids = self._encoder.tokenize_queries(
+            [item.text for item, _ in known], [live.manifest.encoder for _, live in known]
+        )
         self.num_tokens += sum(map(len, ids))
         queries = self._embed(stack, ids, [live.served for _, live in known])
         return rank(
@@ -206,7 +208,7 @@ class Engine:
         rows_of: dict[Variant | None, list[int]] = {}
         for row, one in enumerate(served):
             rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
-        queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
+        queries = torch.empty(len(ids), self._encoder.embedding_size, device=device)
         for variant, rows in rows_of.items():
             tokens = pack([ids[row] for row in rows], device)
             embedder: Embedder
@@ -226,7 +228,10 @@ class Engine:
         For comparisons, in one batch; `search` answers nothing without an adapter.
         """
         served = [None if live is None else live.served for live in through]
-        return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
+        bare = self._encoder.ref
+        refs = [bare if live is None else live.manifest.encoder for live in through]
+        ids = self._encoder.tokenize_queries(texts, refs)
+        return self._embed(self.snapshot.stack, ids, served)
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.options import Format, Output, without_brackets
 from adapterdistill.cli.registry import authority, lifecycle, upkeep
 from adapterdistill.cli.registry.client import (
     Address,
@@ -104,7 +104,7 @@ def serve(
 
     registry = server.RegistryServer(
         root,
-        host=host,
+        host=without_brackets(host),
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256, refuse_descendants),
         quotas=Quotas(
