@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import tomllib
 from importlib.metadata import distribution
 from types import ModuleType
 
@@ -38,7 +39,8 @@ def normal(name: str) -> str:
 def needed() -> set[str]:
     """All that the project needs at run time, by what is installed here."""
     found: set[str] = set()
-    waiting = [Requirement(text) for text in distribution("adapterdistill").requires or ()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    waiting = [Requirement(text) for text in project["dependencies"]]
     while waiting:
         one = waiting.pop()
         extras = sorted(one.extras) or [""]
