@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from adapterdistill.errors import ConfigError, NotFoundError
@@ -58,11 +60,13 @@ class Issued:
     revoked: bool
 
 
-def create(root: Path, hosts: Sequence[str]) -> None:
+def create(root: Path, hosts: Sequence[str], *, passphrase: bytes | None = None) -> None:
     """Make the authority, the server's credentials, and an operator's in ROOT/operator.
 
     Args:
         hosts: DNS names and IP addresses at which clients reach the server.
+        passphrase: encrypts the authority's key; every later command that issues or revokes
+            needs it.
 
     Raises:
         ConfigError: there is an authority already, a host is malformed, or a file cannot be
@@ -75,7 +79,7 @@ def create(root: Path, hosts: Sequence[str]) -> None:
     key = pem.new_tls_key()
     certificate = new_authority(key, CA_LIFETIME)
     crl = new_crl(certificate, key, [])
-    pem.write(staged / "ca.key", pem.key_pem(key))
+    pem.write(staged / "ca.key", pem.key_pem(key, passphrase))
     pem.write(staged / pem.CA_PEM, pem.certificate_pem(certificate))
     pem.write(staged / pem.CRL_PEM, crl.public_bytes(Encoding.PEM))
     pem.write(staged / "lock", b"")
@@ -85,18 +89,19 @@ def create(root: Path, hosts: Sequence[str]) -> None:
         staged.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot make {folder}: {error.strerror}") from None
-    with opened(root) as authority:
+    with opened(root, passphrase) as authority:
         authority.certify_server(hosts)
         request = pem.request_credentials(root / "operator", OPERATOR)
         pem.write(root / "operator" / pem.CERTIFICATES, authority.enrol(OPERATOR, request))
 
 
 @contextmanager
-def opened(root: Path) -> Iterator["Authority"]:
+def opened(root: Path, passphrase: bytes | None = None) -> Iterator["Authority"]:
     """Open the authority of this registry for one command at a time.
 
     Raises:
-        ConfigError: there is no authority, or it cannot be read.
+        ConfigError: there is no authority, or it cannot be read. Its key is read when it is first
+            needed: its passphrase may be missing or wrong.
     """
     folder = root / pem.AUTHORITY_FOLDER
     try:
@@ -107,19 +112,23 @@ def opened(root: Path) -> Iterator["Authority"]:
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Authority(root)
+        yield Authority(root, passphrase)
 
 
 class Authority:
     """The authority in ROOT/authority. `opened` makes it, for one command at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, passphrase: bytes | None = None) -> None:
         self._folder = root / pem.AUTHORITY_FOLDER
+        self._passphrase = passphrase
         self._server = root / pem.SERVER_FOLDER
-        self._key = pem.read_tls_key(self._folder / "ca.key")
         self.certificate = pem.read_certificates(self._folder / pem.CA_PEM)[0]
         self._crl = pem.read_crl(self._folder / pem.CRL_PEM)
         check_crl(self._crl, self.certificate)
+
+    @cached_property
+    def _key(self) -> EllipticCurvePrivateKey:
+        return pem.read_tls_key(self._folder / "ca.key", self._passphrase)
 
     def enrol(
         self,
