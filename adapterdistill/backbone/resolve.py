@@ -3,14 +3,16 @@
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from adapterdistill.backbone.attach import check_supported, read_weights
 from adapterdistill.backbone.encoder import DTYPES, Encoder
+from adapterdistill.backbone.families import check_supported, open_tensors, read_weights
 from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
 from adapterdistill.manifest import EncoderRef
 
@@ -45,7 +47,8 @@ def load_encoder(
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
     folder = _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
-    model, tokenizer = _load(folder, name)
+    config, tensors, tokenizer = _load(folder, name)
+    check_supported(config)
     weights_file = folder / "model.safetensors"
     weights_sha256 = _file_sha256(weights_file)
     if name == DEFAULT_ENCODER and weights_sha256 != _EMBEDDED_SHA256:
@@ -55,13 +58,17 @@ def load_encoder(
         )
     chosen = _auto_dtype(place) if dtype == "auto" else DTYPES[dtype]
     with torch.no_grad():
-        weights = read_weights(model, max_tokens=max_tokens).copied_to(place, chosen)
-    config = model.config
+        weights = read_weights(config, tensors).copied_to(place, chosen)
+    if weights.num_positions < max_tokens:
+        raise EncoderError(
+            f"encoder has positions for {weights.num_positions} tokens, fewer than "
+            f"max_tokens={max_tokens}"
+        )
     ref = EncoderRef(
         name=name if name == DEFAULT_ENCODER else Path(name).name,
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
+        model_type=config["model_type"],
+        hidden_size=weights.hidden_size,
+        num_layers=len(weights.layers),
         weights_sha256=weights_sha256,
         tokenizer_sha256=_file_sha256(folder / "tokenizer.json"),
     )
@@ -121,45 +128,27 @@ def _folder(name: str) -> Path:
     )
 
 
-def _load(folder: Path, name: str) -> tuple[Any, Any]:
+def _load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
+    """Read configuration, tensors and tokenizer. No code of the folder runs."""
     from safetensors import SafetensorError
     from tokenizers import Tokenizer
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
 
     for needed in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (folder / needed).is_file():
             raise EncoderError(f"encoder {name!r}: no {needed} in its folder")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        check_supported(config)
-        model, found = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        config = json.loads((folder / "config.json").read_bytes())
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise ValueError("a configuration is a JSON object with a model_type")
+        tensors = open_tensors([folder / "model.safetensors"])
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except EncoderError:
-        raise
     except Exception as error:  # tokenizers and safetensors raise plain `Exception`
         damaged = isinstance(error, SafetensorError)
         why = "not a whole safetensors file" if damaged else "a file is damaged or of another kind"
         raise EncoderError(f"encoder {name!r} cannot be loaded: {why}") from error
-    # Missing weights would be random, and differ in every process. The pooler is not used.
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise EncoderError(
-            f"encoder {name!r}: its weights lack {len(missing)} tensors that its configuration "
-            f"asks for, such as {missing[0]}"
-        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return model.eval().requires_grad_(False), tokenizer
+    return config, tensors, tokenizer
 
 
 def _file_sha256(path: Path) -> str:
