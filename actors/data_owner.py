@@ -41,12 +41,12 @@ from actors.training.stages import (
     untrained,
 )
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.distill.rows import TenantRows, count_cut, spread, tokenise, write_rows
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.files import write_atomically, write_secret
@@ -79,7 +79,12 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
-            return Validated(counts=counts, data_sha256=data_sha256)
+            return Validated(
+                counts=counts,
+                data_sha256=data_sha256,
+                max_tokens=self._encoder.max_tokens,
+                cut=count_cut(self._dataset, self._encoder.reader),
+            )
 
         return self._opened().once(Validated, work, started=started)
 
@@ -290,7 +295,7 @@ class DataOwner:
     @cached_property
     def _encoder(self) -> Encoder:
         torch.set_num_threads(self._config.training.threads)
-        return load_encoder(**self._config.encoder.model_dump())
+        return load_configured(self._config.encoder)
 
     @cached_property
     def _rows(self) -> TenantRows:

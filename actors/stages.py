@@ -29,7 +29,9 @@ class Stage(NamedTuple):
 
 def _validated(result: Validated) -> str:
     c = result.counts
-    return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    rows = f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    cut = sum(result.cut.values())
+    return f"{rows}; {cut} texts are cut at {result.max_tokens} tokens" if cut else rows
 
 
 def _best_step(result: Trained) -> str:

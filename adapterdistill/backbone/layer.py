@@ -26,8 +26,8 @@ from adapterdistill.backbone.packed import (
     attend_chosen,
     attention_scores,
     filled_up,
-    mean_pool,
 )
+from adapterdistill.backbone.pooling import Head
 from adapterdistill.backbone.positions import (
     Bias,
     disentangled_bias,
@@ -198,9 +198,9 @@ class LayerRule(ABC):
         """Make the rule of one batch, whose `h` enters the first layer. This rule keeps nothing."""
         return self
 
-    def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Pool the last hidden states to one vector a row, [rows, hidden] float32: their mean."""
-        return mean_pool(h, tokens)
+    def pool(self, h: Tensor, tokens: PackedTokens, head: Head) -> Tensor:
+        """Pool the last hidden states to one vector a row, [rows, modes * hidden] float32."""
+        return head.pool(h, tokens)
 
 
 class Sequential(LayerRule):

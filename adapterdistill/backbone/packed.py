@@ -87,8 +87,10 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Bias | None)
         qkv.split([rows * length for rows, length in tokens.groups]), tokens.groups, strict=True
     ):
         q, k, v = chunk.view(rows, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
-        at = positions_of(length, q)
-        mask = None if bias is None else bias(q, k, at, at).to(q.dtype)
+        mask = None
+        if bias is not None:
+            at = positions_of(length, q)
+            mask = bias(q, k, at, at).to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         outputs.append(mixed.transpose(1, 2).reshape(rows * length, -1))
     return torch.cat(outputs).to(dtype)

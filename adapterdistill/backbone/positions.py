@@ -133,7 +133,7 @@ def disentangled_bias(
 
 
 def mpnet_buckets(length: int, num_buckets: int) -> Tensor:
-    """Compute MPNet's bucket of each pair of positions, [length, length] int64 (T5's, two-sided)."""
+    """Compute the bucket of each pair of positions, [length, length] int64: T5's, two-sided."""
     place = torch.arange(length)
     distance = place[:, None] - place[None, :]
     side = num_buckets // 2

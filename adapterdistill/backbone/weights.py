@@ -62,7 +62,7 @@ class EncoderWeights:
     """[hidden, embedding], from the embedding to the first layer, where their widths differ."""
     projection_bias: Tensor | None = None
     final_norm_weight: Tensor | None = None
-    """[hidden], after the last layer of a pre-LayerNorm encoder; None marks a post-LayerNorm one."""
+    """[hidden], after the last layer of a pre-LayerNorm encoder; None in a post-LayerNorm one."""
     final_norm_bias: Tensor | None = None
     relative_bias: Tensor | None = None
     """[heads, max positions, max positions] (MPNet), else None."""

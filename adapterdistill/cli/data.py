@@ -115,10 +115,23 @@ def validate(folder: Folder, output: Output = Format.table) -> None:
 
 
 @app.command()
-def describe(folder: Folder, output: Output = Format.table) -> None:
-    """Count FAQs and queries, and name the content by its digest."""
+def describe(
+    folder: Folder,
+    encoder: Annotated[str, typer.Option(help="Encoder that is to read the texts.")] = "minilm-l6",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Length at which it cuts them. [default: the encoder's own]")
+    ] = None,
+    output: Output = Format.table,
+) -> None:
+    """Count FAQs, queries and the texts that an encoder cuts; name the content by its digest."""
+    from adapterdistill.backbone import load_reader  # it imports torch
+    from adapterdistill.distill.rows import count_cut
+
     dataset = TenantDataset.open(local_folder(folder))
-    _show({"path": folder, **dataset.counts(), "digest": dataset.digest()}, output)
+    reader = load_reader(encoder, max_tokens=max_tokens)
+    cut = {f"cut_{name}": count for name, count in count_cut(dataset, reader).items()}
+    counts = {**dataset.counts(), "max_tokens": reader.max_tokens, **cut}
+    _show({"path": folder, **counts, "digest": dataset.digest()}, output)
 
 
 @app.command()

@@ -4,7 +4,7 @@ An encoder is read from its `config.json` and its tensors alone. No code of a mo
 """
 
 from adapterdistill.backbone.families.reading import open_tensors, read_weights
-from adapterdistill.backbone.families.settings import check_supported
+from adapterdistill.backbone.families.settings import check_supported, num_positions
 from adapterdistill.backbone.families.table import FAMILIES
 
-__all__ = ["FAMILIES", "check_supported", "open_tensors", "read_weights"]
+__all__ = ["FAMILIES", "check_supported", "num_positions", "open_tensors", "read_weights"]

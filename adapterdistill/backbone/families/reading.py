@@ -154,7 +154,8 @@ class _Reading:
         words, positions = self._embeddings()
         room = num_positions(config) if positions is None else len(positions)
         norm = self._module("embedding_norm", family.embedding_norm)
-        projection = final = (None, None)
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        projection = final = nothing
         if family.projection and words.shape[1] != self.size:
             projection = self._module("projection", family.projection)
         if family.final_norm:

@@ -60,8 +60,10 @@ def has_positions(family: Family, config: Config) -> bool:
 
 
 def num_positions(config: Config) -> int:
-    """Count the tokens that a row may have where no table of positions says it."""
-    room = int(setting(config, "max_positions") or 512)
+    """Count the tokens that a row may have, by the configuration of a supported family."""
+    family, room = FAMILIES[config["model_type"]], int(setting(config, "max_positions") or 512)
+    if has_positions(family, config):
+        return room - family.first_position(config)
     if config.get("rotary_scaling_factor"):  # beyond, NomicBERT's depend on the text's length
         room = min(room, int(config.get("max_trained_positions") or room))
     return room
