@@ -183,6 +183,8 @@ def _read(folder: EncoderFolder, device: torch.device, dtype: torch.dtype) -> En
     from safetensors import SafetensorError
 
     try:
+        if "model_type" not in folder.config:
+            raise ValueError("config.json names no family")
         check_supported(folder.config)
         tensors = open_tensors(folder.weights)
     except EncoderError:
