@@ -117,9 +117,11 @@ def validate(folder: Folder, output: Output = Format.table) -> None:
 @app.command()
 def describe(
     folder: Folder,
-    encoder: Annotated[str, typer.Option(help="Encoder that is to read the texts.")] = "minilm-l6",
+    encoder: Annotated[
+        str, option("Encoder that is to read the texts: its name or folder.", "NAME")
+    ] = "minilm-l6",
     max_tokens: Annotated[
-        int | None, typer.Option(help="Length at which it cuts them. [default: the encoder's own]")
+        int | None, option("Tokens that it reads of a text; unset: its own length.", "N")
     ] = None,
     output: Output = Format.table,
 ) -> None:
