@@ -1,6 +1,6 @@
 """Reading an encoder's tensors by its family's description."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,13 +20,16 @@ from adapterdistill.backbone.families.settings import (
     rotary,
     windows,
 )
+from adapterdistill.backbone.families.shapes import (
+    DISTANCES_NORM,
+    PROJECTIONS,
+    check_shapes,
+    expected_shapes,
+    norms_distances,
+)
 from adapterdistill.backbone.families.table import FAMILIES, Config, Family, setting
 from adapterdistill.backbone.positions import mpnet_buckets
 from adapterdistill.backbone.weights import EncoderWeights, LayerWeights
-from adapterdistill.errors import EncoderError
-
-Shape = tuple[int | None, ...]
-"""Sizes of a tensor's axes; None for any."""
 
 
 def open_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
@@ -48,63 +51,8 @@ def read_weights(config: Config, tensors: Mapping[str, Tensor]) -> EncoderWeight
     """
     family = FAMILIES[config["model_type"]]
     found = _own_tensors(family, tensors)
-    _check(expected_shapes(family, config), found)
+    check_shapes(expected_shapes(family, config), found)
     return _Reading(family, config, found).encoder()
-
-
-def expected_shapes(family: Family, config: Config) -> dict[str, Shape]:
-    """Name every tensor that an encoder needs, without what precedes the encoder's names."""
-    found: dict[str, Shape] = {}
-
-    def module(part: str, names: Sequence[str], rows: int | None, *columns: int | None) -> None:
-        own = None if rows is None else rows // len(names)
-        for name in names:
-            found[f"{name}.weight"] = (own, *columns)
-            if has_bias(family, config, part):
-                found[f"{name}.bias"] = (own,)
-
-    size, inner = setting(config, "hidden_size"), setting(config, "inner_size")
-    embedding = config.get("embedding_size", size)
-    found[f"{family.words}.weight"] = (None, embedding)
-    if has_positions(family, config):
-        found[f"{family.positions}.weight"] = (None, embedding)
-    if has_segments(family, config):
-        found[f"{family.segments}.weight"] = (None, embedding)
-    module("embedding_norm", [family.embedding_norm], embedding)
-    if family.projection and embedding != size:
-        module("projection", [family.projection], size, embedding)
-    elif embedding != size:
-        raise EncoderError("encoder's embedding_size is not its hidden_size: not supported")
-    if family.final_norm:
-        module("final_norm", [family.final_norm], size)
-    if family.relative_bias:
-        found[f"{family.relative_bias}.weight"] = (32, setting(config, "num_heads"))
-    kinds = compared_kinds(config)
-    if (relative := distances(family, config)) is not None:
-        found[f"{family.distances}.weight"] = (2 * relative.span, size)
-        if _norms_distances(config):
-            module("", [_DISTANCES_NORM], size)
-    for i, prefix in enumerate(family.layers(config)):
-        module("qkv", [prefix + name for name in family.qkv], 3 * size, size)
-        module("attention", [prefix + family.attention], size, size)
-        if family.first_attention_norm or i:
-            module("attention_norm", [prefix + family.attention_norm], size)
-        wide = None if inner is None else inner * (2 if family.gated else 1)
-        module("up", [prefix + name for name in family.up], wide, size)
-        module("down", [prefix + family.down], size, inner)
-        module("ffn_norm", [prefix + family.ffn_norm], size)
-        if relative is not None and not config.get("share_att_key"):
-            for kind in kinds & set(_PROJECTIONS):
-                module("", [prefix + _PROJECTIONS[kind]], size, size)
-    return found
-
-
-_DISTANCES_NORM = "encoder.LayerNorm"
-_PROJECTIONS = {"c2p": "attention.self.pos_key_proj", "p2c": "attention.self.pos_query_proj"}
-
-
-def _norms_distances(config: Config) -> bool:
-    return "layer_norm" in str(config.get("norm_rel_ebd", "none"))
 
 
 def _own_tensors(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,25 +69,6 @@ def _own_tensors(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return {
         name.removeprefix(prefix): part for name, part in renamed.items() if name.startswith(prefix)
     }
-
-
-def _check(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor]) -> None:
-    missing = sorted(name for name in expected if name not in tensors)
-    if missing:
-        # What is missing would be random, and differ in every process.
-        raise EncoderError(
-            f"encoder's weights lack {len(missing)} tensors that its configuration asks for, such "
-            f"as {missing[0]}"
-        )
-    for name, shape in expected.items():
-        found = tuple(tensors[name].shape)
-        if len(found) != len(shape) or any(
-            wanted not in (None, size) for wanted, size in zip(shape, found, strict=True)
-        ):
-            raise EncoderError(
-                f"encoder's tensor {name} has shape {list(found)}, which its configuration "
-                "contradicts"
-            )
 
 
 class _Reading:
@@ -223,7 +152,7 @@ class _Reading:
             queries = self._projected("p2c", prefix, embedded, (qkv_weight, qkv_bias))
         if family.distances is not None:
             # Scores are divided by the number of things compared: the queries are, here.
-            scale = (1 + len(compared_kinds(self.config) & set(_PROJECTIONS))) ** -0.5
+            scale = (1 + len(compared_kinds(self.config) & set(PROJECTIONS))) ** -0.5
             qkv_weight, qkv_bias = (
                 torch.cat([part[: self.size] * scale, part[self.size :]])
                 for part in (qkv_weight, qkv_bias)
@@ -251,9 +180,9 @@ class _Reading:
         if distances(self.family, self.config) is None:
             return None
         found = self._tensor(f"{self.family.distances}.weight")
-        if not _norms_distances(self.config):
+        if not norms_distances(self.config):
             return found
-        norm = self._module("", _DISTANCES_NORM)
+        norm = self._module("", DISTANCES_NORM)
         return F.layer_norm(found, (self.size,), *norm, norm_eps(self.family, self.config))
 
     def _projected(
@@ -263,7 +192,7 @@ class _Reading:
         if kind not in compared_kinds(self.config):
             return None
         if not self.config.get("share_att_key"):
-            return F.linear(embedded, *self._module("", prefix + _PROJECTIONS[kind]))
+            return F.linear(embedded, *self._module("", prefix + PROJECTIONS[kind]))
         first = self.size if kind == "c2p" else 0  # keys, or queries
         weight, bias = (part[first : first + self.size] for part in qkv)
         return F.linear(embedded, weight, bias)

@@ -5,6 +5,7 @@ The models are small and random. transformers runs them row by row, with an adap
 
 import json
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -49,24 +50,24 @@ def variant(
     return request.param, folder, loaded(folder, request.param)
 
 
-def put_in(model: Any, family: str, delta: Callable[[int, Tensor], Tensor]) -> None:
+def put_in(
+    model: Any, family: str, delta: Callable[[int, Tensor], Tensor], *, num_layers: int
+) -> None:
     """Hook an adapter into a transformers model, by the published contract of its kind.
 
     Post-LayerNorm: x = LN(f + a) and the layer gives LN(f + a + delta(x)). Pre-LayerNorm:
     x = f + a and the layer gives f + a + delta(x).
     """
-    calls = [0]
+    layers = cycle(range(num_layers))  # the hooks run in the layers' order
 
     def after_norm(norm: torch.nn.LayerNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        calls[0] += 1
-        added = delta(calls[0] - 1, output[0])[None]
+        added = delta(next(layers), output[0])[None]
         return torch.nn.functional.layer_norm(
             inputs[0] + added, output.shape[-1:], norm.weight, norm.bias, norm.eps
         )
 
     def after_layer(_layer: Any, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        calls[0] += 1
-        return output + delta(calls[0] - 1, output[0])[None]
+        return output + delta(next(layers), output[0])[None]
 
     if family == "modernbert":
         for layer in model.layers:
@@ -81,10 +82,10 @@ def put_in(model: Any, family: str, delta: Callable[[int, Tensor], Tensor]) -> N
 def test_an_adapter_acts_where_the_contract_says(variant: tuple[str, Path, Encoder]) -> None:
     name, folder, encoder = variant
     adapter = random_adapter(encoder, seed=1, scale=0.2)
+    model = AutoModel.from_pretrained(folder).eval()
+    put_in(model, VARIANTS[name][0], adapter, num_layers=encoder.num_layers)
     for row in random_rows([9, 1, 40]):
-        model = AutoModel.from_pretrained(folder).eval()
         bare = encoder.hidden(pack([row]))
-        put_in(model, VARIANTS[name][0], adapter)
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([row])).last_hidden_state[0]
             found = encoder.hidden(pack([row]), adapter)
