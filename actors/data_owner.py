@@ -47,6 +47,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.files import write_atomically, write_secret
@@ -71,6 +72,7 @@ class DataOwner:
         Raises:
             DataError: the tenant's data break the format.
             ConfigError: the encoder, or the tasks, are not those that the method needs.
+            UnreadableTextError: the encoder cannot read the FAQs.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
@@ -79,7 +81,10 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
-            return Validated(counts=counts, data_sha256=data_sha256)
+            found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
+            found.require()
+            doubts = {"unread": len(found.unread), "alike": found.num_alike}
+            return Validated(counts=counts | doubts, data_sha256=data_sha256)
 
         return self._opened().once(Validated, work, started=started)
 
@@ -111,6 +116,7 @@ class DataOwner:
                     tenant=self._config.tenant,
                     rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
                     max_teachers=self._config.teachers.max_teachers,
+                    language=self._config.teachers.language,
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)

@@ -29,7 +29,10 @@ class Stage(NamedTuple):
 
 def _validated(result: Validated) -> str:
     c = result.counts
-    return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    rows = f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    told = {"unread": "unknown to the encoder", "alike": "not told apart"}
+    doubts = (f"; {c[key]} FAQs {what}: see --dry-run" for key, what in told.items() if c.get(key))
+    return rows + "".join(doubts)
 
 
 def _best_step(result: Trained) -> str:

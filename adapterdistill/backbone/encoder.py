@@ -63,6 +63,12 @@ class Encoder:
     def num_parameters(self) -> int:
         return sum(part.numel() for part in self._weights.tensors().values())
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of the token that stands for text which the vocabulary lacks; None: there is none."""
+        ids = map(self._tokenizer.token_to_id, ("[UNK]", "<unk>"))
+        return next((one for one in ids if one is not None), None)
+
     def with_weights(self, weights: EncoderWeights) -> "Encoder":
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.words.shape[1], "num_layers": len(weights.layers)}

