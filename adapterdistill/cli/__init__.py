@@ -36,6 +36,7 @@ _READERS = {
     "Data owner": {
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
+        "encoder": "List the encoders that are known by name, and fetch one.",
         "owner": "Make and show credentials for a registry.",
     },
     "Operator": {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from adapterdistill.backbone import Encoder
 from adapterdistill.backbone.packaged import languages_of, reader_of
 from adapterdistill.data import Faq
+from adapterdistill.data.repeats import same_text
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.labels import right_labels
 from adapterdistill.errors import DataError, UnreadableTextError
@@ -21,14 +22,13 @@ UNKNOWN_SHARE = 0.5
 """A text is unread if this share of its tokens, or more, is unknown to the encoder."""
 MOST_UNREAD = 0.1
 """A tenant with a larger share of unread FAQs is refused."""
-MOST_ALIKE = 0.5
-"""A tenant with a larger share of FAQs that cannot be told apart is refused."""
 _SAME = 1e-5
 """Cosine distance of vectors that count as equal: float32 rounds at about 1e-7 a product."""
 _VECTORS = 1000
 """Most questions that are embedded to compare their vectors."""
 _LETTERS_PER_TOKEN = 1.2
-_LATIN_END = "\u024f"
+_SPELLED = ("\u0250", "\u2e80")
+"""Letters from here to there are of alphabets other than Latin, not of syllables or words."""
 _NAMED = 5
 
 
@@ -50,8 +50,7 @@ class Readability:
     without_letters: tuple[str, ...]
     """FAQs whose question holds digits, punctuation or signs only."""
     letter_by_letter: bool
-    """Whether the questions are in a script other than Latin of which it knows little but the
-    letters."""
+    """Whether the questions are in an alphabet of which it knows little but the letters."""
 
     @property
     def num_alike(self) -> int:
@@ -63,45 +62,49 @@ class Readability:
 
         Raises:
             UnreadableTextError: the encoder cannot read over `MOST_UNREAD` of the FAQs.
-            DataError: over `MOST_ALIKE` of the FAQs cannot be told apart.
+            DataError: no FAQ can be told apart from every other.
         """
         if len(self.unread) > MOST_UNREAD * self.faqs:
-            raise UnreadableTextError(f"{self._about_unread()}; {self._remedy()}")
-        if self.num_alike > MOST_ALIKE * self.faqs:
+            raise UnreadableTextError(self._about_unread())
+        if self.num_alike == self.faqs:
             raise DataError("; ".join(self._about_alike()))
 
     def warnings(self, language: str = UNDETERMINED) -> list[str]:
         """List what the owner should look at, one sentence each. `language` is a BCP 47 tag."""
-        found = []
-        if self.unread:
-            found.append(f"{self._about_unread()}; {self._remedy()}")
-        found += self._about_alike()
+        found = [*([self._about_unread()] if self.unread else []), *self._about_alike()]
         if self.without_letters:
             found.append(
                 f"{_count(self.without_letters)} without a letter in the question "
                 f"({_ids(self.without_letters)}): few texts will match, unless they have queries"
             )
         spoken, known = language.partition("-")[0], languages_of(self.encoder)
+        if self.unread:
+            return found
         if spoken != UNDETERMINED and known is not None and spoken not in known:
-            found.append(f"encoder {self.encoder} was not trained on {language}; {self._remedy()}")
-        elif self.letter_by_letter and not self.unread:
+            found.append(
+                f"encoder {self.encoder} was not trained on {language}: {self._remedy(spoken)}"
+            )
+        elif self.letter_by_letter:
             found.append(
                 f"encoder {self.encoder} reads the questions letter by letter, as it does a "
-                f"language that it was not trained on; {self._remedy()}"
+                f"language that it was not trained on: {self._remedy()}"
             )
         return found
 
     def _about_unread(self) -> str:
         return (
             f"encoder {self.encoder} cannot read {len(self.unread)} of {self.faqs} FAQs "
-            f"({_ids(self.unread)}): half or more of their tokens are unknown to it"
+            f"({_ids(self.unread)}), whose tokens are mostly unknown to it: {self._remedy()}"
         )
 
-    def _remedy(self) -> str:
+    def _remedy(self, language: str | None = None) -> str:
         better = reader_of(self.encoder)
-        if better is None:
-            return "choose an encoder that was trained on their language (encoder.name)"
-        return f'an encoder that could is encoder.name = "{better.name}" ({better.install})'
+        if better is None or (language is not None and language not in better.languages):
+            return "set encoder.name to an encoder that was trained on their language"
+        return (
+            f'set encoder.name = "{better.name}", which reads {len(better.languages)} languages '
+            f"({better.install})"
+        )
 
     def _about_alike(self) -> list[str]:
         found = []
@@ -136,18 +139,18 @@ def check_readable(faqs: Sequence[Faq], rows: TrainingRows, encoder: Encoder) ->
         means[tuple(ids)].update(labels)
     told = {label for labels in means.values() if len(labels) == 1 for label in labels}
     questions = rows.ids[: len(faqs)]
+    own_queries = {label for labels in right[len(faqs) :] for label in labels}
     groups = defaultdict(list)
-    for i in read - told:
+    for i in sorted(read - told):
         groups[tuple(questions[i])].append(i)
     cut = {
         ids
         for ids, group in groups.items()
         if len(ids) >= encoder.max_tokens and len({faqs[i].question for i in group}) > 1
     }
-    own_queries = {label for labels in right[len(faqs) :] for label in labels}
-    alone = sorted((read & told) - own_queries)[:_VECTORS]
+    alone = sorted((read & told) - own_queries)
     equal = [group for ids, group in groups.items() if ids not in cut and len(group) > 1]
-    equal += _equal_vectors(encoder, [questions[i] for i in alone], alone)
+    equal += _equal_questions(encoder, [(i, faqs[i].question, questions[i]) for i in alone])
 
     def named(found: list[list[int]]) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(faqs[i].faq_id for i in sorted(group)) for group in sorted(found))
@@ -176,24 +179,30 @@ def _unknown_share(ids: Sequence[int], special: set[int], unknown: int | None) -
     return 0.0 if unknown is None else content.count(unknown) / len(content)
 
 
-def _equal_vectors(
-    encoder: Encoder, rows: Sequence[Sequence[int]], labels: Sequence[int]
+def _equal_questions(
+    encoder: Encoder, questions: Sequence[tuple[int, str, Sequence[int]]]
 ) -> list[list[int]]:
-    """Group the labels whose rows have equal vectors; those that are alone are left out."""
-    if not rows:
-        return []
-    vectors = encoder.embed_ids(rows)
+    """Group FAQs (label, question, tokens) with one text but for case, or with equal vectors."""
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for label, text, _ in questions:
+        by_text[same_text(text)].append(label)
+    found = [group for group in by_text.values() if len(group) > 1]
+    grouped = {label for group in found for label in group}
+    left = [one for one in questions if one[0] not in grouped][:_VECTORS]
+    if not left:
+        return found
+    vectors = encoder.embed_ids([ids for _, _, ids in left])
     near = (vectors @ vectors.T > 1 - _SAME).cpu().numpy()
-    groups: dict[int, list[int]] = defaultdict(list)
+    by_first: dict[int, list[int]] = defaultdict(list)
     for row, first in enumerate(near.argmax(axis=1).tolist()):  # numpy's is the first of equals
-        groups[first].append(labels[row])
-    return [group for group in groups.values() if len(group) > 1]
+        by_first[first].append(left[row][0])
+    return found + [group for group in by_first.values() if len(group) > 1]
 
 
 def _letter_by_letter(texts: Sequence[str], tokens: int) -> bool:
     """Say whether the texts are not in Latin letters, and have about a token a letter."""
     letters = [one for text in texts for one in unicodedata.normalize("NFD", text) if one.isalpha()]
-    beyond = sum(letter > _LATIN_END for letter in letters)
+    beyond = sum(_SPELLED[0] <= letter < _SPELLED[1] for letter in letters)
     return beyond > len(letters) / 2 and len(letters) < _LETTERS_PER_TOKEN * tokens
 
 
