@@ -41,7 +41,7 @@ from actors.training.stages import (
     untrained,
 )
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
@@ -296,7 +296,7 @@ class DataOwner:
     @cached_property
     def _encoder(self) -> Encoder:
         torch.set_num_threads(self._config.training.threads)
-        return load_encoder(**self._config.encoder.model_dump())
+        return load_configured(self._config.encoder)
 
     @cached_property
     def _rows(self) -> TenantRows:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from actors.estimate import Estimate, Listed
 from actors.publishing import consent_of
 from actors.training.stages import require_possible
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.rows import TenantRows
@@ -50,7 +50,7 @@ def at_data(config: OnboardConfig) -> Found:
 
 
 def at_encoder(config: OnboardConfig, dataset: TenantDataset | None) -> Found:
-    encoder = load_encoder(**config.encoder.model_dump())
+    encoder = load_configured(config.encoder)
     if dataset is not None:  # the method may need the tenant's tasks
         require_possible(config, lambda: encoder, dataset.tasks)
     said = f"{encoder.ref.name}, weights {encoder.ref.weights_sha256[:12]}"

@@ -176,7 +176,7 @@ def prove_briefly(
         [adapter for adapter, _ in adapters], dtype=encoder.dtype, device=encoder.device
     )
     slots, chosen = torch.tensor([n for n, _ in rows]), [probe for _, probe in rows]
-    tokens = pack(encoder.tokenize([probe_sentences()[n] for n in chosen]), encoder.device)
+    tokens = pack(encoder.tokenize([probe_sentences()[n] for n in chosen], "probe"), encoder.device)
     with torch.no_grad():
         moved = encoder.embed(tokens, stack.mixed(slots, tokens))
     found = (moved - _bare_probes(encoder)[chosen]).square().sum(-1).sqrt()
@@ -216,14 +216,14 @@ def telling_probes(golden: GoldenVectors) -> Sequence[int]:
 
 
 def _distances(encoder: Encoder, delta: Embedder, chosen: Sequence[int]) -> Tensor:
-    moved = encoder.embed_texts([probe_sentences()[n] for n in chosen], delta)
+    moved = encoder.embed_texts([probe_sentences()[n] for n in chosen], delta, kind="probe")
     return (moved - _bare_probes(encoder)[list(chosen)]).square().sum(-1).sqrt()
 
 
 @functools.lru_cache(maxsize=2)
 def _bare_probes(encoder: Encoder) -> Tensor:
     """Embed the probes by the bare encoder, once: a server proves thousands of adapters."""
-    return encoder.embed_texts(probe_sentences())
+    return encoder.embed_texts(probe_sentences(), kind="probe")
 
 
 def state_digest(module: torch.nn.Module) -> str:

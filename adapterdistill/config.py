@@ -131,6 +131,7 @@ class OnboardConfig(Section):
             include={"encoder", "training", "teachers", "adapter"},
             exclude={"training": {"min_workers"}},
         )
+        keep["encoder"] = {k: value for k, value in keep["encoder"].items() if value is not None}
         if self.release.max_wrong_answers is not None:
             keep["max_wrong_answers"] = self.release.max_wrong_answers
         for name, section in self.sections:

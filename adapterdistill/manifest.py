@@ -108,21 +108,60 @@ class VersionRef(Record):
         return cls(tenant=match[1], adapter=match[2], version=match[3])
 
 
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""How a row's last hidden states become one vector, as sentence-transformers names it."""
+
+
 class EncoderRef(Record):
-    """The frozen encoder of an adapter. The digests identify it; the name is for people."""
+    """The frozen encoder of an adapter, and how it reads texts: all that decides the vectors.
+
+    The digests identify it; the name is for people. A field that an older manifest lacks has the
+    value that such a manifest means, and is left out at that value.
+    """
 
     name: str = Field(max_length=200)
     model_type: str = Field(max_length=40)
     hidden_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     weights_sha256: Sha256
+    """Digest of the weights; of the pooling and the modules too, if they are more than a mean."""
     tokenizer_sha256: Sha256
+    pooling: tuple[PoolingMode, ...] = Field(
+        default=("mean",), min_length=1, max_length=6, exclude_if=lambda value: value == ("mean",)
+    )
+    """Several are put side by side."""
+    modules: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(
+        default=(), max_length=16, exclude_if=lambda value: not value
+    )
+    """Modules between pooling and unit length, to which every vector is brought at the end."""
+    dimensions: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Size of a vector; None: `hidden_size`."""
+    include_prompt: bool = Field(default=True, exclude_if=lambda value: value)
+    """Whether pooling sees the prompt's tokens."""
+    query_prompt: str = Field(default="", max_length=1000, exclude_if=lambda value: not value)
+    passage_prompt: str = Field(default="", max_length=1000, exclude_if=lambda value: not value)
+    """Put before every FAQ text, as `query_prompt` is before every query."""
+    max_tokens: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Length at which texts are cut; None: not recorded, the server's setting decides."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of a vector."""
+        return self.dimensions or self.hidden_size
 
     def same_as(self, other: "EncoderRef") -> bool:
-        return (self.weights_sha256, self.tokenizer_sha256) == (
-            other.weights_sha256,
-            other.tokenizer_sha256,
-        )
+        """Say whether both embed the same tokens alike; prompts and length are each adapter's."""
+        return all(getattr(self, name) == getattr(other, name) for name in _DECIDING)
+
+
+_DECIDING = (
+    "weights_sha256",
+    "tokenizer_sha256",
+    "pooling",
+    "modules",
+    "embedding_size",
+    "include_prompt",
+)
 
 
 VariantKind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
@@ -262,7 +301,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":
-        if self.prototypes is not None and self.prototypes.width != self.encoder.hidden_size:
+        if self.prototypes is not None and self.prototypes.width != self.encoder.embedding_size:
             raise ValueError("prototypes must be as wide as the encoder's embeddings")
         return self
 

@@ -46,7 +46,12 @@ class EncoderConfig(Section):
     name: str = "minilm-l6"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
-    max_tokens: int = Field(default=64, ge=8, le=8192)
+    max_tokens: int | None = Field(default=None, ge=8, le=8192)
+    """Length at which texts are cut, in training and in service; None: the encoder's own."""
+    query_prompt: str | None = Field(default=None, max_length=1000)
+    """Put before every query; None: the encoder's own."""
+    passage_prompt: str | None = Field(default=None, max_length=1000)
+    """Put before every text of an FAQ; None: the encoder's own."""
 
 
 class RegistryConfig(Section):

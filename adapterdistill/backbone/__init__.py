@@ -5,10 +5,18 @@ or as a `LayerRule`, which runs the layer. A `Replacement` is a smaller model th
 tokens instead. A `TrainableEncoder` copies the weights for training.
 """
 
-from adapterdistill.backbone.encoder import DTYPES, Adaptation, Embedder, Encoder, Replacement
+from adapterdistill.backbone.encoder import (
+    DTYPES,
+    Adaptation,
+    Embedder,
+    Encoder,
+    Replacement,
+    TextKind,
+)
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
 from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, one_of_few, pack
-from adapterdistill.backbone.resolve import DEFAULT_ENCODER, load_encoder
+from adapterdistill.backbone.pooling import Head
+from adapterdistill.backbone.resolve import DEFAULT_ENCODER, load_configured, load_encoder
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -18,10 +26,13 @@ __all__ = [
     "Embedder",
     "Encoder",
     "FrozenLayer",
+    "Head",
     "LayerDelta",
     "LayerRule",
     "PackedTokens",
     "Replacement",
+    "TextKind",
+    "load_configured",
     "load_encoder",
     "one_of_few",
     "pack",

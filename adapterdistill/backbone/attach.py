@@ -61,6 +61,11 @@ class EncoderWeights:
             found |= {f"{i}.{f.name}": getattr(layer, f.name) for f in fields(layer)}
         return found
 
+    @property
+    def num_positions(self) -> int:
+        """Most tokens of a row."""
+        return len(self.positions)
+
     def copied_to(self, device: torch.device, dtype: torch.dtype) -> "EncoderWeights":
         """Copy all tensors. Weights that were just read may be a mapped file and change with it."""
 
@@ -194,21 +199,13 @@ def _activation(config: Any) -> str:
     return str(config.activation if config.model_type == "distilbert" else config.hidden_act)
 
 
-def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
-    """Read a Hugging Face encoder whose configuration `check_supported` accepted.
-
-    Raises:
-        EncoderError: the encoder has positions for fewer than `max_tokens` tokens.
-    """
+def read_weights(model: Any) -> EncoderWeights:
+    """Read a Hugging Face encoder whose configuration `check_supported` accepted."""
     config = model.config
     family = _FAMILIES[config.model_type]
     embeddings = model.embeddings
     first = family.first_position(config)
-    positions = embeddings.position_embeddings.weight[first : first + max_tokens]
-    if len(positions) < max_tokens:
-        raise EncoderError(
-            f"encoder has positions for {len(positions)} tokens, fewer than max_tokens={max_tokens}"
-        )
+    positions = embeddings.position_embeddings.weight[first:]
     if family.segments:
         positions = positions + embeddings.token_type_embeddings.weight[0]
     norm = embeddings.LayerNorm
@@ -218,7 +215,7 @@ def read_weights(model: Any, *, max_tokens: int) -> EncoderWeights:
         embedding_norm_weight=norm.weight,
         embedding_norm_bias=norm.bias,
         layers=tuple(family.layer(layer) for layer in family.layers(model)),
-        relative_bias=_mpnet_bias(model, max_tokens) if config.model_type == "mpnet" else None,
+        relative_bias=_mpnet_bias(model, len(positions)) if config.model_type == "mpnet" else None,
         num_heads=config.num_attention_heads,
         norm_eps=norm.eps,
         activation=_activation(config),

@@ -7,7 +7,7 @@ request, so threads and tenants cannot affect each other.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from torch import Tensor
 from adapterdistill.backbone.attach import EncoderWeights
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
 from adapterdistill.backbone.packed import PackedTokens, pack
+from adapterdistill.backbone.pooling import Head
+from adapterdistill.backbone.tokens import Tokenizer
 from adapterdistill.manifest import EncoderRef
 
 Adaptation = LayerDelta | LayerRule
@@ -33,27 +35,42 @@ class Replacement(ABC):
 Embedder = Adaptation | Replacement
 """What embeds a tenant's texts: an adaptation of the encoder, or a model instead of it."""
 
+UNRECORDED_TOKENS = 128
+"""Length at which servers cut queries when manifests did not record one."""
+
+_MEAN = Head()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+TextKind = Literal["query", "passage", "probe"]
+"""What a text is: a user's query, a text of an FAQ, or a public probe, which has no prompt."""
+
+PROBE_TOKENS = 64
+"""Length of a probe for every tenant alike, so that its vector does not depend on settings."""
 
 
 class Encoder:
     """A frozen encoder with its tokenizer, on one device, in one dtype. Thread-safe."""
 
     def __init__(
-        self, weights: EncoderWeights, tokenizer: Any, ref: EncoderRef, *, max_tokens: int
+        self,
+        weights: EncoderWeights,
+        tokenizer: Tokenizer,
+        ref: EncoderRef,
+        *,
+        head: Head = _MEAN,
     ) -> None:
         self.ref = ref
         self.hidden_size = ref.hidden_size
+        self.embedding_size = ref.embedding_size
         self.num_layers = ref.num_layers
         self.dtype = weights.words.dtype
         self.device = weights.words.device
-        self.max_tokens = max_tokens
+        self.max_tokens = min(ref.max_tokens or UNRECORDED_TOKENS, weights.num_positions)
+        self.head = head
         self._weights = weights
         self._tokenizer = tokenizer
         self._layers = [FrozenLayer(index, weights) for index in range(len(weights.layers))]
-        special = tokenizer.encode("", add_special_tokens=True).ids
-        half = (len(special) + 1) // 2
-        self._head, self._tail = special[:half], special[half:]
 
     @property
     def weights(self) -> EncoderWeights:
@@ -66,39 +83,61 @@ class Encoder:
     @property
     def unknown_id(self) -> int | None:
         """Id of the token that stands for text which the vocabulary lacks; None: there is none."""
-        ids = map(self._tokenizer.token_to_id, ("[UNK]", "<unk>"))
-        return next((one for one in ids if one is not None), None)
+        return self._tokenizer.unknown_id
 
     def with_weights(self, weights: EncoderWeights) -> "Encoder":
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.words.shape[1], "num_layers": len(weights.layers)}
         ref = self.ref.model_copy(update=shape)
-        return Encoder(weights, self._tokenizer, ref, max_tokens=self.max_tokens)
+        return Encoder(weights, self._tokenizer, ref, head=self.head)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turn texts into token ids with the encoder's special tokens, cut at `max_tokens`."""
-        room = self.max_tokens - len(self._head) - len(self._tail)
-        # Not cut by the tokenizer: its truncation is state that threads would share.
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[*self._head, *encoding.ids[:room], *self._tail] for encoding in encodings]
+    def tokenize(self, texts: Sequence[str], kind: TextKind = "query") -> list[list[int]]:
+        """Turn texts into token ids with special tokens and this kind's prompt, cut at the end."""
+        most = min(PROBE_TOKENS, self._weights.num_positions)
+        most = most if kind == "probe" else self.max_tokens
+        return self._tokenizer.rows(self._prompted(texts, kind), [most] * len(texts))
+
+    def tokenize_queries(
+        self, texts: Sequence[str], read_as: Sequence[EncoderRef]
+    ) -> list[list[int]]:
+        """Turn queries into token ids, each with the prompt and length of its adapter's encoder."""
+        prompted = [ref.query_prompt + text for text, ref in zip(texts, read_as, strict=True)]
+        most = self._weights.num_positions
+        lengths = [min(ref.max_tokens or self.max_tokens, most) for ref in read_as]
+        return self._tokenizer.rows(prompted, lengths)
+
+    def num_cut(self, texts: Sequence[str], kind: TextKind = "query") -> int:
+        """Count the texts that are longer than `max_tokens`, prompt and special tokens included."""
+        lengths = self._tokenizer.lengths(self._prompted(texts, kind))
+        return sum(length > self.max_tokens for length in lengths)
+
+    def _prompted(self, texts: Sequence[str], kind: TextKind) -> list[str]:
+        prompts = {"query": self.ref.query_prompt, "passage": self.ref.passage_prompt}
+        prompt = prompts.get(kind, "")
+        return [prompt + text for text in texts] if prompt else list(texts)
 
     def hidden(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
         """Compute the last hidden states, [tokens, hidden], with `delta` at every layer."""
         return self._run(tokens, delta)[1]
 
     def embed(self, tokens: PackedTokens, delta: Embedder | None = None) -> Tensor:
-        """Embed rows at unit length, [rows, hidden] float32: mean-pooled, or by the replacement."""
+        """Embed rows at unit length, [rows, embedding size] float32, or by the replacement."""
         if isinstance(delta, Replacement):
             return delta.embed(tokens)
         rule, h = self._run(tokens, delta)
-        return F.normalize(rule.pool(h, tokens), dim=-1)
+        return F.normalize(self.head.after(rule.pool(h, tokens, self.head)), dim=-1)
 
     @torch.no_grad()
     def embed_texts(
-        self, texts: Sequence[str], delta: Embedder | None = None, *, batch_size: int = 64
+        self,
+        texts: Sequence[str],
+        delta: Embedder | None = None,
+        *,
+        kind: TextKind = "query",
+        batch_size: int = 64,
     ) -> Tensor:
-        """Embed texts without gradients, batched by length: [texts, hidden] float32."""
-        return self.embed_ids(self.tokenize(texts), delta, batch_size=batch_size)
+        """Embed texts without gradients, batched by length: [texts, embedding size] float32."""
+        return self.embed_ids(self.tokenize(texts, kind), delta, batch_size=batch_size)
 
     @torch.no_grad()
     def embed_ids(
@@ -108,8 +147,8 @@ class Encoder:
         *,
         batch_size: int = 64,
     ) -> Tensor:
-        """Embed rows of token ids without gradients, batched by length: [rows, hidden] float32."""
-        out = torch.empty(len(rows), self.hidden_size, dtype=torch.float32, device=self.device)
+        """Embed rows of token ids without gradients, batched by length: [rows, embedding size]."""
+        out = torch.empty(len(rows), self.embedding_size, dtype=torch.float32, device=self.device)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]

@@ -20,8 +20,8 @@ from adapterdistill.backbone.packed import (
     attend_chosen,
     attention_scores,
     filled_up,
-    mean_pool,
 )
+from adapterdistill.backbone.pooling import Head
 
 LayerDelta = Callable[[int, Tensor], Tensor]
 """Maps (layer, x [tokens, hidden]) to what an adapter adds to the FFN's output."""
@@ -112,9 +112,9 @@ class LayerRule(ABC):
         """Make the rule of one batch, whose `h` enters the first layer. This rule keeps nothing."""
         return self
 
-    def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Pool the last hidden states to one vector a row, [rows, hidden] float32: their mean."""
-        return mean_pool(h, tokens)
+    def pool(self, h: Tensor, tokens: PackedTokens, head: Head) -> Tensor:
+        """Pool the last hidden states to one vector a row, [rows, modes * hidden] float32."""
+        return head.pool(h, tokens)
 
 
 class Sequential(LayerRule):

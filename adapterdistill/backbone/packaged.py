@@ -4,7 +4,6 @@ Some packages hold a whole folder. Others hold pieces, from which a folder is ma
 `$ADAPTERDISTILL_ENCODERS`, by default `~/.cache/adapterdistill/encoders`.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from adapterdistill.backbone.folder import file_sha256
 from adapterdistill.errors import EncoderError, EncoderMismatchError, MissingExtraError
 
 FOLDER_VARIABLE = "ADAPTERDISTILL_ENCODERS"
@@ -102,11 +102,6 @@ class PackagedEncoder:
             Path(os.environ.get(FOLDER_VARIABLE) or default)
             / f"{self.name}-{self.weights_sha256[:12]}"
         )
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_installed(package: str) -> bool:

@@ -29,9 +29,11 @@ app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a tenant that is there.")]
 Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path.")]
-MaxTokens = Annotated[int, number("Longer texts are cut.", "--max-tokens", low=8)]
-_ENCODER, _MAX_TOKENS = "minilm-l6", 64
-"""What a run uses whose TOML does not name them."""
+MaxTokens = Annotated[
+    int | None, number("Longer texts are cut. Default: the encoder's own.", "--max-tokens", low=8)
+]
+_ENCODER = "minilm-l6"
+"""The encoder of a run whose TOML does not name one."""
 
 
 @app.command("import")
@@ -101,7 +103,7 @@ def _mapping(pair: str) -> tuple[str, str]:
 def validate(
     folder: Folder,
     encoder: EncoderName = _ENCODER,
-    max_tokens: MaxTokens = _MAX_TOKENS,
+    max_tokens: MaxTokens = None,
     output: Output = Format.table,
 ) -> None:
     """List every fault by file, row (from 0) and column. Exit code 3 if there is any.
@@ -135,7 +137,7 @@ def validate(
 def describe(
     folder: Folder,
     encoder: EncoderName = _ENCODER,
-    max_tokens: MaxTokens = _MAX_TOKENS,
+    max_tokens: MaxTokens = None,
     output: Output = Format.table,
 ) -> None:
     """Count FAQs and queries, name the content by its digest, and say what the encoder reads.
@@ -161,7 +163,7 @@ def describe(
     found.require()
 
 
-def _read_by(encoder: str, max_tokens: int, folder: str) -> "Readability":
+def _read_by(encoder: str, max_tokens: int | None, folder: str) -> "Readability":
     """What the encoder makes of a sound tenant."""
     from adapterdistill.backbone import load_encoder
     from adapterdistill.distill.rows import tokenise

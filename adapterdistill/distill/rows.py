@@ -184,11 +184,11 @@ def tokenise(
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}
     questions = TrainingRows(
-        encoder.tokenize([faq.question for faq in faqs]), torch.arange(len(faqs))
+        encoder.tokenize([faq.question for faq in faqs], "passage"), torch.arange(len(faqs))
     )
     answered = [(i, faq.answer) for i, faq in enumerate(faqs) if faq.answer]
     answers = TrainingRows(
-        encoder.tokenize([text for _, text in answered]),
+        encoder.tokenize([text for _, text in answered], "passage"),
         torch.tensor([i for i, _ in answered], dtype=torch.int64),
     )
 

@@ -127,7 +127,7 @@ def check_readable(faqs: Sequence[Faq], rows: TrainingRows, encoder: Encoder) ->
     Args:
         rows: the questions, one row an FAQ in order, then its labelled training queries.
     """
-    special = set(encoder.tokenize([""])[0])
+    special = {*encoder.tokenize([""], "passage")[0], *encoder.tokenize([""])[0]}
     unknown = encoder.unknown_id
     right = [[one for one in labels if one >= 0] for labels in right_labels(rows.labels).tolist()]
     known = [_unknown_share(ids, special, unknown) < UNKNOWN_SHARE for ids in rows.ids]

@@ -181,7 +181,9 @@ class Engine:
     ) -> list[Ranking]:
         if not known:
             return []
-        ids = self._encoder.tokenize([item.text for item, _ in known])
+        ids = self._encoder.tokenize_queries(
+            [item.text for item, _ in known], [live.manifest.encoder for _, live in known]
+        )
         self.num_tokens += sum(map(len, ids))
         queries = self._embed(stack, ids, [live.served for _, live in known])
         return rank(
@@ -206,7 +208,7 @@ class Engine:
         rows_of: dict[Variant | None, list[int]] = {}
         for row, one in enumerate(served):
             rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
-        queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
+        queries = torch.empty(len(ids), self._encoder.embedding_size, device=device)
         for variant, rows in rows_of.items():
             tokens = pack([ids[row] for row in rows], device)
             embedder: Embedder

@@ -82,7 +82,10 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         (GOOD + f"[light]\n{CONDITIONAL}", r"\[light\] is for another method than conditional"),
         (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 0.9\n", "conditional.speed:"),
-        (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 65\n", "encoder.max_tokens, 64: lower it"),
+        (
+            GOOD + f"{CONDITIONAL}[conditional]\nspeed = 65\n[encoder]\nmax_tokens = 64\n",
+            "encoder.max_tokens, 64: lower it",
+        ),
         (GOOD + f"{CONDITIONAL}[conditional]\nmost_lost = -0.1\n", "conditional.most_lost:"),
         (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
         (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
@@ -193,7 +196,8 @@ def test_sharing_prototypes_is_off_unless_asked_for_and_decides_the_result(tmp_p
 def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     tmp_path: Path,
 ) -> None:
-    config = load(tmp_path, GOOD + '[training]\nmethod = "adapter_distillation"\n')
+    length = "[encoder]\nmax_tokens = 64\n"  # it was the default
+    config = load(tmp_path, GOOD + length + '[training]\nmethod = "adapter_distillation"\n')
     assert config.variant is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from actors.data_owner import DataOwner
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.manifest import VersionRef, sha256_hex
+from adapterdistill.sections import EncoderConfig
 from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
@@ -78,8 +79,8 @@ def test_onboarding_changes_no_teacher_and_no_encoder(
 ) -> None:
     loaded: list[Encoder] = []
 
-    def keep(**options: Any) -> Encoder:
-        loaded.append(load_encoder(**options))
+    def keep(options: EncoderConfig) -> Encoder:
+        loaded.append(load_configured(options))
         return loaded[-1]
 
     def weights(encoder: Encoder) -> list[torch.Tensor]:
@@ -89,12 +90,12 @@ def test_onboarding_changes_no_teacher_and_no_encoder(
         folders = (tiny_encoder_folder, registry.root / "blobs")
         return {p: p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
 
-    monkeypatch.setattr("actors.data_owner.load_encoder", keep)
+    monkeypatch.setattr("actors.data_owner.load_configured", keep)
     before = files()
     listed = {m.ref.name: m for m in registry.client.list()}
     config = configured("joiner")
     report, _ = run_through(config)
-    fresh = load_encoder(**config.encoder.model_dump())
+    fresh = load_configured(config.encoder)
     assert len(weights(fresh)) > 20
     for used, original in zip(weights(loaded[0]), weights(fresh), strict=True):
         assert torch.equal(used, original)

