@@ -46,7 +46,7 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.rows import TenantRows, spread, tokenise, write_rows
+from adapterdistill.distill.rows import TenantRows, count_cut, spread, tokenise, write_rows
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -84,7 +84,12 @@ class DataOwner:
             found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
             found.require()
             doubts = {"unread": len(found.unread), "alike": found.num_alike}
-            return Validated(counts=counts | doubts, data_sha256=data_sha256)
+            return Validated(
+                counts=counts | doubts,
+                data_sha256=data_sha256,
+                max_tokens=self._encoder.max_tokens,
+                cut=count_cut(self._dataset, self._encoder.reader),
+            )
 
         return self._opened().once(Validated, work, started=started)
 

@@ -14,7 +14,7 @@ from actors.training.stages import require_possible
 from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.rows import TenantRows
+from adapterdistill.distill.rows import TenantRows, count_cut
 from adapterdistill.errors import (
     ConfigError,
     NotFoundError,
@@ -54,7 +54,15 @@ def at_encoder(config: OnboardConfig, dataset: TenantDataset | None) -> Found:
     if dataset is not None:  # the method may need the tenant's tasks
         require_possible(config, lambda: encoder, dataset.tasks)
     said = f"{encoder.ref.name}, weights {encoder.ref.weights_sha256[:12]}"
-    return Found(encoder, f"{said}; method {config.training.method}")
+    said += f"; method {config.training.method}"
+    cut = {} if dataset is None else count_cut(dataset, encoder.reader)
+    if any(cut.values()):
+        parts = ", ".join(f"{count} {name}" for name, count in cut.items() if count)
+        said += (
+            f"; of {parts} only the first {encoder.max_tokens} tokens are read: "
+            "encoder.max_tokens sets how many"
+        )
+    return Found(encoder, said, is_warning=any(cut.values()))
 
 
 def at_texts(

@@ -65,7 +65,7 @@ class Replica:
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
-            max_query_tokens=settings.max_tokens,
+            max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )

@@ -27,7 +27,12 @@ class ServeSettings(BaseModel):
     encoder: str = "minilm-l6"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    max_tokens: int = Field(
+        default=128,
+        ge=8,
+        le=8192,
+        description="Length at which queries are cut for bundles that do not record one.",
+    )
     threads: int = Field(default=1, ge=1, le=256, description="torch threads of a replica.")
     max_batch_tokens: int = Field(
         default=512, ge=8, le=1 << 20, description="Tokens in one forward."

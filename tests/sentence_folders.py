@@ -195,6 +195,9 @@ CASES: dict[str, Case] = {
     **{f"family {family}": Case(family) for family in FAMILIES},
     **{f"pooling {mode}": Case(pooling=(mode,)) for mode in _LEGACY},
     "pooling cls beside max": Case(pooling=("cls", "max"), normalize=False),
+    "pooling mean_sqrt_len_tokens beside cls": Case(
+        pooling=("cls", "mean_sqrt_len_tokens"), normalize=False
+    ),
     "pooling in the newer spelling": Case(
         pooling=(), pooling_settings={"pooling_mode": ["lasttoken", "mean"]}
     ),
@@ -207,6 +210,12 @@ CASES: dict[str, Case] = {
         modules=(("LayerNorm", {"dimension": HIDDEN}), ("Dropout", {"dropout": 0.5}))
     ),
     "prompts": Case(prompts=_OWN_PROMPTS),
+    "prompts of queries and passages": Case(
+        prompts={"prompts": {"query": "query: ", "passage": "passage: "}}
+    ),
+    "default prompt alone": Case(
+        prompts={"prompts": {"sts": "compare: "}, "default_prompt_name": "sts"}
+    ),
     "default prompt": Case(prompts={**_OWN_PROMPTS, "default_prompt_name": "query"}),
     "prompt of queries only": Case(prompts={"prompts": {"query": "query: "}}),
     "prompts that mean leaves out": Case(

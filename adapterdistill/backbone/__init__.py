@@ -11,12 +11,17 @@ from adapterdistill.backbone.encoder import (
     Embedder,
     Encoder,
     Replacement,
-    TextKind,
 )
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
 from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, one_of_few, pack
 from adapterdistill.backbone.pooling import Head
-from adapterdistill.backbone.resolve import DEFAULT_ENCODER, load_configured, load_encoder
+from adapterdistill.backbone.resolve import (
+    DEFAULT_ENCODER,
+    load_configured,
+    load_encoder,
+    load_reader,
+)
+from adapterdistill.backbone.tokens import TextKind, TextReader
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -32,8 +37,10 @@ __all__ = [
     "PackedTokens",
     "Replacement",
     "TextKind",
+    "TextReader",
     "load_configured",
     "load_encoder",
+    "load_reader",
     "one_of_few",
     "pack",
     "rule_of",

@@ -177,13 +177,18 @@ _FAMILIES = {
 _ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 
 
-def check_supported(config: Any) -> None:
-    """Raise EncoderError if an encoder of this Hugging Face configuration cannot be read."""
-    if config.model_type not in _FAMILIES:
+def check_family(model_type: str) -> None:
+    """Raise EncoderError if encoders of this family cannot be read."""
+    if model_type not in _FAMILIES:
         raise EncoderError(
-            f"encoder family {config.model_type!r} is not supported: expected one of "
+            f"encoder family {model_type!r} is not supported: expected one of "
             f"{', '.join(sorted(_FAMILIES))}"
         )
+
+
+def check_supported(config: Any) -> None:
+    """Raise EncoderError if an encoder of this Hugging Face configuration cannot be read."""
+    check_family(config.model_type)
     if getattr(config, "is_decoder", False):
         raise EncoderError("encoder is configured as a decoder, which sees no later token")
     activation = _activation(config)

@@ -7,7 +7,6 @@ request, so threads and tenants cannot affect each other.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from adapterdistill.backbone.attach import EncoderWeights
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
 from adapterdistill.backbone.packed import PackedTokens, pack
 from adapterdistill.backbone.pooling import Head
-from adapterdistill.backbone.tokens import Tokenizer
+from adapterdistill.backbone.tokens import TextKind, TextReader, Tokenizer
 from adapterdistill.manifest import EncoderRef
 
 Adaptation = LayerDelta | LayerRule
@@ -42,9 +41,6 @@ _MEAN = Head()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-TextKind = Literal["query", "passage", "probe"]
-"""What a text is: a user's query, a text of an FAQ, or a public probe, which has no prompt."""
-
 PROBE_TOKENS = 64
 """Length of a probe for every tenant alike, so that its vector does not depend on settings."""
 
@@ -68,6 +64,8 @@ class Encoder:
         self.device = weights.words.device
         self.max_tokens = min(ref.max_tokens or UNRECORDED_TOKENS, weights.num_positions)
         self.head = head
+        self.reader = TextReader(tokenizer, self.max_tokens, ref.query_prompt, ref.passage_prompt)
+        self._probe_reader = TextReader(tokenizer, min(PROBE_TOKENS, weights.num_positions))
         self._weights = weights
         self._tokenizer = tokenizer
         self._layers = [FrozenLayer(index, weights) for index in range(len(weights.layers))]
@@ -93,9 +91,8 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str], kind: TextKind = "query") -> list[list[int]]:
         """Turn texts into token ids with special tokens and this kind's prompt, cut at the end."""
-        most = min(PROBE_TOKENS, self._weights.num_positions)
-        most = most if kind == "probe" else self.max_tokens
-        return self._tokenizer.rows(self._prompted(texts, kind), [most] * len(texts))
+        reader = self._probe_reader if kind == "probe" else self.reader
+        return reader.rows(texts, kind)
 
     def tokenize_queries(
         self, texts: Sequence[str], read_as: Sequence[EncoderRef]
@@ -105,16 +102,6 @@ class Encoder:
         most = self._weights.num_positions
         lengths = [min(ref.max_tokens or self.max_tokens, most) for ref in read_as]
         return self._tokenizer.rows(prompted, lengths)
-
-    def num_cut(self, texts: Sequence[str], kind: TextKind = "query") -> int:
-        """Count the texts that are longer than `max_tokens`, prompt and special tokens included."""
-        lengths = self._tokenizer.lengths(self._prompted(texts, kind))
-        return sum(length > self.max_tokens for length in lengths)
-
-    def _prompted(self, texts: Sequence[str], kind: TextKind) -> list[str]:
-        prompts = {"query": self.ref.query_prompt, "passage": self.ref.passage_prompt}
-        prompt = prompts.get(kind, "")
-        return [prompt + text for text in texts] if prompt else list(texts)
 
     def hidden(self, tokens: PackedTokens, delta: Adaptation | None = None) -> Tensor:
         """Compute the last hidden states, [tokens, hidden], with `delta` at every layer."""

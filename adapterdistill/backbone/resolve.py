@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapterdistill.backbone.attach import EncoderWeights, check_supported, read_weights
+from adapterdistill.backbone.attach import (
+    EncoderWeights,
+    check_family,
+    check_supported,
+    read_weights,
+)
 from adapterdistill.backbone.encoder import DTYPES, Encoder
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, read_folder
 from adapterdistill.backbone.modules import read_module
 from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.backbone.pooling import Head, Prompt
-from adapterdistill.backbone.tokens import Tokenizer, read_tokenizer
+from adapterdistill.backbone.tokens import TextReader, Tokenizer, read_tokenizer
 from adapterdistill.errors import ConfigError, EncoderError
 from adapterdistill.manifest import EncoderRef, canonical_json, sha256_hex
 from adapterdistill.sections import EncoderConfig
@@ -27,6 +32,15 @@ _NOT_DOWNLOADED = ["onnx/*", "openvino/*"]
 def load_configured(config: EncoderConfig) -> Encoder:
     """Load the encoder of a run's TOML. Raises as `load_encoder` does."""
     return load_encoder(**config.model_dump())
+
+
+def load_reader(name: str = DEFAULT_ENCODER, *, max_tokens: int | None = None) -> TextReader:
+    """Load what reads texts for an encoder, without its weights. Raises as `load_encoder` does."""
+    folder = read_folder(_found(name), name)
+    tokenizer, _ = read_tokenizer(folder)
+    positions = int(folder.config.get("max_position_embeddings", 512))
+    own = min(folder.max_tokens or positions, positions)
+    return TextReader(tokenizer, max_tokens or own, folder.query_prompt, folder.passage_prompt)
 
 
 def load_encoder(
@@ -60,15 +74,12 @@ def load_encoder(
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
     known = PACKAGED.get(name)
-    path = _folder(name) if known is None else known.folder()
+    path = _found(name)
     folder = read_folder(path, name)
     tokenizer, tokenizer_sha256 = read_tokenizer(folder)
     config, weights = _read(folder, place, _auto_dtype(place) if dtype == "auto" else DTYPES[dtype])
     _check_tokens(folder, tokenizer, weights, max_tokens)
-    prompts = {
-        "query_prompt": folder.query_prompt if query_prompt is None else query_prompt,
-        "passage_prompt": folder.passage_prompt if passage_prompt is None else passage_prompt,
-    }
+    prompts = _prompts(folder, query_prompt, passage_prompt)
     head, of_head, head_files = _head(folder, config.hidden_size, tokenizer, prompts)
     weights_sha256 = _digest(path, (*folder.weights, *head_files), of_head)
     if known is not None:
@@ -86,6 +97,13 @@ def load_encoder(
         **prompts,
     )
     return Encoder(weights, tokenizer, ref, head=head.to(place))
+
+
+def _prompts(folder: EncoderFolder, query: str | None, passage: str | None) -> dict[str, str]:
+    return {
+        "query_prompt": folder.query_prompt if query is None else query,
+        "passage_prompt": folder.passage_prompt if passage is None else passage,
+    }
 
 
 def _device(name: str) -> torch.device:
@@ -110,6 +128,10 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _found(name: str) -> Path:
+    return PACKAGED[name].folder() if name in PACKAGED else _folder(name)
 
 
 def _folder(name: str) -> Path:
@@ -157,6 +179,8 @@ def _load(folder: EncoderFolder) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
+    if model_type := folder.config.get("model_type"):
+        check_family(str(model_type))  # transformers would ask whether to run the folder's code
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, whole
 from adapterdistill.errors import EncoderError
@@ -69,6 +70,34 @@ class Tokenizer:
         # Not cut by the tokenizer: its truncation is state that threads would share.
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+
+TextKind = Literal["query", "passage", "probe"]
+"""What a text is: a user's query, a text of an FAQ, or a public probe, which has no prompt."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Reads texts as one encoder does: after its prompts, cut at its length."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    query_prompt: str = ""
+    passage_prompt: str = ""
+
+    def rows(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
+        """Token ids of each text."""
+        return self.tokenizer.rows(self._prompted(texts, kind), [self.max_tokens] * len(texts))
+
+    def num_cut(self, texts: Sequence[str], kind: TextKind) -> int:
+        """Count the texts that are cut, which have more tokens than `max_tokens`."""
+        lengths = self.tokenizer.lengths(self._prompted(texts, kind))
+        return sum(length > self.max_tokens for length in lengths)
+
+    def _prompted(self, texts: Sequence[str], kind: TextKind) -> list[str]:
+        prompts = {"query": self.query_prompt, "passage": self.passage_prompt}
+        prompt = prompts.get(kind, "")
+        return [prompt + text for text in texts] if prompt else list(texts)
 
 
 def read_tokenizer(folder: EncoderFolder) -> tuple[Tokenizer, str]:

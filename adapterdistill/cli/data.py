@@ -21,7 +21,8 @@ from adapterdistill.data import (
 from adapterdistill.data.schema import local_folder
 from adapterdistill.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # they import torch
+    from adapterdistill.backbone import Encoder
     from adapterdistill.evaluation.readability import Readability
 
 app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
@@ -113,7 +114,9 @@ def validate(
     """
     faults = find_faults(local_folder(folder))
     warnings = [] if faults else find_doubts(local_folder(folder))
-    found = None if faults else _read_by(encoder, max_tokens, folder)
+    found = None
+    if not faults:
+        found, _ = _read_by(encoder, max_tokens, TenantDataset(local_folder(folder)))
     if found is not None:
         warnings += found.warnings()
     if output is Format.json:
@@ -140,39 +143,39 @@ def describe(
     max_tokens: MaxTokens = None,
     output: Output = Format.table,
 ) -> None:
-    """Count FAQs and queries, name the content by its digest, and say what the encoder reads.
+    """Count FAQs, queries and the texts that an encoder cuts; name the content by its digest.
 
-    Exit code 4 if it cannot read the tenant.
+    FAQs that the encoder cannot read or tell apart are named by id. Exit code 4 if it cannot read
+    the tenant.
     """
+    from adapterdistill.distill.rows import count_cut
+
     dataset = TenantDataset.open(local_folder(folder))
-    found = _read_by(encoder, max_tokens, folder)
-    _show(
-        {
-            "path": folder,
-            **dataset.counts(),
-            "digest": dataset.digest(),
-            "encoder": encoder,
-            "unknown_tokens_percent": round(100 * found.unknown_share, 1),
-            "faqs_unread": len(found.unread),
-            "faqs_alike": found.num_alike,
-        },
-        output,
-    )
+    found, loaded = _read_by(encoder, max_tokens, dataset)
+    cut = {f"cut_{name}": count for name, count in count_cut(dataset, loaded.reader).items()}
+    read = {
+        "unknown_tokens_percent": round(100 * found.unknown_share, 1),
+        "faqs_unread": len(found.unread),
+        "faqs_alike": found.num_alike,
+    }
+    counts = {**dataset.counts(), "max_tokens": loaded.max_tokens, **cut, **read}
+    _show({"path": folder, **counts, "digest": dataset.digest()}, output)
     for warning in found.warnings():
         typer.echo(f"warning: {warning}", err=True)
     found.require()
 
 
-def _read_by(encoder: str, max_tokens: int | None, folder: str) -> "Readability":
-    """What the encoder makes of a sound tenant."""
+def _read_by(
+    encoder: str, max_tokens: int | None, dataset: TenantDataset
+) -> tuple["Readability", "Encoder"]:
+    """What the encoder makes of a sound tenant, and the encoder."""
     from adapterdistill.backbone import load_encoder
     from adapterdistill.distill.rows import tokenise
     from adapterdistill.evaluation.readability import check_readable
 
     loaded = load_encoder(encoder, max_tokens=max_tokens)
-    dataset = TenantDataset(local_folder(folder))
     rows = tokenise(dataset, loaded, seed=0, held_out_fraction=0.2)
-    return check_readable(dataset.faqs(), rows.index(), loaded)
+    return check_readable(dataset.faqs(), rows.index(), loaded), loaded
 
 
 @app.command()

@@ -24,7 +24,14 @@ def record(folder: Path) -> dict[str, Any]:
 
     options = {"dtype": torch.float32}
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs=options)
-    found = {"query": model.encode_query(QUERIES), "passage": model.encode_document(PASSAGES)}
+    named = [name for name, text in model.prompts.items() if text]
+    if not {"query", "document", "passage"}.intersection(named):  # a default prompt is for all
+        found = {"query": model.encode(QUERIES), "passage": model.encode(PASSAGES)}
+    elif "passage" in named:  # `encode_document` overlooks it
+        passages = model.encode(PASSAGES, prompt_name="passage")
+        found = {"query": model.encode_query(QUERIES), "passage": passages}
+    else:
+        found = {"query": model.encode_query(QUERIES), "passage": model.encode_document(PASSAGES)}
     return {
         kind: [
             [round(value, 5) for value in row]
