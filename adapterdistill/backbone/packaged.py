@@ -17,6 +17,7 @@ from pathlib import Path
 from adapterdistill.backbone.folder import file_sha256
 from adapterdistill.errors import EncoderError, EncoderMismatchError, MissingExtraError
 
+DEFAULT_ENCODER = "minilm-l6"
 FOLDER_VARIABLE = "ADAPTERDISTILL_ENCODERS"
 _WEIGHTS = "model.safetensors"
 
@@ -218,7 +219,7 @@ PACKAGED = {
     encoder.name: encoder
     for encoder in (
         PackagedEncoder(
-            name="minilm-l6",
+            name=DEFAULT_ENCODER,
             languages=_ENGLISH,
             licence="Apache-2.0",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

@@ -16,14 +16,12 @@ from adapterdistill.backbone.attach import (
 from adapterdistill.backbone.encoder import DTYPES, Encoder
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, read_folder
 from adapterdistill.backbone.modules import read_module
-from adapterdistill.backbone.packaged import PACKAGED
+from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
 from adapterdistill.backbone.pooling import Head, Prompt
 from adapterdistill.backbone.tokens import TextReader, Tokenizer, read_tokenizer
 from adapterdistill.errors import ConfigError, EncoderError
 from adapterdistill.manifest import EncoderRef, canonical_json, sha256_hex
 from adapterdistill.sections import EncoderConfig
-
-DEFAULT_ENCODER = "minilm-l6"
 
 _DOWNLOADED = ["*.json", "*.safetensors", "vocab.txt"]
 _NOT_DOWNLOADED = ["onnx/*", "openvino/*"]
