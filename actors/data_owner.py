@@ -37,6 +37,7 @@ from actors.training.stages import (
     distil,
     extract,
     make_variant,
+    replaces_own_adapter,
     require_possible,
     untrained,
 )
@@ -54,7 +55,8 @@ from adapterdistill.files import write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
-_OWN, _DISTILLED, _VARIANT = "own.safetensors", "distilled.safetensors", "form.safetensors"
+_OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
+_VARIANT = "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -93,23 +95,6 @@ class DataOwner:
 
         return self._opened().once(Validated, work, started=started)
 
-    def extract(self) -> Extracted:
-        """Stage 1: the own rows train the own adapter. Nothing to train without labelled rows."""
-
-        def work() -> Extracted:
-            write_rows(self._rows_file, self._rows.stage())
-            if not self._rows.train.ids:
-                return Extracted(trained=False)
-            return extract(
-                self._config,
-                self._encoder,
-                rows=self._rows_file,
-                adapter=self._folder / _OWN,
-                few=self._rows.folds is not None,
-            )
-
-        return self._opened().once(Extracted, work)
-
     def fetch_teachers(self) -> Fetched:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
@@ -135,20 +120,46 @@ class DataOwner:
 
         return self._opened().once(Fetched, work)
 
+    def extract(self) -> Extracted:
+        """Stage 1: the own rows train the own adapter, unless none are labelled or teachers do."""
+        fetched = self._done(Fetched)
+
+        def work() -> Extracted:
+            write_rows(self._rows_file, self._rows.stage())
+            few = self._rows.folds is not None
+            if not self._rows.train.ids:
+                return Extracted(trained=False, untrained_because="nothing is labelled")
+            if few and replaces_own_adapter(self._config, teachers=len(fetched.teachers)):
+                return Extracted(trained=False, untrained_because="teachers make up for it")
+            return extract(
+                self._config,
+                self._encoder,
+                rows=self._rows_file,
+                adapter=self._folder / _OWN,
+                few=few,
+            )
+
+        return self._opened().once(Extracted, work)
+
     def distil(self) -> Distilled:
-        """Stage 2: distil the teachers into the student, which starts as the own adapter."""
+        """Stage 2: average the teachers, and train the student from there or from the own."""
         fetched, extracted = self._done(Fetched), self._done(Extracted)
 
         def work() -> Distilled:
             if not fetched.teachers:
                 return Distilled(trained=False)
+            teachers = {name: self._teacher_file(name) for name in fetched.teachers}
+            averaged, shares = average(self._encoder, teachers, self._rows.stage().train)
             return distil(
                 self._config,
                 self._encoder,
                 rows=self._rows_file,
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
-                teachers={name: self._teacher_file(name) for name in fetched.teachers},
+                labelled=bool(self._rows.train.ids),
+                average=self._write_for_all_folds("averaged", averaged),
+                shares=shares,
+                teachers=teachers,
             )
 
         return self._opened().once(Distilled, work)
@@ -315,30 +326,25 @@ class DataOwner:
         return Judge(self._encoder, self._dataset, self._rows, self._config)
 
     def _candidates(self) -> dict[Choice, Path]:
-        """The payload files of the candidates, by name; the folds' lie beside them.
-
-        Written here are those that no row trains: the same file serves every fold.
-        """
+        """The payload files of the candidates, by name; the folds' lie beside them."""
         found: dict[Choice, Path] = {}
         extracted, distilled = self._done(Extracted), self._done(Distilled)
         if distilled.trained:
             found["distilled"] = self._folder / _DISTILLED
         if extracted.trained:
             found["own"] = self._folder / _OWN
-        made: dict[Choice, BottleneckAdapter] = {"bare": untrained(self._config, self._encoder)}
-        if distilled.trained and extracted.trained:
-            made["averaged"] = average(
-                self._encoder,
-                map(self._teacher_file, self._done(Fetched).teachers),
-                self._rows.stage().train,
-            )
-        for name, adapter in made.items():
-            found[name] = self._folder / f"{name}.safetensors"
-            payload = pack_adapter(adapter, model_name=self._encoder.ref.name)
-            folds = range(self._rows.num_folds)
-            for file in (found[name], *(fold_file(found[name], fold) for fold in folds)):
-                write_atomically(file, payload)
+        if distilled.trained and self._rows.train.ids:
+            found["averaged"] = self._folder / _AVERAGED
+        found["bare"] = self._write_for_all_folds("bare", untrained(self._config, self._encoder))
         return found
+
+    def _write_for_all_folds(self, name: Choice, adapter: BottleneckAdapter) -> Path:
+        """Write an adapter that no held-out row trained: the same payload serves every fold."""
+        file = self._folder / f"{name}.safetensors"
+        payload = pack_adapter(adapter, model_name=self._encoder.ref.name)
+        for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
+            write_atomically(one, payload)
+        return file
 
     @property
     def _chosen(self) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from actors.publishing import build_manifest
-from actors.training.stages import variant_settings
+from actors.training.stages import replaces_own_adapter, variant_settings
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, probe_sentences
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.adapter_distillation import imitation_rows
+from adapterdistill.distill.averaging import SAMPLED_ROWS
 from adapterdistill.distill.batches import TrainingRows, make_batch
 from adapterdistill.distill.method import Cost, Variant
 from adapterdistill.distill.methods import METHODS
@@ -157,12 +158,15 @@ def _seconds(
 
     texts, _ = imitation_rows(encoder, stage.train)
     student = METHODS[config.student_method].cost
+    sampled = min(SAMPLED_ROWS, len(stage.train.ids)) * tokens(stage.train)
+    averaged_s = 2 * teachers * sampled / max(1, len(stage.train.ids)) * speed.forward_s
+    own = rows.train.ids and not (folds and replaces_own_adapter(config, teachers=teachers))
     judged = tokens(rows.index()) * (1 + folds) + tokens(rows.held) + tokens(rows.test)
     seconds = {
         "validate": validate_s,
-        "extract": training(stage.train, t.extract_steps, Cost()) if rows.train.ids else 0.0,
         "fetch_teachers": listed.seconds + speed.describe_s + teachers * speed.prove_s,
-        "distil": training(texts, t.distil_steps, student) if teachers else 0.0,
+        "extract": training(stage.train, t.extract_steps, Cost()) if own else 0.0,
+        "distil": averaged_s + training(texts, t.distil_steps, student) if teachers else 0.0,
         "evaluate": (1 + bool(teachers)) * judged * speed.forward_s,
         "decide": 0.0,
         "publish": 2 * speed.describe_s + listed.seconds,

@@ -42,8 +42,8 @@ class OnboardReport(Record):
     seconds: float
     """Duration of this submission: stages that an earlier one finished take no time again."""
     validate_stage: Validated
-    extract: Extracted
     fetch_teachers: Fetched
+    extract: Extracted
     distil: Distilled
     evaluate: Evaluated
     decide: Decided

@@ -60,6 +60,8 @@ class Trained(StageResult):
 class Extracted(Trained):
     """Stage 1."""
 
+    untrained_because: Literal["nothing is labelled", "teachers make up for it"] | None = None
+
 
 class Fetched(StageResult):
     teachers: tuple[VersionName, ...]

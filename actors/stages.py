@@ -46,7 +46,7 @@ def _best_step(result: Trained) -> str:
 
 
 def _extracted(result: Extracted) -> str:
-    return _best_step(result) if result.trained else "no labelled queries, nothing to train on"
+    return _best_step(result) if result.trained else f"not trained: {result.untrained_because}"
 
 
 def _fetched(result: Fetched) -> str:
@@ -94,8 +94,8 @@ def _bundled(result: Bundled) -> str:
 
 ONBOARDING = (
     Stage("validate", Validated, _validated),
-    Stage("extract", Extracted, _extracted),
     Stage("fetch_teachers", Fetched, _fetched),
+    Stage("extract", Extracted, _extracted),
     Stage("distil", Distilled, _distilled),
     Stage("evaluate", Evaluated, _evaluated),
     Stage("decide", Decided, _decided),

@@ -96,9 +96,9 @@ class TrainingConfig(Section):
     """Both training stages, and the method of the second or of a variant of its adapter."""
 
     method: str = "averaged_teachers"
-    """One of `adapterdistill.distill.methods`. `averaged_teachers` and `adapter_distillation` make
-    the student of stage 2. The others make a cheaper variant of the chosen adapter, which is served
-    if it ranks as well; each has a section of its own."""
+    """One of `adapterdistill.distill.methods`. `averaged_teachers`, `adapter_distillation` and
+    `attention_distillation` make the student of stage 2. The others make a cheaper variant of the
+    chosen adapter, which is served if it ranks as well; each has a section of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: int = Field(default=64, ge=4, le=4096)

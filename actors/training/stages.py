@@ -1,6 +1,6 @@
 """The training stages: their specs, made from a run's settings, and what they report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from adapterdistill.distill.methods import METHODS
 from adapterdistill.distill.stage import StageSpec, load_payload
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
+from adapterdistill.evaluation.arrival import MANY_TEACHERS
 from adapterdistill.manifest import SharedPrototypes, sha256_hex
 
 
@@ -31,16 +32,31 @@ def untrained(config: OnboardConfig, encoder: Encoder) -> BottleneckAdapter:
     )
 
 
-def average(encoder: Encoder, teachers: Iterable[Path], rows: TrainingRows) -> BottleneckAdapter:
-    """The average of the teachers in these payload files, for a tenant with these rows."""
-    loaded = [load_payload(file).to(encoder.device) for file in teachers]
-    adapter, _ = averaged_teachers(encoder, loaded, rows)
-    return adapter
+def average(
+    encoder: Encoder, teachers: Mapping[str, Path], rows: TrainingRows
+) -> tuple[BottleneckAdapter, dict[str, float]]:
+    """The average of the teachers for a tenant with these rows, and each teacher's share of it.
+
+    Args:
+        teachers: payload files by version name.
+    """
+    loaded = [load_payload(file).to(encoder.device) for file in teachers.values()]
+    adapter, shares = averaged_teachers(encoder, loaded, rows)
+    return adapter, dict(zip(teachers, shares.tolist(), strict=True))
 
 
 FEW_ROWS_STEPS = 20
 """Steps of an own adapter at most, where rows are so few that folds hold them out: held-out scores
 of a few rows would choose the number by chance, at times ruinously (docs/methods.md)."""
+
+
+def replaces_own_adapter(config: OnboardConfig, *, teachers: int) -> bool:
+    """Whether so many teachers make an own adapter of few rows superfluous.
+
+    It would take half of the run's time. Many teachers' average, moved by the same rows, ranks
+    better for nearly every tenant, and a few held-out rows cannot tell the exceptions.
+    """
+    return METHODS[config.student_method].starts_from_average and teachers >= MANY_TEACHERS
 
 
 def extract(
@@ -73,24 +89,32 @@ def distil(
     rows: Path,
     adapter: Path,
     own: Path | None,
+    labelled: bool,
+    average: Path,
+    shares: Mapping[str, float],
     teachers: Mapping[str, Path],
 ) -> Distilled:
-    """Stage 2, started from the adapter `own` if there is one.
+    """Stage 2, started from the teachers' average or from the own adapter, as its method says.
 
     Args:
+        own: the own adapter, if it was trained.
+        labelled: whether training queries are labelled.
+        average: the teachers' average.
+        shares: each teacher's share of the average.
         teachers: payload files by version name.
     """
     t, name = config.training, config.student_method
+    initial = average if METHODS[name].starts_from_average else own
     spec = StageSpec(
         rows=str(rows),
         bottleneck_size=t.bottleneck_size,
         schedule=METHODS[name].schedule(
-            _schedule(config, t.distil_steps, t.distil_learning_rate), labelled=own is not None
+            _schedule(config, t.distil_steps, t.distil_learning_rate), labelled=labelled
         ),
         seed=t.seed,
         method=name,
         sections=config.sections.model_dump(mode="json") if name == t.method else {},
-        initial=None if own is None else str(own),
+        initial=None if initial is None else str(initial),
         teachers=tuple(map(str, teachers.values())),
         leave_one_out=config.teachers.leave_one_out,
     )
@@ -98,7 +122,9 @@ def distil(
     return Distilled(
         **_trained(outcome, adapter),
         # Empty if the method cannot say, or was not asked.
-        weights=dict(zip(teachers, outcome.weights, strict=False)),
+        weights=dict(shares)
+        if METHODS[name].starts_from_average
+        else dict(zip(teachers, outcome.weights, strict=False)),
         leave_one_out=dict(zip(teachers, outcome.leave_one_out, strict=False)),
     )
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta
-from adapterdistill.distill.batches import Batch
+from adapterdistill.distill.batches import Batch, TrainingRows
 from adapterdistill.distill.losses import (
     embedding_distance,
     feature_distance,
     prototype_loss,
     relation_distance,
 )
+from adapterdistill.distill.method import Cost, Method, StageTexts, Start
 from adapterdistill.distill.objective import Objective, Recording
 
 
@@ -108,3 +109,28 @@ def attention_distillation_of(
     return AttentionDistillation(
         encoder, student.to(encoder.device), stack, fusion.to(encoder.device), weights=weights
     )
+
+
+class DistilByAttention(Method):
+    """Method `attention_distillation`: the student starts as the own adapter, or near identity.
+
+    The fusion needs labelled rows to learn which teachers help; without them the student imitates
+    their mean.
+    """
+
+    cost = Cost(forward=1.5, step=2.0)  # the fused pass is trained beside the student's
+
+    def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
+        student = (
+            start.initial.copy()
+            if start.initial is not None
+            else BottleneckAdapter.new(
+                start.encoder.num_layers,
+                start.encoder.hidden_size,
+                start.bottleneck_size,
+                seed=start.seed,
+            )
+        )
+        return attention_distillation_of(
+            start.encoder, start.teachers, own=start.initial, student=student, seed=start.seed
+        )

@@ -25,8 +25,8 @@ from adapterdistill.backbone import Encoder, pack
 from adapterdistill.distill.batches import Batch, TrainingRows, choose_rows
 from adapterdistill.distill.composition import mixture_weights
 from adapterdistill.distill.losses import prototype_loss
-from adapterdistill.distill.method import Cost, Method, StageTexts, Start, Teaching
-from adapterdistill.distill.objective import Objective, Scored
+from adapterdistill.distill.method import Method, StageTexts, Start
+from adapterdistill.distill.objective import Objective
 from adapterdistill.distill.training import Schedule
 
 SAMPLED_ROWS = 128
@@ -43,14 +43,11 @@ OWN_SHARE = 0.5
 class MovedAverage(Objective):
     """Trains a copy of the teachers' average on own rows, and deploys what lies halfway to it."""
 
-    def __init__(
-        self, encoder: Encoder, average: BottleneckAdapter, shares: Float[Tensor, " N"]
-    ) -> None:
+    def __init__(self, encoder: Encoder, average: BottleneckAdapter) -> None:
         super().__init__()
         self._encoder = encoder
         self._average = average.requires_grad_(False)
         self.student = average.copy()
-        self.shares = shares
 
     def forward(self, batch: Batch) -> Tensor:
         embeddings = batch.share(self._encoder.embed(batch.tokens, self.student))
@@ -65,10 +62,11 @@ class AverageTeachers(Method):
     """Method `averaged_teachers`: the teachers' average, moved halfway by own labelled rows.
 
     The steps are fixed: with a few rows an FAQ, held-out rows choose their number by chance.
-    Without labelled rows nothing is trained.
+    Without labelled rows nothing is trained. Folds start from the same average: the rows that they
+    hold out have decided no more of it than one weight for each teacher.
     """
 
-    cost = Cost(before=8)  # every teacher reads a sample of the rows
+    starts_from_average = True
 
     def schedule(self, schedule: Schedule, *, labelled: bool) -> Schedule:
         return replace(
@@ -80,12 +78,8 @@ class AverageTeachers(Method):
         )
 
     def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
-        average, shares = averaged_teachers(start.encoder, start.teachers, rows)
-        return MovedAverage(start.encoder, average.to(start.encoder.device), shares)
-
-    def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching:
-        assert isinstance(objective, MovedAverage)
-        return Teaching(tuple(objective.shares.tolist()))
+        assert start.initial is not None
+        return MovedAverage(start.encoder, start.initial)
 
 
 @torch.no_grad()

@@ -134,6 +134,8 @@ class Method:
     """Settings of the variant that the method makes of the chosen adapter. None: the method trains
     the student of stage 2."""
     cost: ClassVar[Cost] = Cost()
+    starts_from_average: ClassVar[bool] = False
+    """Whether the student starts as the teachers' average, else as the own adapter."""
     one_worker: ClassVar[bool] = False
     """Whether it trains in one process only."""
 

@@ -1,6 +1,7 @@
 """The methods that a run may name in `training.method`: one line each."""
 
 from adapterdistill.distill.adapter_distillation import DistilTeachers
+from adapterdistill.distill.attention_distillation import DistilByAttention
 from adapterdistill.distill.averaging import AverageTeachers
 from adapterdistill.distill.conditional_distillation import Conditional
 from adapterdistill.distill.meta_kd.method import MetaKd
@@ -10,6 +11,7 @@ from adapterdistill.distill.multitask_kd.method import MultitaskKd
 METHODS: dict[str, Method] = {
     "averaged_teachers": AverageTeachers(),
     "adapter_distillation": DistilTeachers(),
+    "attention_distillation": DistilByAttention(),
     "conditional": Conditional(),
     "multitask_kd": MultitaskKd(),
     "meta_kd": MetaKd(),

@@ -55,7 +55,7 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (
             GOOD + '[training]\nmethod = "magic"\n',
             "training.method: Input should be 'averaged_teachers', 'adapter_distillation', "
-            "'conditional', 'multitask_kd' or 'meta_kd'",
+            "'attention_distillation', 'conditional', 'multitask_kd' or 'meta_kd'",
         ),
         (GOOD + "[training]\nmethod = 3\n", "training.method: Input should be a valid string"),
         (GOOD + f"{CONDITIONAL}[conditional]\nsped = 2\n", "conditional.sped: Extra inputs"),

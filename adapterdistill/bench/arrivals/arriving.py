@@ -28,7 +28,7 @@ from adapterdistill.testbed.progress import say
 from adapterdistill.testbed.random_adapters import random_manifest
 from adapterdistill.testbed.registry import registry_process
 
-VERSION = "2"
+VERSION = "4"
 """Part of every key: raise it when the code that a run goes through has changed."""
 TEACHER = Setting(learning_rate=1e-3, steps=70)
 """Own adapters on all training rows; one setting for all teachers."""
@@ -185,19 +185,19 @@ def unlabelled_pool(tenant: BenchTenant, job: Arriving) -> TextRows:
 
 
 def arriving_queries(tenant: BenchTenant, faqs: tuple[Faq, ...], job: Arriving) -> Iterator[Query]:
-    """Rows of the arriving tenant's folder: k queries an FAQ, unlabelled ones, and test rows.
+    """Rows of the arriving tenant's folder: k queries an FAQ, and unlabelled ones.
 
-    Its `valid` rows stay away: a tenant with k queries an FAQ has no others.
+    Its `valid` and test rows stay away: a tenant with k queries an FAQ has no others, and the
+    served engine is asked the test queries afterwards.
     """
     parts = {
         "train": tenant.first(job.k, seed=job.seed),
         "unlabelled": unlabelled_pool(tenant, job),
-        "test": tenant.test.join(tenant.out_of_scope),
     }
     for split, rows in parts.items():
         for number, (text, label) in enumerate(zip(rows.texts, rows.labels.tolist(), strict=True)):
-            known = label >= 0 and split != "unlabelled"
-            yield Query(f"{split}-{number}", text, faqs[label].faq_id if known else None, split)
+            faq_id = faqs[label].faq_id if split == "train" else None
+            yield Query(f"{split}-{number}", text, faq_id, split)
 
 
 def _figures(report: OnboardReport) -> dict[str, Any]:

@@ -48,11 +48,14 @@ def killed_at(step: int, spec: StageSpec, encoder: Encoder, adapter: Path) -> No
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 9])
-@pytest.mark.parametrize("method", ["averaged_teachers", "adapter_distillation", None])
+@pytest.mark.parametrize(
+    "method", ["averaged_teachers", "adapter_distillation", "attention_distillation", None]
+)
 def test_killed_at_any_step_it_ends_as_if_it_had_not_been(
     spec: StageSpec, tiny_encoder: Encoder, tmp_path: Path, step: int, method: str | None
 ) -> None:
-    spec = replace(spec, method=method, teachers=spec.teachers if method else ())
+    initial = spec.teachers[0] if method == "averaged_teachers" else None
+    spec = replace(spec, method=method, teachers=spec.teachers if method else (), initial=initial)
     whole = train_in_place(spec, tiny_encoder, adapter=tmp_path / "whole" / "a.safetensors")
     adapter = tmp_path / "killed" / "a.safetensors"
     killed_at(step, spec, tiny_encoder, adapter)

@@ -145,14 +145,13 @@ def test_the_arriving_folder_holds_just_its_k_queries_and_no_held_out_rows(
 ) -> None:
     tenant = tenants[job.tenant]
     rows = list(arriving_queries(tenant, faqs, job))
-    assert {row.split for row in rows} <= {"train", "unlabelled", "test"}
+    assert {row.split for row in rows} <= {"train", "unlabelled"}
     labelled = [row for row in rows if row.split == "train"]
     assert sorted(row.faq_id for row in labelled) == sorted(faq.faq_id for faq in faqs)
     assert [row.text for row in labelled] == list(tenant.first(1, seed=0).texts)
     pool = [row for row in rows if row.split == "unlabelled"]
     assert all(row.faq_id is None for row in pool)
     assert not {row.text for row in pool} & set(tenant.first(10, seed=0).texts)
-    assert sum(row.split == "test" for row in rows) == len(tenant.test) + len(tenant.out_of_scope)
 
 
 def test_whatever_an_arrival_depends_on_is_in_its_key(

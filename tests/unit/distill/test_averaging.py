@@ -21,6 +21,7 @@ from adapterdistill.distill.averaging import (
 )
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.composition import mixture_weights
+from adapterdistill.distill.folds import fold_file
 from adapterdistill.distill.objective import OwnAdapter, Recording
 from adapterdistill.distill.rows import StageRows, write_rows
 from adapterdistill.distill.stage import StageSpec, run_stage
@@ -114,7 +115,7 @@ def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
     average = random_adapter(tiny_encoder, seed=0, scale=0.2)
     before = state_digest(average)
     moved, trained = (
-        MovedAverage(tiny_encoder, average.copy(), torch.ones(1)),
+        MovedAverage(tiny_encoder, average.copy()),
         OwnAdapter(tiny_encoder, average.copy()),
     )
     for objective in (moved, trained):
@@ -130,14 +131,12 @@ def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
         torch.testing.assert_close(mine, (start + end) / 2)
 
 
-def spec_of(
-    folder: Path, encoder: Encoder, rows: StageRows, *, labelled: bool, teachers: int = 2
-) -> StageSpec:
+def spec_of(folder: Path, encoder: Encoder, rows: StageRows, *, labelled: bool) -> StageSpec:
     write_rows(folder / "rows.safetensors", rows)
-    files = []
-    for n, teacher in enumerate(teachers_of(encoder, teachers)):
-        files.append(folder / f"teacher-{n}.safetensors")
-        files[-1].write_bytes(pack_adapter(teacher, model_name="tiny"))
+    average = folder / "averaged.safetensors"
+    payload = pack_adapter(random_adapter(encoder, seed=0, scale=0.2), model_name="tiny")
+    for file in (average, fold_file(average, 0), fold_file(average, 1)):
+        file.write_bytes(payload)
     schedule = Schedule(max_steps=7, batch_size=12, evaluate_every=2)
     return StageSpec(
         rows=str(folder / "rows.safetensors"),
@@ -145,7 +144,7 @@ def spec_of(
         schedule=AverageTeachers().schedule(schedule, labelled=labelled),
         seed=2,
         method="averaged_teachers",
-        teachers=tuple(map(str, files)),
+        initial=str(average),
     )
 
 
@@ -153,12 +152,10 @@ def test_nothing_is_trained_without_labelled_rows(tmp_path: Path, tiny_encoder: 
     none = TrainingRows([], ROWS.labels[:0])
     rows = StageRows(ROWS, none, none, 6)
     found = run_stage(spec_of(tmp_path, tiny_encoder, rows, labelled=False), tiny_encoder)
-    average, shares = averaged_teachers(tiny_encoder, teachers_of(tiny_encoder, 2), ROWS)
+    average = random_adapter(tiny_encoder, seed=0, scale=0.2)
     assert isinstance(found.student, BottleneckAdapter) and found.result.steps == 0
     for mine, expected in zip(found.student.parameters(), average.parameters(), strict=True):
         torch.testing.assert_close(mine, expected)
-    assert found.teaching is not None
-    assert found.teaching.weights == pytest.approx(shares.tolist())
 
 
 @pytest.mark.parametrize("rows", [separable_stage(), fold_stage()], ids=["held out", "folds"])
