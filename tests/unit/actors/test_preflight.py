@@ -104,6 +104,19 @@ def test_more_steps_take_longer_and_no_teachers_distil_nothing(
     assert short.stage_seconds["variant"] == 0
 
 
+def test_texts_that_are_cut_are_told_of_and_recorded(
+    configured: Configured, registry: Running
+) -> None:
+    config = changed(configured(), "encoder", max_tokens=12, query_prompt="ask ")
+    found = check(preflight(config), "encoder")
+    assert found.status == "warning"
+    assert "only the first 12 tokens are read" in found.said and " queries" in found.said
+    report, _ = run_through(config)
+    assert report.validate_stage.max_tokens == 12 and report.validate_stage.cut["queries"] > 0
+    [manifest] = registry.client.list(tenant="fletcher")
+    assert (manifest.encoder.max_tokens, manifest.encoder.query_prompt) == (12, "ask ")
+
+
 def test_a_variant_and_shared_prototypes_are_told_of(configured: Configured) -> None:
     config = configured(run={"training": {"method": "meta_kd"}, "light": {"heads": 2}})
     config = config.model_copy(update={"meta": MetaConfig(share_prototypes=True, noise=2.0)})

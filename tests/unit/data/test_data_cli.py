@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from adapterdistill.backbone import Encoder
 from adapterdistill.cli.data import app
 from adapterdistill.data import Faq, TenantDataset, write_tenant
-from adapterdistill.errors import ConfigError, DataError, UnreadableTextError
+from adapterdistill.data.schema import SPLITS
+from adapterdistill.errors import ConfigError, DataError, EncoderError, UnreadableTextError
 
 RUNNER = CliRunner()
 
@@ -29,6 +31,27 @@ def test_samples_are_written_and_described(samples: Path) -> None:
     plain = {"path": str(folder), **tenant.counts(), "digest": tenant.digest()}
     assert described == plain | unread | cut
     assert "digest" in RUNNER.invoke(app, ["describe", str(folder)]).stdout
+
+
+def test_texts_longer_than_an_encoder_reads_are_counted(
+    samples: Path, minilm: Encoder, tiny_encoder_folder: Path
+) -> None:
+    folder = samples / "valtara-rail"
+    arguments = ["describe", str(folder), "--format", "json", "--max-tokens"]
+    described = json.loads(RUNNER.invoke(app, [*arguments, "12"]).stdout)
+    tenant = TenantDataset.open(folder)
+    texts = {
+        "questions": [faq.question for faq in tenant.faqs()],
+        "answers": [faq.answer for faq in tenant.faqs() if faq.answer],
+        "queries": [query.text for split in SPLITS for query in tenant.queries(split)],
+    }
+    for name, found in texts.items():
+        longer = sum(len(ids) > 12 for ids in minilm.tokenize(found))
+        assert described[f"cut_{name}"] == longer > 0
+    own = [*arguments, "256", "--encoder", str(tiny_encoder_folder)]
+    assert json.loads(RUNNER.invoke(app, own).stdout)["cut_queries"] == 0
+    gone = RUNNER.invoke(app, [*arguments, "9", "--encoder", "./none"])
+    assert isinstance(gone.exception, EncoderError)
 
 
 def test_one_sample_can_be_chosen(tmp_path: Path) -> None:
