@@ -287,7 +287,7 @@ def test_texts_that_can_be_served_all_the_same_are_a_warning(
     assert "equal questions (faq-0 = again; faq-1 = one)" in check(found, "texts").said
     report, lines = run_through(config)
     assert report.validate_stage.counts["alike"] == 4
-    assert "4 FAQs not told apart: see --dry-run" in lines[0]
+    assert "4 FAQs are not told apart: see --dry-run" in lines[0]
 
 
 def test_the_language_is_published_and_chooses_teachers(
