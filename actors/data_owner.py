@@ -15,6 +15,7 @@ import torch
 
 from actors.bundling import is_in_service, put_into_service
 from actors.judging import Judge, require_servable
+from actors.live import live_version
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -47,7 +48,14 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.rows import TenantRows, count_cut, spread, tokenise, write_rows
+from adapterdistill.distill.rows import (
+    ROWS_FILE,
+    TenantRows,
+    count_cut,
+    spread,
+    tokenise,
+    write_rows,
+)
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -56,6 +64,7 @@ from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
+_LIVE_MANIFEST = "live_manifest.json"
 _VARIANT = "form.safetensors"
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
@@ -157,7 +166,7 @@ class DataOwner:
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
                 labelled=bool(self._rows.train.ids),
-                average=self._write_for_all_folds("averaged", averaged),
+                average=self._write_for_all_folds("averaged", self._packed(averaged)),
                 shares=shares,
                 teachers=teachers,
             )
@@ -169,9 +178,13 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
+            live = live_version(self._config, self._encoder)
             evaluated, scorer = self._judge.evaluate(
-                self._candidates(), teachers=len(self._done(Fetched).teachers)
+                self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
             )
+            if live is not None:
+                self._write_for_all_folds("live", live.payload)
+                write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(scorer))
             return evaluated
 
@@ -191,16 +204,19 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload = self._chosen_payload()
-            manifest = build_manifest(
-                self._config,
-                self._encoder,
-                payload,
-                choice=self._done(Decided).choice,
-                metrics=self._done(Evaluated).candidates[self._done(Decided).choice].held_out,
-                teachers=self._done(Fetched).teachers,
-                prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
-            )
+            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            if choice == "live":
+                manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
+            else:
+                manifest = build_manifest(
+                    self._config,
+                    self._encoder,
+                    payload,
+                    choice=choice,
+                    metrics=self._done(Evaluated).candidates[choice].held_out,
+                    teachers=self._done(Fetched).teachers,
+                    prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
+                )
             manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
             return Published(
@@ -300,7 +316,7 @@ class DataOwner:
 
     @property
     def _rows_file(self) -> Path:
-        return self._folder / "rows.safetensors"
+        return self._folder / ROWS_FILE
 
     def _teacher_file(self, name: str) -> Path:
         return self._folder / "teachers" / f"{VersionRef.parse(name).version}.safetensors"
@@ -335,13 +351,16 @@ class DataOwner:
             found["own"] = self._folder / _OWN
         if distilled.trained and self._rows.train.ids:
             found["averaged"] = self._folder / _AVERAGED
-        found["bare"] = self._write_for_all_folds("bare", untrained(self._config, self._encoder))
+        bare = untrained(self._config, self._encoder)
+        found["bare"] = self._write_for_all_folds("bare", self._packed(bare))
         return found
 
-    def _write_for_all_folds(self, name: Choice, adapter: BottleneckAdapter) -> Path:
-        """Write an adapter that no held-out row trained: the same payload serves every fold."""
+    def _packed(self, adapter: BottleneckAdapter) -> bytes:
+        return pack_adapter(adapter, model_name=self._encoder.ref.name)
+
+    def _write_for_all_folds(self, name: Choice, payload: bytes) -> Path:
+        """Write an adapter that the folds did not train: the same payload serves every fold."""
         file = self._folder / f"{name}.safetensors"
-        payload = pack_adapter(adapter, model_name=self._encoder.ref.name)
         for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
             write_atomically(one, payload)
         return file

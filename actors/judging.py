@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from actors.live import Live
 from actors.records import Evaluated, Published, VariantMade
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
+from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Query, TenantDataset
@@ -24,6 +27,7 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import NotServedError
 from adapterdistill.evaluation.arrival import (
     AVERAGED_PRIOR,
+    LIVE_PRIOR,
     TEMPERATURE,
     Candidate,
     Competition,
@@ -68,13 +72,14 @@ class Judge:
     config: OnboardConfig
 
     def evaluate(
-        self, adapters: Mapping[Choice, Path], *, teachers: int
+        self, adapters: Mapping[Choice, Path], *, teachers: int, live: Live | None
     ) -> tuple[Evaluated, Scorer]:
         """Let the candidates compete on held-out rows; test rows are for the record.
 
         Args:
             adapters: the candidates' payload files, with the folds' beside those that rows trained.
             teachers: number of teachers that taught the student.
+            live: the live version; it competes if held-out rows did not train it.
 
         Returns:
             The record, and the scorer of the chosen candidate.
@@ -89,6 +94,8 @@ class Judge:
             )
             for name, file in adapters.items()
         }
+        if live is not None and (candidate := self._live(live)) is not None:
+            candidates["live"] = candidate
         found = self._compete(candidates)
         chosen = found.competition.choice.chosen
         own = "own" if "own" in adapters else "bare"
@@ -151,22 +158,22 @@ class Judge:
         return made, found.competition.judged["variant"].scorer
 
     def _compete(self, candidates: Mapping[str, Candidate]) -> "_Found":
-        t = self.config.training
-        texts, folds = read_texts(
-            self.dataset, self.rows, seed=t.seed, held_out_fraction=t.held_out_fraction
-        )
+        texts, folds = self._texts
         competition = compete(
             self.encoder,
             texts,
             candidates,
             foreign=foreign_texts(self.encoder, texts.questions),
             folds=folds,
-            seed=t.seed,
+            seed=self.config.training.seed,
             most_wrong=self.config.release.max_wrong_answers,
         )
         return _Found(
             competition,
-            held={name: _held(one, texts) for name, one in competition.judged.items()},
+            held={
+                name: _held(one, texts, candidates[name].seen)
+                for name, one in competition.judged.items()
+            },
             test={
                 name: self._test(candidates[name].embedder, one.scorer)
                 for name, one in competition.judged.items()
@@ -204,6 +211,22 @@ class Judge:
             return AVERAGED_PRIOR
         return floor_prior(len(self.rows.train.ids), self.rows.num_faqs, teachers)
 
+    def _live(self, live: Live) -> Candidate | None:
+        """The live version, judged by the rows that did not train it; None if there are none."""
+        texts, folds = self._texts
+        rows, _ = texts.rows()
+        seen = torch.tensor(live.has_seen(self.encoder.tokenize(list(rows))))
+        if not bool((~seen & (folds >= 0)).any()):
+            return None
+        return Candidate(unpack_adapter(live.payload), prior=LIVE_PRIOR, seen=seen)
+
+    @property
+    def _texts(self) -> tuple[TenantTexts, Tensor]:
+        t = self.config.training
+        return read_texts(
+            self.dataset, self.rows, seed=t.seed, held_out_fraction=t.held_out_fraction
+        )
+
     def _folds(self, file: Path) -> tuple[Embedder, ...]:
         """The folds' adapters; without folds the adapter itself, which no held-out row trained."""
         folds = [fold_file(file, fold) for fold in range(self.rows.num_folds)]
@@ -230,14 +253,15 @@ class _Found:
         return calibrate(self.held[name], self.threshold(name))
 
 
-def _held(judged: Judged, texts: TenantTexts) -> Ranking:
+def _held(judged: Judged, texts: TenantTexts, seen: Tensor | None) -> Ranking:
     """The held-out rows' ranks and evidence, and the evidence of out-of-scope examples."""
     held = judged.held
+    kept = torch.ones(len(held.rows), dtype=torch.bool) if seen is None else ~seen[held.rows]
     return Ranking(
-        ranks=gold_ranks(held.scores.total, texts.right_of(held.rows)),
-        best=held.scores.evidence,
+        ranks=gold_ranks(held.scores.total, texts.right_of(held.rows))[kept],
+        best=held.scores.evidence[kept],
         best_out_of_scope=judged.outside,
-        score=-float(held.losses(TEMPERATURE).mean()) if len(held.gold) else None,
+        score=-float(held.losses(TEMPERATURE)[kept].mean()) if bool(kept.any()) else None,
     )
 
 

@@ -85,6 +85,8 @@ def _method(choice: Choice, config: OnboardConfig) -> str:
             return "averaged_teachers"
         case "distilled":
             return config.student_method
+        case "live":
+            raise ValueError("a live version has its manifest already")
 
 
 def privacy_of(config: OnboardConfig) -> str:

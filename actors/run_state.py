@@ -36,8 +36,13 @@ class RunState:
     @classmethod
     def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
         work = canonical_json([_FORMAT, config.tenant, config.digest(), data_sha256])
-        folder = Path(config.workspace) / config.tenant / "runs" / sha256_hex(work)[:16]
+        folder = _runs(config) / sha256_hex(work)[:16]
         folder.mkdir(parents=True, exist_ok=True)
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> "RunState":
+        """The state of the run in this folder."""
         return cls(folder, FileLock(folder / "lock", thread_local=False))
 
     @contextmanager
@@ -98,3 +103,13 @@ class RunState:
 
     def _path(self, kind: type[StageResult]) -> Path:
         return self.folder / "stages" / kind.file_name()
+
+
+def runs_of(config: OnboardConfig) -> Iterator[RunState]:
+    """The tenant's runs in the workspace, in no order."""
+    folder = _runs(config)
+    return (RunState.at(one) for one in folder.iterdir()) if folder.is_dir() else iter(())
+
+
+def _runs(config: OnboardConfig) -> Path:
+    return Path(config.workspace) / config.tenant / "runs"

@@ -58,6 +58,10 @@ class StageRows:
 _PARTS = ("train", "held_index", "held_queries")
 
 
+ROWS_FILE = "rows.safetensors"
+"""Name of the file of `write_rows` in a run's folder."""
+
+
 def write_rows(path: Path, rows: StageRows) -> None:
     """Token ids and labels as safetensors."""
     tensors: dict[str, Tensor] = {"num_faqs": torch.tensor(rows.num_faqs)}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder, TextKind
@@ -48,6 +48,9 @@ LEAST_EXAMPLES = 3
 AVERAGED_PRIOR = Prior(0.024, 0.023)
 """The average's cross-entropy less the moved average's: mean and spread over eight public tenants
 at 1 and 3 queries an FAQ."""
+LIVE_PRIOR = Prior(0.0, 0.05)
+"""The live version against the new one: nothing is known beforehand, so that evidence decides. The
+spread is that of the trained candidates among each other."""
 MANY_TEACHERS = 8
 """From as many on, the priors stand; they were measured with 16."""
 FEW_TEACHERS_SPREAD = 0.08
@@ -66,6 +69,9 @@ class Candidate:
     """One for each of the folds, if rows trained it."""
     prior: Prior | None = None
     """Against the reference; None for the reference itself."""
+    seen: Bool[Tensor, " rows"] | None = None
+    """Those of `TenantTexts.rows` that trained it although no fold says so; they do not judge it.
+    None: no such row."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def compete(
     fit = _Fitting(encoder, tenant, texts, labels, foreign)
     judged = {name: fit.judge(candidate, folds) for name, candidate in candidates.items()}
     choice = choose(
-        {name: one.held.losses(TEMPERATURE) for name, one in judged.items()},
+        {name: _losses(one.held, candidates[name].seen) for name, one in judged.items()},
         {name: one.prior for name, one in candidates.items() if one.prior},
         reference=references[0],
     )
@@ -144,6 +150,12 @@ def compete(
         judged,
         {name: carried_over(threshold, fresh.foreign, one.foreign) for name, one in judged.items()},
     )
+
+
+def _losses(held: HeldOutScores, seen: Tensor | None) -> Tensor:
+    """Cross-entropy by held-out row, NaN where the row trained the candidate, [held]."""
+    losses = held.losses(TEMPERATURE)
+    return losses if seen is None else losses.masked_fill(seen[held.rows], torch.nan)
 
 
 def floor_prior(num_queries: int, num_faqs: int, teachers: int) -> Prior:

@@ -66,6 +66,7 @@ def choose(
 
     Args:
         losses: each candidate's held-out cross-entropy by row, on the same rows; may have no row.
+            NaN where the row is not held out for the candidate.
         priors: of every candidate but the reference.
 
     Raises:
@@ -85,7 +86,11 @@ def choose(
 
 
 def judge(differences: Float[Tensor, " rows"], prior: Prior) -> Judgement:
-    """A candidate's expected difference after `differences`, its losses minus the reference's."""
+    """A candidate's expected difference after `differences`, its losses minus the reference's.
+
+    Rows of NaN say nothing.
+    """
+    differences = differences[~differences.isnan()]
     rows = len(differences)
     if not rows:
         return Judgement(None, None, prior.mean)

@@ -10,9 +10,9 @@ from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.metrics import paired_bootstrap
 from adapterdistill.manifest import Metric, Record, VariantKind
 
-Choice = Literal["own", "distilled", "averaged", "bare"]
-"""What may be served: the own adapter, the student, the teachers' average, or a near-identity
-adapter, which leaves the bare encoder as it is."""
+Choice = Literal["own", "distilled", "averaged", "bare", "live"]
+"""What may be served: the own adapter, the student, the teachers' average, a near-identity adapter,
+which leaves the bare encoder as it is, or the adapter that is live now."""
 _ALONE = "no other candidate"
 _UNSEEN = "no held-out row, so the candidate that is best for most tenants"
 _STANDARD = r"no other candidate is expected to be better on \d+ held-out rows"

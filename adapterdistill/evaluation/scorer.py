@@ -5,9 +5,9 @@
 - `characters`: TF-IDF of character n-grams.
 - `answers`: the highest cosine to a sentence of the FAQ's answer, where there are answers.
 
-Where queries are labelled, FAQs are ranked by z(head) + 0.2 z(characters) + 0.4 z(answers), z
-standardising a query's scores over the FAQs; where there are questions only, by z(cosine)
-+ 0.1 z(characters) + 0.4 z(answers), because a head fitted on one row an FAQ knows no more.
+FAQs are ranked by 0.5 z(cosine) + 0.5 z(head) + 0.1 z(characters) + 0.4 z(answers), where z
+standardises a query's scores over the FAQs. Where there are questions only, the cosine has the
+head's weight too: a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
 it. Its evidence is the weighted mean of the best cosine (1), the best character score (0.5) and the
@@ -16,7 +16,7 @@ best, so that one threshold on the best score decides whether to answer.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import safetensors.torch
@@ -34,8 +34,9 @@ from adapterdistill.evaluation.head import ANCHOR, SOFT_WEIGHT, Linear, fit_logi
 from adapterdistill.evaluation.metrics import faq_scores
 from adapterdistill.evaluation.prototypes import refine, shares
 
-CHARACTERS_IN_RANKING = 0.2
-CHARACTERS_BESIDE_QUESTIONS = 0.1
+HEAD_IN_RANKING = 0.5
+"""The cosine has the rest of 1."""
+CHARACTERS_IN_RANKING = 0.1
 ANSWERS_IN_RANKING = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
 ANSWERS_IN_EVIDENCE = 0.5
@@ -108,17 +109,17 @@ class Scorer:
         if len(vectors) != len(texts):
             raise ValueError(f"{len(vectors)} query vectors but {len(texts)} texts")
         views = {"cosine": vectors @ self.prototypes.T, "characters": self.characters(texts)}
-        letters = standardised(views["characters"])
-        if self.head is None:
-            ranking = standardised(views["cosine"]) + CHARACTERS_BESIDE_QUESTIONS * letters
-        else:
+        if self.head is not None:
             views["head"] = self.head(vectors)
-            ranking = standardised(views["head"]) + CHARACTERS_IN_RANKING * letters
         if self.answers is not None:
             views["answers"] = faq_scores(
                 vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)
             )
-            ranking = ranking + ANSWERS_IN_RANKING * standardised(views["answers"])
+        weights = ranking_weights(views)
+        ranking = sum(
+            (weight * standardised(views[name]) for name, weight in weights.items()),
+            start=torch.zeros(()),
+        )
         behind = ranking.amax(1, keepdim=True) - ranking
         return Scores(_evidence(views)[:, None] - BEHIND * behind, views)
 
@@ -273,6 +274,17 @@ def _evidence(views: Mapping[str, Tensor]) -> Tensor:
     parts = [(weight, views[name].amax(1)) for name, weight in weights.items() if name in views]
     total = sum(weight for weight, _ in parts)
     return torch.stack([weight / total * best for weight, best in parts]).sum(0)
+
+
+def ranking_weights(views: Collection[str]) -> dict[str, float]:
+    """Weights of the views that a tenant has, in the ranking of its FAQs."""
+    weights = {
+        "cosine": 1.0 - HEAD_IN_RANKING if "head" in views else 1.0,
+        "head": HEAD_IN_RANKING,
+        "characters": CHARACTERS_IN_RANKING,
+        "answers": ANSWERS_IN_RANKING,
+    }
+    return {name: weight for name, weight in weights.items() if name in views}
 
 
 def standardised(scores: Float[Tensor, "queries faqs"]) -> Float[Tensor, "queries faqs"]:

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.scorer import (
     ANSWERS_IN_EVIDENCE,
-    ANSWERS_IN_RANKING,
     BEHIND,
-    CHARACTERS_BESIDE_QUESTIONS,
     CHARACTERS_IN_EVIDENCE,
-    CHARACTERS_IN_RANKING,
     Scorer,
+    ranking_weights,
 )
 from serve.engine.faq_index import Scored, distinct_rows
 
@@ -73,18 +71,14 @@ class ScorerIndex:
         cosine, letters = products[:, :count], self.characters(texts).numpy()
         evidence = cosine.max(1) + CHARACTERS_IN_EVIDENCE * letters.max(1)
         total = 1.0 + CHARACTERS_IN_EVIDENCE
-        views = {"cosine": cosine}
-        if self.bias is None:
-            weights = {"cosine": 1.0, "characters": CHARACTERS_BESIDE_QUESTIONS}
-        else:
-            weights = {"head": 1.0, "characters": CHARACTERS_IN_RANKING}
+        views = {"cosine": cosine, "characters": letters}
+        if self.bias is not None:
             views["head"] = products[:, count : 2 * count] + self.bias
-        views["characters"] = letters
         if len(self.starts):
-            weights["answers"] = ANSWERS_IN_RANKING
             views["answers"] = answers = self._answers(products[:, -self.num_sentences :])
             evidence += ANSWERS_IN_EVIDENCE * answers.max(1)
             total += ANSWERS_IN_EVIDENCE
+        weights = ranking_weights(views)
         parts = _weighted(np.stack([views[name] for name in weights]), [*weights.values()])
         ranking = parts.sum(0)
         behind = ranking.max(1, keepdims=True) - ranking

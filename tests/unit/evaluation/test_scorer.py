@@ -43,9 +43,8 @@ def test_ranking_is_the_weighted_sum_of_standardised_views(k: int) -> None:
     fresh = rows(2, seed=7)
     scores = fitted(k)(fresh.vectors, fresh.texts)
     views = scores.views
-    expected = z(views["cosine"]) + 0.1 * z(views["characters"])
-    if k:
-        expected = z(views["head"]) + 0.2 * z(views["characters"])
+    linear = (z(views["cosine"]) + z(views["head"])) / 2 if k else z(views["cosine"])
+    expected = linear + 0.1 * z(views["characters"])
     assert torch.equal(scores.total.argsort(1), expected.argsort(1))
 
 
@@ -62,9 +61,8 @@ def test_answer_sentences_rank_beside_the_other_views(k: int) -> None:
     views = scores.views
     best = (fresh.vectors @ answers().vectors.T)[:, [0, 1]].amax(1)
     torch.testing.assert_close(views["answers"][:, 0], best)
-    expected = z(views["cosine"]) + 0.1 * z(views["characters"])
-    if k:
-        expected = z(views["head"]) + 0.2 * z(views["characters"])
+    linear = (z(views["cosine"]) + z(views["head"])) / 2 if k else z(views["cosine"])
+    expected = linear + 0.1 * z(views["characters"])
     expected += 0.4 * z(views["answers"])
     assert torch.equal(scores.total.argsort(1), expected.argsort(1))
     again = Scorer.from_tensors(scorer.tensors(), scorer.characters.grams)
