@@ -222,9 +222,7 @@ class _Fitting:
         return AnswerSentences(self._embed(sentences, candidate.embedder, "passage"), faqs)
 
     def _embed_rows(self, embedder: Embedder | None) -> Tensor:
-        questions = len(self.texts) - len(self.tenant.queries)
-        ids = self.encoder.tokenize(self.texts[:questions], "passage")
-        ids += self.encoder.tokenize(self.texts[questions:])
+        ids = self.tenant.row_ids(self.encoder)
         return self.encoder.embed_ids(ids, embedder, batch_size=128).cpu()
 
     def _embed(

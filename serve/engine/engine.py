@@ -228,7 +228,10 @@ class Engine:
         For comparisons, in one batch; `search` answers nothing without an adapter.
         """
         served = [None if live is None else live.served for live in through]
-        return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
+        bare = self._encoder.ref
+        refs = [bare if live is None else live.manifest.encoder for live in through]
+        ids = self._encoder.tokenize_queries(texts, refs)
+        return self._embed(self.snapshot.stack, ids, served)
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.
