@@ -1,4 +1,4 @@
-"""A frozen post-LayerNorm transformer encoder as a pure function of packed tokens.
+"""A frozen transformer encoder as a pure function of packed tokens.
 
 An adapter enters as a `LayerDelta`, or as a `LayerRule` if it does more than add to the FFN's
 output. A `Replacement` reads the tokens instead of the encoder. The encoder keeps nothing of a
@@ -12,11 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.backbone.attach import EncoderWeights
-from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
+from adapterdistill.backbone.layer import (
+    FrozenLayer,
+    LayerDelta,
+    LayerRule,
+    embed_tokens,
+    end_layers,
+    rule_of,
+)
 from adapterdistill.backbone.packed import PackedTokens, pack
 from adapterdistill.backbone.pooling import Head
 from adapterdistill.backbone.tokens import TextKind, TextReader, Tokenizer
+from adapterdistill.backbone.weights import EncoderWeights
 from adapterdistill.manifest import EncoderRef
 
 Adaptation = LayerDelta | LayerRule
@@ -76,7 +83,9 @@ class Encoder:
 
     @property
     def num_parameters(self) -> int:
-        return sum(part.numel() for part in self._weights.tensors().values())
+        # Layers may share their weights.
+        parts = {id(part): part for part in self._weights.tensors().values()}
+        return sum(part.numel() for part in parts.values())
 
     @property
     def unknown_id(self) -> int | None:
@@ -85,7 +94,7 @@ class Encoder:
 
     def with_weights(self, weights: EncoderWeights) -> "Encoder":
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
-        shape = {"hidden_size": weights.words.shape[1], "num_layers": len(weights.layers)}
+        shape = {"hidden_size": weights.hidden_size, "num_layers": len(weights.layers)}
         ref = self.ref.model_copy(update=shape)
         return Encoder(weights, self._tokenizer, ref, head=self.head)
 
@@ -145,15 +154,8 @@ class Encoder:
 
     def _run(self, tokens: PackedTokens, delta: Adaptation | None) -> tuple[LayerRule, Tensor]:
         """Run all layers; return this batch's rule and the last hidden states."""
-        h = self._embed_tokens(tokens)
+        h = embed_tokens(self._weights, tokens)
         rule = rule_of(delta).started(h, tokens)
         for layer in self._layers:
             h = rule.run(layer, h, tokens)
-        return rule, h
-
-    def _embed_tokens(self, tokens: PackedTokens) -> Tensor:
-        w = self._weights
-        h = F.embedding(tokens.input_ids, w.words) + F.embedding(tokens.position, w.positions)
-        return F.layer_norm(
-            h, (self.hidden_size,), w.embedding_norm_weight, w.embedding_norm_bias, w.norm_eps
-        )
+        return rule, end_layers(self._weights, h)

@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapterdistill.backbone.attach import (
-    EncoderWeights,
-    check_family,
+from adapterdistill.backbone.encoder import DTYPES, Encoder
+from adapterdistill.backbone.families import (
     check_supported,
+    num_positions,
+    open_tensors,
     read_weights,
 )
-from adapterdistill.backbone.encoder import DTYPES, Encoder
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, read_folder
 from adapterdistill.backbone.modules import read_module
 from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
 from adapterdistill.backbone.pooling import Head, Prompt
 from adapterdistill.backbone.tokens import TextReader, Tokenizer, read_tokenizer
+from adapterdistill.backbone.weights import EncoderWeights
 from adapterdistill.errors import ConfigError, EncoderError
 from adapterdistill.manifest import EncoderRef, canonical_json, sha256_hex
 from adapterdistill.sections import EncoderConfig
@@ -36,7 +37,7 @@ def load_reader(name: str = DEFAULT_ENCODER, *, max_tokens: int | None = None) -
     """Load what reads texts for an encoder, without its weights. Raises as `load_encoder` does."""
     folder = read_folder(_found(name), name)
     tokenizer, _ = read_tokenizer(folder)
-    positions = int(folder.config.get("max_position_embeddings", 512))
+    positions = num_positions(folder.config)
     own = min(folder.max_tokens or positions, positions)
     return TextReader(tokenizer, max_tokens or own, folder.query_prompt, folder.passage_prompt)
 
@@ -75,19 +76,19 @@ def load_encoder(
     path = _found(name)
     folder = read_folder(path, name)
     tokenizer, tokenizer_sha256 = read_tokenizer(folder)
-    config, weights = _read(folder, place, _auto_dtype(place) if dtype == "auto" else DTYPES[dtype])
+    weights = _read(folder, place, _auto_dtype(place) if dtype == "auto" else DTYPES[dtype])
     _check_tokens(folder, tokenizer, weights, max_tokens)
     prompts = _prompts(folder, query_prompt, passage_prompt)
-    head, of_head, head_files = _head(folder, config.hidden_size, tokenizer, prompts)
+    head, of_head, head_files = _head(folder, weights.hidden_size, tokenizer, prompts)
     weights_sha256 = _digest(path, (*folder.weights, *head_files), of_head)
     if known is not None:
         known.check(weights_sha256)
     own = min(folder.max_tokens or weights.num_positions, weights.num_positions)
     ref = EncoderRef(
         name=path.name if known is None else name,
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
+        model_type=folder.config["model_type"],
+        hidden_size=weights.hidden_size,
+        num_layers=len(weights.layers),
         weights_sha256=weights_sha256,
         tokenizer_sha256=tokenizer_sha256,
         max_tokens=max_tokens or own,
@@ -162,53 +163,23 @@ def _folder(name: str) -> Path:
     )
 
 
-def _read(
-    folder: EncoderFolder, device: torch.device, dtype: torch.dtype
-) -> tuple[Any, EncoderWeights]:
-    """The configuration and the weights; none of them is a mapped file afterwards."""
-    config, model = _load(folder)
-    with torch.no_grad():
-        weights = read_weights(model).copied_to(device, dtype)
-    return config, weights
-
-
-def _load(folder: EncoderFolder) -> tuple[Any, Any]:
+def _read(folder: EncoderFolder, device: torch.device, dtype: torch.dtype) -> EncoderWeights:
+    """Read the weights; none of them is a mapped file afterwards. No code of the folder runs."""
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
 
-    if model_type := folder.config.get("model_type"):
-        check_family(str(model_type))  # transformers would ask whether to run the folder's code
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False
-        )
-        check_supported(config)
-        model, found = AutoModel.from_pretrained(
-            folder.path,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        if "model_type" not in folder.config:
+            raise ValueError("config.json names no family")
+        check_supported(folder.config)
+        tensors = open_tensors(folder.weights)
     except EncoderError:
         raise
-    except Exception as error:  # transformers and safetensors raise plain `Exception`
+    except Exception as error:  # whatever a damaged configuration leads to
         damaged = isinstance(error, SafetensorError)
         why = "not a whole safetensors file" if damaged else "a file is damaged or of another kind"
         raise EncoderError(f"encoder {folder.name!r} cannot be loaded: {why}") from error
-    # Missing weights would be random, and differ in every process. The pooler is not used.
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise EncoderError(
-            f"encoder {folder.name!r}: its weights lack {len(missing)} tensors that its "
-            f"configuration asks for, such as {missing[0]}"
-        )
-    return config, model.eval().requires_grad_(False)
+    with torch.no_grad():
+        return read_weights(folder.config, tensors).copied_to(device, dtype)
 
 
 def _check_tokens(
