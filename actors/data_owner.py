@@ -6,6 +6,7 @@ there. `actors.stages` lists the records that leave; adapters leave only through
 client.
 """
 
+import json
 import time
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,8 @@ _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
 _LIVE_MANIFEST = "live_manifest.json"
 _VARIANT = "form.safetensors"
+PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
+"""File of the tenant's workspace: unlabelled queries that would be turned away."""
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -179,14 +182,15 @@ class DataOwner:
 
         def work() -> Evaluated:
             live = live_version(self._config, self._encoder)
-            evaluated, scorer = self._judge.evaluate(
+            found = self._judge.evaluate(
                 self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
             )
             if live is not None:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
-            write_secret(self._folder / _SCORER, pack_scorer(scorer))
-            return evaluated
+            write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
+            self._suggest(found.perhaps_out_of_scope)
+            return found.record
 
         return self._opened().once(Evaluated, work)
 
@@ -364,6 +368,12 @@ class DataOwner:
         for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
             write_atomically(one, payload)
         return file
+
+    def _suggest(self, queries: tuple[str, ...]) -> None:
+        """Keep queries that the owner may want to label as out of scope, one JSON object a line."""
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in queries]
+        file = Path(self._config.workspace) / self._config.tenant / PERHAPS_OUT_OF_SCOPE
+        write_secret(file, "".join(f"{line}\n" for line in lines).encode())
 
     @property
     def _chosen(self) -> str:

@@ -10,9 +10,10 @@ standardises a query's scores over the FAQs. Where there are questions only, the
 head's weight too: a head fitted on one row an FAQ knows no more.
 
 How well the query is answered at all is another matter: the margin of the best FAQ says nothing of
-it. Its evidence is the weighted mean of the best cosine (1), the best character score (0.5) and the
-best answer's cosine (0.5). An FAQ's final score is that evidence less what the FAQ is behind the
-best, so that one threshold on the best score decides whether to answer.
+it. Its evidence is the weighted mean of the best cosine (1), the best character score (0.5; 0.25
+where there are questions only) and the best answer's cosine (0.5). An FAQ's final score is that
+evidence less what the FAQ is behind the best, so that one threshold on the best score decides
+whether to answer.
 """
 
 import json
@@ -39,6 +40,8 @@ HEAD_IN_RANKING = 0.5
 CHARACTERS_IN_RANKING = 0.1
 ANSWERS_IN_RANKING = 0.4
 CHARACTERS_IN_EVIDENCE = 0.5
+CHARACTERS_OF_QUESTIONS_IN_EVIDENCE = 0.25
+"""A question alone has few of the n-grams of what is asked."""
 ANSWERS_IN_EVIDENCE = 0.5
 """Chosen across tenants, on rows that are no test rows, like the weights of all views."""
 BEHIND = 0.1
@@ -266,14 +269,8 @@ def _check(prototypes: Tensor, head: Linear | None, letters: CharacterView) -> N
 
 def _evidence(views: Mapping[str, Tensor]) -> Tensor:
     """The weighted mean of the views' best scores, [queries]."""
-    weights = {
-        "cosine": 1.0,
-        "characters": CHARACTERS_IN_EVIDENCE,
-        "answers": ANSWERS_IN_EVIDENCE,
-    }
-    parts = [(weight, views[name].amax(1)) for name, weight in weights.items() if name in views]
-    total = sum(weight for weight, _ in parts)
-    return torch.stack([weight / total * best for weight, best in parts]).sum(0)
+    weights = evidence_weights(views)
+    return torch.stack([weight * views[name].amax(1) for name, weight in weights.items()]).sum(0)
 
 
 def ranking_weights(views: Collection[str]) -> dict[str, float]:
@@ -285,6 +282,15 @@ def ranking_weights(views: Collection[str]) -> dict[str, float]:
         "answers": ANSWERS_IN_RANKING,
     }
     return {name: weight for name, weight in weights.items() if name in views}
+
+
+def evidence_weights(views: Collection[str]) -> dict[str, float]:
+    """Weights of the views that a tenant has, in the evidence; they sum to 1."""
+    of_letters = CHARACTERS_IN_EVIDENCE if "head" in views else CHARACTERS_OF_QUESTIONS_IN_EVIDENCE
+    weights = {"cosine": 1.0, "characters": of_letters, "answers": ANSWERS_IN_EVIDENCE}
+    weights = {name: weight for name, weight in weights.items() if name in views}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def standardised(scores: Float[Tensor, "queries faqs"]) -> Float[Tensor, "queries faqs"]:

@@ -26,7 +26,6 @@ from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 
 TENANT = "larkhill-vets"
 RESOURCE = f"owner:{TENANT}"
-ONBOARD = ("onboard",)
 ROOT = Path(__file__).parents[2]
 """The folder that holds the packages."""
 
@@ -146,7 +145,7 @@ def driver_of(site: Site, config: dict[str, Any]) -> Iterator[psutil.Popen]:
     with (
         (site.folder / "driver.log").open("ab") as log,
         psutil.Popen(
-            [sys.executable, "-m", "adapterdistill", *ONBOARD, "--config", str(file)],
+            [sys.executable, "-m", "adapterdistill", "onboard", "--config", str(file)],
             env=os.environ | site.cluster.environment | {"RAY_ADDRESS": site.cluster.address},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.scorer import (
-    ANSWERS_IN_EVIDENCE,
     BEHIND,
-    CHARACTERS_IN_EVIDENCE,
     Scorer,
+    evidence_weights,
     ranking_weights,
 )
 from serve.engine.faq_index import Scored, distinct_rows
@@ -69,20 +68,19 @@ class ScorerIndex:
         products = (queries @ self.vectors.T)[:, self.columns]
         count = self.characters.num_faqs
         cosine, letters = products[:, :count], self.characters(texts).numpy()
-        evidence = cosine.max(1) + CHARACTERS_IN_EVIDENCE * letters.max(1)
-        total = 1.0 + CHARACTERS_IN_EVIDENCE
         views = {"cosine": cosine, "characters": letters}
         if self.bias is not None:
             views["head"] = products[:, count : 2 * count] + self.bias
         if len(self.starts):
-            views["answers"] = answers = self._answers(products[:, -self.num_sentences :])
-            evidence += ANSWERS_IN_EVIDENCE * answers.max(1)
-            total += ANSWERS_IN_EVIDENCE
+            views["answers"] = self._answers(products[:, -self.num_sentences :])
         weights = ranking_weights(views)
         parts = _weighted(np.stack([views[name] for name in weights]), [*weights.values()])
         ranking = parts.sum(0)
         behind = ranking.max(1, keepdims=True) - ranking
-        scores = (evidence / total)[:, None] - np.float32(BEHIND) * behind
+        evidence = np.zeros(len(queries), np.float32)
+        for name, weight in evidence_weights(views).items():
+            evidence += np.float32(weight) * views[name].max(1)
+        scores = evidence[:, None] - np.float32(BEHIND) * behind
         return Scored(scores, views, dict(zip(weights, parts, strict=True)))
 
     def _answers(self, sentences: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,31 +4,40 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from actors.cluster import OwnCluster
+from actors.onboarding import write_report
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.endpoint import kill
 from adapterdistill.drills.onboarding import on_ray
 from adapterdistill.errors import TrainingError
 from adapterdistill.testbed import endpoint, owner_site
-from adapterdistill.testbed.owner_site import Site
+from adapterdistill.testbed.owner_site import Site, onboard_here
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver trains in its own process, and is spared when it is to be killed."""
+    """The driver trains in this process, and is spared when it is to be killed."""
     cluster = OwnCluster(pid=0, address="", dashboard="", folder="", environment={})
+
+    @contextmanager
+    def driver(_: Site, config: dict[str, Any]) -> Iterator[Any]:
+        write_report(*onboard_here(config))
+        ended = {"returncode": 0, "poll": lambda: None, "wait": lambda timeout: 0}
+        yield SimpleNamespace(**ended)
+
     monkeypatch.setattr(owner_site, "start_own_cluster", lambda *_, **__: cluster)
     monkeypatch.setattr(owner_site, "stop_own_cluster", lambda *_, **__: None)
     monkeypatch.setattr(on_ray, "_titled", lambda *_: [])
-    monkeypatch.setattr(owner_site, "ONBOARD", ("onboard", "--local"))
+    monkeypatch.setattr(on_ray, "driver_of", driver)
     monkeypatch.setattr(on_ray, "_VICTIMS", ("driver",))
-    monkeypatch.setattr(on_ray, "_MOMENTS", {"extracted": 0.1})
+    monkeypatch.setattr(on_ray, "_MOMENTS", {"extracted": 0.01})
     monkeypatch.setattr(on_ray, "_kill", lambda _: None)
 
 
