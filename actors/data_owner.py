@@ -60,7 +60,7 @@ from adapterdistill.distill.rows import (
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
-from adapterdistill.files import write_atomically, write_secret
+from adapterdistill.files import keep_private, write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
@@ -77,6 +77,7 @@ class DataOwner:
     """One tenant's run. Construct it on the owner's node."""
 
     def __init__(self, config: OnboardConfig) -> None:
+        keep_private()
         self._config = config
         self._state: RunState | None = None
 

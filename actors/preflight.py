@@ -145,16 +145,17 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
     )
 
 
-def on_cluster(config: OnboardConfig) -> Preflight:
+def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> Preflight:
     """Run `preflight` on the owner's node of the running Ray cluster.
 
     Raises:
+        ConfigError: the cluster asks for no token, and `insecure` is not set.
         PlacementError: there is no cluster, or it has no such node.
     """
     from actors.onboarding import connect
     from actors.placement import on_owner_node
 
-    connect()
+    connect(insecure=insecure)
     report = on_owner_node(preflight, config)
     assert isinstance(report, Preflight)
     return report

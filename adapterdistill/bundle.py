@@ -34,7 +34,14 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.files import STAGED, alone_in, remove_staged, sync, write_synced
+from adapterdistill.files import (
+    STAGED,
+    alone_in,
+    private_folder,
+    remove_staged,
+    sync,
+    write_synced,
+)
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     GoldenVectors,
@@ -148,6 +155,7 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
     folder = _bundle_folder(store, bundle.manifest.tenant, bundle_id)
+    private_folder(store)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with turn(store, bundle.manifest.tenant) as own:
         if folder.exists():

@@ -3,6 +3,7 @@
 Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
 """
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,5 +172,28 @@ def _parsed(kind: type[S], values: dict[str, Any], *, source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or '(file)'}: "
+            + (
+                _unknown(kind, *fault["loc"])
+                if fault["type"] == "extra_forbidden"
+                else fault["msg"]
+            )
+            for fault in error.errors()
+        ]
         raise ConfigError(listed(source, faults)) from None
+
+
+def _unknown(kind: type[Section], *location: int | str) -> str:
+    """Say that a key is unknown, and which known one it resembles."""
+    fields = dict(kind.model_fields)
+    if kind is OnboardConfig:
+        for method in METHODS.values():
+            fields |= method.sections.model_fields
+    *sections, key = map(str, location)
+    for section in sections:
+        fields = (
+            getattr(fields[section].annotation, "model_fields", {}) if section in fields else {}
+        )
+    alike = difflib.get_close_matches(key, fields, n=1)
+    return "is not a known key" + (f": did you mean {alike[0]}?" if alike else "")

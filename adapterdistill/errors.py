@@ -131,6 +131,18 @@ class NotFoundError(RegistryError):
     reason = "NOT_FOUND"
 
 
+class StaleRevisionError(RegistryError):
+    """A revision is not one of this registry: it was restored, or is another one."""
+
+    reason = "STALE_REVISION"
+
+
+class RegistryClosedError(RegistryError):
+    """The registry was restored, and waits for its operator to say that nothing is lost."""
+
+    reason = "REGISTRY_CLOSED"
+
+
 class UnauthenticatedError(RegistryError):
     """The caller's certificate or token is missing, revoked, expired or names nobody."""
 

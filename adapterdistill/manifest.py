@@ -184,6 +184,7 @@ class GoldenVectors(Record):
     """Distances by which the adapter moves the embedding of each probe sentence (Euclidean).
 
     A loader that measures other distances has another encoder, or an adapter that is not active.
+    How much they may differ is the loader's to say: `tolerance` is only what the owner measured by.
     """
 
     probe_sha256: Sha256
@@ -191,6 +192,8 @@ class GoldenVectors(Record):
     tolerance: float = Field(gt=0)
 
 
+MAX_HEADER_BYTES = 64 * 1024
+"""Greatest size of an adapter's safetensors header, with its metadata."""
 FINGERPRINT_BYTES = 256
 
 

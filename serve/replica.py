@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.files import keep_private, private_folder
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, Refresh
 from serve.engine.proofs import PROVE_EVERY_S
@@ -48,8 +49,9 @@ class Replica:
         Raises:
             ConfigError: the encoder or the token file is refused.
         """
+        keep_private()
         torch.set_num_threads(settings.threads)
-        settings.store.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.store)
         encoder = load_encoder(
             settings.encoder,
             dtype=settings.dtype,

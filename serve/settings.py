@@ -131,7 +131,11 @@ class ServeSettings(BaseModel):
         except ValidationError as error:
             faults = [
                 f"{'.'.join(map(str, fault['loc'])) or 'tokens'}: "
-                + fault["msg"].removeprefix("Value error, ")
+                + (
+                    "is not a known setting"
+                    if fault["type"] == "extra_forbidden"
+                    else fault["msg"].removeprefix("Value error, ")
+                )
                 for fault in error.errors()
             ]
             raise ConfigError(listed("serving settings refused", faults)) from None

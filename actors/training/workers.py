@@ -26,7 +26,7 @@ from adapterdistill.backbone import load_configured
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
-from adapterdistill.files import write_atomically
+from adapterdistill.files import keep_private, write_atomically
 from adapterdistill.manifest import sha256_hex
 from adapterdistill.sections import EncoderConfig
 
@@ -168,6 +168,7 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
+    keep_private()
     context = ray.train.get_context()
     workers = Workers(rank=context.get_world_rank(), world_size=context.get_world_size())
     spec = StageSpec.from_json(config["spec"])

@@ -34,6 +34,7 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "fill-disk": "it takes the disk from everybody",
     "clock-skew": "it lets an owner's certificates expire",
     "stale-teacher": "it withdraws adapters for ever",
+    "poisoned-teacher": "it publishes adapters that break loaders",
     "kill-serve-replica": OnNamed(
         ("serving", "ray"), Later("endpoint.named", "kill_serve_replica")
     ),
@@ -85,6 +86,12 @@ DRILLS = {
             "stale-teacher",
             "Withdraw a listed teacher, or change the encoder: it teaches nobody, the others do",
             Later("onboarding.stale_teacher", "stale_teacher"),
+        ),
+        Drill(
+            "poisoned-teacher",
+            "Offer adapters that break whoever loads them: they are refused, the sound one teaches",
+            Later("onboarding.poisoned_teacher", "poisoned_teacher"),
+            {"payloads": 1_000},
         ),
         Drill(
             "kill-serve-replica",

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import read_file, read_secret, write_file
+from adapterdistill.files import private_folder, read_file, read_secret, write_file
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 
@@ -39,6 +39,7 @@ SERVER_PEM = "server.pem"
 CA_PEM = "ca.pem"
 CRL_PEM = "crl.pem"
 Key = EllipticCurvePrivateKey | Ed25519PrivateKey
+write = write_file
 
 
 def new_tls_key() -> EllipticCurvePrivateKey:
@@ -112,15 +113,6 @@ def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
     raise ConfigError(f"{path}: expected an unencrypted P-256 key and its certificate in PEM")
 
 
-def write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write a file atomically; only its owner can read a private one.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    write_file(path, content, mode=0o600 if private else 0o644)
-
-
 def request_credentials(folder: Path, caller: Caller) -> Path:
     """Write the folder's request.pem, which asks an authority for certificates; return its path.
 
@@ -131,9 +123,10 @@ def request_credentials(folder: Path, caller: Caller) -> Path:
     """
     tls_file, signing_file = folder / TLS_KEY, folder / SIGNING_KEY
     if not tls_file.exists():
-        write(tls_file, key_pem(new_tls_key()), private=True)
+        write(tls_file, key_pem(new_tls_key()))
     if not signing_file.exists():
-        write(signing_file, key_pem(Ed25519PrivateKey.generate()), private=True)
+        write(signing_file, key_pem(Ed25519PrivateKey.generate()))
+    private_folder(folder)
     requests = (
         _request(caller, read_tls_key(tls_file)),
         _request(caller, read_signing_key(signing_file)),

@@ -169,6 +169,29 @@ def test_revoked_certificates_hold_no_longer_and_renewed_ones_do(
     assert server.verify(der(renewed.certificate), Usage.client) == ACME
 
 
+def test_keys_of_a_revoked_certificate_are_refused_for_ever_and_for_everybody(
+    root: Path, tmp_path: Path
+) -> None:
+    enrolled(root, tmp_path / "acme")
+    signing_key = (tmp_path / "acme" / pem.SIGNING_KEY).read_bytes()
+    with opened(root) as authority:
+        serials = [one.serial for one in authority.issued() if one.caller == ACME]
+        authority.revoke(ACME)
+    for new_keys in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"revoked, and which is refused for ever: owner/acme"
+        ):
+            enrolled(root, tmp_path / "acme", new_keys=new_keys)
+    # One key of the two is enough, under any name and in any folder.
+    bolt = tmp_path / "bolt"
+    pem.write(bolt / pem.SIGNING_KEY, signing_key)
+    with pytest.raises(ConfigError, match="refused for ever"):
+        enrolled(root, bolt, Caller("owner", "bolt"))
+    with opened(root) as authority:
+        assert [one.serial for one in authority.issued() if one.caller == ACME] == serials
+    assert enrolled(root, tmp_path / "new").caller == ACME
+
+
 def test_nobody_is_let_in_without_a_revocation_list_of_the_authority(
     root: Path, tmp_path: Path
 ) -> None:
@@ -314,7 +337,7 @@ def test_credentials_that_do_not_fit_together_are_refused_by_name(
     with pytest.raises(ConfigError, match=r"signing\.key: No such file"):
         read_credentials(tmp_path / "acme")
     tls_key = (tmp_path / "acme" / pem.TLS_KEY).read_bytes()
-    pem.write(tmp_path / "acme" / pem.SIGNING_KEY, tls_key, private=True)
+    pem.write(tmp_path / "acme" / pem.SIGNING_KEY, tls_key)
     with pytest.raises(ConfigError, match=r"signing\.key: expected an ed25519 key"):
         read_credentials(tmp_path / "acme")
 
