@@ -57,6 +57,7 @@ from adapterdistill.distill.rows import (
     tokenise,
     write_rows,
 )
+from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.files import keep_private, write_atomically, write_secret
@@ -86,6 +87,7 @@ class DataOwner:
         Raises:
             DataError: the tenant's data break the format.
             ConfigError: the encoder, or the tasks, are not those that the method needs.
+            UnreadableTextError: the encoder cannot read the FAQs.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
@@ -94,8 +96,11 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
+            found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
+            found.require()
+            doubts = {"unread": len(found.unread), "alike": found.num_alike}
             return Validated(
-                counts=counts,
+                counts=counts | doubts,
                 data_sha256=data_sha256,
                 max_tokens=self._encoder.max_tokens,
                 cut=count_cut(self._dataset, self._encoder.reader),
@@ -114,6 +119,7 @@ class DataOwner:
                     tenant=self._config.tenant,
                     rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
                     max_teachers=self._config.teachers.max_teachers,
+                    language=self._config.teachers.language,
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)

@@ -96,6 +96,15 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
     started = time.perf_counter()
     dataset: TenantDataset | None = checks.make("data", lambda: look.at_data(config))
     encoder: Encoder | None = checks.make("encoder", lambda: look.at_encoder(config, dataset))
+    rows: TenantRows | None = None
+    if dataset is not None and encoder is not None:
+        rows = tokenise(
+            dataset,
+            encoder,
+            seed=config.training.seed,
+            held_out_fraction=config.training.held_out_fraction,
+        )
+        checks.make("texts", lambda: look.at_texts(config, dataset, rows, encoder))
     validate_s = time.perf_counter() - started
     if config.registry.credentials is not None:
         checks.make("credentials", lambda: look.at_credentials(config))
@@ -112,13 +121,7 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
             found = checks.make("teachers", lambda: look.at_teachers(config, registry, encoder))
             listed, teachers = found or (None, [])
     taken = None
-    if dataset is not None and encoder is not None:
-        rows: TenantRows = tokenise(
-            dataset,
-            encoder,
-            seed=config.training.seed,
-            held_out_fraction=config.training.held_out_fraction,
-        )
+    if dataset is not None and encoder is not None and rows is not None:
         taken = estimate(
             config,
             encoder,

@@ -46,6 +46,7 @@ def fetch_teachers(
     tenant: str,
     rows: Sequence[Sequence[int]],
     max_teachers: int,
+    language: str | None = None,
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
@@ -56,12 +57,15 @@ def fetch_teachers(
 
     Args:
         rows: token ids of the tenant's own texts.
+        language: of the adapters that may teach; None: every language.
     """
     found = Teachers()
     if not max_teachers:
         return found
     newest: dict[str, Summary] = {}
-    for summary in registry.summaries(encoder=encoder.ref, exclude_tenant=tenant):
+    for summary in registry.summaries(
+        encoder=encoder.ref, exclude_tenant=tenant, language=language
+    ):
         newest.setdefault(summary.ref.tenant, summary)
     listed = list(newest.values())
     found.listed = len(listed)

@@ -15,7 +15,13 @@ from adapterdistill.distill.method import Method, VariantConfig
 from adapterdistill.distill.methods import DEFAULT, METHODS
 from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import read_file
-from adapterdistill.manifest import Name, canonical_json, sha256_hex
+from adapterdistill.manifest import (
+    UNDETERMINED,
+    LanguageTag,
+    Name,
+    canonical_json,
+    sha256_hex,
+)
 from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
@@ -40,6 +46,8 @@ class OnboardConfig(Section):
 
     tenant: Name
     adapter: Name = "faq"
+    language: LanguageTag = UNDETERMINED
+    """BCP 47 tag of the FAQs' language, by which others find the adapter."""
     data: LocalPath
     """Folder with faqs.parquet and queries.parquet on the owner's node."""
     workspace: LocalPath

@@ -63,6 +63,12 @@ class EncoderMismatchError(EncoderError):
     reason = "ENCODER_MISMATCH"
 
 
+class UnreadableTextError(EncoderError):
+    """A tenant's texts are mostly unknown tokens to its encoder."""
+
+    reason = "TEXT_UNREADABLE"
+
+
 class InvalidPayloadError(AdapterDistillError):
     """Bytes are not an adapter that may be stored or loaded."""
 

@@ -29,6 +29,12 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 BUNDLE_ID_PATTERN = r"^[0-9a-f]{64}-[0-9a-f]{12}$"
 BundleId = Annotated[str, StringConstraints(pattern=BUNDLE_ID_PATTERN)]
+_LANGUAGE_TAG = re.compile(
+    r"([a-z]{2,3})(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?((?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)",
+    re.IGNORECASE,
+)
+UNDETERMINED = "und"
+"""BCP 47's tag of a language that nobody named."""
 _VERSION_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)/versions/([0-9a-f]{64})")
 
 
@@ -39,6 +45,19 @@ def sha256_hex(payload: bytes) -> str:
 def is_name(text: str) -> bool:
     """Say whether `text` may name a tenant, an adapter or an alias."""
     return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
+
+
+def _language_tag(text: str) -> str:
+    match = _LANGUAGE_TAG.fullmatch(text)
+    if match is None or len(text) > 20:
+        raise ValueError("must be a BCP 47 language tag, such as en, de-AT or zh-Hant")
+    language, script, region, variants = match.groups(default="")
+    parts = (language.lower(), script.title(), region.upper(), *variants.lower().split("-"))
+    return "-".join(filter(None, parts))
+
+
+LanguageTag = Annotated[str, AfterValidator(_language_tag)]
+"""A language with script, region and variants (RFC 5646), in the usual case: `zh-Hant-TW`."""
 
 
 class Record(BaseModel):

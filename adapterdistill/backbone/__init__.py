@@ -13,14 +13,10 @@ from adapterdistill.backbone.encoder import (
     Replacement,
 )
 from adapterdistill.backbone.layer import FrozenLayer, LayerDelta, LayerRule, rule_of
+from adapterdistill.backbone.packaged import DEFAULT_ENCODER
 from adapterdistill.backbone.packed import ChosenTokens, PackedTokens, one_of_few, pack
 from adapterdistill.backbone.pooling import Head
-from adapterdistill.backbone.resolve import (
-    DEFAULT_ENCODER,
-    load_configured,
-    load_encoder,
-    load_reader,
-)
+from adapterdistill.backbone.resolve import load_configured, load_encoder, load_reader
 from adapterdistill.backbone.tokens import TextKind, TextReader
 
 __all__ = [

@@ -87,6 +87,11 @@ class Encoder:
         parts = {id(part): part for part in self._weights.tensors().values()}
         return sum(part.numel() for part in parts.values())
 
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of the token that stands for text which the vocabulary lacks; None: there is none."""
+        return self._tokenizer.unknown_id
+
     def with_weights(self, weights: EncoderWeights) -> "Encoder":
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.hidden_size, "num_layers": len(weights.layers)}

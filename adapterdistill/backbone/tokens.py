@@ -31,6 +31,12 @@ class Tokenizer:
         return len(self._head) + len(self._tail)
 
     @property
+    def unknown_id(self) -> int | None:
+        """Id of the token for text that the vocabulary lacks; None: there is none."""
+        ids = map(self._tokenizer.token_to_id, ("[UNK]", "<unk>"))
+        return next((one for one in ids if one is not None), None)
+
+    @property
     def largest_id(self) -> int:
         added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
         return max([int(self._tokenizer.get_vocab_size()) - 1, *added])

@@ -37,6 +37,7 @@ _READERS = {
     "Data owner": {
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
+        "encoder": "List the encoders that are known by name, and fetch one.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },

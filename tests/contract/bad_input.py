@@ -174,6 +174,18 @@ ROWS = [
         {"faqs": {"question": [" ", "x"]}},
         "faqs.parquet, row 0, column question: is empty or only white space",
     ),
+    *(
+        parquet(
+            f"a question of {what}",
+            {"faqs": {"question": [text, "x"]}},
+            "faqs.parquet, row 0, column question: holds only characters that cannot be seen",
+        )
+        for what, text in {
+            "zero-width spaces": "\u200b\u200b",
+            "joiners and a byte order mark": "\u2060 \u200d\ufeff",
+            "fillers": "\u3164\u2800\ufe0f",
+        }.items()
+    ),
     parquet(
         "no Parquet",
         b"PK\x03\x04" + SECRET.encode(),

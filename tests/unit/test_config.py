@@ -96,6 +96,9 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + f"{META}[meta]\nshare_prototypes = true\nnoise = -1\n", "meta.noise:"),
         (GOOD + f"{META}num_workers = 2\n", "method meta_kd trains in one worker"),
         (GOOD + f'{META}[light]\nbody = "bilstm"\n', 'set light.body = "transformer", or training'),
+        ('language = "english"\n' + GOOD, "language: .*must be a BCP 47 language tag"),
+        ('language = "en_GB"\n' + GOOD, "language: .*such as en, de-AT or zh-Hant"),
+        (GOOD + '[teachers]\nlanguage = ""\n', "teachers.language: .*BCP 47"),
         ("tenant = ", "not TOML"),
         (b'tenant = "\xff"', "not TOML"),
         ("", "\n  tenant: Field required\n.*registry: Field required"),
@@ -144,6 +147,28 @@ def test_the_digest_is_of_what_decides_the_result(tmp_path: Path) -> None:
     assert load(tmp_path, elsewhere).digest() == base
     for change in ("[training]\nseed = 1\n", "[encoder]\nmax_tokens = 32\n"):
         assert load(tmp_path, GOOD + change).digest() != base
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *(("en", "en"), ("DE-at", "de-AT"), ("zh-hant-tw", "zh-Hant-TW"), ("es-419", "es-419")),
+        *(("sl-ROZAJ", "sl-rozaj"), ("haw", "haw"), ("de-1996", "de-1996")),
+    ],
+)
+def test_a_language_is_kept_in_its_usual_case_and_decides_no_result(
+    tmp_path: Path, given: str, kept: str
+) -> None:
+    plain = load(tmp_path, GOOD)
+    named = load(tmp_path, f'language = "{given}"\n{GOOD}')
+    assert (plain.language, named.language) == ("und", kept)
+    assert named.digest() == plain.digest()
+
+
+def test_the_teachers_language_decides_the_result_where_it_is_given(tmp_path: Path) -> None:
+    asked = load(tmp_path, GOOD + '[teachers]\nlanguage = "DE"\n')
+    assert asked.teachers.language == "de"
+    assert asked.digest() != load(tmp_path, GOOD).digest()
 
 
 def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: Path) -> None:

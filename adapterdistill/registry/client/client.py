@@ -177,14 +177,18 @@ class RegistryClient:
         for version in self._listed(full_request(chosen)):
             yield published(Manifest.from_json(version.manifest_json), version)
 
-    def summaries(self, *, encoder: EncoderRef, exclude_tenant: str) -> Iterator[Summary]:
+    def summaries(
+        self, *, encoder: EncoderRef, exclude_tenant: str, language: str | None = None
+    ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
+
+        `language` chooses those of one language; None, of every language.
 
         Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        for version in self._listed(summary_request(encoder, exclude_tenant)):
+        for version in self._listed(summary_request(encoder, exclude_tenant, language)):
             if wire.read_state(version) == "active":
                 yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
 

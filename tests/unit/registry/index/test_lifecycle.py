@@ -192,6 +192,10 @@ def test_filters_choose_by_task_language_and_all_of_the_labels(index: Index) -> 
     assert listed(index, ANYONE, labels=("bank", "uk")) == [one]
     assert listed(index, ANYONE, language="de") == [two]
     assert listed(index, ANYONE, task="nli") == [three]
+    four = index.add(version(4, adapter="d", language="de-AT")).ref
+    assert listed(index, ANYONE, language="DE") == [four, two]
+    assert listed(index, ANYONE, language="de-AT") == [four]
+    assert listed(index, ANYONE, language="d") == listed(index, ANYONE, language="%") == []
     assert listed(index, ANYONE, labels=("none",)) == []
 
 
