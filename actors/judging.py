@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class Judge:
 
     def evaluate(
         self, adapters: Mapping[Choice, Path], *, teachers: int, live: Live | None
-    ) -> tuple[Evaluated, Scorer]:
+    ) -> "Judgement":
         """Let the candidates compete on held-out rows; test rows are for the record.
 
         Args:
@@ -81,8 +81,6 @@ class Judge:
             teachers: number of teachers that taught the student.
             live: the live version; it competes if held-out rows did not train it.
 
-        Returns:
-            The record, and the scorer of the chosen candidate.
         """
         trained = {"own", "distilled"} if self.rows.train.ids else set()
         reference = next(name for name in _USUAL if name in adapters)
@@ -121,8 +119,9 @@ class Judge:
             threshold=found.threshold(chosen),
             calibration=found.calibration(chosen),
             questions_alone=self._questions_alone().metrics(),
+            perhaps_out_of_scope=len(unanswered := found.unanswered(chosen)),
         )
-        return evaluated, found.competition.judged[chosen].scorer
+        return Judgement(evaluated, found.competition.judged[chosen].scorer, unanswered)
 
     def decide_on_variant(
         self, trained: dict[str, Any], adapter: Path, variant: Path, kind: VariantKind, lost: float
@@ -170,6 +169,7 @@ class Judge:
         )
         return _Found(
             competition,
+            texts.unlabelled,
             held={
                 name: _held(one, texts, candidates[name].seen)
                 for name, one in competition.judged.items()
@@ -214,8 +214,7 @@ class Judge:
     def _live(self, live: Live) -> Candidate | None:
         """The live version, judged by the rows that did not train it; None if there are none."""
         texts, folds = self._texts
-        rows, _ = texts.rows()
-        seen = torch.tensor(live.has_seen(self.encoder.tokenize(list(rows))))
+        seen = torch.tensor(live.has_seen(texts.row_ids(self.encoder)))
         if not bool((~seen & (folds >= 0)).any()):
             return None
         return Candidate(unpack_adapter(live.payload), prior=LIVE_PRIOR, seen=seen)
@@ -236,11 +235,23 @@ class Judge:
         return unpack_variant(file.read_bytes(), self.encoder).embedder
 
 
+class Judgement(NamedTuple):
+    """Result of `Judge.evaluate`."""
+
+    record: Evaluated
+    scorer: Scorer
+    """Of the chosen candidate."""
+    perhaps_out_of_scope: tuple[str, ...]
+    """Texts of unlabelled queries that it would turn away, the least answerable first."""
+
+
 @dataclass(frozen=True)
 class _Found:
     """A competition, and the candidates' rankings."""
 
     competition: Competition
+    unlabelled: tuple[str, ...]
+    """The tenant's unlabelled queries."""
     held: Mapping[str, Ranking]
     test: Mapping[str, Ranking]
 
@@ -249,11 +260,17 @@ class _Found:
         cut = math.floor(self.competition.thresholds[name] * 1e6) / 1e6
         return max(NEVER_ABSTAIN, min(1.0, cut))
 
+    def unanswered(self, name: str) -> tuple[str, ...]:
+        """Unlabelled queries that the candidate turns away, the least answerable first."""
+        evidence, threshold = self.competition.judged[name].unlabelled, self.threshold(name)
+        order = evidence.argsort(stable=True)[: int((evidence < threshold).sum())]
+        return tuple(self.unlabelled[place] for place in order.tolist())
+
     def calibration(self, name: str) -> Calibration | None:
         return calibrate(self.held[name], self.threshold(name))
 
 
-def _held(judged: Judged, texts: TenantTexts, seen: Tensor | None) -> Ranking:
+def _held(judged: Judged, texts: TenantTexts, seen: Tensor | None = None) -> Ranking:
     """The held-out rows' ranks and evidence, and the evidence of out-of-scope examples."""
     held = judged.held
     kept = torch.ones(len(held.rows), dtype=torch.bool) if seen is None else ~seen[held.rows]

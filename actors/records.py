@@ -41,6 +41,9 @@ class StageResult(Record):
 class Validated(StageResult):
     counts: dict[MetricName, int]
     data_sha256: Sha256
+    max_tokens: int | None = None
+    cut: dict[MetricName, int] = Field(default_factory=dict)
+    """Questions, answers and queries that are longer than `max_tokens`: their end is not read."""
 
 
 class Trained(StageResult):
@@ -97,6 +100,8 @@ class Evaluated(StageResult):
     """The bare encoder on test rows, by its cosine to the questions: the state before a run."""
     threshold: float
     """Top score under which the chosen candidate abstains."""
+    perhaps_out_of_scope: int = 0
+    """Number of unlabelled queries under it; the owner finds their texts in its workspace."""
     calibration: Calibration | None = None
     """Calibration of the chosen candidate's top scores, on held-out rows."""
 

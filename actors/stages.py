@@ -29,7 +29,16 @@ class Stage(NamedTuple):
 
 def _validated(result: Validated) -> str:
     c = result.counts
-    return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    rows = f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    cut = sum(result.cut.values())
+    told = {
+        "unread": "FAQs are unknown to the encoder: see --dry-run",
+        "alike": "FAQs are not told apart: see --dry-run",
+    }
+    doubts = [f"{c[key]} {what}" for key, what in told.items() if c.get(key)]
+    if cut:
+        doubts.append(f"{cut} texts are cut at {result.max_tokens} tokens")
+    return "; ".join([rows, *doubts])
 
 
 def _best_step(result: Trained) -> str:
@@ -51,13 +60,16 @@ def _distilled(result: Distilled) -> str:
 
 
 def _evaluated(result: Evaluated) -> str:
-    if not result.rows:
-        return "nothing held out"
-    folds = f", {result.folds} folds" if result.folds else ""
-    right = ", ".join(
-        f"{name} {one.held_out['top1'].value:.3f}" for name, one in result.candidates.items()
-    )
-    return f"held-out top-1 on {result.rows} rows{folds}: {right}"
+    found = "nothing held out"
+    if result.rows:
+        folds = f", {result.folds} folds" if result.folds else ""
+        right = ", ".join(
+            f"{name} {one.held_out['top1'].value:.3f}" for name, one in result.candidates.items()
+        )
+        found = f"held-out top-1 on {result.rows} rows{folds}: {right}"
+    if not result.perhaps_out_of_scope:
+        return found
+    return f"{found}; {result.perhaps_out_of_scope} unlabelled queries may be out of scope"
 
 
 def _decided(result: Decided) -> str:
@@ -80,7 +92,10 @@ def _bundled(result: Bundled) -> str:
     if found is None:
         return made
     stated, bound = 100 * found.expected_error, 100 * found.error_bound
-    return f"{made}, {stated:.1f}% of answers wrong when held out (95% bound {bound:.1f}%)"
+    return (
+        f"{made}, {found.answered} of {found.rows} held-out queries answered, "
+        f"{stated:.1f}% of answers wrong (95% bound {bound:.1f}%)"
+    )
 
 
 ONBOARDING = (

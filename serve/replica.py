@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.files import keep_private, private_folder
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, Refresh
 from serve.engine.proofs import PROVE_EVERY_S
@@ -49,16 +50,18 @@ class Replica:
             ConfigError, EncoderError: the token file or the encoder is refused.
             ServingError: the encoder takes more memory than encoders may.
         """
+        keep_private()
         torch.set_num_threads(settings.threads)
-        settings.store.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.store)
         load = functools.partial(
             load_encoder,
             dtype=settings.dtype,
             device=settings.device,
             max_tokens=settings.max_tokens,
         )
+        encoder = load(settings.encoder)
         self._engine = Engine(
-            load(settings.encoder),
+            encoder,
             settings.store,
             others={name: functools.partial(load, name) for name in settings.other_encoders},
             encoder_mib=settings.encoder_mib,
@@ -71,7 +74,7 @@ class Replica:
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
-            max_query_tokens=settings.max_tokens,
+            max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )

@@ -35,7 +35,12 @@ class ServeSettings(BaseModel):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    max_tokens: int = Field(
+        default=128,
+        ge=8,
+        le=8192,
+        description="Length at which queries are cut for bundles that do not record one.",
+    )
     threads: int = Field(default=1, ge=1, le=256, description="torch threads of a replica.")
     max_batch_tokens: int = Field(
         default=512, ge=8, le=1 << 20, description="Tokens in one forward."
@@ -148,7 +153,11 @@ class ServeSettings(BaseModel):
         except ValidationError as error:
             faults = [
                 f"{'.'.join(map(str, fault['loc'])) or 'tokens'}: "
-                + fault["msg"].removeprefix("Value error, ")
+                + (
+                    "is not a known setting"
+                    if fault["type"] == "extra_forbidden"
+                    else fault["msg"].removeprefix("Value error, ")
+                )
                 for fault in error.errors()
             ]
             raise ConfigError(listed("serving settings refused", faults)) from None

@@ -8,6 +8,7 @@ from typing import Any
 
 _NAMES_OF = {
     "ADAPTER": ("adapter",),
+    "ALIAS": ("alias",),
     "auto|float32|bfloat16": ("dtype",),
     "BUNDLE": ("bundle",),
     "cpu|cuda": ("device",),

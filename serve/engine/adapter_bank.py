@@ -63,7 +63,9 @@ class AdapterBank:
     @property
     def encoder_bytes(self) -> int:
         """Memory of the encoder's weights."""
-        return sum(part.nbytes for part in self.encoder.weights.tensors().values())
+        # Layers may share their weights.
+        parts = {id(part): part for part in self.encoder.weights.tensors().values()}
+        return sum(part.nbytes for part in parts.values())
 
     @property
     def num_slots(self) -> int:

@@ -223,7 +223,9 @@ class Engine:
         self, bank: AdapterBank, known: Sequence[tuple[SearchItem, LiveTenant]]
     ) -> list[Ranking]:
         """Rankings of items whose tenants are all on this bank's encoder."""
-        ids = bank.encoder.tokenize([item.text for item, _ in known])
+        ids = bank.encoder.tokenize_queries(
+            [item.text for item, _ in known], [live.manifest.encoder for _, live in known]
+        )
         self.num_tokens += sum(map(len, ids))
         return rank(
             _embed(bank, ids, [live.served for _, live in known]),
@@ -249,7 +251,9 @@ class Engine:
             raise ValueError("the tenants have different encoders: their embeddings do not compare")
         [bank] = banks
         served = [None if live is None else live.served for live in through]
-        return _embed(bank, bank.encoder.tokenize(texts), served)
+        bare = bank.encoder.ref
+        refs = [bare if live is None else live.manifest.encoder for live in through]
+        return _embed(bank, bank.encoder.tokenize_queries(texts, refs), served)
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.
@@ -329,7 +333,7 @@ def _embed(
     rows_of: dict[Variant | None, list[int]] = {}
     for row, one in enumerate(served):
         rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
-    queries = torch.empty(len(ids), encoder.hidden_size, device=encoder.device)
+    queries = torch.empty(len(ids), encoder.embedding_size, device=encoder.device)
     for variant, rows in rows_of.items():
         tokens = pack([ids[row] for row in rows], encoder.device)
         embedder: Embedder

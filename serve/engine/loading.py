@@ -120,11 +120,11 @@ def _index_of(bundle: bundles.Bundle) -> Index:
     if bundle.scorer is None:
         return FaqIndex.of(bundle.vectors, bundle.faq_of_vector)
     scorer = unpack_scorer(bundle.scorer)
-    wanted = (len(bundle.faqs), bundle.manifest.encoder.hidden_size)
+    wanted = (len(bundle.faqs), bundle.manifest.encoder.embedding_size)
     found = tuple(scorer.prototypes.shape)
     if found != wanted:
         raise ServingError(
             f"tenant {bundle.manifest.tenant}: the scorer's prototypes are {found}, the bundle "
-            f"needs {wanted}: its FAQs, and its encoder's hidden size"
+            f"needs {wanted}: its FAQs, and its encoder's embedding size"
         )
     return ScorerIndex.of(scorer)

@@ -6,9 +6,11 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, to_json
@@ -28,27 +30,53 @@ MAX_TOP_K = 50
 TenantName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
+_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""The same as `str.strip` for schemas, whose white space is that of JavaScript."""
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is blank")
     return text
 
 
+def _whole(number: object) -> object:
+    """5.0 is the same number as 5 in JSON."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 QueryText = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS),
     AfterValidator(_not_blank),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARS, "pattern": _NOT_BLANK}
+    ),
 ]
 
 
 class SearchRequest(BaseModel):
     """One question as `query`, or several as `queries`."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
+                for one, kind, other in (
+                    ("query", "string", "queries"),
+                    ("queries", "array", "query"),
+                )
+            ]
+        },
+    )
 
     query: QueryText | None = None
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
-    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, strict=True)
+    top_k: Annotated[int, BeforeValidator(_whole)] = Field(
+        default=5, ge=1, le=MAX_TOP_K, strict=True, description="FAQs of each answer."
+    )
     alias: Alias | None = Field(
         default=None,
         description="`live`, or `canary`: the candidate, whatever its mode and share. Null: the "
@@ -349,7 +377,7 @@ class Encoders(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An error. `reason` is stable for machines; no field quotes a query."""
+    """A refusal. Neither field quotes a query."""
 
-    reason: str
-    message: str
+    reason: str = Field(description="What is wrong, in one word for programs; it stays the same.")
+    message: str = Field(description="The same in a sentence for people; its words may change.")

@@ -69,7 +69,7 @@ def test_a_tenant_goes_from_its_rows_to_a_live_bundle(
     assert bundle.calibration is not None and bundle.calibration.rows == 5 + 1  # out of scope
     assert report.bundle.calibration == bundle.calibration
     bound = f"(95% bound {100 * bundle.calibration.error_bound:.1f}%)"
-    assert "% of answers wrong when held out" in lines[8] and bound in lines[8]
+    assert "% of answers wrong (" in lines[8] and bound in lines[8]
     assert len(lines) == len(STAGES)
     assert all(
         f"{config.tenant} {stage}:" in told for stage, told in zip(STAGES, lines, strict=True)

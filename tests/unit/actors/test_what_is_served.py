@@ -3,6 +3,7 @@
 The tenants' texts repeat the FAQ's own word, which even the tiny encoder tells apart.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from actors.data_owner import PERHAPS_OUT_OF_SCOPE
 from actors.judging import _held
 from actors.onboarding import OnboardReport
 from adapterdistill.adapters import BottleneckAdapter
@@ -165,6 +167,26 @@ def test_unlabelled_queries_refine_the_served_prototypes(arriving: Arriving) -> 
     assert plain.manifest.version == refined.manifest.version
     assert not torch.equal(plain.vectors, refined.vectors)
     torch.testing.assert_close(refined.vectors.norm(dim=1), torch.ones(len(WORDS)))
+
+
+def test_unlabelled_queries_that_nobody_can_answer_are_listed_for_their_owner(
+    arriving: Arriving,
+) -> None:
+    strange = [Query(f"strange-{n}", f"zyx {n} qwv", None, "unlabelled") for n in range(3)]
+    config = arriving("a", *queries_of(4, "train"), *queries_of(2, "unlabelled"), *strange)
+    report, lines = run_through(config)
+    file = Path(config.workspace) / "fletcher" / PERHAPS_OUT_OF_SCOPE
+    listed = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+    assert len(listed) == report.evaluate.perhaps_out_of_scope
+    assert {"zyx 0 qwv", "zyx 1 qwv", "zyx 2 qwv"} <= set(listed)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert f"{len(listed)} unlabelled queries may be out of scope" in "".join(lines)
+    assert not any("zyx" in line for line in lines)
+    # A later run without such queries leaves no old list.
+    run_through(
+        arriving("b", *queries_of(4, "train")).model_copy(update={"workspace": config.workspace})
+    )
+    assert file.read_text() == ""
 
 
 def test_own_out_of_scope_examples_move_the_threshold(arriving: Arriving) -> None:

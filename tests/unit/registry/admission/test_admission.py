@@ -194,8 +194,16 @@ BAD_PAYLOADS = {
         UNKNOWN,
     ),
     "half a character": (
-        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "\ud800"}}, ZEROS),
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": '{"a":"\ud800"}'}}, ZEROS),
         "^payload refused by the safetensors library$",
+    ),
+    "settings nested deeply": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "[" * 30_000}}, ZEROS),
+        "^adapter_config in the safetensors metadata is not valid JSON$",
+    ),
+    "settings no object": (
+        raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": "[1]"}}, ZEROS),
+        "^adapter_config in the safetensors metadata is not a JSON object$",
     ),
     "entry no object": (raw_payload(GOOD_HEADER | {"up.bias": 7}, ZEROS), "malformed.* entry"),
     "entry with more": (
@@ -240,10 +248,10 @@ def test_the_longest_header_that_may_be_is_admitted(tmp_path: Path) -> None:
     def payload_with(note: str) -> bytes:
         return raw_payload(GOOD_HEADER | {"__metadata__": {"adapter_config": note}}, ZEROS)
 
-    room = MAX_HEADER_BYTES + 8 + len(ZEROS) - len(payload_with(""))
-    longest = payload_with("x" * room)
+    room = MAX_HEADER_BYTES + 8 + len(ZEROS) - len(payload_with("{}"))
+    longest = payload_with("{}" + " " * room)
     admit(longest, manifest_of(longest), tmp_path)
-    longer = payload_with("x" * (room + 1))
+    longer = payload_with("{}" + " " * (room + 1))
     with pytest.raises(InvalidPayloadError, match=f"header of {MAX_HEADER_BYTES + 1} bytes"):
         admit(longer, manifest_of(longer), tmp_path)
 
@@ -396,3 +404,20 @@ def test_tensors_that_do_not_fit_the_encoder_are_refused(
         tensors[name] = {"dtype": "F32", "shape": shape}
     with pytest.raises(InvalidManifestError, match=said):
         check_manifest(sample(tensors=tensors)[0], Limits())
+
+
+def test_denormal_weights_are_refused_but_where_servers_read_them_as_normal(tmp_path: Path) -> None:
+    for dtype, least in (("float32", 1e-39), ("float16", 1e-7)):
+        tensors = arrays(dtype=dtype)
+        tensors["up.weight"][1, 2, 0] = least
+        payload = payload_of(tensors)
+        if dtype == "float16":
+            admit(payload, manifest_of(payload, tensors), tmp_path)
+            continue
+        with pytest.raises(InvalidPayloadError, match=r"^up\.weight: holds a number so small"):
+            admit(payload, manifest_of(payload, tensors), tmp_path)
+    tensors = arrays()
+    tensors["up.weight"][:] = 0.0
+    tensors["up.weight"][0, 0, 0] = -0.0
+    payload = payload_of(tensors)
+    admit(payload, manifest_of(payload, tensors), tmp_path)

@@ -102,7 +102,7 @@ def test_a_scorer_that_does_not_fit_its_bundle_is_refused(store: Path, encoder: 
     old = make_tenant(encoder, "acme", seed=2)
     for wrong, words in (
         (pack_scorer(random_scorer(4, encoder.hidden_size, seed=1)), r"prototypes are \(4, "),
-        (pack_scorer(random_scorer(5, encoder.hidden_size + 1, seed=1)), "hidden size"),
+        (pack_scorer(random_scorer(5, encoder.hidden_size + 1, seed=1)), "embedding size"),
         (whole[:-1], "not valid safetensors"),
         (made.bundle.adapter_payload, "not a list of texts"),
     ):
