@@ -82,7 +82,7 @@ WRITE_NOTHING = {
     *("registry show", "registry watch", "release list", "release show", "token list"),
 }
 NOT_RUN = {
-    "encoder fetch": "installs a public package with pip, and nothing private",
+    "encoder fetch": "puts together a public encoder from installed packages",
     "registry serve": "runs while the others do",
     "registry alias": "changes only what the registry's process writes",
     "registry consent": "changes only what the registry's process writes",
