@@ -44,7 +44,7 @@ class Quotas:
     burst_admission_s: float = 60.0
     # Refused writes, of which the audit log has a line each.
     refusals_per_s: float = 1.0
-    burst_refusals: int = 200
+    burst_refusals: int = 2000
     transfers_at_once: int = 4
     # Uploads that broke off and may be continued.
     staged_bytes: int = 256 << 20

@@ -27,6 +27,7 @@ from adapterdistill.registry.admission.outliers import find_peers, outlier_reaso
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import following
+from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
@@ -81,7 +82,9 @@ class RegistryService(OpenRegistry):
                 )  # the certificate may have been revoked meanwhile
                 # The last step: from here on the version exists.
                 row = await self._add(manifest, caller, consent, statement)
-        return pb.PublishResponse(version=await self._on_index(self._answer, row, caller))
+        return pb.PublishResponse(
+            version=await self._on_index(self._answer, self._index, row, caller)
+        )
 
     async def _add(
         self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
@@ -108,19 +111,21 @@ class RegistryService(OpenRegistry):
             logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
         return row
 
-    def _answer(self, row: Row, caller: Caller) -> pb.Version:
+    def _answer(self, index: Index, row: Row, caller: Caller) -> pb.Version:
         """Make the version's message, with the consent if the caller may know it."""
-        row = self._index.shown(row, caller)
+        row = index.shown(row, caller)
         if not (caller.sees_all or caller.name == row.ref.tenant):
             return wire.version_message(row)
-        consent = self._index.consent(row.ref.tenant, row.ref.adapter)
+        consent = index.consent(row.ref.tenant, row.ref.adapter)
         return wire.version_message(row, consent)
 
     @answered
     async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
         check_fetches(caller)
-        row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
-        row = await self._on_index(self._index.shown, row, caller)
+        row = await self._on_reading(
+            self._reading.get_active, VersionRef.parse(request.name), caller
+        )
+        row = await self._on_reading(self._reading.shown, row, caller)
         wanted = wire.read_encoder(request)
         if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
             raise EncoderMismatchError(
@@ -138,7 +143,7 @@ class RegistryService(OpenRegistry):
         ref = VersionRef.parse(request.name)
         check_owns(caller, ref.tenant)
         try:
-            row = await self._on_index(self._index.get_active, ref, caller)
+            row = await self._on_reading(self._reading.get_active, ref, caller)
         except NotFoundError:
             published = False
         else:
@@ -150,8 +155,10 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        return pb.GetVersionResponse(version=await self._on_index(self._answer, row, caller))
+        row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
+        return pb.GetVersionResponse(
+            version=await self._on_reading(self._answer, self._reading, row, caller)
+        )
 
     @answered
     async def ListVersions(
@@ -162,11 +169,11 @@ class RegistryService(OpenRegistry):
         if request.page_token:
             before, newest = self._pages.read(request.page_token, chosen, caller)
         else:
-            newest = await self._on_index(self._index.newest_revision)
+            newest = await self._on_reading(self._reading.newest_revision)
             before = newest + 1
-        rows, more = await self._on_index(
+        rows, more = await self._on_reading(
             page,
-            self._index,
+            self._reading,
             chosen,
             caller,
             before=before,
@@ -178,7 +185,9 @@ class RegistryService(OpenRegistry):
         message = wire.summary_message if summary else wire.version_message
         next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
         if any(row.withdrawn_teacher for row in rows):
-            rows = await self._on_index(lambda: [self._index.shown(row, caller) for row in rows])
+            rows = await self._on_reading(
+                lambda: [self._reading.shown(row, caller) for row in rows]
+            )
         return pb.ListVersionsResponse(
             versions=[message(row) for row in rows], next_page_token=next_token
         )
@@ -186,7 +195,7 @@ class RegistryService(OpenRegistry):
     @answered
     async def GetAlias(self, request: pb.GetAliasRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter, alias = wire.parse_alias_name(request.name)
-        row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
+        row = await self._on_reading(alias_of, self._reading, tenant, adapter, alias, caller)
         return pb.GetAliasResponse(alias=wire.alias_message(row))
 
     @answered
@@ -206,28 +215,32 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        db = self._index.db
-        up, up_cut = await self._on_index(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
-        down, down_cut = await self._on_index(relatives, db, row.ref, "descendants", MAX_RELATIVES)
+        row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
+        db = self._reading.db
+        up, up_cut = await self._on_reading(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
+        down, down_cut = await self._on_reading(
+            relatives, db, row.ref, "descendants", MAX_RELATIVES
+        )
         return pb.GetLineageResponse(
-            ancestors=await self._on_index(self._visible, up, caller),
-            descendants=await self._on_index(self._visible, down, caller),
+            ancestors=await self._on_reading(self._visible, self._reading, up, caller),
+            descendants=await self._on_reading(self._visible, self._reading, down, caller),
             truncated=up_cut or down_cut,
         )
 
-    def _visible(self, found: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
-        visible = self._index.visible(found, caller)
+    def _visible(
+        self, index: Index, found: list[tuple[str, int]], caller: Caller
+    ) -> list[pb.Relative]:
+        visible = self._reading.visible(found, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
     async def GetAdapter(self, request: pb.GetAdapterRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter = wire.parse_adapter_name(request.name)
         known = caller.sees_all or caller.name == tenant
-        newest = await self._on_index(ledger.newest_version, self._index.db, tenant, adapter)
+        newest = await self._on_reading(ledger.newest_version, self._reading.db, tenant, adapter)
         if newest is None or not known:
             raise NotFoundError(f"no adapter {request.name}")
-        consent = await self._on_index(self._index.consent, tenant, adapter)
+        consent = await self._on_reading(self._reading.consent, tenant, adapter)
         return pb.GetAdapterResponse(
             consent=wire.consent_message(consent), newest_version_name=newest.name
         )
@@ -256,7 +269,8 @@ class RegistryService(OpenRegistry):
             logger.info("%s withdrew %s", caller, ref.name)
             down, _ = relatives(self._index.db, ref, "descendants", MAX_TOLD)
             return pb.WithdrawResponse(
-                version=self._answer(row, caller), descendants=self._visible(down, caller)
+                version=self._answer(self._index, row, caller),
+                descendants=self._visible(self._index, down, caller),
             )
 
         return await self._once(caller, request, pb.WithdrawResponse, change)
@@ -271,7 +285,7 @@ class RegistryService(OpenRegistry):
         def change() -> pb.ReleaseVersionResponse:
             row = lifecycle.release_from_quarantine(self._index, ref, caller)
             logger.info("%s released %s", caller, ref.name)
-            return pb.ReleaseVersionResponse(version=self._answer(row, caller))
+            return pb.ReleaseVersionResponse(version=self._answer(self._index, row, caller))
 
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 

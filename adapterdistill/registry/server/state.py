@@ -61,11 +61,16 @@ class OpenRegistry:
         except BaseException:
             self._store.close()
             raise
-        self._watched = Index(root / "index.sqlite3", refuse_descendants=limits.refuse_descendants)
+        # Reads do not wait for the disk that changes wait for, nor for the reads of watches.
+        self._reading, self._watched = (
+            Index(root / "index.sqlite3", refuse_descendants=limits.refuse_descendants)
+            for _ in range(2)
+        )
         try:
             self.audit = AuditTrail(root)
         except BaseException:
             self._watched.close()
+            self._reading.close()
             self._index.close()
             self._store.close()
             raise
@@ -74,6 +79,7 @@ class OpenRegistry:
             logger.info("removed %d files of abandoned uploads", swept)
         self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = Turns(1, "registry-index")
+        self._reading_thread = Turns(1, "registry-reading")
         self._watch_thread = Turns(1, "registry-watch")
         self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
         self._changed = asyncio.Event()
@@ -88,9 +94,11 @@ class OpenRegistry:
         """Wait for work in progress and close; the folder may then be opened again."""
         self._transfers.close()
         self._watch_thread.shutdown()
+        self._reading_thread.shutdown()
         self._index_thread.shutdown()
         self.audit.close()
         self._watched.close()
+        self._reading.close()
         self._index.close()
         self._store.close()
 
@@ -108,6 +116,10 @@ class OpenRegistry:
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._index_thread.run(functools.partial(call, *args, **kwargs))
+
+    async def _on_reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read `self._reading`, the index on a connection and a thread for reads."""
+        return await self._reading_thread.run(functools.partial(call, *args, **kwargs))
 
     async def _on_watched(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read `self._watched`, the index on a connection and a thread for watches alone."""
