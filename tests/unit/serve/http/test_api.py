@@ -301,8 +301,7 @@ def test_the_documentation_has_each_call_in_three_languages(client: TestClient) 
 
 
 def test_the_documentation_loads_nothing_from_elsewhere(client: TestClient) -> None:
-    page = client.get("/docs")
-    assert page.status_code == 200
+    assert (page := client.get("/docs")).status_code == 200
     assert page.headers["Content-Security-Policy"] == "default-src 'none'"
     assert "POST /v1/tenants/{tenant}/search" in page.text
     assert "http:" not in page.text and "https:" not in page.text
