@@ -1,12 +1,15 @@
 """Owners with certificates are onboarded in turn; each teaches the next, none acts as another."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.onboarding import OnboardReport
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.errors import NotPermittedError, UnauthenticatedError
+from adapterdistill.evaluation.choice import Choice, choose
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.authority import opened
@@ -28,9 +31,19 @@ def configured(
     return parse_config(values | {"registry": section}, source="test")
 
 
+def _choose_the_own_adapter(*given: Any, **named: Any) -> Choice:
+    return replace(choose(*given, **named), chosen="own")
+
+
 def test_owners_learn_from_each_other_by_their_certificates(
-    private_registry: Running, tiny_encoder_folder: Path, tmp_path: Path
+    private_registry: Running,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The bare encoder, which a tiny one's few rows may prefer, teaches nobody.
+    monkeypatch.setattr("adapterdistill.evaluation.arrival.choose", _choose_the_own_adapter)
+
     def onboarded(tenant: str, *, enrolled_as: str) -> OnboardReport:
         return run_through(
             configured(

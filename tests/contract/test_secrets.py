@@ -187,7 +187,8 @@ def ask(searched: Searched) -> None:
                 caller.settimeout(60)
                 heard = caller.recv(1 << 16)
                 searched.watch(process)
-                caller.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n{}")
+                body = b'{"reason": "UNAUTHENTICATED", "message": "no"}'
+                caller.sendall(b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             searched.said["query"], _ = process.communicate(timeout=60)
     assert f"Bearer {token.read_text().strip()}".encode() in heard
     assert b"error [UNAUTHENTICATED]" in searched.said["query"]

@@ -101,7 +101,7 @@ def test_an_adapter_with_anothers_fingerprint_is_refused_and_the_next_takes_its_
         "honest-3", "honest-4", "honest-5",
     ]  # fmt: skip
     assert report.fetch_teachers.refused == (liar.ref.name,)
-    assert "3 of 4 teachers" in lines[2]
+    assert "3 of 4 teachers" in lines[1]
 
 
 def test_a_registry_of_two_encoders_offers_a_tenant_the_teachers_of_its_own(

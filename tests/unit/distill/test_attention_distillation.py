@@ -47,9 +47,8 @@ def objective_of(
 
 
 def encoder_tensors(encoder: Encoder) -> list[Tensor]:
-    weights = encoder._weights
-    found = [v for v in vars(weights).values() if isinstance(v, Tensor)]
-    return found + [v for layer in weights.layers for v in vars(layer).values()]
+    parts = [encoder._weights, *encoder._weights.layers]
+    return [v for part in parts for v in vars(part).values() if isinstance(v, Tensor)]
 
 
 def test_1_without_distances_the_student_is_plain_adapter_tuning_s(

@@ -78,7 +78,8 @@ def sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
 
 
 def large_sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
-    """Make a sample of about 8 MiB, which takes several chunks."""
+    """Make a sample of about 8 MiB, which takes several chunks, of an encoder of its own."""
+    changes = {"adapter": "large"} | changes
     hidden, bottleneck = 8192, 64
     encoder = encoder_fields("8") | {"hidden_size": hidden}
     shapes = {
