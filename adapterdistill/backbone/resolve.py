@@ -44,7 +44,7 @@ def load_encoder(
     if not 8 <= max_tokens <= 8192:
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
-    folder = _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
+    folder = encoder_folder(name)
     model, tokenizer = _load(folder, name)
     weights_file = folder / "model.safetensors"
     weights_sha256 = _file_sha256(weights_file)
@@ -90,6 +90,11 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def encoder_folder(name: str = DEFAULT_ENCODER) -> Path:
+    """The folder that `load_encoder` reads; `name` and errors as there."""
+    return _embedded_folder() if name == DEFAULT_ENCODER else _folder(name)
 
 
 def _embedded_folder() -> Path:
