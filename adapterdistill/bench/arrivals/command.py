@@ -6,18 +6,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from adapterdistill.backbone.resolve import encoder_folder
 from adapterdistill.bench.arrivals.arriving import UNLABELLED, ArrivalBench, Arriving, teacher_of
-from adapterdistill.bench.arrivals.findings import findings
+from adapterdistill.bench.arrivals.findings import Results, findings
 from adapterdistill.bench.arrivals.report import markdown
 from adapterdistill.bench.arrivals.setfit import Fit, SetFitBench, setfit_version
 from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.tenants import BenchTenant, choose_teachers, open_dataset
-from adapterdistill.bench.transfer.cells import open_workbench
+from adapterdistill.bench.transfer.cells import Cell, open_workbench
 from adapterdistill.bench.transfer.sizes import SIZES, Size
 from adapterdistill.bench.transfer.study import read_tenants
 from adapterdistill.bench.transfer.workers import J, Runner, run_here, worker_processes
@@ -73,14 +72,17 @@ def arrivals_command(
     faqs = {name: tuple(open_dataset(data / name, cache / "tenants").faqs()) for name in tenants}
     opened = partial(open_bench, encoder, tenants, faqs, cache, dict(training or {}))
     jobs, bench = plan(wanted, tenants, chosen), opened()
+    work: dict[str, Sequence[Arriving | Cell]] = {
+        "teachers": [teacher_of(name) for name in sorted(tenants)],
+        "arrivals": jobs,
+    }
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     runner = nullcontext(run_here(bench)) if processes == 1 else worker_processes(opened, processes)
     with runner as run:
-        teachers = [teacher_of(name) for name in sorted(tenants)]
-        _make(run, "teachers", [j for j in teachers if bench.key(j) not in bench.cache], deadline)
-        _make(run, "arrivals", [j for j in jobs if bench.key(j) not in bench.cache], deadline)
+        for title, part in work.items():
+            _make(run, title, [job for job in part if bench.key(job) not in bench.cache], deadline)
     results = [(job, bench.cache.read(bench.key(job))) for job in jobs]
-    made = [(job, result) for job, result in results if result is not None]
+    made: Results = [(job, result) for job, result in results if result is not None]
     facts = environment(loaded) | {
         "processes": processes,
         "size": size,
@@ -94,9 +96,7 @@ def arrivals_command(
     return write_report(out, found, markdown(found))
 
 
-def _with_setfit(
-    bench: SetFitBench, made: Sequence[tuple[Arriving, Mapping[str, Any]]], deadline: float | None
-) -> list[tuple[Arriving, Mapping[str, Any]]]:
+def _with_setfit(bench: SetFitBench, made: Results, deadline: float | None) -> Results:
     """Add SetFit's row to each arrival that is served; one that lacks the time has none."""
     jobs = {job: Fit(job.tenant, job.k, job.seed) for job, result in made if "rows" in result}
     missing = [fit for fit in dict.fromkeys(jobs.values()) if bench.key(fit) not in bench.cache]
