@@ -43,8 +43,17 @@ check: setup proto-check  ## formatting, lint, types, layers, protobuf, known vu
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy --no-error-summary
 	@.venv/bin/lint-imports --no-logo
+	@echo "check: all passed; known vulnerabilities:"
+	@# Last, so that the last line says whether it could look.
 	@$(PY) .ci/audit.py
-	@echo "check: all passed"
+
+.PHONY: lock
+lock: setup  ## resolve again what the image installs, with digests (needs the network)
+	@$(PY) .ci/lock.py
+
+.PHONY: sbom
+sbom: setup  ## write the image's software bill of materials (CycloneDX) to build/
+	@$(PY) .ci/sbom.py build/sbom.cdx.json
 
 .PHONY: test
 test: setup test-unit  ## every test but those of test-system (under 10 minutes on 2 cores)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from adapterdistill.errors import ServingError
-from adapterdistill.files import write_secret
+from adapterdistill.files import private_folder, write_secret
 from adapterdistill.ray_private import JOIN_ON_LOOPBACK, RAY_COMMAND
 
 _START_TIMEOUT_S = 90.0
@@ -56,7 +56,7 @@ class OwnCluster:
     """Variables that processes need to talk to this cluster."""
 
     def save(self, folder: Path) -> None:
-        (folder / _STATE).write_text(json.dumps(asdict(self)), "utf-8")
+        write_secret(folder / _STATE, json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "OwnCluster":
@@ -91,13 +91,15 @@ def start_own_cluster(
 ) -> OwnCluster:
     """Start a head node whose files are in `folder` (a short path: Unix sockets need it).
 
+    The folder is closed to other users: Ray opens its own folders to all of them.
+
     Without its dashboard, which takes seconds to start, it accepts drivers but no jobs.
 
     Raises:
         ServingError: it did not come up in time; nothing of it is left running.
     """
     ports = {name: free_port() for name in _PORTS}
-    token = folder / "ray.token"
+    token = private_folder(folder) / "ray.token"
     write_secret(token, secrets.token_hex(32).encode())
     own = {
         "RAY_AUTH_MODE": "token",

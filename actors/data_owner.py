@@ -44,15 +44,23 @@ from actors.training.stages import (
     untrained,
 )
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import fold_file
-from adapterdistill.distill.rows import ROWS_FILE, TenantRows, spread, tokenise, write_rows
+from adapterdistill.distill.rows import (
+    ROWS_FILE,
+    TenantRows,
+    count_cut,
+    spread,
+    tokenise,
+    write_rows,
+)
+from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
-from adapterdistill.files import write_atomically, write_secret
+from adapterdistill.files import keep_private, write_atomically, write_secret
 from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
@@ -69,6 +77,7 @@ class DataOwner:
     """One tenant's run. Construct it on the owner's node."""
 
     def __init__(self, config: OnboardConfig) -> None:
+        keep_private()
         self._config = config
         self._state: RunState | None = None
 
@@ -78,6 +87,7 @@ class DataOwner:
         Raises:
             DataError: the tenant's data break the format.
             ConfigError: the encoder, or the tasks, are not those that the method needs.
+            UnreadableTextError: the encoder cannot read the FAQs.
         """
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
@@ -86,7 +96,15 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
-            return Validated(counts=counts, data_sha256=data_sha256)
+            found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
+            found.require()
+            doubts = {"unread": len(found.unread), "alike": found.num_alike}
+            return Validated(
+                counts=counts | doubts,
+                data_sha256=data_sha256,
+                max_tokens=self._encoder.max_tokens,
+                cut=count_cut(self._dataset, self._encoder.reader),
+            )
 
         return self._opened().once(Validated, work, started=started)
 
@@ -101,6 +119,7 @@ class DataOwner:
                     tenant=self._config.tenant,
                     rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
                     max_teachers=self._config.teachers.max_teachers,
+                    language=self._config.teachers.language,
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)
@@ -314,7 +333,7 @@ class DataOwner:
     @cached_property
     def _encoder(self) -> Encoder:
         torch.set_num_threads(self._config.training.threads)
-        return load_encoder(**self._config.encoder.model_dump())
+        return load_configured(self._config.encoder)
 
     @cached_property
     def _rows(self) -> TenantRows:

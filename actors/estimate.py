@@ -103,7 +103,7 @@ def estimate(
     teachers = min(config.teachers.max_teachers, listed.tenants)
     manifest_bytes, describe_s = _described(config, encoder, payload, teachers)
     step_s, forward_s = _token_seconds(encoder, adapter, rows)
-    probes = sum(map(len, encoder.tokenize(probe_sentences())))
+    probes = sum(map(len, encoder.tokenize(probe_sentences(), "probe")))
     speed = Speed(step_s, forward_s, describe_s, prove_s=2 * probes * forward_s)
     variant = variant_settings(config, config.training.bottleneck_size)
     copies = 1 + rows.num_folds
@@ -120,8 +120,8 @@ def estimate(
         serving_bytes=len(payload)
         + variant_bytes
         + texts_bytes
-        + rows.num_faqs * (4 * encoder.hidden_size + 8)
-        + rows.num_faqs * 8 * encoder.hidden_size  # the scorer's prototypes and head
+        + rows.num_faqs * (4 * encoder.embedding_size + 8)
+        + rows.num_faqs * 8 * encoder.embedding_size  # the scorer's prototypes and head
         + _NGRAM_BYTES * tokens(rows.index()),
     )
 

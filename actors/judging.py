@@ -214,8 +214,7 @@ class Judge:
     def _live(self, live: Live) -> Candidate | None:
         """The live version, judged by the rows that did not train it; None if there are none."""
         texts, folds = self._texts
-        rows, _ = texts.rows()
-        seen = torch.tensor(live.has_seen(self.encoder.tokenize(list(rows))))
+        seen = torch.tensor(live.has_seen(texts.row_ids(self.encoder)))
         if not bool((~seen & (folds >= 0)).any()):
             return None
         return Candidate(unpack_adapter(live.payload), prior=LIVE_PRIOR, seen=seen)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from actors.open_cluster import refuse_open_cluster
 from actors.records import (
     Bundled,
     Decided,
@@ -116,15 +117,16 @@ def in_process(config: OnboardConfig) -> StageRunner:
     return run
 
 
-def on_cluster(config: OnboardConfig) -> StageRunner:
+def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> StageRunner:
     """Run stages in a data owner actor on the owner's node of the running Ray cluster.
 
     Raises:
+        ConfigError: the cluster asks for no token, and `insecure` is not set.
         PlacementError: the cluster has no such node.
     """
     from actors.placement import start_data_owner, wait_for
 
-    connect()
+    connect(insecure=insecure)
     owner: Any = start_data_owner(config)
 
     def run(stage: str) -> StageResult:
@@ -135,19 +137,24 @@ def on_cluster(config: OnboardConfig) -> StageRunner:
     return run
 
 
-def connect() -> None:
-    """Connect to the running Ray cluster. Raises PlacementError if there is none."""
+def connect(*, insecure: bool = False) -> None:
+    """Connect to the running Ray cluster.
+
+    Raises:
+        ConfigError: it asks for no token, and `insecure` is not set.
+        PlacementError: there is none.
+    """
     import ray
 
-    if ray.is_initialized():
-        return
     try:
-        ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+        if not ray.is_initialized():
+            ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
     except ConnectionError:
         raise PlacementError(
-            "no Ray cluster was found: submit with `ray job submit` or start one, or run in this "
-            "process with --local"
+            "no Ray cluster was found: start one and send the run with `adapterdistill submit`, or "
+            "run in this process with --local"
         ) from None
+    refuse_open_cluster(insecure=insecure)
 
 
 def submission_id() -> str | None:

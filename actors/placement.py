@@ -32,8 +32,8 @@ def wait_for_node(placement: PlacementConfig) -> None:
         if time.monotonic() > deadline:
             raise PlacementError(
                 f"no node of the cluster offers the resource {placement.resource!r} (waited "
-                f"{placement.timeout_s:g} s): start the owner's node with "
-                f"ray start --resources '{{\"{placement.resource}\": 1}}'"
+                f"{placement.timeout_s:g} s): start the owner's node with cluster/nodes/owner.sh, "
+                "or on one machine with cluster/single/start.sh"
             )
         time.sleep(_POLL_S)
 

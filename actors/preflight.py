@@ -96,6 +96,15 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
     started = time.perf_counter()
     dataset: TenantDataset | None = checks.make("data", lambda: look.at_data(config))
     encoder: Encoder | None = checks.make("encoder", lambda: look.at_encoder(config, dataset))
+    rows: TenantRows | None = None
+    if dataset is not None and encoder is not None:
+        rows = tokenise(
+            dataset,
+            encoder,
+            seed=config.training.seed,
+            held_out_fraction=config.training.held_out_fraction,
+        )
+        checks.make("texts", lambda: look.at_texts(config, dataset, rows, encoder))
     validate_s = time.perf_counter() - started
     if config.registry.credentials is not None:
         checks.make("credentials", lambda: look.at_credentials(config))
@@ -112,13 +121,7 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
             found = checks.make("teachers", lambda: look.at_teachers(config, registry, encoder))
             listed, teachers = found or (None, [])
     taken = None
-    if dataset is not None and encoder is not None:
-        rows: TenantRows = tokenise(
-            dataset,
-            encoder,
-            seed=config.training.seed,
-            held_out_fraction=config.training.held_out_fraction,
-        )
+    if dataset is not None and encoder is not None and rows is not None:
         taken = estimate(
             config,
             encoder,
@@ -142,16 +145,17 @@ def _look(config: OnboardConfig, checks: _Checks, opened: ExitStack) -> Prefligh
     )
 
 
-def on_cluster(config: OnboardConfig) -> Preflight:
+def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> Preflight:
     """Run `preflight` on the owner's node of the running Ray cluster.
 
     Raises:
+        ConfigError: the cluster asks for no token, and `insecure` is not set.
         PlacementError: there is no cluster, or it has no such node.
     """
     from actors.onboarding import connect
     from actors.placement import on_owner_node
 
-    connect()
+    connect(insecure=insecure)
     report = on_owner_node(preflight, config)
     assert isinstance(report, Preflight)
     return report

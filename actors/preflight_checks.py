@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 from actors.estimate import Estimate, Listed
 from actors.publishing import consent_of
 from actors.training.stages import require_possible
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
+from adapterdistill.distill.rows import TenantRows, count_cut
 from adapterdistill.errors import (
     ConfigError,
     NotFoundError,
     NotPermittedError,
     RegistryUnavailableError,
 )
+from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import is_loopback
@@ -48,11 +50,30 @@ def at_data(config: OnboardConfig) -> Found:
 
 
 def at_encoder(config: OnboardConfig, dataset: TenantDataset | None) -> Found:
-    encoder = load_encoder(**config.encoder.model_dump())
+    encoder = load_configured(config.encoder)
     if dataset is not None:  # the method may need the tenant's tasks
         require_possible(config, lambda: encoder, dataset.tasks)
     said = f"{encoder.ref.name}, weights {encoder.ref.weights_sha256[:12]}"
-    return Found(encoder, f"{said}; method {config.training.method}")
+    said += f"; method {config.training.method}"
+    cut = {} if dataset is None else count_cut(dataset, encoder.reader)
+    if any(cut.values()):
+        parts = ", ".join(f"{count} {name}" for name, count in cut.items() if count)
+        said += (
+            f"; of {parts} only the first {encoder.max_tokens} tokens are read: "
+            "encoder.max_tokens sets how many"
+        )
+    return Found(encoder, said, is_warning=any(cut.values()))
+
+
+def at_texts(
+    config: OnboardConfig, dataset: TenantDataset, rows: TenantRows, encoder: Encoder
+) -> Found:
+    """Find whether the encoder reads the FAQs and tells them apart."""
+    found = check_readable(dataset.faqs(), rows.index(), encoder)
+    found.require()
+    warnings = found.warnings(config.language)
+    share = f"{100 * found.unknown_share:.1f}% of the questions' tokens are unknown"
+    return Found(found, "; ".join([share, *warnings]), is_warning=bool(warnings))
 
 
 def at_credentials(config: OnboardConfig) -> Found:
@@ -131,7 +152,9 @@ def _names(consent: Consent) -> str:
 
 def at_teachers(config: OnboardConfig, registry: RegistryClient, encoder: Encoder) -> Found:
     started = time.perf_counter()
-    found = registry.summaries(encoder=encoder.ref, exclude_tenant=config.tenant)
+    found = registry.summaries(
+        encoder=encoder.ref, exclude_tenant=config.tenant, language=config.teachers.language
+    )
     tenants = [summary.ref.tenant for summary in found]
     newest = dict.fromkeys(tenants)
     listed = Listed(len(tenants), len(newest), time.perf_counter() - started)

@@ -27,21 +27,21 @@ def require_shareable(encoder: Encoder, tasks: Sequence[Task]) -> None:
     """Raises ConfigError if a manifest cannot hold the prototypes of the task over domains."""
     task, domains = _task_to_share(tasks)
     cells = domains.number * len(task.classes)
-    nothing = base64.b64encode(bytes(2 * cells * encoder.hidden_size)).decode()
+    nothing = base64.b64encode(bytes(2 * cells * encoder.embedding_size)).decode()
     try:
         SharedPrototypes(
             classes=task.classes,
             domains=domains.number,
             counts=(0,) * cells,
-            width=encoder.hidden_size,
+            width=encoder.embedding_size,
             means=nothing,
             noise=0,
         )
     except ValidationError:
         raise ConfigError(
             f"tasks/{task.name}.jsonl: {len(task.classes)} classes in {domains.number} domains of "
-            f"width {encoder.hidden_size} are more than {MAX_PROTOTYPE_BYTES} bytes, or a class's "
-            "name has over 100 characters: have fewer, or set meta.share_prototypes = false"
+            f"width {encoder.embedding_size} are more than {MAX_PROTOTYPE_BYTES} bytes, or a "
+            "class's name has over 100 characters: have fewer, or set meta.share_prototypes = false"
         ) from None
 
 

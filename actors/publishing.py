@@ -55,6 +55,7 @@ def build_manifest(
         version=sha256_hex(payload),
         payload_bytes=len(payload),
         kind="bottleneck",
+        language=config.language,
         encoder=encoder.ref,
         tensors=tensor_specs(adapter),
         # The variant that a run may also make is not published.

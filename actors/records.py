@@ -41,6 +41,9 @@ class StageResult(Record):
 class Validated(StageResult):
     counts: dict[MetricName, int]
     data_sha256: Sha256
+    max_tokens: int | None = None
+    cut: dict[MetricName, int] = Field(default_factory=dict)
+    """Questions, answers and queries that are longer than `max_tokens`: their end is not read."""
 
 
 class Trained(StageResult):

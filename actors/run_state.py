@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from actors.records import StageResult
 from actors.training.outcome import peak_rss_mb
 from adapterdistill.config import OnboardConfig
-from adapterdistill.files import remove_torn, write_atomically
+from adapterdistill.files import private_folder, remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex
 
 R = TypeVar("R", bound=StageResult)
@@ -36,6 +36,7 @@ class RunState:
     @classmethod
     def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
         work = canonical_json([_FORMAT, config.tenant, config.digest(), data_sha256])
+        private_folder(Path(config.workspace))
         folder = _runs(config) / sha256_hex(work)[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return cls.at(folder)

@@ -29,7 +29,16 @@ class Stage(NamedTuple):
 
 def _validated(result: Validated) -> str:
     c = result.counts
-    return f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    rows = f"{c['faqs']} FAQs, {c['train']} train, {c['valid']} valid, {c['test']} test"
+    cut = sum(result.cut.values())
+    told = {
+        "unread": "FAQs are unknown to the encoder: see --dry-run",
+        "alike": "FAQs are not told apart: see --dry-run",
+    }
+    doubts = [f"{c[key]} {what}" for key, what in told.items() if c.get(key)]
+    if cut:
+        doubts.append(f"{cut} texts are cut at {result.max_tokens} tokens")
+    return "; ".join([rows, *doubts])
 
 
 def _best_step(result: Trained) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from adapterdistill.files import write_atomically
+from adapterdistill.files import keep_private, write_atomically
 from adapterdistill.registry.server.server import RegistryServer
 
 ACTOR_NAME = "teacher-registry"
@@ -25,6 +25,7 @@ class TeacherRegistry:
     def __init__(
         self, root: str, *, host: str = "127.0.0.1", port: int = 0, address_file: str | None = None
     ) -> None:
+        keep_private()
         self._server = RegistryServer(Path(root), host=host, port=port)
         # gRPC's server lives on one event loop, which actor calls must not block.
         self._loop = asyncio.new_event_loop()

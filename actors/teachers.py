@@ -1,11 +1,12 @@
 """Chooses and fetches teachers, and proves that they are what their manifests say."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
-from adapterdistill.checkpoint import prove_active, unpack_adapter
+from adapterdistill.checkpoint import load_proven
 from adapterdistill.errors import (
     EncoderMismatchError,
     InvalidPayloadError,
@@ -17,6 +18,8 @@ from adapterdistill.manifest import SharedPrototypes
 from adapterdistill.registry.answers import Summary
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,6 +33,11 @@ class Teachers:
     listed: int = 0
     """Adapters that these were chosen from, by their fingerprints."""
 
+    def refuse(self, name: str, error: Exception) -> None:
+        """Leave a version out, and say why in the log."""
+        self.refused += (name,)
+        logger.warning("%s was refused as a teacher: %s: %s", name, type(error).__name__, error)
+
 
 def fetch_teachers(
     registry: RegistryClient,
@@ -38,21 +46,26 @@ def fetch_teachers(
     tenant: str,
     rows: Sequence[Sequence[int]],
     max_teachers: int,
+    language: str | None = None,
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
     Each tenant's newest adapter counts, unless nothing trained it. Choosing happens here: the
-    registry learns only which are fetched. An adapter that is not what its manifest says is passed
-    over: otherwise one tenant's broken adapter would keep all others from joining.
+    registry learns only which are fetched. An adapter that is not what its manifest says, or that
+    fails in any other way while it is proven, is refused and named: otherwise one tenant's broken
+    adapter would keep all others from joining.
 
     Args:
         rows: token ids of the tenant's own texts.
+        language: of the adapters that may teach; None: every language.
     """
     found = Teachers()
     if not max_teachers:
         return found
     newest: dict[str, Summary] = {}
-    for summary in registry.summaries(encoder=encoder.ref, exclude_tenant=tenant):
+    for summary in registry.summaries(
+        encoder=encoder.ref, exclude_tenant=tenant, language=language
+    ):
         newest.setdefault(summary.ref.tenant, summary)
     listed = list(newest.values())
     found.listed = len(listed)
@@ -63,17 +76,20 @@ def fetch_teachers(
         ref = listed[place].ref
         try:
             manifest, payload = registry.fetch(ref, encoder=encoder.ref)
-            if manifest.method == UNTRAINED:
-                continue
-            adapter = unpack_adapter(payload)
-            prove_active(encoder, adapter, manifest.golden)
-            if manifest.fingerprint is not None:
-                probes.prove(adapter, manifest.fingerprint)
-        except (EncoderMismatchError, InvalidPayloadError, SignatureError):
-            found.refused += (ref.name,)
-            continue
         except (NotFoundError, WithdrawnError):
             continue  # withdrawn, or hidden, since it was listed
+        except (EncoderMismatchError, InvalidPayloadError, SignatureError) as error:
+            found.refuse(ref.name, error)
+            continue
+        if manifest.method == UNTRAINED:
+            continue
+        try:
+            adapter = load_proven(encoder, manifest, payload)
+            if manifest.fingerprint is not None:
+                probes.prove(adapter, manifest.fingerprint)
+        except Exception as error:  # whatever it is, it is this adapter's fault
+            found.refuse(ref.name, error)
+            continue
         found.payloads[ref.name] = payload
         if manifest.prototypes is not None:
             found.prototypes[ref.name] = manifest.prototypes

@@ -34,7 +34,14 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.files import STAGED, alone_in, remove_staged, sync, write_synced
+from adapterdistill.files import (
+    STAGED,
+    alone_in,
+    private_folder,
+    remove_staged,
+    sync,
+    write_synced,
+)
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     GoldenVectors,
@@ -80,8 +87,8 @@ class BundledVariant:
 class Bundle:
     """One adapter version with the tenant's FAQ index, embedded by what is served.
 
-    vectors: [entries, hidden_size] float32, unit length. An FAQ's score for a query is the largest
-        cosine over its vectors; a centroid index has one vector an FAQ.
+    vectors: [entries, embedding_size] float32, unit length. An FAQ's score for a query is the
+        largest cosine over its vectors; a centroid index has one vector an FAQ.
     faq_of_vector: [entries] int64, the position in `faqs`; every FAQ has at least one vector.
     threshold: queries whose top score is below it get no answer; NEVER_ABSTAIN answers all.
     scorer: `adapterdistill.evaluation.scorer.pack_scorer`; its scores replace the cosines, also for
@@ -148,6 +155,7 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
     contents[_HEAD] = head
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
     folder = _bundle_folder(store, bundle.manifest.tenant, bundle_id)
+    private_folder(store)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with turn(store, bundle.manifest.tenant) as own:
         if folder.exists():
@@ -216,13 +224,13 @@ def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
 def _check(bundle: Bundle, payload_sha256: str) -> None:
     """Raise ServingError unless the parts agree with each other."""
     tenant, vectors, owner = bundle.manifest.tenant, bundle.vectors, bundle.faq_of_vector
-    hidden_size, num_faqs = bundle.manifest.encoder.hidden_size, len(bundle.faqs)
+    size, num_faqs = bundle.manifest.encoder.embedding_size, len(bundle.faqs)
     faults = (
         (payload_sha256 != bundle.manifest.version, "payload is not the version"),
         (num_faqs == 0, "no FAQ"),
         (len({faq.faq_id for faq in bundle.faqs}) != num_faqs, "duplicate faq_id"),
         (vectors.dtype != torch.float32 or vectors.dim() != 2, "vectors are not a float32 matrix"),
-        (vectors.shape[-1:] != (hidden_size,), f"vectors are not {hidden_size} wide"),
+        (vectors.shape[-1:] != (size,), f"vectors are not {size} wide"),
         (owner.dtype != torch.int64 or owner.shape != vectors.shape[:1], "not one FAQ a vector"),
         (owner.unique().tolist() != list(range(num_faqs)), "not every FAQ has a vector"),
         (not -1 <= bundle.threshold <= 1, "threshold is outside [-1, 1]"),

@@ -19,7 +19,14 @@ from torch import Tensor
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter
 from adapterdistill.backbone import Embedder, Encoder, pack
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
-from adapterdistill.manifest import GoldenVectors, TensorSpec, canonical_json, sha256_hex
+from adapterdistill.manifest import (
+    MAX_HEADER_BYTES,
+    GoldenVectors,
+    Manifest,
+    TensorSpec,
+    canonical_json,
+    sha256_hex,
+)
 
 _NAMES = ("down.weight", "down.bias", "up.weight", "up.bias")
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -27,6 +34,7 @@ GOLDEN_TOLERANCE = 0.02
 """Largest difference of a Euclidean distance between unit vectors. With MiniLM, bfloat16 instead of
 float32 changed one by at most 0.003 where adapters move the probes by 0.2 to 0.9; a test requires
 less than a quarter of this tolerance."""
+_LEAST_WEIGHT = 1e-15
 _TELLING = 5.0
 """How many tolerances an adapter moves a probe sentence that alone proves it active."""
 
@@ -78,6 +86,8 @@ def unpack_adapter(payload: bytes) -> BottleneckAdapter:
     Raises:
         InvalidPayloadError: not safetensors, or not the tensors of a bottleneck adapter.
     """
+    if int.from_bytes(payload[:8], "little") > MAX_HEADER_BYTES:
+        raise InvalidPayloadError(f"payload's header has more than {MAX_HEADER_BYTES} bytes")
     try:
         tensors = safetensors.torch.load(payload)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -89,11 +99,16 @@ def unpack_adapter(payload: bytes) -> BottleneckAdapter:
     if not all(t.dtype in _DTYPES and bool(t.isfinite().all()) for t in tensors.values()):
         raise InvalidPayloadError("payload holds a tensor that is not finite floating point")
     try:
-        adapter = BottleneckAdapter(*(tensors[name].float() for name in _NAMES))
+        adapter = BottleneckAdapter(*(_flushed(tensors[name].float()) for name in _NAMES))
     except ValueError as error:
         raise InvalidPayloadError(f"payload refused: {error}") from error
     _check_declared(payload, adapter)
     return adapter
+
+
+def _flushed(weights: Tensor) -> Tensor:
+    """Make zeros of weights whose products are denormal: these slow every tenant's batch down."""
+    return weights.where(weights.abs() >= _LEAST_WEIGHT, 0.0)
 
 
 def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
@@ -105,7 +120,7 @@ def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
     try:
         found = json.loads(declared)["config"]
         different = sorted(key for key, value in expected.items() if found[key] != value)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidPayloadError("payload's adapter_config is malformed") from None
     if different:
         raise InvalidPayloadError(
@@ -153,6 +168,30 @@ def prove_active(encoder: Encoder, delta: Embedder, golden: GoldenVectors) -> No
     _check_distances(_distances(encoder, delta, chosen), golden, chosen)
 
 
+def load_proven(encoder: Encoder, manifest: Manifest, payload: bytes) -> BottleneckAdapter:
+    """Read another owner's adapter, and prove that it is what its manifest says.
+
+    Raises:
+        EncoderMismatchError: it is not for exactly this encoder, or moves it otherwise.
+        InvalidPayloadError: the payload is not an adapter, or not of the declared shapes.
+    """
+    if not manifest.encoder.same_as(encoder.ref):
+        raise EncoderMismatchError(
+            "manifest describes another encoder, or the same weights with other settings"
+        )
+    adapter = unpack_adapter(payload)
+    found = {name: spec.shape for name, spec in tensor_specs(adapter).items()}
+    if found != {name: spec.shape for name, spec in manifest.tensors.items()}:
+        raise InvalidPayloadError("payload's tensors have other shapes than its manifest says")
+    if (adapter.num_layers, adapter.hidden_size) != (encoder.num_layers, encoder.hidden_size):
+        raise EncoderMismatchError(
+            f"adapter has {adapter.num_layers} layers of hidden size {adapter.hidden_size}, the"
+            f" encoder {encoder.num_layers} of {encoder.hidden_size}"
+        )
+    prove_active(encoder, adapter, manifest.golden)
+    return adapter
+
+
 def prove_briefly(
     encoder: Encoder, adapters: Sequence[tuple[BottleneckAdapter, GoldenVectors]]
 ) -> list[EncoderMismatchError | None]:
@@ -176,7 +215,7 @@ def prove_briefly(
         [adapter for adapter, _ in adapters], dtype=encoder.dtype, device=encoder.device
     )
     slots, chosen = torch.tensor([n for n, _ in rows]), [probe for _, probe in rows]
-    tokens = pack(encoder.tokenize([probe_sentences()[n] for n in chosen]), encoder.device)
+    tokens = pack(encoder.tokenize([probe_sentences()[n] for n in chosen], "probe"), encoder.device)
     with torch.no_grad():
         moved = encoder.embed(tokens, stack.mixed(slots, tokens))
     found = (moved - _bare_probes(encoder)[chosen]).square().sum(-1).sqrt()
@@ -197,10 +236,10 @@ def _check_probes(golden: GoldenVectors) -> None:
 def _check_distances(found: Tensor, golden: GoldenVectors, chosen: Sequence[int]) -> None:
     expected = torch.tensor([golden.distances[n] for n in chosen], device=found.device)
     worst = float((found - expected).abs().max())
-    if not worst <= golden.tolerance:  # this order also refuses NaN
+    if not worst <= GOLDEN_TOLERANCE:  # this order also refuses NaN
         raise EncoderMismatchError(
             f"adapter moves the probe sentences by up to {worst:.4f} other than its manifest "
-            f"says (tolerance {golden.tolerance}): another encoder, or the adapter is not active"
+            f"says (tolerance {GOLDEN_TOLERANCE}): another encoder, or the adapter is not active"
         )
 
 
@@ -211,19 +250,19 @@ def telling_probes(golden: GoldenVectors) -> Sequence[int]:
     the adapter, or with other weights, the encoder does not. If there is none, it is all of them.
     """
     lengths = list(map(len, probe_sentences()))
-    far = [n for n, moved in enumerate(golden.distances) if moved >= _TELLING * golden.tolerance]
+    far = [n for n, moved in enumerate(golden.distances) if moved >= _TELLING * GOLDEN_TOLERANCE]
     return [min(far, key=lengths.__getitem__)] if far else range(len(lengths))
 
 
 def _distances(encoder: Encoder, delta: Embedder, chosen: Sequence[int]) -> Tensor:
-    moved = encoder.embed_texts([probe_sentences()[n] for n in chosen], delta)
+    moved = encoder.embed_texts([probe_sentences()[n] for n in chosen], delta, kind="probe")
     return (moved - _bare_probes(encoder)[list(chosen)]).square().sum(-1).sqrt()
 
 
 @functools.lru_cache(maxsize=2)
 def _bare_probes(encoder: Encoder) -> Tensor:
     """Embed the probes by the bare encoder, once: a server proves thousands of adapters."""
-    return encoder.embed_texts(probe_sentences())
+    return encoder.embed_texts(probe_sentences(), kind="probe")
 
 
 def state_digest(module: torch.nn.Module) -> str:

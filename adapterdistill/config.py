@@ -3,6 +3,7 @@
 Paths may hold `~` and `$VARIABLES`; relative ones are relative to the working folder.
 """
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,13 @@ from adapterdistill.distill.method import Method, VariantConfig
 from adapterdistill.distill.methods import DEFAULT, METHODS
 from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import read_file
-from adapterdistill.manifest import Name, canonical_json, sha256_hex
+from adapterdistill.manifest import (
+    UNDETERMINED,
+    LanguageTag,
+    Name,
+    canonical_json,
+    sha256_hex,
+)
 from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
@@ -39,6 +46,8 @@ class OnboardConfig(Section):
 
     tenant: Name
     adapter: Name = "faq"
+    language: LanguageTag = UNDETERMINED
+    """BCP 47 tag of the FAQs' language, by which others find the adapter."""
     data: LocalPath
     """Folder with faqs.parquet and queries.parquet on the owner's node."""
     workspace: LocalPath
@@ -123,6 +132,7 @@ class OnboardConfig(Section):
             include={"encoder", "training", "teachers", "adapter"},
             exclude={"training": {"min_workers"}},
         )
+        keep["encoder"] = {k: value for k, value in keep["encoder"].items() if value is not None}
         if self.release.max_wrong_answers is not None:
             keep["max_wrong_answers"] = self.release.max_wrong_answers
         for name, section in self.sections:
@@ -162,5 +172,28 @@ def _parsed(kind: type[S], values: dict[str, Any], *, source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or '(file)'}: "
+            + (
+                _unknown(kind, *fault["loc"])
+                if fault["type"] == "extra_forbidden"
+                else fault["msg"]
+            )
+            for fault in error.errors()
+        ]
         raise ConfigError(listed(source, faults)) from None
+
+
+def _unknown(kind: type[Section], *location: int | str) -> str:
+    """Say that a key is unknown, and which known one it resembles."""
+    fields = dict(kind.model_fields)
+    if kind is OnboardConfig:
+        for method in METHODS.values():
+            fields |= method.sections.model_fields
+    *sections, key = map(str, location)
+    for section in sections:
+        fields = (
+            getattr(fields[section].annotation, "model_fields", {}) if section in fields else {}
+        )
+    alike = difflib.get_close_matches(key, fields, n=1)
+    return "is not a known key" + (f": did you mean {alike[0]}?" if alike else "")

@@ -63,6 +63,12 @@ class EncoderMismatchError(EncoderError):
     reason = "ENCODER_MISMATCH"
 
 
+class UnreadableTextError(EncoderError):
+    """A tenant's texts are mostly unknown tokens to its encoder."""
+
+    reason = "TEXT_UNREADABLE"
+
+
 class InvalidPayloadError(AdapterDistillError):
     """Bytes are not an adapter that may be stored or loaded."""
 
@@ -123,6 +129,18 @@ class NotFoundError(RegistryError):
     """The name is unknown, or not for this caller: both look the same."""
 
     reason = "NOT_FOUND"
+
+
+class StaleRevisionError(RegistryError):
+    """A revision is not one of this registry: it was restored, or is another one."""
+
+    reason = "STALE_REVISION"
+
+
+class RegistryClosedError(RegistryError):
+    """The registry was restored, and waits for its operator to say that nothing is lost."""
+
+    reason = "REGISTRY_CLOSED"
 
 
 class UnauthenticatedError(RegistryError):

@@ -1,7 +1,8 @@
 """Libraries that only some commands need, and that the base install leaves out.
 
-pyproject.toml groups them into extras: `bench` for benchmarks and drills, `tracing` for spans of
-requests. A module that needs one imports it with `require`, where it is used.
+pyproject.toml groups them into extras: `bench` for benchmarks and drills, `multilingual` for an
+encoder of many languages, `tracing` for spans of requests. A module that needs one imports it with
+`require`, where it is used.
 """
 
 import importlib

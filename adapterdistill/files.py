@@ -1,11 +1,14 @@
-"""Reading and writing single files so that no reader meets half of one.
+"""Reading and writing single files so that no reader meets half of one, and no other user any.
+
+Every file that is written here has mode 0600. `keep_private` closes also what libraries write
+(Parquet, SQLite, safetensors), for a whole process; `private_folder` makes the root of a folder of
+private content.
 
 Writing, from the simplest to the most careful:
 - `write_synced` makes a new file that survives a power failure; `sync` does the same for a name.
 - `replace_file` is the one atomic writer: readers see the old file or the new one, never a part.
 - `write_file` is `replace_file` for a path that a person named: it makes the folder, and reports
-  faults as `ConfigError`.
-- `write_secret` is `replace_file` for a file that only its owner may read.
+  faults as `ConfigError`. `write_secret` does not make the folder.
 - `write_atomically` is `replace_file` in a folder that several processes write, one at a time
   (`alone_in`); it also removes what a killed process left of the same file.
 
@@ -32,6 +35,27 @@ MAX_BYTES = 1 << 20
 """Limit of a file that a person or a command wrote: a run's TOML, an address, certificates."""
 MAX_SECRET_BYTES = 64 << 20
 """Limit of a secret file: the hashes of some 300,000 tokens; a key has a few hundred bytes."""
+
+
+def keep_private() -> None:
+    """Close every file and folder that this process makes from now on to other users.
+
+    Every process of this project that writes private content calls it first.
+    """
+    os.umask(0o077)
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that is closed to other users, or close the one that is there; return it.
+
+    Closing it covers also what an earlier release left readable in it. A folder that belongs to
+    another user, or that all users share (/tmp), stays as it is.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
+        folder.chmod(0o700)
+    return folder
 
 
 @contextmanager
@@ -77,10 +101,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_synced(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a new file that survives a power failure as soon as its name does (`sync`).
 
-    `mode` holds from the first moment on, less the umask.
+    `mode` holds from the first moment on.
 
     Raises:
         FileExistsError: there is a file of that name.
@@ -92,7 +116,7 @@ def write_synced(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Put a file with this content and mode at `path`, or leave what was there before.
 
     The new file survives a power failure once this returns. Its folder must exist.
@@ -118,7 +142,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         replace_file(path, content)
 
 
-def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Replace a file that a person named; make its folder if it is absent.
 
     Raises:
@@ -126,7 +150,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content, mode=mode)
+        replace_file(path, content)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
@@ -138,7 +162,7 @@ def write_secret(path: Path, content: bytes) -> None:
         ConfigError: it cannot be written.
     """
     try:
-        replace_file(path, content, mode=0o600)
+        replace_file(path, content)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 

@@ -29,6 +29,12 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 BUNDLE_ID_PATTERN = r"^[0-9a-f]{64}-[0-9a-f]{12}$"
 BundleId = Annotated[str, StringConstraints(pattern=BUNDLE_ID_PATTERN)]
+_LANGUAGE_TAG = re.compile(
+    r"([a-z]{2,3})(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?((?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)",
+    re.IGNORECASE,
+)
+UNDETERMINED = "und"
+"""BCP 47's tag of a language that nobody named."""
 _VERSION_NAME = re.compile(r"tenants/([^/]+)/adapters/([^/]+)/versions/([0-9a-f]{64})")
 
 
@@ -39,6 +45,19 @@ def sha256_hex(payload: bytes) -> str:
 def is_name(text: str) -> bool:
     """Say whether `text` may name a tenant, an adapter or an alias."""
     return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
+
+
+def _language_tag(text: str) -> str:
+    match = _LANGUAGE_TAG.fullmatch(text)
+    if match is None or len(text) > 20:
+        raise ValueError("must be a BCP 47 language tag, such as en, de-AT or zh-Hant")
+    language, script, region, variants = match.groups(default="")
+    parts = (language.lower(), script.title(), region.upper(), *variants.lower().split("-"))
+    return "-".join(filter(None, parts))
+
+
+LanguageTag = Annotated[str, AfterValidator(_language_tag)]
+"""A language with script, region and variants (RFC 5646), in the usual case: `zh-Hant-TW`."""
 
 
 class Record(BaseModel):
@@ -89,21 +108,55 @@ class VersionRef(Record):
         return cls(tenant=match[1], adapter=match[2], version=match[3])
 
 
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""How a row's last hidden states become one vector, as sentence-transformers names it."""
+
+
 class EncoderRef(Record):
-    """The frozen encoder of an adapter. The digests identify it; the name is for people."""
+    """The frozen encoder of an adapter, and how it reads texts: all that decides the vectors.
+
+    The digests identify it; the name is for people. A field that an older manifest lacks has the
+    value that such a manifest means, and is left out at that value.
+    """
 
     name: str = Field(max_length=200)
     model_type: str = Field(max_length=40)
     hidden_size: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     weights_sha256: Sha256
+    """Digest of the weights; of the pooling and the modules too, if they are more than a mean."""
     tokenizer_sha256: Sha256
+    pooling: tuple[PoolingMode, ...] = Field(
+        default=("mean",), min_length=1, max_length=6, exclude_if=lambda value: value == ("mean",)
+    )
+    """Several are put side by side."""
+    modules: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(
+        default=(), max_length=16, exclude_if=lambda value: not value
+    )
+    """Modules between pooling and unit length, to which every vector is brought at the end."""
+    dimensions: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Size of a vector; None: `hidden_size`."""
+    include_prompt: bool = Field(default=True, exclude_if=lambda value: value)
+    """Whether pooling sees the prompt's tokens."""
+    query_prompt: str = Field(default="", max_length=1000, exclude_if=lambda value: not value)
+    passage_prompt: str = Field(default="", max_length=1000, exclude_if=lambda value: not value)
+    """Put before every FAQ text, as `query_prompt` is before every query."""
+    max_tokens: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Length at which texts are cut; None: not recorded, the server's setting decides."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of a vector."""
+        return self.dimensions or self.hidden_size
 
     def same_as(self, other: "EncoderRef") -> bool:
-        return (self.weights_sha256, self.tokenizer_sha256) == (
-            other.weights_sha256,
-            other.tokenizer_sha256,
-        )
+        """Say whether both embed the same tokens alike; prompts and length are each adapter's."""
+        names = {"embedding_size", *EncoderRef.model_fields} - _EACH_ADAPTERS_OWN
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+_EACH_ADAPTERS_OWN = {"name", "query_prompt", "passage_prompt", "max_tokens", "dimensions"}
+"""`dimensions` is in `embedding_size`."""
 
 
 VariantKind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
@@ -126,6 +179,7 @@ class GoldenVectors(Record):
     """Distances by which the adapter moves the embedding of each probe sentence (Euclidean).
 
     A loader that measures other distances has another encoder, or an adapter that is not active.
+    How much they may differ is the loader's to say: `tolerance` is only what the owner measured by.
     """
 
     probe_sha256: Sha256
@@ -133,6 +187,8 @@ class GoldenVectors(Record):
     tolerance: float = Field(gt=0)
 
 
+MAX_HEADER_BYTES = 64 * 1024
+"""Greatest size of an adapter's safetensors header, with its metadata."""
 FINGERPRINT_BYTES = 256
 
 
@@ -243,7 +299,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":
-        if self.prototypes is not None and self.prototypes.width != self.encoder.hidden_size:
+        if self.prototypes is not None and self.prototypes.width != self.encoder.embedding_size:
             raise ValueError("prototypes must be as wide as the encoder's embeddings")
         return self
 

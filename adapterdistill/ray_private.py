@@ -4,6 +4,8 @@ A Ray release may move any of it without notice: `tests/unit/test_ray_private.py
 gone. Ray is imported when a function is called.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 RAY_COMMAND = "ray.scripts.scripts"
@@ -19,7 +21,34 @@ scripts.main()
 
 A Ray that keeps to loopback refuses a second node, although one machine can hold both.
 """
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _REPLICA_NAME = "SERVE_REPLICA::{app}#"
+
+
+def asks_for_token(gcs_address: str, *, timeout_s: float = 10.0) -> bool:
+    """Whether the cluster's head refuses a call without a token, as it then does with every other.
+
+    The mode of this process says nothing about the cluster's.
+
+    Args:
+        gcs_address: host:port of Ray's Global Control Service.
+    """
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        names = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_SERVER_CERT")
+        credentials = grpc.ssl_channel_credentials(
+            *(Path(os.environ[n]).read_bytes() for n in names)
+        )
+        channel = grpc.secure_channel(gcs_address, credentials)
+    else:
+        channel = grpc.insecure_channel(gcs_address)
+    with channel:
+        try:
+            channel.unary_unary(_ALIVE)(b"", timeout=timeout_s)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def node_resources() -> list[tuple[dict[str, float], dict[str, float]]]:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import read_file
-from adapterdistill.manifest import Name
+from adapterdistill.manifest import LanguageTag, Name
 
 _MAX_NAME_BYTES = 255
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -46,7 +46,12 @@ class EncoderConfig(Section):
     name: str = "minilm-l6"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
-    max_tokens: int = Field(default=64, ge=8, le=8192)
+    max_tokens: int | None = Field(default=None, ge=8, le=8192)
+    """Length at which texts are cut, in training and in service; None: the encoder's own."""
+    query_prompt: str | None = Field(default=None, max_length=1000)
+    """Put before every query; None: the encoder's own."""
+    passage_prompt: str | None = Field(default=None, max_length=1000)
+    """Put before every text of an FAQ; None: the encoder's own."""
 
 
 class RegistryConfig(Section):
@@ -133,6 +138,8 @@ class TeacherConfig(Section):
 
     max_teachers: int = Field(default=16, ge=0, le=256)
     """Number of teachers: those that suit the own texts best of all that the registry lists."""
+    language: LanguageTag | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Language of the adapters that may teach, `en` with `en-GB`; none: every language."""
     round: int = Field(default=0, ge=0)
     """Raise it to run again with the teachers that have joined since: otherwise a finished run
     answers from its kept results."""

@@ -58,7 +58,7 @@ class Probes:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._hidden: list[Tensor] = []
-        self._tokens = pack(encoder.tokenize(probe_texts()), encoder.device)
+        self._tokens = pack(encoder.tokenize(probe_texts(), "probe"), encoder.device)
 
         def keep(layer: int, x: Tensor) -> Tensor:
             self._hidden.append(x)

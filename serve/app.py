@@ -6,13 +6,16 @@ same from Python.
 """
 
 import logging
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import tenacity
 from fastapi import FastAPI
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.serve import Application
 
 from adapterdistill import ray_private
@@ -89,6 +92,7 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 8000,
     grpc_port: int | None = None,
+    serve_host: str | None = None,
 ) -> str:
     """Deploy on the connected Ray cluster, wait until it answers, and return its HTTP address.
 
@@ -96,28 +100,47 @@ def deploy(
 
     Args:
         args: `ServeSettings`.
+        serve_host: where Serve listens, if HAProxy in front of it listens on `host`.
         grpc_port: where Serve's gRPC proxy listens, on all interfaces and without TLS; None: gRPC
             is off.
 
     Raises:
         ConfigError: the settings are refused.
-        ServingError: Serve runs already, and not with this gRPC port.
+        ServingError: Serve runs already, and not with this gRPC port; or the replicas do not start.
     """
     if args.get("tokens") is None and is_loopback(host):
         args = {**args, "open_to_all": True}
     app = build(args)
-    ray_serve.start(
-        http_options={"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S},
-        grpc_options=(
-            None if grpc_port is None else rpc_proxy.options(grpc_port, REQUEST_TIMEOUT_S)
-        ),
-    )
-    if grpc_port is not None:
-        _check_grpc(grpc_port)
-    ray_serve.run(app, name=APP_NAME, route_prefix="/")
+    try:
+        ray_serve.start(
+            http_options={
+                "host": serve_host or host,
+                "port": port,
+                "request_timeout_s": REQUEST_TIMEOUT_S,
+            },
+            grpc_options=(
+                None if grpc_port is None else rpc_proxy.options(grpc_port, REQUEST_TIMEOUT_S)
+            ),
+        )
+        if grpc_port is not None:
+            _check_grpc(grpc_port)
+        ray_serve.run(app, name=APP_NAME, route_prefix="/")
+    except (RuntimeError, TimeoutError, RayError) as error:
+        raise ServingError(f"Ray Serve does not start: {_cause(error)}") from error
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     _wait_for_route(address)
     return address
+
+
+def _cause(error: Exception) -> str:
+    """Why replicas fail: the last line of a replica's traceback, which Serve's error leaves out."""
+    told = []
+    with suppress(Exception):  # Serve itself may be what fails
+        deployments = ray_serve.status().applications[APP_NAME].deployments
+        told = [one.message for one in deployments.values()]
+    lines = [line.strip() for line in "\n".join([str(error), *told]).splitlines()]
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return (raised or list(filter(None, lines)) or ["no reason given"])[-1][:500]
 
 
 @tenacity.retry(

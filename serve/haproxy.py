@@ -29,10 +29,12 @@ refuse() {{
 [ "${{2:-}}" = -f ] || refuse "starts HAProxy in another way than 2.60"
 beside=$(dirname "$3")
 sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
-    -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" "$3"
+    -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" \
+    -e "s|^ *bind {loopback}:\([0-9]*\)\$|    bind {host}:\1|" "$3"
 [ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports than 2.60"
 exec {binary} "$@"
 """
+LOOPBACK = "127.0.0.1"
 _EXPORTER_PORT, _STATS_PORT = "9101", "8404"
 
 
@@ -49,15 +51,22 @@ def find_haproxy(environment: Mapping[str, str]) -> str | None:
     return shutil.which(str(bundled)) or shutil.which("haproxy", path=environment.get("PATH"))
 
 
-def closed_haproxy(binary: str, folder: Path) -> dict[str, str]:
+def closed_haproxy(binary: str, folder: Path, host: str = LOOPBACK) -> dict[str, str]:
     """The environment with which Ray starts HAProxy on files in `folder` alone.
+
+    `host` is where HAProxy listens if Serve is told to listen on `LOOPBACK`: HAProxy finds replicas
+    there, but not where they would listen for an IPv6 address.
 
     `folder` is private to its owner. Its path has at most 20 characters: Ray adds a node's id and
     HAProxy a suffix, and a socket's path has at most 107.
     """
     script = folder / "haproxy"
     text = _SCRIPT.format(
-        binary=shlex.quote(binary), exporter_port=_EXPORTER_PORT, stats_port=_STATS_PORT
+        binary=shlex.quote(binary),
+        exporter_port=_EXPORTER_PORT,
+        stats_port=_STATS_PORT,
+        loopback=LOOPBACK,
+        host=host,
     )
     replace_file(script, text.encode(), mode=0o700)  # another Ray may be starting the old one
     return {

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.engine.drift import Drift, DriftOfTenants
@@ -109,6 +109,8 @@ class Metrics:
         """Shares its totals with the searcher's shadow."""
         self.registry.register(self.candidates)
         self._most_slots = self._gauge("bank_max_slots", "Most tenants in memory.")
+        self._memory = _Memory()
+        self.registry.register(self._memory)
         self._unproven = self._gauge(
             "unproven_bundles", "In memory, and proven on one probe sentence of eight so far."
         )
@@ -148,6 +150,7 @@ class Metrics:
         self._unproven.set_function(lambda: engine.num_unproven)
         self._working_set.set_function(lambda: engine.working_set)
         self._paging.counts = engine.paging
+        self._memory.engine = engine
         self._store_age.set_function(lambda: time.monotonic() - refreshed_at())
         self._lost.set_function(lost_s)
 
@@ -206,6 +209,37 @@ class _Paging(Collector):
         for event, count in asdict(self.counts).items():
             family.add_metric([event], count)
         yield family
+
+
+@dataclass(eq=False)
+class _Memory(Collector):
+    engine: Engine | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        if self.engine is None:
+            return
+        labels = ["part", "encoder", "sha256"]
+        used = GaugeMetricFamily(
+            "adapterdistill_memory_bytes",
+            "Memory of each loaded encoder: its weights (encoders), its bank (adapters).",
+            labels=labels,
+        )
+        tenants = GaugeMetricFamily(
+            "adapterdistill_tenants_in_memory", "Of each loaded encoder.", labels=labels[1:]
+        )
+        for one in self.engine.encoders:
+            which = [one.name, one.weights_sha256[:12]]
+            used.add_metric(["encoders", *which], one.encoder_bytes)
+            used.add_metric(["adapters", *which], one.adapter_bytes)
+            tenants.add_metric(which, one.tenants_in_memory)
+        limits = GaugeMetricFamily(
+            "adapterdistill_memory_limit_bytes",
+            "Most memory of all encoders' weights, and of all banks.",
+            labels=["part"],
+        )
+        limits.add_metric(["encoders"], self.engine.banks.encoder_mib * 2**20)
+        limits.add_metric(["adapters"], self.engine.banks.bank_mib * 2**20)
+        yield from (used, limits, tenants)
 
 
 @dataclass(eq=False)

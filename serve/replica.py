@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.files import keep_private, private_folder
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, Refresh
 from serve.engine.proofs import PROVE_EVERY_S
@@ -46,18 +47,26 @@ class Replica:
         """Load the encoder and the store's bundles, and start the threads.
 
         Raises:
-            ConfigError: the encoder or the token file is refused.
+            ConfigError, EncoderError: the token file or the encoder is refused.
+            ServingError: the encoder takes more memory than encoders may.
         """
+        keep_private()
         torch.set_num_threads(settings.threads)
-        settings.store.mkdir(parents=True, exist_ok=True)
-        encoder = load_encoder(
-            settings.encoder,
+        private_folder(settings.store)
+        load = functools.partial(
+            load_encoder,
             dtype=settings.dtype,
             device=settings.device,
             max_tokens=settings.max_tokens,
         )
+        encoder = load(settings.encoder)
         self._engine = Engine(
-            encoder, settings.store, max_slots=settings.max_slots, bank_mib=settings.bank_mib
+            encoder,
+            settings.store,
+            others={name: functools.partial(load, name) for name in settings.other_encoders},
+            encoder_mib=settings.encoder_mib,
+            bank_mib=settings.bank_mib,
+            max_slots=settings.max_slots,
         )
         self._metrics = Metrics(replica_id)
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
@@ -65,7 +74,7 @@ class Replica:
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
-            max_query_tokens=settings.max_tokens,
+            max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )
@@ -163,14 +172,19 @@ class Replica:
         _log_refused(changed)
 
     def reload_tokens(self) -> None:
-        """Read the token file if it changed. An error is logged, and the old tokens stay valid."""
+        """Read the token file if it changed. An error is logged; see `Tokens.reload`."""
         assert self._tokens is not None, "only a deployment with tokens follows their file"
         try:
             if self._tokens.reload():
                 _log.info("the token file was read again")
         except Exception as error:  # its message may quote the file, unless it is ours
             told = error if isinstance(error, ConfigError) else type(error).__name__
-            _log.error("token file refused; the tokens read before stay valid: %s", told)
+            kept = (
+                "the tokens read before stay valid"
+                if self._tokens.open_to_somebody
+                else ("no token is valid until there is one again")
+            )
+            _log.error("token file refused; %s: %s", kept, told)
 
     def _following_threads(self, settings: ServeSettings) -> list[threading.Thread]:
         """One thread a source: a revoked token does not wait for bundles that are being loaded."""

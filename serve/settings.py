@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,10 +25,22 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: Path = Field(description="Folder of serving bundles; made if absent.")
-    encoder: str = "minilm-l6"
+    encoder: str = Field(default="minilm-l6", description="The encoder that is loaded at start.")
+    other_encoders: tuple[str, ...] = Field(
+        default=(),
+        description="Encoders that may be loaded beside it, each when a bundle needs it.",
+    )
+    encoder_mib: float = Field(
+        default=2048, gt=0, description="Memory for the weights of all encoders, MiB."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
-    max_tokens: int = Field(default=128, ge=8, le=8192)
+    max_tokens: int = Field(
+        default=128,
+        ge=8,
+        le=8192,
+        description="Length at which queries are cut for bundles that do not record one.",
+    )
     threads: int = Field(default=1, ge=1, le=256, description="torch threads of a replica.")
     max_batch_tokens: int = Field(
         default=512, ge=8, le=1 << 20, description="Tokens in one forward."
@@ -56,9 +69,15 @@ class ServeSettings(BaseModel):
     """Few users wait for longer. It is less than the 30 s after which the proxy gives up, so that
     no request is computed for nobody."""
     max_slots: int | None = Field(
-        default=None, ge=1, description="Most tenants in memory; unset: all that `bank_mib` holds."
+        default=None,
+        ge=1,
+        description="Most tenants of an encoder in memory; unset: all that `bank_mib` holds.",
     )
-    bank_mib: float = Field(default=1024, gt=0, description="Memory for adapters, MiB.")
+    bank_mib: float = Field(
+        default=1024,
+        gt=0,
+        description="Memory for adapters, MiB; each encoder that is named has an equal part.",
+    )
     refresh_s: float = Field(default=1.0, ge=0.05, le=3600)
     registry: str | None = Field(
         default=None, description="HOST:PORT of the registry whose withdrawals are followed."
@@ -107,6 +126,14 @@ class ServeSettings(BaseModel):
             raise ValueError("must be an absolute path")
         return path
 
+    @field_validator("other_encoders")
+    @classmethod
+    def _each_encoder_once(cls, others: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        named = (given.data.get("encoder"), *others)
+        if len(set(named)) < len(named):
+            raise ValueError("names an encoder that is named already")
+        return others
+
     @model_validator(mode="after")
     def _guarded_or_open(self) -> "ServeSettings":
         """Ask for an explicit choice: a replica cannot tell who reaches it through which
@@ -126,7 +153,11 @@ class ServeSettings(BaseModel):
         except ValidationError as error:
             faults = [
                 f"{'.'.join(map(str, fault['loc'])) or 'tokens'}: "
-                + fault["msg"].removeprefix("Value error, ")
+                + (
+                    "is not a known setting"
+                    if fault["type"] == "extra_forbidden"
+                    else fault["msg"].removeprefix("Value error, ")
+                )
                 for fault in error.errors()
             ]
             raise ConfigError(listed("serving settings refused", faults)) from None

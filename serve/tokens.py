@@ -26,6 +26,7 @@ PREFIX = "adt_"
 MAX_PER_HOLDER = 8
 """Most tokens of one holder: more than a rotation needs. Each request costs as many comparisons."""
 _NO_TOKEN = (secrets.token_bytes(32), 0.0)  # expired before it was made
+_ABSENT = (-1,)
 
 
 class Token(BaseModel):
@@ -71,12 +72,15 @@ class Tokens:
 
         Raises:
             ConfigError: the file is refused. The tokens that were read before stay valid until they
-                expire.
+                expire; but if the file is gone, no token is valid until there is one again.
         """
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return False
         self._stamp = stamp  # also for a refused file: one message is enough
+        if stamp == _ABSENT:
+            self._held = {}
+            raise ConfigError(f"{self._path}: No such file")
         held: dict[str | None, list[tuple[bytes, float]]] = {}
         for token in read_tokens(self._path):
             known = (bytes.fromhex(token.sha256), token.expires.timestamp())
@@ -84,6 +88,11 @@ class Tokens:
         nobody = (_NO_TOKEN,) * MAX_PER_HOLDER
         self._held = {h: (*known, *nobody)[:MAX_PER_HOLDER] for h, known in held.items()}
         return True
+
+    @property
+    def open_to_somebody(self) -> bool:
+        """Whether any token was read that may still be valid."""
+        return bool(self._held)
 
     def admit(self, token: bytes, tenant: str | None) -> bool:
         """Whether this is a valid token of the tenant (None: of the operator).
@@ -94,6 +103,10 @@ class Tokens:
         for known, expires in self._held.get(tenant, (_NO_TOKEN,) * MAX_PER_HOLDER):
             admitted |= hmac.compare_digest(digest, known) & (now < expires)
         return admitted
+
+    def admit_anyone(self, token: bytes) -> bool:
+        """Whether this is a valid token of any holder."""
+        return sum(self.admit(token, holder) for holder in self._held) > 0  # not `any`: equal time
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
@@ -178,6 +191,8 @@ def _rewrite(
 def _stamp(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
-    except OSError:
-        return (-1,)
+    except (FileNotFoundError, NotADirectoryError):
+        return _ABSENT
+    except OSError as error:  # such as a file system that does not answer
+        return (-2, error.errno or 0)
     return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)

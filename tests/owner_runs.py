@@ -158,11 +158,11 @@ def config_toml(config: OnboardConfig) -> str:
     return "\n".join([*lines, *tables])
 
 
-def publish(running: Running, encoder: Encoder, tenant: str, *, seed: int) -> None:
+def publish(running: Running, encoder: Encoder, tenant: str, *, seed: int) -> VersionRef:
     adapter = random_adapter(encoder, seed=seed, scale=0.05)
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
     manifest = random_manifest(encoder, adapter, payload, tenant=tenant)
-    running.client.publish(manifest, payload)
+    return running.client.publish(manifest, payload).ref
 
 
 def with_teachers(root: Path, encoder: Encoder) -> Running:

@@ -63,7 +63,7 @@ def make_tenant(
     payload = pack_adapter(adapter, model_name=encoder.ref.name)
     owner = [n for n in range(num_faqs) for _ in range(n % 3 + 1)]
     draws: Tensor = torch.randn(
-        len(owner), encoder.hidden_size, generator=torch.Generator().manual_seed(seed)
+        len(owner), encoder.embedding_size, generator=torch.Generator().manual_seed(seed)
     )
     bundle = Bundle(
         manifest=random_manifest(encoder, adapter, payload, tenant=tenant),
@@ -76,7 +76,7 @@ def make_tenant(
         faq_of_vector=torch.tensor(owner),
         threshold=threshold,
         calibration=calibration,
-        scorer=pack_scorer(random_scorer(num_faqs, encoder.hidden_size, seed=seed))
+        scorer=pack_scorer(random_scorer(num_faqs, encoder.embedding_size, seed=seed))
         if scorer
         else None,
     )

@@ -11,7 +11,72 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert")
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+_DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+_DEBERTA = {
+    **_SIZES,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": "p2c|c2p",
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", _SIZES),
+    "roberta": ("roberta", _SIZES),
+    "xlm-roberta": ("xlm-roberta", _SIZES),
+    "camembert": ("camembert", _SIZES),
+    "mpnet": ("mpnet", _SIZES),
+    "distilbert": ("distilbert", _DISTILBERT),
+    "electra": ("electra", _SIZES | {"embedding_size": 16}),
+    "electra without a projection": ("electra", _SIZES | {"embedding_size": 32}),
+    "albert": ("albert", _SIZES | {"embedding_size": 16}),
+    "albert in groups": (
+        "albert",
+        _SIZES
+        | {
+            "embedding_size": 16,
+            "num_hidden_layers": 3,
+            "num_hidden_groups": 2,
+            "inner_group_num": 2,
+        },
+    ),
+    "nomic_bert": ("nomic_bert", _SIZES),
+    "gte": ("gte", _SIZES),
+    "gte without segments": ("gte", _SIZES | {"type_vocab_size": 0}),
+    "deberta-v2": ("deberta-v2", _DEBERTA),
+    "deberta-v2 with projections of its own": (
+        "deberta-v2",
+        _DEBERTA | {"share_att_key": False, "position_buckets": -1, "norm_rel_ebd": "none"},
+    ),
+    "deberta-v2 with one kind": (
+        "deberta-v2",
+        _DEBERTA
+        | {
+            "pos_att_type": ["c2p"],
+            "position_buckets": 64,
+            "position_biased_input": True,
+            "type_vocab_size": 2,
+        },
+    ),
+    "deberta-v2 without distances": ("deberta-v2", _DEBERTA | {"relative_attention": False}),
+    "modernbert": (
+        "modernbert",
+        _SIZES | {"num_hidden_layers": 4, "local_attention": 6, "hidden_activation": "gelu"},
+    ),
+    "modernbert with biases": (
+        "modernbert",
+        _SIZES | {"norm_bias": True, "attention_bias": True, "mlp_bias": True},
+    ),
+}
+"""The families, and the settings of one that change what is computed."""
+FAMILIES = tuple(name for name in VARIANTS if " " not in name)
 
 _LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 _PIECES = [*_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
@@ -22,15 +87,11 @@ _SPECIAL = {
 
 
 def tiny_model(family: str = "bert", *, seed: int = 0, **settings: Any) -> Any:
-    """A random 2-layer Hugging Face encoder of hidden size 32, no parameter at its default."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
-    if family == "distilbert":
-        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    """A small random Hugging Face encoder of hidden size 32, no parameter at its default.
+
+    `family` is a name in `VARIANTS`. It has 2 layers unless its settings say more.
+    """
+    family, sizes = VARIANTS[family]
     config = transformers.AutoConfig.for_model(
         family,
         **{
@@ -52,9 +113,11 @@ def tiny_model(family: str = "bert", *, seed: int = 0, **settings: Any) -> Any:
     return model
 
 
-def save_tiny_encoder(folder: Path, *, seed: int = 0, family: str = "bert") -> Path:
+def save_tiny_encoder(
+    folder: Path, *, seed: int = 0, family: str = "bert", **settings: Any
+) -> Path:
     """`tiny_model` as a folder, with a tokenizer whose tokens are single characters."""
-    tiny_model(family, seed=seed).save_pretrained(folder)
+    tiny_model(family, seed=seed, **settings).save_pretrained(folder)
     special = _SPECIAL[_pads_with_one(family)]
     vocabulary = {word: n for n, word in enumerate([*special, *_PIECES])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -92,4 +155,4 @@ def random_rows(lengths: list[int], *, seed: int = 0, first: int = 4) -> list[li
 
 
 def _pads_with_one(family: str) -> bool:
-    return family in ("roberta", "xlm-roberta", "mpnet")
+    return family in ("roberta", "xlm-roberta", "camembert", "mpnet")

@@ -34,7 +34,7 @@ def train_stage(
     run_folder = adapter.parent / "ray_train"
     outcome = train_on_workers(
         spec,
-        config.encoder.model_dump(),
+        config.encoder,
         adapter=adapter,
         run_folder=run_folder,
         workers=workers_of(config),

@@ -22,12 +22,13 @@ from actors.training.room import (
     worker_resources,
 )
 from adapterdistill import ray_private
-from adapterdistill.backbone import load_encoder
+from adapterdistill.backbone import load_configured
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers
 from adapterdistill.errors import AdapterDistillError, PlacementError, TrainingError
-from adapterdistill.files import write_atomically
+from adapterdistill.files import keep_private, write_atomically
 from adapterdistill.manifest import sha256_hex
+from adapterdistill.sections import EncoderConfig
 
 _CHECKPOINT = "state.safetensors"
 _RETRIES = 2
@@ -54,7 +55,7 @@ class TrainWorkers:
 
 def train_on_workers(
     spec: StageSpec,
-    encoder: dict[str, Any],
+    encoder: EncoderConfig,
     *,
     adapter: Path,
     run_folder: Path,
@@ -63,7 +64,6 @@ def train_on_workers(
     """Train under Ray Train; called on the owner's node, from which the controller runs.
 
     Args:
-        encoder: keyword arguments of `load_encoder`.
         run_folder: owner-local folder of Ray Train's checkpoints.
 
     Raises:
@@ -81,7 +81,7 @@ def train_on_workers(
     outcome.unlink(missing_ok=True)
     loop_config = {
         "spec": spec.to_json(),
-        "encoder": encoder,
+        "encoder": encoder.model_dump(),
         "use_gpu": workers.use_gpu,
         "threads": workers.threads,
         "adapter": str(adapter),
@@ -168,14 +168,16 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
+    keep_private()
     context = ray.train.get_context()
     workers = Workers(rank=context.get_world_rank(), world_size=context.get_world_size())
     spec = StageSpec.from_json(config["spec"])
-    options = dict(config["encoder"])
+    options = EncoderConfig(**config["encoder"])
     if config["use_gpu"]:
-        options["device"] = str(ray.train.torch.get_device())
+        device = str(ray.train.torch.get_device())
+        options = options.model_copy(update={"device": device})
     torch.set_num_threads(config["threads"])
-    encoder = load_encoder(**options)
+    encoder = load_configured(options)
     trained = run_stage(
         spec, encoder, workers=workers, checkpoint=_reporter(workers), resume=_last_checkpoint()
     )

@@ -32,7 +32,14 @@ from torch import Tensor, nn
 
 from adapterdistill.adapters.bottleneck import BottleneckAdapter
 from adapterdistill.adapters.soft_top_k import descending_ranks, exact_soft_top_k, soft_top_k
-from adapterdistill.backbone import ChosenTokens, FrozenLayer, LayerRule, PackedTokens, rule_of
+from adapterdistill.backbone import (
+    ChosenTokens,
+    FrozenLayer,
+    Head,
+    LayerRule,
+    PackedTokens,
+    rule_of,
+)
 from adapterdistill.errors import ConfigError
 
 LEAST = 16
@@ -188,8 +195,21 @@ class Passage(LayerRule):
             passed = past[index].lerp(passed, self.m.to(h.dtype)[:, None])
         return past.index_copy(0, index, passed)
 
-    def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Average the chosen tokens with weights m, [rows, hidden] float32."""
+    def pool(self, h: Tensor, tokens: PackedTokens, head: Head) -> Tensor:
+        """Average the chosen tokens with weights m, [rows, hidden] float32.
+
+        The first and the last token are always chosen, so that poolings which read no other stay.
+
+        Raises:
+            ConfigError: the encoder's pooling reads tokens that may be skipped.
+        """
+        if not head.left_out and set(head.pooling) <= {"cls", "lasttoken"}:
+            return head.pool(h, tokens)
+        if head != Head(modules=head.modules):
+            raise ConfigError(
+                f"skipping tokens needs an encoder that pools by mean, cls or lasttoken, with the "
+                f"prompt, not by {', '.join(head.pooling)}: choose another training.method"
+            )
         rows = tokens.row_of_token[self.chosen.index]
         weighted = h[self.chosen.index].float() * self.m[:, None]
         counts = torch.bincount(rows, minlength=len(tokens.lengths))

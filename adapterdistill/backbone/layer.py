@@ -1,18 +1,24 @@
 """One frozen layer as pure functions of hidden states, and the rules by which one is run.
 
-A post-LayerNorm layer ends in a LayerNorm of the residual sum f + a, where f is the FFN's output
-and a is the attention block's. `FrozenLayer` offers that sum and that LayerNorm separately, so that
-a rule can add to the sum, or compute it for some tokens only.
+A layer's residual sum is f + a, where f is the FFN's output and a is the attention block's.
+A post-LayerNorm layer ends in a LayerNorm of that sum. A pre-LayerNorm layer ends in the sum
+itself. `FrozenLayer` offers the sum and that end separately, so that a rule can add to the sum, or
+compute it for some tokens only. There are thus two contracts for where an adapter acts, each as in
+the adapters library's `seq_bn`:
+
+- post-LayerNorm: x = LN(f + a), and the layer's output is LN(f + a + delta(x));
+- pre-LayerNorm: x = f + a, and the layer's output is f + a + delta(x). The encoder's final
+  LayerNorm follows the last layer's output.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.backbone.attach import EncoderWeights
 from adapterdistill.backbone.packed import (
     ChosenTokens,
     PackedTokens,
@@ -20,13 +26,21 @@ from adapterdistill.backbone.packed import (
     attend_chosen,
     attention_scores,
     filled_up,
-    mean_pool,
 )
+from adapterdistill.backbone.pooling import Head
+from adapterdistill.backbone.positions import (
+    Bias,
+    disentangled_bias,
+    rotated,
+    table_bias,
+    window_bias,
+)
+from adapterdistill.backbone.weights import EncoderWeights
 
 LayerDelta = Callable[[int, Tensor], Tensor]
 """Maps (layer, x [tokens, hidden]) to what an adapter adds to the FFN's output."""
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
@@ -41,16 +55,20 @@ class FrozenLayer:
     def __init__(self, index: int, weights: EncoderWeights) -> None:
         self.index = index
         self._layer = weights.layers[index]
-        self._num_heads = weights.num_heads
-        self._relative_bias = weights.relative_bias
-        self._norm_eps = weights.norm_eps
-        self._activation = _ACTIVATIONS[weights.activation]
+        self._weights = weights
+        self._rotary = weights.rotary[index] if weights.rotary else None
+        self._window = weights.windows[index] if weights.windows else None
+        self._activation = ACTIVATIONS[weights.activation]
 
     def residual(self, h: Tensor, tokens: PackedTokens) -> Tensor:
         """Compute f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
         w = self._layer
-        qkv = F.linear(filled_up(h), w.qkv_weight, w.qkv_bias)[: len(h)]
-        return self._after_attention(attend(qkv, tokens, self._num_heads, self._relative_bias), h)
+        qkv = F.linear(filled_up(self._before_attention(h)), w.qkv_weight, w.qkv_bias)[: len(h)]
+        if self._rotary:
+            queries_keys, values = qkv.tensor_split([2 * len(w.qkv_bias) // 3], dim=1)
+            qkv = torch.cat([self._placed(queries_keys, tokens.position, tokens), values], dim=1)
+        mixed = attend(qkv, tokens, self._weights.num_heads, self._bias(tokens))
+        return self._after_attention(mixed, h)
 
     def residual_of(
         self, h: Tensor, tokens: PackedTokens, chosen: ChosenTokens, *, to_all: bool
@@ -64,37 +82,105 @@ class FrozenLayer:
         """
         w = self._layer
         own = h[chosen.index]
+        size = len(w.qkv_bias) // 3
+        position = tokens.position[chosen.index]
         if to_all:
-            size = h.shape[1]
-            queries = F.linear(own, w.qkv_weight[:size], w.qkv_bias[:size])
-            keys_values = F.linear(h, w.qkv_weight[size:], w.qkv_bias[size:])
+            before = self._before_attention(own)
+            queries = F.linear(before, w.qkv_weight[:size], w.qkv_bias[:size])
+            before = self._before_attention(h)
+            keys_values = F.linear(before, w.qkv_weight[size:], w.qkv_bias[size:])
         else:
-            qkv = F.linear(own, w.qkv_weight, w.qkv_bias)
-            queries, keys_values = qkv.tensor_split([h.shape[1]], dim=1)
+            qkv = F.linear(self._before_attention(own), w.qkv_weight, w.qkv_bias)
+            queries, keys_values = qkv.tensor_split([size], dim=1)
+        if self._rotary:
+            keys, values = keys_values.tensor_split(2, dim=1)
+            queries = self._placed(queries, position, tokens)
+            keys = self._placed(keys, tokens.position if to_all else position, tokens)
+            keys_values = torch.cat([keys, values], dim=1)
         mixed = attend_chosen(
-            queries, keys_values, tokens, chosen, self._num_heads, self._relative_bias
+            queries, keys_values, tokens, chosen, self._weights.num_heads, self._bias(tokens)
         )
         return self._after_attention(mixed, own)
 
     def scores(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Compute every row's attention scores, averaged over heads; see `attention_scores`."""
+        """Compute every row's attention scores, averaged over heads; see `attention_scores`.
+
+        A window is left out: beyond it scores would be minus infinity.
+        """
         w, both = self._layer, 2 * self._layer.qkv_weight.shape[0] // 3
-        queries_keys = F.linear(h, w.qkv_weight[:both], w.qkv_bias[:both])
-        return attention_scores(queries_keys, tokens, self._num_heads, self._relative_bias)
+        queries_keys = F.linear(self._before_attention(h), w.qkv_weight[:both], w.qkv_bias[:both])
+        if self._rotary:
+            queries_keys = self._placed(queries_keys, tokens.position, tokens)
+        bias = self._bias(tokens, windowed=False)
+        return attention_scores(queries_keys, tokens, self._weights.num_heads, bias)
 
     def norm(self, residual: Tensor) -> Tensor:
-        """Apply the layer's last LayerNorm."""
+        """End the layer: its last LayerNorm, or nothing in a pre-LayerNorm layer."""
+        if self._weights.pre_norm:
+            return residual
         return self._norm(residual, self._layer.ffn_norm_weight, self._layer.ffn_norm_bias)
+
+    def _before_attention(self, h: Tensor) -> Tensor:
+        w = self._layer
+        if not self._weights.pre_norm or w.attention_norm_weight is None:
+            return h
+        return self._norm(h, w.attention_norm_weight, w.attention_norm_bias)
 
     def _after_attention(self, mixed: Tensor, h: Tensor) -> Tensor:
         w = self._layer
         projected = F.linear(filled_up(mixed), w.attention_weight, w.attention_bias)
-        a = self._norm(projected[: len(h)] + h, w.attention_norm_weight, w.attention_norm_bias)
-        inner = self._activation(F.linear(filled_up(a), w.up_weight, w.up_bias))
+        a = projected[: len(h)] + h
+        if self._weights.pre_norm:
+            read = self._norm(a, w.ffn_norm_weight, w.ffn_norm_bias)
+        else:
+            a = read = self._norm(a, w.attention_norm_weight, w.attention_norm_bias)
+        inner = F.linear(filled_up(read), w.up_weight, w.up_bias)
+        if self._weights.gated:
+            values, gates = inner.chunk(2, dim=1)
+            inner = self._activation(gates) * values
+        else:
+            inner = self._activation(inner)
         return F.linear(inner, w.down_weight, w.down_bias)[: len(h)] + a
 
-    def _norm(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(h, h.shape[-1:], weight, bias, self._norm_eps)
+    def _placed(self, heads: Tensor, position: Tensor, tokens: PackedTokens) -> Tensor:
+        """Rotate queries or keys, if this layer has rotary positions."""
+        assert self._rotary is not None, "a layer without rotary positions"
+        return rotated(heads, position, self._rotary, longest=tokens.groups[-1][1])
+
+    def _bias(self, tokens: PackedTokens, *, windowed: bool = True) -> Bias | None:
+        """Make what is added to the scores of this batch, which depends on its longest row."""
+        w = self._weights
+        if w.relative_bias is not None:
+            return table_bias(w.relative_bias)
+        if w.distances is not None:
+            keys, queries = self._layer.position_keys, self._layer.position_queries
+            return disentangled_bias(keys, queries, w.distances)
+        if windowed and self._window is not None and tokens.groups[-1][1] > self._window + 1:
+            return window_bias(self._window)
+        return None
+
+    def _norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return F.layer_norm(h, h.shape[-1:], weight, bias, self._weights.norm_eps)
+
+
+def embed_tokens(weights: EncoderWeights, tokens: PackedTokens) -> Tensor:
+    """Compute what enters the first layer, [tokens, hidden]."""
+    w = weights
+    h = F.embedding(tokens.input_ids, w.words)
+    if w.positions is not None:
+        h = h + F.embedding(tokens.position, w.positions)
+    h = F.layer_norm(h, h.shape[-1:], w.embedding_norm_weight, w.embedding_norm_bias, w.norm_eps)
+    if w.projection_weight is None:
+        return h
+    return F.linear(filled_up(h), w.projection_weight, w.projection_bias)[: len(h)]
+
+
+def end_layers(weights: EncoderWeights, h: Tensor) -> Tensor:
+    """Turn the last layer's output into the last hidden states, [tokens, hidden]."""
+    w = weights
+    if w.final_norm_weight is None:
+        return h
+    return F.layer_norm(h, h.shape[-1:], w.final_norm_weight, w.final_norm_bias, w.norm_eps)
 
 
 class LayerRule(ABC):
@@ -112,13 +198,16 @@ class LayerRule(ABC):
         """Make the rule of one batch, whose `h` enters the first layer. This rule keeps nothing."""
         return self
 
-    def pool(self, h: Tensor, tokens: PackedTokens) -> Tensor:
-        """Pool the last hidden states to one vector a row, [rows, hidden] float32: their mean."""
-        return mean_pool(h, tokens)
+    def pool(self, h: Tensor, tokens: PackedTokens, head: Head) -> Tensor:
+        """Pool the last hidden states to one vector a row, [rows, modes * hidden] float32."""
+        return head.pool(h, tokens)
 
 
 class Sequential(LayerRule):
-    """A `LayerDelta` in Pfeiffer's place (`seq_bn`): x = LN(f + a), then LN(f + a + delta(x))."""
+    """A `LayerDelta` in Pfeiffer's place: x = LN(f + a), then LN(f + a + delta(x)).
+
+    In a pre-LayerNorm layer, which has no LayerNorm there, x = f + a, then f + a + delta(x).
+    """
 
     def __init__(self, delta: LayerDelta) -> None:
         self._delta = delta

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapterdistill.backbone.positions import Bias, positions_of
+
 
 @dataclass(frozen=True)
 class PackedTokens:
@@ -68,12 +70,12 @@ def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> P
     )
 
 
-def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | None) -> Tensor:
+def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Bias | None) -> Tensor:
     """Scaled dot-product attention of each token over the tokens of its own row.
 
     Args:
         qkv: [tokens, 3 * hidden], queries, keys and values side by side.
-        bias: [heads, T, T] added to the scores, with T at least the longest row; None for none.
+        bias: what is added to the scores; None for nothing.
 
     Returns:
         [tokens, hidden]
@@ -85,14 +87,17 @@ def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | Non
         qkv.split([rows * length for rows, length in tokens.groups]), tokens.groups, strict=True
     ):
         q, k, v = chunk.view(rows, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
-        mask = None if bias is None else bias[None, :, :length, :length].to(q.dtype)
+        mask = None
+        if bias is not None:
+            at = positions_of(length, q)
+            mask = bias(q, k, at, at).to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         outputs.append(mixed.transpose(1, 2).reshape(rows * length, -1))
     return torch.cat(outputs).to(dtype)
 
 
 def attention_scores(
-    queries_keys: Tensor, tokens: PackedTokens, num_heads: int, bias: Tensor | None
+    queries_keys: Tensor, tokens: PackedTokens, num_heads: int, bias: Bias | None
 ) -> Tensor:
     """Compute the scores before the softmax of `attend`, averaged over heads, float32.
 
@@ -110,10 +115,13 @@ def attention_scores(
         strict=True,
     ):
         # The mean of the heads' dot products is that of the whole vectors by the number of heads.
-        q, k = chunk.float().view(rows, length, 2, -1).unbind(2)
+        chunk = chunk.float().view(rows, length, 2, -1)
+        q, k = chunk.unbind(2)
         scores = q @ k.transpose(1, 2) / (num_heads * q.shape[-1]) ** 0.5
         if bias is not None:
-            scores = scores + bias[:, :length, :length].float().mean(0)
+            q, k = chunk.view(rows, length, 2, num_heads, -1).permute(2, 0, 3, 1, 4)
+            at = positions_of(length, q)
+            scores = scores + bias(q, k, at, at).float().mean(1)
         outputs.append(scores.flatten())
     return torch.cat(outputs)
 
@@ -124,7 +132,7 @@ def attend_chosen(
     tokens: PackedTokens,
     chosen: ChosenTokens,
     num_heads: int,
-    bias: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     """Let the chosen tokens attend to their row's chosen tokens, or to all tokens of their row.
 
@@ -154,8 +162,8 @@ def attend_chosen(
         keys, values = both.permute(2, 0, 3, 1, 4)
         mask = None
         if bias is not None:
-            at = asking[of_queries].view(rows, k, 1), asked[of_keys].view(rows, 1, length)
-            mask = bias[:, at[0], at[1]].transpose(0, 1).to(q.dtype)
+            at_q, at_k = asking[of_queries].view(rows, k), asked[of_keys].view(rows, length)
+            mask = bias(q, keys, at_q, at_k).to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         outputs.append(mixed.transpose(1, 2).reshape(rows * k, -1))
         first, first_asked = of_queries.stop, of_keys.stop

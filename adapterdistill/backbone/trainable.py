@@ -1,13 +1,13 @@
 """Encoders whose weights are trained: whole ones, and thinner ones cut from a frozen one."""
 
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from adapterdistill.backbone.attach import LayerWeights
 from adapterdistill.backbone.encoder import Encoder
+from adapterdistill.backbone.weights import EncoderWeights, LayerWeights
 from adapterdistill.errors import ConfigError
 
 
@@ -28,12 +28,7 @@ class TrainableEncoder(nn.Module):
         """Make an encoder of the present weights, through which gradients reach them."""
         frozen, dtype = self._encoder.weights, self._encoder.dtype
         parts = {n: part.to(dtype) for n, part in zip(self._names, self.parts, strict=True)}
-        layers = tuple(
-            LayerWeights(**{f.name: parts[f"{i}.{f.name}"] for f in fields(LayerWeights)})
-            for i in range(len(frozen.layers))
-        )
-        top = {name: part for name, part in parts.items() if "." not in name}
-        return self._encoder.with_weights(replace(frozen, layers=layers, **top))
+        return self._encoder.with_weights(frozen.with_tensors(frozen.tensors() | parts))
 
 
 @torch.no_grad()
@@ -61,28 +56,34 @@ def thinner(encoder: Encoder, *, num_layers: int, num_heads: int) -> Encoder:
             f"encoder {encoder.ref.name} shares a position bias between its layers by head: its "
             f"student needs all {w.num_heads} heads"
         )
-    chosen = [w.layers[i * encoder.num_layers // num_layers] for i in range(num_layers)]
-    layers = tuple(_thinner(layer, num_heads, w.num_heads) for layer in chosen)
+    w = w.chosen([i * encoder.num_layers // num_layers for i in range(num_layers)])
+    layers = tuple(_thinner(w, layer, num_heads) for layer in w.layers)
     return encoder.with_weights(replace(w, layers=layers, num_heads=num_heads))
 
 
-def _thinner(layer: LayerWeights, num_heads: int, of_heads: int) -> LayerWeights:
-    hidden = len(layer.ffn_norm_weight)
+def _thinner(weights: EncoderWeights, layer: LayerWeights, num_heads: int) -> LayerWeights:
+    of_heads, hidden = weights.num_heads, weights.hidden_size
     head_size = hidden // of_heads
     values = layer.qkv_weight[2 * hidden :].float().view(of_heads, -1).norm(dim=1)
     outputs = layer.attention_weight.float().view(hidden, of_heads, head_size).norm(dim=(0, 2))
     heads = _largest(values * outputs, num_heads)
     columns = (heads[:, None] * head_size + torch.arange(head_size, device=heads.device)).flatten()
     qkv = torch.cat([columns, hidden + columns, 2 * hidden + columns])
-    strength = layer.up_weight.float().norm(dim=1) * layer.down_weight.float().norm(dim=0)
+    ups, downs = layer.up_weight.float().norm(dim=1), layer.down_weight.float().norm(dim=0)
+    # In a gated FFN the value's row and the gate's are one unit.
+    strength = (ups.view(2, -1).prod(0) if weights.gated else ups) * downs
     inner = _largest(strength, max(1, len(strength) * num_heads // of_heads))
+    up = torch.cat([inner, len(strength) + inner]) if weights.gated else inner
+    keys, queries = layer.position_keys, layer.position_queries
     return replace(
         layer,
+        position_keys=None if keys is None else keys[:, columns],
+        position_queries=None if queries is None else queries[:, columns],
         qkv_weight=layer.qkv_weight[qkv],
         qkv_bias=layer.qkv_bias[qkv],
         attention_weight=layer.attention_weight[:, columns],
-        up_weight=layer.up_weight[inner],
-        up_bias=layer.up_bias[inner],
+        up_weight=layer.up_weight[up],
+        up_bias=layer.up_bias[up],
         down_weight=layer.down_weight[:, inner],
     )
 

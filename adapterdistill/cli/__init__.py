@@ -5,7 +5,6 @@ the registry's process stays free of torch and Ray.
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -17,6 +16,8 @@ from typer.main import get_group
 from adapterdistill import __version__
 from adapterdistill.cli.metavars import name_values
 from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
+from adapterdistill.files import keep_private
+from adapterdistill.standard_output import NO_SPACE, drop_output, prepare_output
 
 
 class Subcommand(NamedTuple):
@@ -36,6 +37,8 @@ _READERS = {
     "Data owner": {
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
+        "encoder": "List the encoders that are known by name, and fetch one.",
+        "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },
     "Operator": {
@@ -126,13 +129,19 @@ def _root(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit; an expected error is printed on stderr and sets the exit code."""
+    prepare_output()
+    keep_private()
     try:
         exit_code = _run(args)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader went away (`... | head`). Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader went away (`... | head`)
         exit_code = 1
+        drop_output()
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        exit_code = _refused(FileError(), f"output cannot be written: {error.strerror}")
+        drop_output()
     sys.exit(exit_code)
 
 

@@ -299,3 +299,22 @@ def conditional(
         encoder=EncoderOptions(encoder, dtype, device, _MAX_TOKENS_LONG),
     )
     show(report, output)
+
+
+@app.command()
+def languages(
+    out: Out,
+    encoders: Annotated[
+        str, option("Encoders to compare, commas between.", "NAMES", "--encoders")
+    ] = "minilm-l6,multilingual-e5-small",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    output: Output = Format.table,
+) -> None:
+    """Ask English FAQs in Swedish: top-1 of each encoder, untrained.
+
+    Needs the package zaragoza-construction-faq, which does not come with the project.
+    """
+    from adapterdistill.bench.languages import languages_command
+
+    show(languages_command(out=out, encoders=names(encoders), dtype=dtype, device=device), output)

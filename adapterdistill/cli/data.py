@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, Output, option
+from adapterdistill.cli.options import EncoderName, Format, Output, number, option
 from adapterdistill.cli.tables import table
 from adapterdistill.data import (
     TenantDataset,
@@ -21,11 +21,20 @@ from adapterdistill.data import (
 from adapterdistill.data.schema import local_folder
 from adapterdistill.errors import ConfigError, DataError
 
+if TYPE_CHECKING:  # they import torch
+    from adapterdistill.backbone import Encoder
+    from adapterdistill.evaluation.readability import Readability
+
 app = typer.Typer(help="Make, check and describe tenant data.", no_args_is_help=True)
 
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a tenant that is there.")]
 Folder = Annotated[str, typer.Argument(help="The tenant's folder: a local path.")]
+MaxTokens = Annotated[
+    int | None, number("Longer texts are cut. Default: the encoder's own.", "--max-tokens", low=8)
+]
+_ENCODER = "minilm-l6"
+"""The encoder of a run whose TOML does not name one."""
 
 
 @app.command("import")
@@ -92,13 +101,24 @@ def _mapping(pair: str) -> tuple[str, str]:
 
 
 @app.command()
-def validate(folder: Folder, output: Output = Format.table) -> None:
+def validate(
+    folder: Folder,
+    encoder: EncoderName = _ENCODER,
+    max_tokens: MaxTokens = None,
+    output: Output = Format.table,
+) -> None:
     """List every fault by file, row (from 0) and column. Exit code 3 if there is any.
 
-    A sound tenant's texts in two splits or with contradicting labels are warned of by row.
+    A sound tenant's texts in two splits or with contradicting labels are warned of by row, FAQs
+    that the encoder cannot read or tell apart by id. Exit code 4 if it cannot read the tenant.
     """
     faults = find_faults(local_folder(folder))
     warnings = [] if faults else find_doubts(local_folder(folder))
+    found = None
+    if not faults:
+        found, _ = _read_by(encoder, max_tokens, TenantDataset(local_folder(folder)))
+    if found is not None:
+        warnings += found.warnings()
     if output is Format.json:
         rows = [
             {"file": f.file, "row": f.row, "column": f.column, "problem": f.problem} for f in faults
@@ -112,13 +132,50 @@ def validate(folder: Folder, output: Output = Format.table) -> None:
         typer.echo(f"{folder}: {told}")
     if faults:
         raise typer.Exit(DataError.exit_code)
+    if found is not None:
+        found.require()
 
 
 @app.command()
-def describe(folder: Folder, output: Output = Format.table) -> None:
-    """Count FAQs and queries, and name the content by its digest."""
+def describe(
+    folder: Folder,
+    encoder: EncoderName = _ENCODER,
+    max_tokens: MaxTokens = None,
+    output: Output = Format.table,
+) -> None:
+    """Count FAQs, queries and the texts that an encoder cuts; name the content by its digest.
+
+    FAQs that the encoder cannot read or tell apart are named by id. Exit code 4 if it cannot read
+    the tenant.
+    """
+    from adapterdistill.distill.rows import count_cut
+
     dataset = TenantDataset.open(local_folder(folder))
-    _show({"path": folder, **dataset.counts(), "digest": dataset.digest()}, output)
+    found, loaded = _read_by(encoder, max_tokens, dataset)
+    cut = {f"cut_{name}": count for name, count in count_cut(dataset, loaded.reader).items()}
+    read = {
+        "unknown_tokens_percent": round(100 * found.unknown_share, 1),
+        "faqs_unread": len(found.unread),
+        "faqs_alike": found.num_alike,
+    }
+    counts = {**dataset.counts(), "max_tokens": loaded.max_tokens, **cut, **read}
+    _show({"path": folder, **counts, "digest": dataset.digest()}, output)
+    for warning in found.warnings():
+        typer.echo(f"warning: {warning}", err=True)
+    found.require()
+
+
+def _read_by(
+    encoder: str, max_tokens: int | None, dataset: TenantDataset
+) -> tuple["Readability", "Encoder"]:
+    """What the encoder makes of a sound tenant, and the encoder."""
+    from adapterdistill.backbone import load_encoder
+    from adapterdistill.distill.rows import tokenise
+    from adapterdistill.evaluation.readability import check_readable
+
+    loaded = load_encoder(encoder, max_tokens=max_tokens)
+    rows = tokenise(dataset, loaded, seed=0, held_out_fraction=0.2)
+    return check_readable(dataset.faqs(), rows.index(), loaded), loaded
 
 
 @app.command()
@@ -149,7 +206,7 @@ def samples(
     Console().print(shown)
 
 
-def _show(values: dict[str, str | int], output: Format) -> None:
+def _show(values: dict[str, str | int | float], output: Format) -> None:
     if output is Format.json:
         typer.echo(json.dumps(values, indent=2))
         return

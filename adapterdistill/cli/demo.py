@@ -13,11 +13,13 @@ from rich.text import Text
 from adapterdistill.cli.options import Format, Output, names, option
 from adapterdistill.cli.tables import table
 from adapterdistill.data import sample_names
+from adapterdistill.data.importing import GERMAN_SAMPLE
 from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
 
 _SHOWN = ("extract", "fetch_teachers", "distil", "evaluate")
 """The stages that take longest, and the one that brings teachers."""
+_MULTILINGUAL = "multilingual-e5-small"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +30,12 @@ def demo(
     tenants: Annotated[
         str, option("Sample tenants in order of arrival, commas between.", "NAMES")
     ] = ",".join(sample_names()),
+    multilingual: Annotated[
+        bool,
+        typer.Option(
+            "--multilingual", help="Onboard a German tenant, on multilingual-e5-small, instead."
+        ),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running and print the addresses.")
     ] = False,
@@ -48,8 +56,8 @@ def demo(
         stop_cluster(stop)
         console.print(f"stopped what ran in {stop}")
         return
-    chosen = names(tenants)
-    unknown = sorted(set(chosen) - set(sample_names()))
+    chosen = names(tenants) if not multilingual else [GERMAN_SAMPLE]
+    unknown = [] if multilingual else sorted(set(chosen) - set(sample_names()))
     if unknown or not chosen:
         raise ConfigError(
             f"no such sample tenant: {', '.join(unknown) or '(none named)'}; there are "
@@ -58,7 +66,11 @@ def demo(
     missing = [name for name in chosen if not (runs / f"{name}.toml").is_file()]
     if missing:
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
-    with Demo(chosen, runs=runs, emit=console.print, keep=keep) as running:
+    from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
+
+    encoder = _MULTILINGUAL if multilingual else DEFAULT_ENCODER
+    PACKAGED[encoder].folder()  # made before anything starts, or refused
+    with Demo(chosen, runs=runs, emit=console.print, keep=keep, encoder=encoder) as running:
         result = running.run()
         for one in _tables(result):
             console.print(one)

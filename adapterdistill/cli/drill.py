@@ -45,10 +45,10 @@ def drill(
     ] = None,
     calls: Annotated[int | None, number("fuzz-registry: mutated calls.", low=1)] = None,
     kills: Annotated[int | None, number("kill-registry: kills on the same folder.", low=1)] = None,
-    requests: Annotated[int | None, number("isolation: answers to check.", low=1)] = None,
-    tenants: Annotated[int | None, number("isolation: tenants to serve.", low=2)] = None,
+    requests: Annotated[int | None, number("isolation, encoders: answers to check.", low=1)] = None,
+    tenants: Annotated[int | None, number("isolation, encoders: tenants to serve.", low=2)] = None,
     data: Annotated[
-        Path | None, option("isolation: FAQ banks. Default: the samples.", "FOLDER")
+        Path | None, option("isolation, encoders: FAQ banks. Default: the samples.", "FOLDER")
     ] = None,
     seconds: Annotated[
         float | None, number("kill-serve-replica: for how long to ask.", low=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 _NAMES_OF = {
     "ADAPTER": ("adapter",),
+    "ALIAS": ("alias",),
     "auto|float32|bfloat16": ("dtype",),
     "BUNDLE": ("bundle",),
     "cpu|cuda": ("device",),
@@ -29,7 +30,7 @@ _NAMES_OF = {
     "ID": ("token_id",),
     "LABEL": ("label",),
     "LANGUAGE": ("language",),
-    "MIB": ("bank_mib", "max_payload_mib"),
+    "MIB": ("bank_mib", "encoder_mib", "max_payload_mib"),
     "MINUTES": ("minutes",),
     "NAME": ("name",),
     "NAME|FOLDER": ("encoder",),

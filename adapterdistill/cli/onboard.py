@@ -22,10 +22,11 @@ from actors.onboarding import onboard as run_stages
 from actors.preflight import Preflight
 from actors.preflight_checks import mebibytes
 from actors.records import Distilled
-from adapterdistill.cli.options import Format, Output
+from actors.submission import require_outside
+from adapterdistill.cli.options import Format, InsecureCluster, Output
 from adapterdistill.cli.tables import table
 from adapterdistill.config import OnboardConfig, load_toml
-from adapterdistill.errors import error_classes
+from adapterdistill.errors import ConfigError, error_classes
 from adapterdistill.manifest import VersionRef
 
 
@@ -43,18 +44,27 @@ def onboard(
         bool,
         typer.Option("--dry-run", help="Only say what would happen, and how long it would take."),
     ] = False,
+    insecure_cluster: InsecureCluster = False,
     output: Output = Format.table,
 ) -> None:
     """Take a tenant from private Parquet to a serving bundle.
 
-    Submit it to a cluster with `ray job submit --working-dir . -- python -m adapterdistill onboard
-    --config cluster/runs/NAME.toml`. A stage that an earlier submission finished is not repeated.
+    `adapterdistill submit` sends it to a Ray cluster. A stage that an earlier submission finished
+    is not repeated.
     """
     settings = load_toml(config)
+    workers = settings.training.num_workers
+    if local and workers:
+        raise ConfigError(
+            f"{config}: training.num_workers = {workers} needs a Ray cluster: leave out --local, "
+            "or set it to 0"
+        )
+    if not local:
+        require_outside(settings)
     if dry_run:
-        _look_ahead(settings, local=local, as_json=output is Format.json)
+        _look_ahead(settings, local=local, insecure=insecure_cluster, as_json=output is Format.json)
         return
-    runner = in_process(settings) if local else on_cluster(settings)
+    runner = in_process(settings) if local else on_cluster(settings, insecure=insecure_cluster)
     as_json = output is Format.json
     report = run_stages(
         settings,
@@ -72,9 +82,13 @@ def onboard(
             console.print(_teachers(report.distil))
 
 
-def _look_ahead(settings: OnboardConfig, *, local: bool, as_json: bool) -> None:
+def _look_ahead(settings: OnboardConfig, *, local: bool, insecure: bool, as_json: bool) -> None:
     """Print what a dry run found, and raise the first error in it."""
-    found = preflight.preflight(settings) if local else preflight.on_cluster(settings)
+    found = (
+        preflight.preflight(settings)
+        if local
+        else preflight.on_cluster(settings, insecure=insecure)
+    )
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json")))
     else:

@@ -56,6 +56,13 @@ Peer = Annotated[
 TimeLimit = Annotated[
     float | None, option("Start no more work after this time.", "SECONDS", "--time-limit-s", min=1)
 ]
+InsecureCluster = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Accept a Ray cluster that asks for no token, and so runs anybody's code.",
+    ),
+]
 Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 
 
@@ -74,6 +81,11 @@ def numbers(text: str, option: str, *, low: int = 1) -> tuple[int, ...]:
     if found[0] < low:
         raise ConfigError(f"{option} must be {low} or more, got {found[0]}")
     return found
+
+
+def without_brackets(host: str) -> str:
+    """A host's address; an IPv6 address may have the brackets that it has in a URL."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def names(text: str) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.authority import Role, caller_named, request_for
 from adapterdistill.cli.options import Format, Output
+from adapterdistill.cli.registry.authority import Role, caller_named, request_for
 from adapterdistill.registry.trust.certificates import serial_of
 from adapterdistill.registry.trust.credentials import read_credentials
 

@@ -3,11 +3,13 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import typer
+from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console, RenderableType
 from rich.text import Text
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
@@ -23,9 +25,9 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import is_name
+from adapterdistill.serving.http import post
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
-_TIMEOUT_S = 30.0
 
 
 class AliasName(StrEnum):
@@ -44,7 +46,10 @@ def query(
     tenant: Annotated[str, typer.Argument(help="The tenant whose FAQs are searched.")],
     text: Annotated[str, typer.Argument(help="The question.")],
     address: Annotated[
-        str, typer.Option(metavar="URL", help="Where `adapterdistill serve` listens.")
+        str,
+        typer.Option(
+            metavar="URL", help="Where `adapterdistill serve` listens: a URL or HOST:PORT."
+        ),
     ] = DEFAULT_ADDRESS,
     top_k: Annotated[int, typer.Option(help="FAQs to show.", min=1, max=50)] = 5,
     alias: Annotated[
@@ -104,8 +109,6 @@ def ask(
             said so.
         ServingError: the server does not answer, or fails.
     """
-    import httpx
-
     if not is_name(tenant):
         raise ConfigError("not a tenant name: expected lower-case letters, digits, . _ and -")
     try:
@@ -115,30 +118,59 @@ def ask(
     asked: dict[str, Any] = {"query": text, "top_k": top_k}
     asked |= {} if alias is None else {"alias": alias}
     asked |= {"explain": True} if explain else {}
-    url = f"{address.rstrip('/')}/v1/tenants/{tenant}/search"
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    status, body = post(address, f"/v1/tenants/{tenant}/search", asked, headers)
     try:
-        response = httpx.post(
-            url,
-            json=asked,
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT_S,
-        )
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise ConfigError(f"not an address: {address}") from None
-    except httpx.HTTPError as error:
-        late = isinstance(error, httpx.TimeoutException)
-        why = "it took too long" if late else "the connection failed"
-        raise ServingError(f"no answer from {address}: {why}") from None
-    try:
-        body: dict[str, Any] = response.json()
-    except ValueError:
-        raise ServingError(f"{address} is not an AdapterDistill server") from None
-    if response.status_code == 200:
-        return body
-    message = str(body.get("message", ""))
-    if body.get("reason") == NoCandidateError.reason:
-        raise NoCandidateError(message)
-    raise _error_of(response.status_code, message)
+        if status == 200:
+            _ANSWER.validate_python(body)
+            answer: dict[str, Any] = body
+            return answer
+        refusal = _REFUSAL.validate_python(body)
+    except ValidationError:
+        raise ServingError(
+            f"{address} answered {status} with other JSON than an AdapterDistill server"
+        ) from None
+    if refusal["reason"] == NoCandidateError.reason:
+        raise NoCandidateError(refusal["message"])
+    raise _error_of(status, refusal["message"])
+
+
+class _RankedFaq(TypedDict):
+    faq_id: str
+    question: str
+    answer: str | None
+    score: float
+    views: NotRequired[dict[str, float | None] | None]
+
+
+class _Result(TypedDict):
+    ranked: Annotated[list[_RankedFaq], Field(min_length=1)]
+    abstained: bool
+    confidence: NotRequired[float | None]
+    decided_by: NotRequired[str | None]
+
+
+class _Adapter(TypedDict):
+    name: str
+    version: str
+    form: str
+    alias: NotRequired[str]
+
+
+class _Answer(TypedDict):
+    """What is shown of `serve.http.schema.SearchResponse`, whose module imports torch."""
+
+    tenant: str
+    adapter: _Adapter
+    results: Annotated[list[_Result], Field(min_length=1, max_length=1)]
+
+
+class _Refusal(TypedDict):
+    reason: str
+    message: str
+
+
+_ANSWER, _REFUSAL = TypeAdapter(_Answer), TypeAdapter(_Refusal)
 
 
 def _error_of(status: int, message: str) -> AdapterDistillError:
@@ -173,8 +205,12 @@ def _table(answer: dict[str, Any]) -> RenderableType:
         # Text, not str: a tenant's brackets are not markup.
         cells = [Text(faq[name] or "-") for name in columns]
         scores = [faq["score"], *(faq["views"][name] for name in views)]
-        shown.add_row(str(place), *(f"{score:.3f}" for score in scores), *cells)
+        shown.add_row(str(place), *map(_number, scores), *cells)
     return shown
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
 
 
 def _caption(result: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output
 from adapterdistill.cli.tables import table
@@ -67,15 +68,17 @@ def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     }
     rows = [
         {"bundle": bundle_id, "written": written.isoformat(timespec="seconds"),
-         "role": roles.get(bundle_id)}
+         "encoder": _encoder(store, tenant, bundle_id), "role": roles.get(bundle_id)}
         for bundle_id, written in bundles_of(store, tenant)
     ]  # fmt: skip
     if output is Format.json:
         typer.echo(json.dumps({**release, "bundles": rows}, indent=2))
         return
-    shown = table("bundle", "written", "", title=tenant)
+    shown = table("bundle", "written", "encoder", "", title=tenant)
     for row in rows:
-        shown.add_row(_short(row["bundle"]), row["written"], row["role"] or "-")
+        shown.add_row(
+            _short(row["bundle"]), row["written"], Text(row["encoder"] or ""), row["role"] or "-"
+        )
     Console().print(shown)
 
 
@@ -134,6 +137,16 @@ def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> Non
     from adapterdistill.release import roll_back
 
     _changed(roll_back, store, tenant, output)
+
+
+def _encoder(store: Path, tenant: str, bundle_id: str) -> str:
+    """The name of the encoder that the bundle is made for."""
+    from adapterdistill.bundle import read_bundle
+
+    try:
+        return read_bundle(store, tenant, bundle_id).manifest.encoder.name
+    except ServingError:
+        return "damaged"
 
 
 def _named(store: Path, tenant: str, text: str | None) -> str:

@@ -24,7 +24,7 @@ TokenFile = Annotated[
 ]
 Tenant = Annotated[str | None, typer.Option(help="The tenant whose paths the token opens.")]
 Operator = Annotated[
-    bool, typer.Option("--operator", help="A token of the operator, for /metrics and /docs only.")
+    bool, typer.Option("--operator", help="A token of the operator, for /metrics and /docs.")
 ]
 
 
@@ -76,7 +76,7 @@ def revoke_(
 ) -> None:
     """Revoke a tenant's tokens, or one of them."""
     gone = revoke(tokens, _holder(tenant, operator=operator), token_id)
-    _print([_shown(token) for token in gone], output)
+    _print([_shown(token) | {"state": "revoked"} for token in gone], output)
 
 
 def _holder(tenant: str | None, *, operator: bool) -> str | None:

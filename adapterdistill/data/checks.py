@@ -5,6 +5,7 @@ where a set of the ids would take a hundred. A false alarm needs a 64-bit collis
 """
 
 import hashlib
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator
 
@@ -14,6 +15,10 @@ from adapterdistill.data.reading import Cell, CellBatch, Defect, UnreadableTable
 from adapterdistill.data.schema import FAQ_COLUMNS, NULLABLE_COLUMNS, QUERY_COLUMNS, SPLITS, Fault
 
 MAX_FAULTS = 10_000
+_INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
+"""Unicode's categories of controls, format characters and separators."""
+# Letters, marks and symbols that show nothing: fillers, a joiner, the empty Braille cell.
+_FILLERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0")
 
 
 class _FaultList:
@@ -81,7 +86,17 @@ def _check_cell(faults: _FaultList, row: int, column: str, cell: Cell, *, nullab
     if not cell.strip():
         faults.add(row, column, "is empty or only white space")
         return False
+    if not any(map(_is_visible, cell)):
+        faults.add(row, column, "holds only characters that cannot be seen")
+        return False
     return True
+
+
+def _is_visible(character: str) -> bool:
+    selects_variant = "\ufe00" <= character <= "\ufe0f"
+    return not (
+        selects_variant or character in _FILLERS or unicodedata.category(character) in _INVISIBLE
+    )
 
 
 def check_faqs(

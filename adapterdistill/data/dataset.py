@@ -30,7 +30,7 @@ from adapterdistill.data.schema import (
 from adapterdistill.data.sources.naming import SUFFIXES, role_of, suffix_of
 from adapterdistill.data.tasks import Task, check_task, read_task
 from adapterdistill.errors import DataError
-from adapterdistill.files import sync
+from adapterdistill.files import private_folder, sync
 from adapterdistill.manifest import canonical_json
 
 _IMPORT = "make a tenant with `adapterdistill data import SOURCE TARGET`"
@@ -212,7 +212,7 @@ def write_tenant(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
             staged = Path(staging) / "tenant"
-            staged.mkdir()
+            private_folder(staged)
             faq_rows = ((f.faq_id, f.question, f.answer) for f in faqs)
             _write_table(staged / FAQS_FILE, _FAQ_SCHEMA, faq_rows)
             query_rows = (

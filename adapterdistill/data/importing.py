@@ -28,6 +28,9 @@ from adapterdistill.data.sources.text import check_encoding
 from adapterdistill.data.splits import held_out, nested_key
 from adapterdistill.errors import DataError
 
+GERMAN_SAMPLE = "sonnthal-baeder"
+"""An invented organisation whose FAQs are in German."""
+
 
 @dataclass(frozen=True)
 class _Selection:
@@ -144,12 +147,14 @@ def _read(
 
 
 def sample_names() -> list[str]:
-    """List the invented organisations that ship with the project."""
+    """List the invented organisations that ship with the project and speak English."""
     return sorted(entry.name for entry in _samples().iterdir() if (entry / "faqs.jsonl").is_file())
 
 
 def import_samples(name: str, target: Path, *, overwrite: bool = False) -> dict[str, int]:
     """Write the sample tenant `name` to `target`. Raises DataError if there is no such sample."""
+    if name == GERMAN_SAMPLE:
+        return import_tenant(_samples() / "multilingual" / name, target, overwrite=overwrite).counts
     if name not in sample_names():
         raise DataError(f"no such sample tenant; there are {', '.join(sample_names())}")
     return import_tenant(_samples() / name, target, overwrite=overwrite).counts

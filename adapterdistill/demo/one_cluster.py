@@ -68,12 +68,19 @@ class Demo:
     """Context of one demo: on leaving, everything that it started is stopped unless `keep`."""
 
     def __init__(
-        self, tenants: list[str], *, runs: Path, emit: Callable[[str], None], keep: bool
+        self,
+        tenants: list[str],
+        *,
+        runs: Path,
+        emit: Callable[[str], None],
+        keep: bool,
+        encoder: str = "minilm-l6",
     ) -> None:
         self._tenants = tenants
         self._runs = runs
         self._emit = emit
         self._keep = keep
+        self._encoder = encoder
         self._cluster: OwnCluster | None = None
         self.home = Path(tempfile.mkdtemp(prefix="ad-"))
 
@@ -158,7 +165,8 @@ class Demo:
     def _serve(self) -> str:
         from serve.app import deploy
 
-        return deploy({"store": str(self.home / "serving"), "num_cpus": 0.5}, port=free_port())
+        settings = {"store": str(self.home / "serving"), "encoder": self._encoder, "num_cpus": 0.5}
+        return deploy(settings, port=free_port())
 
     def _ask(self, address: str) -> list[Answer]:
         import httpx

@@ -21,7 +21,6 @@ from adapterdistill.errors import (
     error_classes,
 )
 from adapterdistill.manifest import VersionRef
-from adapterdistill.ray_private import RAY_COMMAND
 from adapterdistill.registry.client.client import RegistryClient
 
 HOME_VARIABLE = "ADAPTERDISTILL_HOME"
@@ -141,19 +140,17 @@ def _raise_told(lines: Sequence[str], otherwise: Exception) -> NoReturn:
 def submit_onboarding(
     cluster: OwnCluster, config: Path, *, submission_id: str, emit: Callable[[str], None]
 ) -> tuple[int, list[str]]:
-    """Exit status of `ray job submit` and the last lines that it printed, plain.
+    """Exit status of `adapterdistill submit` and the last lines that it printed, plain.
 
-    Progress is shown through `emit` as it comes. Runs in the project's folder, which is uploaded.
+    Progress is shown through `emit` as it comes.
     """
+    package = Path(cluster.folder) / "package.zip"
+    arguments = ["submit", f"--config={config}", f"--submission-id={submission_id}"]
+    emit(f"$ adapterdistill {' '.join(arguments)}")
     command = [
-        *(sys.executable, "-m", RAY_COMMAND, "job", "submit"),
-        f"--address={cluster.dashboard}",
-        f"--submission-id={submission_id}",
-        "--working-dir=.",
-        "--",
-        *("python", "-m", "adapterdistill", "onboard", "--config", str(config)),
+        *(sys.executable, "-m", "adapterdistill", *arguments),
+        *(f"--address={cluster.dashboard}", f"--package={package}"),
     ]
-    emit(f"$ ray job submit --working-dir . -- {' '.join(command[-6:])}")
     tail: list[str] = []
     with subprocess.Popen(
         command,

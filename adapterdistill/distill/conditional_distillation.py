@@ -261,7 +261,7 @@ class Conditional(Method):
 
     def check_config(self, sections: Section, encoder: EncoderConfig) -> None:
         assert isinstance(sections, ConditionalSections)
-        if sections.conditional.speed > encoder.max_tokens:
+        if encoder.max_tokens is not None and sections.conditional.speed > encoder.max_tokens:
             raise ValueError(
                 f"conditional.speed {sections.conditional.speed:g} leaves less than one of "
                 f"encoder.max_tokens, {encoder.max_tokens}: lower it"

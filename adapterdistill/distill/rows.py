@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Encoder, TextReader
 from adapterdistill.data import Query, TenantDataset, held_out
+from adapterdistill.data.schema import SPLITS
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import FEW_ROWS, assign_folds
 from adapterdistill.distill.held_out import HeldOutRows
@@ -188,11 +189,11 @@ def tokenise(
     faqs = dataset.faqs()
     position = {faq.faq_id: i for i, faq in enumerate(faqs)}
     questions = TrainingRows(
-        encoder.tokenize([faq.question for faq in faqs]), torch.arange(len(faqs))
+        encoder.tokenize([faq.question for faq in faqs], "passage"), torch.arange(len(faqs))
     )
     answered = [(i, faq.answer) for i, faq in enumerate(faqs) if faq.answer]
     answers = TrainingRows(
-        encoder.tokenize([text for _, text in answered]),
+        encoder.tokenize([text for _, text in answered], "passage"),
         torch.tensor([i for i, _ in answered], dtype=torch.int64),
     )
 
@@ -212,6 +213,22 @@ def tokenise(
         held_from_train=not held.has_valid and not held.few,
         folds=assign_folds(questions, train, held.keys, seed=seed) if held.few else None,
     )
+
+
+def count_cut(dataset: TenantDataset, reader: TextReader) -> dict[str, int]:
+    """Count the questions, answers and queries of which the encoder does not read the end."""
+    faqs = dataset.faqs()
+    answers = [faq.answer for faq in faqs if faq.answer]
+    queries = 0
+    for split in SPLITS:
+        rows = iter(dataset.queries(split))
+        while texts := [query.text for query in islice(rows, _CHUNK_ROWS)]:
+            queries += reader.num_cut(texts, "query")
+    return {
+        "questions": reader.num_cut([faq.question for faq in faqs], "passage"),
+        "answers": reader.num_cut(answers, "passage"),
+        "queries": queries,
+    }
 
 
 def _tokenise(queries: Iterable[Query], encoder: Encoder, position: dict[str, int]) -> TrainingRows:

@@ -40,7 +40,8 @@ def unpack_variant(payload: bytes, encoder: Encoder) -> Variant:
     try:
         tensors = safetensors.torch.load(payload)
         settings = _settings(metadata_of(payload, _METADATA) or "")
-    except (SafetensorError, ValueError, KeyError, TypeError):  # pydantic's is a ValueError
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        # pydantic's errors are ValueErrors
         raise InvalidPayloadError("payload is not a variant of an adapter") from None
     try:
         model = settings.new(encoder, seed=0)

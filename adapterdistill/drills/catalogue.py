@@ -32,8 +32,10 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "slow-rpc": OnNamed(("registry",), Later("registry.named", "slow_rpc")),
     "corrupt-blob": "it damages a published adapter",
     "fill-disk": "it takes the disk from everybody",
+    "restore": "it kills the registry, and restores another one",
     "clock-skew": "it lets an owner's certificates expire",
     "stale-teacher": "it withdraws adapters for ever",
+    "poisoned-teacher": "it publishes adapters that break loaders",
     "kill-serve-replica": OnNamed(
         ("serving", "ray"), Later("endpoint.named", "kill_serve_replica")
     ),
@@ -44,6 +46,7 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "kill-train-worker": _MADE_UP,
     "fuzz-registry": "it publishes made-up adapters at a high rate",
     "isolation": "it changes, withdraws and removes tenants",
+    "encoders": "it moves tenants to other bundles",
     "soak": _MADE_UP,
 }
 """How each is done on a deployment that somebody runs, or why it is not done there."""
@@ -77,6 +80,11 @@ DRILLS = {
             Later("registry.disk", "fill_disk"),
         ),
         Drill(
+            "restore",
+            "Lose a registry after its backup: no later withdrawal or consent is lost with it",
+            Later("registry.restored", "restored"),
+        ),
+        Drill(
             "clock-skew",
             "Set clocks wrong: statements, certificates and tokens are refused if far off only",
             Later("registry.clocks", "clock_skew"),
@@ -85,6 +93,12 @@ DRILLS = {
             "stale-teacher",
             "Withdraw a listed teacher, or change the encoder: it teaches nobody, the others do",
             Later("onboarding.stale_teacher", "stale_teacher"),
+        ),
+        Drill(
+            "poisoned-teacher",
+            "Offer adapters that break whoever loads them: they are refused, the sound one teaches",
+            Later("onboarding.poisoned_teacher", "poisoned_teacher"),
+            {"payloads": 1_000},
         ),
         Drill(
             "kill-serve-replica",
@@ -128,6 +142,12 @@ DRILLS = {
             "Change and withdraw tenants amid queries: each answer is the tenant's own and live",
             Later("endpoint.isolation", "isolation"),
             {"requests": 20_000, "tenants": 100, "data": None},
+        ),
+        Drill(
+            "encoders",
+            "Move tenants between two encoders amid queries: no answer is by the wrong encoder",
+            Later("endpoint.encoders", "encoders"),
+            {"requests": 20_000, "tenants": 24, "data": None},
         ),
         Drill(
             "soak",

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from adapterdistill.backbone import Embedder, Encoder
+from adapterdistill.backbone import Embedder, Encoder, TextKind
 from adapterdistill.evaluation.choice import Choice, Prior, choose
 from adapterdistill.evaluation.metrics import gold_ranks
 from adapterdistill.evaluation.scorer import (
@@ -181,7 +181,7 @@ class _Fitting:
     foreign: Sequence[str]
 
     def judge(self, candidate: Candidate, folds: Tensor) -> Judged:
-        rows = Texts(self._embed(self.texts, candidate.embedder), self.labels, self.texts)
+        rows = Texts(self._embed_rows(candidate.embedder), self.labels, self.texts)
         unlabelled = self._embed(self.tenant.unlabelled, candidate.embedder)
         negatives = self._embed(self.foreign, candidate.embedder)
         answers = self._answers(candidate)
@@ -192,7 +192,7 @@ class _Fitting:
             negatives=negatives,
             answers=answers,
         )
-        vectors = [self._embed(self.texts, fold) for fold in candidate.folds]
+        vectors = [self._embed_rows(fold) for fold in candidate.folds]
 
         def held_in(dealt: Tensor) -> HeldOutScores:
             return cross_validate(
@@ -219,10 +219,16 @@ class _Fitting:
         sentences, faqs = self.tenant.sentences()
         if not sentences:
             return None
-        return AnswerSentences(self._embed(sentences, candidate.embedder), faqs)
+        return AnswerSentences(self._embed(sentences, candidate.embedder, "passage"), faqs)
 
-    def _embed(self, texts: Sequence[str], embedder: Embedder | None) -> Tensor:
-        return self.encoder.embed_texts(texts, embedder, batch_size=128).cpu()
+    def _embed_rows(self, embedder: Embedder | None) -> Tensor:
+        ids = self.tenant.row_ids(self.encoder)
+        return self.encoder.embed_ids(ids, embedder, batch_size=128).cpu()
+
+    def _embed(
+        self, texts: Sequence[str], embedder: Embedder | None, kind: TextKind = "query"
+    ) -> Tensor:
+        return self.encoder.embed_texts(texts, embedder, kind=kind, batch_size=128).cpu()
 
 
 def _threshold(

@@ -111,9 +111,10 @@ class Scorer:
         """
         if len(vectors) != len(texts):
             raise ValueError(f"{len(vectors)} query vectors but {len(texts)} texts")
-        views = {"cosine": vectors @ self.prototypes.T, "characters": self.characters(texts)}
+        views = {"cosine": vectors @ self.prototypes.T}
         if self.head is not None:
             views["head"] = self.head(vectors)
+        views["characters"] = self.characters(texts)
         if self.answers is not None:
             views["answers"] = faq_scores(
                 vectors, self.answers.vectors, self.answers.faqs, len(self.prototypes)

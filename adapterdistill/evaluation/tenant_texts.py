@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from adapterdistill.backbone import Encoder
 from adapterdistill.data import TenantDataset
 from adapterdistill.data.splits import row_key
 from adapterdistill.distill.labels import first_labels, labels_of
@@ -60,6 +61,13 @@ class TenantTexts:
         ]
         texts = (*(self.questions[faq] for faq in kept), *self.queries)
         return texts, torch.cat([torch.tensor(kept, dtype=torch.int64), self.faqs])
+
+    def row_ids(self, encoder: Encoder) -> list[list[int]]:
+        """The token ids of `rows()`: questions are read as passages, queries as queries."""
+        texts, _ = self.rows()
+        questions = len(texts) - len(self.queries)
+        ids = encoder.tokenize(texts[:questions], "passage")
+        return ids + encoder.tokenize(texts[questions:])
 
     def right_of(self, places: Int[Tensor, " held"]) -> Tensor:
         """Labels, with every right FAQ, of queries at these places of `rows()`."""

@@ -37,6 +37,8 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.StaleRevisionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RegistryClosedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AliasConflictError: grpc.StatusCode.ABORTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.NotPermittedError: grpc.StatusCode.PERMISSION_DENIED,
@@ -61,6 +63,15 @@ _NO_ANSWER = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+
+_UNREACHABLE = {
+    "errors resolving": "its host's name is unknown",
+    "DNS resolution failed": "its host's name is unknown",
+    "Connection refused": "the connection was refused: nothing listens there",
+    "Network is unreachable": "no network leads to its host",
+    "No route to host": "no network leads to its host",
+}
+"""Parts of gRPC's message when a connection fails, in plain words."""
 
 
 def code_of(error: AdapterDistillError) -> grpc.StatusCode:
@@ -114,7 +125,9 @@ def from_call(call: Any, subject: str) -> AdapterDistillError:
                     error.field = fault.field_violations[0].field
                 return error
     if code in _NO_ANSWER:
-        return errors.RegistryUnavailableError(f"{subject}: {code.name}")
+        details = str(call.details())
+        why = next((told for part, told in _UNREACHABLE.items() if part in details), code.name)
+        return errors.RegistryUnavailableError(f"{subject}: {why}")
     return errors.RegistryError(f"{subject}: {code.name}: {call.details()}")
 
 

@@ -6,6 +6,7 @@ No other file knows both.
 import base64
 import json
 import re
+from dataclasses import replace
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -192,6 +193,12 @@ def event_message(row: EventRow) -> pb.Event:
     )
     message.time.FromNanoseconds(row.time_ns)
     return message
+
+
+def mark_message(withdrawal: EventRow, name: str, teacher: str) -> pb.Event:
+    """Make the event of a version that a withdrawal marked."""
+    row = replace(withdrawal, kind="teacher_withdrawn", name=name, other_name=teacher, reason="")
+    return event_message(row)
 
 
 def read_encoder(message: pb.VersionFilter | pb.FetchRequest) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ class EncoderOptions:
     """A known encoder, or a folder."""
     dtype: str = "auto"
     device: str = "cpu"
-    max_tokens: int = 48
+    max_tokens: int | None = 48
     """Longer texts are cut, for every method alike."""
 
     def load(self) -> "Encoder":

@@ -7,8 +7,10 @@ _LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def make_tiny_encoder(folder: Path) -> Path:
-    """Writes two layers of width 32, with a tokenizer of single characters, into a new folder."""
+def make_tiny_encoder(
+    folder: Path, *, seed: int = 0, layers: int = 2, hidden_size: int = 32
+) -> Path:
+    """Write a few layers, with heads of width 8, and a tokenizer of single characters."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -17,15 +19,15 @@ def make_tiny_encoder(folder: Path) -> Path:
     vocabulary = {piece: place for place, piece in enumerate(pieces)}
     config = transformers.BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 8,
+        intermediate_size=2 * hidden_size,
         max_position_embeddings=256,
         initializer_range=0.3,
     )
     transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     transformers.BertModel(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()

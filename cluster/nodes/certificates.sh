@@ -8,7 +8,6 @@
 # registry has another authority (`adapterdistill registry init`), because owners do not trust each
 # other's clusters.
 set -euo pipefail
-umask 077
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -13,6 +13,9 @@ export RAY_USAGE_STATS_ENABLED=0
 # A replica answers on the thread that reads its requests: 6% less of a core.
 export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0
 
+# What Ray and its workers write is this user's alone.
+umask 077
+
 fail() {
     echo "$(basename "$0"): $1" >&2
     exit 2
@@ -67,7 +70,10 @@ node_ports=(
     --min-worker-port=10100
     --max-worker-port=10299
 )
+# Ray opens its folders to every user of the machine, so they are in one that `serve.haproxy` has made
+# this user's alone. Its path is short, because paths of sockets are.
+ray_folder="/tmp/ad-$UID/ray"
 # Nothing large passes through the object store, because adapters are below 1 MB and rows stay in
 # their owner's process. By default it would take 30% of the memory.
 # shellcheck disable=SC2034 # for those that source this
-node_options=(--object-store-memory=200000000 --disable-usage-stats "${node_ports[@]}")
+node_options=(--object-store-memory=200000000 --disable-usage-stats "--temp-dir=$ray_folder" "${node_ports[@]}")

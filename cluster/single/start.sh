@@ -4,7 +4,7 @@
 #   cluster/single/start.sh TENANT...
 #
 # Runs until Ctrl-C or SIGTERM. The token is made once; `source cluster/nodes/environment.sh` before
-# `ray job submit` and `serve deploy` in other shells.
+# `adapterdistill submit` and `serve deploy` in other shells.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../nodes/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../nodes/environment.sh"
@@ -17,7 +17,8 @@ for tenant in "$@"; do
 done
 
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
-    (umask 077 && mkdir -p "$ADAPTERDISTILL_CLUSTER" && openssl rand -hex 32 > "$RAY_AUTH_TOKEN_PATH")
+    mkdir -p "$ADAPTERDISTILL_CLUSTER"
+    openssl rand -hex 32 > "$RAY_AUTH_TOKEN_PATH"
 fi
 require_token
 # Ray listens on loopback only, and the token keeps other users of the machine out. Without the first

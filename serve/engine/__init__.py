@@ -1,3 +1,3 @@
-"""The engine: one encoder, every tenant's adapter and FAQ index, mixed tenants in one batch."""
+"""The engine: encoders, every tenant's adapter and FAQ index, mixed tenants in one batch."""
 
 from serve.engine.engine import Engine as Engine

@@ -1,9 +1,8 @@
 """Adapters of many tenants side by side in memory, each in a slot.
 
-A reader takes the bank's `stack` of one moment together with the slots that it will use
-(`serve.engine.live.Snapshot`); a writer writes only into slots that nobody holds. So the two never
-meet. A slot becomes free when the last object that holds its `Slot` is gone: a batch in flight
-keeps its slots, and no count can be forgotten.
+A reader holds the slots that it will use, and takes the bank's `stack` afterwards; a writer writes
+only into slots that nobody holds. So the two never meet. A slot becomes free when the last object
+that holds its `Slot` is gone: a batch in flight keeps its slots, and no count can be forgotten.
 """
 
 import weakref
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter
+from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ServingError
 
 MAX_BOTTLENECK_SIZE = 256
@@ -29,7 +29,7 @@ class Slot:
 
 
 class AdapterBank:
-    """Stacked adapters of one encoder; grows when no slot is free, up to its limit.
+    """One encoder and its adapters, stacked; grows when no slot is free, up to its limit.
 
     Adapters narrower than the bank are padded with zeros, which does not change their outputs: a
     padded unit is relu(0) times 0. One thread at a time may `place`; any may read `stack`.
@@ -41,18 +41,14 @@ class AdapterBank:
 
     def __init__(
         self,
-        num_layers: int,
-        hidden_size: int,
+        encoder: Encoder,
         *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
         capacity: int = 8,
         max_slots: int | None = None,
         max_mib: float = MAX_MIB,
     ) -> None:
-        self._num_layers = num_layers
-        self._hidden_size = hidden_size
-        self._dtype, self._device = dtype, torch.device(device)
+        self.encoder = encoder
+        self._num_layers, self._hidden_size = encoder.num_layers, encoder.hidden_size
         self._max_slots, self._max_bytes = max_slots, int(max_mib * 2**20)
         self._free: deque[int] = deque()  # thread-safe: slots come back from any thread
         self._stack = self._empty(0, 1)
@@ -60,9 +56,16 @@ class AdapterBank:
 
     @property
     def stack(self) -> AdapterStack:
-        """All slots as they are now. Later growth makes another stack and does not change this
-        one."""
+        """All slots as they are now. Later growth makes another stack with the same adapters in
+        the slots that are held, and does not change this one."""
         return self._stack
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Memory of the encoder's weights."""
+        # Layers may share their weights.
+        parts = {id(part): part for part in self.encoder.weights.tensors().values()}
+        return sum(part.nbytes for part in parts.values())
 
     @property
     def num_slots(self) -> int:
@@ -74,6 +77,7 @@ class AdapterBank:
 
     @property
     def num_bytes(self) -> int:
+        """Memory of the slots."""
         return self.num_slots * self._slot_bytes(self._stack.down.shape[2])
 
     @property
@@ -143,12 +147,16 @@ class AdapterBank:
 
     def _slot_bytes(self, width: int) -> int:
         numbers = self._num_layers * (2 * width * self._hidden_size + width + self._hidden_size)
-        return numbers * self._dtype.itemsize
+        return numbers * self.encoder.dtype.itemsize
 
     def _empty(self, slots: int, width: int) -> AdapterStack:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(
-                self._num_layers, slots, *shape, dtype=self._dtype, device=self._device
+                self._num_layers,
+                slots,
+                *shape,
+                dtype=self.encoder.dtype,
+                device=self.encoder.device,
             )
 
         d = self._hidden_size

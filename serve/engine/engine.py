@@ -1,26 +1,31 @@
-"""Answers batches of mixed tenants, all adapters in one encoder forward. torch only, no Ray.
+"""Answers batches of mixed tenants, an encoder's adapters in one forward. torch only, no Ray.
 
 A batch works on one `Snapshot`, taken once: tenants, adapters, indexes and thresholds of one
-moment. Tenants that are served by a variant of their adapter have a forward each. A change builds
-the next snapshot beside the current one and swaps one reference. So searches need no lock, and an
+moment. Each encoder has a forward, and so has each variant that serves tenants. A change builds the
+next snapshot beside the current one and swaps one reference. So searches need no lock, and an
 answer cannot mix two versions or two tenants.
+
+Tenants may have different encoders. Each bundle in memory holds the bank of its own encoder
+(`serve.engine.banks`), which alone tokenises and embeds its queries.
 """
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from adapterdistill.adapters import AdapterStack
 from adapterdistill.backbone import Embedder, Encoder, pack
 from adapterdistill.distill.method import Variant
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
+from serve.engine.banks import ENCODER_MIB, Banks
 from serve.engine.faq_index import Ranking, rank
 from serve.engine.items import RankedFaq
 from serve.engine.items import SearchAnswer as SearchAnswer
@@ -53,10 +58,27 @@ class Refresh:
     """New tenants whose bundle is read and proven at their first request."""
 
 
+@dataclass(frozen=True)
+class EncoderUse:
+    """A loaded encoder, and what it takes of the memory."""
+
+    name: str
+    weights_sha256: str
+    encoder_bytes: int
+    """Its weights."""
+    adapter_bytes: int
+    """Its bank: the adapters in memory, and free places."""
+    tenants_in_memory: int
+    """Candidates are counted like tenants."""
+
+
 class Engine:
     """Searches over the live bundles of a store. Thread-safe; refreshes run one at a time.
 
-    max_slots: most tenants in memory; None: as many as `bank_mib` MiB of adapters holds.
+    encoder: the encoder that is there from the start.
+    others: loads each encoder that bundles may need beside it; by the encoder's name or folder.
+    encoder_mib, bank_mib: most memory of the encoders, and of their adapters, in MiB.
+    max_slots: most tenants of an encoder in memory; None: as many as the memory holds.
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
         before anyone asks for them.
@@ -70,25 +92,23 @@ class Engine:
         retry_refused_s: float = 30.0,
         capacity: int = 8,
         max_slots: int | None = None,
+        others: Mapping[str, Callable[[], Encoder]] = MappingProxyType({}),
+        encoder_mib: float = ENCODER_MIB,
         bank_mib: float = MAX_MIB,
         load_threads: int = 4,
         warm: int = WARM,
     ) -> None:
-        self._encoder = encoder
-        self._bank = AdapterBank(
-            encoder.num_layers,
-            encoder.hidden_size,
-            dtype=encoder.dtype,
-            device=encoder.device,
+        self.banks = Banks(
+            encoder,
+            others,
+            encoder_mib=encoder_mib,
+            bank_mib=bank_mib,
             capacity=capacity,
             max_slots=max_slots,
-            max_mib=bank_mib,
         )
         self._pointers = Pointers(store)
-        self._loader = Loader(
-            encoder, store, retry_refused_s=retry_refused_s, check=self._bank.check
-        )
-        self._residents = Residents(self._bank, self._loader, threads=load_threads)
+        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s)
+        self._residents = Residents(self.banks, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
         self._warm = warm
         self.num_tokens = 0
@@ -100,21 +120,36 @@ class Engine:
 
     @property
     def num_slots(self) -> int:
-        """Places for adapters, used and free; the bank adds more up to `max_slots`."""
-        return self._bank.num_slots
+        """Places for adapters, used and free; the banks add more up to `max_slots`."""
+        return sum(bank.num_slots for bank in self.banks.loaded)
 
     @property
     def num_free_slots(self) -> int:
-        return self._bank.num_free
+        return sum(bank.num_free for bank in self.banks.loaded)
 
     @property
     def max_slots(self) -> int:
-        """Most tenants in memory."""
-        return self._bank.limit
+        """Most tenants in memory, on the encoders that are loaded."""
+        return sum(bank.limit for bank in self.banks.loaded)
 
     @property
     def bank_bytes(self) -> int:
-        return self._bank.num_bytes
+        return sum(bank.num_bytes for bank in self.banks.loaded)
+
+    @property
+    def encoders(self) -> list[EncoderUse]:
+        """What each loaded encoder takes of the memory, the first encoder's first."""
+        on = Counter(live.bank for live in self.snapshot.tenants.values())
+        return [
+            EncoderUse(
+                bank.encoder.ref.name,
+                bank.encoder.ref.weights_sha256,
+                bank.encoder_bytes,
+                bank.num_bytes,
+                on[bank],
+            )
+            for bank in self.banks.loaded
+        ]
 
     @property
     def paging(self) -> PagingCounts:
@@ -164,69 +199,61 @@ class Engine:
         answered. Nobody is answered from the bare encoder.
         """
         snapshot = self.snapshot
-        stack = snapshot.stack
         found = [(item, _held(snapshot, item)) for item in items]
         del snapshot  # from here on the batch holds its own tenants and no others
         known = [(item, live) for item, live in found if isinstance(live, LiveTenant)]
         self._residents.lru.asked({item.key for item, _ in known if item.held is None})
-        rankings = iter(self._rank(stack, known))
+        rankings = iter(self._rank(known))
         return [
             _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
     @torch.inference_mode()
-    def _rank(
-        self, stack: AdapterStack, known: Sequence[tuple[SearchItem, LiveTenant]]
+    def _rank(self, known: Sequence[tuple[SearchItem, LiveTenant]]) -> list[Ranking]:
+        rows_of: dict[AdapterBank, list[int]] = {}
+        for row, (_, live) in enumerate(known):
+            rows_of.setdefault(live.bank, []).append(row)
+        ranking_of: dict[int, Ranking] = {}
+        for bank, rows in rows_of.items():
+            ranking_of |= zip(rows, self._rank_on(bank, [known[row] for row in rows]), strict=True)
+        return [ranking_of[row] for row in range(len(known))]
+
+    def _rank_on(
+        self, bank: AdapterBank, known: Sequence[tuple[SearchItem, LiveTenant]]
     ) -> list[Ranking]:
-        if not known:
-            return []
-        ids = self._encoder.tokenize([item.text for item, _ in known])
+        """Rankings of items whose tenants are all on this bank's encoder."""
+        ids = bank.encoder.tokenize_queries(
+            [item.text for item, _ in known], [live.manifest.encoder for _, live in known]
+        )
         self.num_tokens += sum(map(len, ids))
-        queries = self._embed(stack, ids, [live.served for _, live in known])
         return rank(
-            queries,
+            _embed(bank, ids, [live.served for _, live in known]),
             [item.text for item, _ in known],
             [live.index for _, live in known],
             [item.top_k for item, _ in known],
             [item.explain for item, _ in known],
         )
 
-    def _embed(
-        self,
-        stack: AdapterStack,
-        ids: Sequence[Sequence[int]],
-        served: Sequence[Slot | Variant | None],
-    ) -> Tensor:
-        """Embeddings of the rows, each as its tenant is served: [rows, hidden].
-
-        All adapters share one forward; each variant has its own.
-        """
-        device = self._encoder.device
-        rows_of: dict[Variant | None, list[int]] = {}
-        for row, one in enumerate(served):
-            rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
-        queries = torch.empty(len(ids), self._encoder.hidden_size, device=device)
-        for variant, rows in rows_of.items():
-            tokens = pack([ids[row] for row in rows], device)
-            embedder: Embedder
-            if variant is None:
-                slots = [s.number if s else -1 for s in served if not isinstance(s, Variant)]
-                embedder = stack.mixed(torch.tensor(slots), tokens)
-            else:
-                embedder = variant.embedder
-            queries[rows] = self._encoder.embed(tokens, embedder)
-        return queries
-
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], through: Sequence[LiveTenant | None]) -> Tensor:
         """Embeddings of the texts, each through a held tenant or through no adapter: [texts,
         hidden].
 
-        For comparisons, in one batch; `search` answers nothing without an adapter.
+        For comparisons, in one batch; `search` answers nothing without an adapter. The encoder is
+        that of the held tenants, or the first one if there is none.
+
+        Raises:
+            ValueError: the held tenants have different encoders.
         """
+        banks = {live.bank for live in through if live is not None} or {self.banks.loaded[0]}
+        if len(banks) > 1:
+            raise ValueError("the tenants have different encoders: their embeddings do not compare")
+        [bank] = banks
         served = [None if live is None else live.served for live in through]
-        return self._embed(self.snapshot.stack, self._encoder.tokenize(texts), served)
+        bare = bank.encoder.ref
+        refs = [bare if live is None else live.manifest.encoder for live in through]
+        return _embed(bank, bank.encoder.tokenize_queries(texts, refs), served)
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.
@@ -293,6 +320,30 @@ def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
     if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
         return held
     return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
+
+
+def _embed(
+    bank: AdapterBank, ids: Sequence[Sequence[int]], served: Sequence[Slot | Variant | None]
+) -> Tensor:
+    """Embeddings of the rows by the bank's encoder, each as its tenant is served: [rows, hidden].
+
+    All adapters share one forward; each variant has its own.
+    """
+    encoder = bank.encoder
+    rows_of: dict[Variant | None, list[int]] = {}
+    for row, one in enumerate(served):
+        rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
+    queries = torch.empty(len(ids), encoder.embedding_size, device=encoder.device)
+    for variant, rows in rows_of.items():
+        tokens = pack([ids[row] for row in rows], encoder.device)
+        embedder: Embedder
+        if variant is None:
+            slots = [s.number if s else -1 for s in served if not isinstance(s, Variant)]
+            embedder = bank.stack.mixed(torch.tensor(slots), tokens)
+        else:
+            embedder = variant.embedder
+        queries[rows] = encoder.embed(tokens, embedder)
+    return queries
 
 
 def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswer:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from adapterdistill.adapters import AdapterStack
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.distill.method import Variant
@@ -23,7 +22,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.manifest import Manifest, VariantKind
 from adapterdistill.release import Candidate
-from serve.engine.adapter_bank import Slot
+from serve.engine.adapter_bank import AdapterBank, Slot
 from serve.engine.drift import Drift
 from serve.engine.faq_index import Index
 
@@ -49,6 +48,8 @@ class LiveTenant:
 
     bundle_id: str
     manifest: Manifest
+    bank: AdapterBank
+    """The bundle's encoder, with the adapters on it. Nothing else reads this tenant's texts."""
     served: Slot | Variant
     """The adapter's place in the bank, or the variant that is served instead of it."""
     index: Index
@@ -80,9 +81,8 @@ class Withdrawal:
 class Snapshot:
     """Everything that a batch needs, at one moment. Holding it keeps its slots from reuse."""
 
-    stack: AdapterStack
     tenants: Mapping[str, LiveTenant]
-    """Tenants in memory. This and the next two are by key."""
+    """Tenants in memory, each with its encoder's bank. This and the next two are by key."""
     bundles: Mapping[str, str]
     """Ids of all served bundles, in memory or not; withdrawn ones are not among them."""
     withdrawals: Mapping[str, Withdrawal]

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,11 @@ from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.distill.method import Variant
 from adapterdistill.distill.variants import unpack_variant
-from adapterdistill.errors import AdapterDistillError, EncoderMismatchError, ServingError
+from adapterdistill.errors import AdapterDistillError, ServingError
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
+from serve.engine.adapter_bank import AdapterBank
+from serve.engine.banks import Banks
 from serve.engine.faq_index import FaqIndex, Index
 from serve.engine.live import tenant_of
 from serve.engine.proofs import Proofs
@@ -29,6 +30,8 @@ class Loaded:
 
     bundle_id: str
     manifest: Manifest
+    bank: AdapterBank
+    """The bank of its encoder."""
     served: BottleneckAdapter | Variant
     index: Index
     faqs: tuple[Faq, ...]
@@ -37,25 +40,16 @@ class Loaded:
 
 
 class Loader:
-    """Reads bundles for one encoder, on any number of threads.
+    """Reads bundles, each for the encoder that its manifest names, on any number of threads.
 
     Digests are checked at every load; that an adapter is active is proven once for each bundle.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        store: Path,
-        *,
-        retry_refused_s: float,
-        check: Callable[[BottleneckAdapter], None],
-    ) -> None:
-        """`check` raises ServingError for an adapter that does not fit the bank."""
-        self.proofs = Proofs(encoder)
-        self._encoder = encoder
+    def __init__(self, banks: Banks, store: Path, *, retry_refused_s: float) -> None:
+        self.proofs = Proofs()
+        self._banks = banks
         self._store = store
         self._retry_refused_s = retry_refused_s
-        self._check = check
         self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, monotonic time)
 
     def was_refused(self, key: str, bundle_id: str) -> bool:
@@ -82,25 +76,21 @@ class Loader:
     def _load(self, tenant: str, bundle_id: str, briefly: bool) -> Loaded:
         bundle = bundles.read_bundle(self._store, tenant, bundle_id)
         manifest = bundle.manifest
-        if not manifest.encoder.same_as(self._encoder.ref):
-            raise EncoderMismatchError(
-                f"bundle of tenant {tenant} needs encoder {manifest.encoder.name} "
-                f"({manifest.encoder.weights_sha256[:12]}), this server has "
-                f"{self._encoder.ref.name} ({self._encoder.ref.weights_sha256[:12]})"
-            )
         if manifest.kind != "bottleneck":
             raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
+        bank = self._banks.of(manifest.encoder)
         served: BottleneckAdapter | Variant
         if bundle.variant is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
-            self._check(adapter)
+            bank.check(adapter)
             prove = self.proofs.prove_briefly if briefly else self.proofs.prove
-            prove(bundle_id, adapter, manifest.golden)
+            prove(bundle_id, bank.encoder, adapter, manifest.golden)
         else:
-            served = self._load_variant(bundle.variant, bundle_id)
+            served = self._load_variant(bundle.variant, bundle_id, bank.encoder)
         return Loaded(
             bundle_id=bundle_id,
             manifest=manifest,
+            bank=bank,
             served=served,
             index=_index_of(bundle),
             faqs=tuple(bundle.faqs),
@@ -108,14 +98,16 @@ class Loader:
             calibration=bundle.calibration,
         )
 
-    def _load_variant(self, bundled: bundles.BundledVariant, bundle_id: str) -> Variant:
-        variant = unpack_variant(bundled.payload, self._encoder)
+    def _load_variant(
+        self, bundled: bundles.BundledVariant, bundle_id: str, encoder: Encoder
+    ) -> Variant:
+        variant = unpack_variant(bundled.payload, encoder)
         if variant.settings.kind != bundled.proven.kind:
             raise ServingError(
                 f"the bundle's variant is of kind {variant.settings.kind}, but its head says "
                 f"{bundled.proven.kind}"
             )
-        self.proofs.prove(bundle_id, variant.embedder, bundled.proven.golden)
+        self.proofs.prove(bundle_id, encoder, variant.embedder, bundled.proven.golden)
         return variant
 
 
@@ -128,11 +120,11 @@ def _index_of(bundle: bundles.Bundle) -> Index:
     if bundle.scorer is None:
         return FaqIndex.of(bundle.vectors, bundle.faq_of_vector)
     scorer = unpack_scorer(bundle.scorer)
-    wanted = (len(bundle.faqs), bundle.manifest.encoder.hidden_size)
+    wanted = (len(bundle.faqs), bundle.manifest.encoder.embedding_size)
     found = tuple(scorer.prototypes.shape)
     if found != wanted:
         raise ServingError(
             f"tenant {bundle.manifest.tenant}: the scorer's prototypes are {found}, the bundle "
-            f"needs {wanted}: its FAQs, and its encoder's hidden size"
+            f"needs {wanted}: its FAQs, and its encoder's embedding size"
         )
     return ScorerIndex.of(scorer)

@@ -27,6 +27,7 @@ tenth of a core."""
 
 @dataclass(eq=False)
 class _Pending:
+    encoder: Encoder
     adapter: BottleneckAdapter
     golden: GoldenVectors
     done: bool = False
@@ -34,39 +35,44 @@ class _Pending:
 
 
 class Proofs:
-    """The bundle ids that are proven on one encoder. Thread-safe.
+    """The bundle ids that are proven, each on its own encoder. Thread-safe.
 
     An id names its content, and the outcome follows from the content: each bundle is proven once.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self) -> None:
         self._briefly: set[str] = set()
         self._wholly: set[str] = set()
         self._disproven: dict[str, str] = {}  # bundle id -> why it failed
         self._pending: deque[_Pending] = deque()
         self._proving = threading.Lock()
 
-    def prove(self, bundle_id: str, embedder: Embedder, golden: GoldenVectors) -> None:
+    def prove(
+        self, bundle_id: str, encoder: Encoder, embedder: Embedder, golden: GoldenVectors
+    ) -> None:
         """Prove on all probe sentences. Raises EncoderMismatchError."""
         self._check_disproven(bundle_id)
         if bundle_id in self._wholly:
             return
         try:
-            prove_active(self._encoder, embedder, golden)
+            prove_active(encoder, embedder, golden)
         except EncoderMismatchError as error:
             self._disproven[bundle_id] = str(error)
             raise
         self._wholly.add(bundle_id)
 
     def prove_briefly(
-        self, bundle_id: str, adapter: BottleneckAdapter, golden: GoldenVectors
+        self, bundle_id: str, encoder: Encoder, adapter: BottleneckAdapter, golden: GoldenVectors
     ) -> None:
-        """Prove on one sentence, in one forward with all that wait. Raises EncoderMismatchError."""
+        """Prove on one sentence, in one forward with all of this encoder that wait.
+
+        Raises:
+            EncoderMismatchError: the adapter is not what its manifest says.
+        """
         self._check_disproven(bundle_id)
         if bundle_id in self._briefly or bundle_id in self._wholly:
             return
-        mine = _Pending(adapter, golden)
+        mine = _Pending(encoder, adapter, golden)
         self._pending.append(mine)
         with self._proving:
             if not mine.done:  # otherwise the lock's last holder has proven it, too
@@ -82,14 +88,18 @@ class Proofs:
             raise EncoderMismatchError(self._disproven[bundle_id])
 
     def _prove_all(self) -> None:
-        pending = [self._pending.popleft() for _ in range(len(self._pending))]
-        faults: Sequence[Exception | None]
-        try:
-            faults = prove_briefly(self._encoder, [(one.adapter, one.golden) for one in pending])
-        except Exception as error:  # every waiting load gets the error
-            faults = [error] * len(pending)
-        for one, fault in zip(pending, faults, strict=True):
-            one.fault, one.done = fault, True
+        waiting: dict[Encoder, list[_Pending]] = {}
+        for _ in range(len(self._pending)):
+            one = self._pending.popleft()
+            waiting.setdefault(one.encoder, []).append(one)
+        for encoder, pending in waiting.items():
+            faults: Sequence[Exception | None]
+            try:
+                faults = prove_briefly(encoder, [(one.adapter, one.golden) for one in pending])
+            except Exception as error:  # every waiting load gets the error
+                faults = [error] * len(pending)
+            for one, fault in zip(pending, faults, strict=True):
+                one.fault, one.done = fault, True
 
     def num_left(self, snapshot: Snapshot) -> int:
         """Number of bundles in memory that are not proven on all sentences."""
@@ -106,12 +116,12 @@ class Proofs:
             if live.bundle_id not in self._wholly
         )
         key, live = next(unproven, (None, None))
-        stack = snapshot.stack
         del unproven, snapshot  # otherwise no tenant could be evicted meanwhile
         if key is None or live is None or not isinstance(live.served, Slot):
             return None
         try:
-            self.prove(live.bundle_id, stack.only(live.served.number).mean(), live.manifest.golden)
+            alone = live.bank.stack.only(live.served.number).mean()
+            self.prove(live.bundle_id, live.bank.encoder, alone, live.manifest.golden)
         except EncoderMismatchError as error:
             return key, live.bundle_id, error
         return None

@@ -1,5 +1,8 @@
 """The tenants in memory: which are loaded, which are evicted, and which requests wait.
 
+Tenants of all encoders are in one snapshot, so that a tenant moves from one encoder to another in
+one step. Only tenants of the same encoder make room for each other.
+
 Loads run on their own threads; only the last step, which copies weights into a free slot, runs one
 at a time. A batch waits for neither. A tenant is evicted only when a finished load needs the room,
 and only if nobody holds it: its weak reference tells, so no count can be forgotten.
@@ -8,6 +11,7 @@ A tenant is a key of `serve.engine.live` here: a candidate is loaded and evicted
 its own.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -26,6 +30,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.release import Candidate
 from serve.engine.adapter_bank import AdapterBank
+from serve.engine.banks import Banks
 from serve.engine.drift import kept_drifts
 from serve.engine.live import LiveTenant, Snapshot, Withdrawal, tenant_of
 from serve.engine.load_queue import LoadQueue, PagingCounts
@@ -41,15 +46,14 @@ _log = logging.getLogger("ray.serve")
 class Residents:
     """Owns the snapshot. Thread-safe."""
 
-    def __init__(self, bank: AdapterBank, loader: Loader, *, threads: int) -> None:
+    def __init__(self, banks: Banks, loader: Loader, *, threads: int) -> None:
         self.counts = PagingCounts()
         self.lru = SegmentedLru()
-        self._bank = bank
+        self._banks = banks
         self._loader = loader
         self._drift_of = kept_drifts()
         nothing: Mapping[str, str] = MappingProxyType({})
         self._snapshot = Snapshot(
-            stack=bank.stack,
             tenants=MappingProxyType({}),
             bundles=nothing,
             withdrawals=MappingProxyType({}),
@@ -167,8 +171,10 @@ class Residents:
             return served
 
     def has_room(self) -> bool:
-        """Whether another tenant fits without an eviction."""
-        return self._bank.has_room() and len(self._snapshot.tenants) < self._bank.limit
+        """Whether another tenant fits without an eviction, on one of the encoders at least."""
+        return any(
+            bank.has_room() and self._num_on(bank) < bank.limit for bank in self._banks.loaded
+        )
 
     def close(self) -> None:
         self._loads.close()
@@ -226,19 +232,31 @@ class Residents:
 
     def _has_room(self, tenant: str, loaded: Loaded) -> bool:
         """Whether the bundle fits. A variant has no slot but takes memory, so it counts as one."""
-        resident, served = self._snapshot.tenants, loaded.served
-        if len(resident) - (tenant in resident) >= self._bank.limit:
+        bank, served = loaded.bank, loaded.served
+        before = self._snapshot.tenants.get(tenant)
+        if self._num_on(bank) - (before is not None and before.bank is bank) >= bank.limit:
             return False
-        return not isinstance(served, BottleneckAdapter) or self._bank.has_room(
-            served.bottleneck_size
-        )
+        return not isinstance(served, BottleneckAdapter) or bank.has_room(served.bottleneck_size)
+
+    def _num_on(self, bank: AdapterBank) -> int:
+        """Tenants in memory on this encoder."""
+        return [live.bank for live in self._snapshot.tenants.values()].count(bank)
 
     def _make_room(self, loaded: Loaded) -> bool:
-        for victim in self.lru.first_to_go()[:_MOST_VICTIMS]:
+        for victim in self._first_to_go(loaded.bank):
             self._evict_if_idle(victim)
             if self._has_room("", loaded):
                 return True
         return False
+
+    def _first_to_go(self, bank: AdapterBank) -> list[str]:
+        """Tenants in memory on this encoder, in the order in which they leave.
+
+        A method of its own, so that nothing refers to the tenants while they are evicted.
+        """
+        resident = self._snapshot.tenants
+        victims = (k for k in self.lru.first_to_go() if k in resident and resident[k].bank is bank)
+        return list(itertools.islice(victims, _MOST_VICTIMS))
 
     def _evict_if_idle(self, tenant: str) -> None:
         if tenant not in self._snapshot.tenants:
@@ -259,7 +277,8 @@ class Residents:
         return LiveTenant(
             bundle_id=loaded.bundle_id,
             manifest=loaded.manifest,
-            served=self._bank.place(served) if isinstance(served, BottleneckAdapter) else served,
+            bank=loaded.bank,
+            served=loaded.bank.place(served) if isinstance(served, BottleneckAdapter) else served,
             index=loaded.index,
             faqs=loaded.faqs,
             threshold=loaded.threshold,
@@ -279,7 +298,6 @@ class Residents:
         """Swap in the next snapshot; arguments that are not given stay the same, without a copy."""
         now = self._snapshot
         self._snapshot = Snapshot(
-            stack=self._bank.stack,
             tenants=now.tenants if tenants is None else MappingProxyType(tenants),
             bundles=now.bundles if bundles is None else MappingProxyType(bundles),
             withdrawals=now.withdrawals if withdrawals is None else MappingProxyType(withdrawals),

@@ -68,9 +68,10 @@ class ScorerIndex:
         products = (queries @ self.vectors.T)[:, self.columns]
         count = self.characters.num_faqs
         cosine, letters = products[:, :count], self.characters(texts).numpy()
-        views = {"cosine": cosine, "characters": letters}
+        views = {"cosine": cosine}
         if self.bias is not None:
             views["head"] = products[:, count : 2 * count] + self.bias
+        views["characters"] = letters
         if len(self.starts):
             views["answers"] = self._answers(products[:, -self.num_sentences :])
         weights = ranking_weights(views)

@@ -25,6 +25,8 @@ class FollowerState:
 
     followed_until: int = 0
     """Revision of the last event that was read."""
+    incarnation: str = ""
+    """Of the registry that it came from. Another one begins at its first event again."""
     lost_at: float | None = None
     """Monotonic time since which the registry is out of reach; None: it is within reach."""
 
@@ -48,7 +50,11 @@ class WithdrawalFollower(threading.Thread):
                     if self._client.health():
                         self.state.lost_at = None
                     if self.state.lost_at is None:
-                        self._follow(self._client.watch(self.state.followed_until))
+                        self._follow(
+                            self._client.watch(
+                                self.state.followed_until, incarnation=self.state.incarnation
+                            )
+                        )
             except AdapterDistillError as error:
                 if self._stopping.is_set():
                     return
@@ -62,6 +68,7 @@ class WithdrawalFollower(threading.Thread):
     def _follow(self, changes: Iterator[Event]) -> None:
         for change in changes:
             self.state.followed_until = change.revision
+            self.state.incarnation = change.incarnation
             if change.kind == "withdrawn":
                 for key in self._engine.withdraw(change.name):
                     _log.error(

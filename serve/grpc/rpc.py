@@ -22,7 +22,7 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from serve.engine.live import Alias
 from serve.http import middleware
-from serve.http.fault_words import fault_words
+from serve.http.fault_words import field_of, sentence
 from serve.http.middleware import bearer_token
 from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
 from serve.metrics import Metrics
@@ -187,15 +187,9 @@ def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = [(_place(fault["loc"]), fault_words(fault)) for fault in error.errors()]
-        told = "; ".join(f"{place}: {what}" for place, what in faults[:8])
-        raise InvalidRequestError(told, field=faults[0][0]) from None
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """The field's name as `google.rpc.BadRequest` spells it: `queries[3]`."""
-    name, *indices = location
-    return f"{name}{''.join(f'[{index}]' for index in indices)}"
+        faults = error.errors()
+        told = "; ".join(sentence(fault) for fault in faults[:8])
+        raise InvalidRequestError(told, field=field_of(faults[0]["loc"])) from None
 
 
 def _refuse(

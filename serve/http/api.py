@@ -5,6 +5,7 @@ the input, so it is replaced.
 """
 
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from http import HTTPStatus
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Path, Request
+from fastapi import Body, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -29,11 +30,17 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
-from serve.http import docs
-from serve.http.fault_words import fault_words
-from serve.http.middleware import BodyLimit, Guard, RequestMiddleware, error_response
+from serve.http import docs, openapi
+from serve.http.fault_words import sentence
+from serve.http.middleware import (
+    BodyLimit,
+    Guard,
+    HeadAsGet,
+    RequestMiddleware,
+    error_response,
+)
 from serve.http.schema import (
-    ErrorBody,
+    Encoders,
     Health,
     SearchRequest,
     SearchResponse,
@@ -58,19 +65,10 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
-# A location may hold a key that the caller invented; only these words may be repeated.
-_KNOWN_PLACES = frozenset(
-    {"body", "path", "tenant", "query", "queries", "top_k", "alias", "explain"}
-)
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorBody, "description": "No valid token for this tenant, if tokens are on."},
-    404: {"model": ErrorBody, "description": "No adapter is live, or no candidate is there."},
-    410: {"model": ErrorBody, "description": "The tenant's adapter was withdrawn."},
-    413: {"model": ErrorBody, "description": "A body larger than any sound one."},
-    422: {"model": ErrorBody, "description": "Malformed, empty or over-long input."},
-    503: {"model": ErrorBody, "description": "Overloaded: retry after `Retry-After` seconds."},
-    504: {"model": ErrorBody, "description": "Waited for too long: retry after `Retry-After` s."},
-}
+TenantInPath = Annotated[
+    TenantName,
+    Path(description="Name of the tenant.", openapi_examples={"acme": {"value": "acme"}}),
+]
 
 
 def build_api(
@@ -102,8 +100,11 @@ def build_api(
         version="1",
         docs_url=None,
         redoc_url=None,
+        openapi_tags=openapi.TAGS,
+        redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=until_drained,
     )
+    api.add_middleware(HeadAsGet)
     api.add_middleware(BodyLimit)
     if tokens is not None:
         api.add_middleware(Guard, tokens=tokens)
@@ -112,13 +113,17 @@ def build_api(
     api.add_middleware(
         RequestMiddleware, metrics=metrics, log_requests=log_requests
     )  # outside the guard
+    openapi.describe_tokens(api)
+    guarded = openapi.security(required=tokens is not None)
     # Async: otherwise each would run on a thread, so slowly that refusals delay everyone's answers.
     api.add_exception_handler(AdapterDistillError, _domain_error)
     api.add_exception_handler(RequestValidationError, _invalid_request)
     api.add_exception_handler(HTTPException, _http_error)
 
     async def search(
-        tenant: Annotated[TenantName, Path()], body: SearchRequest, request: Request
+        tenant: TenantInPath,
+        body: Annotated[SearchRequest, Body(openapi_examples=openapi.SEARCH_EXAMPLES)],
+        request: Request,
     ) -> Response:
         """Rank the tenant's FAQs for each query."""
         answers = await searcher.search(
@@ -135,21 +140,47 @@ def build_api(
         "/v1/tenants/{tenant}/search",
         search,
         methods=["POST"],
-        responses=_ERRORS,
+        operation_id="search",
+        tags=["search"],
+        responses=openapi.refusals()
+        | {200: {"content": {"application/json": {"example": openapi.ANSWER_EXAMPLE}}}},
         response_model=SearchResponse,
+        openapi_extra=guarded,
         route_class_override=SearchRoute,
     )
 
     @api.get(
-        "/v1/tenants/{tenant}", responses={s: _ERRORS[s] for s in (401, 404, 410, 422, 503, 504)}
+        "/v1/tenants/{tenant}",
+        operation_id="getTenant",
+        tags=["state"],
+        responses=openapi.refusals(without=["NO_CANDIDATE"]),
+        openapi_extra=guarded,
     )
-    async def tenant_status(tenant: Annotated[TenantName, Path()]) -> TenantStatus:
+    async def tenant_status(tenant: TenantInPath) -> TenantStatus:
         """The tenant's live adapter, its expected error, the drift of its queries, and its
         candidate."""
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
         return TenantStatus.of(live, engine.snapshot, searcher.shadow.comparison(tenant))
 
-    @api.get("/healthz", responses={503: {"model": Health, "description": "The replica stops."}})
+    @api.get(
+        "/v1/encoders",
+        operation_id="getEncoders",
+        tags=["state"],
+        responses=openapi.refusals(
+            without=[one.reason for one in openapi.REFUSALS if one.status != 401]
+        ),
+        openapi_extra=guarded,
+    )
+    async def encoders() -> Encoders:
+        """The encoders of this replica, and their memory."""
+        return Encoders.of(engine)
+
+    @api.get(
+        "/healthz",
+        operation_id="getHealth",
+        tags=["state"],
+        responses={503: {"model": Health, "description": "The replica stops."}},
+    )
     async def healthz(response: Response) -> Health:
         """Whether this replica answers, and how fresh its view of the store is."""
         if batcher.draining:
@@ -193,26 +224,29 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = sorted({f"{_place(fault['loc'])}: {fault_words(fault)}" for fault in error.errors()})
+    faults = sorted({sentence(fault) for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(
-        str(part) if isinstance(part, int) or part in _KNOWN_PLACES else "(unknown field)"
-        for part in location
-    )
-
-
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if (
-        error.status_code == HTTPStatus.BAD_REQUEST
-    ):  # FastAPI's status for a body that it cannot decode
-        return _error(request, _INVALID, "INVALID_REQUEST", "body: cannot be decoded as JSON")
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's for a body that it cannot decode
+        undecodable = RequestValidationError([{"type": "json_undecodable", "loc": ("body",)}])
+        return await _invalid_request(request, undecodable)
     status = HTTPStatus(error.status_code)
-    headers = dict(error.headers) if error.headers else None
-    return _error(request, status, status.name, status.phrase, headers)
+    headers = dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = allowed = _allowed(headers["Allow"])
+        if request.method == "OPTIONS":
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+        return _error(request, status, status.name, f"this path takes {allowed}", headers)
+    return _error(request, status, status.name, "there is no such path", headers)
+
+
+def _allowed(by_routes: str) -> str:
+    """The methods of a path: those of its route, and what every path with them takes."""
+    methods = {*by_routes.split(", "), "OPTIONS"}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 _tenant_name: TypeAdapter[str] = TypeAdapter(TenantName)
@@ -232,10 +266,7 @@ class SearchRoute(APIRoute):
         by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if request.headers.get("content-type") != "application/json":
-                return await by_fastapi(
-                    request
-                )  # it refuses the types that a web page can send without asking
+            _check_content_type(request)
             try:
                 tenant = _tenant_name.validate_python(request.path_params["tenant"])
                 body = SearchRequest.model_validate_json(await request.body())
@@ -245,3 +276,19 @@ class SearchRoute(APIRoute):
             return response
 
         return handle
+
+
+def _check_content_type(request: Request) -> None:
+    """Refuse the types that a web page of another origin can send without being allowed to.
+
+    A browser names the page's origin; a request without both is a program's, and is read as JSON.
+    """
+    given = request.headers.get("content-type")
+    if given == "application/json":
+        return
+    if given is None and "origin" not in request.headers:
+        request.scope["headers"].append((b"content-type", b"application/json"))
+        return
+    media_type = (given or "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/(.+\+)?json", media_type):
+        raise RequestValidationError([{"type": "content_type", "loc": ("body",)}])

@@ -1,45 +1,50 @@
-"""Words for what a request's checks refuse: the bound, never the value or a library's own name."""
+"""Sentences for what a request's checks refuse, with each field's bounds.
 
-from collections.abc import Mapping
+No sentence repeats a value, a key that the caller invented, or a library's own words.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "is not a field of this request",
-    "model_attributes_type": "expected a JSON object",
-    "model_type": "expected a JSON object",
-    "dict_type": "expected a JSON object",
-    "json_invalid": "is not valid JSON",
-    "list_type": "expected a list",
-    "string_type": "expected text",
-    "string_unicode": "is not valid Unicode",
-    "string_too_long": "is too long: at most {max_length} characters",
-    "string_too_short": "is too short: at least {min_length} character(s)",
-    "string_pattern_mismatch": "is not a name of that form: {pattern}",
-    "too_long": "has too many entries: at most {max_length}",
-    "too_short": "has too few entries: at least {min_length}",
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_parsing_size": "is out of range",
-    "int_from_float": "expected a whole number",
-    "finite_number": "expected a finite number",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
-    "literal_error": "expected {expected}",
+from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
+
+MUST_BE = {
+    "tenant": "a name of 1 to 63 lower-case letters, digits, '.', '_' and '-', with a letter or a "
+    "digit at each end",
+    "query": f"text of 1 to {MAX_QUERY_CHARS} characters",
+    "queries": f"a list of 1 to {MAX_QUERIES} queries",
+    "top_k": f"a whole number from 1 to {MAX_TOP_K}",
+    "alias": "live or canary",
+    "explain": "true or false",
+    "the body": "a JSON object",
 }
-_OWN = frozenset(("blank", "query_or_queries"))
-"""Kinds that this project's own checks raise, with their own words."""
+"""What each field of a request must be."""
+_OTHERWISE = {
+    "missing": "is missing",
+    "string_unicode": "is not valid Unicode",
+    "blank": "is blank",
+    "json_invalid": "is not valid JSON",
+    "json_undecodable": "cannot be decoded as JSON",
+    "content_type": "must be sent with Content-Type: application/json",
+    "query_or_queries": "must have either query or queries",
+}
+"""Faults that are not about what a field must be."""
 
 
-def fault_words(fault: Mapping[str, Any]) -> str:
+def sentence(fault: Mapping[str, Any]) -> str:
     """Say what is wrong with a field, for one of `ValidationError.errors()`."""
-    if fault["type"] in _OWN:
-        return str(fault["msg"])
-    words = _WORDS.get(fault["type"], "is not valid")
-    return words.format_map(fault.get("ctx", {})) if "{" in words else words
+    if fault["type"] == "extra_forbidden":
+        fields = ", ".join(name for name in MUST_BE if name not in ("tenant", "the body"))
+        return f"the body has an unknown field: its fields are {fields}"
+    field, kind = field_of(fault["loc"]), fault["type"]
+    if kind in _OTHERWISE:
+        return f"{field} {_OTHERWISE[kind]}"
+    return f"{field} must be {MUST_BE['query' if '[' in field else field]}"
+
+
+def field_of(location: Sequence[int | str]) -> str:
+    """The field at a location, with its place in a list: `queries[3]`."""
+    path = [part for part in location if part not in ("body", "path")]
+    if not path or path[0] not in MUST_BE:  # the second: a position in broken JSON
+        return "the body"
+    return str(path[0]) + "".join(f"[{part}]" for part in path[1:] if isinstance(part, int))

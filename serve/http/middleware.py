@@ -179,7 +179,27 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     await refusal(scope, receive, send)
 
 
+class HeadAsGet:
+    """ASGI middleware that answers HEAD with the head of the answer to GET."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 OPEN_PATHS = frozenset({"/healthz"})
+_DESCRIPTIONS = frozenset({"/docs", "/openapi.json"})
 _TENANTS = "/v1/tenants/"
 _SCHEME = b"bearer "
 
@@ -188,9 +208,10 @@ class Guard:
     """ASGI middleware that asks for a bearer token before anything else happens to a request.
 
     `/healthz` is open: a monitor needs no secret, and the path names no tenant. A tenant's paths
-    take a token of that tenant. All other paths (metrics, documents, and paths added later) take
-    the operator's. Wrong, missing, expired and other tenants' tokens get one and the same 401,
-    after the same work, whether or not the tenant or the path exists.
+    take a token of that tenant. The descriptions of the interface take any valid token. All other
+    paths (metrics, and paths added later) take the operator's. Wrong, missing, expired and other
+    tenants' tokens get one and the same 401, after the same work, whether or not the tenant or the
+    path exists.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
@@ -215,6 +236,8 @@ class Guard:
             return True
         tenant = path.removeprefix(_TENANTS).split("/")[0] if path.startswith(_TENANTS) else None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if path in _DESCRIPTIONS:
+            return self._tokens.admit_anyone(bearer_token(given))
         return self._tokens.admit(bearer_token(given), tenant)
 
 

@@ -6,9 +6,11 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, to_json
@@ -16,6 +18,7 @@ from pydantic_core import PydanticCustomError, to_json
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
 from adapterdistill.release import Mode
+from serve.engine.engine import Engine
 from serve.engine.items import SearchAnswer
 from serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
 from serve.queue.shadow import Comparison
@@ -27,27 +30,53 @@ MAX_TOP_K = 50
 TenantName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
+_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""The same as `str.strip` for schemas, whose white space is that of JavaScript."""
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is blank")
     return text
 
 
+def _whole(number: object) -> object:
+    """5.0 is the same number as 5 in JSON."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 QueryText = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS),
     AfterValidator(_not_blank),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARS, "pattern": _NOT_BLANK}
+    ),
 ]
 
 
 class SearchRequest(BaseModel):
     """One question as `query`, or several as `queries`."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
+                for one, kind, other in (
+                    ("query", "string", "queries"),
+                    ("queries", "array", "query"),
+                )
+            ]
+        },
+    )
 
     query: QueryText | None = None
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
-    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, strict=True)
+    top_k: Annotated[int, BeforeValidator(_whole)] = Field(
+        default=5, ge=1, le=MAX_TOP_K, strict=True, description="FAQs of each answer."
+    )
     alias: Alias | None = Field(
         default=None,
         description="`live`, or `canary`: the candidate, whatever its mode and share. Null: the "
@@ -267,6 +296,7 @@ class CandidateStatus(BaseModel):
 class TenantStatus(BaseModel):
     tenant: str
     adapter: AdapterVersion
+    encoder: str = Field(description="Name of the encoder that reads the tenant's queries.")
     num_faqs: int
     threshold: float | None = Field(
         description="A query with a lower best score gets no answer; null: every query gets one."
@@ -284,6 +314,7 @@ class TenantStatus(BaseModel):
             adapter=AdapterVersion(
                 name=live.manifest.adapter, version=live.manifest.version, form=live.variant
             ),
+            encoder=live.manifest.encoder.name,
             num_faqs=len(live.faqs),
             threshold=None if live.threshold == NEVER_ABSTAIN else live.threshold,
             quality=calibration
@@ -312,8 +343,41 @@ class Health(BaseModel):
     seconds_since_refresh: float
 
 
-class ErrorBody(BaseModel):
-    """An error. `reason` is stable for machines; no field quotes a query."""
+class LoadedEncoder(BaseModel):
+    """An encoder that this replica has loaded, and what it takes of the memory."""
 
-    reason: str
-    message: str
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    weights_sha256: str
+    encoder_bytes: int = Field(description="Memory of its weights.")
+    adapter_bytes: int = Field(description="Memory of its bank: adapters, and free places.")
+    tenants_in_memory: int = Field(description="Candidates are counted like tenants.")
+
+
+class Encoders(BaseModel):
+    """The encoders of this replica, and the bounds on their memory."""
+
+    loaded: list[LoadedEncoder]
+    not_loaded: list[str] = Field(
+        description="Encoders that may be loaded, and that no bundle has needed, or that were "
+        "refused."
+    )
+    encoder_limit_bytes: int = Field(description="Most memory of all encoders' weights.")
+    adapter_limit_bytes: int = Field(description="Most memory of all banks.")
+
+    @classmethod
+    def of(cls, engine: Engine) -> Self:
+        return cls(
+            loaded=[LoadedEncoder.model_validate(one) for one in engine.encoders],
+            not_loaded=list(engine.banks.not_loaded),
+            encoder_limit_bytes=int(engine.banks.encoder_mib * 2**20),
+            adapter_limit_bytes=int(engine.banks.bank_mib * 2**20),
+        )
+
+
+class ErrorBody(BaseModel):
+    """A refusal. Neither field quotes a query."""
+
+    reason: str = Field(description="What is wrong, in one word for programs; it stays the same.")
+    message: str = Field(description="The same in a sentence for people; its words may change.")

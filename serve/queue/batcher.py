@@ -10,6 +10,7 @@ Everything but the engine's work happens on one event loop, so nothing here need
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,9 +98,17 @@ class Batcher:
             raise OverloadedError("this replica is stopping: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
         tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
+        held = items[0].held
         waiting = _Waiting(
-            turn or items[0].tenant, tokens, len(items), items, loop.create_future(), stages
+            turn or items[0].tenant,
+            tokens,
+            len(items),
+            items,
+            loop.create_future(),
+            stages,
+            encoder=held and held.bank,
         )
+        del held
         try:
             self._queue.add(waiting)
         except OverloadedError as error:
@@ -156,15 +165,17 @@ class Batcher:
         if self._queue.tokens < self._limits.max_batch_tokens:
             await asyncio.sleep(self._max_wait_s)
         loop = asyncio.get_running_loop()
-        while batch := self._queue.take():
+        failed: deque[_Waiting] = deque()
+        while batch := [failed.popleft()] if failed else self._queue.take():
             items = [item for waiting in batch for item in waiting.items]
             began = time.monotonic()
             try:
                 outcomes = await loop.run_in_executor(self._engine_thread, self._search, items)
             except Exception as error:
-                for waiting in batch:
-                    if not waiting.outcomes.done():
-                        waiting.outcomes.set_exception(error)
+                if len(batch) > 1:  # each again alone: one request's error answers no other
+                    failed.extend(batch)
+                elif not batch[0].outcomes.done():
+                    batch[0].outcomes.set_exception(error)
                 continue
             ended = time.monotonic()
             self._rate.add(sum(waiting.tokens for waiting in batch), ended - began)

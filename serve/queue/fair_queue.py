@@ -37,6 +37,8 @@ class Request:
     tenant: str
     tokens: int
     queries: int
+    encoder: object = field(default=None, kw_only=True)
+    """What reads its texts. A batch is of one encoder, as a forward is."""
 
 
 R = TypeVar("R", bound=Request)
@@ -96,6 +98,8 @@ class FairQueue(Generic[R]):
         A tenant gets `tenant_batch_tokens` of a batch, and the request that exceeds them. It gets
         more only while every active tenant still waits; otherwise a tenant that sends a query now
         would find the engine at work on a long batch. A request larger than a batch goes alone.
+        The first request decides the encoder; a tenant whose next request needs another one keeps
+        its place, so that the batch after this one begins with the tenant that waits longest.
         """
         self._forget_the_inactive()
         heap = [(tenant.place, n, tenant) for n, tenant in enumerate(self._waiting.values())]
@@ -110,6 +114,9 @@ class FairQueue(Generic[R]):
                     break
                 turn_ends = place + self._limits.tenant_batch_tokens
             request = tenant.waiting[0]
+            if batch and request.encoder is not batch[0].encoder:
+                heapq.heappop(heap)
+                continue
             if batch and request.tokens > room:
                 break
             batch.append(tenant.waiting.popleft())

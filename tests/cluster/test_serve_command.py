@@ -46,7 +46,14 @@ def listeners(mark: str, *, beyond_loopback: bool) -> set[str]:
     return found
 
 
-def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
+def ray_folders(mark: str) -> set[Path]:
+    """Folders in which the marked Ray keeps its sessions."""
+    arguments = [argument for one in processes_marked(mark) for argument in one.cmdline()]
+    named = [one.partition("=")[2] for one in arguments if one.startswith("--temp-dir=")]
+    return {Path(one) for one in named}
+
+
+def test_serve_answers_until_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
     folder = save_tiny_encoder(tmp_path / "encoder")
     encoder = load_encoder(str(folder), dtype="float32")
     made = make_tenant(encoder, "acme", seed=1)
@@ -69,8 +76,12 @@ def test_serve_answers_until_interrupted_and_leaves_no_process(tmp_path: Path) -
             # Serve's own port for other replicas, which asks for Ray's token.
             assert listeners(mark, beyond_loopback=True) == {"ServeReplica:adapterdistill:search"}
             assert "haproxy" in listeners(mark, beyond_loopback=False)
+            assert ray_folders(mark) and all(
+                folder.parent.stat().st_mode & 0o777 == 0o700 for folder in ray_folders(mark)
+            )
+            assert (tmp_path / "bundles").stat().st_mode & 0o777 == 0o700
             assert not (tmp_path / ".ray").exists(), "a token file would change other clusters"
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
         finally:
             server.kill()

@@ -22,6 +22,7 @@ from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Schedule
 from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import PlacementError, TrainingError
+from adapterdistill.sections import EncoderConfig
 from tests.cluster.processes import kill_one
 from tests.random_variants import VARIANTS
 from tests.separable_tenant import fold_stage, held_out_of, separable_stage
@@ -58,7 +59,7 @@ def on_workers(
 ) -> TrainingOutcome:
     return train_on_workers(
         spec,
-        {"name": str(encoder), "dtype": "float32"},
+        EncoderConfig(name=str(encoder), dtype="float32"),
         adapter=adapter,
         run_folder=adapter.parent / "ray_train",
         workers=TrainWorkers(

@@ -9,13 +9,14 @@ LONG = "n" * 300
 COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "an address that is none",
-        ["query", "acme", "x", "--address", "here"],
-        "error [INVALID_CONFIG]: not an address: here",
+        ["query", "acme", "x", "--address", "ftp://here"],
+        "error [INVALID_CONFIG]: not an address: ftp://here",
     ),
     (
         "nobody there",
         ["query", "acme", "x", "--address", "http://127.0.0.1:1"],
-        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1: the connection failed",
+        "error [SERVING_ERROR]: no answer from http://127.0.0.1:1: the connection was refused: "
+        "nothing listens there",
     ),
     (
         "a path for a tenant",
@@ -52,7 +53,14 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     (
         "no registry there",
         ["registry", "list", "--address", "127.0.0.1:1", "--timeout", "1"],
-        "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: UNAVAILABLE",
+        "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: the connection was refused: "
+        "nothing listens there",
+    ),
+    (
+        "a registry at a host that is unknown",
+        ["registry", "list", "--address", "http://nowhere.invalid:1", "--timeout", "1"],
+        "error [REGISTRY_UNAVAILABLE]: list at registry nowhere.invalid:1: its host's name is "
+        "unknown",
     ),
     (
         "no such tokens",
@@ -81,9 +89,9 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ),
     (
         "a web page for a registry",
-        ["registry", "list", "--address", "http://127.0.0.1:1"],
+        ["registry", "list", "--address", "https://127.0.0.1:1"],
         "error [INVALID_CONFIG]: not an address of a registry: expected HOST:PORT, got "
-        "'http://127.0.0.1:1'",
+        "'https://127.0.0.1:1'",
     ),
     (
         "a port that there is not",

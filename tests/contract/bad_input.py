@@ -99,7 +99,22 @@ ROWS = [
     toml(
         "an unknown key",
         f'{SECRET} = "{SECRET}"\n' + run(),
-        "canary-4711: Extra inputs are not permitted",
+        "canary-4711: is not a known key",
+    ),
+    toml(
+        "a section with a letter too few",
+        run() + "\n[trainig]\nextract_steps = 3",
+        "trainig: is not a known key: did you mean training?",
+    ),
+    toml(
+        "a key of a section with a letter too few",
+        run() + "\n[training]\nextract_step = 3",
+        "training.extract_step: is not a known key: did you mean extract_steps?",
+    ),
+    toml(
+        "workers without a cluster",
+        run() + "\n[training]\nnum_workers = 2",
+        "training.num_workers = 2 needs a Ray cluster: leave out --local, or set it to 0",
     ),
     toml("a path for a tenant", run(tenant="../acme"), NAME),
     toml("a command for a tenant", run(tenant="a;rm -rf ~"), NAME),
@@ -159,6 +174,18 @@ ROWS = [
         {"faqs": {"question": [" ", "x"]}},
         "faqs.parquet, row 0, column question: is empty or only white space",
     ),
+    *(
+        parquet(
+            f"a question of {what}",
+            {"faqs": {"question": [text, "x"]}},
+            "faqs.parquet, row 0, column question: holds only characters that cannot be seen",
+        )
+        for what, text in {
+            "zero-width spaces": "\u200b\u200b",
+            "joiners and a byte order mark": "\u2060 \u200d\ufeff",
+            "fillers": "\u3164\u2800\ufe0f",
+        }.items()
+    ),
     parquet(
         "no Parquet",
         b"PK\x03\x04" + SECRET.encode(),
@@ -169,24 +196,25 @@ ROWS = [
         vast_texts,
         "queries.parquet, row 0: texts are too long",
     ),
-    Row("http", "no query", {}, INVALID + "body: give either query or queries"),
+    Row("http", "no query", {}, INVALID + "the body must have either query or queries"),
     Row(
         "http",
         "a long query",
         {"query": SECRET * 200},
-        INVALID + "body.query: is too long: at most 2000 characters",
+        INVALID + "query must be text of 1 to 2000 characters",
     ),
     Row(
         "http",
         "too many",
         {"queries": [SECRET] * 65},
-        INVALID + "body.queries: has too many entries: at most 64",
+        INVALID + "queries must be a list of 1 to 64 queries",
     ),
     Row(
         "http",
         "an unknown field",
         {"query": "x", SECRET: 1},
-        INVALID + "body.(unknown field): is not a field of this request",
+        INVALID
+        + "the body has an unknown field: its fields are query, queries, top_k, alias, explain",
     ),
     Row(
         "http",
@@ -198,35 +226,35 @@ ROWS = [
         "http",
         "deep nesting",
         b'{"query": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "half a character",
         b'{"query": "\\ud800"}',
-        INVALID + "body.query: is not valid Unicode",
+        INVALID + "query is not valid Unicode",
     ),
     Row(
         "http",
         "bytes that are no text",
         b'{"query": "\xff"}',
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "a vast number",
         b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}",
-        INVALID + "body: cannot be decoded as JSON",
+        INVALID + "the body cannot be decoded as JSON",
     ),
     Row(
         "http",
         "no number",
         b'{"query": "x", "top_k": NaN}',
-        INVALID + "body.top_k: expected a whole number",
+        INVALID + "top_k must be a whole number from 1 to 50",
     ),
-    Row("http", "no object", [SECRET], INVALID + "body: expected a JSON object"),
+    Row("http", "no object", [SECRET], INVALID + "the body must be a JSON object"),
     Row(
-        "http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "body.10: is not valid JSON"
+        "http", "no JSON", b'{"query": "' + SECRET.encode(), INVALID + "the body is not valid JSON"
     ),
     Row(
         "settings",
@@ -244,7 +272,7 @@ ROWS = [
         "settings",
         "an unknown key",
         {"store": "/s", SECRET: SECRET},
-        SETTINGS + "canary-4711: Extra inputs are not permitted",
+        SETTINGS + "canary-4711: is not a known setting",
     ),
     Row(
         "settings",

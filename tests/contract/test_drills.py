@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import grpc
 import psutil
 import pytest
 
+from actors import teachers
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import run_drill
 from adapterdistill.drills.onboarding import resuming
@@ -22,6 +24,7 @@ from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
 from adapterdistill.registry.trust.authority import LIFETIME
+from adapterdistill.registry.upkeep import backup as backups
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
 
@@ -91,6 +94,14 @@ def _nothing_is_withdrawn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RegistryClient, "withdraw", lambda *_: ())
 
 
+def _nothing_is_replayed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(backups, "replay", lambda *_: None)
+
+
+def _owners_prove_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(teachers, "load_proven", lambda _encoder, _manifest, payload: payload)
+
+
 # A broken system for each drill, and what it must be found out by.
 SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "kill-registry": (_disk_forgets_at_a_restart, "acknowledged and not there"),
@@ -100,13 +111,17 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "fill-disk": (_full_disk_forgets, "acknowledged and lost"),
     "clock-skew": (_no_certificate_expires, "answered, expected UNAUTHENTICATED"),
     "stale-teacher": (_nothing_is_withdrawn, "was used"),
+    "restore": (_nothing_is_replayed, "answered, expected WITHDRAWN"),
+    "poisoned-teacher": (_owners_prove_nothing, "was used"),
 }
 
 
 # What it finds out is tested apart, on results that are made up.
 @pytest.mark.parametrize("name", [*SABOTAGES, "kill-onboarding"])
 def test_the_drill_passes(name: str) -> None:
-    found = run_drill(DRILLS[name], seed=1)
+    drill = DRILLS[name]
+    sizes = {**drill.sizes, "payloads": 50} if "payloads" in drill.sizes else drill.sizes
+    found = run_drill(replace(drill, sizes=sizes), seed=1)
     assert found.findings == ()
     assert found.recovery_s is not None and found.recovery_s > 0
 

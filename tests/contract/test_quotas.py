@@ -64,7 +64,7 @@ def test_a_tenant_stores_as_many_versions_and_bytes_as_it_may(start: Any) -> Non
         acme.publish(*sample(2))  # what is there already takes no more
         brook.publish(*sample(3, tenant="brook"))
         with pytest.raises(errors.QuotaExceededError, match="stored_bytes"):
-            brook.publish(*large_sample(1, tenant="brook"))
+            brook.publish(*large_sample(1, tenant="brook", adapter="large"))
 
 
 def test_a_quota_is_refused_before_the_body_is_read(start: Any) -> None:

@@ -1,4 +1,4 @@
-"""`adapterdistill registry consent|withdraw|watch` against a real registry."""
+"""`adapterdistill registry alias|consent|withdraw|watch` against a real registry."""
 
 import json
 import threading
@@ -61,9 +61,21 @@ def test_consent_is_set_and_told(
     assert registry.client.describe(family[0].ref).consent == allowed
 
 
+def test_an_alias_is_set_and_moved_and_names_its_version(registry: Running) -> None:
+    first, second = (registry.client.publish(*sample(seed, tenant="acme")) for seed in (3, 4))
+    name = "tenants/acme/adapters/faq/aliases/live"
+    for version in (first, first, second, first):
+        short = version.ref.name[: version.ref.name.rindex("/") + 9]
+        assert run(registry, "alias", short, "live").output == f"{name}: {version.ref.name}\n"
+        shown = run(registry, "show", name, "--format", "json").output
+        assert json.loads(shown)["manifest"]["version"] == version.version
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
+        (["alias", f"tenants/teacher/adapters/faq/versions/{'0' * 64}", "live"], NotFoundError),
+        (["alias", "teacher/faq", "live"], InvalidManifestError),
         (["consent", "tenants/teacher/adapters/faq"], ConfigError),
         (["consent", "tenants/teacher/adapters/faq", "--nobody", "--everyone"], ConfigError),
         (["consent", "teacher/faq", "--nobody"], InvalidManifestError),

@@ -1,4 +1,4 @@
-"""Onboarding submitted with `ray job submit`: exit codes, and submitting the same work again."""
+"""Onboarding sent by `adapterdistill submit`: exit codes, and submitting the same work again."""
 
 import json
 import os
@@ -21,7 +21,6 @@ from tests.cluster.processes import ray_processes
 from tests.contract.running_registry import Running, wait_until
 from tests.owner_runs import HELD, config_toml, run_of, write_shop
 
-ROOT = Path(__file__).resolve().parents[2]
 SECRET = "plover"
 pytestmark = pytest.mark.e2e
 
@@ -48,21 +47,22 @@ class Site:
     def submit(
         self, config: OnboardConfig, submission_id: str, *, wait: bool = True
     ) -> tuple[int, str]:
-        """Exit status of `ray job submit` and what it printed, the job's log among it."""
+        """Exit status of `adapterdistill submit` and what it printed, the job's log among it."""
         toml = self.home / f"{config.tenant}.toml"
         toml.write_text(config_toml(config))
-        return self.job(
-            *("submit", f"--submission-id={submission_id}", *([] if wait else ["--no-wait"])),
-            *("--working-dir=.", "--", "python", "-m", "adapterdistill"),
-            *("onboard", "--config", str(toml)),
+        return self.run(
+            *("adapterdistill", "submit", f"--config={toml}", f"--submission-id={submission_id}"),
+            *(f"--package={self.home}/package.zip", *([] if wait else ["--no-wait"])),
         )
 
     def job(self, verb: str, *arguments: str) -> tuple[int, str]:
         """Exit status of `ray job VERB`, and what it printed."""
-        ray_job = (sys.executable, "-m", "ray.scripts.scripts", "job", verb)
+        return self.run("ray.scripts.scripts", "job", verb, *arguments)
+
+    def run(self, module: str, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(
-            [*ray_job, f"--address={self.cluster.dashboard}", *arguments],
-            cwd=ROOT,
+            [sys.executable, "-m", module, *arguments, f"--address={self.cluster.dashboard}"],
+            cwd=self.home,
             env=os.environ | self.cluster.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -97,7 +97,8 @@ def test_a_job_onboards_and_submitting_the_same_work_again_is_harmless(site: Sit
     config = site.config("acme")
     status, log = site.submit(config, "first")
     assert status == 0, log
-    assert "[9/9] acme bundle:" in log and "succeeded" in log
+    assert "[9/9] acme bundle:" in log and "job first ended with exit code 0" in log
+    assert "$ ray job submit " in log and " -- python -m adapterdistill onboard --config" in log
     assert SECRET not in log
     path = site.home / "owners" / "acme" / "report.json"
     report = json.loads(path.read_text())
@@ -134,7 +135,7 @@ def test_a_job_whose_data_are_at_fault_fails_with_their_exit_code(site: Site) ->
     folder = write_shop(site.home / "data" / "broken", word=SECRET)
     (folder / "queries.parquet").write_bytes((folder / "queries.parquet").read_bytes()[:-30])
     status, log = site.submit(site.config("broken"), "broken")
-    assert status != 0
+    assert status == 3
     assert "exit code 3" in log and "error [INVALID_DATA]" in log and "queries.parquet" in log
     assert SECRET not in log and "Traceback" not in log
     assert not (site.home / "owners" / "broken").exists()
@@ -165,5 +166,5 @@ def test_a_job_without_its_owners_node_fails_with_that_exit_code(site: Site) -> 
     config = site.config("lost")
     placement = config.placement.model_copy(update={"resource": "owner:lost", "timeout_s": 1.0})
     status, log = site.submit(config.model_copy(update={"placement": placement}), "lost")
-    assert status != 0
+    assert status == 7
     assert "exit code 7" in log and "owner:lost" in log and "Traceback" not in log

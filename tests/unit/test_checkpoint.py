@@ -17,6 +17,7 @@ from adapterdistill.checkpoint import (
     GOLDEN_TOLERANCE,
     adapter_config,
     golden_vectors,
+    load_proven,
     pack_adapter,
     probe_sentences,
     prove_active,
@@ -28,6 +29,7 @@ from adapterdistill.checkpoint import (
 )
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
 from adapterdistill.manifest import GoldenVectors
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.tiny_encoders import random_adapter, save_tiny_encoder
 
 SHAPES = {
@@ -235,6 +237,68 @@ def test_an_adapter_that_overflows_fails_the_proof(tiny_encoder: Encoder) -> Non
         prove_active(tiny_encoder, adapter, golden)
 
 
+def test_the_tolerance_of_the_proof_is_the_loaders_whatever_a_manifest_says(
+    tiny_encoder: Encoder,
+) -> None:
+    silent = random_adapter(tiny_encoder, seed=1, scale=0.0)
+    claimed = golden_vectors(tiny_encoder, silent).model_copy(
+        update={"distances": (0.9,) * len(probe_sentences()), "tolerance": 2.0}
+    )
+    with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.02"):
+        prove_active(tiny_encoder, silent, claimed)
+    [fault] = prove_briefly(tiny_encoder, [(silent, claimed)])
+    assert isinstance(fault, EncoderMismatchError)
+
+
+ENCODER_CHANGES: dict[str, object] = {
+    "name": "another name",
+    "model_type": "roberta",
+    "hidden_size": 64,
+    "num_layers": 3,
+    "weights_sha256": "0" * 64,
+    "tokenizer_sha256": "0" * 64,
+}
+
+
+def test_an_adapter_is_loaded_for_its_whole_encoder_only(tiny_encoder: Encoder) -> None:
+    """Every field but the name counts, those that come later too."""
+    adapter = random_adapter(tiny_encoder, seed=1)
+    payload = pack_adapter(adapter, model_name="t")
+    manifest = random_manifest(tiny_encoder, adapter, payload, tenant="acme")
+    for field, value in ENCODER_CHANGES.items():
+        other = tiny_encoder.ref.model_copy(update={field: value})
+        told = manifest.model_copy(update={"encoder": other})
+        if field == "name":
+            load_proven(tiny_encoder, told, payload)
+            continue
+        with pytest.raises(EncoderMismatchError, match="another encoder"):
+            load_proven(tiny_encoder, told, payload)
+
+
+def test_a_payload_of_other_shapes_than_declared_is_refused(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    payload = pack_adapter(adapter, model_name="t")
+    manifest = random_manifest(tiny_encoder, adapter, payload, tenant="acme")
+    other = random_adapter(tiny_encoder, seed=1, bottleneck_size=5)
+    with pytest.raises(InvalidPayloadError, match="other shapes than its manifest says"):
+        load_proven(tiny_encoder, manifest, pack_adapter(other, model_name="t"))
+    wide = BottleneckAdapter.new(2, 64, 3, seed=0)
+    payload = pack_adapter(wide, model_name="t")
+    told = manifest.model_copy(update={"tensors": tensor_specs(wide)})
+    with pytest.raises(EncoderMismatchError, match="hidden size 64, the encoder"):
+        load_proven(tiny_encoder, told, payload)
+
+
+def test_settings_that_cannot_be_parsed_are_refused(tiny_encoder: Encoder) -> None:
+    for settings in ("[" * 30_000, "[]", "1", '{"config":[]}', "null"):
+        payload = safetensors.torch.save(tensors(), {"adapter_config": settings})
+        with pytest.raises(InvalidPayloadError, match="adapter_config is malformed"):
+            unpack_adapter(payload)
+    long = safetensors.torch.save(tensors(), {"adapter_config": " " * 70_000})
+    with pytest.raises(InvalidPayloadError, match="header has more than 65536 bytes"):
+        unpack_adapter(long)
+
+
 def test_golden_vectors_of_other_probes_prove_nothing(tiny_encoder: Encoder) -> None:
     adapter = random_adapter(tiny_encoder, seed=1)
     golden = golden_vectors(tiny_encoder, adapter)
@@ -284,3 +348,12 @@ def test_a_payload_that_declares_another_kind_of_adapter_is_refused() -> None:
         with pytest.raises(InvalidPayloadError, match="malformed"):
             unpack_adapter(payload(malformed))
     assert unpack_adapter(safetensors.torch.save(tensors)).bottleneck_size == 4
+
+
+def test_weights_whose_products_are_denormal_are_loaded_as_zeros(tiny_encoder: Encoder) -> None:
+    adapter = random_adapter(tiny_encoder, seed=1)
+    adapter.up_weight[0].fill_(1e-20)
+    adapter.down_weight[1, 2, 3] = -1e-39
+    found = unpack_adapter(pack_adapter(adapter, model_name="t"))
+    assert not found.up_weight[0].any() and found.down_weight[1, 2, 3] == 0
+    assert torch.equal(found.up_weight[1], adapter.up_weight[1])

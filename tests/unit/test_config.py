@@ -45,8 +45,8 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (GOOD.replace('tenant = "acme"', ""), "tenant: Field required"),
         (GOOD.replace("acme", "Not A Name", 1), "tenant:"),
-        (GOOD.replace("[registry]", "[registre]"), "registre: Extra inputs"),
-        (GOOD + "[training]\nepochs = 3\n", "training.epochs: Extra inputs"),
+        (GOOD.replace("[registry]", "[registre]"), "registre: is not a known key"),
+        (GOOD + "[training]\nepochs = 3\n", "training.epochs: is not a known key"),
         (GOOD + "[training]\nseed = -1\n", "training.seed:"),
         (GOOD + "[training]\nbatch_size = 3\n", "training.batch_size:"),
         (GOOD + "[training]\nheld_out_fraction = 1.0\n", "training.held_out_fraction:"),
@@ -58,7 +58,7 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
             "'attention_distillation', 'conditional', 'multitask_kd' or 'meta_kd'",
         ),
         (GOOD + "[training]\nmethod = 3\n", "training.method: Input should be a valid string"),
-        (GOOD + f"{CONDITIONAL}[conditional]\nsped = 2\n", "conditional.sped: Extra inputs"),
+        (GOOD + f"{CONDITIONAL}[conditional]\nsped = 2\n", "conditional.sped: is not a known key"),
         (GOOD + "[encoder]\nmax_tokens = 7\n", "encoder.max_tokens:"),
         (GOOD + '[encoder]\ndtype = "float16"\n', "encoder.dtype:"),
         (GOOD + "[teachers]\nmax_teachers = 257\n", "teachers.max_teachers:"),
@@ -82,7 +82,10 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         (GOOD + f"[light]\n{CONDITIONAL}", r"\[light\] is for another method than conditional"),
         (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 0.9\n", "conditional.speed:"),
-        (GOOD + f"{CONDITIONAL}[conditional]\nspeed = 65\n", "encoder.max_tokens, 64: lower it"),
+        (
+            GOOD + f"{CONDITIONAL}[conditional]\nspeed = 65\n[encoder]\nmax_tokens = 64\n",
+            "encoder.max_tokens, 64: lower it",
+        ),
         (GOOD + f"{CONDITIONAL}[conditional]\nmost_lost = -0.1\n", "conditional.most_lost:"),
         (GOOD + f"{LIGHT}[light]\nlayers = 0\n", "light.layers:"),
         (GOOD + f'{LIGHT}[light]\nbody = "gru"\n', "light.body:"),
@@ -93,6 +96,9 @@ def test_the_least_that_a_run_must_say(tmp_path: Path, monkeypatch: pytest.Monke
         (GOOD + f"{META}[meta]\nshare_prototypes = true\nnoise = -1\n", "meta.noise:"),
         (GOOD + f"{META}num_workers = 2\n", "method meta_kd trains in one worker"),
         (GOOD + f'{META}[light]\nbody = "bilstm"\n', 'set light.body = "transformer", or training'),
+        ('language = "english"\n' + GOOD, "language: .*must be a BCP 47 language tag"),
+        ('language = "en_GB"\n' + GOOD, "language: .*such as en, de-AT or zh-Hant"),
+        (GOOD + '[teachers]\nlanguage = ""\n', "teachers.language: .*BCP 47"),
         ("tenant = ", "not TOML"),
         (b'tenant = "\xff"', "not TOML"),
         ("", "\n  tenant: Field required\n.*registry: Field required"),
@@ -143,6 +149,28 @@ def test_the_digest_is_of_what_decides_the_result(tmp_path: Path) -> None:
         assert load(tmp_path, GOOD + change).digest() != base
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *(("en", "en"), ("DE-at", "de-AT"), ("zh-hant-tw", "zh-Hant-TW"), ("es-419", "es-419")),
+        *(("sl-ROZAJ", "sl-rozaj"), ("haw", "haw"), ("de-1996", "de-1996")),
+    ],
+)
+def test_a_language_is_kept_in_its_usual_case_and_decides_no_result(
+    tmp_path: Path, given: str, kept: str
+) -> None:
+    plain = load(tmp_path, GOOD)
+    named = load(tmp_path, f'language = "{given}"\n{GOOD}')
+    assert (plain.language, named.language) == ("und", kept)
+    assert named.digest() == plain.digest()
+
+
+def test_the_teachers_language_decides_the_result_where_it_is_given(tmp_path: Path) -> None:
+    asked = load(tmp_path, GOOD + '[teachers]\nlanguage = "DE"\n')
+    assert asked.teachers.language == "de"
+    assert asked.digest() != load(tmp_path, GOOD).digest()
+
+
 def test_a_method_needs_no_section_and_its_section_decides_the_result(tmp_path: Path) -> None:
     for method, section, variant in (
         (CONDITIONAL, "conditional", ConditionalConfig()),
@@ -168,7 +196,8 @@ def test_sharing_prototypes_is_off_unless_asked_for_and_decides_the_result(tmp_p
 def test_the_digest_of_the_plain_method_is_what_it_was_before_there_were_others(
     tmp_path: Path,
 ) -> None:
-    config = load(tmp_path, GOOD + '[training]\nmethod = "adapter_distillation"\n')
+    length = "[encoder]\nmax_tokens = 64\n"  # it was the default
+    config = load(tmp_path, GOOD + length + '[training]\nmethod = "adapter_distillation"\n')
     assert config.variant is None
     expected = "8217b20c18b6ae5bcfd1756e5f27ae9b87decd765c497f62dc803621f2c8219f"
     assert config.digest() == expected

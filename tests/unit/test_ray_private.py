@@ -2,7 +2,9 @@
 
 import importlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from adapterdistill import ray_private
 
 ROOT = Path(__file__).parents[2]
 INTERFACES = (
+    "ray.core.generated.gcs_service_pb2:CheckAliveRequest",
     "ray._private.state:available_resources_per_node",
     "ray._private.state:total_resources_per_node",
     "ray.scripts.scripts:main",
@@ -95,3 +98,30 @@ def test_no_other_file_uses_ray_s_private_interfaces() -> None:
         if _PRIVATE.search(line)
     ]
     assert used == []
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_cluster_is_asked_without_a_token_whether_it_wants_one(asks: bool) -> None:
+    import grpc
+
+    def alive(_request: bytes, context: Any) -> bytes:
+        if asks and "authorization" not in dict(context.invocation_metadata()):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    service, _, call = ray_private._ALIVE.removeprefix("/").partition("/")
+    handler = grpc.unary_unary_rpc_method_handler(alive)
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {call: handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert ray_private.asks_for_token(f"127.0.0.1:{port}") == asks
+    finally:
+        server.stop(0).wait()
+
+
+def test_a_cluster_that_does_not_answer_is_not_taken_for_one_with_a_token() -> None:
+    assert not ray_private.asks_for_token("127.0.0.1:1", timeout_s=2)

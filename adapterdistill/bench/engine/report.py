@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.engine import paging, throughput
+from adapterdistill.bench.engine import encoders, paging, throughput
+from adapterdistill.bench.engine.encoders import LEAST_SHARE, measure_encoders
 from adapterdistill.bench.engine.paging import CLIFF_TIMES, fill_many, measure_paging
 from adapterdistill.bench.engine.sides import (
     ALONE,
@@ -54,6 +55,7 @@ def serving_command(
     engine = {"paging": _paged(timed, exact, data, paging.SIZES[size])}
     if not paging_only:
         banks = read_banks(data, chosen.tenants)
+        engine["encoders"] = measure_encoders(timed, banks, encoders.SIZES[size])
         engine |= measure_engine(timed, exact, banks, chosen, peer_env=peer_env)
     found = {
         "benchmark": "serving",
@@ -103,6 +105,13 @@ def aims(engine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "measured": times,
         "met": times <= _FLOOD_TIMES,
     }
+    for name, of in engine["encoders"]["encoders"].items():
+        yield {
+            "aim": f"queries/s of {name} beside another encoder, as a share of alone",
+            "least": LEAST_SHARE,
+            "measured": of["share"],
+            "met": of["share"] >= LEAST_SHARE,
+        }
     yield from paging_aims(engine["paging"])
 
 
@@ -152,6 +161,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         _flood(engine["fairness"]),
         "## More tenants than slots",
         _paging(engine["paging"]),
+        "## Two encoders in one engine",
+        _encoders(engine["encoders"]),
         "## Checked before timing",
         f"Float32, rows of mixed batches against each adapter alone: differ by at most "
         f"{equal['largest_difference']:.1e}; control, another adapter: at least "
@@ -231,6 +242,24 @@ def _paging(found: Mapping[str, Any]) -> str:
     ]
     head = [name.replace("_", " ") for name in found["traffics"][0]]
     return words + "\n\n" + table(tuple(head), rows)
+
+
+def _encoders(found: Mapping[str, Any]) -> str:
+    words = (
+        f"{found['tenants_of_each']} tenants and {found['clients_of_each']} clients of each, in "
+        f"{found['rounds']} rounds. Queries a second of processor time that the engine spends on "
+        "the encoder's batches, in an engine of its own and in one for both; shares of one round, "
+        "their median and the lowest:"
+    )
+    rows = ({"encoder": name, **of} for name, of in found["encoders"].items())
+    columns = {
+        "encoder": "{encoder}",
+        "alone": "{alone_queries_per_s:.0f}",
+        "together": "{together_queries_per_s:.0f}",
+        "share": "{share:.3f}",
+        "lowest": "{lowest_share:.3f}",
+    }
+    return words + "\n\n" + table_of(rows, columns)
 
 
 def _peer(peer: Mapping[str, Any]) -> str:

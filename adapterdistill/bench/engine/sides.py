@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adapterdistill.backbone import Encoder, pack, resolve
+from adapterdistill.backbone import DEFAULT_ENCODER, Encoder, pack
+from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.bench.training.peer import Peer
 from adapterdistill.testbed.faq_banks import Bank
 from serve.engine.adapter_bank import Slot
@@ -74,7 +75,7 @@ def _slots(engine: Engine, tenants: Sequence[str]) -> Tensor:
 @torch.inference_mode()
 def embed_mixed(encoder: Encoder, engine: Engine, batch: Batch) -> Tensor:
     tokens = pack(encoder.tokenize(batch.texts), encoder.device)
-    delta = engine.snapshot.stack.mixed(_slots(engine, batch.tenants), tokens)
+    delta = engine.banks.loaded[0].stack.mixed(_slots(engine, batch.tenants), tokens)
     return encoder.embed(tokens, delta)
 
 
@@ -127,7 +128,7 @@ def meet(peer: Peer, exact: Encoder, banks: Sequence[Bank], exchange: Path) -> d
     versions = peer.ask(
         "start",
         threads=torch.get_num_threads(),
-        model=str(resolve._embedded_folder()),
+        model=str(PACKAGED[DEFAULT_ENCODER].folder()),
         dtypes=["float32", "bfloat16"],
     )
     texts = draw_batch("32 tenants", 32, banks, random.Random(3)).texts

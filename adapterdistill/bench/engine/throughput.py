@@ -142,7 +142,7 @@ def measure_engine(
                 found["peer"] = {"skipped": str(error)}
         cells = _time(encoder, banks, sides, size)
         found["timings"] = [cell.figures() for cell in cells]
-        found["floor"] = floor(encoder, engine.snapshot.stack, found["timings"])
+        found["floor"] = floor(encoder, engine.banks.loaded[0].stack, found["timings"])
     return found
 
 

@@ -19,7 +19,8 @@ import torch
 
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.adapters.interchange import from_library, to_library
-from adapterdistill.backbone import Encoder, resolve
+from adapterdistill.backbone import DEFAULT_ENCODER, Encoder
+from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.bench.training.peer import ADAPTERS, Peer, PeerUnavailableError, running, set_up
 from adapterdistill.bench.training.steps import (
     FUSION,
@@ -198,7 +199,7 @@ def _meet(
     versions = peer.ask(
         "start",
         threads=torch.get_num_threads(),
-        model=str(resolve._embedded_folder()),
+        model=str(PACKAGED[DEFAULT_ENCODER].folder()),
         adapters=names,
         bottleneck_size=BOTTLENECK_SIZE,
         weights=str(exchange / "adapters.safetensors"),

@@ -25,9 +25,11 @@ TEMPERATURE = 0.05
 class Peer:
     def __init__(self, command):
         torch.set_num_threads(command["threads"])
-        config = AutoConfig.from_pretrained(command["model"])
+        config = AutoConfig.from_pretrained(command["model"], trust_remote_code=False)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-        self.model = BertModel.from_pretrained(command["model"], config=config)
+        self.model = BertModel.from_pretrained(
+            command["model"], config=config, trust_remote_code=False
+        )
         adapters.init(self.model)
         self.names = command["adapters"]
         factor = config.hidden_size / command["bottleneck_size"]

@@ -28,7 +28,7 @@ from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.rows import StageRows, write_rows
 from adapterdistill.distill.stage import StageSpec
 from adapterdistill.distill.training import Schedule
-from adapterdistill.sections import TrainingConfig
+from adapterdistill.sections import EncoderConfig, TrainingConfig
 from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.progress import phase
@@ -47,7 +47,9 @@ def scaling_command(
         Path(str(files("adapterdistill"))) / "samples", out / "tenants", loaded
     )
     rows = batch_rows(tenants, TrainingConfig().batch_size)
-    options = {"name": encoder.name, "dtype": encoder.dtype, "max_tokens": encoder.max_tokens}
+    options = EncoderConfig.model_validate(
+        {"name": encoder.name, "dtype": encoder.dtype, "max_tokens": encoder.max_tokens}
+    )
     with tempfile.TemporaryDirectory(prefix="ad-") as folder, _own_ray(folder, max(counts)):
         found = measure_scaling(
             loaded, options, rows, Path(folder), counts=counts, steps=steps, rounds=rounds
@@ -79,7 +81,7 @@ def _own_ray(folder: str, num_cpus: int) -> Iterator[None]:
 
 def measure_scaling(
     encoder: Encoder,
-    options: Mapping[str, Any],
+    options: EncoderConfig,
     rows: TrainingRows,
     folder: Path,
     *,
@@ -90,7 +92,7 @@ def measure_scaling(
     """Time every side on the Ray cluster at hand.
 
     Args:
-        options: what `load_encoder` makes `encoder` of.
+        options: what `load_configured` makes `encoder` of.
         rows: one batch, which is every step's.
     """
     t, none = TrainingConfig(), TrainingRows([], rows.labels[:0])
@@ -119,7 +121,7 @@ def measure_scaling(
             count, count, use_gpu=False, resource=None, start_timeout_s=_START_TIMEOUT_S
         )
         return lambda adapter: train_on_workers(
-            spec, dict(options), adapter=adapter, run_folder=adapter.parent, workers=workers
+            spec, options, adapter=adapter, run_folder=adapter.parent, workers=workers
         )
 
     sides = {ALONE: in_place(1)}

@@ -36,6 +36,9 @@ def share_prototypes(
 ) -> SharedPrototypes:
     """The prototypes that an owner publishes of its rows.
 
+    A class with a single row in a domain counts as one without rows: its mean would be that row's
+    embedding.
+
     Args:
         embeddings: of the frozen encoder; longer ones are cut to length 1.
         domains: of each row; None: the owner is one domain.
@@ -45,6 +48,8 @@ def share_prototypes(
     of_row = torch.zeros_like(labels) if domains is None else domains
     number = 1 if domains is None else int(domains.max()) + 1
     own = Prototypes.of(clipped, labels, of_row, num_classes=len(classes), num_domains=number)
+    shown = own.counts > 1
+    own = Prototypes(own.means * shown[..., None], own.counts * shown)
     if noise:
         own = own.noised(noise, seed=seed)
     values = own.means.cpu().numpy().astype("<f2").tobytes()

@@ -127,7 +127,7 @@ class LightSettings(VariantSettings):
 def retrieval_task(ids: tuple[tuple[int, ...], ...], encoder: Encoder) -> TaskTexts:
     """A tenant's texts as a task: the student is to embed them where the adapter does."""
     labels = torch.full((len(ids),), -1)
-    return TaskTexts(ids, labels, pairs=False, num_outputs=encoder.hidden_size, retrieval=True)
+    return TaskTexts(ids, labels, pairs=False, num_outputs=encoder.embedding_size, retrieval=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -167,3 +168,37 @@ def _odd_field(field: Any, draw: Random, depth: int) -> Any:
     if field.cpp_type == field.CPPTYPE_UINT64:
         return draw.choice((0, 1, 2**63, 2**64 - 1))
     return draw.choice((0.0, -1.0, 1e308, float("nan"), float("inf")))
+
+
+def mutated_payload(payload: bytes, draw: Random) -> bytes:
+    """A copy of a safetensors file whose header, settings, length or bytes are spoilt."""
+    length = int.from_bytes(payload[:8], "little")
+    header, data = json.loads(payload[8 : 8 + length]), payload[8 + length :]
+    how = draw.randrange(5)
+    if how == 0:
+        return mutated_bytes(payload, draw)
+    if how == 1:
+        text = dumped(mutated_json(header, draw))
+    elif how == 2:  # the settings, which are JSON within JSON
+        settings = header.get("__metadata__", {})
+        for key in settings:
+            settings[key] = draw.choice(
+                (
+                    dumped(mutated_json(json.loads(settings[key]), draw)).decode(errors="replace"),
+                    "[" * draw.choice((1, 1_000, 15_000)),
+                    draw.choice(ODD_TEXTS).encode("utf-8", "replace").decode(),
+                )
+            )
+        text = dumped(header)
+    elif how == 3:  # a shape and its span agree, and are not the adapter's
+        names = [name for name in header if name != "__metadata__"]
+        one = header[draw.choice(names)]
+        one["shape"] = draw.choice(
+            ([], [0], one["shape"][::-1], [1, *one["shape"]], [math.prod(one["shape"])])
+        )
+        text = dumped(header)
+    else:
+        text = dumped(header)
+        length = draw.choice((0, 1, length - 1, length + 1, 2**16, 2**31, 2**63 - 1, 2**64 - 1))
+        return length.to_bytes(8, "little") + text + data
+    return len(text).to_bytes(8, "little") + text + data

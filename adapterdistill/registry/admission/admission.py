@@ -21,12 +21,13 @@ from adapterdistill.errors import (
     InvalidPayloadError,
     PayloadTooLargeError,
 )
-from adapterdistill.manifest import EncoderRef, Manifest, TensorSpec
+from adapterdistill.manifest import MAX_HEADER_BYTES, EncoderRef, Manifest, TensorSpec
 
 MAX_MANIFEST_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 64 * 1024
 MAX_LAYERS = 256
 MAX_BOTTLENECK = 1024
+MAX_WORK = 10**10
+"""Greatest number of multiplications for the weight statistics of an adapter: some seconds."""
 METADATA_KEYS = frozenset({"adapter_config"})
 _PIECE_BYTES = 1 << 20
 _FOREIGN = {
@@ -40,6 +41,9 @@ _EXPONENT: dict[str, tuple[int, int]] = {
     "F16": (2, 0x7C00),
     "BF16": (2, 0x7F80),
 }
+# Smaller numbers than these types represent with full precision take up to a hundred times as long
+# to compute with. Those of F16 are ordinary numbers in the float32 that servers compute in.
+_DENORMAL = frozenset({"F32", "BF16"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,11 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
             f"{layers} layers with bottlenecks of {bottleneck}; at most {MAX_LAYERS} with"
             f" {MAX_BOTTLENECK} can be published"
         )
+    if layers * min(bottleneck, hidden) ** 2 * (hidden + bottleneck) > MAX_WORK:
+        raise InvalidManifestError(
+            f"{layers} layers of bottlenecks of {bottleneck} and hidden size {hidden} take too long"
+            " to measure: publish a smaller bottleneck"
+        )
     expected = {
         "down.weight": (layers, bottleneck, hidden),
         "down.bias": (layers, bottleneck),
@@ -120,7 +129,7 @@ def _check_bottleneck(tensors: Mapping[str, TensorSpec], encoder: EncoderRef) ->
 
 
 def check_payload(path: Path, manifest: Manifest) -> None:
-    """Check that the file is safetensors with exactly the declared tensors, all finite.
+    """Check that the file is safetensors with exactly the declared tensors, finite and normal.
 
     Raises:
         InvalidPayloadError: it is not; the message names the tensor at fault.
@@ -194,6 +203,8 @@ def _check_header(
         raise InvalidPayloadError(
             f"safetensors metadata may hold only texts named {', '.join(METADATA_KEYS)}"
         )
+    for name, text in metadata.items():
+        _check_settings(name, text)
     if header.keys() != declared.keys():
         raise InvalidPayloadError(
             f"payload has {len(header)} tensors, of which {len(header.keys() & declared.keys())}"
@@ -210,6 +221,16 @@ def _check_header(
             f"safetensors tensors take {position} bytes, the payload holds {data_bytes}"
         )
     return spans
+
+
+def _check_settings(name: str, text: str) -> None:
+    """Refuse metadata that loaders cannot parse, however deeply nested."""
+    try:
+        settings = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidPayloadError(f"{name} in the safetensors metadata is not valid JSON") from None
+    if not isinstance(settings, dict):
+        raise InvalidPayloadError(f"{name} in the safetensors metadata is not a JSON object")
 
 
 def _check_entry(name: str, entry: object, declared: TensorSpec) -> tuple[int, int]:
@@ -243,4 +264,6 @@ def _check_finite(file: IO[bytes], size: int, dtype: str, name: str) -> None:
         bits = np.frombuffer(piece, dtype=f"<u{item_bytes}")
         if np.any((bits & exponent) == exponent):
             raise InvalidPayloadError(f"{name}: holds NaN or infinity")
+        if dtype in _DENORMAL and np.any((bits & exponent == 0) & (bits << 1 != 0)):
+            raise InvalidPayloadError(f"{name}: holds a number so small that it slows servers down")
         size -= len(piece)

@@ -32,6 +32,19 @@ class Quotas:
     burst_calls: int = 400
     publishes_per_hour: int = 2000
     calls_at_once: int = 64
+    watches_at_once: int = 16
+    # To the index and the audit log, but for payloads.
+    written_bytes_per_s: float = 64 << 10
+    burst_written_bytes: int = 8 << 20
+    # In answers, but for payloads.
+    answered_bytes_per_s: float = 64 << 20
+    burst_answered_bytes: int = 512 << 20
+    # Of the one thread that measures uploads.
+    admission_s_per_s: float = 0.1
+    burst_admission_s: float = 60.0
+    # Refused writes, of which the audit log has a line each.
+    refusals_per_s: float = 1.0
+    burst_refusals: int = 2000
     transfers_at_once: int = 4
     # Uploads that broke off and may be continued.
     staged_bytes: int = 256 << 20
@@ -60,7 +73,12 @@ class RateLimit:
     """
 
     def __init__(
-        self, allowed: str, per_s: float, burst: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        allowed: str,
+        per_s: float,
+        burst: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`allowed` describes the limit in messages; `clock` returns seconds."""
         self._allowed = allowed
@@ -71,12 +89,22 @@ class RateLimit:
 
     def take(self, caller: str) -> None:
         """Take a token; RateLimitedError, with the time of the next token, if there is none."""
+        self.check(caller, self._interval_s)
+        self.charge(caller, 1)
+
+    def check(self, caller: str, wanted_s: float = 0.0) -> None:
+        """Raise RateLimitedError if the bucket is empty, with the time until it is not."""
         now = self._clock()
-        full_at = max(self._full_at.get(caller, now), now) + self._interval_s
+        full_at = max(self._full_at.get(caller, now), now) + wanted_s
         # The tolerance covers rounding, so that waiting as long as the error says is enough.
         wait_s = full_at - now - self._burst_s
         if wait_s > 1e-6:
             raise RateLimitedError(f"{caller} made more than {self._allowed}", retry_after_s=wait_s)
+
+    def charge(self, caller: str, tokens: float) -> None:
+        """Take as many tokens as something cost, even if the bucket has fewer."""
+        now = self._clock()
+        full_at = max(self._full_at.get(caller, now), now) + tokens * self._interval_s
         self._full_at[caller] = full_at
         self._full_at.move_to_end(caller)
         if len(self._full_at) > MAX_CALLERS:
@@ -142,18 +170,85 @@ class CallLimits:
             quotas.publishes_per_hour / 3600,
             quotas.publishes_per_hour,
         )
+        self._certificates = RateLimit(
+            f"{quotas.calls_per_s:g} calls a second", quotas.calls_per_s, quotas.burst_calls
+        )
+        self._refusals = RateLimit(
+            f"{quotas.burst_refusals} writes that were refused",
+            quotas.refusals_per_s,
+            quotas.burst_refusals,
+        )
+        self._written = RateLimit(
+            f"{quotas.written_bytes_per_s / 1024:g} KiB of changes a second",
+            quotas.written_bytes_per_s,
+            quotas.burst_written_bytes,
+        )
+        self._answered = RateLimit(
+            f"{quotas.answered_bytes_per_s / 2**20:g} MiB of answers a second",
+            quotas.answered_bytes_per_s,
+            quotas.burst_answered_bytes,
+        )
+        self._admission = RateLimit(
+            "its share of the time for measuring uploads",
+            quotas.admission_s_per_s,
+            quotas.burst_admission_s,
+        )
         self._open = OpenCalls(quotas.calls_at_once)
+        self._watches = OpenCalls(quotas.watches_at_once)
+
+    def take_certificate(self, certificate: str | None) -> None:
+        """Count a call before it is known whether its certificate is valid.
+
+        Args:
+            certificate: names it; None over plain text.
+        """
+        if certificate is not None:
+            self._certificates.take(certificate)
 
     @contextmanager
-    def hold(self, caller: Caller) -> Iterator[None]:
-        """Count a call while it runs; raises RateLimitedError if it is one too many."""
+    def hold(self, caller: Caller, call: str = "") -> Iterator[None]:
+        """Count a call while it runs; raises RateLimitedError if it is one too many.
+
+        Watches, which never end, are counted apart from the calls that do.
+        """
         name = limited_name(caller)
         if name is None:
             yield
             return
         self._rate.take(name)
-        with self._open.hold(name):
+        self._answered.check(name)
+        with (self._watches if call == "Watch" else self._open).hold(name):
             yield
+
+    def check_change(self, caller: Caller) -> None:
+        """Raise RateLimitedError if the caller's changes wrote too much."""
+        if (name := limited_name(caller)) is not None:
+            self._written.check(name)
+
+    def charge_change(self, caller: Caller, written_bytes: int) -> None:
+        """Count what a change wrote."""
+        if (name := limited_name(caller)) is not None:
+            self._written.charge(name, written_bytes)
+
+    def charge_answer(self, caller: Caller, answered_bytes: int) -> None:
+        """Count what was read for an answer, or sent in it."""
+        if (name := limited_name(caller)) is not None:
+            self._answered.charge(name, answered_bytes)
+
+    def check_admission(self, caller: Caller) -> None:
+        """Raise RateLimitedError if the caller's uploads took too long to measure."""
+        if (name := limited_name(caller)) is not None:
+            self._admission.check(name)
+
+    def charge_admission(self, caller: Caller, seconds: float) -> None:
+        """Count how long it took to measure an upload."""
+        if (name := limited_name(caller)) is not None:
+            self._admission.charge(name, seconds)
+
+    def take_refusal(self, name: str | None) -> None:
+        """Count a refused write; RateLimitedError if there were too many to record."""
+        if name is not None:
+            self._refusals.take(name)
 
     def take_publish(self, caller: Caller) -> None:
         """Count a publish; RateLimitedError if the caller made too many within the hour."""

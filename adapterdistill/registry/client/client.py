@@ -177,14 +177,18 @@ class RegistryClient:
         for version in self._listed(full_request(chosen)):
             yield published(Manifest.from_json(version.manifest_json), version)
 
-    def summaries(self, *, encoder: EncoderRef, exclude_tenant: str) -> Iterator[Summary]:
+    def summaries(
+        self, *, encoder: EncoderRef, exclude_tenant: str, language: str | None = None
+    ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
+
+        `language` chooses those of one language; None, of every language.
 
         Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        for version in self._listed(summary_request(encoder, exclude_tenant)):
+        for version in self._listed(summary_request(encoder, exclude_tenant, language)):
             if wire.read_state(version) == "active":
                 yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
 
@@ -250,18 +254,26 @@ class RegistryClient:
         self._call("release_from_quarantine", self._stub.ReleaseVersion, request)
 
     def watch(
-        self, after_revision: int = 0, adapters: Collection[tuple[str, str]] = ()
+        self,
+        after_revision: int = 0,
+        adapters: Collection[tuple[str, str]] = (),
+        *,
+        incarnation: str = "",
     ) -> Iterator[Event]:
         """Yield every event after a revision that this caller may see, oldest first, without end.
 
         `adapters` (tenant, adapter) limits them to these; empty means all. A restart of the
-        registry does not end it. Raises RegistryUnavailableError when the registry cannot be
+        registry does not end it. If the registry is not of the `incarnation` that the revision came
+        from, or has not come so far, it was restored: an event of kind `restored` says so, and all
+        events follow from the first. Raises RegistryUnavailableError when the registry cannot be
         reached for `timeout_s`, or this client is closed.
         """
         names = [wire.adapter_name(*adapter) for adapter in adapters]
         return watched(
             self._connection,
-            pb.WatchRequest(after_revision=after_revision, adapter_names=names),
+            pb.WatchRequest(
+                after_revision=after_revision, adapter_names=names, incarnation=incarnation
+            ),
             patience_s=self.timeout_s,
             subject=f"watch at registry {self.address}",
         )

@@ -40,10 +40,15 @@ def full_request(chosen: Chosen) -> pb.ListVersionsRequest:
     return pb.ListVersionsRequest(filter=selected, page_size=_PAGE)
 
 
-def summary_request(encoder: EncoderRef, exclude_tenant: str) -> pb.ListVersionsRequest:
+def summary_request(
+    encoder: EncoderRef, exclude_tenant: str, language: str | None = None
+) -> pb.ListVersionsRequest:
     """Ask for the newest version of each adapter of other tenants, without manifests."""
     selected = pb.VersionFilter(
-        exclude_tenant=exclude_tenant, encoder=digests(encoder), latest_only=True
+        exclude_tenant=exclude_tenant,
+        encoder=digests(encoder),
+        latest_only=True,
+        language=language or "",
     )
     return pb.ListVersionsRequest(
         filter=selected, page_size=wire.MAX_PAGE, view=pb.VERSION_VIEW_SUMMARY

@@ -9,6 +9,7 @@ import grpc
 from adapterdistill.errors import (
     AdapterDistillError,
     RegistryUnavailableError,
+    StaleRevisionError,
     UnauthenticatedError,
 )
 from adapterdistill.registry.client.connection import Connection
@@ -27,12 +28,20 @@ class Event:
     name: str
     other_name: str
     reason: str
+    incarnation: str = ""
+    """Of the registry; revisions of another one mean nothing to it."""
+
+
+RESTORED = "restored"
+"""Kind of the event that comes first from a registry that was restored: all others follow again."""
 
 
 def watched(
     connection: Connection, request: pb.WatchRequest, *, patience_s: float, subject: str
 ) -> Iterator[Event]:
     """Yield every event that `request` asks for, oldest first, without end.
+
+    If the registry was restored meanwhile, an event of kind RESTORED comes, then all events again.
 
     `subject` says in errors what was called, and where.
 
@@ -54,12 +63,17 @@ def watched(
             for response in call:
                 lost_at = None
                 revision = response.revision
+                request.incarnation = response.incarnation
                 if response.HasField("event"):
-                    yield _event(response.event)
+                    yield _event(response.event, response.incarnation)
         except grpc.RpcError as error:
             fault = connection.explain(error, subject)
         finally:
             call.cancel()
+        if isinstance(fault, StaleRevisionError) and (revision or request.incarnation):
+            revision, request.incarnation = 0, ""
+            yield Event(0, RESTORED, "", "", "")
+            continue
         now = time.monotonic()
         lost_at = now if lost_at is None else lost_at
         # The certificate may have been renewed since the channel was opened.
@@ -70,7 +84,8 @@ def watched(
     raise RegistryUnavailableError(f"{subject}: the client is closed")
 
 
-def _event(message: pb.Event) -> Event:
+def _event(message: pb.Event, incarnation: str) -> Event:
     known = pb.EventKind.DESCRIPTOR.values_by_number.get(message.kind)
     kind = "unknown" if known is None else known.name.removeprefix("EVENT_KIND_").lower()
-    return Event(message.revision, kind, message.name, message.other_name, message.reason)
+    told = (message.name, message.other_name, message.reason)
+    return Event(message.revision, kind, *told, incarnation)

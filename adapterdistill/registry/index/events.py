@@ -1,15 +1,22 @@
 """The registry's events: each change writes one, in its own transaction.
 
-Watchers and the audit log read them. Their revisions order every change of the registry.
+Watchers and the audit log read them; the log has them before they are committed. Their revisions
+order every change of the registry.
 """
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from heapq import merge
+from itertools import islice
 
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.index.schema import EventKind, EventRow
 
+WINDOW = 500
+"""Number of revisions, or of events, that one call looks at."""
+VOIDED = "voided"
+"""Kind of a revision that no change has: its change could not be committed."""
 _COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason"
 
 
@@ -39,9 +46,60 @@ def record(
     return cursor.lastrowid
 
 
+def void_unmade(db: sqlite3.Connection, revision: int) -> bool:
+    """Say whether the event of this revision, which the audit log has, was never committed.
+
+    If it is the one after the newest, its revision is marked here and never used again. What an
+    index of an earlier time lacks is more than that, and is not marked.
+    """
+    if newest_revision(db) == revision - 1:
+        db.execute(
+            "INSERT INTO events VALUES (?, ?, '', ?, '', '', '', '', '', 0)",
+            (revision, time.time_ns(), VOIDED),
+        )
+    kind = db.execute("SELECT kind FROM events WHERE revision = ?", (revision,)).fetchone()
+    return kind is not None and kind[0] == VOIDED
+
+
 def newest_revision(db: sqlite3.Connection) -> int:
     newest = db.execute("SELECT max(revision) FROM events").fetchone()[0]
     return int(newest or 0)
+
+
+def following(
+    db: sqlite3.Connection,
+    revision: int,
+    newest: int,
+    caller: Caller,
+    adapters: Collection[tuple[str, str]] = (),
+) -> tuple[list[EventRow], int]:
+    """List the next events after `revision` that `caller` may see, of `adapters` or of all.
+
+    Returns also the revision up to which these are all. The work of a call is bounded, whatever
+    there is and however little the caller may see: it may return nothing, and not reach `newest`.
+    """
+    reached = min(newest, revision + WINDOW)
+    if not adapters:
+        rows = [*after(db, revision, caller, until=reached, max_rows=WINDOW)]
+    elif newest <= reached:
+        rows = [
+            row
+            for row in after(db, revision, caller, until=reached, max_rows=WINDOW)
+            if _adapter_of(row) in adapters
+        ]
+    else:  # far behind: the index finds the events of each adapter without reading the others
+        of_each = [
+            after(db, revision, caller, adapter=one, until=newest, max_rows=WINDOW)
+            for one in adapters
+        ]
+        rows = list(islice(merge(*of_each, key=lambda row: row.revision), WINDOW))
+        reached = rows[-1].revision if len(rows) == WINDOW else newest
+    return rows, reached
+
+
+def _adapter_of(row: EventRow) -> tuple[str, str]:
+    _, tenant, _, adapter, *_ = row.name.split("/")
+    return tenant, adapter
 
 
 def after(
@@ -49,24 +107,27 @@ def after(
     revision: int,
     caller: Caller,
     *,
-    adapters: Sequence[tuple[str, str]] = (),
+    adapter: tuple[str, str] | None = None,
+    until: int | None = None,
     max_rows: int = 200,
-) -> list[EventRow]:
-    """List the oldest events after `revision` that `caller` may see, of `adapters` or of all."""
-    where = ["e.revision > ?"]
-    values: list[object] = [revision]
+) -> Iterator[EventRow]:
+    """Yield the oldest events after `revision` that `caller` may see, of `adapter` or of all."""
+    where = ["e.revision > ?", "e.kind <> ?"]
+    values: list[object] = [revision, VOIDED]
     if not caller.sees_all:
         where.append(
             "(e.tenant = ? OR (e.public AND EXISTS (SELECT 1 FROM consents c WHERE"
             " c.tenant = e.tenant AND c.adapter = e.adapter AND c.allowed IN ('*', ?))))"
         )
         values += [caller.name, caller.name]
-    if adapters:
-        chosen = " OR ".join(["(e.tenant = ? AND e.adapter = ?)"] * len(adapters))
-        where.append(f"({chosen})")
-        values += [part for adapter in adapters for part in adapter]
+    if adapter is not None:
+        where.append("e.tenant = ? AND e.adapter = ?")
+        values += adapter
+    if until is not None:
+        where.append("e.revision <= ?")
+        values.append(until)
     rows = db.execute(
         f"SELECT {_COLUMNS} FROM events e WHERE {' AND '.join(where)} ORDER BY e.revision LIMIT ?",
         (*values, max_rows),
     )
-    return [EventRow(*row) for row in rows]
+    return (EventRow(*row) for row in rows)

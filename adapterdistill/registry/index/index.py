@@ -5,8 +5,11 @@ disk. A version that a caller may not see looks as if it did not exist. All meth
 server calls them on a thread of their own.
 """
 
+import hmac
+import json
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from adapterdistill.errors import (
     NotFoundError,
     WithdrawnError,
 )
-from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.manifest import EncoderRef, Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
 from adapterdistill.registry.index import events, ledger
@@ -51,6 +54,15 @@ class Index:
         """Return random bytes that stay the same as long as the index exists."""
         row = self.db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(row[0])
+
+    def incarnation(self) -> str:
+        """Return the name of this life of the registry, which ends when a backup is restored."""
+        return self.secret("incarnation").hex()[:16]
+
+    def closed(self) -> str:
+        """Say why the registry is closed to all but operators; empty if it is open."""
+        row = self.db.execute("SELECT why FROM closed").fetchone()
+        return "" if row is None else str(row[0])
 
     def seen_by(self, caller: Caller, version: str = "v") -> tuple[str, list[object]]:
         """Return the SQL condition, and its values, for rows that the caller may see."""
@@ -96,7 +108,8 @@ class Index:
         Raises:
             StaleStatementError: `statement` was used before, or does not follow the newest one.
             InvalidManifestError: the version has another manifest, or a teacher is unknown.
-            EncoderMismatchError: the adapter's other versions, or a teacher, have another encoder.
+            EncoderMismatchError: the adapter's other versions, or a teacher, have another encoder,
+                or the encoder has other shapes here.
             WithdrawnError: the version, or a teacher, was withdrawn.
         """
         row = self.find(manifest.ref)
@@ -117,6 +130,7 @@ class Index:
                 f"tenants/{manifest.tenant}/adapters/{manifest.adapter} belongs to encoder"
                 f" {sibling[0][:12]}, not {encoder[0][:12]}; publish under another adapter name"
             )
+        self._check_shapes(manifest.encoder)
         for teacher in self._teachers(manifest, caller):
             if (teacher.weights_sha256, teacher.tokenizer_sha256) != encoder:
                 raise EncoderMismatchError(
@@ -126,6 +140,26 @@ class Index:
         if statement is not None:
             ledger.check_next(self.db, ledger.read(statement))
         return None
+
+    def _check_shapes(self, encoder: EncoderRef) -> None:
+        """Refuse other shapes than those of the encoder's oldest active version.
+
+        A manifest's word alone would let one owner declare a shape that no loader can use. If the
+        oldest itself is wrong, an operator withdraws it.
+        """
+        shapes = self.db.execute(
+            "SELECT json_extract(CAST(manifest_json AS TEXT), '$.encoder.num_layers',"
+            " '$.encoder.hidden_size') FROM versions WHERE weights_sha256 = ?"
+            " AND tokenizer_sha256 = ? AND state = 'active' ORDER BY revision LIMIT 1",
+            (encoder.weights_sha256, encoder.tokenizer_sha256),
+        ).fetchone()
+        found = [encoder.num_layers, encoder.hidden_size]
+        if shapes is not None and json.loads(shapes[0]) != found:
+            layers, hidden = json.loads(shapes[0])
+            raise EncoderMismatchError(
+                f"encoder {encoder.weights_sha256[:12]} has {layers} layers of hidden size {hidden}"
+                f" here, the manifest says {found[0]} of {found[1]}"
+            )
 
     def _teachers(self, manifest: Manifest, caller: Caller) -> list[Row]:
         """Return the manifest's teachers; those that the caller may not see count as unknown."""
@@ -228,10 +262,14 @@ class Index:
         return frozenset(allowed for (allowed,) in rows)
 
     def write_consent(self, adapter: tuple[str, str], consent: Consent) -> None:
-        self.db.execute("DELETE FROM consents WHERE tenant = ? AND adapter = ?", adapter)
+        before = self.consent(*adapter)
+        self.db.executemany(
+            "DELETE FROM consents WHERE tenant = ? AND adapter = ? AND allowed = ?",
+            [(*adapter, allowed) for allowed in before - consent],
+        )
         self.db.executemany(
             "INSERT INTO consents (tenant, adapter, allowed) VALUES (?, ?, ?)",
-            [(*adapter, allowed) for allowed in consent],
+            [(*adapter, allowed) for allowed in consent - before],
         )
 
     def has_versions(self, adapter: tuple[str, str]) -> bool:
@@ -250,6 +288,40 @@ class Index:
 
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
+
+    def shown(self, row: Row, caller: Caller) -> Row:
+        """Return the row as the caller may see it: without the name of a hidden teacher."""
+        teacher = self.shown_name(row.withdrawn_teacher, caller)
+        return row if teacher == row.withdrawn_teacher else replace(row, withdrawn_teacher=teacher)
+
+    def shown_name(self, name: str, caller: Caller) -> str:
+        """Return the name of a version; a keyed digest of it if the caller may not see that."""
+        if not name or caller.sees_all or self.find(VersionRef.parse(name), caller) is not None:
+            return name
+        digest = hmac.new(self.secret("hidden_names"), name.encode(), "sha256").hexdigest()
+        return f"hidden/{digest[:32]}"
+
+    def marks(
+        self, revision: int, caller: Caller, adapters: Collection[tuple[str, str]], limit: int
+    ) -> list[tuple[str, str]]:
+        """List the versions that the withdrawal of this revision marked, and its version's name.
+
+        Only those that the caller may see, of `adapters` or of all.
+        """
+        seen, values = self.seen_by(caller)
+        rows = self.db.execute(
+            "SELECT v.tenant, v.adapter, v.version, v.withdrawn_teacher FROM versions v"
+            f" WHERE v.marked_revision = ? AND v.marked_revision > 0 AND {seen} LIMIT ?",
+            (revision, *values, limit),
+        )
+        return [
+            (
+                VersionRef(tenant=tenant, adapter=adapter, version=version).name,
+                self.shown_name(teacher, caller),
+            )
+            for tenant, adapter, version, teacher in rows
+            if not adapters or (tenant, adapter) in adapters
+        ]
 
     def visible(
         self, relatives: Collection[tuple[str, int]], caller: Caller

@@ -5,7 +5,6 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
 from adapterdistill.registry.index import events
 from adapterdistill.registry.index.index import IS, Index
-from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.schema import Row, transaction
 
 
@@ -23,7 +22,7 @@ def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE
             f"UPDATE versions AS v SET state = 'withdrawn', state_reason = ? WHERE {IS}",
             (reason, ref.tenant, ref.adapter, ref.version),
         )
-        events.record(
+        revision = events.record(
             index.db,
             caller,
             "withdrawn",
@@ -32,27 +31,30 @@ def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE
             reason=reason,
             public=row.state != "quarantined",
         )
-        for name, _ in relatives(index.db, ref, "descendants")[0]:
-            _mark(index, VersionRef.parse(name), ref, caller)
+        _mark_descendants(index, ref, revision)
     return index.get(ref)
 
 
-def _mark(index: Index, ref: VersionRef, teacher: VersionRef, caller: Caller) -> None:
-    """Mark a version as learnt from a withdrawn one; an earlier mark stays."""
-    row = index.get(ref)
-    index.db.execute(
-        f"UPDATE versions AS v SET withdrawn_teacher = ? WHERE {IS} AND v.withdrawn_teacher = ''",
-        (teacher.name, ref.tenant, ref.adapter, ref.version),
-    )
-    events.record(
-        index.db,
-        caller,
-        "teacher_withdrawn",
-        (ref.tenant, ref.adapter),
-        ref.name,
-        other_name=teacher.name,
-        public=row.state != "quarantined",
-    )
+def _mark_descendants(index: Index, withdrawn: VersionRef, revision: int) -> None:
+    """Mark all that learnt from a withdrawn version; earlier marks stay.
+
+    Descendants of a marked version are marked, too, so the search ends there: over all withdrawals
+    each version is marked once.
+    """
+    waiting = [withdrawn.name]
+    while waiting:
+        students = index.db.execute(
+            "SELECT student FROM lineage WHERE teacher = ?", (waiting.pop(),)
+        ).fetchall()
+        for (student,) in students:
+            ref = VersionRef.parse(student)
+            marked = index.db.execute(
+                "UPDATE versions AS v SET withdrawn_teacher = ?, marked_revision = ?"
+                f" WHERE {IS} AND v.withdrawn_teacher = ''",
+                (withdrawn.name, revision, ref.tenant, ref.adapter, ref.version),
+            )
+            if marked.rowcount:
+                waiting.append(student)
 
 
 def release_from_quarantine(index: Index, ref: VersionRef, caller: Caller = ANYONE) -> Row:

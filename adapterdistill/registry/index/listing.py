@@ -32,7 +32,8 @@ def page(
         ("v.weights_sha256 = ?", weights),
         ("v.tokenizer_sha256 = ?", tokenizer),
         ("v.task = ?", chosen.task),
-        ("v.language = ?", chosen.language),
+        # A language's filter finds its regional forms too (RFC 4647, basic filtering).
+        ("instr(lower(v.language) || '-', lower(?) || '-') = 1", chosen.language),
         *((has_label, label) for label in chosen.labels),
     ]
     for condition, value in conditions:

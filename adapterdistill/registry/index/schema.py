@@ -112,6 +112,16 @@ _MIGRATIONS = (
     CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO secrets VALUES ('page_token', randomblob(32));
     """,
+    """
+    -- The withdrawal that marked a version: its event tells of the mark, too.
+    ALTER TABLE versions ADD COLUMN marked_revision INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX versions_by_mark ON versions (marked_revision) WHERE marked_revision > 0;
+    CREATE INDEX events_by_adapter ON events (tenant, adapter, revision);
+    -- Revisions of one incarnation say nothing about another, which a restored backup is.
+    INSERT INTO secrets VALUES ('incarnation', randomblob(32)), ('hidden_names', randomblob(32));
+    -- Why a restored registry answers nobody but operators yet; empty if it is open.
+    CREATE TABLE closed (why TEXT NOT NULL) STRICT;
+    """,
 )
 SCHEMA = len(_MIGRATIONS)
 

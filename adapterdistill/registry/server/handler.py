@@ -5,13 +5,22 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from adapterdistill.errors import AdapterDistillError, DeadlineRequiredError, RegistryError
+from google.protobuf.message import Message
+
+from adapterdistill.errors import (
+    AdapterDistillError,
+    DeadlineRequiredError,
+    RegistryClosedError,
+    RegistryError,
+)
 from adapterdistill.registry.access import Caller
+from adapterdistill.registry.admission.quotas import limited_name
 from adapterdistill.registry.server.interceptors import checked
 from adapterdistill.registry.server.state import OpenRegistry
+from adapterdistill.registry.server.turns import caller_name
 from adapterdistill.registry.status import to_status
-from adapterdistill.registry.trust.identity import caller_of
-from adapterdistill.registry.upkeep.audit_trail import subject
+from adapterdistill.registry.trust.identity import caller_of, certificate_name
+from adapterdistill.registry.upkeep.audit_trail import records, subject
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,6 +33,8 @@ _SUBJECTS: dict[str, Callable[[Any], str]] = {
     "Withdraw": lambda request: request.name,
     "ReleaseVersion": lambda request: request.name,
 }
+# What owners can still do: take back what a restored backup gives away again.
+_WHEN_CLOSED = frozenset({"SetConsent", "Withdraw"})
 
 
 def answered(
@@ -39,15 +50,22 @@ def answered(
         refusal: AdapterDistillError
         caller: Caller | None = None
         writes = call.__name__ in _SUBJECTS
+        certificate = certificate_name(context, self.credentials)
         try:
+            self.limited.take_certificate(certificate)
             caller = caller_of(context, self.credentials)
-            with self.limited.hold(caller):
+            caller_name.set(str(caller))
+            with self.limited.hold(caller, call.__name__):
                 _check_deadline(call.__name__, context)
+                checked(request)
+                if self.closed and caller.role != "operator" and call.__name__ not in _WHEN_CLOSED:
+                    raise RegistryClosedError(f"the registry is closed: {self.closed}")
                 if writes:
-                    subject.set(_SUBJECTS[call.__name__](checked(request)))
-                response = await call(self, checked(request), context, caller)
-                if writes:
-                    await self.audit.settle()
+                    subject.set(_SUBJECTS[call.__name__](request))
+                    self.limited.check_change(caller)
+                response = await call(self, request, context, caller)
+                if isinstance(response, Message):
+                    self.limited.charge_answer(caller, response.ByteSize())
                 return response
         except AdapterDistillError as error:
             refusal = error
@@ -56,7 +74,9 @@ def answered(
             refusal = RegistryError("the registry failed; its log has the cause")
         if writes:
             try:
-                await self.audit.refused(call.__name__, caller, refusal)
+                if records(refusal):
+                    self.limited.take_refusal(limited_name(caller) if caller else certificate)
+                    await self.audit.refused(call.__name__, caller, refusal)
             except RegistryError as error:
                 refusal = error
         code, message, trailer = to_status(refusal)

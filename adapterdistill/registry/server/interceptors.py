@@ -12,19 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from adapterdistill.errors import ConfigError, InvalidRequestError
+from adapterdistill.registry.server.sizes import (
+    MAX_REQUEST_BYTES,
+    MAX_UPLOAD_MESSAGE_BYTES,
+    check_sizes,
+)
 
 
 class Malformed:
-    """A placeholder for a request that could not be parsed."""
+    """A placeholder for a request that was not parsed; `why` is for the caller."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
 
 
 def checked(request: Any) -> Any:
-    """Return the request; raises InvalidRequestError if it could not be parsed."""
+    """Return the request; InvalidRequestError if it was not parsed, or a field is too large."""
     if isinstance(request, Malformed):
-        raise InvalidRequestError("the request is not a message of this call")
+        raise InvalidRequestError(request.why)
+    if isinstance(request, Message):
+        check_sizes(request)
     return request
 
 
@@ -41,12 +51,15 @@ class ParsesOrMarks(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.a
         if handler is None or not handler_call_details.method.startswith(self._prefix):
             return handler
         parse = handler.request_deserializer
+        most = MAX_UPLOAD_MESSAGE_BYTES if handler.request_streaming else MAX_REQUEST_BYTES
 
         def parse_or_mark(raw: bytes) -> Any:
+            if len(raw) > most:  # a parsed message takes many times its bytes
+                return Malformed(f"the request has {len(raw)} bytes, at most {most} are allowed")
             try:
                 return parse(raw)
             except DecodeError:
-                return Malformed()
+                return Malformed("the request is not a message of this call")
 
         return handler._replace(request_deserializer=parse_or_mark)
 

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.server.doorkeeper import Doorkeeper, Doors
 from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
@@ -36,6 +37,8 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
+    # From the first byte of a connection to the end of TLS.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # A second registry on the same port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
@@ -54,7 +57,7 @@ class RegistryServer:
         limits: Limits = DEFAULT_LIMITS,
         quotas: Quotas = DEFAULT_QUOTAS,
         reflection: bool = False,
-        max_concurrent_rpcs: int = 256,
+        max_concurrent_rpcs: int = 4096,  # each caller's own limit is much lower
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
     ) -> None:
@@ -128,6 +131,8 @@ class RegistryServer:
                 "listening on %s, for callers that the registry's authority enrolled", address
             )
         await self._set_serving(await self._is_ready())
+        self._doorkeeper = Doorkeeper(port, Doors())
+        self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
         return address
 
@@ -141,6 +146,7 @@ class RegistryServer:
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
+        await asyncio.to_thread(self._doorkeeper.stop)
         await self._health.enter_graceful_shutdown()
         self._service.end_watches()
         await self._server.stop(grace_s)

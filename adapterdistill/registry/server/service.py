@@ -10,6 +10,7 @@ from adapterdistill.errors import (
     InvalidManifestError,
     NotFoundError,
     RegistryUnavailableError,
+    StaleRevisionError,
 )
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
@@ -23,10 +24,10 @@ from adapterdistill.registry.access import (
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
 from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
-from adapterdistill.registry.admission.weight_statistics import measure
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
-from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.events import following
+from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
@@ -38,6 +39,7 @@ from adapterdistill.registry.upkeep.audit_trail import subject
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 MAX_RELATIVES = 5000  # in each direction; a name takes up to a few hundred bytes of a message
+MAX_TOLD = 100  # of a withdrawal's descendants
 HEARTBEAT_S = 15
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,11 @@ class RegistryService(OpenRegistry):
         statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
         row = await self._on_index(self._index.published, manifest, caller, statement)
         # A payload that the disk lost is uploaded again.
+        if row is not None:
+            self.limited.charge_answer(caller, manifest.payload_bytes)
         if row is None or not await self._transfers.has(manifest):
             self.limited.take_publish(caller)
+            self.limited.check_admission(caller)
             stored = functools.partial(self._on_index, self._index.stored, manifest.tenant)
             is_named = functools.partial(
                 self._on_index, self._index.names_payload, manifest.version
@@ -77,17 +82,20 @@ class RegistryService(OpenRegistry):
                 )  # the certificate may have been revoked meanwhile
                 # The last step: from here on the version exists.
                 row = await self._add(manifest, caller, consent, statement)
-        return pb.PublishResponse(version=await self._on_index(self._answer, row, caller))
+        return pb.PublishResponse(
+            version=await self._on_index(self._answer, self._index, row, caller)
+        )
 
     async def _add(
         self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
     ) -> Row:
         """Publish the payload on disk, or quarantine it if it is an outlier."""
         payload = self._store.path(manifest.version)
-        found = await self._transfers.on_disk(measure, payload, manifest)
+        found, seconds = await self._transfers.measured(payload, manifest)
+        self.limited.charge_admission(caller, seconds)
         peers = await self._on_index(find_peers, self._index.db, manifest)
         reasons = await self._transfers.on_disk(outlier_reasons, found, peers)
-        row = await self._change(
+        added = functools.partial(
             self._index.add,
             manifest,
             caller,
@@ -96,22 +104,28 @@ class RegistryService(OpenRegistry):
             statistics_json=found.canonical_json(),
             quarantine="; ".join(reasons),
         )
+        size = len(manifest.canonical_json()) + len(statement or b"")
+        row = await self._change(caller, size, added)
         logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
         if row.state == "quarantined":
             logger.warning("%s is in quarantine: %s", manifest.ref.name, row.state_reason)
         return row
 
-    def _answer(self, row: Row, caller: Caller) -> pb.Version:
+    def _answer(self, index: Index, row: Row, caller: Caller) -> pb.Version:
         """Make the version's message, with the consent if the caller may know it."""
+        row = index.shown(row, caller)
         if not (caller.sees_all or caller.name == row.ref.tenant):
             return wire.version_message(row)
-        consent = self._index.consent(row.ref.tenant, row.ref.adapter)
+        consent = index.consent(row.ref.tenant, row.ref.adapter)
         return wire.version_message(row, consent)
 
     @answered
     async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
         check_fetches(caller)
-        row = await self._on_index(self._index.get_active, VersionRef.parse(request.name), caller)
+        row = await self._on_reading(
+            self._reading.get_active, VersionRef.parse(request.name), caller
+        )
+        row = await self._on_reading(self._reading.shown, row, caller)
         wanted = wire.read_encoder(request)
         if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
             raise EncoderMismatchError(
@@ -129,18 +143,22 @@ class RegistryService(OpenRegistry):
         ref = VersionRef.parse(request.name)
         check_owns(caller, ref.tenant)
         try:
-            row = await self._on_index(self._index.get_active, ref, caller)
+            row = await self._on_reading(self._reading.get_active, ref, caller)
         except NotFoundError:
             published = False
         else:
-            published = await self._transfers.has(Manifest.from_json(row.manifest_json))
+            manifest = Manifest.from_json(row.manifest_json)
+            self.limited.charge_answer(caller, manifest.payload_bytes)
+            published = await self._transfers.has(manifest)
         offset = 0 if published else self._transfers.staged_bytes(caller, ref.version)
         return pb.QueryUploadResponse(offset=offset, published=published)
 
     @answered
     async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        return pb.GetVersionResponse(version=await self._on_index(self._answer, row, caller))
+        row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
+        return pb.GetVersionResponse(
+            version=await self._on_reading(self._answer, self._reading, row, caller)
+        )
 
     @answered
     async def ListVersions(
@@ -151,11 +169,11 @@ class RegistryService(OpenRegistry):
         if request.page_token:
             before, newest = self._pages.read(request.page_token, chosen, caller)
         else:
-            newest = await self._on_index(self._index.newest_revision)
+            newest = await self._on_reading(self._reading.newest_revision)
             before = newest + 1
-        rows, more = await self._on_index(
+        rows, more = await self._on_reading(
             page,
-            self._index,
+            self._reading,
             chosen,
             caller,
             before=before,
@@ -165,15 +183,19 @@ class RegistryService(OpenRegistry):
         )
         summary = request.view == pb.VERSION_VIEW_SUMMARY
         message = wire.summary_message if summary else wire.version_message
-        following = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
+        next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
+        if any(row.withdrawn_teacher for row in rows):
+            rows = await self._on_reading(
+                lambda: [self._reading.shown(row, caller) for row in rows]
+            )
         return pb.ListVersionsResponse(
-            versions=[message(row) for row in rows], next_page_token=following
+            versions=[message(row) for row in rows], next_page_token=next_token
         )
 
     @answered
     async def GetAlias(self, request: pb.GetAliasRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter, alias = wire.parse_alias_name(request.name)
-        row = await self._on_index(alias_of, self._index, tenant, adapter, alias, caller)
+        row = await self._on_reading(alias_of, self._reading, tenant, adapter, alias, caller)
         return pb.GetAliasResponse(alias=wire.alias_message(row))
 
     @answered
@@ -193,28 +215,32 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
-        row = await self._on_index(self._index.get, VersionRef.parse(request.name), caller)
-        db = self._index.db
-        up, up_cut = await self._on_index(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
-        down, down_cut = await self._on_index(relatives, db, row.ref, "descendants", MAX_RELATIVES)
+        row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
+        db = self._reading.db
+        up, up_cut = await self._on_reading(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
+        down, down_cut = await self._on_reading(
+            relatives, db, row.ref, "descendants", MAX_RELATIVES
+        )
         return pb.GetLineageResponse(
-            ancestors=await self._on_index(self._visible, up, caller),
-            descendants=await self._on_index(self._visible, down, caller),
+            ancestors=await self._on_reading(self._visible, self._reading, up, caller),
+            descendants=await self._on_reading(self._visible, self._reading, down, caller),
             truncated=up_cut or down_cut,
         )
 
-    def _visible(self, found: list[tuple[str, int]], caller: Caller) -> list[pb.Relative]:
-        visible = self._index.visible(found, caller)
+    def _visible(
+        self, index: Index, found: list[tuple[str, int]], caller: Caller
+    ) -> list[pb.Relative]:
+        visible = self._reading.visible(found, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
     async def GetAdapter(self, request: pb.GetAdapterRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter = wire.parse_adapter_name(request.name)
         known = caller.sees_all or caller.name == tenant
-        newest = await self._on_index(ledger.newest_version, self._index.db, tenant, adapter)
+        newest = await self._on_reading(ledger.newest_version, self._reading.db, tenant, adapter)
         if newest is None or not known:
             raise NotFoundError(f"no adapter {request.name}")
-        consent = await self._on_index(self._index.consent, tenant, adapter)
+        consent = await self._on_reading(self._reading.consent, tenant, adapter)
         return pb.GetAdapterResponse(
             consent=wire.consent_message(consent), newest_version_name=newest.name
         )
@@ -241,9 +267,10 @@ class RegistryService(OpenRegistry):
         def change() -> pb.WithdrawResponse:
             row = lifecycle.withdraw(self._index, ref, reason, caller)
             logger.info("%s withdrew %s", caller, ref.name)
-            down, _ = relatives(self._index.db, ref, "descendants", MAX_RELATIVES)
+            down, _ = relatives(self._index.db, ref, "descendants", MAX_TOLD)
             return pb.WithdrawResponse(
-                version=self._answer(row, caller), descendants=self._visible(down, caller)
+                version=self._answer(self._index, row, caller),
+                descendants=self._visible(self._index, down, caller),
             )
 
         return await self._once(caller, request, pb.WithdrawResponse, change)
@@ -258,29 +285,37 @@ class RegistryService(OpenRegistry):
         def change() -> pb.ReleaseVersionResponse:
             row = lifecycle.release_from_quarantine(self._index, ref, caller)
             logger.info("%s released %s", caller, ref.name)
-            return pb.ReleaseVersionResponse(version=self._answer(row, caller))
+            return pb.ReleaseVersionResponse(version=self._answer(self._index, row, caller))
 
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
 
     @answered
     async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
         revision = request.after_revision
-        adapters = [wire.parse_adapter_name(name) for name in request.adapter_names]
+        adapters = {wire.parse_adapter_name(name) for name in request.adapter_names}
+        await self._check_revision(request)
         while True:
             # Read these before the events: a later change then ends the wait below.
             changed = self._changed
-            newest = await self._on_index(self._index.newest_revision)
-            events = await self._on_index(
-                after, self._index.db, revision, caller, adapters=adapters
+            newest = await self._on_watched(self._watched.newest_revision)
+            events, reached = await self._on_watched(
+                following, self._watched.db, revision, newest, caller, adapters
             )
             for event in events:
+                messages = [wire.event_message(event)]
+                if event.kind == "withdrawn":
+                    marks = await self._on_watched(
+                        self._watched.marks, event.revision, caller, adapters, MAX_RELATIVES
+                    )
+                    messages += (wire.mark_message(event, *mark) for mark in marks)
+                for message in messages[:-1]:  # a watch that ends here begins with this event again
+                    await self._tell(context, revision, message)
                 revision = event.revision
-                message = wire.event_message(event)
-                await context.write(pb.WatchResponse(event=message, revision=revision))
-            if events:
+                await self._tell(context, revision, messages[-1])
+            revision = max(revision, reached)
+            if revision < newest:
                 continue
-            revision = max(revision, newest)
-            await context.write(pb.WatchResponse(revision=revision))
+            await self._tell(context, revision)
             if self._stopping:
                 raise RegistryUnavailableError("the registry is stopping: watch again later")
             for _ in range(HEARTBEAT_S):
@@ -291,3 +326,17 @@ class RegistryService(OpenRegistry):
                         break
                 except TimeoutError:
                     continue
+
+    async def _check_revision(self, request: pb.WatchRequest) -> None:
+        """Raise StaleRevisionError if the request continues a watch of another incarnation."""
+        newest = await self._on_watched(self._watched.newest_revision)
+        if request.incarnation not in ("", self._incarnation) or request.after_revision > newest:
+            raise StaleRevisionError(
+                f"revision {request.after_revision} is not one of this registry, which was restored"
+                " or is another one: read all states again, from revision 0"
+            )
+
+    async def _tell(self, context: Any, revision: int, event: pb.Event | None = None) -> None:
+        await context.write(
+            pb.WatchResponse(event=event, revision=revision, incarnation=self._incarnation)
+        )

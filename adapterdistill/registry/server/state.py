@@ -8,7 +8,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,10 +19,13 @@ from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.server.transfers import Transfers
+from adapterdistill.registry.server.turns import Turns
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.upkeep.audit_trail import AuditTrail
 
 DEFAULT_QUOTAS = Quotas()
+_ROW_BYTES = 256
+"""What a changed row counts for, with its part of the indexes."""
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,9 +61,16 @@ class OpenRegistry:
         except BaseException:
             self._store.close()
             raise
+        # Reads do not wait for the disk that changes wait for, nor for the reads of watches.
+        self._reading, self._watched = (
+            Index(root / "index.sqlite3", refuse_descendants=limits.refuse_descendants)
+            for _ in range(2)
+        )
         try:
             self.audit = AuditTrail(root)
         except BaseException:
+            self._watched.close()
+            self._reading.close()
             self._index.close()
             self._store.close()
             raise
@@ -69,16 +78,27 @@ class OpenRegistry:
         if swept:
             logger.info("removed %d files of abandoned uploads", swept)
         self._pages = wire.PageTokens(self._index.secret("page_token"))
-        self._index_thread = ThreadPoolExecutor(1, "registry-index")
+        self._index_thread = Turns(1, "registry-index")
+        self._reading_thread = Turns(1, "registry-reading")
+        self._watch_thread = Turns(1, "registry-watch")
         self._transfers = Transfers(self._store, quotas, idle_timeout_s=idle_timeout_s)
         self._changed = asyncio.Event()
         self._stopping = False
+        self._incarnation = self._index.incarnation()
+        self.closed = self._index.closed()
+        """Why all but operators are refused; empty if they are not."""
+        if self.closed:
+            logger.warning("closed to all but operators: %s", self.closed)
 
     def close(self) -> None:
         """Wait for work in progress and close; the folder may then be opened again."""
         self._transfers.close()
+        self._watch_thread.shutdown()
+        self._reading_thread.shutdown()
         self._index_thread.shutdown()
         self.audit.close()
+        self._watched.close()
+        self._reading.close()
         self._index.close()
         self._store.close()
 
@@ -90,16 +110,37 @@ class OpenRegistry:
     async def check(self) -> None:
         """Raise the error that keeps the registry from serving calls, if there is one."""
         await self._on_index(self._index.check)
+        self.closed = await self._on_index(self._index.closed)
         await self.audit.check()
         await self._transfers.on_disk(self._store.check_writable)
 
     async def _on_index(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
+        return await self._index_thread.run(functools.partial(call, *args, **kwargs))
 
-    async def _change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a change of the index like `_on_index`, and notify the watchers."""
-        result = await self._on_index(call, *args, **kwargs)
+    async def _on_reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read `self._reading`, the index on a connection and a thread for reads."""
+        return await self._reading_thread.run(functools.partial(call, *args, **kwargs))
+
+    async def _on_watched(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read `self._watched`, the index on a connection and a thread for watches alone."""
+        return await self._watch_thread.run(functools.partial(call, *args, **kwargs))
+
+    async def _change(self, caller: Caller, size: int, change: Callable[[], T]) -> T:
+        """Run a change of the index like `_on_index`, and notify the watchers.
+
+        Its lines are in the audit log before it takes effect. What it wrote is counted for the
+        caller, with the `size` of its request.
+        """
+
+        def changed() -> tuple[T, int]:
+            rows, log_bytes = self._index.db.total_changes, self.audit.size
+            with self.audit.ahead(self._index.db):
+                result = change()
+            rows = self._index.db.total_changes - rows
+            return result, size + rows * _ROW_BYTES + self.audit.size - log_bytes
+
+        result, written_bytes = await self._on_index(changed)
+        self.limited.charge_change(caller, written_bytes)
         self._notify_watchers()
         return result
 
@@ -111,7 +152,8 @@ class OpenRegistry:
         change: Callable[[], Answer],
     ) -> Answer:
         """Run a change once; a repeated request gets the first answer (`idempotency`)."""
-        return await self._change(once, self._index.db, caller, request, answer, change)
+        made = functools.partial(once, self._index.db, caller, request, answer, change)
+        return await self._change(caller, request.ByteSize(), made)
 
     def _notify_watchers(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

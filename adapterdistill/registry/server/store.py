@@ -12,7 +12,7 @@ from typing import IO
 from uuid import uuid4
 
 from adapterdistill.errors import RegistryError
-from adapterdistill.files import sync
+from adapterdistill.files import private_folder, sync
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.staging import Staging, Upload
 
@@ -31,7 +31,7 @@ class BlobStore:
         self._staging = root / "staging"
         self._blobs = root / "blobs"
         for folder in (root, self._staging, self._blobs):
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
         self._lock = (root / "lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

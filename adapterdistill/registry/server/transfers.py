@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -23,18 +24,45 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission.admission import check_payload
 from adapterdistill.registry.admission.quotas import Quotas, TransferSlots, limited_name
+from adapterdistill.registry.admission.weight_statistics import WeightStatistics, measure
 from adapterdistill.registry.index.schema import Row
 from adapterdistill.registry.server.interceptors import checked
 from adapterdistill.registry.server.staging import Upload, may_continue
 from adapterdistill.registry.server.store import BlobStore
+from adapterdistill.registry.server.turns import Turns
 from adapterdistill.registry.streams import check_chunk, chunk_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
-MAX_TRANSFERS = 16
+MAX_TRANSFERS = 64
+"""In each direction: uploads do not keep downloads waiting."""
 MIN_BYTES_PER_S = 16 << 10
-"""Slower transfers are ended; the client continues from there when its turn comes again."""
+"""Transfers that are slower for a while are ended; the client continues from there in its next
+turn."""
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Pace:
+    """The least pace of a transfer: every interval has to move its share of bytes.
+
+    What was moved faster before does not count: a transfer cannot save up time to stand still.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, interval_s: float) -> None:
+        self._limit = limit
+        self._interval_s = interval_s
+        self._bytes = 0
+
+    def moved(self, size: int) -> None:
+        """Count bytes; the next interval begins once this one's share has been moved."""
+        self._bytes += size
+        if self._bytes >= self._interval_s * MIN_BYTES_PER_S:
+            self._bytes = 0
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._interval_s)
+
+    def end(self) -> None:
+        """Lift the limit."""
+        self._limit.reschedule(None)
 
 
 class Transfers:
@@ -44,33 +72,44 @@ class Transfers:
         """`idle_timeout_s` limits how long a transfer waits for its client's next step."""
         self._store = store
         self._idle_timeout_s = idle_timeout_s
-        self._threads = ThreadPoolExecutor(4, "registry-disk")
-        self._slots = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._threads = Turns(4, "registry-disk")
+        self._admission = Turns(1, "registry-admission")
+        self._uploads = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
+        self._downloads = TransferSlots(MAX_TRANSFERS, quotas.transfers_at_once)
         self._coming: Counter[str] = Counter()
 
     def close(self) -> None:
         """Wait for work in progress."""
+        self._admission.shutdown()
         self._threads.shutdown()
 
     async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._threads.run(functools.partial(call, *args, **kwargs))
+
+    async def measured(self, payload: Path, manifest: Manifest) -> tuple[WeightStatistics, float]:
+        """Measure a payload, off the way of transfers; return also how many seconds it took."""
+
+        def timed() -> tuple[WeightStatistics, float]:
+            began = time.monotonic()
+            return measure(payload, manifest), time.monotonic() - began
+
+        return await self._admission.run(timed)
 
     async def has(self, manifest: Manifest) -> bool:
         """Return whether the payload is on disk, as it was published."""
         return await self.on_disk(self._store.is_sound, manifest.version)
 
     @asynccontextmanager
-    async def _slot(self, caller: Caller, payload_bytes: int) -> AsyncIterator[None]:
+    async def _slot(self, slots: TransferSlots, caller: Caller) -> AsyncIterator["Pace"]:
         """Hold a slot for a transfer; end a transfer that is too slow, because others wait."""
-        allowed_s = self._idle_timeout_s + payload_bytes / MIN_BYTES_PER_S
-        async with self._slots.hold(limited_name(caller)):
+        async with slots.hold(limited_name(caller)):
             try:
-                async with asyncio.timeout(allowed_s):
-                    yield
+                async with asyncio.timeout(self._idle_timeout_s) as limit:
+                    yield Pace(limit, self._idle_timeout_s)
             except TimeoutError:
                 raise RegistryUnavailableError(
-                    f"transfer ended after {allowed_s:.0f} s: too slow"
+                    f"transfer ended: slower than {MIN_BYTES_PER_S >> 10} KiB a second for"
+                    f" {self._idle_timeout_s:g} s"
                 ) from None
 
     @asynccontextmanager
@@ -103,7 +142,7 @@ class Transfers:
             UploadIncompleteError: it begins after the bytes that were kept, or ends early.
             RegistryUnavailableError: the client sent nothing for too long.
         """
-        async with self._slot(caller, manifest.payload_bytes):
+        async with self._slot(self._uploads, caller) as pace:
             await self.on_disk(self._store.staging.sweep)
             first = await self._read_chunk(context)
             offset = 0 if first is None else first.offset
@@ -114,18 +153,24 @@ class Transfers:
             upload = self._store.staging.begin(caller, manifest.version)
             try:
                 await self.on_disk(upload.open, offset)
-                await self._fill(upload, first, manifest, context)
+                await self._fill(upload, first, manifest, context, pace)
             except BaseException as error:
                 # Shielded: this call may be cancelled while its last write still runs.
                 await asyncio.shield(self.on_disk(upload.leave, keep=may_continue(error)))
                 raise
 
     async def _fill(
-        self, upload: Upload, chunk: pb.Chunk | None, manifest: Manifest, context: Any
+        self,
+        upload: Upload,
+        chunk: pb.Chunk | None,
+        manifest: Manifest,
+        context: Any,
+        pace: "Pace",
     ) -> None:
         while chunk is not None:
             check_chunk(chunk, upload.size, manifest.payload_bytes)
             await self.on_disk(upload.write, chunk.data)
+            pace.moved(len(chunk.data))
             chunk = await self._read_chunk(context)
         if upload.size != manifest.payload_bytes:
             raise UploadIncompleteError(
@@ -136,7 +181,8 @@ class Transfers:
                 f"payload has sha256 {upload.sha256()[:12]},"
                 f" its version says {manifest.version[:12]}"
             )
-        await self.on_disk(check_payload, upload.path, manifest)
+        pace.end()  # what follows is this registry's own work
+        await self._admission.run(functools.partial(check_payload, upload.path, manifest))
         await self.on_disk(self._store.commit, upload)
 
     async def _read_chunk(self, context: Any) -> pb.Chunk | None:
@@ -183,12 +229,13 @@ class Transfers:
                     f"offset must be 0 to {payload_bytes}, got {offset}", field="offset"
                 )
             file.seek(offset)
-            async with self._slot(caller, payload_bytes):
+            async with self._slot(self._downloads, caller) as pace:
                 await self._write(context, pb.FetchResponse(version=wire.version_message(row)))
                 while data := await self.on_disk(file.read, wire.CHUNK_BYTES):
                     allowed()
                     chunk = chunk_message(offset, data)
                     await self._write(context, pb.FetchResponse(chunk=chunk))
+                    pace.moved(len(data))
                     offset += len(data)
 
     async def _write(self, context: Any, response: pb.FetchResponse) -> None:

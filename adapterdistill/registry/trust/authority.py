@@ -14,13 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from adapterdistill.errors import ConfigError, NotFoundError
+from adapterdistill.files import private_folder
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import (
@@ -57,11 +60,13 @@ class Issued:
     revoked: bool
 
 
-def create(root: Path, hosts: Sequence[str]) -> None:
+def create(root: Path, hosts: Sequence[str], *, passphrase: bytes | None = None) -> None:
     """Make the authority, the server's credentials, and an operator's in ROOT/operator.
 
     Args:
         hosts: DNS names and IP addresses at which clients reach the server.
+        passphrase: encrypts the authority's key; every later command that issues or revokes
+            needs it.
 
     Raises:
         ConfigError: there is an authority already, a host is malformed, or a file cannot be
@@ -74,27 +79,29 @@ def create(root: Path, hosts: Sequence[str]) -> None:
     key = pem.new_tls_key()
     certificate = new_authority(key, CA_LIFETIME)
     crl = new_crl(certificate, key, [])
-    pem.write(staged / "ca.key", pem.key_pem(key), private=True)
+    pem.write(staged / "ca.key", pem.key_pem(key, passphrase))
     pem.write(staged / pem.CA_PEM, pem.certificate_pem(certificate))
     pem.write(staged / pem.CRL_PEM, crl.public_bytes(Encoding.PEM))
     pem.write(staged / "lock", b"")
     try:
         staged.chmod(0o700)
+        private_folder(root)
         staged.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot make {folder}: {error.strerror}") from None
-    with opened(root) as authority:
+    with opened(root, passphrase) as authority:
         authority.certify_server(hosts)
         request = pem.request_credentials(root / "operator", OPERATOR)
         pem.write(root / "operator" / pem.CERTIFICATES, authority.enrol(OPERATOR, request))
 
 
 @contextmanager
-def opened(root: Path) -> Iterator["Authority"]:
+def opened(root: Path, passphrase: bytes | None = None) -> Iterator["Authority"]:
     """Open the authority of this registry for one command at a time.
 
     Raises:
-        ConfigError: there is no authority, or it cannot be read.
+        ConfigError: there is no authority, or it cannot be read. Its key is read when it is first
+            needed: its passphrase may be missing or wrong.
     """
     folder = root / pem.AUTHORITY_FOLDER
     try:
@@ -105,19 +112,23 @@ def opened(root: Path) -> Iterator["Authority"]:
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Authority(root)
+        yield Authority(root, passphrase)
 
 
 class Authority:
     """The authority in ROOT/authority. `opened` makes it, for one command at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, passphrase: bytes | None = None) -> None:
         self._folder = root / pem.AUTHORITY_FOLDER
+        self._passphrase = passphrase
         self._server = root / pem.SERVER_FOLDER
-        self._key = pem.read_tls_key(self._folder / "ca.key")
         self.certificate = pem.read_certificates(self._folder / pem.CA_PEM)[0]
         self._crl = pem.read_crl(self._folder / pem.CRL_PEM)
         check_crl(self._crl, self.certificate)
+
+    @cached_property
+    def _key(self) -> EllipticCurvePrivateKey:
+        return pem.read_tls_key(self._folder / "ca.key", self._passphrase)
 
     def enrol(
         self,
@@ -130,16 +141,25 @@ class Authority:
         """Issue certificates for the keys of a request.pem; return the sender's certificates.pem.
 
         Args:
-            new_keys: accept other keys than those of the caller's valid certificates.
+            new_keys: accept other keys than those of the caller's valid certificates. Keys of a
+                revoked certificate, whoever's it was, are never accepted: somebody may have them.
 
         Raises:
-            ConfigError: the request is malformed or names another caller, or its keys are new.
+            ConfigError: the request is malformed or names another caller, or its keys are new or
+                those of a revoked certificate.
             UnauthenticatedError: the request names nobody.
         """
         asked, tls, signing = pem.read_request(request)
         keys: tuple[PublicKey, ...] = (tls, signing)
         if asked != caller:
             raise ConfigError(f"{request} asks for certificates of {asked}, not of {caller}")
+        lost = {_raw(one.public_key()) for one in self._certificates() if self._is_revoked(one)}
+        if not lost.isdisjoint(map(_raw, keys)):
+            raise ConfigError(
+                f"{request} asks for certificates of a key whose certificate was revoked, and which"
+                f" is refused for ever: {caller} makes new keys in another folder and sends their"
+                " request"
+            )
         known = {_raw(one.public_key()) for one in self._held_by(caller)}
         if known and not known.issuperset(map(_raw, keys)) and not new_keys:
             raise ConfigError(
@@ -171,7 +191,7 @@ class Authority:
         pem.write(self._server / pem.CA_PEM, pem.certificate_pem(self.certificate))
         pem.write(self._server / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
         # One file, so that no reader combines an old key with a new certificate.
-        pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate), private=True)
+        pem.write(file, pem.key_pem(key) + pem.certificate_pem(certificate))
 
     def revoke(self, caller: Caller | None = None, serial: str | None = None) -> list[Issued]:
         """Revoke all certificates of the caller, or the one whose serial begins with `serial`.
@@ -189,7 +209,7 @@ class Authority:
             chosen = [one for one in issued if bearer_of(one) == caller]
         if not chosen:
             raise NotFoundError(f"no certificate of {serial or caller} was issued")
-        revoked = [revocation_of(one) for one in chosen if not is_revoked(one, self._crl)]
+        revoked = [revocation_of(one) for one in chosen if not self._is_revoked(one)]
         self._crl = new_crl(self.certificate, self._key, [*self._crl, *revoked])
         for folder in (self._folder, self._server):
             pem.write(folder / pem.CRL_PEM, self._crl.public_bytes(Encoding.PEM))
@@ -205,8 +225,11 @@ class Authority:
             Usage.client if is_for(certificate, Usage.client) else Usage.signing,
             serial_of(certificate),
             certificate.not_valid_after_utc,
-            is_revoked(certificate, self._crl),
+            self._is_revoked(certificate),
         )
+
+    def _is_revoked(self, certificate: x509.Certificate) -> bool:
+        return is_revoked(certificate, self._crl)
 
     def _certificates(self) -> list[x509.Certificate]:
         files = (self._folder / "issued").glob("*.pem")
@@ -216,7 +239,7 @@ class Authority:
     def _held_by(self, caller: Caller) -> Iterator[x509.Certificate]:
         """Yield the caller's certificates that are valid now."""
         for one in self._certificates():
-            valid = one.not_valid_after_utc > datetime.now(UTC) and not is_revoked(one, self._crl)
+            valid = one.not_valid_after_utc > datetime.now(UTC) and not self._is_revoked(one)
             if valid and bearer_of(one) == caller:
                 yield one
 

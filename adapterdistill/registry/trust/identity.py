@@ -6,9 +6,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.errors import UnauthenticatedError
+from adapterdistill.manifest import sha256_hex
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, Usage
 from adapterdistill.registry.trust.credentials import ServerCredentials
+
+
+def certificate_name(context: Any, credentials: ServerCredentials | None) -> str | None:
+    """Name the certificate of a call, valid or not; None over plain text.
+
+    Args:
+        credentials: the server's; None for plain text on loopback.
+    """
+    if credentials is None:
+        return None
+    shown = context.auth_context().get("x509_pem_cert", [])
+    return f"certificate {sha256_hex(b''.join(shown))[:16]}"
 
 
 def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:

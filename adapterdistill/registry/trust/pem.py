@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import read_file, read_secret, write_file
+from adapterdistill.files import private_folder, read_file, read_secret, write_file
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.certificates import MALFORMED, bearer_of, caller_uri
 
@@ -39,23 +40,34 @@ SERVER_PEM = "server.pem"
 CA_PEM = "ca.pem"
 CRL_PEM = "crl.pem"
 Key = EllipticCurvePrivateKey | Ed25519PrivateKey
+write = write_file
 
 
 def new_tls_key() -> EllipticCurvePrivateKey:
     return generate_private_key(SECP256R1())
 
 
-def key_pem(key: Key) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def key_pem(key: Key, passphrase: bytes | None = None) -> bytes:
+    """A private key as PEM, encrypted where there is a passphrase."""
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def read_passphrase(path: Path) -> bytes:
+    """Read a passphrase, without its line end; ConfigError unless only its owner can read it."""
+    found = read_secret(path).rstrip(b"\r\n")
+    if not found:
+        raise ConfigError(f"{path}: expected a passphrase, found nothing")
+    return found
 
 
 def certificate_pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
 
 
-def read_tls_key(path: Path) -> EllipticCurvePrivateKey:
+def read_tls_key(path: Path, passphrase: bytes | None = None) -> EllipticCurvePrivateKey:
     """Read a P-256 key; ConfigError unless the file holds one that only its owner can read."""
-    key = _read_key(path)
+    key = _read_key(path, passphrase)
     if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
         return key
     raise ConfigError(f"{path}: expected a P-256 key")
@@ -69,11 +81,18 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
     raise ConfigError(f"{path}: expected an ed25519 key")
 
 
-def _read_key(path: Path) -> object:
+def _read_key(path: Path, passphrase: bytes | None = None) -> object:
+    content = read_secret(path)
     try:
-        return load_pem_private_key(read_secret(path), None)
+        return load_pem_private_key(content, passphrase)
     except MALFORMED:
-        raise ConfigError(f"{path}: not an unencrypted private key in PEM") from None
+        if passphrase is not None:
+            fault = "not a private key in PEM that this passphrase opens"
+        elif b"ENCRYPTED" in content:
+            fault = "it is encrypted, and needs its passphrase"
+        else:
+            fault = "not an unencrypted private key in PEM"
+        raise ConfigError(f"{path}: {fault}") from None
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
@@ -112,15 +131,6 @@ def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
     raise ConfigError(f"{path}: expected an unencrypted P-256 key and its certificate in PEM")
 
 
-def write(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write a file atomically; only its owner can read a private one.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    write_file(path, content, mode=0o600 if private else 0o644)
-
-
 def request_credentials(folder: Path, caller: Caller) -> Path:
     """Write the folder's request.pem, which asks an authority for certificates; return its path.
 
@@ -131,9 +141,10 @@ def request_credentials(folder: Path, caller: Caller) -> Path:
     """
     tls_file, signing_file = folder / TLS_KEY, folder / SIGNING_KEY
     if not tls_file.exists():
-        write(tls_file, key_pem(new_tls_key()), private=True)
+        write(tls_file, key_pem(new_tls_key()))
     if not signing_file.exists():
-        write(signing_file, key_pem(Ed25519PrivateKey.generate()), private=True)
+        write(signing_file, key_pem(Ed25519PrivateKey.generate()))
+    private_folder(folder)
     requests = (
         _request(caller, read_tls_key(tls_file)),
         _request(caller, read_signing_key(signing_file)),

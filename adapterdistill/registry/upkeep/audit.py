@@ -4,9 +4,9 @@
     ROOT/audit/public.pem    the public key of its checkpoints; auditors keep a copy
     ROOT/audit.key           the private key
 
-Lines of events are written from the index, in the order of their revisions, so the next start adds
-what a crash kept from the log. A line is on disk before its call is answered; calls that wait at
-the same time share one fsync.
+The line of an event is on disk before the index commits the change, in the order of revisions: no
+change takes effect without its line. A line whose change was not committed, because of a crash or a
+full disk between the two, can only be the last one; a line `void` then follows it.
 """
 
 import os
@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from adapterdistill.errors import AuditBrokenError, IntegrityError
 from adapterdistill.files import read_secret, sync, write_secret
+from adapterdistill.registry.index.schema import EventKind
 from adapterdistill.registry.upkeep.audit_line import (
     MAX_RECORDS_UNSIGNED,
     Body,
@@ -39,11 +41,14 @@ from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
 
 PRIVATE_KEY = "audit.key"
 EVENTS_AT_ONCE = 200
+EVENT_KINDS = frozenset(get_args(EventKind))
+_OTHER_KINDS = ("refused", "key", "checkpoint", "repaired", "void")
 _WINDOW_BYTES = 1 << 16
-# The beginning of a line, cut anywhere, that holds only names, numbers and digests.
+# The beginning of a line, cut anywhere.
+_TEXT = rb'"(?:[^"\\\x00-\x1f]|\\[\x20-\x7e])*'
 _BEGINNING = re.compile(
-    rb'\{(?:"[a-z0-9_]+":(?:"[^"\\\x00-\x1f]*"|\d+),)*'
-    rb'(?:"[a-z0-9_]*(?:"(?::(?:"[^"\\\x00-\x1f]*"?|\d*)?)?)?\}?)?'
+    rb'\{(?:"[a-z0-9_]+":(?:' + _TEXT + rb'"|\d+),)*'
+    rb'(?:"[a-z0-9_]*(?:"(?::(?:' + _TEXT + rb'["\\]?|\d*)?)?)?\}?)?'
 )
 _PAIR = re.compile(rb'"(number|previous|kind)":("[^"]*"|\d+),')
 
@@ -56,13 +61,25 @@ class AuditLog:
         ConfigError: its private key is open to others.
     """
 
-    def __init__(self, root: Path, events_after: Callable[[int], Sequence[Body]]) -> None:
-        """Open the log; `events_after(revision)` returns at most EVENTS_AT_ONCE events."""
+    def __init__(
+        self,
+        root: Path,
+        events_after: Callable[[int], Sequence[Body]],
+        unmade: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        """Open the log, and add the events that an earlier release left out of it.
+
+        Args:
+            events_after: returns the index's events after a revision, at most EVENTS_AT_ONCE.
+            unmade: says whether the index never committed the event of the last line; the index
+                skips that revision from then on.
+        """
         folder = root / "audit"
         if not folder.exists():
             folder.mkdir()
             sync(root)
         self._events_after = events_after
+        self._unmade = unmade
         self._key = _private_key(root / PRIVATE_KEY)
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         if not (folder / PUBLIC_KEY).exists() or (folder / PUBLIC_KEY).read_bytes() != pem:
@@ -80,29 +97,34 @@ class AuditLog:
         last: Record = records[-1] if records else {"revision": 0}
         self.end = Position(last["number"], last["sha256"]) if records else Position()
         self.revision: int = last["revision"]
-        self._size = os.fstat(self._file).st_size - len(fragment)
+        self.size = os.fstat(self._file).st_size - len(fragment)
         self._unsigned = sum(record["kind"] != "checkpoint" for record in records)
+        self._ends_with_event = bool(records) and records[-1]["kind"] in EVENT_KINDS
         if fragment:
             self._cut(fragment)
+        self.void(self._unmade)
         key = public_text(self._key.public_key())
         if not records or key not in (one.get("key") for one in records):
             self.write([{"kind": "key", "key": key}])
         else:
             self.write()
         if self._unsigned:
-            self._append([])
+            self.append([])
 
     def _cut(self, fragment: bytes) -> None:
         """Remove the fragment of a line that a crash left, and record the repair."""
-        following = [seal(body, self.end)[0] for body in self._events_after(self.revision)[:1]]
-        was_written = any(line.startswith(fragment) for line in following)
-        if not was_written and not _is_begun(fragment, self.end):
+        if not _is_begun(fragment, self.end):
             raise AuditBrokenError(
                 f"{LOG} line {self.end.number + 1}: torn: its {len(fragment)} bytes are not the"
                 " beginning of a line that this registry was writing"
             )
-        os.ftruncate(self._file, self._size)
-        self._append([{"kind": "repaired", "cut_bytes": len(fragment)}])
+        os.ftruncate(self._file, self.size)
+        self.append([{"kind": "repaired", "cut_bytes": len(fragment)}])
+
+    def void(self, unmade: Callable[[int], bool]) -> None:
+        """Add a line `void` if the last line is of an event that was not made."""
+        if self._ends_with_event and unmade(self.revision):
+            self.append([{"kind": "void"}])
 
     def write(self, bodies: Sequence[Body] = ()) -> None:
         """Add `bodies` and every event that the log lacks; return when they are on disk.
@@ -114,12 +136,16 @@ class AuditLog:
         while more:
             events = self._events_after(self.revision)
             if bodies or events:
-                self._append([*bodies, *events])
+                self.append([*bodies, *events])
             bodies = ()
-            # Later events wait for their own call; otherwise this one might never end.
             more = len(events) >= EVENTS_AT_ONCE
 
-    def _append(self, bodies: Iterable[Body]) -> None:
+    def append(self, bodies: Iterable[Body]) -> None:
+        """Add `bodies`, or only a checkpoint if there are none; return when they are on disk.
+
+        Raises:
+            OSError: they could not be written; the log is unchanged.
+        """
         lines: list[bytes] = []
         end, revision, unsigned = self.end, self.revision, self._unsigned
 
@@ -131,35 +157,39 @@ class AuditLog:
         def add_checkpoint() -> None:
             add(sign(_stamped({"revision": revision}), end, self._key))
 
+        ends_with_event = False
         for body in bodies:
-            revision = int(body.get("revision", revision))
-            add(_stamped(body | {"revision": revision}))
-            unsigned += 1
             if unsigned == MAX_RECORDS_UNSIGNED:
+                # Before a line, never after it: a line that ends the log may be one to make void.
                 add_checkpoint()
                 unsigned = 0
+            revision = int(body.get("revision", revision))
+            add(_stamped(body | {"revision": revision}))
+            ends_with_event = body["kind"] in EVENT_KINDS
+            unsigned += 1
         if not lines:  # the caller wants only a checkpoint
             add_checkpoint()
             unsigned = 0
         self._write_bytes(b"".join(lines))
         self.end, self.revision, self._unsigned = end, revision, unsigned
+        self._ends_with_event = ends_with_event
 
     def _write_bytes(self, data: bytes) -> None:
         try:
             written = 0
             while written < len(data):
-                written += os.pwrite(self._file, data[written:], self._size + written)
+                written += os.pwrite(self._file, data[written:], self.size + written)
             os.fdatasync(self._file)
         except OSError:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size)
             raise
-        self._size += len(data)
+        self.size += len(data)
 
     def close(self) -> None:
         """Sign the unsigned lines and close the file."""
         try:
             if self._unsigned:
-                self._append([])
+                self.append([])
         finally:
             os.close(self._file)
 
@@ -205,12 +235,12 @@ def _checked(lines: Sequence[bytes], *, is_all: bool) -> list[Record]:
 
 
 def _is_begun(fragment: bytes, end: Position) -> bool:
-    """Return whether it may be the beginning of a line after `end` that is no event."""
+    """Return whether it may be the beginning of a line after `end`."""
     expected = {
         b"number": b"%d" % (end.number + 1),
         b"previous": b'"%s"' % end.sha256.encode(),
     }
-    kinds = {b'"refused"', b'"key"', b'"checkpoint"', b'"repaired"'}
+    kinds = {b'"%s"' % kind.encode() for kind in (*EVENT_KINDS, *_OTHER_KINDS)}
     return _BEGINNING.fullmatch(fragment) is not None and all(
         value in kinds if name == b"kind" else value == expected[name]
         for name, value in _PAIR.findall(fragment)

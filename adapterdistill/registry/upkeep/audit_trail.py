@@ -1,10 +1,14 @@
-"""The audit log of a running service: calls wait for their lines, and share the fsync."""
+"""The audit log of a running service: changes write their lines first, refusals share the fsync."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from adapterdistill.errors import (
@@ -19,16 +23,22 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index import events
-from adapterdistill.registry.index.schema import connect
+from adapterdistill.registry.index.schema import connect, transaction
 from adapterdistill.registry.upkeep.audit import EVENTS_AT_ONCE, AuditLog
 from adapterdistill.registry.upkeep.audit_line import Body
 
 subject: ContextVar[str] = ContextVar("subject", default="")
 """The name that the current call is about, as the caller sent it; recorded if it is well formed."""
+_UNWRITABLE = "the registry cannot write its audit log, and changes nothing until it can"
 _UNKNOWN_CALLER = "nobody/unknown"
 # These say nothing about the caller's rights, and recording them would let it fill the disk.
 _NOT_RECORDED = (RateLimitedError, RegistryUnavailableError)
 logger = logging.getLogger(__name__)
+
+
+def records(error: AdapterDistillError) -> bool:
+    """Say whether a refusal is recorded."""
+    return not isinstance(error, _NOT_RECORDED)
 
 
 class AuditTrail:
@@ -40,35 +50,57 @@ class AuditTrail:
     """
 
     def __init__(self, root: Path) -> None:
-        self._db = connect(root / "index.sqlite3")
-        try:
-            self._log = AuditLog(root, self._events_after)
-            newest = events.newest_revision(self._db)
-            if newest < self._log.revision:
-                self._log.close()
-                raise IntegrityError(
-                    f"the audit log ends with change {self._log.revision}, the index with {newest}:"
-                    " restore the index that belongs to the log"
-                )
-        except BaseException:
-            self._db.close()
-            raise
+        with closing(connect(root / "index.sqlite3")) as db:
+            self._log = AuditLog(root, partial(_events_after, db), partial(events.void_unmade, db))
+            newest = events.newest_revision(db)
+        if newest < self._log.revision:
+            self._log.close()
+            raise IntegrityError(
+                f"the audit log ends with change {self._log.revision}, the index with {newest}:"
+                " restore the index that belongs to the log"
+            )
+        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "registry-audit")
-        self._waiting: list[tuple[Sequence[Body], asyncio.Future[bool]]] = []
+        self._waiting: list[tuple[Body, asyncio.Future[bool]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._failed = False
+        self._uncommitted = False
 
-    def _events_after(self, revision: int) -> list[Body]:
-        rows = events.after(self._db, revision, ANYONE, max_rows=EVENTS_AT_ONCE)
-        return [vars(row) for row in rows]
-
-    async def settle(self) -> None:
-        """Wait until every event so far is in the log on disk.
+    @contextmanager
+    def ahead(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Commit the changes made in the block once their lines are in the log on disk.
 
         Raises:
-            RegistryError: the log cannot be written.
+            RegistryError: the log cannot be written; nothing was changed.
         """
-        await self._written(())
+        with self._lock:
+            try:
+                self._void(db)
+                with transaction(db):
+                    yield
+                    if lines := _events_after(db, self._log.revision):
+                        self._uncommitted = True
+                        self._log.append(lines)
+                self._failed = self._uncommitted = False
+            except BaseException as error:
+                with suppress(OSError, sqlite3.Error):  # otherwise the next change tries again
+                    self._void(db)
+                if not isinstance(error, OSError):
+                    raise
+                logger.error("the audit log cannot be written: %s", error.strerror)
+                self._failed = True
+                raise RegistryError(_UNWRITABLE) from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._log.size
+
+    def _void(self, db: sqlite3.Connection) -> None:
+        """Take back the line of a change that was not committed after all."""
+        if self._uncommitted:
+            self._log.void(partial(events.void_unmade, db))
+            self._uncommitted = False
 
     async def refused(self, call: str, caller: Caller | None, error: AdapterDistillError) -> None:
         """Record a refused write of `subject`; `caller` is None if it is unknown.
@@ -76,8 +108,6 @@ class AuditTrail:
         Raises:
             RegistryError: the log cannot be written.
         """
-        if isinstance(error, _NOT_RECORDED):
-            return
         name = subject.get()
         body: Body = {
             "kind": "refused",
@@ -86,47 +116,56 @@ class AuditTrail:
             "name": name if _is_resource_name(name) else "",
             "reason": error.reason,
         }
-        await self._written((body,))
-
-    async def check(self) -> None:
-        """Raise OSError while the log cannot be written; write missing lines once it can."""
-        if self._failed:
-            try:
-                await self.settle()
-            except RegistryError as error:
-                raise OSError(str(error)) from None
-
-    async def _written(self, bodies: Sequence[Body]) -> None:
-        """Wait until `bodies` and all events so far are in the log."""
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((bodies, written))
+        self._waiting.append((body, written))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
         if not await written:
-            raise RegistryError("the registry cannot write its audit log")
+            raise RegistryError(_UNWRITABLE)
+
+    async def check(self) -> None:
+        """Raise OSError while the log cannot be written."""
+        if self._failed:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, ())
+
+    def _write(self, bodies: Sequence[Body]) -> None:
+        """Write lines that are no events; raises OSError."""
+        with self._lock:
+            try:
+                if self._uncommitted:
+                    raise OSError("the line of a change that was not committed is not void yet")
+                self._log.append(bodies)
+            except BaseException:
+                self._failed = True
+                raise
+            self._failed = False
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            bodies = [body for bodies, _ in batch for body in bodies]
             try:
-                await loop.run_in_executor(self._thread, self._log.write, bodies)
+                bodies = [body for body, _ in batch]
+                await loop.run_in_executor(self._thread, self._write, bodies)
             except Exception:
                 logger.exception("the audit log cannot be written")
-                self._failed = True
+                is_written = False
             else:
-                self._failed = False
+                is_written = True
             for _, written in batch:
                 if not written.done():  # a cancelled call does not wait any more
-                    written.set_result(not self._failed)
+                    written.set_result(is_written)
         self._writing = None
 
     def close(self) -> None:
         """Wait for lines in progress, and sign the end of the log."""
         self._thread.shutdown()
         self._log.close()
-        self._db.close()
+
+
+def _events_after(db: sqlite3.Connection, revision: int) -> list[Body]:
+    rows = events.after(db, revision, ANYONE, max_rows=EVENTS_AT_ONCE)
+    return [vars(row) for row in rows]
 
 
 def _is_resource_name(name: str) -> bool:

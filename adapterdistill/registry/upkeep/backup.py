@@ -24,10 +24,12 @@ from adapterdistill import __version__
 from adapterdistill.errors import ConfigError, IntegrityError
 from adapterdistill.manifest import Record, Sha256
 from adapterdistill.registry.index.events import newest_revision
+from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.upkeep.audit_line import unseal
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, verify
 from adapterdistill.registry.upkeep.fsck import Checked, fsck, open_index
+from adapterdistill.registry.upkeep.replay import check_continues, replay
 
 CONTENTS = "backup.json"
 INDEX = "index.sqlite3"
@@ -90,14 +92,21 @@ def backup(root: Path, target: Path) -> Contents:
     return contents
 
 
-def restore(source: Path, root: Path) -> Contents:
-    """Make the registry's folder `root` from a backup, after verifying all of it.
+def restore(source: Path, root: Path, *, audit: Path | None = None) -> Contents:
+    """Copy a backup into the new folder `root`, from which a registry may then be served.
+
+    Args:
+        audit: the audit log of the registry that is gone, whose later withdrawals and consents are
+            made again. Without it, the registry stays closed to all but operators until `reopen`.
 
     Raises:
         ConfigError: `source` is not a backup, or `root` is not empty or cannot be written.
         IntegrityError: the backup was changed; nothing was restored.
+        AuditBrokenError: `audit` was changed, or does not continue the backup's log.
     """
     contents = _contents(source)
+    if audit is not None:
+        check_continues(audit, contents.audit_head, source / "audit" / PUBLIC_KEY)
     found = {*_files(source)} - {CONTENTS}
     if found != contents.files.keys():
         name = min(found ^ contents.files.keys())
@@ -111,10 +120,38 @@ def restore(source: Path, root: Path) -> Contents:
             if _digest(staged, name) != expected:
                 raise IntegrityError(f"{name} of the backup was changed")
         _sound(staged)
+        _begin_anew(staged, contents, audit)
         if contents.served_tls:
             # Without this folder the registry would serve plain text.
             (staged / SERVER_FOLDER).mkdir(mode=0o700)
     return contents
+
+
+def _begin_anew(staged: Path, contents: Contents, audit: Path | None) -> None:
+    """Give the restored index a new incarnation, and replay `audit` or close it."""
+    index = Index(staged / INDEX)
+    try:
+        # As at the backup: what was made with these is of the registry that is gone.
+        index.db.execute("UPDATE secrets SET value = randomblob(32)")
+        index.db.execute("DELETE FROM closed")
+        if audit is None:
+            why = (
+                f"it was restored from a backup of {contents.time}, and later withdrawals and"
+                " consents may be lost; an operator runs `registry reopen` if none are"
+            )
+            index.db.execute("INSERT INTO closed VALUES (?)", (why,))
+        else:
+            replay(index, audit, contents.revision)
+        index.db.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        index.close()
+
+
+def reopen(root: Path) -> None:
+    """Open a restored registry to all callers; ConfigError if `root` is not a registry's folder."""
+    open_index(root).close()
+    with closing(sqlite3.connect(root / INDEX)) as db, db:
+        db.execute("DELETE FROM closed")
 
 
 def _contents(source: Path) -> Contents:

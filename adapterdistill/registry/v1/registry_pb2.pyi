@@ -381,17 +381,21 @@ class Event(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[EventKind, str]] = ..., name: _Optional[str] = ..., other_name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("after_revision", "adapter_names")
+    __slots__ = ("after_revision", "adapter_names", "incarnation")
     AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     after_revision: int
     adapter_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, after_revision: _Optional[int] = ..., adapter_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, after_revision: _Optional[int] = ..., adapter_names: _Optional[_Iterable[str]] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("event", "revision")
+    __slots__ = ("event", "revision", "incarnation")
     EVENT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     event: Event
     revision: int
-    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., revision: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from actors.data_owner import DataOwner
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.data import TenantDataset
+from adapterdistill.errors import EncoderMismatchError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
 from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.owner_runs import HELD, Configured, run_through
-from tests.tiny_encoders import random_adapter
+from tests.tiny_encoders import random_adapter, save_tiny_encoder
 
 LISTED, WANTED = 12, 3
 
@@ -101,6 +102,38 @@ def test_an_adapter_with_anothers_fingerprint_is_refused_and_the_next_takes_its_
     ]  # fmt: skip
     assert report.fetch_teachers.refused == (liar.ref.name,)
     assert "3 of 4 teachers" in lines[2]
+
+
+def test_a_registry_of_two_encoders_offers_a_tenant_the_teachers_of_its_own(
+    configured: Configured,
+    empty_registry: Running,
+    tiny_encoder: Encoder,
+    tmp_path: Path,
+    fetched: list[str],
+) -> None:
+    """Both encoders have one shape, so that an adapter of the other would load all the same. A
+    tenant that moves publishes under another adapter's name: a name keeps its encoder."""
+    folder = save_tiny_encoder(tmp_path / "another-encoder", seed=1)
+    another = load_encoder(str(folder), dtype="float32")
+    published = {
+        name: [
+            publish_signed(empty_registry, encoder, f"{name}-{seed}", seed=seed).ref.name
+            for seed in (1, 2)
+        ]
+        for name, encoder in (("one", tiny_encoder), ("other", another))
+    }
+    moving = configured("mover", address=empty_registry.address)
+    onto = moving.model_copy(
+        update={"encoder": moving.encoder.model_copy(update={"name": str(folder)})}
+    )
+    for config, own in ((moving, "one"), (onto, "other")):
+        found = DataOwner(config).fetch_teachers()
+        assert (found.teachers, found.listed) == (tuple(sorted(published[own])), 2)
+        assert sorted(fetched) == sorted(published[own])
+        fetched.clear()
+    publish_signed(empty_registry, tiny_encoder, "mover", seed=3)
+    with pytest.raises(EncoderMismatchError, match="publish under another adapter name"):
+        publish_signed(empty_registry, another, "mover", seed=4)
 
 
 def test_what_is_published_is_signed(

@@ -62,7 +62,7 @@ def test_a_tenant_is_onboarded_and_served_with_a_method_of_one_file(
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ({"words": {"stepps": 4}}, "words.stepps: Extra inputs"),
+        ({"words": {"stepps": 4}}, "words.stepps: is not a known key"),
         ({"words": {"steps": 0.5}}, "words.steps: "),
         ({"light": {}}, r"\[light\] is for another method than words"),
     ],

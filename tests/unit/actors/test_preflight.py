@@ -12,15 +12,20 @@ import torch
 from actors.preflight import Check, Preflight, preflight
 from actors.publishing import PRIVACY, PROTOTYPES_SHARED
 from actors.stages import STAGES
-from adapterdistill.backbone import load_encoder
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
+from adapterdistill.data import Faq, TenantDataset, write_tenant
 from adapterdistill.distill.meta_kd.method import MetaConfig
+from adapterdistill.errors import UnreadableTextError
+from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.authority import create
+from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import Configured, publish, run_through, write_task
-from tests.tiny_encoders import save_tiny_encoder
+from tests.tiny_encoders import random_adapter, save_tiny_encoder
 
 SECRET = "plover"
 
@@ -57,7 +62,8 @@ def test_a_run_that_could_start_is_told_in_full_and_changes_nothing(
     assert tree(tmp_path) == before and events(registry) == logged
     assert torch.get_num_threads() == threads
     assert [(c.name, c.status) for c in found.checks] == [
-        (name, "ok") for name in ("data", "encoder", "registry", "name", "teachers", "disk")
+        (name, "ok")
+        for name in ("data", "encoder", "texts", "registry", "name", "teachers", "disk")
     ]
     assert found.first_error is None
     assert found.counts["faqs"] == 5 and found.counts["train"] == 15
@@ -96,6 +102,19 @@ def test_more_steps_take_longer_and_no_teachers_distil_nothing(
     assert long.stage_seconds["extract"] > 50 * short.stage_seconds["extract"]
     assert short.stage_seconds["distil"] == 0 and short.bytes_in == 0
     assert short.stage_seconds["variant"] == 0
+
+
+def test_texts_that_are_cut_are_told_of_and_recorded(
+    configured: Configured, registry: Running
+) -> None:
+    config = changed(configured(), "encoder", max_tokens=12, query_prompt="ask ")
+    found = check(preflight(config), "encoder")
+    assert found.status == "warning"
+    assert "only the first 12 tokens are read" in found.said and " queries" in found.said
+    report, _ = run_through(config)
+    assert report.validate_stage.max_tokens == 12 and report.validate_stage.cut["queries"] > 0
+    [manifest] = registry.client.list(tenant="fletcher")
+    assert (manifest.encoder.max_tokens, manifest.encoder.query_prompt) == (12, "ask ")
 
 
 def test_a_variant_and_shared_prototypes_are_told_of(configured: Configured) -> None:
@@ -230,6 +249,61 @@ def test_what_would_stop_the_run_is_found_and_the_rest_is_looked_at_all_the_same
     assert (found.first_error.name, found.first_error.reason) == (name, reason)
     assert {"data", "encoder", "registry", "disk"} <= {c.name for c in found.checks}
     assert SECRET.encode() not in found.canonical_json()
+
+
+THAI = {"open": "ร้านเปิดกี่โมง", "ship": "ค่าจัดส่งเท่าไร"}
+
+
+def test_texts_that_the_encoder_cannot_read_stop_the_dry_run_and_the_run(
+    configured: Configured, registry: Running
+) -> None:
+    config = configured()
+    faqs = [Faq(faq_id, question, None) for faq_id, question in THAI.items()]
+    write_tenant(Path(config.data), faqs, [], overwrite=True)
+    before = events(registry)
+    found = preflight(config)
+    assert found.first_error is not None
+    assert (found.first_error.name, found.first_error.reason) == ("texts", "TEXT_UNREADABLE")
+    with pytest.raises(
+        UnreadableTextError, match=r"cannot read 2 of 2 FAQs \(open, ship\)"
+    ) as told:
+        run_through(config)
+    assert str(told.value) == found.first_error.said
+    assert not any(question in found.first_error.said for question in THAI.values())
+    assert events(registry) == before
+
+
+def test_texts_that_can_be_served_all_the_same_are_a_warning(
+    configured: Configured, registry: Running
+) -> None:
+    config = configured()
+    faqs = TenantDataset.open(Path(config.data)).faqs()
+    again = Faq("again", faqs[0].question.upper(), None)
+    write_tenant(
+        Path(config.data), [*faqs, again, Faq("one", faqs[1].question, None)], [], overwrite=True
+    )
+    found = preflight(config)
+    assert found.first_error is None and check(found, "texts").status == "warning"
+    assert "equal questions (faq-0 = again; faq-1 = one)" in check(found, "texts").said
+    report, lines = run_through(config)
+    assert report.validate_stage.counts["alike"] == 4
+    assert "4 FAQs are not told apart: see --dry-run" in lines[0]
+
+
+def test_the_language_is_published_and_chooses_teachers(
+    configured: Configured, registry: Running, tiny_encoder: Encoder
+) -> None:
+    adapter = random_adapter(tiny_encoder, seed=8, scale=0.05)
+    payload = pack_adapter(adapter, model_name=tiny_encoder.ref.name)
+    manifest = random_manifest(tiny_encoder, adapter, payload, tenant="dyer")
+    registry.client.publish(manifest.model_copy(update={"language": "de-AT"}), payload)
+    config = configured().model_copy(update={"language": "de"})
+    assert preflight(config).teachers_visible == 3
+    config = changed(config, "teachers", language="de")
+    assert preflight(config).teachers == ("dyer",)
+    report, _ = run_through(config)
+    assert [VersionRef.parse(name).tenant for name in report.fetch_teachers.teachers] == ["dyer"]
+    assert registry.client.get(VersionRef.parse(report.publish.name)).language == "de"
 
 
 def test_too_little_disk_is_found(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ class Killed(BaseException):
 INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
     "extract": "actors.training.outcome.pack_trained",
-    "fetch_teachers": "actors.teachers.prove_active",
+    "fetch_teachers": "actors.teachers.load_proven",
     "distil": "adapterdistill.distill.averaging.MovedAverage.forward",
     "evaluate": "actors.judging.compare",
     "decide": "actors.records.Decided.model_copy",

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from actors.data_owner import DataOwner
-from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.checkpoint import golden_vectors, pack_adapter
-from adapterdistill.manifest import VersionRef, sha256_hex
+from adapterdistill.backbone import Encoder, load_configured
+from adapterdistill.checkpoint import golden_vectors, load_proven, pack_adapter
+from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
+from adapterdistill.sections import EncoderConfig
 from adapterdistill.testbed.random_adapters import random_manifest
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
@@ -48,7 +49,26 @@ def test_a_teacher_that_is_not_what_it_says_is_passed_over_and_named(
     report, lines = run_through(configured("quarrier", address=empty_registry.address))
     assert [VersionRef.parse(name).tenant for name in report.fetch_teachers.teachers] == ["good"]
     assert report.fetch_teachers.refused == (honest.ref.name,)
-    assert "1 refused" in lines[2]
+    assert "1 refused" in lines[1]
+
+
+def test_a_failure_of_any_kind_while_a_teacher_is_proven_refuses_that_teacher_alone(
+    configured: Configured,
+    empty_registry: Running,
+    tiny_encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = publish(empty_registry, tiny_encoder, "good", seed=1)
+    bad = publish(empty_registry, tiny_encoder, "bad", seed=2)
+
+    def load(encoder: Encoder, manifest: Manifest, payload: bytes) -> Any:
+        if manifest.tenant == "bad":
+            raise MemoryError
+        return load_proven(encoder, manifest, payload)
+
+    monkeypatch.setattr("actors.teachers.load_proven", load)
+    found = DataOwner(configured("quarrier", address=empty_registry.address)).fetch_teachers()
+    assert (found.teachers, found.refused) == ((good.name,), (bad.name,))
 
 
 def test_an_adapter_that_nothing_trained_teaches_nobody_and_is_not_refused(
@@ -78,8 +98,8 @@ def test_onboarding_changes_no_teacher_and_no_encoder(
 ) -> None:
     loaded: list[Encoder] = []
 
-    def keep(**options: Any) -> Encoder:
-        loaded.append(load_encoder(**options))
+    def keep(options: EncoderConfig) -> Encoder:
+        loaded.append(load_configured(options))
         return loaded[-1]
 
     def weights(encoder: Encoder) -> list[torch.Tensor]:
@@ -89,12 +109,12 @@ def test_onboarding_changes_no_teacher_and_no_encoder(
         folders = (tiny_encoder_folder, registry.root / "blobs")
         return {p: p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
 
-    monkeypatch.setattr("actors.data_owner.load_encoder", keep)
+    monkeypatch.setattr("actors.data_owner.load_configured", keep)
     before = files()
     listed = {m.ref.name: m for m in registry.client.list()}
     config = configured("joiner")
     report, _ = run_through(config)
-    fresh = load_encoder(**config.encoder.model_dump())
+    fresh = load_configured(config.encoder)
     assert len(weights(fresh)) > 20
     for used, original in zip(weights(loaded[0]), weights(fresh), strict=True):
         assert torch.equal(used, original)

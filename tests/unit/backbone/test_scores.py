@@ -9,6 +9,7 @@ import torch
 from adapterdistill.backbone import load_encoder, pack
 from adapterdistill.backbone.layer import FrozenLayer
 from adapterdistill.backbone.packed import attention_scores
+from adapterdistill.backbone.positions import table_bias
 from tests.tiny_encoders import random_rows, save_tiny_encoder
 
 HEADS, WIDTH = 4, 32
@@ -30,7 +31,8 @@ def test_scores_are_the_plain_formula_row_by_row(biased: bool) -> None:
     tokens = pack(random_rows([5, 2, 3, 5]))
     found = torch.randn(15, 2 * WIDTH, generator=generator)
     bias = torch.randn(HEADS, 9, 9, generator=generator).double() if biased else None
-    scores = attention_scores(found, tokens, HEADS, None if bias is None else bias.float())
+    added = None if bias is None else table_bias(bias.float())
+    scores = attention_scores(found, tokens, HEADS, added)
     in_layout = found.split([2, 3, 5, 5])
     expected = [
         plain(row, None if bias is None else bias[:, : len(row), : len(row)]) for row in in_layout

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.engine import paging, throughput
+from adapterdistill.bench.engine import encoders, paging, throughput
 from adapterdistill.bench.engine.checks import check_equality
+from adapterdistill.bench.engine.encoders import measure_encoders
 from adapterdistill.bench.engine.paging import fill_many, measure_paging
 from adapterdistill.bench.engine.report import AIMED_BATCH, AIMED_MIX, aims, markdown
 from adapterdistill.bench.engine.sides import (
@@ -32,6 +33,15 @@ PAGING = {
     "p95_times_when_10_percent_over": 1.1,
 }  # fmt: skip
 
+ENCODERS = {
+    "tenants_of_each": 2, "clients_of_each": 3, "rounds": 4,
+    "encoders": {
+        name: {"alone_queries_per_s": 9.0, "together_queries_per_s": 9.0, "share": share,
+               "lowest_share": share}
+        for name, share in (("one", 0.96), ("other", 0.94))
+    },
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def banks() -> list[Bank]:
@@ -54,7 +64,7 @@ def test_every_side_is_timed_in_every_cell_and_reported(
     fairness = engine["fairness"]
     assert fairness["others_refused"] == 0 and fairness["times"] > 0
     assert fairness["flood_answered_per_s"] <= fairness["flood_queries_per_s"]
-    engine["paging"] = PAGING
+    engine |= {"paging": PAGING, "encoders": ENCODERS}
     env = {
         "dtype": "float32", "device": "cpu", "threads_in_this_process": 1,
         "load_1_5_15_min": [0.0, 0.0, 0.0],
@@ -79,15 +89,27 @@ def test_aims_are_judged_at_32_tenants_in_a_batch_of_32() -> None:
         "top1": {"float32": 0.8, "engine": 0.7985},
         "fairness": {"times": 1.9},
         "paging": {"p95_times_when_10_percent_over": 2.1, "traffics": [{"failed": 1}]},
+        "encoders": ENCODERS,
     }
     assert [(a["measured"], a["met"]) for a in aims(engine)] == [
         (0.95, True),
         (0.95, False),
         (0.15, False),
         (1.9, True),
+        (0.96, True),
+        (0.94, False),
         (2.1, False),
         (1, False),
     ]
+
+
+def test_two_encoders_in_one_engine_are_timed_beside_each_alone(
+    tiny_encoder: Encoder, banks: list[Bank]
+) -> None:
+    found = measure_encoders(tiny_encoder, banks, encoders.SIZES["tiny"])
+    assert found["encoders"].keys() == {tiny_encoder.ref.name, "random"}
+    for of in found["encoders"].values():
+        assert of["alone_queries_per_s"] > 0 and of["lowest_share"] == of["share"] > 0
 
 
 def test_many_more_tenants_than_slots_take_turns(tiny_encoder: Encoder, tmp_path: Path) -> None:

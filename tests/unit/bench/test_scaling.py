@@ -12,6 +12,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training import scaling
 from adapterdistill.bench.training.scaling import ALONE, markdown, measure_scaling
 from adapterdistill.distill.stage import StageSpec
+from adapterdistill.sections import EncoderConfig
 from tests.separable_tenant import separable_rows
 
 
@@ -29,7 +30,13 @@ def test_every_side_trains_the_same_adapter_in_every_round(
     monkeypatch.setattr(scaling, "train_on_workers", train_on_workers)
     threads = torch.get_num_threads()
     found = measure_scaling(
-        tiny_encoder, {}, separable_rows(2, seed=0), tmp_path, counts=(1, 2), steps=3, rounds=2
+        tiny_encoder,
+        EncoderConfig(),
+        separable_rows(2, seed=0),
+        tmp_path,
+        counts=(1, 2),
+        steps=3,
+        rounds=2,
     )
     assert torch.get_num_threads() == threads and started == [1, 2, 1, 2]
     names = [side["side"] for side in found["sides"]]

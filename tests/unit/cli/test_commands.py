@@ -16,7 +16,8 @@ UPDATE = "ADAPTERDISTILL_UPDATE_COMMANDS"
 NO_TABLE = {
     *("owner keygen", "registry init", "registry renew-server", "registry enrol"),
     *("registry keygen", "registry consent", "registry release", "registry serve", "serve"),
-    "registry release-from-quarantine",
+    *("registry release-from-quarantine", "registry alias", "registry reopen", "submit"),
+    "encoder fetch",
 }
 
 

@@ -148,7 +148,7 @@ def test_a_dry_run_ends_with_the_first_error_s_code_after_all_was_looked_at(
 def test_a_dry_run_looks_where_the_run_would_be(
     toml: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(_: object) -> None:
+    def lost(_: object, *, insecure: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
     monkeypatch.setattr("actors.preflight.on_cluster", lost)
@@ -238,7 +238,7 @@ def test_a_wrong_config_exits_2(
 def test_a_lost_cluster_exits_7(
     toml: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def lost(_: object) -> None:
+    def lost(_: object, *, insecure: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
     monkeypatch.setattr("adapterdistill.cli.onboard.on_cluster", lost)

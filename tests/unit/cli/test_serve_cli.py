@@ -26,6 +26,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
 )
 from adapterdistill.files import read_secret
+from serve import local_ray
 
 VERSION = "ab12" * 16
 TOKEN = "adt_" + "x" * 43
@@ -182,7 +183,7 @@ def test_the_server_s_refusals_are_our_errors(
     ("tenant", "address", "error_class"),
     [
         ("acme", "http://127.0.0.1:1", ServingError),
-        ("acme", "nonsense", ConfigError),
+        ("acme", "ftp://nonsense", ConfigError),
         ("../x", "http://127.0.0.1:1", ConfigError),
     ],
 )
@@ -257,7 +258,7 @@ def test_a_local_rays_token_is_in_a_private_file_and_not_in_the_environment(
 ) -> None:
     environment = {"RAY_AUTH_TOKEN": "another cluster's", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     monkeypatch.setattr(os, "environ", environment)
-    serve._prepare_local_ray(haproxy=False)
+    assert local_ray.prepare("127.0.0.1", haproxy=False) == "127.0.0.1"
     file = Path(environment["RAY_AUTH_TOKEN_PATH"])
     token = read_secret(file).decode()
     assert (len(token), environment["RAY_AUTH_MODE"]) == (64, "token")

@@ -69,7 +69,7 @@ def test_one_or_all_of_a_tenant_s_tokens_are_revoked(path: Path) -> None:
     for tenant in ("acme", "acme", "other"):
         run(path, "new", "--tenant", tenant)
     gone = run(path, "revoke", "--tenant", "acme", "--id", first["id"], "--format", "json")
-    assert [row["id"] for row in json.loads(gone)] == [first["id"]]
+    assert [(row["id"], row["state"]) for row in json.loads(gone)] == [(first["id"], "revoked")]
     assert not Tokens(path).admit(first["token"].encode(), "acme")
     assert len(json.loads(run(path, "revoke", "--tenant", "acme", "--format", "json"))) == 2
     assert [r["tenant"] for r in json.loads(run(path, "list", "--format", "json"))] == ["other"]

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from adapterdistill.backbone import Encoder
 from adapterdistill.cli.data import app
-from adapterdistill.data import TenantDataset
-from adapterdistill.errors import ConfigError, DataError
+from adapterdistill.data import Faq, TenantDataset, write_tenant
+from adapterdistill.data.schema import SPLITS
+from adapterdistill.errors import ConfigError, DataError, EncoderError, UnreadableTextError
 
 RUNNER = CliRunner()
 
@@ -24,8 +26,32 @@ def test_samples_are_written_and_described(samples: Path) -> None:
     shown = RUNNER.invoke(app, ["describe", str(folder), "--format", "json"])
     described = json.loads(shown.stdout)
     tenant = TenantDataset.open(folder)
-    assert described == {"path": str(folder), **tenant.counts(), "digest": tenant.digest()}
+    unread = {"unknown_tokens_percent": 0.0, "faqs_unread": 0, "faqs_alike": 0}
+    cut = {"max_tokens": 256, "cut_questions": 0, "cut_answers": 0, "cut_queries": 0}
+    plain = {"path": str(folder), **tenant.counts(), "digest": tenant.digest()}
+    assert described == plain | unread | cut
     assert "digest" in RUNNER.invoke(app, ["describe", str(folder)]).stdout
+
+
+def test_texts_longer_than_an_encoder_reads_are_counted(
+    samples: Path, minilm: Encoder, tiny_encoder_folder: Path
+) -> None:
+    folder = samples / "valtara-rail"
+    arguments = ["describe", str(folder), "--format", "json", "--max-tokens"]
+    described = json.loads(RUNNER.invoke(app, [*arguments, "12"]).stdout)
+    tenant = TenantDataset.open(folder)
+    texts = {
+        "questions": [faq.question for faq in tenant.faqs()],
+        "answers": [faq.answer for faq in tenant.faqs() if faq.answer],
+        "queries": [query.text for split in SPLITS for query in tenant.queries(split)],
+    }
+    for name, found in texts.items():
+        longer = sum(len(ids) > 12 for ids in minilm.tokenize(found))
+        assert described[f"cut_{name}"] == longer > 0
+    own = [*arguments, "256", "--encoder", str(tiny_encoder_folder)]
+    assert json.loads(RUNNER.invoke(app, own).stdout)["cut_queries"] == 0
+    gone = RUNNER.invoke(app, [*arguments, "9", "--encoder", "./none"])
+    assert isinstance(gone.exception, EncoderError)
 
 
 def test_one_sample_can_be_chosen(tmp_path: Path) -> None:
@@ -48,6 +74,17 @@ def test_faults_are_listed_and_end_with_exit_code_three(tmp_path: Path) -> None:
     assert machine.exit_code == 3
     (fault,) = json.loads(machine.stdout)["faults"]
     assert (fault["file"], fault["row"], fault["column"]) == ("faqs.parquet", None, None)
+
+
+def test_a_tenant_that_the_encoder_cannot_read_is_refused_by_id(tmp_path: Path) -> None:
+    faqs = [Faq("open", "ร้านเปิดกี่โมง", None), Faq("ship", "ค่าจัดส่งเท่าไร", None)]
+    write_tenant(tmp_path / "thai", faqs, [])
+    for command in ("validate", "describe"):
+        result = RUNNER.invoke(app, [command, str(tmp_path / "thai"), "--format", "json"])
+        assert isinstance(result.exception, UnreadableTextError)
+        assert "cannot read 2 of 2 FAQs (open, ship)" in str(result.exception)
+        assert "ร" not in result.output
+    assert json.loads(result.stdout)["unknown_tokens_percent"] == 100.0
 
 
 def test_import_keeps_k_and_reports_the_counts(samples: Path, tmp_path: Path) -> None:

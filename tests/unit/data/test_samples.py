@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.data import TenantDataset, import_samples, sample_names
+from adapterdistill.data.importing import GERMAN_SAMPLE
 from adapterdistill.errors import DataError
 from adapterdistill.manifest import is_name
 
@@ -27,6 +28,15 @@ def test_sample_is_sound_and_has_enough_of_everything(name: str, tmp_path: Path)
     counts = tenant.counts()
     assert 6 <= counts["out_of_scope"] <= 8
     assert min(counts["oos_train"], counts["oos_valid"], counts["oos_test"]) >= 1
+
+
+def test_the_german_sample_is_sound_and_split(tmp_path: Path) -> None:
+    import_samples(GERMAN_SAMPLE, tmp_path / "t")
+    counts = TenantDataset.open(tmp_path / "t").counts()
+    assert (counts["faqs"], counts["faqs_with_answer"]) == (12, 12)
+    assert counts["train"] - counts["oos_train"] == 36 and counts["test"] - counts["oos_test"] == 24
+    assert min(counts["oos_train"], counts["oos_valid"], counts["oos_test"]) >= 1
+    assert GERMAN_SAMPLE not in sample_names()
 
 
 def test_no_wording_repeats_anywhere_and_all_are_short(tmp_path: Path) -> None:

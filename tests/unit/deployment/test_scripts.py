@@ -104,6 +104,27 @@ def test_a_head_runs_no_work_and_shows_its_dashboard_to_loopback_alone(node: Nod
         assert Path(environment[name]).parent == node.folder
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (NODES / "head.sh", [HEAD]),
+        (NODES / "owner.sh", ["acme", HEAD, OWN]),
+        (NODES / "worker.sh", [HEAD, OWN]),
+        (SINGLE / "start.sh", ["acme"]),
+    ],
+    ids=lambda given: given.name if isinstance(given, Path) else None,
+)
+def test_every_node_has_a_token_and_a_folder_that_is_closed_to_other_users(
+    node: Node, script: Path, arguments: list[str]
+) -> None:
+    called, environment = node.called(script, *arguments)
+    folder = Path(start_options(called)["temp_dir"])
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    # Ray adds a session and a socket of about 64 characters, and such a path has at most 107.
+    assert len(str(folder)) < 40
+    assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_AUTH_TOKEN_PATH"]
+
+
 def test_an_owner_s_node_alone_offers_its_resource(node: Node) -> None:
     arguments, environment = node.called(NODES / "owner.sh", "acme.co", HEAD, OWN)
     options = start_options(arguments)

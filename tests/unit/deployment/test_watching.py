@@ -113,6 +113,14 @@ def values_asked(rule: dict[str, Any], label: str) -> set[str]:
     return {value for values in found for value in values.split("|")}
 
 
+def test_no_two_alerts_have_one_condition() -> None:
+    """Windows, thresholds and white space apart: both would always fire together."""
+    conditions = [
+        re.sub(r"\[\w+\]|[<>=!]=? *[\d.]+$|\s", "", rule["expr"].strip()) for rule in RULES
+    ]
+    assert len(set(conditions)) == len(conditions)
+
+
 def test_alerts_name_only_metrics_labels_and_alerts_that_there_are() -> None:
     known = set().union(*series().values()) | series().keys()
     alerts = {rule["alert"] for rule in RULES}

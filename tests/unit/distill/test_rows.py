@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.data import Faq, Query, TenantDataset, held_out
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.distill.batches import TrainingRows
@@ -189,3 +189,21 @@ def test_queries_keep_every_right_faq(tmp_path: Path, tiny_encoder: Encoder) -> 
     stage = rows.stage()
     assert stage.train.labels.tolist() == [[0, -1], [1, -1], [2, -1], [1, -1], [2, 0]]
     assert stage.held_queries.labels.tolist() == [[0, 1]]
+
+
+def test_questions_and_answers_are_read_as_passages_and_queries_as_queries(
+    tmp_path: Path, tiny_encoder: Encoder, tiny_encoder_folder: Path
+) -> None:
+    dataset = TenantDataset.open(write_shop(tmp_path / "t", splits=FEW))
+    prompted = load_encoder(
+        str(tiny_encoder_folder), dtype="float32", query_prompt="ask ", passage_prompt="faq "
+    )
+    rows, faqs = read(dataset, prompted), dataset.faqs()
+    assert rows.questions.ids == tiny_encoder.tokenize([f"faq {faq.question}" for faq in faqs])
+    answers = [f"faq {faq.answer}" for faq in faqs if faq.answer]
+    assert rows.answers.ids == tiny_encoder.tokenize(answers)
+    asked = {
+        tuple(ids)
+        for ids in tiny_encoder.tokenize([f"ask {q.text}" for q in dataset.queries("test")])
+    }
+    assert {tuple(ids) for ids in rows.test.ids} == asked

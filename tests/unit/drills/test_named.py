@@ -30,7 +30,7 @@ def test_each_drill_says_how_it_is_done_on_a_named_deployment() -> None:
         ("corrupt-blob", REGISTRY, "corrupt-blob is not done on a named deployment: it damages"),
         ("drop-rpc", SERVING, "drop-rpc needs the section [registry]"),
         ("kill-serve-replica", SERVING, "kill-serve-replica needs the section [ray]"),
-        ("drop-rpc", REGISTRY + "port = 3\n", "registry.port: Extra inputs"),
+        ("drop-rpc", REGISTRY + "port = 3\n", "registry.port: is not a known key"),
         ("drop-rpc", SERVING.replace("acme", "Not A Name"), "serving.tenant:"),
         ("drop-rpc", "[registry", "not TOML"),
     ],

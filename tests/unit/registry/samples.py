@@ -80,7 +80,7 @@ def sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
 def large_sample(seed: int = 0, **changes: Any) -> tuple[Manifest, bytes]:
     """Make a sample of about 8 MiB, which takes several chunks."""
     hidden, bottleneck = 8192, 64
-    encoder = encoder_fields() | {"hidden_size": hidden}
+    encoder = encoder_fields("8") | {"hidden_size": hidden}
     shapes = {
         "down.weight": (LAYERS, bottleneck, hidden),
         "down.bias": (LAYERS, bottleneck),

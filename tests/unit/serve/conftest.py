@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adapterdistill.backbone import Encoder
+from adapterdistill.backbone import Encoder, load_encoder
+from tests.tiny_encoders import save_tiny_encoder
 
 LOGGERS = ("adapterdistill.requests", "ray.serve")
 
@@ -28,6 +29,13 @@ def encoder_folder(tiny_encoder_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def encoder(tiny_encoder: Encoder) -> Encoder:
     return tiny_encoder
+
+
+@pytest.fixture(scope="session")
+def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """Of the same shape as `encoder`, so that a wrong one would answer all the same."""
+    folder = save_tiny_encoder(tmp_path_factory.mktemp("others") / "other-encoder", seed=1)
+    return load_encoder(str(folder), dtype="float32")
 
 
 @pytest.fixture

@@ -102,3 +102,13 @@ def test_a_shell_may_take_the_settings_twice_and_haproxy_is_still_what_starts() 
     assert len(str(Path(script).parent)) <= 20
     assert script not in Path(script).read_text()
     assert "RAY_SERVE_ENABLE_HA_PROXY=1\n" in done.stdout
+
+
+def test_haproxy_listens_on_an_address_of_ipv6_in_front_of_replicas_on_loopback(
+    tmp_path: Path,
+) -> None:
+    made = closed_haproxy("true", tmp_path, "[::1]")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(rendered(made).replace("*:8000", "127.0.0.1:8000"))
+    assert start(made, "-db", "-f", str(config)).returncode == 0
+    assert "bind [::1]:8000\n" in config.read_text() and "127.0.0.1" not in config.read_text()

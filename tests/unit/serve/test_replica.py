@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import grpc
 import pytest
 from starlette.testclient import TestClient
 
@@ -19,7 +20,7 @@ from serve.replica import Replica, collect_garbage_seldom
 from serve.settings import ServeSettings
 from serve.tokens import new_token, revoke
 from tests.contract.running_registry import Running, wait_until
-from tests.serving_store import make_tenant, put_live
+from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 from tests.unit.serve.grpc.rpc_calls import SECRET, Context, call
 
 Start = Callable[..., Replica]
@@ -84,6 +85,29 @@ def test_a_new_bundle_goes_live_and_a_dropped_tenant_leaves(
     replica.check_health()
 
 
+def test_a_second_encoder_is_loaded_for_the_bundle_that_needs_it_and_told_of(
+    start: Start, store: Path, encoder: Encoder, other_encoder: Encoder, tmp_path: Path
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "other-encoder", seed=1)  # the same as `other_encoder`
+    replica = start(other_encoders=[str(folder)], encoder_mib=64)
+    with TestClient(replica.build_http_app()) as client:
+        told = client.get("/v1/encoders").json()
+        assert [one["name"] for one in told["loaded"]] == [encoder.ref.name]
+        assert told["not_loaded"] == ["other-encoder"]
+        assert told["encoder_limit_bytes"] == 64 * 2**20
+        put_live(store, make_tenant(other_encoder, "moved", seed=2))
+        wait_until(lambda: client.get("/v1/tenants/moved").status_code == 200)
+        assert client.get("/v1/tenants/moved").json()["encoder"] == "other-encoder"
+        told = client.get("/v1/encoders").json()
+        assert [one["tenants_in_memory"] for one in told["loaded"]] == [1, 1]
+        assert told["not_loaded"] == []
+        metrics = client.get("/metrics").text
+    for one in told["loaded"]:
+        assert one["encoder_bytes"] > 0 and one["adapter_bytes"] > 0
+        assert f'adapterdistill_memory_bytes{{encoder="{one["name"]}",part="encoders"' in metrics
+    assert 'adapterdistill_memory_limit_bytes{part="encoders",replica="replica-1"}' in metrics
+
+
 def test_a_store_that_cannot_be_read_costs_nothing_that_is_live(
     start: Start, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +157,35 @@ def test_a_revoked_token_ends_and_a_damaged_file_leaves_the_others_valid(
         wait_until(lambda: "token file refused" in caplog.text)
         assert status(second) == 200
     assert SECRET not in caplog.text and "the token file was read again" in caplog.text
+
+
+def test_deleting_the_token_file_closes_http_and_grpc_until_it_is_back(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.json"
+    token = new_token(path, "acme", days=1)[0]
+    replica = start(tokens=str(path))
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = pb.SearchRequest(tenant="acme", queries=["hi"]).SerializeToString()
+
+    def refused_over_grpc() -> bool:
+        context = Context((("authorization", f"Bearer {token}"),))
+        call(replica.rpc.search, asked, context)
+        return context.code == grpc.StatusCode.UNAUTHENTICATED
+
+    with TestClient(replica.build_http_app()) as client:
+
+        def status() -> int:
+            return client.get("/v1/tenants/acme", headers=headers).status_code
+
+        assert status() == 200
+        path.rename(tmp_path / "elsewhere")
+        wait_until(lambda: status() == 401)
+        assert refused_over_grpc()
+        assert "no token is valid until there is one again" in caplog.text
+        assert client.get("/healthz").status_code == 200
+        (tmp_path / "elsewhere").rename(path)
+        wait_until(lambda: status() == 200)
 
 
 def test_an_unforeseen_fault_of_the_token_file_is_logged_by_its_class_alone(

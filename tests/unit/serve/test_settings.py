@@ -31,6 +31,8 @@ def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None
         ({"store": "/bundles", "max_queued_of_tenant": 63}, "max_queued_of_tenant"),
         ({"store": "/bundles", "request_timeout_s": 0}, "request_timeout_s"),
         ({"store": "/bundles", "treads": 2}, "treads"),
+        ({"store": "/bundles", "other_encoders": ["minilm-l6"]}, "other_encoders: names an enc"),
+        ({"store": "/bundles", "encoder_mib": 0}, "encoder_mib"),
         ({"store": "/bundles"}, "tokens: .* open_to_all: true"),
         ({"store": "/bundles", "tokens": "/tokens.json", "open_to_all": True}, "either tokens"),
     ],

@@ -147,6 +147,22 @@ def test_a_missing_file_and_a_missing_folder_are_named(path: Path) -> None:
         made(path / "deeper" / "tokens.json", "acme")
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_without_its_file_no_token_is_valid_until_there_is_one_again(path: Path, what: str) -> None:
+    text, operator = made(path, "acme"), made(path, None)
+    held = Tokens(path)
+    there, elsewhere = (path, "elsewhere") if what == "file" else (path.parent, "elsewhere.d")
+    away = there.rename(there.with_name(elsewhere))
+    with pytest.raises(ConfigError, match=r"tokens\.json: No such file"):
+        held.reload()
+    assert not held.open_to_somebody
+    assert not held.admit(text.encode(), "acme") and not held.admit(operator.encode(), None)
+    assert not held.reload()  # told of once
+    away.rename(there)
+    assert held.reload()
+    assert held.admit(text.encode(), "acme") and held.admit(operator.encode(), None)
+
+
 def test_what_was_read_holds_on_while_the_file_is_damaged(path: Path) -> None:
     text = made(path, "acme")
     held = Tokens(path)

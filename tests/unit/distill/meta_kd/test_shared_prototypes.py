@@ -11,6 +11,7 @@ from adapterdistill.distill.meta_kd.formulas import Prototypes
 from adapterdistill.distill.meta_kd.shared_prototypes import (
     SHARPNESS,
     PrototypeHead,
+    prototypes_in,
     read_prototypes,
     share_prototypes,
 )
@@ -57,6 +58,14 @@ def test_an_owner_without_rows_shares_that_it_has_none() -> None:
     assert not found.means[1].any()
 
 
+def test_a_class_with_one_row_is_shared_as_one_without_rows() -> None:
+    """Its mean would be that row's embedding."""
+    labels = torch.tensor([0, 0, 1])
+    one = share_prototypes(embeddings(0)[:3], labels, CLASSES)
+    assert one.counts == (2, 0)
+    assert not prototypes_in(one).means[0, 1].any() and prototypes_in(one).means[0, 0].any()
+
+
 def test_records_that_do_not_fit_are_refused_with_what_to_change() -> None:
     one = share_prototypes(embeddings(0), LABELS, CLASSES)
     with pytest.raises(ConfigError, match=r"prototypes of 1: fetch adapters whose manifests"):
@@ -66,7 +75,7 @@ def test_records_that_do_not_fit_are_refused_with_what_to_change() -> None:
         read_prototypes([one, other], CLASSES, width=8)
     with pytest.raises(ConfigError, match="prototypes 0 are of 2 classes and width 8, not"):
         read_prototypes([one, one], CLASSES, width=16)
-    no_pos = share_prototypes(embeddings(0)[:1], LABELS[:1], CLASSES)
+    no_pos = share_prototypes(embeddings(0)[:2], LABELS[:1].repeat(2), CLASSES)
     with pytest.raises(ConfigError, match="no domain has rows of class 'pos'"):
         read_prototypes([no_pos, no_pos], CLASSES, width=8)
 

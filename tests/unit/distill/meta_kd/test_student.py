@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from adapterdistill.backbone import Encoder, pack
+from adapterdistill.backbone.layer import embed_tokens
 from adapterdistill.distill.batches import Batch, TrainingRows, make_batch
 from adapterdistill.distill.meta_kd.formulas import DomainHead, score_distance, soft_cross_entropy
 from adapterdistill.distill.meta_kd.student import MetaDistillation, Terms
@@ -87,7 +88,7 @@ def test_terms_are_added_as_the_formula_says(tiny_encoder: Encoder) -> None:
     assert isinstance(model.body, TransformerBody)
     objective = MetaDistillation(model, lesson, TEXTS.labels, WEIGHTS, seed=0)
     body, teacher = model.body.encoder.cast(), lesson
-    h0, h1 = body._embed_tokens(tokens).double(), body.hidden(tokens).double()
+    h0, h1 = embed_tokens(body.weights, tokens).double(), body.hidden(tokens).double()
     hidden = (h0 - teacher.hidden[7][0]).square().mean() + (
         h1 - teacher.hidden[7][1]
     ).square().mean()

@@ -221,3 +221,37 @@ def test_of_two_uploads_where_one_fits_one_is_taken() -> None:
 
     outcomes = asyncio.run(scenario())
     assert sorted(type(one).__name__ for one in outcomes) == ["NoneType", "QuotaExceededError"]
+
+
+ACME, BROOK = Caller("owner", "acme"), Caller("owner", "brook")
+
+
+def test_work_is_charged_after_it_was_done_and_refused_from_then_on() -> None:
+    limits = CallLimits(Quotas(written_bytes_per_s=1.0, burst_written_bytes=100))
+    limits.check_change(ACME)
+    limits.charge_change(ACME, 150)
+    with pytest.raises(RateLimitedError, match="KiB of changes a second") as refused:
+        limits.check_change(ACME)
+    assert refused.value.retry_after_s == pytest.approx(50, abs=1)
+    limits.check_change(BROOK)
+    with limits.hold(ACME):  # it may still read
+        pass
+
+
+def test_a_certificate_is_limited_before_its_caller_is_known() -> None:
+    limits = CallLimits(Quotas(calls_per_s=0.001, burst_calls=2))
+    for _ in range(2):
+        limits.take_certificate("certificate 1")
+    with pytest.raises(RateLimitedError):
+        limits.take_certificate("certificate 1")
+    limits.take_certificate("certificate 2")
+    limits.take_certificate(None)
+
+
+def test_watches_are_counted_apart_from_calls_that_end() -> None:
+    limits = CallLimits(Quotas(watches_at_once=1, calls_at_once=1))
+    with limits.hold(ACME, "Watch"), limits.hold(ACME, "Fetch"):
+        with pytest.raises(RateLimitedError), limits.hold(ACME, "Watch"):
+            pass
+        with pytest.raises(RateLimitedError), limits.hold(ACME, "GetVersion"):
+            pass

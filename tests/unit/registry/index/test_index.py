@@ -19,6 +19,7 @@ from adapterdistill.manifest import Manifest
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.index.lifecycle import withdraw
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Filter, Row
@@ -270,3 +271,17 @@ def test_index_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(RegistryError, match="newer"):
         Index(tmp_path / "index.sqlite3")
+
+
+def test_an_encoder_has_the_shapes_of_its_oldest_active_version(index: Index) -> None:
+    index.add(version(1))
+    other = encoder_fields() | {"hidden_size": 9}
+    with pytest.raises(
+        EncoderMismatchError, match=r"has 2 layers of hidden size 8 here, .* 2 of 9"
+    ):
+        index.add(version(2, tenant="other", encoder=other))
+    index.add(version(3, tenant="third", encoder=encoder_fields() | {"name": "also-tiny"}))
+    # An operator who finds that the first was wrong withdraws it.
+    withdraw(index, version(1).ref, "wrong shapes")
+    withdraw(index, version(3, tenant="third").ref, "wrong shapes")
+    index.add(version(2, tenant="other", encoder=other))

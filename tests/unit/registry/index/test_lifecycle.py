@@ -10,12 +10,13 @@ import pytest
 from adapterdistill.errors import InvalidManifestError, NotFoundError, WithdrawnError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, NOBODY, Caller
+from adapterdistill.registry.index import events
 from adapterdistill.registry.index.aliases import alias_of, set_alias
-from adapterdistill.registry.index.events import after
+from adapterdistill.registry.index.events import after, following
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import release_from_quarantine, set_consent, withdraw
 from adapterdistill.registry.index.listing import page
-from adapterdistill.registry.index.schema import Filter
+from adapterdistill.registry.index.schema import EventRow, Filter
 from tests.unit.registry.samples import manifest_of
 
 ACME, BROOK, CORN = (Caller("owner", name) for name in ("acme", "brook", "corn"))
@@ -137,8 +138,16 @@ def test_descendants_at_any_depth_are_marked_and_told(index: Index) -> None:
     assert index.get(child).withdrawn_teacher == root.name
     assert index.get(grandchild).withdrawn_teacher == root.name
     assert index.get(stranger).withdrawn_teacher == ""
-    told = [(e.kind, e.name, e.other_name) for e in after(index.db, 0, CORN)][-2:]
-    assert ("teacher_withdrawn", grandchild.name, root.name) in told
+    (event,) = [event for event in after(index.db, 0, CORN) if event.kind == "withdrawn"]
+    assert event.revision == index.newest_revision()  # one event, whatever it marks
+    marked = {(child.name, root.name), (grandchild.name, root.name)}
+    assert {*index.marks(event.revision, CORN, (), 10)} == marked
+    assert index.marks(event.revision, CORN, [("corn", "faq")], 10) == [
+        (grandchild.name, root.name)
+    ]
+    set_consent(index, "brook", "faq", NOBODY, BROOK)
+    assert index.marks(event.revision, CORN, (), 10) == [(grandchild.name, root.name)]
+    assert index.marks(event.revision - 1, CORN, (), 10) == []
     # A student made since of a marked one is marked from the start.
     late = index.add(version(4, tenant="acme", adapter="late", teachers=[grandchild.name]), ACME)
     assert late.withdrawn_teacher == root.name
@@ -183,6 +192,10 @@ def test_filters_choose_by_task_language_and_all_of_the_labels(index: Index) -> 
     assert listed(index, ANYONE, labels=("bank", "uk")) == [one]
     assert listed(index, ANYONE, language="de") == [two]
     assert listed(index, ANYONE, task="nli") == [three]
+    four = index.add(version(4, adapter="d", language="de-AT")).ref
+    assert listed(index, ANYONE, language="DE") == [four, two]
+    assert listed(index, ANYONE, language="de-AT") == [four]
+    assert listed(index, ANYONE, language="d") == listed(index, ANYONE, language="%") == []
     assert listed(index, ANYONE, labels=("none",)) == []
 
 
@@ -199,7 +212,7 @@ def test_every_change_has_one_revision_and_owners_see_what_is_theirs_to_see(inde
     assert revisions == [1, 2, 3, 4]
     assert [e.revision for e in after(index.db, 2, ANYONE)] == [3, 4]
     assert [e.caller for e in after(index.db, 3, ANYONE)] == ["owner/acme"]
-    assert after(index.db, 0, ANYONE, adapters=[("acme", "other")]) == []
+    assert [*after(index.db, 0, ANYONE, adapter=("acme", "other"))] == []
 
 
 def test_sight_equals_a_brute_force_rule(index: Index) -> None:
@@ -260,3 +273,61 @@ def test_an_index_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> N
     assert kinds(index, BROOK) == ["published"]
     assert index.add(version(2), ACME).revision == 2
     index.close()
+
+
+def test_a_chain_of_withdrawals_writes_one_event_and_marks_each_version_once(index: Index) -> None:
+    names: list[str] = []
+    for number in range(60):
+        names.append(index.add(version(number, teachers=names[-1:]), ACME).ref.name)
+    before = index.newest_revision()
+    changed = index.db.total_changes
+    for name in names:
+        withdraw(index, VersionRef.parse(name), "chain", ACME)
+    assert index.newest_revision() == before + 60
+    assert index.db.total_changes - changed == 60 * 2 + 59
+    assert {index.get(VersionRef.parse(name)).withdrawn_teacher for name in names[1:]} == {names[0]}
+
+
+def test_a_watch_page_by_page_sees_what_one_look_at_all_events_sees(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(5)
+    adapters = [(tenant, f"a{n}") for tenant in ("acme", "brook", "corn") for n in range(4)]
+    for number in range(300):
+        tenant, adapter = draw.choice(adapters)
+        name = f"tenants/{tenant}/adapters/{adapter}/aliases/x{number}"
+        public = draw.random() < 0.5
+        events.record(index.db, ACME, "alias_moved", (tenant, adapter), name, public=public)
+    index.write_consent(("brook", "a1"), EVERYONE)
+    index.write_consent(("corn", "a2"), frozenset({"acme"}))
+    newest = index.newest_revision()
+    for caller in (ACME, BROOK, OPERATOR):
+        everything = [*after(index.db, 0, caller, max_rows=1000)]
+        for window in (1, 7, 100, 1000):
+            monkeypatch.setattr(events, "WINDOW", window)
+            for chosen in ((), {adapters[0]}, {*adapters[3:9]}, {("nobody", "x")}):
+                seen: list[EventRow] = []
+                revision = pages = 0
+                while revision < newest:
+                    page, reached = following(index.db, revision, newest, caller, chosen)
+                    assert reached > revision and len(page) <= window
+                    seen, revision, pages = seen + page, reached, pages + 1
+                expected = [
+                    event
+                    for event in everything
+                    if not chosen or tuple(event.name.split("/")[1:4:2]) in chosen
+                ]
+                assert seen == expected
+
+
+def test_the_name_of_a_hidden_teacher_is_told_to_those_alone_who_may_see_it(index: Index) -> None:
+    root = index.add(version(0), ACME, consent=frozenset({"brook"})).ref
+    child = index.add(version(1, tenant="brook", teachers=[root.name]), BROOK).ref
+    withdraw(index, root, "leaked", ACME)
+    revision = index.newest_revision()
+    for caller in (ACME, BROOK, OPERATOR, AUDITOR):
+        assert index.shown(index.get(child, caller), caller).withdrawn_teacher == root.name
+        assert index.marks(revision, caller, (), 10) == [(child.name, root.name)]
+    told = index.shown(index.get(child, CORN), CORN).withdrawn_teacher
+    assert told.startswith("hidden/") and "acme" not in told
+    assert index.marks(revision, CORN, (), 10) == [(child.name, told)]

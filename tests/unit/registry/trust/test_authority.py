@@ -314,7 +314,7 @@ def test_credentials_that_do_not_fit_together_are_refused_by_name(
     with pytest.raises(ConfigError, match=r"signing\.key: No such file"):
         read_credentials(tmp_path / "acme")
     tls_key = (tmp_path / "acme" / pem.TLS_KEY).read_bytes()
-    pem.write(tmp_path / "acme" / pem.SIGNING_KEY, tls_key, private=True)
+    pem.write(tmp_path / "acme" / pem.SIGNING_KEY, tls_key)
     with pytest.raises(ConfigError, match=r"signing\.key: expected an ed25519 key"):
         read_credentials(tmp_path / "acme")
 

@@ -11,7 +11,7 @@ TEXTS = ["where is my parcel", "hi", "opening hours on sunday"]
 
 
 def bank_for(encoder: Encoder, capacity: int = 2) -> AdapterBank:
-    return AdapterBank(encoder.num_layers, encoder.hidden_size, capacity=capacity)
+    return AdapterBank(encoder, capacity=capacity)
 
 
 def assert_slot_holds(

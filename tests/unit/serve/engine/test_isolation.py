@@ -4,9 +4,11 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+
+import pytest
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import write_bundle
@@ -26,7 +28,9 @@ from tests.serving_store import MadeTenant, make_tenant
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]
 ALIASES: tuple[Alias, ...] = ("live", "canary")
-NUM_TENANTS, SLOTS, THREADS, MOST_HELD = 12, 6, 2, 3
+NUM_TENANTS, THREADS = 12, 2
+MOST_HELD = {1: 3, 2: 2}
+"""Tenants that a request holds, by the number of encoders; an encoder has slots for all of them."""
 STEPS = 160
 WITHDRAWN_AT = (40, 80, 120)
 """Steps at which a version of the tenant in the same position is withdrawn."""
@@ -36,17 +40,19 @@ class Operator:
     """Changes the store, refreshes the engine, and records which versions may answer each
     tenant."""
 
-    def __init__(self, store: Path, encoder: Encoder, engine: Engine) -> None:
+    def __init__(self, store: Path, encoders: Sequence[Encoder], engine: Engine) -> None:
+        """A tenant's two versions are on the first and on the last of the encoders."""
         self.timeline, self.steps = Timeline(), Counter[str]()
         self.withdrawn: dict[str, float] = {}
         """Version -> the time from which it is certainly withdrawn."""
         self._store, self._engine = store, engine
-        self.versions = {
-            f"tenant-{n}": [
-                make_tenant(encoder, f"tenant-{n}", seed=20 * n + v, num_faqs=4) for v in range(2)
-            ]
-            for n in range(NUM_TENANTS)
-        }
+        self.encoder_of: dict[str, Encoder] = {}
+        self.versions: dict[str, list[MadeTenant]] = {}
+        for n in range(NUM_TENANTS):
+            for v, encoder in enumerate((encoders[0], encoders[-1])):
+                made = make_tenant(encoder, f"tenant-{n}", seed=20 * n + v, num_faqs=4)
+                self.versions.setdefault(made.tenant, []).append(made)
+                self.encoder_of[made.bundle.manifest.version] = encoder
         self._bundles: dict[str, list[str]] = {}
         for tenant, both in self.versions.items():
             self._bundles[tenant] = [write_bundle(store, made.bundle).name for made in both]
@@ -127,17 +133,19 @@ class Operator:
 class Asker(threading.Thread):
     """Asks mixed batches, some of whose items hold their tenants, and collects wrong answers."""
 
-    def __init__(self, operator: Operator, engine: Engine, encoder: Encoder, seed: int) -> None:
+    def __init__(self, operator: Operator, engine: Engine, seed: int, most_held: int) -> None:
         super().__init__()
         self.wrong: list[str] = []
         self.answered: set[tuple[str, Alias, str]] = set()
         self.searches = 0
         self.stopping = threading.Event()
+        self._most_held = most_held
         self._operator, self._engine, self._draw = operator, engine, random.Random(seed)
         self._alone = {
-            (tenant, made.bundle.manifest.version, text): made.expected(encoder, text)
+            (tenant, version, text): made.expected(operator.encoder_of[version], text)
             for tenant, both in operator.versions.items()
             for made in both
+            for version in [made.bundle.manifest.version]
             for text in TEXTS
         }
 
@@ -152,7 +160,7 @@ class Asker(threading.Thread):
 
     def _search(self) -> None:
         draw, items, sent = self._draw, list[SearchItem](), list[float]()
-        for _ in range(draw.randint(1, MOST_HELD)):
+        for _ in range(draw.randint(1, self._most_held)):
             tenant, alias = draw.choice(list(self._operator.versions)), draw.choice(ALIASES)
             text, began = draw.choice(TEXTS), time.perf_counter()
             held = self._hold(tenant, alias)
@@ -208,14 +216,24 @@ class Asker(threading.Thread):
             self.wrong.append(f"{item.tenant}: answered with another adapter or index")
 
 
+@pytest.mark.parametrize("on", ["one encoder", "two encoders"])
 def test_whatever_happens_at_once_every_answer_is_its_own_version_s(
-    store: Path, encoder: Encoder
+    store: Path, encoder: Encoder, other_encoder: Encoder, on: str
 ) -> None:
-    """12 tenants of two versions take turns in 6 slots; brute force says what is right, and the
-    order of things who may answer. Another adapter's scores differ by 0.05 and more."""
-    engine = Engine(encoder, store, capacity=1, max_slots=SLOTS, load_threads=2)
-    operator, draw = Operator(store, encoder, engine), random.Random(1)
-    askers = [Asker(operator, engine, encoder, seed) for seed in range(THREADS)]
+    """12 tenants of two versions take turns in few slots; brute force says what is right, and the
+    order of things who may answer. Another adapter's scores differ by 0.05 and more. On two
+    encoders, each change of a tenant's bundle moves it from one to the other."""
+    encoders = [encoder] if on == "one encoder" else [encoder, other_encoder]
+    engine = Engine(
+        encoder,
+        store,
+        others={one.ref.name: lambda one=one: one for one in encoders[1:]},
+        capacity=1,
+        max_slots=THREADS * MOST_HELD[len(encoders)],
+        load_threads=2,
+    )
+    operator, draw = Operator(store, encoders, engine), random.Random(1)
+    askers = [Asker(operator, engine, seed, MOST_HELD[len(encoders)]) for seed in range(THREADS)]
     for asker in askers:
         asker.start()
     try:

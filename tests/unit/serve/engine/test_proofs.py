@@ -28,12 +28,12 @@ def test_bundles_that_wait_are_proven_together_and_each_is_told_its_own(
         return prove(of, asked)
 
     monkeypatch.setattr(proofs, "prove_briefly", slow)
-    proven = Proofs(encoder)
+    proven = Proofs()
     with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(proven.prove_briefly, "first", adapter, golden)
+        first = threads.submit(proven.prove_briefly, "first", encoder, adapter, golden)
         assert began.wait(10)
         rest = [
-            threads.submit(proven.prove_briefly, name, adapter, of)
+            threads.submit(proven.prove_briefly, name, encoder, adapter, of)
             for name, of in (("right", golden), ("wrong", wrong), ("again", golden))
         ]
         while len(proven._pending) < 3:
@@ -45,7 +45,7 @@ def test_bundles_that_wait_are_proven_together_and_each_is_told_its_own(
         with pytest.raises(EncoderMismatchError, match="tolerance"):
             rest[1].result(10)
     assert together == [1, 3]
-    proven.prove_briefly("right", other, golden)  # known: what an id names does not change
+    proven.prove_briefly("right", encoder, other, golden)  # known: what an id names does not change
     assert together == [1, 3]
 
 
@@ -58,16 +58,16 @@ def test_a_proof_that_breaks_is_told_to_all_who_wait(
     monkeypatch.setattr(proofs, "prove_briefly", broken)
     adapter = random_adapter(encoder, seed=1)
     with pytest.raises(RuntimeError, match="out of memory"):
-        Proofs(encoder).prove_briefly("one", adapter, golden_vectors(encoder, adapter))
+        Proofs().prove_briefly("one", encoder, adapter, golden_vectors(encoder, adapter))
 
 
 def test_a_bundle_that_failed_on_all_sentences_is_not_let_in_by_one(encoder: Encoder) -> None:
     adapter = random_adapter(encoder, seed=1)
     golden = golden_vectors(encoder, adapter)
     wrong = golden.model_copy(update={"distances": tuple(d + 0.05 for d in golden.distances)})
-    proven = Proofs(encoder)
-    proven.prove_briefly("one", adapter, golden)
+    proven = Proofs()
+    proven.prove_briefly("one", encoder, adapter, golden)
     with pytest.raises(EncoderMismatchError, match="tolerance"):
-        proven.prove("one", adapter, wrong)
+        proven.prove("one", encoder, adapter, wrong)
     with pytest.raises(EncoderMismatchError, match="tolerance"):
-        proven.prove_briefly("one", adapter, golden)
+        proven.prove_briefly("one", encoder, adapter, golden)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -10,9 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.errors import error_classes
 from serve.engine.engine import Engine, SearchItem
+from serve.http import openapi
 from serve.http.api import build_api
-from serve.http.schema import SearchResponse
+from serve.http.schema import SearchRequest, SearchResponse
 from serve.queue.batcher import Batcher, SearchOutcome
 from serve.queue.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
@@ -228,6 +231,7 @@ def test_a_tenant_s_state_can_be_asked(client: TestClient, acme: MadeTenant) -> 
             "form": "adapter",
             "alias": "live",
         },
+        "encoder": acme.bundle.manifest.encoder.name,
         "num_faqs": 5,
         "threshold": None,
         "quality": None,
@@ -260,12 +264,48 @@ def test_openapi_describes_the_search_and_its_errors(client: TestClient) -> None
     assert schema["$ref"].endswith("/ErrorBody")
 
 
+def test_openapi_names_tags_and_exemplifies_every_operation(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    tags = {tag["name"] for tag in described["tags"]}
+    names = []
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            names.append(operation["operationId"])
+            assert set(operation["tags"]) <= tags
+            for status, answer in operation["responses"].items():
+                content = answer["content"]["application/json"]
+                if content["schema"].get("$ref", "").endswith("/ErrorBody"):
+                    assert f"`{next(iter(content['examples']))}`" in answer["description"], status
+    assert names == ["search", "getTenant", "getEncoders", "getHealth"]
+
+
+def test_every_example_of_the_description_is_sound() -> None:
+    for example in openapi.SEARCH_EXAMPLES.values():
+        SearchRequest.model_validate(example["value"])
+    answer = SearchResponse.model_validate(openapi.ANSWER_EXAMPLE)
+    assert answer.model_dump(exclude=OF_EXPLANATIONS) == openapi.ANSWER_EXAMPLE
+    reasons = {error_class.reason for error_class in error_classes()}
+    assert {one.reason for one in openapi.REFUSALS} - reasons == {"REQUEST_TOO_LARGE"}
+
+
+def test_the_documentation_has_each_call_in_three_languages(client: TestClient) -> None:
+    page = unescape(client.get("/docs").text)
+    assert [page.count(f"<h4>{one}</h4>") for one in ("curl", "Python", "JavaScript")] == [4, 4, 4]
+    for shown in (
+        "<code>top_k</code>: integer from 1 to 50, by default 5",
+        "<code>query</code>: string of 1 to 2000 characters or null",
+        "<code>queries</code>: list of 1 to 64 of string of 1 to 2000 characters or null",
+        """-d '{"query": "When are you open?", "top_k": 3}'""",
+    ):
+        assert shown in page
+
+
 def test_the_documentation_loads_nothing_from_elsewhere(client: TestClient) -> None:
-    page = client.get("/docs")
-    assert page.status_code == 200
+    assert (page := client.get("/docs")).status_code == 200
     assert page.headers["Content-Security-Policy"] == "default-src 'none'"
     assert "POST /v1/tenants/{tenant}/search" in page.text
-    assert "http" not in page.text and "<script" not in page.text and "src=" not in page.text
+    assert "http:" not in page.text and "https:" not in page.text
+    assert "<script" not in page.text and "src=" not in page.text
     assert 'href="openapi.json"' in page.text
 
 

@@ -118,11 +118,17 @@ def test_no_spelling_of_a_path_gets_around_the_guard(guarded: Guarded, path: str
     assert response.status_code in (401, 404, 422)
 
 
-def test_health_is_open_and_all_else_is_the_operator_s(guarded: Guarded) -> None:
+def test_health_is_open_descriptions_are_every_holder_s_and_the_rest_is_the_operator_s(
+    guarded: Guarded,
+) -> None:
     assert guarded.client.get("/healthz").status_code == 200
-    for path in ("/metrics", "/docs", "/openapi.json"):
+    opens = {"/metrics": 401, "/v1/encoders": 401, "/docs": 200, "/openapi.json": 200}
+    for path, for_a_tenant in opens.items():
         assert guarded.client.get(path).status_code == 401
-        assert guarded.client.get(path, headers=guarded.headers("acme")).status_code == 401
+        expired = {"Authorization": f"Bearer {guarded.expired}"}
+        assert guarded.client.get(path, headers=expired).status_code == 401
+        told = guarded.client.get(path, headers=guarded.headers("acme"))
+        assert told.status_code == for_a_tenant
         assert guarded.client.get(path, headers=guarded.headers(None)).status_code == 200
     assert guarded.client.get("/nothing").status_code == 401
 
@@ -141,3 +147,11 @@ def test_no_token_is_in_a_log_a_metric_or_an_error(
     assert "visible-7" in caplog.text
     for text in guarded.texts.values():
         assert text not in written and text[4:] not in written
+
+
+def test_the_description_asks_for_a_token_where_the_guard_does(guarded: Guarded) -> None:
+    described = guarded.client.get("/openapi.json", headers=guarded.headers("acme")).json()
+    assert described["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for path, operations in described["paths"].items():
+        [operation] = operations.values()
+        assert operation.get("security") == (None if path == "/healthz" else [{"token": []}])

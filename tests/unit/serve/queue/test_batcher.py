@@ -268,3 +268,29 @@ def test_an_idle_batcher_drains_at_once() -> None:
 )
 def test_tokens_are_estimated_from_bytes_up_to_the_encoder_s_limit(text: str, tokens: int) -> None:
     assert estimated_tokens(text, 128) == tokens
+
+
+def test_an_error_of_one_request_answers_no_other() -> None:
+    """The engine fails on a whole batch where one text breaks it; the others get their answers."""
+    batches: list[list[str]] = []
+
+    def search(items: Sequence[SearchItem]) -> list[SearchOutcome]:
+        batches.append([item.text for item in items])
+        if "bad" in batches[-1]:
+            raise IndexError("a token beyond the embedding rows")
+        return [SearchAnswer(item.tenant, "faq", item.text, (), False) for item in items]
+
+    async def scenario() -> None:
+        batcher = Batcher(search, QueueLimits(max_batch_tokens=512), max_wait_ms=5)
+        requests = [request("a"), request("b", "bad"), request("c", "d")]
+        first, broken, last = await asyncio.gather(
+            *(batcher.submit(one) for one in requests), return_exceptions=True
+        )
+        assert isinstance(broken, IndexError)
+        assert not isinstance(first, BaseException) and versions(first) == ["a"]
+        assert not isinstance(last, BaseException) and versions(last) == ["c", "d"]
+        assert batches == [["a", "b", "bad", "c", "d"], ["a"], ["b", "bad"], ["c", "d"]]
+        assert versions(await batcher.submit(request("e"))) == ["e"]
+        batcher.close()
+
+    asyncio.run(scenario())

@@ -216,3 +216,38 @@ def test_every_request_leaves_once_in_its_tenant_s_order_and_batches_keep_to_the
     while waiting:
         take()
     assert not queue.take()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2)), max_size=40))
+def test_a_batch_is_of_one_encoder_and_nobody_waits_for_ever(
+    asked: list[tuple[int, int, int]],
+) -> None:
+    """Each tenant's requests are served in order, and a batch holds the lowest place of all."""
+    queue: FairQueue[Sent] = FairQueue(QueueLimits(max_batch_tokens=64), Clock())
+    sent = [Sent(f"t{t}", tokens, 1, n, encoder=e) for n, (t, tokens, e) in enumerate(asked)]
+    for one in sent:
+        queue.add(one)
+    served: list[Sent] = []
+    while queue.queries:
+        firsts = [tenant.place for tenant in queue._waiting.values()]
+        places = {name: tenant.place for name, tenant in queue._waiting.items()}
+        batch = queue.take()
+        assert len({one.encoder for one in batch}) == 1
+        assert places[batch[0].tenant] == min(firsts)
+        served += batch
+    assert len(served) == len(sent)
+    for tenant in {one.tenant for one in sent}:
+        own = [one.at for one in served if one.tenant == tenant]
+        assert own == sorted(own)
+
+
+def test_two_encoders_get_equal_shares_of_the_engine_under_load() -> None:
+    queue: FairQueue[Sent] = FairQueue(QueueLimits(), Clock())
+    for n in range(400):
+        for encoder in (0, 1):
+            queue.add(Sent(f"tenant-{encoder}-{n % 8}", 10, 1, n, encoder=encoder))
+    tokens: Counter[object] = Counter()
+    for _ in range(8):
+        batch = queue.take()
+        tokens[batch[0].encoder] += sum(one.tokens for one in batch)
+    assert abs(tokens[0] - tokens[1]) <= 512 and min(tokens.values()) > 1000

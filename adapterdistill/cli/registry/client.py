@@ -56,6 +56,7 @@ def connect(
         address = read_file(address_file).decode("utf-8", "replace").strip()
     if not address:
         raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
+    address = address.removeprefix("http://").rstrip("/")
     return RegistryClient(address, timeout_s=timeout_s, credentials=credentials)
 
 

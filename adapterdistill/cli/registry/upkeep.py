@@ -131,16 +131,40 @@ def backup(
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="A backup.")],
     root: Annotated[Path, typer.Argument(metavar="NEW-FOLDER", help="The registry's new folder.")],
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LOG",
+            help="The audit log of the registry that is gone: later withdrawals and consents are"
+            " made again. Without it, the restored registry is closed until `registry reopen`.",
+        ),
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Make a registry's folder from a backup, after verifying all of it.
 
     If it served TLS, put the server folder back first, with the newest revocation list.
     """
-    contents = backups.restore(source, root)
+    contents = backups.restore(source, root, audit=None if audit is None else _log_in(audit))
     _show(contents, f"{source} is restored in {root}", output)
     if contents.served_tls and output is Format.table:
         typer.echo(f"put {root / 'server'} back before you serve it: backups hold no keys")
+    if audit is None and output is Format.table:
+        typer.echo(
+            "it stays closed to all but operators: withdrawals since the backup may be lost."
+            f" If none are: adapterdistill registry reopen {root}"
+        )
+
+
+def reopen(
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="A restored registry's folder.")],
+) -> None:
+    """Open a restored registry: you say that no withdrawal and no consent was lost.
+
+    It was closed to all but operators. A registry that is running opens within seconds.
+    """
+    backups.reopen(root)
+    typer.echo(f"{root} is open")
 
 
 def _show(contents: backups.Contents, done: str, output: Format) -> None:
@@ -182,5 +206,5 @@ def fsck(
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
     app.add_typer(audit_app, name="audit")
-    for command in (backup, restore, fsck):
+    for command in (backup, restore, reopen, fsck):
         app.command()(command)

@@ -43,6 +43,16 @@ Days = Annotated[
     int,
     typer.Option("--days", min=1, max=3650, metavar="DAYS", help="Days until they expire."),
 ]
+Passphrase = Annotated[
+    bytes | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar="ADAPTERDISTILL_AUTHORITY_PASSPHRASE_FILE",
+        metavar="FILE",
+        parser=lambda path: pem.read_passphrase(Path(path)),
+        help="Holds the passphrase of the authority's key, if it is encrypted.",
+    ),
+]
 DAYS = authority.LIFETIME.days
 
 
@@ -52,23 +62,27 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__.replace("_", "-"))(command)
 
 
-def init(root: Root, host: Hosts = None) -> None:
+def init(root: Root, host: Hosts = None, passphrase_file: Passphrase = None) -> None:
     """Make a private authority, and the files that serving over mutual TLS needs.
 
-    The folder authority is for enrolling and revoking: keep it safe. The server reads only the
+    The folder authority is for enrolling and revoking: keep it safe, best on a machine of its own,
+    and its key encrypted. The server reads only the
     folder server. The folder operator holds an operator's credentials. The server's certificate
     always includes the names of loopback, so that its operator can call it on its machine.
     """
-    authority.create(root, [*dict.fromkeys([*(host or ()), *LOOPBACK])])
+    hosts = [*dict.fromkeys([*(host or ()), *LOOPBACK])]
+    authority.create(root, hosts, passphrase=passphrase_file)
     typer.echo(
         f"the registry in {root} asks for certificates from now on;"
         f" an operator's credentials are in {root / 'operator'}"
     )
 
 
-def renew_server(root: Root, host: Hosts = None, days: Days = DAYS) -> None:
+def renew_server(
+    root: Root, host: Hosts = None, days: Days = DAYS, passphrase_file: Passphrase = None
+) -> None:
     """Make a new key and certificate for the server, by default for the same hosts."""
-    with authority.opened(root) as opened:
+    with authority.opened(root, passphrase_file) as opened:
         hosts = [*dict.fromkeys([*host, *LOOPBACK])] if host else []
         opened.certify_server(hosts, lifetime=timedelta(days=days))
     typer.echo("renewed; new connections see the new certificate")
@@ -90,10 +104,11 @@ def enrol(
     new_keys: Annotated[
         bool, typer.Option("--new-keys", help="Accept other keys than before.")
     ] = False,
+    passphrase_file: Passphrase = None,
 ) -> None:
     """Issue or renew certificates. Make sure first that the request is the named one's."""
     caller = caller_named(role, name)
-    with authority.opened(root) as opened:
+    with authority.opened(root, passphrase_file) as opened:
         issued = opened.enrol(caller, request, new_keys=new_keys, lifetime=timedelta(days=days))
     pem.write(out, issued)
     typer.echo(f"{out}: certificates of {caller} for {days} days")
@@ -109,12 +124,13 @@ def revoke(
         str | None,
         typer.Option(metavar="DIGITS", help="Revoke the one whose serial begins so."),
     ] = None,
+    passphrase_file: Passphrase = None,
     output: Output = Format.table,
 ) -> None:
     """Revoke certificates for ever. Their calls are refused at once, even on open connections."""
     if (name is None) == (serial is None):
         raise ConfigError("which certificates? Give either a name or --serial")
-    with authority.opened(root) as opened:
+    with authority.opened(root, passphrase_file) as opened:
         caller = None if name is None else caller_named(role, name)
         _show(opened.revoke(caller, None if serial is None else serial.lower()), output)
 

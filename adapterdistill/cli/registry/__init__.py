@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
-from adapterdistill.cli import authority, registry_lifecycle, registry_upkeep
-from adapterdistill.cli.options import Format, Output
-from adapterdistill.cli.registry_client import (
+from adapterdistill.cli.options import Format, Output, without_brackets
+from adapterdistill.cli.registry import authority, lifecycle, upkeep
+from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
     CredentialsFolder,
@@ -39,8 +39,8 @@ from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
-registry_lifecycle.register(app)
-registry_upkeep.register(app)
+lifecycle.register(app)
+upkeep.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
 
@@ -104,7 +104,7 @@ def serve(
 
     registry = server.RegistryServer(
         root,
-        host=host,
+        host=without_brackets(host),
         port=port,
         limits=Limits(max_payload_mib * MIB, encoder_weights_sha256, refuse_descendants),
         quotas=Quotas(

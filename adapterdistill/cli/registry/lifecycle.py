@@ -1,4 +1,4 @@
-"""`adapterdistill registry consent|withdraw|release-from-quarantine|watch`: lifecycle commands."""
+"""`registry alias|consent|withdraw|release-from-quarantine|watch`: lifecycle commands."""
 
 import json
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli.options import Format, Output
-from adapterdistill.cli.registry_client import (
+from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
     CredentialsFolder,
@@ -15,19 +15,43 @@ from adapterdistill.cli.registry_client import (
     connect,
     resolve,
 )
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
-from adapterdistill.registry.wire import parse_adapter_name
+from adapterdistill.registry.wire import alias_name, parse_adapter_name
 
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="tenants/T/adapters/A")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
-    for command in (consent, withdraw, watch):
+    for command in (alias, consent, withdraw, watch):
         app.command()(command)
     app.command("release-from-quarantine")(release_from_quarantine)
     app.command("release", hidden=True)(release_from_quarantine)  # the name until 0.1.0
+
+
+def alias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="The alias, such as live.")],
+    address: Address = None,
+    address_file: AddressFile = None,
+    credentials: CredentialsFolder = None,
+    timeout_s: Timeout = 10.0,
+) -> None:
+    """Give a version of yours an alias, or move the alias to it.
+
+    Others may then name the version by it. What a tenant is served by is not changed: see
+    `adapterdistill release`.
+    """
+    with connect(address, address_file, timeout_s, credentials) as client:
+        ref = resolve(client, name)
+        try:
+            _, etag = client.resolve_alias(ref.tenant, ref.adapter, alias)
+        except NotFoundError:
+            client.set_alias(ref, alias)
+        else:
+            client.set_alias(ref, alias, etag)
+    typer.echo(f"{alias_name(ref.tenant, ref.adapter, alias)}: {ref.name}")
 
 
 def consent(

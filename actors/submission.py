@@ -1,0 +1,162 @@
+"""Submits an onboarding as a Ray job, with a package in which nothing but code travels.
+
+`ray job submit --working-dir .` uploads whatever lies in the folder: rows, keys, a registry. Here a
+list says what may travel; all else stays.
+"""
+
+import io
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import adapterdistill
+from actors.open_cluster import refuse_open_dashboard
+from adapterdistill.config import OnboardConfig
+from adapterdistill.errors import ConfigError, PlacementError
+from adapterdistill.files import read_file
+
+ROOT = Path(adapterdistill.__file__).resolve().parents[1]
+"""The folder that holds the packages: a clone, or `site-packages`; in a job, what was unpacked."""
+RUN_FILE = "run.toml"
+_POLL_S = 1.0
+_PATIENCE_S = 60.0
+"""Longest time for which the dashboard may not answer while a job runs."""
+_TRAVELS = {
+    "adapterdistill": (".py", ".pyi", ".typed"),
+    "actors": (".py",),
+    "serve": (".py",),
+    "cluster": (".sh", ".toml"),
+}
+"""Top folders, and the endings of their files that travel."""
+_ALSO = {f"adapterdistill/samples/{name}.json" for name in ("probes", "fingerprint_probes")}
+"""What the code reads beside itself."""
+_UNCHANGING = (1980, 1, 1, 0, 0, 0)  # the package's digest is that of its content
+
+
+def package(root: Path, run_file: Path) -> bytes:
+    """Pack the code below `root` and the run's TOML, as a zip that Ray unpacks.
+
+    Links, hidden files and files without an ending of the list stay behind.
+
+    Raises:
+        ConfigError: the TOML cannot be read.
+    """
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        contents = {str(name): (root / name).read_bytes() for name in travelling(root)}
+        for name, content in sorted({**contents, RUN_FILE: read_file(run_file)}.items()):
+            entry = zipfile.ZipInfo(name, date_time=_UNCHANGING)
+            entry.external_attr = (0o700 if name.endswith(".sh") else 0o600) << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def travelling(root: Path) -> Iterator[PurePosixPath]:
+    """Paths, relative to `root`, of the files that travel."""
+    for top, endings in _TRAVELS.items():
+        for folder, folders, files in os.walk(root / top):  # it follows no links
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for file in (Path(folder) / name for name in files):
+                name = PurePosixPath(file.relative_to(root))
+                wanted = file.suffix in endings or str(name) in _ALSO
+                if wanted and not file.name.startswith(".") and not file.is_symlink():
+                    yield name
+
+
+def require_outside(config: OnboardConfig, root: Path = ROOT) -> None:
+    """Refuse a run on a cluster whose folders are below the code's, which a job has a copy of.
+
+    Raises:
+        ConfigError: a folder is there, perhaps because its path is relative.
+    """
+    for key in ("data", "workspace", "serving_store"):
+        folder = Path(getattr(config, key))
+        if folder.resolve().is_relative_to(root):
+            raise ConfigError(
+                f"{key}: {folder} is below {root}, whose files are sent to the cluster: name an "
+                "absolute path outside it, on the owner's node"
+            )
+
+
+def entrypoint(*, insecure: bool = False) -> str:
+    """The command that a job runs, in the unpacked package."""
+    accepted = " --insecure-cluster" if insecure else ""
+    return f"python -m adapterdistill onboard --config {RUN_FILE}{accepted}"
+
+
+def submit(
+    package_file: Path,
+    *,
+    address: str,
+    submission_id: str | None = None,
+    insecure: bool = False,
+) -> str:
+    """Submit the package's run to a cluster, and return the job's id.
+
+    Args:
+        address: URL of the cluster's dashboard.
+        submission_id: the job's id; None: Ray draws one.
+        insecure: submit also to a cluster that asks for no token.
+
+    Raises:
+        ConfigError: the cluster asks for no token, and `insecure` is not set.
+        PlacementError: no cluster answers there, or it refuses the job.
+    """
+    import httpx
+    from ray.exceptions import RayError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        refuse_open_dashboard(address, insecure=insecure)
+        job: str = JobSubmissionClient(address).submit_job(
+            entrypoint=entrypoint(insecure=insecure),
+            submission_id=submission_id,
+            runtime_env={"working_dir": str(package_file)},
+        )
+    except httpx.HTTPError as error:
+        raise PlacementError(f"no Ray dashboard answers at {address}: {error}") from None
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise PlacementError(f"{address} refuses the job: {_last_words(str(error))}") from None
+    return job
+
+
+def _last_words(told: str) -> str:
+    """The last line that says something: Ray sends a traceback, and a stop on a line of its own."""
+    lines = [line.strip() for line in told.replace("\\n", "\n").splitlines()]
+    return next((line for line in reversed(lines) if any(map(str.isalnum, line))), "no reason")[
+        :300
+    ]
+
+
+def follow(job: str, *, address: str, emit: Callable[[str], None]) -> int:
+    """Pass a job's log to `emit` until the job ends; return the exit code of its entrypoint.
+
+    Asks again and again: a stream of the log may end before the job does.
+
+    Raises:
+        PlacementError: the dashboard has not answered for a minute. The job may go on.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    shown, answered = 0, time.monotonic()
+    while True:
+        try:
+            job_info = client.get_job_info(job)
+            log = client.get_job_logs(job)
+        except (ConnectionError, RuntimeError):
+            if time.monotonic() - answered > _PATIENCE_S:
+                raise PlacementError(
+                    f"{address} no longer answers; job {job} may go on: see `ray job status {job}`"
+                ) from None
+        else:
+            answered = time.monotonic()
+            if len(log) > shown:
+                emit(log[shown:])
+                shown = len(log)
+            if job_info.status.is_terminal():
+                succeeded = job_info.status.value == "SUCCEEDED"
+                return 0 if succeeded else job_info.driver_exit_code or 1
+        time.sleep(_POLL_S)

@@ -1,0 +1,108 @@
+"""Asks a search endpoint over HTTP, and says in plain words why it does not answer."""
+
+import socket
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import httpx
+
+from adapterdistill.errors import ConfigError, ServingError
+
+_TIMEOUT_S = 30.0
+
+
+def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+    """The status and the JSON of the answer to a POST.
+
+    Proxies of the environment are used, but not for this machine itself.
+
+    Args:
+        address: a URL, or HOST:PORT.
+
+    Raises:
+        ConfigError: the address or a proxy's setting is malformed.
+        ServingError: no answer came, or one that is not JSON.
+    """
+    url = url_of(address)
+    proxy = _proxy(url)
+    via = "" if proxy is None else f", asked through the proxy that {proxy} names"
+    try:
+        response = httpx.post(
+            url.join(url.path.rstrip("/") + path),
+            json=body,
+            headers=headers,
+            timeout=_TIMEOUT_S,
+            trust_env=proxy is not None or not _is_this_machine(url.host),
+        )
+    except httpx.HTTPError as error:
+        raise ServingError(f"no answer from {address}{via}: {_why(error)}") from None
+    except ImportError:  # httpx names its extra for SOCKS; other proxies need none
+        raise ConfigError(
+            f"{proxy} names a SOCKS proxy, which needs the package socksio: install it, or name "
+            f"{url.host} in NO_PROXY"
+        ) from None
+    except (httpx.InvalidURL, ValueError):  # of a proxy: the address was read already
+        raise ConfigError(f"{proxy} does not name a proxy: expected http://HOST:PORT") from None
+    if response.has_redirect_location:
+        raise ServingError(f"{address}{via} sends to another address ({response.status_code})")
+    try:
+        return response.status_code, response.json()
+    except ValueError:  # of `json`, and of bytes that are no text
+        raise ServingError(
+            f"{address} is not an AdapterDistill server: it answered "
+            f"{response.status_code} {response.reason_phrase} without JSON{via}"
+        ) from None
+
+
+def url_of(address: str) -> httpx.URL:
+    """The URL of an address with or without its scheme. Raises ConfigError."""
+    try:
+        url = httpx.URL(address if "://" in address else f"http://{address}")
+    except httpx.InvalidURL:
+        raise ConfigError(f"not an address: {address}") from None
+    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
+        raise ConfigError(f"not an address: {address}")
+    return url
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy(url: httpx.URL) -> str | None:
+    """The variable that names the proxy for a URL; None: there is none."""
+    if _is_this_machine(url.host) or urllib.request.proxy_bypass(url.host):
+        return None
+    named = urllib.request.getproxies()
+    return next((f"{kind}_proxy".upper() for kind in (url.scheme, "all") if kind in named), None)
+
+
+def _why(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    causes = [*_causes(error)]
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "its host's name is unknown"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "the connection was refused: nothing listens there"
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return "its certificate is not trusted here"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return "it does not speak TLS: is its address http://?"
+    if isinstance(error, httpx.ProxyError):
+        return "the proxy refused"
+    if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
+        return "what answers does not speak HTTP"
+    return "the connection failed"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
