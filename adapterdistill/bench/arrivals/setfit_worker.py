@@ -23,7 +23,10 @@ def fit(asked: dict[str, Any]) -> dict[str, Any]:
 
     started = perf_counter()
     model = SetFitModel.from_pretrained(
-        asked["encoder"], device=asked["device"], local_files_only=True
+        asked["encoder"],
+        device=asked["device"],
+        local_files_only=True,
+        trust_remote_code=False,
     )
     model.model_body.max_seq_length = asked["max_tokens"]
     with tempfile.TemporaryDirectory() as folder:

@@ -168,7 +168,8 @@ def test_the_worker_trains_on_the_rows_and_leaves_out_an_empty_list_of_queries(
         }
     )  # fmt: skip
     assert answer["probabilities"] == [[[0.25, 0.75]], []] and answer["seconds"] >= 0
-    assert seen["loaded"] == ("folder", {"device": "cpu", "local_files_only": True})
+    local = {"local_files_only": True, "trust_remote_code": False}
+    assert seen["loaded"] == ("folder", {"device": "cpu", **local})
     assert seen["rows"] == {"text": ["a", "b"], "label": [0, 1]} and seen["trained"]
     assert seen["max_tokens"] == 64 and SETTINGS.items() <= seen["args"].items()
     assert seen["args"]["seed"] == 3
