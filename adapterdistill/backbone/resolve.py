@@ -35,7 +35,7 @@ def load_configured(config: EncoderConfig) -> Encoder:
 
 def load_reader(name: str = DEFAULT_ENCODER, *, max_tokens: int | None = None) -> TextReader:
     """Load what reads texts for an encoder, without its weights. Raises as `load_encoder` does."""
-    folder = read_folder(_found(name), name)
+    folder = read_folder(encoder_folder(name), name)
     tokenizer, _ = read_tokenizer(folder)
     positions = num_positions(folder.config)
     own = min(folder.max_tokens or positions, positions)
@@ -73,7 +73,7 @@ def load_encoder(
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
     known = PACKAGED.get(name)
-    path = _found(name)
+    path = encoder_folder(name)
     folder = read_folder(path, name)
     tokenizer, tokenizer_sha256 = read_tokenizer(folder)
     weights = _read(folder, place, _auto_dtype(place) if dtype == "auto" else DTYPES[dtype])
@@ -129,7 +129,8 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _found(name: str) -> Path:
+def encoder_folder(name: str) -> Path:
+    """The folder that `load_encoder` reads; `name` and errors as there."""
     return PACKAGED[name].folder() if name in PACKAGED else _folder(name)
 
 

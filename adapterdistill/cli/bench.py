@@ -59,6 +59,9 @@ def transfer(
         str, option("Queries an FAQ, commas between. Default: the size's.", "NUMBERS", "--k")
     ] = "",
     seeds: Annotated[int | None, number("Default: the size's.", low=1)] = None,
+    setfit: Annotated[
+        Path | None, option("Python of an environment that has SetFit: adds its row.", "FILE")
+    ] = None,
     time_limit_s: TimeLimit = None,
     processes: Processes = None,
     cache: Cache = None,
@@ -76,8 +79,10 @@ def transfer(
     """
     if data is None:
         raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
-    if studies and (tenants or k):
-        raise ConfigError("--studies takes all tenants and k of its size: remove --tenants and --k")
+    if studies and (tenants or k or setfit):
+        raise ConfigError(
+            "--studies takes all tenants and k of its size: remove --tenants, --k and --setfit"
+        )
     cache = cache or out / "cache"
     options = EncoderOptions(encoder, dtype, device)
     count = processes or (1 if device != "cpu" else os.cpu_count() or 1)
@@ -107,6 +112,7 @@ def transfer(
             encoder=options,
             processes=count,
             time_limit_s=time_limit_s,
+            setfit=setfit,
         )
     show(report, output)
 

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 
+from adapterdistill.backbone.resolve import encoder_folder
 from adapterdistill.bench.arrivals.arriving import UNLABELLED, ArrivalBench, Arriving, teacher_of
-from adapterdistill.bench.arrivals.findings import findings
+from adapterdistill.bench.arrivals.findings import Results, findings
 from adapterdistill.bench.arrivals.report import markdown
+from adapterdistill.bench.arrivals.setfit import Fit, SetFitBench, setfit_version
 from adapterdistill.bench.sizes import named_size
 from adapterdistill.bench.tenants import BenchTenant, choose_teachers, open_dataset
 from adapterdistill.bench.transfer.cells import Cell, open_workbench
 from adapterdistill.bench.transfer.sizes import SIZES, Size
 from adapterdistill.bench.transfer.study import read_tenants
-from adapterdistill.bench.transfer.workers import Runner, run_here, worker_processes
+from adapterdistill.bench.transfer.workers import J, Runner, run_here, worker_processes
 from adapterdistill.data import Faq
 from adapterdistill.errors import ConfigError
 from adapterdistill.testbed.encoder_options import EncoderOptions
@@ -49,16 +51,19 @@ def arrivals_command(
     encoder: EncoderOptions,
     processes: int,
     time_limit_s: float | None,
+    setfit: Path | None = None,
     training: Mapping[str, int] | None = None,
 ) -> Report:
     """Run every arrival that the cache lacks, and write the report.
 
     Args:
+        setfit: a Python that has SetFit, for its row of the table; None: no row.
         training: keys of the runs' [training] that differ from the defaults.
 
     Raises:
-        ConfigError: a tenant that is to arrive is none of the size's.
+        ConfigError: a tenant that is to arrive is none of the size's, or `setfit` has no SetFit.
     """
+    version = None if setfit is None else setfit_version(setfit)
     if encoder.device == "cpu":
         torch.set_num_threads(1)
     encoder = replace(encoder, max_tokens=_MAX_TOKENS)
@@ -68,31 +73,45 @@ def arrivals_command(
     faqs = {name: tuple(open_dataset(data / name, cache / "tenants").faqs()) for name in tenants}
     opened = partial(open_bench, encoder, tenants, faqs, cache, dict(training or {}))
     jobs, bench = plan(wanted, tenants, chosen), opened()
+    work: dict[str, Sequence[Arriving | Cell]] = {
+        "teachers": [teacher_of(name) for name in sorted(tenants)],
+        "arrivals": jobs,
+    }
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     runner = nullcontext(run_here(bench)) if processes == 1 else worker_processes(opened, processes)
     with runner as run:
-        _make(bench, run, "teachers", [teacher_of(name) for name in sorted(tenants)], deadline)
-        _make(bench, run, "arrivals", jobs, deadline)
+        for title, part in work.items():
+            _make(run, title, [job for job in part if bench.key(job) not in bench.cache], deadline)
     results = [(job, bench.cache.read(bench.key(job))) for job in jobs]
+    made: Results = [(job, result) for job, result in results if result is not None]
     facts = environment(loaded) | {
         "processes": processes,
         "size": size,
         "other tenants in the registry": len(tenants) - 1,
     }
-    made = [(job, result) for job, result in results if result is not None]
+    if setfit is not None and version is not None:
+        fitting = SetFitBench(bench.bench, encoder_folder(encoder.name), setfit, version)
+        made = _with_setfit(fitting, made, deadline)
+        facts["SetFit"] = version
     found = findings(made, len(jobs), facts)
     return write_report(out, found, markdown(found))
 
 
-def _make(
-    bench: ArrivalBench,
-    run: Runner[Arriving | Cell],
-    title: str,
-    jobs: Sequence[Arriving | Cell],
-    deadline: float | None,
-) -> None:
-    """Run the jobs that the cache lacks, up to the deadline."""
-    missing = [job for job in jobs if bench.key(job) not in bench.cache]
+def _with_setfit(bench: SetFitBench, made: Results, deadline: float | None) -> Results:
+    """Add SetFit's row to each arrival that is served; one that lacks the time has none."""
+    jobs = {job: Fit(job.tenant, job.k, job.seed) for job, result in made if "rows" in result}
+    missing = [fit for fit in dict.fromkeys(jobs.values()) if bench.key(fit) not in bench.cache]
+    _make(run_here(bench), "SetFit", missing, deadline)
+    found = {job: bench.cache.read(bench.key(fit)) for job, fit in jobs.items()}
+    return [
+        (job, {**result, "rows": {**result["rows"], "setfit": row}})
+        if (row := found.get(job)) is not None
+        else (job, result)
+        for job, result in made
+    ]
+
+
+def _make(run: Runner[J], title: str, missing: Sequence[J], deadline: float | None) -> None:
     with phase(title, len(missing)) as step:
         run(missing, lambda _: step(), deadline)
 

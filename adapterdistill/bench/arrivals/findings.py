@@ -17,6 +17,7 @@ LABELS = {
     "centroid": "bare encoder, centroid",
     "logistic": "logistic regression",
     "hybrid": "logistic regression with TF-IDF",
+    "setfit": "SetFit",
     "own": "own adapter of the run",
     "student": "student of the run",
     "served": "**served**",

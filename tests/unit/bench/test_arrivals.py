@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bench.arrivals import arriving
+from adapterdistill.bench.arrivals import arriving, command
 from adapterdistill.bench.arrivals.answers import embed
 from adapterdistill.bench.arrivals.arriving import ArrivalBench, Arriving, arriving_queries
 from adapterdistill.bench.arrivals.baselines import baselines
 from adapterdistill.bench.arrivals.command import Chosen, arrivals_command, open_bench
 from adapterdistill.bench.arrivals.findings import LABELS, findings
+from adapterdistill.bench.arrivals.setfit import Fit, SetFitBench
 from adapterdistill.bench.tenants import BenchTenant, open_dataset
 from adapterdistill.bench.transfer.methods import Setting
 from adapterdistill.data import Faq
@@ -76,6 +77,29 @@ def test_an_arrival_has_a_figure_for_what_is_served_and_for_every_baseline(run: 
         assert block["rows"]["served"]["seconds"] > 0 and block["peak_rss_mb"] > 0
         assert block["stage_seconds"].keys() >= {"validate", "evaluate", "bundle"}
     assert [aim["k"] for aim in run(FIRST)["aims"]] == [1, 1]
+
+
+def test_setfit_joins_the_table_where_its_python_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def fit(self: SetFitBench, job: Fit) -> dict[str, Any]:
+        trained.append(job)
+        queries = len(self.bench.tenants[job.tenant].test)
+        half = [0.5] * queries
+        return {"ranks": [2] * queries, "best": half, "best_out_of_scope": [], "seconds": 2.5}
+
+    monkeypatch.setattr(command, "setfit_version", lambda python: "1.2.0")
+    monkeypatch.setattr(SetFitBench, "_fit", fit)
+    assert "setfit" not in run(FIRST)["blocks"][0]["rows"]
+    found = run(FIRST, setfit=Path("python"))
+    assert trained == [Fit(FIRST, 1, 0)]
+    for block in found["blocks"]:
+        row, served = block["rows"]["setfit"], block["rows"]["served"]
+        assert (row["top1"], row["mrr"], row["seconds"]) == (0, 0.5, 2.5)
+        assert row["served_over_it"]["mean"] == pytest.approx(served["top1"])
+    assert found["environment"]["SetFit"] == "1.2.0"
 
 
 def test_the_report_holds_no_text_of_a_tenant_and_no_path(
