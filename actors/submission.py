@@ -30,8 +30,16 @@ _TRAVELS = {
     "cluster": (".sh", ".toml"),
 }
 """Top folders, and the endings of their files that travel."""
-_ALSO = {f"adapterdistill/samples/{name}.json" for name in ("probes", "fingerprint_probes")}
-"""What the code reads beside itself."""
+_SAMPLES = (
+    *("ashgrove-housing", "brookfield-library", "larkhill-vets", "pedal-and-spoke"),
+    *("ridgewater-electric", "valtara-rail"),
+)
+_ALSO = {
+    *("adapterdistill/samples/probes.json", "adapterdistill/samples/fingerprint_probes.json"),
+    *(f"adapterdistill/samples/{name}/{part}.jsonl"
+      for name in _SAMPLES for part in ("faqs", "queries")),
+}  # fmt: skip
+"""What the code reads beside itself: by name, since an owner's rows may lie there too."""
 _UNCHANGING = (1980, 1, 1, 0, 0, 0)  # the package's digest is that of its content
 
 

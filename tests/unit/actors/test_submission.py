@@ -12,6 +12,7 @@ from actors import submission
 from actors.open_cluster import refuse_open_dashboard
 from adapterdistill import cli
 from adapterdistill.config import OnboardConfig, parse_config
+from adapterdistill.data.importing import sample_names
 from adapterdistill.errors import ConfigError, PlacementError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,6 +39,16 @@ PRIVATE = (
     *(".env", ".ssh/id_ed25519", ".hidden/notes.py", ".secret.py", ".demo/data/x.parquet"),
     *("core", "dump.sql", "notes.md", "training.log", "model.bin", "model.pt", "a.pickle"),
 )
+
+
+def test_the_public_texts_that_a_run_reads_travel() -> None:
+    sent = {str(name) for name in submission.travelling(ROOT)}
+    samples = {
+        str(file.relative_to(ROOT))
+        for name in sample_names()
+        for file in (ROOT / "adapterdistill" / "samples" / name).iterdir()
+    }
+    assert samples and samples <= sent
 
 
 @pytest.fixture
