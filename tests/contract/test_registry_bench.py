@@ -56,7 +56,7 @@ def test_the_former_options_of_the_benchmark_run_the_drills_and_name_them(
     with pytest.raises(SystemExit) as ended:
         main(["bench", "registry", "--out", str(tmp_path), *options, "--format", "json"])
     out, err = capsys.readouterr()
-    assert ended.value.code == 0
+    assert ended.value.code == 0, err
     assert "adapterdistill drill fuzz-registry --calls 30" in err
     assert "adapterdistill drill kill-registry --kills 1" in err
     found = json.loads(out)

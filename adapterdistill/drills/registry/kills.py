@@ -177,10 +177,15 @@ def _missing(
 def _audit_faults(root: Path, report: KillReport) -> Iterator[str]:
     """Faults of the log of the registry, which was stopped."""
     published: set[str] = set()
+    before: str | None = None
 
     def visit(record: dict[str, Any]) -> None:
-        if record["kind"] in ("published", "quarantined"):
-            published.add(record["name"])
+        nonlocal before
+        if record["kind"] == "void" and before is not None:
+            published.discard(before)  # the registry was killed before that line's change was made
+        before = record["name"] if record["kind"] in ("published", "quarantined") else None
+        if before is not None:
+            published.add(before)
         report.lines_repaired += record["kind"] == "repaired"
 
     found = examine(root / "audit" / LOG, visit=visit)
