@@ -240,7 +240,7 @@ class Judgement(NamedTuple):
 
     record: Evaluated
     scorer: Scorer
-    """Of the chosen candidate."""
+    """Scorer of the chosen candidate."""
     perhaps_out_of_scope: tuple[str, ...]
     """Texts of unlabelled queries that it would turn away, the least answerable first."""
 

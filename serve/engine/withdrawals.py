@@ -26,7 +26,7 @@ class FollowerState:
     followed_until: int = 0
     """Revision of the last event that was read."""
     incarnation: str = ""
-    """Of the registry that it came from. Another one begins at its first event again."""
+    """Incarnation of the registry that it came from. Another begins at its first event again."""
     lost_at: float | None = None
     """Monotonic time since which the registry is out of reach; None: it is within reach."""
 

@@ -25,7 +25,7 @@ from adapterdistill.testbed.progress import say
 VERSION = "1"
 """Part of every key: raise it when the worker changes what it does."""
 SETTINGS = {"num_iterations": 20, "batch_size": 16, "num_epochs": 1}
-"""Of SetFit's `TrainingArguments`; the others are its defaults, and so is the logistic head."""
+"""Arguments of SetFit's training; the others are its defaults, and so is the logistic head."""
 _WORKER = Path(__file__).with_name("setfit_worker.py")
 _REMEDY = (
     "make an environment with `python -m venv FOLDER` and `FOLDER/bin/pip install setfit`, and "

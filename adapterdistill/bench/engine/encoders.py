@@ -40,9 +40,9 @@ class Size:
 
     rounds: int
     queries: int
-    """Of each encoder, in each part of a round."""
+    """Number for each encoder, in each part of a round."""
     clients: int
-    """Of each encoder."""
+    """Number for each encoder."""
     second: tuple[int, int]
     """Layers and width of the second encoder, whose weights are random."""
 

@@ -29,7 +29,7 @@ class Event:
     other_name: str
     reason: str
     incarnation: str = ""
-    """Of the registry; revisions of another one mean nothing to it."""
+    """Incarnation of the registry; revisions of another one mean nothing to it."""
 
 
 RESTORED = "restored"
