@@ -39,6 +39,7 @@ def packages(lock: str) -> Iterator[tuple[str, str, str]]:
 def bill(lock: str) -> str:
     """The bill of materials of a lock, as JSON."""
     bom = Bom(serial_number=uuid5(NAMESPACE_URL, lock))
+    # Equal locks give equal bytes; the library writes no time for None, against its own type.
     bom.metadata.timestamp = None  # type: ignore[assignment]
     project = _component("adapterdistill", adapterdistill.__version__, ComponentType.APPLICATION)
     bom.metadata.component = project

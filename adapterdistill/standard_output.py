@@ -23,6 +23,7 @@ def prepare_output() -> None:
         SystemExit: there is no standard output. The next file that is opened would take its place.
     """
     if sys.stderr is None:
+        # It stays open as long as the process.
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         told = "standard output is closed: redirect it (> /dev/null) if nobody reads it"

@@ -138,4 +138,5 @@ def describe_tokens(api: FastAPI) -> None:
         }
         return description
 
+    # FastAPI's documented way to extend the description.
     api.openapi = described  # type: ignore[method-assign]

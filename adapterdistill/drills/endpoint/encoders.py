@@ -41,7 +41,7 @@ from serve.engine.items import SearchAnswer, SearchItem
 from serve.engine.live import Alias, LiveTenant
 
 STRENGTH = 0.5
-"""Of the adapters: in a tiny encoder, weaker ones move scores by less than can be told apart."""
+"""Strength of the adapters: weaker ones move a tiny encoder's scores too little to tell apart."""
 _THREADS = 2
 _MOST_ITEMS = 16
 _STEPS = ("swap", "shadow", "promote", "roll back", "drop")

@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from adapterdistill.drills.drill import Outcome, not_refused, seconds_until
@@ -47,7 +48,7 @@ def restored(folder: Path, draw: random.Random) -> Outcome:
         recovery_s = time.monotonic() - began
         for manifest in versions:
             if manifest in withdrawn:
-                findings += not_refused(lambda ref=manifest.ref: client.fetch(ref), "WITHDRAWN")  # type: ignore[misc]
+                findings += not_refused(partial(client.fetch, manifest.ref), "WITHDRAWN")
             elif client.fetch(manifest.ref)[0] != manifest:
                 findings.append(f"{manifest.ref.name} has another manifest")
             if client.describe(manifest.ref).consent != consent:

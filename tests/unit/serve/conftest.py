@@ -33,7 +33,7 @@ def encoder(tiny_encoder: Encoder) -> Encoder:
 
 @pytest.fixture(scope="session")
 def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """Of the same shape as `encoder`, so that a wrong one would answer all the same."""
+    """An encoder of the same shape as `encoder`: a wrong one would answer all the same."""
     folder = save_tiny_encoder(tmp_path_factory.mktemp("others") / "other-encoder", seed=1)
     return load_encoder(str(folder), dtype="float32")
 

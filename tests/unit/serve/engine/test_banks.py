@@ -37,7 +37,7 @@ class Told:
 
 @pytest.fixture(scope="session")
 def wide_encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """Of another width and depth."""
+    """An encoder of another width and depth."""
     folder = tmp_path_factory.mktemp("others") / "wide-encoder"
     settings = {"hidden_size": 48, "num_hidden_layers": 3}
     return load_encoder(str(save_tiny_encoder(folder, seed=2, **settings)), dtype="float32")
