@@ -67,18 +67,28 @@ class OwnCluster:
             raise ServingError(f"no cluster of a demo is recorded in {folder}") from None
 
 
-def free_port() -> int:
-    """A port that is free now, and that no connection and no worker of Ray takes by itself.
+def free_ports(count: int) -> list[int]:
+    """Different ports that are free now, which no connection and no worker of Ray takes.
 
     Raises:
-        ServingError: none was found.
+        ServingError: fewer were found.
     """
+    found: set[int] = set()
     for _ in range(_PORT_DRAWS):
+        if len(found) == count:
+            return list(found)
         port = secrets.choice(_QUIET_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
-    raise ServingError(f"no port of 127.0.0.1 from {_QUIET_PORTS[0]} on is free")
+            found.add(port)
+    raise ServingError(
+        f"{len(found)} ports of 127.0.0.1 from {_QUIET_PORTS[0]} on are free, {count} are needed"
+    )
+
+
+def free_port() -> int:
+    """One of `free_ports`."""
+    return free_ports(1)[0]
 
 
 def start_own_cluster(
@@ -98,7 +108,7 @@ def start_own_cluster(
     Raises:
         ServingError: it did not come up in time; nothing of it is left running.
     """
-    ports = {name: free_port() for name in _PORTS}
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     token = private_folder(folder) / "ray.token"
     write_secret(token, secrets.token_hex(32).encode())
     own = {
@@ -170,12 +180,13 @@ def join_own_cluster(
     Raises:
         ServingError: it did not join in time; nothing of it is left running.
     """
+    ports = zip(_NODE_PORTS, free_ports(len(_NODE_PORTS)), strict=True)
     command = [
         *(sys.executable, "-c", JOIN_ON_LOOPBACK, "start", "--block"),
         *(f"--address={cluster.address}", "--node-ip-address=127.0.0.1"),
         *(f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources)}"),
         *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"),
-        *(f"--{name}={free_port()}" for name in _NODE_PORTS),
+        *(f"--{name}={port}" for name, port in ports),
     ]
     said = Path(cluster.folder) / f"node-{secrets.token_hex(4)}.log"
     with said.open("wb") as log:

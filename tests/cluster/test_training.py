@@ -140,7 +140,8 @@ def test_one_worker_that_is_killed_goes_on_at_its_checkpoint(
     # The same run once more has nothing left to train: it starts from the last checkpoint.
     there.unlink()
     again = on_workers(spec, tiny_encoder_folder, there)
-    assert again.seconds < found[0].seconds / 2
+    made = set((tmp_path / "ray_train").glob("*/checkpoint_*")) - seen
+    assert len(made) <= 1
     assert (again.steps, again.losses) == (12, found[0].losses)
     assert_same_adapter(here, there, within=1e-5)
 
