@@ -6,7 +6,6 @@ there. `actors.stages` lists the records that leave; adapters leave only through
 client.
 """
 
-import json
 import time
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from actors.bundling import is_in_service, put_into_service
+from actors.bundling import is_in_service, put_into_service, with_rollback
 from actors.judging import Judge, require_servable
 from actors.live import live_version
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
@@ -31,6 +30,7 @@ from actors.records import (
     Validated,
     VariantMade,
 )
+from actors.report.writing import keep_findings, write_report
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers
@@ -57,6 +57,7 @@ from adapterdistill.distill.rows import (
     tokenise,
     write_rows,
 )
+from adapterdistill.errors import NotServedError
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -67,18 +68,19 @@ _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
 _LIVE_MANIFEST = "live_manifest.json"
 _VARIANT = "form.safetensors"
-PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
-"""File of the tenant's workspace: unlabelled queries that would be turned away."""
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
 
 class DataOwner:
-    """One tenant's run. Construct it on the owner's node."""
+    """One tenant's run. Construct it on the owner's node.
 
-    def __init__(self, config: OnboardConfig) -> None:
+    `promote` makes the run's bundle live, also if it was rolled back.
+    """
+
+    def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
         keep_private()
-        self._config = config
+        self._config, self._promote = config, promote
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
@@ -190,7 +192,7 @@ class DataOwner:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
-            self._suggest(found.perhaps_out_of_scope)
+            keep_findings(self._opened(), found.findings, found.perhaps_out_of_scope)
             return found.record
 
         return self._opened().once(Evaluated, work)
@@ -271,7 +273,11 @@ class DataOwner:
     def bundle(self) -> Bundled:
         """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
-        require_servable(self._done(Published), self._done(Evaluated))
+        try:
+            require_servable(self._done(Published), self._done(Evaluated))
+        except NotServedError:
+            write_report(self._opened(), self._config.tenant)
+            raise
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
@@ -292,11 +298,16 @@ class DataOwner:
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
                 calibration=calibration,
+                promote=self._promote,
             )
 
-        return self._opened().once(
-            Bundled, work, still_true=lambda kept: is_in_service(self._config, kept)
+        bundled = self._opened().once(
+            Bundled,
+            work,
+            still_true=lambda kept: is_in_service(self._config, kept, promote=self._promote),
         )
+        write_report(self._opened(), self._config.tenant)
+        return with_rollback(self._config, bundled)
 
     # What follows stays on the owner's node.
 
@@ -369,12 +380,6 @@ class DataOwner:
         for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
             write_atomically(one, payload)
         return file
-
-    def _suggest(self, queries: tuple[str, ...]) -> None:
-        """Keep queries that the owner may want to label as out of scope, one JSON object a line."""
-        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in queries]
-        file = Path(self._config.workspace) / self._config.tenant / PERHAPS_OUT_OF_SCOPE
-        write_secret(file, "".join(f"{line}\n" for line in lines).encode())
 
     @property
     def _chosen(self) -> str:

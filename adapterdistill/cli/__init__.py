@@ -35,9 +35,12 @@ _READERS = {
         "federation": "Show three owners' clusters and what keeps them apart.",
     },
     "Data owner": {
+        "init": "Write a run's TOML and examples of the files.",
+        "up": "Do all of it on defaults: import, onboard, serve.",
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
         "encoder": "List the encoders that are known by name, and fetch one.",
+        "report": "Write the report of a run as an HTML page.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },
@@ -51,8 +54,9 @@ _READERS = {
     "Application developer": {"query": "Ask a deployed tenant a question."},
     "Researcher": {"bench": "Measure transfer and cost."},
 }
+_SHARED_MODULES = {"init": "begin", "up": "begin"}
 SUBCOMMANDS = {
-    name: Subcommand(f"adapterdistill.cli.{name}", reader, summary)
+    name: Subcommand(f"adapterdistill.cli.{_SHARED_MODULES.get(name, name)}", reader, summary)
     for reader, commands in _READERS.items()
     for name, summary in commands.items()
 }

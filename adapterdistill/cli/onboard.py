@@ -23,7 +23,7 @@ from actors.preflight import Preflight
 from actors.preflight_checks import mebibytes
 from actors.records import Distilled
 from actors.submission import require_outside
-from adapterdistill.cli.options import Format, InsecureCluster, Output
+from adapterdistill.cli.options import Format, InsecureCluster, Output, Promote
 from adapterdistill.cli.tables import table
 from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.errors import ConfigError, error_classes
@@ -44,6 +44,7 @@ def onboard(
         bool,
         typer.Option("--dry-run", help="Only say what would happen, and how long it would take."),
     ] = False,
+    promote: Promote = False,
     insecure_cluster: InsecureCluster = False,
     output: Output = Format.table,
 ) -> None:
@@ -64,7 +65,11 @@ def onboard(
     if dry_run:
         _look_ahead(settings, local=local, insecure=insecure_cluster, as_json=output is Format.json)
         return
-    runner = in_process(settings) if local else on_cluster(settings, insecure=insecure_cluster)
+    runner = (
+        in_process(settings, promote=promote)
+        if local
+        else on_cluster(settings, insecure=insecure_cluster, promote=promote)
+    )
     as_json = output is Format.json
     report = run_stages(
         settings,
