@@ -65,7 +65,7 @@ def package_modules() -> list[str]:
 
 
 FRAMEWORKS = {"langchain", "llama-index", "haystack", "rasa"}
-"""Extras that are the user's own choice of versions: tests run each in an environment of its own."""
+"""Extras that are the user's own choice of versions: tests give each its own environment."""
 
 
 def requirement_names() -> set[str]:
