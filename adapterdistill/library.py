@@ -26,7 +26,7 @@ from adapterdistill.client import Answer, Faq
 from adapterdistill.config import OnboardConfig, load_toml, parse_config
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import live_bundle
+from adapterdistill.release import locate
 from serve.engine.banks import Banks
 from serve.engine.faq_index import rank
 from serve.engine.loading import Loaded, Loader
@@ -115,12 +115,7 @@ def load(
         ServingError: there is no bundle, or it is broken.
         EncoderError, EncoderMismatchError: the encoder is not found, or is another.
     """
-    path = Path(bundle).absolute()
-    if path.parent.name == "versions":
-        store, tenant, bundle_id = path.parents[2], path.parents[1].name, path.name
-    else:
-        store, tenant = path.parent, path.name
-        bundle_id = live_bundle(store, tenant)
+    store, tenant, bundle_id = locate(Path(bundle))
     name = encoder or read_bundle(store, tenant, bundle_id).manifest.encoder.name
     loaded = load_encoder(name, dtype=dtype, device=device)
     banks = Banks(loaded, {}, encoder_mib=float("inf"))

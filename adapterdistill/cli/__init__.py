@@ -44,6 +44,7 @@ _READERS = {
     "Operator": {
         "registry": "Run and read the adapter registry.",
         "serve": "Deploy the search endpoint on Ray Serve.",
+        "adapter": "Export, import and describe an adapter.",
         "release": "Try, promote and roll back what a tenant is served by.",
         "token": "Make and revoke tokens for the endpoint.",
         "drill": "Break something and see that it recovers.",
