@@ -38,6 +38,7 @@ _READERS = {
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
         "encoder": "List the encoders that are known by name, and fetch one.",
+        "feedback": "Label what the endpoint answered badly, and train on it.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },
