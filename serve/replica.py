@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
-from adapterdistill.files import keep_private, private_folder
+from adapterdistill.files import keep_private
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, Refresh
 from serve.engine.proofs import PROVE_EVERY_S
@@ -48,12 +48,12 @@ class Replica:
         """Load the encoder and the store's bundles, and start the threads.
 
         Raises:
-            ConfigError, EncoderError: the token file or the encoder is refused.
+            ConfigError, EncoderError: the store, the token file or the encoder is refused.
             ServingError: the encoder takes more memory than encoders may.
         """
         keep_private()
         torch.set_num_threads(settings.threads)
-        private_folder(settings.store)
+        settings.open_store()
         load = functools.partial(
             load_encoder,
             dtype=settings.dtype,

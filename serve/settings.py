@@ -1,5 +1,6 @@
 """Settings of a serving deployment, from the `args` of a Serve config file."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from adapterdistill.errors import ConfigError, listed
+from adapterdistill.files import private_folder
 from serve.queue.fair_queue import QueueLimits
 
 
@@ -24,7 +26,11 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(description="Folder of serving bundles; made if absent.")
+    store: Path = Field(description="Folder of serving bundles.")
+    create_store: bool = Field(
+        default=False,
+        description="Make the store if it is absent, and serve nobody until it has a bundle.",
+    )
     encoder: str = Field(default="minilm-l6", description="The encoder that is loaded at start.")
     other_encoders: tuple[str, ...] = Field(
         default=(),
@@ -109,6 +115,25 @@ class ServeSettings(BaseModel):
         default=1, ge=1, description="A config file's `autoscaling_config` takes precedence."
     )
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
+
+    def open_store(self) -> None:
+        """Close the store to other users, and make it where `create_store` says so.
+
+        Raises:
+            ConfigError: it is absent, which a misspelt name looks like, or cannot be used.
+        """
+        try:
+            if not (self.create_store or self.store.exists()):
+                raise ConfigError(
+                    f"{self.store}: no such store: correct its name, or begin an empty one with "
+                    "--create (create_store: true in a file of Ray Serve)"
+                )
+            if self.store.exists() and not self.store.is_dir():
+                raise ConfigError(f"store {self.store}: expected a folder")
+            private_folder(self.store)
+            os.scandir(self.store).close()
+        except OSError as error:
+            raise ConfigError(f"store {self.store} cannot be used: {error.strerror}") from None
 
     @property
     def queue_limits(self) -> QueueLimits:

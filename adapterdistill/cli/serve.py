@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
+    store: Annotated[Path, typer.Option(help="Folder of serving bundles.")],
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the store if it is absent.")
+    ] = False,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,13 +112,12 @@ def serve(
     """
     from actors.open_cluster import refuse_open_cluster
     from adapterdistill.registry.server.server import is_loopback
+    from adapterdistill.release import tenants_in
     from serve import local_ray
     from serve.settings import ServeSettings
     from serve.tokens import read_tokens
 
     host = without_brackets(host)
-    if store.exists() and not store.is_dir():
-        raise ConfigError(f"--store {store}: expected a folder")
     if tokens is not None:
         read_tokens(tokens)
     elif not is_loopback(host):
@@ -131,6 +133,7 @@ def serve(
     first, *others = map(_encoder, encoder or ["minilm-l6"])
     settings = {
         "store": str(store.expanduser().resolve()),
+        "create_store": create,
         "encoder": first,
         "other_encoders": others,
         "encoder_mib": encoder_mib,
@@ -153,6 +156,9 @@ def serve(
         refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
+    checked.open_store()
+    if not tenants_in(checked.store):
+        typer.echo(f"warning: {checked.store} has no tenant yet", err=True)
     local_ray.check_port(host, port)
     if grpc_port is not None:
         local_ray.check_port("", grpc_port)

@@ -185,7 +185,8 @@ def test_the_wheel_alone_onboards_and_serves_a_sample_tenant(command: Path, home
     assert run(command, home, "--version") == f"adapterdistill {__version__}\n"
     run(command, home, "data", "samples", "data", "--name", TENANT)
     (home / "run.toml").write_text(RUN, "utf-8")
-    registry = ("registry", "serve", "--root", "registry", "--port-file", "registry.address")
+    registry = ("registry", "serve", "--create", "--root", "registry")
+    registry += ("--port-file", "registry.address")
     with running(command, home, lambda _: (home / "registry.address").exists(), *registry):
         told = run(command, home, "onboard", "--config", "run.toml", "--local", "--format", "json")
         listed = run(
