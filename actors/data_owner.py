@@ -17,6 +17,7 @@ import torch
 from actors.bundling import is_in_service, put_into_service
 from actors.judging import Judge, require_servable
 from actors.live import live_version
+from actors.privacy.secret import folds_seed, training_secret
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -38,6 +39,7 @@ from actors.training.stages import (
     average,
     distil,
     extract,
+    initialisation,
     make_variant,
     replaces_own_adapter,
     require_possible,
@@ -127,6 +129,7 @@ class DataOwner:
             return Fetched(
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
+                init=found.init,
                 refused=found.refused,
                 listed=found.listed,
             )
@@ -150,6 +153,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / _OWN,
                 few=few,
+                secret=self._secret,
             )
 
         return self._opened().once(Extracted, work)
@@ -162,7 +166,9 @@ class DataOwner:
             if not fetched.teachers:
                 return Distilled(trained=False)
             teachers = {name: self._teacher_file(name) for name in fetched.teachers}
-            averaged, shares = average(self._encoder, teachers, self._rows.stage().train)
+            averaged, shares = average(
+                self._encoder, teachers, self._rows.stage().train, secret=self._secret
+            )
             return distil(
                 self._config,
                 self._encoder,
@@ -173,6 +179,7 @@ class DataOwner:
                 average=self._write_for_all_folds("averaged", self._packed(averaged)),
                 shares=shares,
                 teachers=teachers,
+                secret=self._secret,
             )
 
         return self._opened().once(Distilled, work)
@@ -221,6 +228,9 @@ class DataOwner:
                     metrics=self._done(Evaluated).candidates[choice].held_out,
                     teachers=self._done(Fetched).teachers,
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
+                    init=initialisation(
+                        self._config, self._encoder, choice, self._done(Fetched).init
+                    ),
                 )
             manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
@@ -337,14 +347,26 @@ class DataOwner:
 
     @cached_property
     def _rows(self) -> TenantRows:
-        t = self._config.training
         return tokenise(
-            self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
+            self._dataset,
+            self._encoder,
+            seed=folds_seed(self._config, self._secret),
+            held_out_fraction=self._config.training.held_out_fraction,
         )
+
+    @cached_property
+    def _secret(self) -> str | None:
+        return training_secret(self._config, self._dataset.digest())
 
     @property
     def _judge(self) -> Judge:
-        return Judge(self._encoder, self._dataset, self._rows, self._config)
+        return Judge(
+            self._encoder,
+            self._dataset,
+            self._rows,
+            self._config,
+            seed=folds_seed(self._config, self._secret),
+        )
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""

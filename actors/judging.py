@@ -70,6 +70,8 @@ class Judge:
     dataset: TenantDataset
     rows: TenantRows
     config: OnboardConfig
+    seed: int
+    """Seed of `rows`, which deals them to folds."""
 
     def evaluate(
         self, adapters: Mapping[Choice, Path], *, teachers: int, live: Live | None
@@ -164,7 +166,7 @@ class Judge:
             candidates,
             foreign=foreign_texts(self.encoder, texts.questions),
             folds=folds,
-            seed=self.config.training.seed,
+            seed=self.seed,
             most_wrong=self.config.release.max_wrong_answers,
         )
         return _Found(
@@ -221,10 +223,8 @@ class Judge:
 
     @property
     def _texts(self) -> tuple[TenantTexts, Tensor]:
-        t = self.config.training
-        return read_texts(
-            self.dataset, self.rows, seed=t.seed, held_out_fraction=t.held_out_fraction
-        )
+        fraction = self.config.training.held_out_fraction
+        return read_texts(self.dataset, self.rows, seed=self.seed, held_out_fraction=fraction)
 
     def _folds(self, file: Path) -> tuple[Embedder, ...]:
         """The folds' adapters; without folds the adapter itself, which no held-out row trained."""

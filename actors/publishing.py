@@ -8,7 +8,14 @@ from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapt
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.report import Choice
-from adapterdistill.manifest import Manifest, Metric, SharedPrototypes, VersionRef, sha256_hex
+from adapterdistill.manifest import (
+    Initialisation,
+    Manifest,
+    Metric,
+    SharedPrototypes,
+    VersionRef,
+    sha256_hex,
+)
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes
@@ -38,6 +45,7 @@ def build_manifest(
     metrics: Mapping[str, Metric],
     teachers: tuple[str, ...],
     prototypes: SharedPrototypes | None = None,
+    init: Initialisation | None = None,
 ) -> Manifest:
     """The manifest of the chosen adapter, with its metrics on held-out rows.
 
@@ -46,6 +54,7 @@ def build_manifest(
         metrics: of the chosen candidate on held-out rows.
         teachers: version names of those that taught the student; an own adapter has none.
         prototypes: of the tenant's task, where it shares them.
+        init: the initialisation that the adapter goes back to, if it is known.
     """
     adapter = unpack_adapter(payload)
     taught = choice in ("distilled", "averaged")
@@ -72,6 +81,7 @@ def build_manifest(
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
+        init=init,
     )
 
 

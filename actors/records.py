@@ -17,7 +17,7 @@ from adapterdistill.evaluation.report import (
     VariantComparison,
     VariantReason,
 )
-from adapterdistill.manifest import BundleId, Metric, Record, Sha256, VariantKind
+from adapterdistill.manifest import BundleId, Initialisation, Metric, Record, Sha256, VariantKind
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
 VersionName = Annotated[
@@ -68,6 +68,8 @@ class Fetched(StageResult):
     payload_bytes: int
     refused: tuple[VersionName, ...] = ()
     """Versions that are not what their manifests say; they teach nobody."""
+    init: Initialisation | None = None
+    """Initialisation that all teachers state."""
     listed: int = 0
     """Adapters that the teachers were chosen from."""
 

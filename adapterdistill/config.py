@@ -130,8 +130,10 @@ class OnboardConfig(Section):
         keep = self.model_dump(
             mode="json",
             include={"encoder", "training", "teachers", "adapter"},
-            exclude={"training": {"min_workers"}},
+            exclude={"training": {"min_workers", "public_seed"}},
         )
+        if not self.training.public_seed:
+            keep["order"] = "secret"
         keep["encoder"] = {k: value for k, value in keep["encoder"].items() if value is not None}
         if self.release.max_wrong_answers is not None:
             keep["max_wrong_answers"] = self.release.max_wrong_answers
