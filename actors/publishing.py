@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from actors.privacy.statement import membership_metrics, membership_stated
+from actors.training.stages import initialisation
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
+from adapterdistill.evaluation.membership import Membership
 from adapterdistill.evaluation.report import Choice
 from adapterdistill.manifest import (
     Initialisation,
@@ -45,7 +48,8 @@ def build_manifest(
     metrics: Mapping[str, Metric],
     teachers: tuple[str, ...],
     prototypes: SharedPrototypes | None = None,
-    init: Initialisation | None = None,
+    taught_from: Initialisation | None = None,
+    membership: Membership | None = None,
 ) -> Manifest:
     """The manifest of the chosen adapter, with its metrics on held-out rows.
 
@@ -54,7 +58,8 @@ def build_manifest(
         metrics: of the chosen candidate on held-out rows.
         teachers: version names of those that taught the student; an own adapter has none.
         prototypes: of the tenant's task, where it shares them.
-        init: the initialisation that the adapter goes back to, if it is known.
+        taught_from: the initialisation that all teachers go back to, if it is known.
+        membership: what an audit of its training found.
     """
     adapter = unpack_adapter(payload)
     taught = choice in ("distilled", "averaged")
@@ -71,17 +76,20 @@ def build_manifest(
         method=_method(choice, config),
         config_sha256=config.digest(),
         seed=config.training.seed,
-        metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
+        metrics={f"held_out_{name}": metric for name, metric in metrics.items()}
+        | membership_metrics(membership),
         teachers=teachers if taught else (),
         privacy=_privacy(
             None if prototypes is None else prototypes.noise,
-            weights=UNTRAINED_PRIVACY if choice == "bare" else PRIVACY,
+            weights=UNTRAINED_PRIVACY
+            if choice == "bare"
+            else PRIVACY + membership_stated(membership),
         ),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
-        init=init,
+        init=initialisation(config, encoder, choice, taught_from),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from adapterdistill.confidence import Calibration
+from adapterdistill.evaluation.membership import Membership
 from adapterdistill.evaluation.report import (
     Choice,
     Comparison,
@@ -106,6 +107,8 @@ class Evaluated(StageResult):
     """Number of unlabelled queries under it; the owner finds their texts in its workspace."""
     calibration: Calibration | None = None
     """Calibration of the chosen candidate's top scores, on held-out rows."""
+    membership: Membership | None = None
+    """What the chosen candidate's training reveals of its rows; None where it cannot be told."""
 
 
 class Decided(StageResult):

@@ -26,6 +26,7 @@ from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
     PlacementConfig,
+    PrivacyConfig,
     RegistryConfig,
     ReleaseConfig,
     Section,
@@ -59,6 +60,7 @@ class OnboardConfig(Section):
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
     release: ReleaseConfig = ReleaseConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="before")

@@ -169,6 +169,14 @@ class ReleaseConfig(Section):
         return self
 
 
+class PrivacyConfig(Section):
+    """What the published adapter may reveal of the rows."""
+
+    max_membership_auc: float | None = Field(default=None, gt=0.5, le=1)
+    """Publish nothing whose rows a membership audit tells from others with a higher AUC (0.5 is a
+    guess, 1 names every row), or that cannot be audited."""
+
+
 class PlacementConfig(Section):
     """The node that the data owner is pinned to."""
 
