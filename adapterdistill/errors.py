@@ -262,6 +262,13 @@ class NotServedError(ServingError):
     exit_code = 13
 
 
+class RevealsRowsError(AdapterDistillError):
+    """A run publishes nothing: its adapter would reveal more of its rows than the owner accepts."""
+
+    reason = "REVEALS_ROWS"
+    exit_code = 14
+
+
 class MissingExtraError(AdapterDistillError):
     """A command needs a library that the base install leaves out."""
 

@@ -138,7 +138,7 @@ class ArrivalBench:
                 "serving_store": str(home / "serving"),
                 "encoder": asdict(self.encoder),
                 "registry": {"address": registry},
-                "training": {"seed": job.seed, **self.training},
+                "training": {"seed": job.seed, "public_seed": True, **self.training},
             },
             source="arrival",
         )
