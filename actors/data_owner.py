@@ -7,15 +7,17 @@ client.
 """
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from actors.bundling import is_in_service, put_into_service, with_rollback
-from actors.judging import Judge, require_servable
+from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
+from actors.privacy.secret import folds_seed, training_secret
+from actors.privacy.statement import require_private
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -30,7 +32,7 @@ from actors.records import (
     Validated,
     VariantMade,
 )
-from actors.report.writing import keep_findings, write_report
+from actors.report.writing import keep_findings, reported_if_refused, write_report
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers
@@ -48,7 +50,7 @@ from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.folds import all_files
 from adapterdistill.distill.rows import (
     ROWS_FILE,
     TenantRows,
@@ -57,7 +59,6 @@ from adapterdistill.distill.rows import (
     tokenise,
     write_rows,
 )
-from adapterdistill.errors import NotServedError
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -73,10 +74,7 @@ R = TypeVar("R", bound=StageResult)
 
 
 class DataOwner:
-    """One tenant's run. Construct it on the owner's node.
-
-    `promote` makes the run's bundle live, also if it was rolled back.
-    """
+    """One tenant's run, on the owner's node. `promote` makes its bundle live in any case."""
 
     def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
         keep_private()
@@ -129,6 +127,7 @@ class DataOwner:
             return Fetched(
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
+                init=found.init,
                 refused=found.refused,
                 listed=found.listed,
             )
@@ -152,6 +151,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / _OWN,
                 few=few,
+                secret=self._secret,
             )
 
         return self._opened().once(Extracted, work)
@@ -164,7 +164,9 @@ class DataOwner:
             if not fetched.teachers:
                 return Distilled(trained=False)
             teachers = {name: self._teacher_file(name) for name in fetched.teachers}
-            averaged, shares = average(self._encoder, teachers, self._rows.stage().train)
+            averaged, shares = average(
+                self._encoder, teachers, self._rows.stage().train, secret=self._secret
+            )
             return distil(
                 self._config,
                 self._encoder,
@@ -175,6 +177,7 @@ class DataOwner:
                 average=self._write_for_all_folds("averaged", self._packed(averaged)),
                 shares=shares,
                 teachers=teachers,
+                secret=self._secret,
             )
 
         return self._opened().once(Distilled, work)
@@ -192,7 +195,8 @@ class DataOwner:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
-            keep_findings(self._opened(), found.findings, found.perhaps_out_of_scope)
+            keep_findings(self._opened(), found.findings)
+            write_suggestions(self._config, found.perhaps_out_of_scope)
             return found.record
 
         return self._opened().once(Evaluated, work)
@@ -211,18 +215,22 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            payload, found = self._chosen_payload(), self._done(Evaluated)
+            choice = self._done(Decided).choice
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
+                require_private(self._config, choice, found.membership)
                 manifest = build_manifest(
                     self._config,
                     self._encoder,
                     payload,
                     choice=choice,
-                    metrics=self._done(Evaluated).candidates[choice].held_out,
+                    metrics=found.candidates[choice].held_out,
                     teachers=self._done(Fetched).teachers,
+                    membership=found.membership,
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
+                    taught_from=self._done(Fetched).init,
                 )
             manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
@@ -273,11 +281,8 @@ class DataOwner:
     def bundle(self) -> Bundled:
         """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
-        try:
+        with reported_if_refused(self._opened(), self._config.tenant):
             require_servable(self._done(Published), self._done(Evaluated))
-        except NotServedError:
-            write_report(self._opened(), self._config.tenant)
-            raise
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
@@ -301,11 +306,8 @@ class DataOwner:
                 promote=self._promote,
             )
 
-        bundled = self._opened().once(
-            Bundled,
-            work,
-            still_true=lambda kept: is_in_service(self._config, kept, promote=self._promote),
-        )
+        is_there = partial(is_in_service, self._config, promote=self._promote)
+        bundled = self._opened().once(Bundled, work, still_true=is_there)
         write_report(self._opened(), self._config.tenant)
         return with_rollback(self._config, bundled)
 
@@ -348,14 +350,21 @@ class DataOwner:
 
     @cached_property
     def _rows(self) -> TenantRows:
-        t = self._config.training
         return tokenise(
-            self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
+            self._dataset,
+            self._encoder,
+            seed=folds_seed(self._config, self._secret),
+            held_out_fraction=self._config.training.held_out_fraction,
         )
+
+    @cached_property
+    def _secret(self) -> str | None:
+        return training_secret(self._config, self._dataset.digest())
 
     @property
     def _judge(self) -> Judge:
-        return Judge(self._encoder, self._dataset, self._rows, self._config)
+        seed = folds_seed(self._config, self._secret)
+        return Judge(self._encoder, self._dataset, self._rows, self._config, seed=seed)
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""
@@ -377,7 +386,7 @@ class DataOwner:
     def _write_for_all_folds(self, name: Choice, payload: bytes) -> Path:
         """Write an adapter that the folds did not train: the same payload serves every fold."""
         file = self._folder / f"{name}.safetensors"
-        for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
+        for one in all_files(file, self._rows.num_folds):
             write_atomically(one, payload)
         return file
 

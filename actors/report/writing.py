@@ -1,32 +1,34 @@
 """Writes a run's report beside its results, for its owner alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from actors.report.findings import FINDINGS_FILE, Findings
 from actors.report.page import render
 from actors.report.runs import JSON_FILE, PAGE_FILE, read_run, read_runs, version_before
 from actors.run_state import RunState
+from adapterdistill.errors import NotServedError
 from adapterdistill.files import write_secret
 
-PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
-"""File of the tenant's workspace: unlabelled queries that would be turned away."""
 
-
-def keep_findings(state: RunState, findings: Findings, perhaps_out_of_scope: Sequence[str]) -> None:
+def keep_findings(state: RunState, findings: Findings) -> None:
     """Keep what was found of the rows, for the owner alone.
-
-    Args:
-        perhaps_out_of_scope: queries that the owner may want to label as such, kept one JSON
-            object a line.
 
     Raises:
         ConfigError: they cannot be written.
     """
     write_secret(state.folder / FINDINGS_FILE, findings.canonical_json())
-    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in perhaps_out_of_scope]
-    file = state.folder.parents[1] / PERHAPS_OUT_OF_SCOPE
-    write_secret(file, "".join(f"{line}\n" for line in lines).encode())
+
+
+@contextmanager
+def reported_if_refused(state: RunState, tenant: str) -> Iterator[None]:
+    """Write the report of a run that is not served: it says which queries fail."""
+    try:
+        yield
+    except NotServedError:
+        write_report(state, tenant)
+        raise
 
 
 def write_report(state: RunState, tenant: str) -> None:

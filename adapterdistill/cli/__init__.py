@@ -41,12 +41,14 @@ _READERS = {
         "onboard": "Train, distil and publish for a tenant.",
         "encoder": "List the encoders that are known by name, and fetch one.",
         "report": "Write the report of a run as an HTML page.",
+        "feedback": "Label what the endpoint answered badly, and train on it.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
     },
     "Operator": {
         "registry": "Run and read the adapter registry.",
         "serve": "Deploy the search endpoint on Ray Serve.",
+        "adapter": "Export, import and describe an adapter.",
         "release": "Try, promote and roll back what a tenant is served by.",
         "token": "Make and revoke tokens for the endpoint.",
         "drill": "Break something and see that it recovers.",
@@ -54,9 +56,9 @@ _READERS = {
     "Application developer": {"query": "Ask a deployed tenant a question."},
     "Researcher": {"bench": "Measure transfer and cost."},
 }
-_SHARED_MODULES = {"init": "begin", "up": "begin"}
+_MODULES = {"init": "runs.begin", "up": "runs.begin", "report": "runs.report"}
 SUBCOMMANDS = {
-    name: Subcommand(f"adapterdistill.cli.{_SHARED_MODULES.get(name, name)}", reader, summary)
+    name: Subcommand(f"adapterdistill.cli.{_MODULES.get(name, name)}", reader, summary)
     for reader, commands in _READERS.items()
     for name, summary in commands.items()
 }

@@ -66,8 +66,8 @@ def test_up_imports_onboards_and_serves_what_it_made(
 ) -> None:
     (tmp_path / "My FAQs.csv").write_text("question,answer\nWhere is it?,Here.\nWho?,You.\n")
     done: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("adapterdistill.cli.begin._onboard", lambda *args: done.append(args))
-    monkeypatch.setattr("adapterdistill.cli.begin._serve", lambda *args: done.append(args))
+    monkeypatch.setattr("adapterdistill.cli.runs.begin._onboard", lambda *args: done.append(args))
+    monkeypatch.setattr("adapterdistill.cli.runs.begin._serve", lambda *args: done.append(args))
     home = tmp_path / "home"
     source = str(tmp_path / "My FAQs.csv")
     code, printed = ran(capsys, "up", source, "--home", str(home), "--port", "18431")
