@@ -230,6 +230,12 @@ class NoCandidateError(UnknownTenantError):
     reason = "NO_CANDIDATE"
 
 
+class NoFeedbackError(ServingError):
+    """The deployment keeps no feedback."""
+
+    reason = "NO_FEEDBACK"
+
+
 class OverloadedError(ServingError):
     """The server has no room for another request now."""
 

@@ -108,6 +108,9 @@ class VersionRef(Record):
         return cls(tenant=match[1], adapter=match[2], version=match[3])
 
 
+HIDDEN = re.compile(r"hidden/[0-9a-f]{64}")
+"""A salted commitment to a version's name, which says nothing about it."""
+
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 """How a row's last hidden states become one vector, as sentence-transformers names it."""
 
@@ -296,6 +299,7 @@ class Manifest(Record):
     in what `config_sha256` is the digest of."""
     metrics: dict[str, Metric] = {}
     teachers: tuple[str, ...] = ()
+    """Names of versions; for those that a reader may not see, commitments (`HIDDEN`)."""
     privacy: str = Field(max_length=2000)
     golden: GoldenVectors
     # Left out where there is none: the bytes of manifests made without one stay as they were. The
@@ -325,7 +329,8 @@ class Manifest(Record):
         try:
             manifest = cls.model_validate_json(text)
             for teacher in manifest.teachers:
-                VersionRef.parse(teacher)
+                if not HIDDEN.fullmatch(teacher):
+                    VersionRef.parse(teacher)
             return manifest
         except ValidationError as error:
             fields = sorted({".".join(map(str, e["loc"])) or "(whole)" for e in error.errors()})
