@@ -16,6 +16,7 @@ import torch
 from actors.bundling import is_in_service, put_into_service
 from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
+from actors.privacy.mixing import private_adapter
 from actors.privacy.secret import folds_seed, training_secret
 from actors.privacy.statement import require_private
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
@@ -34,7 +35,7 @@ from actors.records import (
 )
 from actors.run_state import RunState
 from actors.stages import stage_of
-from actors.teachers import fetch_teachers
+from actors.teachers import fetch_teachers, rows_to_choose_by
 from actors.training.stages import (
     average,
     distil,
@@ -54,7 +55,6 @@ from adapterdistill.distill.rows import (
     ROWS_FILE,
     TenantRows,
     count_cut,
-    spread,
     tokenise,
     write_rows,
 )
@@ -68,7 +68,6 @@ _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
 _LIVE_MANIFEST = "live_manifest.json"
 _VARIANT = "form.safetensors"
-_PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
 
@@ -116,7 +115,7 @@ class DataOwner:
                     registry,
                     self._encoder,
                     tenant=self._config.tenant,
-                    rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
+                    rows=rows_to_choose_by(self._config, self._rows),
                     max_teachers=self._config.teachers.max_teachers,
                     language=self._config.teachers.language,
                 )
@@ -214,7 +213,7 @@ class DataOwner:
 
         def work() -> Published:
             payload, found = self._chosen_payload(), self._done(Evaluated)
-            choice = self._done(Decided).choice
+            choice, fetched = self._done(Decided).choice, self._done(Fetched)
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
@@ -225,17 +224,23 @@ class DataOwner:
                     payload,
                     choice=choice,
                     metrics=found.candidates[choice].held_out,
-                    teachers=self._done(Fetched).teachers,
+                    teachers=fetched.teachers,
                     membership=found.membership,
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
-                    taught_from=self._done(Fetched).init,
+                    taught_from=fetched.init,
                 )
-            manifest, state = publish_once(self._config, manifest, payload)
-            write_atomically(self._folder / "manifest.json", manifest.canonical_json())
+            shown = manifest, payload
+            if choice != "live" and self._config.privacy.epsilon is not None:
+                shown = private_adapter(
+                    self._config, self._encoder, self._rows, fetched, self._teacher_file
+                )
+            published, state = publish_once(self._config, *shown)
+            served = published if shown[0] is manifest else manifest
+            write_atomically(self._folder / "manifest.json", served.canonical_json())
             return Published(
-                name=manifest.ref.name,
-                payload_bytes=len(payload),
-                metrics=manifest.metrics,
+                name=published.ref.name,
+                payload_bytes=len(shown[1]),
+                metrics=published.metrics,
                 quarantined=state == "quarantined",
             )
 
@@ -358,13 +363,8 @@ class DataOwner:
 
     @property
     def _judge(self) -> Judge:
-        return Judge(
-            self._encoder,
-            self._dataset,
-            self._rows,
-            self._config,
-            seed=folds_seed(self._config, self._secret),
-        )
+        seed = folds_seed(self._config, self._secret)
+        return Judge(self._encoder, self._dataset, self._rows, self._config, seed)
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""
