@@ -108,6 +108,9 @@ class VersionRef(Record):
         return cls(tenant=match[1], adapter=match[2], version=match[3])
 
 
+HIDDEN = re.compile(r"hidden/[0-9a-f]{64}")
+"""A salted commitment to a version's name, which says nothing about it."""
+
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 """How a row's last hidden states become one vector, as sentence-transformers names it."""
 
@@ -266,6 +269,14 @@ class SharedPrototypes(Record):
         return base64.b64decode(self.means, validate=True)
 
 
+class Initialisation(Record):
+    """The public weights that a training started from: those of one start average well."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9/-]{1,80}$")]
+    sha256: Sha256
+    """Digest of its payload, packed without the encoder's name."""
+
+
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
@@ -284,8 +295,11 @@ class Manifest(Record):
     method: str = Field(max_length=60)
     config_sha256: Sha256
     seed: int
+    """Of the initialisation; the order of rows is the owner's secret, unless `public_seed` is set
+    in what `config_sha256` is the digest of."""
     metrics: dict[str, Metric] = {}
     teachers: tuple[str, ...] = ()
+    """Names of versions; for those that a reader may not see, commitments (`HIDDEN`)."""
     privacy: str = Field(max_length=2000)
     golden: GoldenVectors
     # Left out where there is none: the bytes of manifests made without one stay as they were. The
@@ -296,6 +310,8 @@ class Manifest(Record):
     prototypes: SharedPrototypes | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    init: Initialisation | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where the training started, or all of its teachers did; None: unknown, or of several."""
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":
@@ -313,7 +329,8 @@ class Manifest(Record):
         try:
             manifest = cls.model_validate_json(text)
             for teacher in manifest.teachers:
-                VersionRef.parse(teacher)
+                if not HIDDEN.fullmatch(teacher):
+                    VersionRef.parse(teacher)
             return manifest
         except ValidationError as error:
             fields = sorted({".".join(map(str, e["loc"])) or "(whole)" for e in error.errors()})

@@ -97,6 +97,11 @@ class ServeSettings(BaseModel):
         description="Instead of `tokens`: everyone who reaches the port may ask for every tenant. "
         "For loopback, or behind a gateway that knows who asks.",
     )
+    feedback: bool = Field(
+        default=False,
+        description="Keep the questions that are turned away or answered uncertainly, each beside "
+        "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+    )
     log_requests: bool = Field(
         default=True,
         description="One JSON line for each request on stderr, instead of Serve's access log.",

@@ -51,7 +51,7 @@ def drill(
         Path | None, option("isolation, encoders: FAQ banks. Default: the samples.", "FOLDER")
     ] = None,
     seconds: Annotated[
-        float | None, number("kill-serve-replica: for how long to ask.", low=1)
+        float | None, number("kill-serve-replica and others: for how long to ask.", low=1)
     ] = None,
     minutes: Annotated[float | None, number("soak: for how long to run.", low=0.05)] = None,
     rate: Annotated[

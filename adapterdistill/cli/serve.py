@@ -73,6 +73,14 @@ def serve(
             "the tenant. Needed to listen beyond loopback.",
         ),
     ] = None,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback",
+            help="Keep questions that are turned away or answered uncertainly in the store, each "
+            "beside its tenant's bundles, for `adapterdistill feedback`.",
+        ),
+    ] = False,
     traces: Annotated[
         bool,
         typer.Option(
@@ -137,6 +145,7 @@ def serve(
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),
         "open_to_all": tokens is None,
+        "feedback": feedback,
         "traces": traces,
     }
     checked = ServeSettings.of(settings)  # before Ray starts, which takes seconds

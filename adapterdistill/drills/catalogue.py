@@ -33,6 +33,9 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "corrupt-blob": "it damages a published adapter",
     "fill-disk": "it takes the disk from everybody",
     "restore": "it kills the registry, and restores another one",
+    "unwritable-audit": "it keeps the registry from writing",
+    "slow-clients": "it takes connections from everybody",
+    "flooded-registry": "it takes the registry's time from everybody",
     "clock-skew": "it lets an owner's certificates expire",
     "stale-teacher": "it withdraws adapters for ever",
     "poisoned-teacher": "it publishes adapters that break loaders",
@@ -83,6 +86,23 @@ DRILLS = {
             "restore",
             "Lose a registry after its backup: no later withdrawal or consent is lost with it",
             Later("registry.restored", "restored"),
+        ),
+        Drill(
+            "unwritable-audit",
+            "Fill the audit log's disk amid changes: none has an effect without its line",
+            Later("registry.unwritable", "unwritable_audit"),
+        ),
+        Drill(
+            "slow-clients",
+            "Hold connections and uploads that say hardly anything: others are served as before",
+            Later("registry.crowded", "slow_clients"),
+            {"seconds": 8.0},
+        ),
+        Drill(
+            "flooded-registry",
+            "Flood the registry with changes, watches and refused calls: others hardly notice",
+            Later("registry.crowded", "flooded_registry"),
+            {"seconds": 8.0},
         ),
         Drill(
             "clock-skew",

@@ -16,6 +16,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
+from adapterdistill.registry.commitments import opened
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -99,7 +100,7 @@ class Download:
         self,
         ref: VersionRef,
         on_progress: Progress | None = None,
-        check: Callable[[Manifest, pb.Version], None] | None = None,
+        check: Callable[[pb.Version], None] | None = None,
     ) -> None:
         """`check` raises if something is wrong with the version, before its payload is read."""
         self._ref = ref
@@ -130,7 +131,7 @@ class Download:
             )
         manifest = manifest_of(self._ref, first.version)
         if self._check is not None:
-            self._check(manifest, first.version)
+            self._check(first.version)
         for response in responses:
             check_chunk(response.chunk, self.size, manifest.payload_bytes)
             self._payload += response.chunk.data
@@ -143,9 +144,18 @@ class Download:
         return manifest, payload
 
 
+def read_manifest(version: pb.Version) -> Manifest:
+    """Read the manifest with the names of the teachers that this caller may see.
+
+    Raises:
+        InvalidManifestError: it is malformed, or the registry opened other teachers than it has.
+    """
+    return opened(Manifest.from_json(version.manifest_json), wire.read_openings(version))
+
+
 def manifest_of(ref: VersionRef, version: pb.Version) -> Manifest:
     """Read the manifest; InvalidManifestError if the registry sent another version than `ref`."""
-    manifest = Manifest.from_json(version.manifest_json)
+    manifest = read_manifest(version)
     if manifest.ref != ref:
         raise InvalidManifestError(f"the registry answered {ref.name} with another version")
     return manifest

@@ -6,13 +6,14 @@ No other file knows both.
 import base64
 import json
 import re
-from dataclasses import replace
+from collections.abc import Iterable
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
+from adapterdistill.registry.commitments import Opening
 from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
@@ -59,12 +60,13 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
             weights_sha256=row.weights_sha256, tokenizer_sha256=row.tokenizer_sha256
         ),
         payload_bytes=manifest["payload_bytes"],
-        revision=row.revision,
+        revision=row.told,
         signature=_fingerprint_message(manifest.get("signature")),
         state=_STATES[row.state],
         state_reason=row.state_reason,
         withdrawn_teacher=row.withdrawn_teacher,
         consent=None if consent is None else consent_message(consent),
+        teachers=opening_messages(row.openings),
     )
     if row.statement is not None:
         message.statement.ParseFromString(row.statement)
@@ -72,12 +74,20 @@ def version_message(row: Row, consent: Consent | None = None) -> pb.Version:
     return message
 
 
+def opening_messages(openings: Iterable[Opening]) -> list[pb.TeacherOpening]:
+    return [pb.TeacherOpening(name=one.name, salt=one.salt) for one in openings]
+
+
+def read_openings(message: pb.PublishHeader | pb.Version) -> tuple[Opening, ...]:
+    return tuple(Opening(one.name, one.salt) for one in message.teachers)
+
+
 def summary_message(row: Row) -> pb.Version:
     """Make the short message of a version: of its manifest, the fingerprint alone."""
     fingerprint = json.loads(row.manifest_json).get("signature")
     return pb.Version(
         name=row.ref.name,
-        revision=row.revision,
+        revision=row.told,
         signature=_fingerprint_message(fingerprint),
         state=_STATES[row.state],
     )
@@ -185,7 +195,7 @@ def read_reason(text: str) -> str:
 
 def event_message(row: EventRow) -> pb.Event:
     message = pb.Event(
-        revision=row.revision,
+        revision=row.told,
         kind=_EVENTS[row.kind],
         name=row.name,
         other_name=row.other_name,
@@ -193,12 +203,6 @@ def event_message(row: EventRow) -> pb.Event:
     )
     message.time.FromNanoseconds(row.time_ns)
     return message
-
-
-def mark_message(withdrawal: EventRow, name: str, teacher: str) -> pb.Event:
-    """Make the event of a version that a withdrawal marked."""
-    row = replace(withdrawal, kind="teacher_withdrawn", name=name, other_name=teacher, reason="")
-    return event_message(row)
 
 
 def read_encoder(message: pb.VersionFilter | pb.FetchRequest) -> tuple[str, str] | None:
@@ -225,7 +229,8 @@ class PageTokens:
 
     def token(self, before: int, newest: int, chosen: Filter, caller: Caller) -> str:
         """Make the token of the page before revision `before`, of a listing begun at `newest`."""
-        content = canonical_json([before, newest, _purpose(chosen, caller)])
+        # Of one length: the token's must not tell how many digits a revision has.
+        content = canonical_json([f"{before:019}", f"{newest:019}", _purpose(chosen, caller)])
         return self._fernet.encrypt(content).decode()
 
     def read(self, token: str, chosen: Filter, caller: Caller) -> tuple[int, int]:
@@ -236,7 +241,7 @@ class PageTokens:
             raise ConfigError("page_token was not made by this registry") from None
         if purpose != _purpose(chosen, caller):
             raise ConfigError("page_token belongs to another filter or caller")
-        return before, newest
+        return int(before), int(newest)
 
 
 def _purpose(chosen: Filter, caller: Caller) -> str:

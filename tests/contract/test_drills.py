@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 
 from actors import teachers
 from adapterdistill.drills.catalogue import DRILLS
-from adapterdistill.drills.drill import run_drill
+from adapterdistill.drills.drill import Drill, run_drill
 from adapterdistill.drills.onboarding import resuming
-from adapterdistill.drills.registry import calls, clocks, disk, kills
+from adapterdistill.drills.registry import calls, clocks, crowded, disk, kills
 from adapterdistill.drills.registry.disk import SmallDisk
+from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
@@ -102,6 +104,21 @@ def _owners_prove_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(teachers, "load_proven", lambda _encoder, _manifest, payload: payload)
 
 
+def _client_hears_no_refusal(patch: pytest.MonkeyPatch) -> None:
+    change = RegistryClient.set_consent
+
+    def deaf(*arguments: Any) -> None:
+        with suppress(AdapterDistillError):
+            change(*arguments)
+
+    patch.setattr(RegistryClient, "set_consent", deaf)
+
+
+def _every_wait_is_noticed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(crowded, "_UNNOTICED_S", 0.0)
+    patch.setattr(crowded, "_MOST_TIMES", 0.0)
+
+
 # A broken system for each drill, and what it must be found out by.
 SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "kill-registry": (_disk_forgets_at_a_restart, "acknowledged and not there"),
@@ -112,16 +129,22 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "clock-skew": (_no_certificate_expires, "answered, expected UNAUTHENTICATED"),
     "stale-teacher": (_nothing_is_withdrawn, "was used"),
     "restore": (_nothing_is_replayed, "answered, expected WITHDRAWN"),
+    "unwritable-audit": (_client_hears_no_refusal, "took effect"),
+    "slow-clients": (_every_wait_is_noticed, "another owner was held up"),
+    "flooded-registry": (_every_wait_is_noticed, "another owner was held up"),
     "poisoned-teacher": (_owners_prove_nothing, "was used"),
 }
+
+
+def _tiny(drill: Drill) -> Drill:
+    sizes = {"payloads": 50, "seconds": 1.0}
+    return replace(drill, sizes={name: sizes.get(name, size) for name, size in drill.sizes.items()})
 
 
 # What it finds out is tested apart, on results that are made up.
 @pytest.mark.parametrize("name", [*SABOTAGES, "kill-onboarding"])
 def test_the_drill_passes(name: str) -> None:
-    drill = DRILLS[name]
-    sizes = {**drill.sizes, "payloads": 50} if "payloads" in drill.sizes else drill.sizes
-    found = run_drill(replace(drill, sizes=sizes), seed=1)
+    found = run_drill(_tiny(DRILLS[name]), seed=1)
     assert found.findings == ()
     assert found.recovery_s is not None and found.recovery_s > 0
 
@@ -140,7 +163,7 @@ def test_the_drill_fails_where_the_system_is_broken(
 ) -> None:
     sabotage, finding = SABOTAGES[name]
     sabotage(monkeypatch)
-    found = run_drill(DRILLS[name], seed=1)
+    found = run_drill(_tiny(DRILLS[name]), seed=1)
     assert not found.passed
     assert finding in "\n".join(found.findings)
 

@@ -245,7 +245,7 @@ NO_SUCH = "tenants/t/adapters/a/versions/" + "0" * 64
         (spoil("UPDATE lineage SET teacher = ?", NO_SUCH), "lineage_broken"),
         (spoil("UPDATE versions SET withdrawn_teacher = ''"), "lineage_broken"),
         (spoil("UPDATE versions SET state = 'active'"), "lineage_broken"),
-        (spoil("INSERT INTO lineage VALUES (?, ?)", NO_SUCH, NO_SUCH), "lineage_broken"),
+        (spoil("INSERT INTO lineage VALUES (?, ?, x'')", NO_SUCH, NO_SUCH), "lineage_broken"),
         (spoil("UPDATE aliases SET version = ?", "0" * 64), "alias_dangling"),
         (spoil("UPDATE events SET caller = 'owner/b' WHERE revision = 2"), "audit_differs"),
         (spoil("DELETE FROM events WHERE revision = 2"), "audit_differs"),

@@ -13,7 +13,9 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
+from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE, Caller
+from adapterdistill.registry.commitments import committed
 from adapterdistill.registry.server import handler, service
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running, parts, refusal, wait_until
@@ -47,7 +49,9 @@ class As:
         return getattr(self._stub, method)(request, timeout=timeout, metadata=self._metadata)
 
     def publish(self, manifest: Manifest, payload: bytes, consent: pb.Consent | None = None) -> Any:
+        manifest, openings = committed(manifest)
         first, *chunks = parts(manifest, payload)
+        first.header.teachers.extend(wire.opening_messages(openings))
         if consent is not None:
             first.header.consent.CopyFrom(consent)
         return self("Publish", iter([first, *chunks]))
@@ -191,10 +195,11 @@ def test_a_watcher_sees_every_change_once_and_resumes_where_it_stopped(registry:
     wait_until(lambda: len(seen) == 2)
     call.cancel()
     watcher.join(timeout=10)
-    assert seen == [(1, "EVENT_KIND_PUBLISHED"), (2, "EVENT_KIND_WITHDRAWN")]
-    again = brook("Watch", pb.WatchRequest(after_revision=1), timeout=20)
+    (one, published), (two, withdrawn) = seen
+    assert (published, withdrawn) == ("EVENT_KIND_PUBLISHED", "EVENT_KIND_WITHDRAWN")
+    again = brook("Watch", pb.WatchRequest(after_revision=one), timeout=20)
     first = next(again)
-    assert (first.revision, first.event.reason) == (2, "old")
+    assert (first.revision, first.event.reason) == (two, "old")
     assert not next(again).HasField("event")  # a heartbeat: all was told
     again.cancel()
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from adapterdistill import errors
-from adapterdistill.manifest import Manifest
+from adapterdistill.manifest import Manifest, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.client import signing
@@ -117,7 +117,7 @@ def test_versions_of_an_adapter_form_a_chain(acme: Owner, registry: Running) -> 
         request = pb.GetVersionRequest(name=manifest.ref.name)
         version = registry.stub.GetVersion(request, timeout=5).version
         assert f'"previous":{previous}'.encode() in version.statement.statement_json
-        previous = f'"{manifest.version}"'
+        previous = f'"{sha256_hex(manifest.version.encode())}"'
 
 
 def test_a_repeated_publish_changes_nothing(acme: Owner, registry: Running) -> None:

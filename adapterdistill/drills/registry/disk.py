@@ -23,7 +23,7 @@ from adapterdistill.testbed.registry import RegistryProcess, registry_process
 VERSIONS = 6
 _LONGEST_WAIT_S = 0.3
 _PATIENT_S = 30.0
-_REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
+REFUSALS = {"REGISTRY_ERROR", "REGISTRY_UNAVAILABLE"}
 
 
 def corrupt_blob(folder: Path, draw: random.Random) -> Outcome:
@@ -91,7 +91,7 @@ def fill_disk(folder: Path, draw: random.Random) -> Outcome:
             disk.free()
         if not refused:
             findings.append("nothing was refused, so this shows nothing")
-        findings += (f"refused with {reason}" for reason in sorted(refused - _REFUSALS))
+        findings += (f"refused with {reason}" for reason in sorted(refused - REFUSALS))
         recovery_s = seconds_until(lambda: told.publish(patient))
         findings += told.findings(patient)
     return Outcome(recovery_s, (*findings, *fsck_findings(folder / "registry")), disk.note)
@@ -131,7 +131,7 @@ class SmallDisk:
 
     server: RegistryProcess
     root: Path
-    """The registry's folder, as this process finds it."""
+    """The folder on the small disk, as this process finds it."""
     is_mounted: bool
 
     @property
@@ -170,22 +170,26 @@ class SmallDisk:
 
 
 @contextmanager
-def serving_on_small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """A registry process with its files in `folder`/registry, where they are afterwards, too."""
+def serving_on_small_disk(folder: Path, part: str = ".") -> Iterator[SmallDisk]:
+    """A registry process with its files in `folder`/registry, where they are afterwards, too.
+
+    `part` is the folder within it that has the small disk.
+    """
     root = folder / "registry"
-    root.mkdir()
-    alone = (*_ALONE, str(root))
+    small = root / part
+    small.mkdir(parents=True)
+    alone = (*_ALONE, str(small))
     if not can_mount(alone):
         with registry_process(root) as server:
-            yield SmallDisk(server, root, is_mounted=False)
+            yield SmallDisk(server, small, is_mounted=False)
         return
     with ExitStack() as kept:
         with registry_process(root, before=alone) as server:
             # The file system exists for as long as a process has it open.
-            seen = os.open(f"/proc/{server.process.pid}/root{root}", os.O_RDONLY)
+            seen = os.open(f"/proc/{server.process.pid}/root{small}", os.O_RDONLY)
             kept.callback(os.close, seen)
             yield SmallDisk(server, Path(f"/proc/self/fd/{seen}"), is_mounted=True)
-        shutil.copytree(f"/proc/self/fd/{seen}", root, dirs_exist_ok=True)
+        shutil.copytree(f"/proc/self/fd/{seen}", small, dirs_exist_ok=True)
 
 
 def can_mount(alone: tuple[str, ...]) -> bool:

@@ -29,7 +29,13 @@ from adapterdistill.registry.client.listing import (
 from adapterdistill.registry.client.retry import retried
 from adapterdistill.registry.client.signing import check_signed, upload_header
 from adapterdistill.registry.client.watch import Event, watched
-from adapterdistill.registry.streams import Download, Progress, manifest_of, upload
+from adapterdistill.registry.streams import (
+    Download,
+    Progress,
+    manifest_of,
+    read_manifest,
+    upload,
+)
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
@@ -111,7 +117,7 @@ class RegistryClient:
             header = upload_header(manifest, consent, credentials, registry, timeout_s)
             left_s = max(deadline - time.monotonic(), 0.001)
             version = upload(registry, header, payload, left_s, on_progress)
-            return Manifest.from_json(version.manifest_json)
+            return read_manifest(version)
 
         return self._retried("publish", call)
 
@@ -144,11 +150,11 @@ class RegistryClient:
 
         return self._retried("fetch", call)
 
-    def _verify(self, manifest: Manifest, version: pb.Version) -> None:
+    def _verify(self, version: pb.Version) -> None:
         """Check the owner's signature; over plain text there is no authority to check it with."""
         credentials = self._connection.credentials
         if credentials is not None:
-            check_signed(manifest, version, credentials)
+            check_signed(version, credentials)
 
     def get(self, ref: VersionRef) -> Manifest:
         """Return the version's manifest.
@@ -175,7 +181,7 @@ class RegistryClient:
     def describe_all(self, **chosen: Unpack[Chosen]) -> Iterator[Published]:
         """List versions like `list`, each with its state in the registry."""
         for version in self._listed(full_request(chosen)):
-            yield published(Manifest.from_json(version.manifest_json), version)
+            yield published(read_manifest(version), version)
 
     def summaries(
         self, *, encoder: EncoderRef, exclude_tenant: str, language: str | None = None

@@ -9,6 +9,7 @@ from adapterdistill.errors import NotFoundError, SignatureError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Consent
+from adapterdistill.registry.commitments import committed
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.trust.credentials import Credentials
 from adapterdistill.registry.trust.statement import (
@@ -29,14 +30,18 @@ def upload_header(
 ) -> pb.PublishHeader:
     """Make the header of an upload, signed as the successor of the adapter's newest version.
 
+    The manifest that is sent commits to its teachers' names.
+
     Args:
         credentials: None leaves the upload unsigned.
         registry: the stub that is asked for the newest version; its errors pass through.
     """
+    manifest, openings = committed(manifest)
     header = pb.PublishHeader(
         name=manifest.ref.name,
         manifest_json=manifest.canonical_json(),
         consent=wire.consent_message(consent),
+        teachers=wire.opening_messages(openings),
     )
     if credentials is not None:
         signed = make_statement(
@@ -61,12 +66,13 @@ def _newest_version(manifest: Manifest, registry: Any, timeout_s: float) -> str 
     return VersionRef.parse(answer.newest_version_name).version
 
 
-def check_signed(manifest: Manifest, version: pb.Version, credentials: Credentials) -> None:
+def check_signed(version: pb.Version, credentials: Credentials) -> None:
     """Raise SignatureError unless the version's own tenant signed it.
 
     This trusts the authority in `credentials`, not the registry.
     """
     signed = read_statement(version)
+    manifest = Manifest.from_json(version.manifest_json)
     if signed is None:
         raise SignatureError(f"{manifest.ref.name} is not signed by its owner")
     verify_statement(signed, manifest, credentials.certify)

@@ -1,7 +1,8 @@
 """The registry's events: each change writes one, in its own transaction.
 
 Watchers and the audit log read them; the log has them before they are committed. Their revisions
-order every change of the registry.
+count every change of the registry. Callers are told the time instead, in the same order: a count
+would tell each of them how much happens that it may not see.
 """
 
 import sqlite3
@@ -17,7 +18,8 @@ WINDOW = 500
 """Number of revisions, or of events, that one call looks at."""
 VOIDED = "voided"
 """Kind of a revision that no change has: its change could not be committed."""
-_COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason"
+_COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason, e.told"
+_TOLD = "max(? / 1000, (SELECT coalesce(max(told), 0) FROM events) + 1)"
 
 
 def record(
@@ -37,10 +39,11 @@ def record(
         adapter: tenant and adapter that it belongs to.
         public: false hides it from other owners, even those that the adapter's consent names.
     """
+    now = time.time_ns()
     cursor = db.execute(
         "INSERT INTO events (time_ns, caller, kind, tenant, adapter, name, other_name, reason,"
-        " public) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (time.time_ns(), str(caller), kind, *adapter, name, other_name, reason, int(public)),
+        f" public, told) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {_TOLD})",
+        (now, str(caller), kind, *adapter, name, other_name, reason, int(public), now),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -54,11 +57,26 @@ def void_unmade(db: sqlite3.Connection, revision: int) -> bool:
     """
     if newest_revision(db) == revision - 1:
         db.execute(
-            "INSERT INTO events VALUES (?, ?, '', ?, '', '', '', '', '', 0)",
-            (revision, time.time_ns(), VOIDED),
+            f"INSERT INTO events VALUES (?, ?, '', ?, '', '', '', '', '', 0, {_TOLD})",
+            (revision, now := time.time_ns(), VOIDED, now),
         )
     kind = db.execute("SELECT kind FROM events WHERE revision = ?", (revision,)).fetchone()
     return kind is not None and kind[0] == VOIDED
+
+
+def revision_of(db: sqlite3.Connection, told: int) -> int:
+    """Return the newest revision that is told as this one or an earlier one."""
+    found = db.execute("SELECT max(revision) FROM events WHERE told <= ?", (told,)).fetchone()[0]
+    return int(found or 0)
+
+
+def is_future(db: sqlite3.Connection, told: int) -> bool:
+    """Say whether a told revision is one that no event can have yet.
+
+    An earlier one is no fault, whether there was an event or not: that would tell of hidden ones.
+    """
+    newest = db.execute("SELECT max(told) FROM events").fetchone()[0]
+    return told > max(newest or 0, time.time_ns() // 1000)
 
 
 def newest_revision(db: sqlite3.Connection) -> int:

@@ -22,12 +22,14 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
+from adapterdistill.registry.commitments import Opening, opened
 from adapterdistill.registry.index import events, ledger
 from adapterdistill.registry.index.schema import Row, connect, transaction
 
 COLUMNS = (
     "v.tenant, v.adapter, v.version, v.weights_sha256, v.tokenizer_sha256, v.manifest_json,"
-    " v.revision, v.created_ns, v.state, v.state_reason, v.withdrawn_teacher, v.statement"
+    " v.revision, v.created_ns, v.state, v.state_reason, v.withdrawn_teacher, v.statement,"
+    " (SELECT e.told FROM events e WHERE e.revision = v.revision)"
 )
 IS = "v.tenant = ? AND v.adapter = ? AND v.version = ?"
 
@@ -40,7 +42,7 @@ class Index:
 
         `refuse_descendants` hides the descendants of withdrawn versions from other owners.
         """
-        self._refuse_descendants = refuse_descendants
+        self.hides_descendants = refuse_descendants
         self.db = connect(path)
 
     def close(self) -> None:
@@ -73,7 +75,7 @@ class Index:
             f"{v}.state <> 'quarantined' AND EXISTS (SELECT 1 FROM consents c WHERE"
             f" c.tenant = {v}.tenant AND c.adapter = {v}.adapter AND c.allowed IN ('*', ?))"
         )
-        if self._refuse_descendants:
+        if self.hides_descendants:
             allowed += f" AND {v}.withdrawn_teacher = ''"
         return f"({v}.tenant = ? OR ({allowed}))", [caller.name, caller.name]
 
@@ -101,9 +103,15 @@ class Index:
         return row
 
     def published(
-        self, manifest: Manifest, caller: Caller = ANYONE, statement: bytes | None = None
+        self,
+        manifest: Manifest,
+        caller: Caller = ANYONE,
+        statement: bytes | None = None,
+        openings: Collection[Opening] = (),
     ) -> Row | None:
         """Return the row if exactly this manifest is published; None if it may be published.
+
+        The commitments to its teachers may differ, if they are opened to the same names.
 
         Raises:
             StaleStatementError: `statement` was used before, or does not follow the newest one.
@@ -114,7 +122,10 @@ class Index:
         """
         row = self.find(manifest.ref)
         if row is not None:
-            if row.manifest_json != manifest.canonical_json():
+            stored = Manifest.from_json(row.manifest_json)
+            if stored != manifest and (
+                opened(stored, self.openings(row.ref)) != opened(manifest, openings)
+            ):
                 raise InvalidManifestError(
                     f"{manifest.ref.name} is published with another manifest; versions never change"
                 )
@@ -131,7 +142,7 @@ class Index:
                 f" {sibling[0][:12]}, not {encoder[0][:12]}; publish under another adapter name"
             )
         self._check_shapes(manifest.encoder)
-        for teacher in self._teachers(manifest, caller):
+        for teacher in self._teachers(opened(manifest, openings), caller):
             if (teacher.weights_sha256, teacher.tokenizer_sha256) != encoder:
                 raise EncoderMismatchError(
                     f"teacher {teacher.ref.name} belongs to encoder"
@@ -185,6 +196,7 @@ class Index:
         statement: bytes | None = None,
         statistics_json: bytes | None = None,
         quarantine: str = "",
+        openings: Collection[Opening] = (),
     ) -> Row:
         """Publishes `manifest`, whose payload is on disk; as `published` if that already happened.
 
@@ -194,9 +206,10 @@ class Index:
             consent: of the adapter, if this is its first version.
             statement: verified.
             quarantine: why it goes into quarantine; empty publishes it.
+            openings: of the teachers to which the manifest commits.
         """
         with transaction(self.db):
-            row = self.published(manifest, caller, statement)
+            row = self.published(manifest, caller, statement, openings)
             if row is not None:
                 return row
             if statement is not None:
@@ -204,7 +217,8 @@ class Index:
             adapter = (manifest.tenant, manifest.adapter)
             if not self.has_versions(adapter):
                 self.write_consent(adapter, consent)
-            marks = [one.withdrawn_teacher for one in self._teachers(manifest, caller)]
+            named = opened(manifest, openings)
+            marks = [one.withdrawn_teacher for one in self._teachers(named, caller)]
             revision = events.record(
                 self.db,
                 caller,
@@ -237,9 +251,13 @@ class Index:
                     manifest.payload_bytes,
                 ),
             )
+            salts = {opening.name: opening.salt for opening in openings}
             self.db.executemany(
-                "INSERT OR IGNORE INTO lineage (student, teacher) VALUES (?, ?)",
-                [(manifest.ref.name, teacher) for teacher in manifest.teachers],
+                "INSERT OR IGNORE INTO lineage (student, teacher, salt) VALUES (?, ?, ?)",
+                [
+                    (manifest.ref.name, teacher, salts.get(teacher, b""))
+                    for teacher in named.teachers
+                ],
             )
             self.db.executemany(
                 "INSERT OR IGNORE INTO labels (label, revision) VALUES (?, ?)",
@@ -289,47 +307,39 @@ class Index:
     def newest_revision(self) -> int:
         return events.newest_revision(self.db)
 
+    def openings(self, ref: VersionRef, caller: Caller = ANYONE) -> tuple[Opening, ...]:
+        """List the openings of the version's teachers, as far as the caller may see these."""
+        rows = self.db.execute(
+            "SELECT teacher, salt FROM lineage WHERE student = ? AND salt <> x''", (ref.name,)
+        )
+        return tuple(Opening(*row) for row in rows if self.sees(row[0], caller))
+
+    def sees(self, name: str, caller: Caller) -> bool:
+        """Say whether the caller may see the version of this name."""
+        return caller.sees_all or self.find(VersionRef.parse(name), caller) is not None
+
     def shown(self, row: Row, caller: Caller) -> Row:
-        """Return the row as the caller may see it: without the name of a hidden teacher."""
+        """Return the row as the caller may see it, with the teachers that it may see."""
         teacher = self.shown_name(row.withdrawn_teacher, caller)
-        return row if teacher == row.withdrawn_teacher else replace(row, withdrawn_teacher=teacher)
+        has_hidden = b'"hidden/' in row.manifest_json
+        openings = self.openings(row.ref, caller) if has_hidden else ()
+        return replace(row, withdrawn_teacher=teacher, openings=openings)
 
     def shown_name(self, name: str, caller: Caller) -> str:
         """Return the name of a version; a keyed digest of it if the caller may not see that."""
-        if not name or caller.sees_all or self.find(VersionRef.parse(name), caller) is not None:
+        if not name or self.sees(name, caller):
             return name
-        digest = hmac.new(self.secret("hidden_names"), name.encode(), "sha256").hexdigest()
-        return f"hidden/{digest[:32]}"
+        return f"hidden/{self.keyed_digest(name)[:32]}"
 
-    def marks(
-        self, revision: int, caller: Caller, adapters: Collection[tuple[str, str]], limit: int
-    ) -> list[tuple[str, str]]:
-        """List the versions that the withdrawal of this revision marked, and its version's name.
-
-        Only those that the caller may see, of `adapters` or of all.
-        """
-        seen, values = self.seen_by(caller)
-        rows = self.db.execute(
-            "SELECT v.tenant, v.adapter, v.version, v.withdrawn_teacher FROM versions v"
-            f" WHERE v.marked_revision = ? AND v.marked_revision > 0 AND {seen} LIMIT ?",
-            (revision, *values, limit),
-        )
-        return [
-            (
-                VersionRef(tenant=tenant, adapter=adapter, version=version).name,
-                self.shown_name(teacher, caller),
-            )
-            for tenant, adapter, version, teacher in rows
-            if not adapters or (tenant, adapter) in adapters
-        ]
+    def keyed_digest(self, text: str) -> str:
+        """Digest a text so that nobody without the registry's key can guess it."""
+        return hmac.new(self.secret("hidden_names"), text.encode(), "sha256").hexdigest()
 
     def visible(
         self, relatives: Collection[tuple[str, int]], caller: Caller
     ) -> list[tuple[str, int]]:
         """Keep the relatives that the caller may see."""
-        if caller.sees_all:
-            return [*relatives]
-        return [one for one in relatives if self.find(VersionRef.parse(one[0]), caller) is not None]
+        return [one for one in relatives if self.sees(one[0], caller)]
 
 
 def row_of(values: tuple[Any, ...]) -> Row:

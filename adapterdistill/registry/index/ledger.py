@@ -9,7 +9,7 @@ import sqlite3
 from datetime import UTC, datetime
 
 from adapterdistill.errors import SignatureError, StaleStatementError
-from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.access import Consent
 from adapterdistill.registry.trust.statement import (
     Certify,
@@ -71,7 +71,8 @@ def check_next(db: sqlite3.Connection, statement: Statement) -> None:
     if used is not None:
         raise StaleStatementError("statement refused: it was used before")
     newest = newest_version(db, statement.tenant, statement.adapter)
-    if statement.previous != (None if newest is None else newest.version):
+    expected = {None} if newest is None else {sha256_hex(newest.version.encode()), newest.version}
+    if statement.previous not in expected:  # earlier clients name the digest itself
         raise StaleStatementError(
             "statement refused: the adapter's newest version is"
             f" {'none' if newest is None else newest.version[:12]}, the statement follows another"

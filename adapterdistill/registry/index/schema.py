@@ -9,6 +9,7 @@ from typing import Literal
 
 from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.commitments import Opening
 
 # One script for each schema version, never edited once released. `PRAGMA user_version` counts the
 # scripts that were run.
@@ -122,6 +123,17 @@ _MIGRATIONS = (
     -- Why a restored registry answers nobody but operators yet; empty if it is open.
     CREATE TABLE closed (why TEXT NOT NULL) STRICT;
     """,
+    """
+    -- Opens the commitment to the teacher in the student's manifest; empty if that names it.
+    ALTER TABLE lineage ADD COLUMN salt BLOB NOT NULL DEFAULT x'';
+    -- The revision as callers are told it: microseconds since 1970, and later than the one before.
+    ALTER TABLE events ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+    UPDATE events SET told = later.told FROM (
+        SELECT revision, max(time_ns / 1000 - revision) OVER (ORDER BY revision) + revision AS told
+        FROM events
+    ) AS later WHERE later.revision = events.revision;
+    CREATE UNIQUE INDEX events_by_told ON events (told);
+    """,
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -151,6 +163,10 @@ class Row:
     state_reason: str
     withdrawn_teacher: str
     statement: bytes | None
+    told: int
+    """The revision as callers are told it."""
+    openings: tuple[Opening, ...] = ()
+    """Teachers that the caller may see, as `Index.shown` finds them."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,8 @@ class EventRow:
     name: str
     other_name: str
     reason: str
+    told: int = 0
+    """The revision as callers are told it."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import asyncio
 import functools
 import logging
+import time
+from itertools import zip_longest
 from typing import Any
 
 from adapterdistill.errors import (
@@ -15,6 +17,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import (
+    ANYONE,
     Caller,
     Consent,
     check_fetches,
@@ -24,13 +27,15 @@ from adapterdistill.registry.access import (
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
 from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
+from adapterdistill.registry.commitments import Opening, check_committed
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
-from adapterdistill.registry.index.events import following
+from adapterdistill.registry.index.events import is_future, revision_of
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import Row
+from adapterdistill.registry.index.watching import changes
 from adapterdistill.registry.server.handler import answered
 from adapterdistill.registry.server.state import OpenRegistry
 from adapterdistill.registry.trust.identity import caller_of
@@ -61,7 +66,10 @@ class RegistryService(OpenRegistry):
         check_manifest(manifest, self._limits)
         certify = None if self.credentials is None else self.credentials.certify
         statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
-        row = await self._on_index(self._index.published, manifest, caller, statement)
+        openings = wire.read_openings(first.header)
+        if caller != ANYONE:  # over plain text everyone sees everything
+            check_committed(manifest)
+        row = await self._on_index(self._index.published, manifest, caller, statement, openings)
         # A payload that the disk lost is uploaded again.
         if row is not None:
             self.limited.charge_answer(caller, manifest.payload_bytes)
@@ -81,13 +89,18 @@ class RegistryService(OpenRegistry):
                     context, self.credentials
                 )  # the certificate may have been revoked meanwhile
                 # The last step: from here on the version exists.
-                row = await self._add(manifest, caller, consent, statement)
+                row = await self._add(manifest, caller, consent, statement, openings)
         return pb.PublishResponse(
             version=await self._on_index(self._answer, self._index, row, caller)
         )
 
     async def _add(
-        self, manifest: Manifest, caller: Caller, consent: Consent, statement: bytes | None
+        self,
+        manifest: Manifest,
+        caller: Caller,
+        consent: Consent,
+        statement: bytes | None,
+        openings: tuple[Opening, ...],
     ) -> Row:
         """Publish the payload on disk, or quarantine it if it is an outlier."""
         payload = self._store.path(manifest.version)
@@ -103,6 +116,7 @@ class RegistryService(OpenRegistry):
             statement=statement,
             statistics_json=found.canonical_json(),
             quarantine="; ".join(reasons),
+            openings=openings,
         )
         size = len(manifest.canonical_json()) + len(statement or b"")
         row = await self._change(caller, size, added)
@@ -184,7 +198,7 @@ class RegistryService(OpenRegistry):
         summary = request.view == pb.VERSION_VIEW_SUMMARY
         message = wire.summary_message if summary else wire.version_message
         next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
-        if any(row.withdrawn_teacher for row in rows):
+        if not summary:
             rows = await self._on_reading(
                 lambda: [self._reading.shown(row, caller) for row in rows]
             )
@@ -291,34 +305,32 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:
-        revision = request.after_revision
+        told, heartbeat_at = request.after_revision, 0.0
         adapters = {wire.parse_adapter_name(name) for name in request.adapter_names}
         await self._check_revision(request)
+        revision = await self._on_watched(revision_of, self._watched.db, told)
         while True:
             # Read these before the events: a later change then ends the wait below.
             changed = self._changed
             newest = await self._on_watched(self._watched.newest_revision)
             events, reached = await self._on_watched(
-                following, self._watched.db, revision, newest, caller, adapters
+                changes, self._watched, revision, newest, caller, adapters
             )
-            for event in events:
-                messages = [wire.event_message(event)]
-                if event.kind == "withdrawn":
-                    marks = await self._on_watched(
-                        self._watched.marks, event.revision, caller, adapters, MAX_RELATIVES
-                    )
-                    messages += (wire.mark_message(event, *mark) for mark in marks)
-                for message in messages[:-1]:  # a watch that ends here begins with this event again
-                    await self._tell(context, revision, message)
-                revision = event.revision
-                await self._tell(context, revision, messages[-1])
+            for event, following in zip_longest(events, events[1:]):
+                # A watch that ends amid the marks of a withdrawal begins with it again.
+                if following is None or following.revision != event.revision:
+                    told = event.told
+                await self._tell(context, told, wire.event_message(event))
             revision = max(revision, reached)
             if revision < newest:
                 continue
-            await self._tell(context, revision)
-            if self._stopping:
-                raise RegistryUnavailableError("the registry is stopping: watch again later")
-            for _ in range(HEARTBEAT_S):
+            # Neither the heartbeats nor their times tell of changes that the caller may not see.
+            if events or time.monotonic() >= heartbeat_at:
+                await self._tell(context, told)
+                heartbeat_at = time.monotonic() + HEARTBEAT_S
+            while time.monotonic() < heartbeat_at:
+                if self._stopping:
+                    raise RegistryUnavailableError("the registry is stopping: watch again later")
                 caller_of(context, self.credentials)  # the certificate may have been revoked
                 try:
                     async with asyncio.timeout(1.0):
@@ -329,8 +341,8 @@ class RegistryService(OpenRegistry):
 
     async def _check_revision(self, request: pb.WatchRequest) -> None:
         """Raise StaleRevisionError if the request continues a watch of another incarnation."""
-        newest = await self._on_watched(self._watched.newest_revision)
-        if request.incarnation not in ("", self._incarnation) or request.after_revision > newest:
+        future = await self._on_watched(is_future, self._watched.db, request.after_revision)
+        if future or request.incarnation not in ("", self._incarnation):
             raise StaleRevisionError(
                 f"revision {request.after_revision} is not one of this registry, which was restored"
                 " or is another one: read all states again, from revision 0"

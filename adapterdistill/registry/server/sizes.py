@@ -23,6 +23,7 @@ FIELDS = {
     "WithdrawRequest.reason": 4000,
     "ListVersionsRequest.page_token": 2000,
     "Consent.tenants": 1100,
+    "PublishHeader.teachers": 1000,
     "WatchRequest.adapter_names": 500,
     "VersionFilter.labels": 16,
 }

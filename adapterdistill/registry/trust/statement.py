@@ -59,7 +59,8 @@ class Statement(Record):
     tenant: Name
     adapter: Name
     previous: Sha256 | None
-    """The adapter's newest version until now, withdrawn or not; None if this is its first."""
+    """sha256 of the digest of the adapter's newest version until now, in any state; None if this
+    is its first. Not the digest itself: a reader may not see that version."""
     consent: tuple[str, ...]
     """Tenants that may learn from the adapter, sorted; `*` is everyone. Only the first version's
     consent counts."""
@@ -117,7 +118,7 @@ def make_statement(
         version=manifest.version,
         tenant=manifest.tenant,
         adapter=manifest.adapter,
-        previous=previous,
+        previous=None if previous is None else sha256_hex(previous.encode()),
         consent=tuple(sorted(consent)),
         nonce=secrets.token_hex(16),
         time=(at or datetime.now(UTC)).astimezone(UTC).strftime(_TIME),

@@ -165,7 +165,8 @@ class AuditTrail:
 
 def _events_after(db: sqlite3.Connection, revision: int) -> list[Body]:
     rows = events.after(db, revision, ANYONE, max_rows=EVENTS_AT_ONCE)
-    return [vars(row) for row in rows]
+    # The log has revisions; what callers are told instead is theirs alone.
+    return [{k: value for k, value in vars(row).items() if k != "told"} for row in rows]
 
 
 def _is_resource_name(name: str) -> bool:

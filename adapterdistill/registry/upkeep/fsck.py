@@ -27,7 +27,7 @@ from adapterdistill.registry.upkeep.fsck_versions import (
 )
 
 _EVENT_KINDS = get_args(EventKind)
-_EVENT_FIELDS = tuple(EventRow.__annotations__)
+_EVENT_FIELDS = tuple(name for name in EventRow.__annotations__ if name != "told")
 _SETTLE_S = 1.0
 
 

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from adapterdistill.errors import InvalidManifestError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.admission.admission import parse_manifest
+from adapterdistill.registry.commitments import Opening
 from adapterdistill.registry.trust.certificates import bearer_of
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
@@ -117,26 +118,27 @@ def statement_findings(versions: list[PublishedVersion], certify: Certify) -> It
 def lineage_findings(db: sqlite3.Connection, versions: list[PublishedVersion]) -> Iterator[Finding]:
     """Compare lineage, its order and the marks of withdrawn teachers with the manifests."""
     by_name = {version.name: version for version in versions}
-    taught: dict[str, set[str]] = {}
-    for student, teacher in db.execute("SELECT student, teacher FROM lineage"):
-        taught.setdefault(student, set()).add(teacher)
+    taught: dict[str, dict[str, str]] = {}  # names of teachers, by what the manifest says
+    for student, *opening in db.execute("SELECT student, teacher, salt FROM lineage"):
+        one = Opening(*opening)
+        taught.setdefault(student, {})[one.commitment] = one.name
     for student in taught.keys() - by_name.keys():
         yield Finding("lineage_broken", student, "it has teachers but is not a version")
     from_withdrawn: set[str] = set()
     for version in versions:  # teachers come before their students
-        teachers = taught.get(version.name, set())
+        teachers = taught.get(version.name, {})
         try:
             declared = set(parse_manifest(version.manifest_json).teachers)
         except InvalidManifestError:
             continue
-        if teachers != declared:
+        if teachers.keys() != declared:
             yield Finding(
                 "lineage_broken",
                 version.name,
                 f"its manifest names {len(declared)} teachers, the index {len(teachers)},"
-                f" of which {len(declared & teachers)} are the same",
+                f" of which {len(declared & teachers.keys())} are the same",
             )
-        for name in sorted(teachers | declared):
+        for name in sorted({*teachers.values(), *(declared - teachers.keys())}):
             teacher = by_name.get(name)
             if teacher is None:
                 yield Finding("lineage_broken", version.name, f"teacher {name} does not exist")

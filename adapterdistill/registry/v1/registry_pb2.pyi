@@ -83,7 +83,7 @@ class Statement(_message.Message):
     def __init__(self, statement_json: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("name", "manifest_json", "kind", "task", "language", "encoder", "payload_bytes", "revision", "create_time", "signature", "state", "state_reason", "withdrawn_teacher", "consent", "statement")
+    __slots__ = ("name", "manifest_json", "kind", "task", "language", "encoder", "payload_bytes", "revision", "create_time", "signature", "state", "state_reason", "withdrawn_teacher", "consent", "statement", "teachers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class Version(_message.Message):
     WITHDRAWN_TEACHER_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    TEACHERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest_json: bytes
     kind: AdapterKind
@@ -114,7 +115,16 @@ class Version(_message.Message):
     withdrawn_teacher: str
     consent: Consent
     statement: Statement
-    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., kind: _Optional[_Union[AdapterKind, str]] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., payload_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., state: _Optional[_Union[VersionState, str]] = ..., state_reason: _Optional[str] = ..., withdrawn_teacher: _Optional[str] = ..., consent: _Optional[_Union[Consent, _Mapping]] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ...) -> None: ...
+    teachers: _containers.RepeatedCompositeFieldContainer[TeacherOpening]
+    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., kind: _Optional[_Union[AdapterKind, str]] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., payload_bytes: _Optional[int] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., state: _Optional[_Union[VersionState, str]] = ..., state_reason: _Optional[str] = ..., withdrawn_teacher: _Optional[str] = ..., consent: _Optional[_Union[Consent, _Mapping]] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., teachers: _Optional[_Iterable[_Union[TeacherOpening, _Mapping]]] = ...) -> None: ...
+
+class TeacherOpening(_message.Message):
+    __slots__ = ("name", "salt")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    salt: bytes
+    def __init__(self, name: _Optional[str] = ..., salt: _Optional[bytes] = ...) -> None: ...
 
 class Signature(_message.Message):
     __slots__ = ("probe_sha256", "values")
@@ -125,16 +135,18 @@ class Signature(_message.Message):
     def __init__(self, probe_sha256: _Optional[str] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class PublishHeader(_message.Message):
-    __slots__ = ("name", "manifest_json", "statement", "consent")
+    __slots__ = ("name", "manifest_json", "statement", "consent", "teachers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
+    TEACHERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest_json: bytes
     statement: Statement
     consent: Consent
-    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., consent: _Optional[_Union[Consent, _Mapping]] = ...) -> None: ...
+    teachers: _containers.RepeatedCompositeFieldContainer[TeacherOpening]
+    def __init__(self, name: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., consent: _Optional[_Union[Consent, _Mapping]] = ..., teachers: _Optional[_Iterable[_Union[TeacherOpening, _Mapping]]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("offset", "data", "crc32c")

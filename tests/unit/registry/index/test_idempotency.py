@@ -27,7 +27,9 @@ class Changes:
 
     def make(self) -> pb.SetAliasResponse:
         self.made += 1
-        self.db.execute("INSERT INTO lineage VALUES (?, ?)", (f"student {self.made}", "teacher"))
+        self.db.execute(
+            "INSERT INTO lineage VALUES (?, ?, x'')", (f"student {self.made}", "teacher")
+        )
         return pb.SetAliasResponse(alias=pb.Alias(etag=f"etag {self.made}"))
 
     def once(self, request: pb.SetAliasRequest, caller: Caller = ACME) -> str:

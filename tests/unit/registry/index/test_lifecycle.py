@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,14 @@ import pytest
 from adapterdistill.errors import InvalidManifestError, NotFoundError, WithdrawnError
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, NOBODY, Caller
-from adapterdistill.registry.index import events
+from adapterdistill.registry.index import events, watching
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import after, following
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import release_from_quarantine, set_consent, withdraw
 from adapterdistill.registry.index.listing import page
 from adapterdistill.registry.index.schema import EventRow, Filter
+from adapterdistill.registry.index.watching import changes
 from tests.unit.registry.samples import manifest_of
 
 ACME, BROOK, CORN = (Caller("owner", name) for name in ("acme", "brook", "corn"))
@@ -140,14 +141,10 @@ def test_descendants_at_any_depth_are_marked_and_told(index: Index) -> None:
     assert index.get(stranger).withdrawn_teacher == ""
     (event,) = [event for event in after(index.db, 0, CORN) if event.kind == "withdrawn"]
     assert event.revision == index.newest_revision()  # one event, whatever it marks
-    marked = {(child.name, root.name), (grandchild.name, root.name)}
-    assert {*index.marks(event.revision, CORN, (), 10)} == marked
-    assert index.marks(event.revision, CORN, [("corn", "faq")], 10) == [
-        (grandchild.name, root.name)
-    ]
+    assert marks(index, CORN) == {(child.name, root.name), (grandchild.name, root.name)}
+    assert marks(index, CORN, [("corn", "faq")]) == {(grandchild.name, root.name)}
     set_consent(index, "brook", "faq", NOBODY, BROOK)
-    assert index.marks(event.revision, CORN, (), 10) == [(grandchild.name, root.name)]
-    assert index.marks(event.revision - 1, CORN, (), 10) == []
+    assert marks(index, CORN) == {(grandchild.name, root.name)}
     # A student made since of a marked one is marked from the start.
     late = index.add(version(4, tenant="acme", adapter="late", teachers=[grandchild.name]), ACME)
     assert late.withdrawn_teacher == root.name
@@ -324,10 +321,70 @@ def test_the_name_of_a_hidden_teacher_is_told_to_those_alone_who_may_see_it(inde
     root = index.add(version(0), ACME, consent=frozenset({"brook"})).ref
     child = index.add(version(1, tenant="brook", teachers=[root.name]), BROOK).ref
     withdraw(index, root, "leaked", ACME)
-    revision = index.newest_revision()
     for caller in (ACME, BROOK, OPERATOR, AUDITOR):
         assert index.shown(index.get(child, caller), caller).withdrawn_teacher == root.name
-        assert index.marks(revision, caller, (), 10) == [(child.name, root.name)]
+        assert marks(index, caller) == {(child.name, root.name)}
     told = index.shown(index.get(child, CORN), CORN).withdrawn_teacher
     assert told.startswith("hidden/") and "acme" not in told
-    assert index.marks(revision, CORN, (), 10) == [(child.name, told)]
+    assert marks(index, CORN) == {(child.name, told)}
+    # Who learnt from it hears of the mark, though it may see the teacher no more.
+    set_consent(index, "acme", "faq", NOBODY, ACME)
+    assert marks(index, BROOK) == marks(index, BROOK, [("brook", "faq")]) == {(child.name, told)}
+    events_told, _ = changes(index, 0, index.newest_revision(), BROOK)
+    assert [event.kind for event in events_told] == ["published", "teacher_withdrawn"]
+
+
+def test_marks_are_told_in_parts_of_whole_withdrawals(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        root = index.add(version(10 * number, adapter=f"a{number}"), ACME).ref
+        for place in range(3):
+            student = version(10 * number + place + 1, tenant="brook", teachers=[root.name])
+            index.add(student, BROOK)
+        withdraw(index, root, "leaked", ACME)
+    newest = index.newest_revision()
+    whole, reached = changes(index, 0, newest, CORN)
+    assert reached == newest and len(whole) == 4 * (1 + 3 + 1 + 3)
+    for most in (1, 3, 4, 7):
+        monkeypatch.setattr(watching, "MAX_MARKS", most)
+        revision, seen = 0, list[EventRow]()
+        while revision < newest:
+            part, reached = changes(index, revision, newest, CORN)
+            assert reached > revision
+            revision, seen = reached, seen + part
+        assert seen == whole
+
+
+def test_a_policy_that_hides_descendants_hides_them_from_watches_too(strict: Index) -> None:
+    root = strict.add(version(0), ACME).ref
+    child = strict.add(version(1, tenant="brook", teachers=[root.name]), BROOK).ref
+    set_alias(strict, child, "live", None, BROOK)
+    withdraw(strict, root, "leaked", ACME)
+    told, _ = changes(strict, 0, strict.newest_revision(), CORN)
+    assert not any(child.name in (event.name, event.other_name) for event in told)
+    told, _ = changes(strict, 0, strict.newest_revision(), BROOK)
+    assert {event.kind for event in told if child.name in (event.name, event.other_name)} == {
+        "published", "alias_moved", "teacher_withdrawn"
+    }  # fmt: skip
+
+
+def test_told_revisions_are_times_and_count_nothing(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([5_000_000, 9_000_000, 2_000_000, 2_000_000, 50_000_000])
+    monkeypatch.setattr(events.time, "time_ns", lambda: next(clock))
+    for number in range(5):
+        events.record(index.db, ACME, "alias_moved", ("acme", "a"), f"x{number}")
+    told = [event.told for event in after(index.db, 0, ANYONE)]
+    assert told == [5_000, 9_000, 9_001, 9_002, 50_000]
+    for revision, one in enumerate(told, start=1):
+        assert events.revision_of(index.db, one) == revision
+        assert events.revision_of(index.db, one - 1) == revision - 1
+
+
+def marks(
+    index: Index, caller: Caller, adapters: Collection[tuple[str, str]] = ()
+) -> set[tuple[str, str]]:
+    found, _ = changes(index, 0, index.newest_revision(), caller, adapters)
+    return {(one.name, one.other_name) for one in found if one.kind == "teacher_withdrawn"}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.errors import ClockSkewError, SignatureError
-from adapterdistill.manifest import Fingerprint, Manifest, canonical_json
+from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, sha256_hex
 from adapterdistill.registry.access import EVERYONE, NOBODY, Caller, Consent
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.certificates import Usage
@@ -72,7 +72,7 @@ def test_what_the_owner_signed_is_what_is_read() -> None:
         "version": MANIFEST.version,
         "tenant": "acme",
         "adapter": "faq",
-        "previous": "e" * 64,
+        "previous": sha256_hex(b"e" * 64),  # others must not read its name
         "consent": ("apex", "bolt"),
         "time": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
