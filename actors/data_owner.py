@@ -7,13 +7,13 @@ client.
 """
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from actors.bundling import is_in_service, put_into_service
+from actors.bundling import is_in_service, put_into_service, with_rollback
 from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
 from actors.privacy.mixing import private_adapter
@@ -33,6 +33,7 @@ from actors.records import (
     Validated,
     VariantMade,
 )
+from actors.report.writing import keep_findings, reported_if_refused, write_report
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers, rows_to_choose_by
@@ -50,7 +51,7 @@ from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.folds import all_files
 from adapterdistill.distill.rows import (
     ROWS_FILE,
     TenantRows,
@@ -72,11 +73,11 @@ R = TypeVar("R", bound=StageResult)
 
 
 class DataOwner:
-    """One tenant's run. Construct it on the owner's node."""
+    """One tenant's run, on the owner's node. `promote` makes its bundle live in any case."""
 
-    def __init__(self, config: OnboardConfig) -> None:
+    def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
         keep_private()
-        self._config = config
+        self._config, self._promote = config, promote
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
@@ -193,6 +194,7 @@ class DataOwner:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
+            keep_findings(self._opened(), found.findings)
             write_suggestions(self._config, found.perhaps_out_of_scope)
             return found.record
 
@@ -284,7 +286,8 @@ class DataOwner:
     def bundle(self) -> Bundled:
         """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
-        require_servable(self._done(Published), self._done(Evaluated))
+        with reported_if_refused(self._opened(), self._config.tenant):
+            require_servable(self._done(Published), self._done(Evaluated))
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
@@ -305,11 +308,13 @@ class DataOwner:
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
                 calibration=calibration,
+                promote=self._promote,
             )
 
-        return self._opened().once(
-            Bundled, work, still_true=lambda kept: is_in_service(self._config, kept)
-        )
+        is_there = partial(is_in_service, self._config, promote=self._promote)
+        bundled = self._opened().once(Bundled, work, still_true=is_there)
+        write_report(self._opened(), self._config.tenant)
+        return with_rollback(self._config, bundled)
 
     # What follows stays on the owner's node.
 
@@ -364,7 +369,7 @@ class DataOwner:
     @property
     def _judge(self) -> Judge:
         seed = folds_seed(self._config, self._secret)
-        return Judge(self._encoder, self._dataset, self._rows, self._config, seed)
+        return Judge(self._encoder, self._dataset, self._rows, self._config, seed=seed)
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""
@@ -386,7 +391,7 @@ class DataOwner:
     def _write_for_all_folds(self, name: Choice, payload: bytes) -> Path:
         """Write an adapter that the folds did not train: the same payload serves every fold."""
         file = self._folder / f"{name}.safetensors"
-        for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
+        for one in all_files(file, self._rows.num_folds):
             write_atomically(one, payload)
         return file
 

@@ -12,8 +12,14 @@ from adapterdistill.data.reading import Cell, Defect
 from adapterdistill.data.schema import SPLITS
 from adapterdistill.data.sources.columns import plain_name, split_of_words
 
-_NULLS = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "\\n"))
-_OUT_OF_SCOPE = frozenset(("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"))
+_NULLS = frozenset(("nan", "null", "na", "n/a", "<na>", "\\n"))
+_OUT_OF_SCOPE = frozenset(
+    (
+        *("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"),
+        *("none", "nofaq", "noanswer", "nomatch", "unanswerable", "noneoftheabove"),
+    )
+)
+_DASHES = re.compile(r"[-\u2013\u2014]+")
 _ERROR_VALUES = frozenset(
     ("#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!")  # of Excel, in CSV too
 )
@@ -105,7 +111,7 @@ def is_null_word(label: str) -> bool:
 
 
 def is_out_of_scope_word(label: str) -> bool:
-    return plain_name(label) in _OUT_OF_SCOPE
+    return plain_name(label) in _OUT_OF_SCOPE or _DASHES.fullmatch(label.strip()) is not None
 
 
 def is_no_label(label: str) -> bool:
