@@ -91,6 +91,11 @@ class ServeSettings(BaseModel):
         description="Instead of `tokens`: everyone who reaches the port may ask for every tenant. "
         "For loopback, or behind a gateway that knows who asks.",
     )
+    insecure_cluster: bool = Field(
+        default=False,
+        description="Accept a Ray cluster that asks for no token: everybody who reaches it "
+        "can run code in it.",
+    )
     log_requests: bool = Field(
         default=True,
         description="One JSON line for each request on stderr, instead of Serve's access log.",
