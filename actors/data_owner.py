@@ -6,7 +6,6 @@ there. `actors.stages` lists the records that leave; adapters leave only through
 client.
 """
 
-import json
 import time
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import TypeVar
 import torch
 
 from actors.bundling import is_in_service, put_into_service
-from actors.judging import Judge, require_servable
+from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
+from actors.privacy.secret import folds_seed, training_secret
+from actors.privacy.statement import require_private
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
 from actors.publishing import build_manifest, is_published, open_registry, publish_once
 from actors.records import (
@@ -67,8 +68,6 @@ _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
 _LIVE_MANIFEST = "live_manifest.json"
 _VARIANT = "form.safetensors"
-PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
-"""File of the tenant's workspace: unlabelled queries that would be turned away."""
 _PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
 R = TypeVar("R", bound=StageResult)
 
@@ -127,6 +126,7 @@ class DataOwner:
             return Fetched(
                 teachers=tuple(found.payloads),
                 payload_bytes=sum(map(len, found.payloads.values())),
+                init=found.init,
                 refused=found.refused,
                 listed=found.listed,
             )
@@ -150,6 +150,7 @@ class DataOwner:
                 rows=self._rows_file,
                 adapter=self._folder / _OWN,
                 few=few,
+                secret=self._secret,
             )
 
         return self._opened().once(Extracted, work)
@@ -162,7 +163,9 @@ class DataOwner:
             if not fetched.teachers:
                 return Distilled(trained=False)
             teachers = {name: self._teacher_file(name) for name in fetched.teachers}
-            averaged, shares = average(self._encoder, teachers, self._rows.stage().train)
+            averaged, shares = average(
+                self._encoder, teachers, self._rows.stage().train, secret=self._secret
+            )
             return distil(
                 self._config,
                 self._encoder,
@@ -173,6 +176,7 @@ class DataOwner:
                 average=self._write_for_all_folds("averaged", self._packed(averaged)),
                 shares=shares,
                 teachers=teachers,
+                secret=self._secret,
             )
 
         return self._opened().once(Distilled, work)
@@ -190,7 +194,7 @@ class DataOwner:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
-            self._suggest(found.perhaps_out_of_scope)
+            write_suggestions(self._config, found.perhaps_out_of_scope)
             return found.record
 
         return self._opened().once(Evaluated, work)
@@ -209,18 +213,22 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            payload, found = self._chosen_payload(), self._done(Evaluated)
+            choice = self._done(Decided).choice
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
+                require_private(self._config, choice, found.membership)
                 manifest = build_manifest(
                     self._config,
                     self._encoder,
                     payload,
                     choice=choice,
-                    metrics=self._done(Evaluated).candidates[choice].held_out,
+                    metrics=found.candidates[choice].held_out,
                     teachers=self._done(Fetched).teachers,
+                    membership=found.membership,
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
+                    taught_from=self._done(Fetched).init,
                 )
             manifest, state = publish_once(self._config, manifest, payload)
             write_atomically(self._folder / "manifest.json", manifest.canonical_json())
@@ -337,14 +345,26 @@ class DataOwner:
 
     @cached_property
     def _rows(self) -> TenantRows:
-        t = self._config.training
         return tokenise(
-            self._dataset, self._encoder, seed=t.seed, held_out_fraction=t.held_out_fraction
+            self._dataset,
+            self._encoder,
+            seed=folds_seed(self._config, self._secret),
+            held_out_fraction=self._config.training.held_out_fraction,
         )
+
+    @cached_property
+    def _secret(self) -> str | None:
+        return training_secret(self._config, self._dataset.digest())
 
     @property
     def _judge(self) -> Judge:
-        return Judge(self._encoder, self._dataset, self._rows, self._config)
+        return Judge(
+            self._encoder,
+            self._dataset,
+            self._rows,
+            self._config,
+            seed=folds_seed(self._config, self._secret),
+        )
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""
@@ -369,12 +389,6 @@ class DataOwner:
         for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
             write_atomically(one, payload)
         return file
-
-    def _suggest(self, queries: tuple[str, ...]) -> None:
-        """Keep queries that the owner may want to label as out of scope, one JSON object a line."""
-        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in queries]
-        file = Path(self._config.workspace) / self._config.tenant / PERHAPS_OUT_OF_SCOPE
-        write_secret(file, "".join(f"{line}\n" for line in lines).encode())
 
     @property
     def _chosen(self) -> str:

@@ -1,5 +1,6 @@
 """Candidates and variants in a run's folder: how each ranks the rows, and which is served."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from adapterdistill.evaluation.calibration import calibrate, upper_bound
 from adapterdistill.evaluation.choice import Prior
 from adapterdistill.evaluation.evaluate import Ranking, build_index, rank_queries
 from adapterdistill.evaluation.foreign import foreign_texts
+from adapterdistill.evaluation.membership import Membership, audit_membership
 from adapterdistill.evaluation.metrics import gold_ranks
 from adapterdistill.evaluation.report import (
     Choice,
@@ -49,10 +51,15 @@ from adapterdistill.evaluation.report import (
 )
 from adapterdistill.evaluation.scorer import Scorer
 from adapterdistill.evaluation.tenant_texts import TenantTexts, read_texts
+from adapterdistill.files import write_secret
 from adapterdistill.manifest import VariantKind
 
+PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
+"""File of the tenant's workspace: unlabelled queries that would be turned away."""
 LEAST_ROWS = 10
 """Held-out rows from which a run may be refused for what they show."""
+MOST_AUDITED = 1000
+"""Rows that a membership audit embeds, evenly spread over all."""
 CHANCE_TIMES = 1.5
 """Top-1 below these many times that of guessing is no better than by chance."""
 _EQUAL = Prior(0.0, 1.0)
@@ -70,6 +77,8 @@ class Judge:
     dataset: TenantDataset
     rows: TenantRows
     config: OnboardConfig
+    seed: int
+    """Seed of `rows`, which deals them to folds."""
 
     def evaluate(
         self, adapters: Mapping[Choice, Path], *, teachers: int, live: Live | None
@@ -95,7 +104,7 @@ class Judge:
         if live is not None and (candidate := self._live(live)) is not None:
             candidates["live"] = candidate
         found = self._compete(candidates)
-        chosen = found.competition.choice.chosen
+        chosen = _CHOICE.validate_python(found.competition.choice.chosen)
         own = "own" if "own" in adapters else "bare"
         student = "distilled" if "distilled" in adapters else own
         figures = {
@@ -110,7 +119,7 @@ class Judge:
         }
         evaluated = Evaluated(
             candidates=_FIGURES.validate_python(figures),
-            choice=_CHOICE.validate_python(chosen),
+            choice=chosen,
             rows=len(found.held[chosen].ranks),
             num_faqs=self.rows.num_faqs,
             folds=self.rows.num_folds,
@@ -120,8 +129,38 @@ class Judge:
             calibration=found.calibration(chosen),
             questions_alone=self._questions_alone().metrics(),
             perhaps_out_of_scope=len(unanswered := found.unanswered(chosen)),
+            membership=None if chosen == "live" else self.membership(chosen, adapters[chosen]),
         )
         return Judgement(evaluated, found.competition.judged[chosen].scorer, unanswered)
+
+    def membership(self, choice: Choice, file: Path) -> Membership | None:
+        """Audit what the training of a candidate reveals of its rows, on rows that it did not see.
+
+        None where no row trained it, or too few rows are held out to tell. The folds' adapters
+        stand for the candidate, which was trained on all rows in the same way.
+
+        Args:
+            file: the candidate's payload; the folds' lie beside it.
+        """
+        if choice not in ("own", "distilled") or not self.rows.train.ids:
+            return None
+        texts, folds = self._texts
+        ids, (_, labels) = texts.row_ids(self.encoder), texts.rows()
+        kept = range(0, len(ids), math.ceil(len(ids) / MOST_AUDITED))
+        models = self._folds(file)
+        held_by = torch.arange(len(models))[:, None]
+
+        def embedded(adapter: Embedder | None) -> Tensor:
+            chosen = [ids[row] for row in kept]
+            return self.encoder.embed_ids(chosen, adapter, batch_size=128).cpu()
+
+        return audit_membership(
+            [embedded(model) for model in models],
+            embedded(None),
+            labels[kept],
+            (folds != held_by)[:, kept],
+            torch.arange(len(ids))[kept] < len(ids) - len(texts.queries),
+        )
 
     def decide_on_variant(
         self, trained: dict[str, Any], adapter: Path, variant: Path, kind: VariantKind, lost: float
@@ -164,7 +203,7 @@ class Judge:
             candidates,
             foreign=foreign_texts(self.encoder, texts.questions),
             folds=folds,
-            seed=self.config.training.seed,
+            seed=self.seed,
             most_wrong=self.config.release.max_wrong_answers,
         )
         return _Found(
@@ -221,10 +260,8 @@ class Judge:
 
     @property
     def _texts(self) -> tuple[TenantTexts, Tensor]:
-        t = self.config.training
-        return read_texts(
-            self.dataset, self.rows, seed=t.seed, held_out_fraction=t.held_out_fraction
-        )
+        fraction = self.config.training.held_out_fraction
+        return read_texts(self.dataset, self.rows, seed=self.seed, held_out_fraction=fraction)
 
     def _folds(self, file: Path) -> tuple[Embedder, ...]:
         """The folds' adapters; without folds the adapter itself, which no held-out row trained."""
@@ -280,6 +317,13 @@ def _held(judged: Judged, texts: TenantTexts, seen: Tensor | None = None) -> Ran
         best_out_of_scope=judged.outside,
         score=-float(held.losses(TEMPERATURE)[kept].mean()) if bool(kept.any()) else None,
     )
+
+
+def write_suggestions(config: OnboardConfig, queries: Sequence[str]) -> None:
+    """Keep queries that the owner may want to label as out of scope, one JSON object a line."""
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in queries]
+    file = Path(config.workspace) / config.tenant / PERHAPS_OUT_OF_SCOPE
+    write_secret(file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def require_servable(published: Published, evaluated: Evaluated) -> None:

@@ -1,14 +1,13 @@
 """Prototypes of a task over domains, which a run may share: the tenant's and its teachers'."""
 
 import base64
-import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from actors.privacy.secret import derive_secret
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
@@ -16,10 +15,10 @@ from adapterdistill.distill.meta_kd.shared_prototypes import share_prototypes
 from adapterdistill.distill.meta_kd.tasks import Domains, domains_of
 from adapterdistill.distill.multitask_kd.task_teachers import task_texts
 from adapterdistill.errors import ConfigError
-from adapterdistill.files import read_secret, write_atomically, write_secret
-from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes, canonical_json
+from adapterdistill.files import write_atomically
+from adapterdistill.manifest import MAX_PROTOTYPE_BYTES, SharedPrototypes
 
-_KEY, _TEACHERS = "noise.key", "prototypes.json"
+_TEACHERS = "prototypes.json"
 _BY_NAME = TypeAdapter(dict[str, SharedPrototypes])
 
 
@@ -84,15 +83,6 @@ def _task_to_share(tasks: Sequence[Task]) -> tuple[Task, Domains]:
 
 
 def _noise_seed(config: OnboardConfig, noise: float, task: Task) -> int:
-    """A seed drawn from the owner's secret and everything that the prototypes are made from.
-
-    Equal prototypes get equal noise, so that publishing them often does not average it out. Other
-    prototypes get other noise, so that no difference of the two removes it.
-    """
-    file = Path(config.workspace) / config.tenant / _KEY
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_secret(file, secrets.token_bytes(32))
+    """A secret seed for the noise on the prototypes of these rows."""
     made_from = [asdict(task), config.encoder.model_dump(mode="json"), noise]
-    keyed = hashlib.blake2b(canonical_json(made_from), key=read_secret(file), digest_size=7)
-    return int.from_bytes(keyed.digest())
+    return int.from_bytes(derive_secret(config, "prototypes", *made_from))

@@ -3,12 +3,22 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from actors.privacy.statement import membership_metrics, membership_stated
+from actors.training.stages import initialisation
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
+from adapterdistill.evaluation.membership import Membership
 from adapterdistill.evaluation.report import Choice
-from adapterdistill.manifest import Manifest, Metric, SharedPrototypes, VersionRef, sha256_hex
+from adapterdistill.manifest import (
+    Initialisation,
+    Manifest,
+    Metric,
+    SharedPrototypes,
+    VersionRef,
+    sha256_hex,
+)
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes
@@ -38,6 +48,8 @@ def build_manifest(
     metrics: Mapping[str, Metric],
     teachers: tuple[str, ...],
     prototypes: SharedPrototypes | None = None,
+    taught_from: Initialisation | None = None,
+    membership: Membership | None = None,
 ) -> Manifest:
     """The manifest of the chosen adapter, with its metrics on held-out rows.
 
@@ -46,6 +58,8 @@ def build_manifest(
         metrics: of the chosen candidate on held-out rows.
         teachers: version names of those that taught the student; an own adapter has none.
         prototypes: of the tenant's task, where it shares them.
+        taught_from: the initialisation that all teachers go back to, if it is known.
+        membership: what an audit of its training found.
     """
     adapter = unpack_adapter(payload)
     taught = choice in ("distilled", "averaged")
@@ -62,16 +76,20 @@ def build_manifest(
         method=_method(choice, config),
         config_sha256=config.digest(),
         seed=config.training.seed,
-        metrics={f"held_out_{name}": metric for name, metric in metrics.items()},
+        metrics={f"held_out_{name}": metric for name, metric in metrics.items()}
+        | membership_metrics(membership),
         teachers=teachers if taught else (),
         privacy=_privacy(
             None if prototypes is None else prototypes.noise,
-            weights=UNTRAINED_PRIVACY if choice == "bare" else PRIVACY,
+            weights=UNTRAINED_PRIVACY
+            if choice == "bare"
+            else PRIVACY + membership_stated(membership),
         ),
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
+        init=initialisation(config, encoder, choice, taught_from),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from adapterdistill.confidence import Calibration
+from adapterdistill.evaluation.membership import Membership
 from adapterdistill.evaluation.report import (
     Choice,
     Comparison,
@@ -17,7 +18,7 @@ from adapterdistill.evaluation.report import (
     VariantComparison,
     VariantReason,
 )
-from adapterdistill.manifest import BundleId, Metric, Record, Sha256, VariantKind
+from adapterdistill.manifest import BundleId, Initialisation, Metric, Record, Sha256, VariantKind
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
 VersionName = Annotated[
@@ -68,6 +69,8 @@ class Fetched(StageResult):
     payload_bytes: int
     refused: tuple[VersionName, ...] = ()
     """Versions that are not what their manifests say; they teach nobody."""
+    init: Initialisation | None = None
+    """Initialisation that all teachers state."""
     listed: int = 0
     """Adapters that the teachers were chosen from."""
 
@@ -104,6 +107,8 @@ class Evaluated(StageResult):
     """Number of unlabelled queries under it; the owner finds their texts in its workspace."""
     calibration: Calibration | None = None
     """Calibration of the chosen candidate's top scores, on held-out rows."""
+    membership: Membership | None = None
+    """What the chosen candidate's training reveals of its rows; None where it cannot be told."""
 
 
 class Decided(StageResult):

@@ -67,6 +67,9 @@ def _evaluated(result: Evaluated) -> str:
             f"{name} {one.held_out['top1'].value:.3f}" for name, one in result.candidates.items()
         )
         found = f"held-out top-1 on {result.rows} rows{folds}: {right}"
+    if result.membership is not None:
+        one = result.membership
+        found += f"; membership AUC {one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"
     if not result.perhaps_out_of_scope:
         return found
     return f"{found}; {result.perhaps_out_of_scope} unlabelled queries may be out of scope"

@@ -14,7 +14,7 @@ from adapterdistill.errors import (
     SignatureError,
     WithdrawnError,
 )
-from adapterdistill.manifest import SharedPrototypes
+from adapterdistill.manifest import Initialisation, SharedPrototypes
 from adapterdistill.registry.answers import Summary
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
@@ -29,9 +29,17 @@ class Teachers:
     payloads: dict[str, bytes] = field(default_factory=dict)
     prototypes: dict[str, SharedPrototypes] = field(default_factory=dict)
     """Prototypes in the teachers' manifests, by version name."""
+    inits: dict[str, Initialisation | None] = field(default_factory=dict)
+    """Initialisations in the teachers' manifests, by version name."""
     refused: tuple[str, ...] = ()
     listed: int = 0
     """Adapters that these were chosen from, by their fingerprints."""
+
+    @property
+    def init(self) -> Initialisation | None:
+        """The initialisation that all teachers state."""
+        found = set(self.inits.values())
+        return found.pop() if len(found) == 1 else None
 
     def refuse(self, name: str, error: Exception) -> None:
         """Leave a version out, and say why in the log."""
@@ -91,6 +99,7 @@ def fetch_teachers(
             found.refuse(ref.name, error)
             continue
         found.payloads[ref.name] = payload
+        found.inits[ref.name] = manifest.init
         if manifest.prototypes is not None:
             found.prototypes[ref.name] = manifest.prototypes
         if len(found.payloads) == max_teachers:

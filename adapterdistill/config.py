@@ -26,6 +26,7 @@ from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
     PlacementConfig,
+    PrivacyConfig,
     RegistryConfig,
     ReleaseConfig,
     Section,
@@ -59,6 +60,7 @@ class OnboardConfig(Section):
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
     release: ReleaseConfig = ReleaseConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="before")
@@ -130,8 +132,10 @@ class OnboardConfig(Section):
         keep = self.model_dump(
             mode="json",
             include={"encoder", "training", "teachers", "adapter"},
-            exclude={"training": {"min_workers"}},
+            exclude={"training": {"min_workers", "public_seed"}},
         )
+        if not self.training.public_seed:
+            keep["order"] = "secret"
         keep["encoder"] = {k: value for k, value in keep["encoder"].items() if value is not None}
         if self.release.max_wrong_answers is not None:
             keep["max_wrong_answers"] = self.release.max_wrong_answers

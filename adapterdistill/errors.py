@@ -230,6 +230,12 @@ class NoCandidateError(UnknownTenantError):
     reason = "NO_CANDIDATE"
 
 
+class NoFeedbackError(ServingError):
+    """The deployment keeps no feedback."""
+
+    reason = "NO_FEEDBACK"
+
+
 class OverloadedError(ServingError):
     """The server has no room for another request now."""
 
@@ -254,6 +260,13 @@ class NotServedError(ServingError):
 
     reason = "NOT_SERVED"
     exit_code = 13
+
+
+class RevealsRowsError(AdapterDistillError):
+    """A run publishes nothing: its adapter would reveal more of its rows than the owner accepts."""
+
+    reason = "REVEALS_ROWS"
+    exit_code = 14
 
 
 class MissingExtraError(AdapterDistillError):

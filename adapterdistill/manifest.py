@@ -269,6 +269,14 @@ class SharedPrototypes(Record):
         return base64.b64decode(self.means, validate=True)
 
 
+class Initialisation(Record):
+    """The public weights that a training started from: those of one start average well."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9/-]{1,80}$")]
+    sha256: Sha256
+    """Digest of its payload, packed without the encoder's name."""
+
+
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
@@ -287,6 +295,8 @@ class Manifest(Record):
     method: str = Field(max_length=60)
     config_sha256: Sha256
     seed: int
+    """Of the initialisation; the order of rows is the owner's secret, unless `public_seed` is set
+    in what `config_sha256` is the digest of."""
     metrics: dict[str, Metric] = {}
     teachers: tuple[str, ...] = ()
     """Names of versions; for those that a reader may not see, commitments (`HIDDEN`)."""
@@ -300,6 +310,8 @@ class Manifest(Record):
     prototypes: SharedPrototypes | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    init: Initialisation | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Where the training started, or all of its teachers did; None: unknown, or of several."""
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":

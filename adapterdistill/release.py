@@ -64,6 +64,21 @@ def tenants_in(store: Path) -> list[str]:
     return [name for name in names if is_name(name) and (store / name / _FILE).is_file()]
 
 
+def locate(path: Path) -> tuple[Path, str, str]:
+    """The store, tenant and bundle id that a path names.
+
+    Args:
+        path: STORE/TENANT, for the live bundle, or STORE/TENANT/versions/ID.
+
+    Raises:
+        ServingError: the tenant has no live bundle.
+    """
+    path = path.absolute()
+    if path.parent.name == "versions":
+        return path.parents[2], path.parents[1].name, path.name
+    return path.parent, path.name, live_bundle(path.parent, path.name)
+
+
 def bundles_of(store: Path, tenant: str) -> list[tuple[str, datetime]]:
     """List the tenant's bundles and when they were written, newest first; they are not verified.
 

@@ -101,6 +101,10 @@ class TrainingConfig(Section):
     chosen adapter, which is served if it ranks as well; each has a section of its own."""
     bottleneck_size: int = Field(default=24, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the initialisation, which is public: averaging adapters gains from sharing one."""
+    public_seed: bool = False
+    """Draw the order of rows and all else from `seed`, too, instead of the owner's secret: anyone
+    can then repeat the run, and whoever knows the other rows can confirm a guessed one."""
     batch_size: int = Field(default=64, ge=4, le=4096)
     extract_steps: int = Field(default=50, ge=1, le=100_000)
     extract_learning_rate: float = Field(default=1e-3, gt=0, le=1)
@@ -163,6 +167,14 @@ class ReleaseConfig(Section):
         if self.mode == "live" and self.share != type(self).model_fields["share"].default:
             raise ValueError('only a candidate has a share: set mode to "canary" or "shadow"')
         return self
+
+
+class PrivacyConfig(Section):
+    """What the published adapter may reveal of the rows."""
+
+    max_membership_auc: float | None = Field(default=None, gt=0.5, le=1)
+    """Publish nothing whose rows a membership audit tells from others with a higher AUC (0.5 is a
+    guess, 1 names every row), or that cannot be audited."""
 
 
 class PlacementConfig(Section):

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
-from adapterdistill.files import keep_private, private_folder
+from adapterdistill.files import keep_private
 from adapterdistill.registry.client.client import RegistryClient
 from serve.engine.engine import Engine, Refresh
 from serve.engine.proofs import PROVE_EVERY_S
@@ -27,6 +27,7 @@ from serve.http.api import build_api
 from serve.http.middleware import write_request_log
 from serve.metrics import Metrics
 from serve.queue.batcher import Batcher
+from serve.queue.keeping import Keeper
 from serve.queue.searching import Searcher
 from serve.settings import ServeSettings
 from serve.tokens import Tokens
@@ -47,12 +48,12 @@ class Replica:
         """Load the encoder and the store's bundles, and start the threads.
 
         Raises:
-            ConfigError, EncoderError: the token file or the encoder is refused.
+            ConfigError, EncoderError: the store, the token file or the encoder is refused.
             ServingError: the encoder takes more memory than encoders may.
         """
         keep_private()
         torch.set_num_threads(settings.threads)
-        private_folder(settings.store)
+        settings.open_store()
         load = functools.partial(
             load_encoder,
             dtype=settings.dtype,
@@ -71,6 +72,7 @@ class Replica:
         self._metrics = Metrics(replica_id)
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
         self._log_requests = settings.log_requests
+        self._feedback_store = settings.store if settings.feedback else None
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
@@ -78,7 +80,8 @@ class Replica:
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )
-        self._searcher = Searcher(self._engine, self._batcher)
+        self._keeper = Keeper(settings.store) if settings.feedback else None
+        self._searcher = Searcher(self._engine, self._batcher, keeper=self._keeper)
         self._tracing = _tracing() if settings.traces else None
         self.rpc = Rpc(
             self._engine,
@@ -121,6 +124,7 @@ class Replica:
             tokens=self._tokens,
             log_requests=self._log_requests,
             tracing=self._tracing,
+            feedback_store=self._feedback_store,
         )
 
     def check_health(self) -> None:
@@ -136,6 +140,8 @@ class Replica:
             self._withdrawals.stop()
         self._batcher.close()
         self._engine.close()
+        if self._keeper is not None:
+            self._keeper.close()
         if self._tracing is not None:
             self._tracing.close()
 

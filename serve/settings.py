@@ -1,5 +1,6 @@
 """Settings of a serving deployment, from the `args` of a Serve config file."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from adapterdistill.errors import ConfigError, listed
+from adapterdistill.files import private_folder
 from serve.queue.fair_queue import QueueLimits
 
 
@@ -24,7 +26,11 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(description="Folder of serving bundles; made if absent.")
+    store: Path = Field(description="Folder of serving bundles.")
+    create_store: bool = Field(
+        default=False,
+        description="Make the store if it is absent, and serve nobody until it has a bundle.",
+    )
     encoder: str = Field(default="minilm-l6", description="The encoder that is loaded at start.")
     other_encoders: tuple[str, ...] = Field(
         default=(),
@@ -96,6 +102,11 @@ class ServeSettings(BaseModel):
         description="Accept a Ray cluster that asks for no token: everybody who reaches it "
         "can run code in it.",
     )
+    feedback: bool = Field(
+        default=False,
+        description="Keep the questions that are turned away or answered uncertainly, each beside "
+        "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+    )
     log_requests: bool = Field(
         default=True,
         description="One JSON line for each request on stderr, instead of Serve's access log.",
@@ -109,6 +120,25 @@ class ServeSettings(BaseModel):
         default=1, ge=1, description="A config file's `autoscaling_config` takes precedence."
     )
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
+
+    def open_store(self) -> None:
+        """Close the store to other users, and make it where `create_store` says so.
+
+        Raises:
+            ConfigError: it is absent, which a misspelt name looks like, or cannot be used.
+        """
+        try:
+            if not (self.create_store or self.store.exists()):
+                raise ConfigError(
+                    f"{self.store}: no such store: correct its name, or begin an empty one with "
+                    "--create (create_store: true in a file of Ray Serve)"
+                )
+            if self.store.exists() and not self.store.is_dir():
+                raise ConfigError(f"store {self.store}: expected a folder")
+            private_folder(self.store)
+            os.scandir(self.store).close()
+        except OSError as error:
+            raise ConfigError(f"store {self.store} cannot be used: {error.strerror}") from None
 
     @property
     def queue_limits(self) -> QueueLimits:

@@ -114,6 +114,7 @@ def run_of(
         "registry": {"address": registry, "timeout_s": 10},
         "training": {
             "bottleneck_size": 4,
+            "public_seed": True,  # runs in two folders are compared
             "threads": 1,  # tiny tensors: more only wait for each other
             "batch_size": 32,
             "extract_steps": 6,

@@ -11,17 +11,19 @@ from actors.training.loop import train_stage
 from actors.training.outcome import TrainingOutcome
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
+from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task
 from adapterdistill.distill.averaging import averaged_teachers
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.method import VariantSettings
 from adapterdistill.distill.methods import METHODS
-from adapterdistill.distill.stage import StageSpec, load_payload
+from adapterdistill.distill.stage import StageSpec, choice, load_payload
 from adapterdistill.distill.training import Schedule
 from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.arrival import MANY_TEACHERS
-from adapterdistill.manifest import SharedPrototypes, sha256_hex
+from adapterdistill.evaluation.report import Choice
+from adapterdistill.manifest import Initialisation, SharedPrototypes, sha256_hex
 
 
 def untrained(config: OnboardConfig, encoder: Encoder) -> BottleneckAdapter:
@@ -32,16 +34,41 @@ def untrained(config: OnboardConfig, encoder: Encoder) -> BottleneckAdapter:
     )
 
 
+def public_initialisation(config: OnboardConfig, encoder: Encoder) -> Initialisation:
+    """The initialisation of a run's own adapter, which its seed and its size alone decide."""
+    adapter, seed = untrained(config, encoder), config.training.seed
+    size = f"{adapter.num_layers}x{adapter.hidden_size}x{adapter.bottleneck_size}"
+    return Initialisation(
+        name=f"near-identity/{size}/seed-{seed}",
+        sha256=sha256_hex(pack_adapter(adapter, model_name="")),
+    )
+
+
+def initialisation(
+    config: OnboardConfig, encoder: Encoder, choice: Choice, teachers: Initialisation | None
+) -> Initialisation | None:
+    """The initialisation that a candidate goes back to.
+
+    Args:
+        teachers: that of all teachers.
+    """
+    from_average = METHODS[config.student_method].starts_from_average
+    if choice == "averaged" or (choice == "distilled" and from_average):
+        return teachers
+    return public_initialisation(config, encoder)
+
+
 def average(
-    encoder: Encoder, teachers: Mapping[str, Path], rows: TrainingRows
+    encoder: Encoder, teachers: Mapping[str, Path], rows: TrainingRows, *, secret: str | None
 ) -> tuple[BottleneckAdapter, dict[str, float]]:
     """The average of the teachers for a tenant with these rows, and each teacher's share of it.
 
     Args:
         teachers: payload files by version name.
+        secret: draws the rows that decide; None: the public seed does.
     """
     loaded = [load_payload(file).to(encoder.device) for file in teachers.values()]
-    adapter, shares = averaged_teachers(encoder, loaded, rows)
+    adapter, shares = averaged_teachers(encoder, loaded, rows, choose=choice(secret))
     return adapter, dict(zip(teachers, shares.tolist(), strict=True))
 
 
@@ -60,12 +87,19 @@ def replaces_own_adapter(config: OnboardConfig, *, teachers: int) -> bool:
 
 
 def extract(
-    config: OnboardConfig, encoder: Encoder, *, rows: Path, adapter: Path, few: bool
+    config: OnboardConfig,
+    encoder: Encoder,
+    *,
+    rows: Path,
+    adapter: Path,
+    few: bool,
+    secret: str | None,
 ) -> Extracted:
     """Stage 1 on the rows in the file `rows`; `adapter` and the folds' beside it are written.
 
     Args:
         few: whether folds hold the rows out: then the steps are fixed.
+        secret: draws the rows of each step; None: the public seed does.
     """
     t = config.training
     schedule = _schedule(config, t.extract_steps, t.extract_learning_rate)
@@ -77,6 +111,7 @@ def extract(
         bottleneck_size=t.bottleneck_size,
         schedule=schedule,
         seed=t.seed,
+        secret=secret,
     )
     outcome = train_stage("extract", spec, encoder, config, adapter=adapter)
     return Extracted(**_trained(outcome, adapter))
@@ -93,6 +128,7 @@ def distil(
     average: Path,
     shares: Mapping[str, float],
     teachers: Mapping[str, Path],
+    secret: str | None,
 ) -> Distilled:
     """Stage 2, started from the teachers' average or from the own adapter, as its method says.
 
@@ -102,6 +138,7 @@ def distil(
         average: the teachers' average.
         shares: each teacher's share of the average.
         teachers: payload files by version name.
+        secret: draws the rows of each step; None: the public seed does.
     """
     t, name = config.training, config.student_method
     initial = average if METHODS[name].starts_from_average else own
@@ -117,6 +154,7 @@ def distil(
         initial=None if initial is None else str(initial),
         teachers=tuple(map(str, teachers.values())),
         leave_one_out=config.teachers.leave_one_out,
+        secret=secret,
     )
     outcome = train_stage("distil", spec, encoder, config, adapter=adapter)
     return Distilled(

@@ -59,6 +59,10 @@ def transfer(
         str, option("Queries an FAQ, commas between. Default: the size's.", "NUMBERS", "--k")
     ] = "",
     seeds: Annotated[int | None, number("Default: the size's.", low=1)] = None,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="Also onboard each tenant where there is no other: a row."),
+    ] = False,
     setfit: Annotated[
         Path | None, option("Python of an environment that has SetFit: adds its row.", "FILE")
     ] = None,
@@ -79,9 +83,10 @@ def transfer(
     """
     if data is None:
         raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
-    if studies and (tenants or k or setfit):
+    if studies and (tenants or k or setfit or alone):
         raise ConfigError(
-            "--studies takes all tenants and k of its size: remove --tenants, --k and --setfit"
+            "--studies takes all tenants and k of its size: remove --tenants, --k, --alone and "
+            "--setfit"
         )
     cache = cache or out / "cache"
     options = EncoderOptions(encoder, dtype, device)
@@ -112,6 +117,7 @@ def transfer(
             encoder=options,
             processes=count,
             time_limit_s=time_limit_s,
+            alone=alone,
             setfit=setfit,
         )
     show(report, output)

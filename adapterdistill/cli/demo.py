@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,8 +14,10 @@ from adapterdistill.cli.options import Format, Output, names, option
 from adapterdistill.cli.tables import table
 from adapterdistill.data import sample_names
 from adapterdistill.data.importing import GERMAN_SAMPLE
-from adapterdistill.demo.one_cluster import Demo, DemoResult, stop_cluster
 from adapterdistill.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports torch, which `--help` does without
+    from adapterdistill.demo.one_cluster import DemoResult
 
 _SHOWN = ("extract", "fetch_teachers", "distil", "evaluate")
 """The stages that take longest, and the one that brings teachers."""
@@ -51,6 +53,9 @@ def demo(
     """Start a cluster and a registry, onboard the sample tenants one after another through
     `ray job submit`, serve them, ask questions over HTTP, and stop everything.
     """
+    from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
+    from adapterdistill.demo.one_cluster import Demo, stop_cluster
+
     console = Console(stderr=form is Format.json)
     if stop is not None:
         stop_cluster(stop)
@@ -66,8 +71,6 @@ def demo(
     missing = [name for name in chosen if not (runs / f"{name}.toml").is_file()]
     if missing:
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run the demo from the project's folder")
-    from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
-
     encoder = _MULTILINGUAL if multilingual else DEFAULT_ENCODER
     PACKAGED[encoder].folder()  # made before anything starts, or refused
     with Demo(chosen, runs=runs, emit=console.print, keep=keep, encoder=encoder) as running:
@@ -87,7 +90,7 @@ def demo(
             )
 
 
-def _tables(result: DemoResult) -> Iterator[Table | str]:
+def _tables(result: "DemoResult") -> Iterator[Table | str]:
     """The result within 80 columns; `--format json` and `--output` have all of it."""
     shown = _table("Right answers to test queries, %", "teachers", "untrained", "served", "gain")
     shown.add_column("by", no_wrap=True)

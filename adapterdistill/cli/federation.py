@@ -7,10 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from adapterdistill.backbone import load_encoder
 from adapterdistill.cli.options import Format, Output, option
-from adapterdistill.demo.federation import TENANTS, Federation
-from adapterdistill.demo.parties import own_cluster
 from adapterdistill.errors import ConfigError
 
 
@@ -43,6 +40,10 @@ def federation(
 
     Exit code 1 if a step did not end as expected.
     """
+    from adapterdistill.backbone import load_encoder
+    from adapterdistill.demo.federation import TENANTS, Federation
+    from adapterdistill.demo.parties import own_cluster
+
     missing = [name for name in TENANTS if not (runs / f"{name}.toml").is_file()]
     if missing:
         raise ConfigError(f"no {missing[0]}.toml in {runs}: run this from the project's folder")

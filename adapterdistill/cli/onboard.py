@@ -2,32 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors import preflight
-from actors.estimate import Estimate
-from actors.onboarding import (
-    OnboardReport,
-    in_process,
-    on_cluster,
-    submission_id,
-    write_report,
-)
-from actors.onboarding import onboard as run_stages
-from actors.preflight import Preflight
-from actors.preflight_checks import mebibytes
-from actors.records import Distilled
-from actors.submission import require_outside
 from adapterdistill.cli.options import Format, InsecureCluster, Output
 from adapterdistill.cli.tables import table
-from adapterdistill.config import OnboardConfig, load_toml
 from adapterdistill.errors import ConfigError, error_classes
-from adapterdistill.manifest import VersionRef
+
+if TYPE_CHECKING:  # they import torch, which `--help` does without
+    from actors.estimate import Estimate
+    from actors.onboarding import OnboardReport
+    from actors.preflight import Preflight
+    from actors.records import Distilled
+    from adapterdistill.config import OnboardConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +43,10 @@ def onboard(
     `adapterdistill submit` sends it to a Ray cluster. A stage that an earlier submission finished
     is not repeated.
     """
+    from actors import onboarding
+    from actors.submission import require_outside
+    from adapterdistill.config import load_toml
+
     settings = load_toml(config)
     workers = settings.training.num_workers
     if local and workers:
@@ -64,15 +59,19 @@ def onboard(
     if dry_run:
         _look_ahead(settings, local=local, insecure=insecure_cluster, as_json=output is Format.json)
         return
-    runner = in_process(settings) if local else on_cluster(settings, insecure=insecure_cluster)
+    runner = (
+        onboarding.in_process(settings)
+        if local
+        else onboarding.on_cluster(settings, insecure=insecure_cluster)
+    )
     as_json = output is Format.json
-    report = run_stages(
+    report = onboarding.onboard(
         settings,
         runner,
-        submission_id=submission_id(),
+        submission_id=onboarding.submission_id(),
         emit=lambda line: typer.echo(line, err=as_json),
     )
-    write_report(settings, report)
+    onboarding.write_report(settings, report)
     if as_json:
         typer.echo(json.dumps(report.model_dump(mode="json")))
     else:
@@ -82,8 +81,10 @@ def onboard(
             console.print(_teachers(report.distil))
 
 
-def _look_ahead(settings: OnboardConfig, *, local: bool, insecure: bool, as_json: bool) -> None:
+def _look_ahead(settings: "OnboardConfig", *, local: bool, insecure: bool, as_json: bool) -> None:
     """Print what a dry run found, and raise the first error in it."""
+    from actors import preflight
+
     found = (
         preflight.preflight(settings)
         if local
@@ -100,7 +101,7 @@ def _look_ahead(settings: OnboardConfig, *, local: bool, insecure: bool, as_json
         raise by_reason[str(error.reason)](error.said)
 
 
-def _stages(report: OnboardReport) -> Table:
+def _stages(report: "OnboardReport") -> Table:
     title = f"{report.tenant}: {report.decide.choice} ({report.decide.reason})"
     columns = ("stage", "seconds", "peak MB")
     shown = table(*columns, right=columns[1:], title=title)
@@ -109,8 +110,10 @@ def _stages(report: OnboardReport) -> Table:
     return shown
 
 
-def _teachers(distil: Distilled) -> Table:
+def _teachers(distil: "Distilled") -> Table:
     """Show how much each teacher helped: those with the largest share of the teaching first."""
+    from adapterdistill.manifest import VersionRef
+
     caption = "left out: the composition's held-out score without it, minus the score with all"
     columns = ("teacher", "share", "left out")
     shown = table(
@@ -132,7 +135,7 @@ def _teachers(distil: Distilled) -> Table:
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
-def _checks(found: Preflight) -> Table:
+def _checks(found: "Preflight") -> Table:
     title = f"{found.tenant}: dry run, nothing was changed"
     shown = table("check", "", "found", title=title)
     for check in found.checks:
@@ -141,7 +144,7 @@ def _checks(found: Preflight) -> Table:
     return shown
 
 
-def _estimate(estimate: Estimate) -> Table:
+def _estimate(estimate: "Estimate") -> Table:
     shown = table(
         "stage",
         "seconds",
@@ -155,8 +158,10 @@ def _estimate(estimate: Estimate) -> Table:
     return shown
 
 
-def _disclosed(found: Preflight) -> Table:
+def _disclosed(found: "Preflight") -> Table:
     """Show what leaves the owner, what comes in, and who will see it."""
+    from actors.preflight_checks import mebibytes
+
     shown = table("what", "value", show_header=False)
     estimate = found.estimate
     if estimate is not None:

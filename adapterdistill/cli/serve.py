@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: Annotated[Path, typer.Option(help="Folder of serving bundles; made if absent.")],
+    store: Annotated[Path, typer.Option(help="Folder of serving bundles.")],
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the store if it is absent.")
+    ] = False,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,6 +73,14 @@ def serve(
             "the tenant. Needed to listen beyond loopback.",
         ),
     ] = None,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback",
+            help="Keep questions that are turned away or answered uncertainly in the store, each "
+            "beside its tenant's bundles, for `adapterdistill feedback`.",
+        ),
+    ] = False,
     traces: Annotated[
         bool,
         typer.Option(
@@ -100,13 +111,12 @@ def serve(
     deploys and returns.
     """
     from adapterdistill.registry.server.server import is_loopback
+    from adapterdistill.release import tenants_in
     from serve import local_ray
     from serve.settings import ServeSettings
     from serve.tokens import read_tokens
 
     host = without_brackets(host)
-    if store.exists() and not store.is_dir():
-        raise ConfigError(f"--store {store}: expected a folder")
     if tokens is not None:
         read_tokens(tokens)
     elif not is_loopback(host):
@@ -122,6 +132,7 @@ def serve(
     first, *others = map(_encoder, encoder or ["minilm-l6"])
     settings = {
         "store": str(store.expanduser().resolve()),
+        "create_store": create,
         "encoder": first,
         "other_encoders": others,
         "encoder_mib": encoder_mib,
@@ -133,6 +144,7 @@ def serve(
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
         "tokens": tokens and str(tokens.expanduser().resolve()),
         "open_to_all": tokens is None,
+        "feedback": feedback,
         "traces": traces,
         "insecure_cluster": insecure_cluster,
     }
@@ -143,6 +155,9 @@ def serve(
         _connect(ray, ray_address)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
+    checked.open_store()
+    if not tenants_in(checked.store):
+        typer.echo(f"warning: {checked.store} has no tenant yet", err=True)
     local_ray.check_port(host, port)
     if grpc_port is not None:
         local_ray.check_port("", grpc_port)

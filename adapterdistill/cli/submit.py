@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from actors import submission
 from adapterdistill.cli.options import InsecureCluster
-from adapterdistill.config import load_toml
 from adapterdistill.files import write_file
 
 _PACKAGE = Path("~/.adapterdistill/package.zip")
@@ -45,6 +43,9 @@ def submit(
     Prints the `ray job submit` line that does the same. A folder of the run that is below the
     code's is refused.
     """
+    from actors import submission
+    from adapterdistill.config import load_toml
+
     submission.require_outside(load_toml(config))
     package = package.expanduser().absolute()
     write_file(package, submission.package(submission.ROOT, config))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.distill.batches import Batch, TrainingRows
+from adapterdistill.distill.batches import Batch, Choose, TrainingRows, choose_rows
 from adapterdistill.distill.composition import Composition, FusedTeachers, Mixture
 from adapterdistill.distill.losses import feature_distance, relation_distance
 from adapterdistill.distill.method import Cost, Method, StageTexts, Start, Teaching
@@ -57,6 +57,7 @@ def distillation_of(
     own: BottleneckAdapter | None,
     bottleneck_size: int,
     seed: int,
+    choose: Choose = choose_rows,
 ) -> AdapterDistillation:
     """Stage 2 at its start: the teachers composed, the student the own adapter or near identity."""
     student = (
@@ -68,9 +69,9 @@ def distillation_of(
     )
     composition: Composition
     if own is None:
-        composition = Mixture.of(encoder, teachers, rows)
+        composition = Mixture.of(encoder, teachers, rows, choose=choose)
     else:
-        composition = FusedTeachers.of(encoder, teachers, rows, own=own, seed=seed)
+        composition = FusedTeachers.of(encoder, teachers, rows, own=own, seed=seed, choose=choose)
     return AdapterDistillation(encoder, student.to(encoder.device), composition)
 
 
@@ -141,6 +142,7 @@ class DistilTeachers(Method):
             own=start.initial,
             bottleneck_size=start.bottleneck_size,
             seed=start.seed,
+            choose=start.choose,
         )
 
     def teaching(self, objective: Objective, scored: Sequence[Scored]) -> Teaching:

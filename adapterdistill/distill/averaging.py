@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
-from adapterdistill.distill.batches import Batch, TrainingRows, choose_rows
+from adapterdistill.distill.batches import Batch, Choose, TrainingRows, choose_rows
 from adapterdistill.distill.composition import mixture_weights
 from adapterdistill.distill.losses import prototype_loss
 from adapterdistill.distill.method import Method, StageTexts, Start
@@ -84,7 +84,11 @@ class AverageTeachers(Method):
 
 @torch.no_grad()
 def averaged_teachers(
-    encoder: Encoder, teachers: Sequence[BottleneckAdapter], rows: TrainingRows
+    encoder: Encoder,
+    teachers: Sequence[BottleneckAdapter],
+    rows: TrainingRows,
+    *,
+    choose: Choose = choose_rows,
 ) -> tuple[BottleneckAdapter, Float[Tensor, " N"]]:
     """Average the teachers for a tenant: weighed by how each ranks the rows, and rescaled.
 
@@ -96,7 +100,7 @@ def averaged_teachers(
     """
     if not rows.ids:
         raise ValueError("averaging teachers needs a row of the tenant, got none")
-    chosen = choose_rows(rows, batch_size=SAMPLED_ROWS, seed=0, step=0)
+    chosen = choose(rows, batch_size=SAMPLED_ROWS, seed=0, step=0)
     sample = TrainingRows([rows.ids[row] for row in chosen], rows.labels[chosen])
     shares = mixture_weights(encoder, teachers, sample)
     average = weighted_average(teachers, shares)

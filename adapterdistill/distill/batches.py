@@ -84,15 +84,27 @@ def choose_rows(rows: TrainingRows, *, batch_size: int, seed: int, step: int) ->
         return list(range(len(rows.ids)))
     generator = torch.Generator().manual_seed((seed << 20) + step)
 
+    def permutation(count: int) -> list[int]:
+        order: list[int] = torch.randperm(count, generator=generator).tolist()
+        return order
+
+    return draw_over_faqs(rows, batch_size, permutation)
+
+
+def draw_over_faqs(
+    rows: TrainingRows, batch_size: int, permutation: Callable[[int], list[int]]
+) -> list[int]:
+    """Draw a batch as `choose_rows` says; `permutation(count)` is a random order of `count`."""
+
     def draw(among: Tensor, count: int) -> list[int]:
-        chosen: list[int] = among[torch.randperm(len(among), generator=generator)[:count]].tolist()
+        chosen: list[int] = among[permutation(len(among))[:count]].tolist()
         return chosen
 
     unlabelled = draw(rows.unlabelled, batch_size * len(rows.unlabelled) // len(rows.ids))
     room, faqs = batch_size - len(unlabelled), rows.rows_by_faq
     per_faq = max(4, -(-room // len(faqs))) if faqs else 0
     labelled: list[int] = []
-    for faq in torch.randperm(len(faqs), generator=generator).tolist():
+    for faq in permutation(len(faqs)):
         if len(labelled) >= room:
             break
         labelled += [int(faqs[faq][0]), *draw(faqs[faq][1:], per_faq - 1)]

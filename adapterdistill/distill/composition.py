@@ -18,7 +18,7 @@ from torch import Tensor
 from adapterdistill.adapters import AdapterStack, BottleneckAdapter, Fusion
 from adapterdistill.backbone import Encoder, LayerDelta, pack
 from adapterdistill.distill.adapter_fusion import AdapterFusion
-from adapterdistill.distill.batches import TrainingRows, choose_rows
+from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
 from adapterdistill.distill.losses import prototype_loss
 from adapterdistill.distill.training import Schedule, train
 
@@ -82,13 +82,14 @@ class FusedTeachers:
         *,
         own: BottleneckAdapter,
         seed: int,
+        choose: Choose = choose_rows,
     ) -> "FusedTeachers":
         """Train the fusion on the rows."""
         stack = AdapterStack.of(teachers, dtype=encoder.dtype, device=encoder.device)
         fusion = Fusion.new(encoder.num_layers, encoder.hidden_size, seed=seed)
         objective = AdapterFusion(encoder, stack, fusion.to(encoder.device))
         schedule = Schedule(max_steps=FUSION_STEPS, learning_rate=FUSION_RATE)
-        train(objective, rows, schedule, seed=seed, device=encoder.device)
+        train(objective, rows, schedule, seed=seed, device=encoder.device, choose=choose)
         fusion.requires_grad_(False)
         return cls(stack, fusion, own, attention_shares(encoder, stack, fusion, rows))
 
@@ -139,10 +140,15 @@ class Mixture:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, encoder: Encoder, teachers: Sequence[BottleneckAdapter], rows: TrainingRows
+        cls,
+        encoder: Encoder,
+        teachers: Sequence[BottleneckAdapter],
+        rows: TrainingRows,
+        *,
+        choose: Choose = choose_rows,
     ) -> "Mixture":
         """Weigh and scale `teachers` on some of the rows."""
-        sample = _sample(rows)
+        sample = _sample(rows, choose)
         weights = mixture_weights(encoder, teachers, sample)
         stack = AdapterStack.of(teachers, dtype=encoder.dtype, device=encoder.device)
         outputs, shares = stack.mean(weights), weights.to(encoder.device)
@@ -176,8 +182,8 @@ def mixture_weights(
     return torch.softmax(SHARPNESS * (losses.mean() - losses) / spread, 0).float().cpu()
 
 
-def _sample(rows: TrainingRows) -> TrainingRows:
-    chosen = choose_rows(rows, batch_size=SAMPLED_ROWS, seed=0, step=0)
+def _sample(rows: TrainingRows, choose: Choose = choose_rows) -> TrainingRows:
+    chosen = choose(rows, batch_size=SAMPLED_ROWS, seed=0, step=0)
     return TrainingRows([rows.ids[row] for row in chosen], rows.labels[chosen])
 
 

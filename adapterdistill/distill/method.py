@@ -98,6 +98,8 @@ class Start:
     variant: VariantSettings | None = None
     tasks_file: Path | None = None
     """File that `Method.prepare` wrote, if it wrote one."""
+    choose: Choose = choose_rows
+    """Choice of a step's rows, for what is trained before the first step."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class StageTexts:
     rows: TrainingRows
     folds: Tensor | None
     """[rows] int64: the fold that holds the row out, -1 for none. None: no folds."""
-    choose: Choose = choose_rows
+    choose: Choose | None = None
+    """The method's own choice of a step's rows; None: the stage's."""
 
     def scores(self, objective: Objective) -> Mapping[str, Mapping[str, Metric]]:
         """Metrics by task of what `objective` trained, besides retrieval."""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
-from adapterdistill.distill.batches import TrainingRows
+from adapterdistill.distill.batches import Choose, TrainingRows, choose_rows
 from adapterdistill.distill.folds import CrossValidation, fold_file, train_in_folds
 from adapterdistill.distill.method import (
     OWN_ADAPTER,
@@ -27,6 +27,7 @@ from adapterdistill.distill.method import (
 )
 from adapterdistill.distill.methods import METHODS
 from adapterdistill.distill.objective import Objective, Progress, Scored
+from adapterdistill.distill.private.order import secret_choice
 from adapterdistill.distill.rows import StageRows, read_rows
 from adapterdistill.distill.training import Checkpoint, Schedule, TrainResult, Workers, train
 from adapterdistill.manifest import Metric
@@ -41,6 +42,7 @@ class StageSpec:
     bottleneck_size: int
     schedule: Schedule
     seed: int
+    """Public: of the initialisation, and of the order of rows unless that is secret."""
     method: str | None = None
     """One of `METHODS`; None: stage 1, own rows only."""
     initial: str | None = None
@@ -55,6 +57,8 @@ class StageSpec:
     """Settings of the variant to make of the adapter `initial`, which is then frozen."""
     tasks: str | None = None
     """File that `Method.prepare` may have written."""
+    secret: str | None = None
+    """Draws the rows of each step; None: `seed` does."""
 
     def __post_init__(self) -> None:
         if self.teachers and self.method is None:
@@ -94,10 +98,16 @@ class StageSpec:
             teachers=tuple(map(loaded, self.teachers)),
             variant=variant,
             tasks_file=None if self.tasks is None else Path(self.tasks),
+            choose=choice(self.secret),
         )
 
 
 _SPEC = TypeAdapter(StageSpec)
+
+
+def choice(secret: str | None) -> Choose:
+    """Choice of a step's rows by `secret`; None: by the public seed."""
+    return choose_rows if secret is None else secret_choice(secret)
 
 
 def method_of(spec: StageSpec) -> Method:
@@ -175,7 +185,7 @@ def run_stage(
         train,
         seed=spec.seed,
         device=encoder.device,
-        choose=texts.choose,
+        choose=texts.choose or choice(spec.secret),
         workers=workers,
         progress=progress,
     )

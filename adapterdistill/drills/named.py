@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapterdistill.config import load_section
 from adapterdistill.drills.drill import Drill, Outcome
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import Name
@@ -47,6 +46,8 @@ class OnNamed:
 
 def load_named(file: Path) -> Named:
     """Raises ConfigError as `load_toml` does."""
+    from adapterdistill.config import load_section  # torch: `drill --help` does without
+
     return load_section(file, Named)
 
 

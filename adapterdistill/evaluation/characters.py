@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 NGRAMS = (2, 3, 4)
+_MOST_GRAMS = 2**32
 _CACHED_WORDS = 256
 _LONGEST_CACHED = 20
 """Characters. Both bound a tenant's cache to about 100 kB."""
@@ -84,38 +87,90 @@ class CharacterView:
         )
 
     @cached_property
-    def _table(
-        self,
-    ) -> tuple[Callable[[str], tuple[int, ...]], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A word's known n-grams, and the arrays."""
-        column = {gram: i for i, gram in enumerate(self.grams)}
-
-        def places(word: str) -> tuple[int, ...]:
-            return tuple(column[gram] for gram in _of_word(word) if gram in column)
-
-        # A tenant's users repeat their words, and cutting these up costs the most. The cache is the
-        # tenant's own, and goes with it.
-        cached = lru_cache(_CACHED_WORDS)(places)
-
-        def of(word: str) -> tuple[int, ...]:
-            return cached(word) if len(word) <= _LONGEST_CACHED else places(word)
-
-        arrays = (part.numpy() for part in (self.idf, self.starts, self.faqs, self.weights))
-        return (of, *arrays)  # type: ignore[return-value]
+    def table(self) -> "Table":
+        """The numbers as arrays, built at the first use."""
+        parts = (self.idf, self.starts[:-1], self.starts.diff(), self.faqs, self.weights)
+        return Table(_places_of_words(self.grams), *(part.numpy() for part in parts))
 
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "texts faqs"]:
         """Cosine of each text with each FAQ's centroid; zero where no n-gram is known."""
-        of_word, idf, starts, faqs, weights = self._table
-        scores = np.zeros((len(texts), self.num_faqs), dtype=np.float32)
-        for row, text in enumerate(texts):
-            places, values = _unit(chain.from_iterable(map(of_word, text.lower().split())), idf)
-            first = starts[places]
-            counts = starts[places + 1] - first
-            entries = np.repeat(first - (counts.cumsum() - counts), counts)
-            entries += np.arange(len(entries))
-            shares = weights[entries] * np.repeat(values, counts)
-            scores[row] = np.bincount(faqs[entries], weights=shares, minlength=self.num_faqs)
-        return torch.from_numpy(scores)
+        scores = score_rows([self] * len(texts), texts)
+        return torch.from_numpy(scores).reshape(len(texts), self.num_faqs)
+
+
+class Table(NamedTuple):
+    """The numbers of a `CharacterView`, for `score_rows`."""
+
+    places_of: Callable[[str], tuple[int, ...]]
+    """A word's known n-grams."""
+    idf: NDArray[np.float32]
+    firsts: NDArray[np.int64]
+    """[grams], the first entry of each."""
+    counts: NDArray[np.int64]
+    """[grams], the number of its entries."""
+    faqs: NDArray[np.int64]
+    """[entries]"""
+    weights: NDArray[np.float32]
+    """[entries]"""
+
+
+def _places_of_words(grams: Sequence[str]) -> Callable[[str], tuple[int, ...]]:
+    column = {gram: i for i, gram in enumerate(grams)}
+
+    def places(word: str) -> tuple[int, ...]:
+        return tuple(column[gram] for gram in _of_word(word) if gram in column)
+
+    # A tenant's users repeat their words, and cutting these up costs the most. The cache is the
+    # tenant's own, and goes with it.
+    cached = lru_cache(_CACHED_WORDS)(places)
+    return lambda word: cached(word) if len(word) <= _LONGEST_CACHED else places(word)
+
+
+def score_rows(views: Sequence[CharacterView], texts: Sequence[str]) -> NDArray[np.float32]:
+    """Cosine of each text with each FAQ of its own view, for a batch of tenants.
+
+    A row's own share of the work is small, so what rows have in common is done once for all.
+
+    Args:
+        views: [rows], each row's.
+        texts: [rows].
+
+    Returns:
+        [FAQs of all rows], one row after the other.
+    """
+    if not views:
+        return np.zeros(0, np.float32)
+    tables, rows = [view.table for view in views], np.arange(len(views))
+    found = [
+        list(chain.from_iterable(map(table.places_of, text.lower().split())))
+        for table, text in zip(tables, texts, strict=True)
+    ]
+    keys = np.repeat(rows * _MOST_GRAMS, [*map(len, found)])
+    keys += np.fromiter(chain.from_iterable(found), np.int64, len(keys))
+    keys, times = np.unique(keys, return_counts=True)
+    row_of = keys // _MOST_GRAMS
+    grams = np.split(keys % _MOST_GRAMS, np.searchsorted(row_of, rows[1:]))
+    of_grams = [
+        (table.idf.take(own), table.firsts.take(own), table.counts.take(own))
+        for table, own in zip(tables, grams, strict=True)
+    ]
+    idf, firsts, counts = map(np.concatenate, zip(*of_grams, strict=True))
+    values = (1 + np.log(times)) * idf
+    values /= np.sqrt(np.bincount(row_of, values * values, len(rows)))[row_of]
+
+    ends = counts.cumsum()
+    entries = np.repeat(firsts - (ends - counts), counts) + np.arange(counts.sum())
+    row_of = np.repeat(row_of, counts)
+    own_entries = np.split(entries, np.searchsorted(row_of, rows[1:]))
+    of_entries = [
+        (table.faqs.take(own), table.weights.take(own))
+        for table, own in zip(tables, own_entries, strict=True)
+    ]
+    faqs, weights = map(np.concatenate, zip(*of_entries, strict=True))
+    sizes = np.array([view.num_faqs for view in views])
+    places = faqs + (sizes.cumsum() - sizes)[row_of]
+    scores = np.bincount(places, weights * np.repeat(values, counts), sizes.sum())
+    return scores.astype(np.float32)
 
 
 def _unit(found: Iterable[int], idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 SHARPNESS = 20.0
 """Sharpness of the softmax over cosines, as in training."""
-ROUNDS = 5
+ROUNDS = 10
 ROWS_A_QUERY = 0.3
 """An unlabelled query counts as this much of a labelled row."""
 MOST_PULL = 1.0
-"""Weight of the unlabelled queries' mean over that of the centroid, at most."""
+MOST_PULL_OF_ONE_ROW = 2.0
+"""Weight of the unlabelled queries' mean over that of the centroid, at most: a question alone says
+less of what is asked than queries do."""
 
 
 def shares(
@@ -43,7 +45,8 @@ def refine(
     """The centroids pulled towards the unlabelled queries that are nearest to them.
 
     Each round: R = shares(P, U), m = sum_U R, P = unit(C + w mean_R(U)) with
-    w = min(0.3 m / rows, 1): an FAQ of many rows moves little, and one of a few stray queries, too.
+    w = min(0.3 m / rows, 1), or 2 instead of 1 where there is one row: an FAQ of many rows moves
+    little, and one of a few stray queries, too.
 
     Args:
         centroids: unit length, like all vectors here.
@@ -51,10 +54,11 @@ def refine(
         negatives: texts of other domains; may be empty.
     """
     prototypes = centroids
+    most = torch.where(num_rows == 1, MOST_PULL_OF_ONE_ROW, MOST_PULL)
     for _ in range(rounds if len(unlabelled) else 0):
         share = shares(prototypes, unlabelled, negatives)
         mass = share.sum(0)
         mean = share.T @ unlabelled / mass.clamp(min=1e-9)[:, None]
-        pull = (ROWS_A_QUERY * mass / num_rows).clamp(max=MOST_PULL)
+        pull = torch.minimum(ROWS_A_QUERY * mass / num_rows, most)
         prototypes = F.normalize(centroids + pull[:, None] * mean, dim=-1)
     return prototypes

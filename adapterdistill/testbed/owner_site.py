@@ -54,6 +54,7 @@ def settings(
         "encoder": {"name": str(owner / "encoder"), "dtype": "float32"},
         "registry": {"address": registry, "timeout_s": timeout_s},
         "training": {
+            "public_seed": True,  # runs in two folders are compared
             "bottleneck_size": 8,
             "extract_steps": 12,
             "distil_steps": 12,

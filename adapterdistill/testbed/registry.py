@@ -82,7 +82,7 @@ def registry_process(
     """
     address_file = address_file or root.parent / "address"
     address_file.unlink(missing_ok=True)
-    command = [*before, sys.executable, "-m", "adapterdistill", "registry", "serve"]
+    command = [*before, sys.executable, "-m", "adapterdistill", "registry", "serve", "--create"]
     command += ["--root", str(root), "--port-file", str(address_file), *options]
     with (log or Path(os.devnull)).open("wb") as written:
         process = subprocess.Popen(

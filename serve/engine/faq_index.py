@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapterdistill.evaluation.characters import CharacterView, score_rows
+from adapterdistill.evaluation.scorer import BEHIND
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -28,23 +31,33 @@ class Ranking:
     nobody asked, or there is one FAQ."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Scores of some rows of one tenant."""
-
-    total: NDArray[np.float32]
-    """[rows, FAQs], what FAQs are ranked by."""
-    views: Mapping[str, NDArray[np.float32]]
-    """Each view's own scores, [rows, FAQs] each."""
-    parts: Mapping[str, NDArray[np.float32]]
-    """What views contribute to the order, weighed and on one scale, [rows, FAQs] each."""
+VIEWS = ("cosine", "head", "characters", "answers")
+"""All views that an index may have, in the order of the arrays below."""
 
 
 class Index(Protocol):
     """What ranks the FAQs of one tenant. Immutable; compared and grouped by identity."""
 
-    def scored(self, queries: NDArray[np.float32], texts: Sequence[str]) -> Scored:
-        """Score rows by their unit-length embeddings, [rows, hidden], and their texts."""
+    @property
+    def num_faqs(self) -> int: ...
+
+    @property
+    def weights(self) -> Mapping[str, tuple[float, float]] | None:
+        """Each view's weight in the ranking and in the evidence. None: the cosine is the score."""
+        ...
+
+    @property
+    def characters(self) -> CharacterView | None:
+        """The view of a query's letters; None: it has none."""
+        ...
+
+    def write_views(self, views: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+        """Write the scores of some rows by each other view that the index has.
+
+        Args:
+            views: [views, rows, FAQs], zeros, in the order of `VIEWS`.
+            queries: [rows, hidden], unit length.
+        """
         ...
 
 
@@ -69,13 +82,19 @@ class FaqIndex:
         starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
         return cls(distinct, entries, starts)
 
-    def scored(self, queries: NDArray[np.float32], texts: Sequence[str]) -> Scored:
-        """Score by the largest cosine over each FAQ's vectors."""
+    weights = None
+    characters = None
+
+    @property
+    def num_faqs(self) -> int:
+        return len(self.starts)
+
+    def write_views(self, views: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+        """Write the largest cosine over each FAQ's vectors."""
         cosines = (queries @ self.vectors.T)[:, self.entries]
         if len(self.starts) != len(self.entries):
             cosines = np.maximum.reduceat(cosines, self.starts, axis=1)
-        views = {"cosine": cosines}
-        return Scored(cosines, views, views)
+        views[VIEWS.index("cosine")] = cosines
 
 
 def distinct_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
@@ -107,36 +126,93 @@ def rank(
         top_k: [rows], at least 1 each.
         explain: [rows], whether the ranking holds the views' own scores.
     """
+    if not indexes:
+        return []
     vectors = queries.cpu().numpy()
     rows_of: dict[Index, list[int]] = {}
     for row, index in enumerate(indexes):
         rows_of.setdefault(index, []).append(row)
-    ranking_of: dict[int, Ranking] = {}
+    grouped = [row for rows in rows_of.values() for row in rows]
+    sizes = np.array([indexes[row].num_faqs for row in grouped])
+    views = np.zeros((len(VIEWS), sizes.sum()), np.float32)
+    place = 0
     for index, rows in rows_of.items():
-        scored = index.scored(vectors[rows], [texts[row] for row in rows])
-        scores = scored.total
-        # Two at least: an explanation compares the best with the second.
-        longest = max(2, *(top_k[row] for row in rows))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :longest]
-        best = np.take_along_axis(scores, order, axis=1)
-        for place, (row, faqs, row_scores) in enumerate(
-            zip(rows, order.tolist(), best.tolist(), strict=True)
-        ):
-            faqs = faqs[: top_k[row]]
-            ranking = Ranking(faqs, row_scores[: top_k[row]])
-            if explain[row]:
-                ranking = _explained(ranking, scored, place, order[place].tolist())
-            ranking_of[row] = ranking
+        end = place + len(rows) * index.num_faqs
+        index.write_views(views[:, place:end].reshape(len(VIEWS), len(rows), -1), vectors[rows])
+        place = end
+    letters = {row: view for row in grouped if (view := indexes[row].characters) is not None}
+    have_letters = np.repeat([row in letters for row in grouped], sizes)
+    views[VIEWS.index("characters"), have_letters] = score_rows(
+        [*letters.values()], [texts[row] for row in letters]
+    )
+    scores, parts = _combined(views, sizes, [indexes[row].weights for row in grouped])
+    ranking_of: dict[int, Ranking] = {}
+    for row, size, end in zip(grouped, sizes.tolist(), sizes.cumsum().tolist(), strict=True):
+        own = slice(end - size, end)
+        order = np.argsort(-scores[own], kind="stable")[: max(2, top_k[row])]
+        faqs = order[: top_k[row]]
+        ranking = Ranking(faqs.tolist(), scores[own][faqs].tolist())
+        if explain[row]:
+            names = tuple(indexes[row].weights or ("cosine",))
+            ranking = _explained(ranking, names, views[:, own], parts[:, own], order.tolist())
+        ranking_of[row] = ranking
     return [ranking_of[row] for row in range(len(indexes))]
 
 
-def _explained(ranking: Ranking, scored: Scored, row: int, best: Sequence[int]) -> Ranking:
-    """Add the views to one row's ranking. `best`: its two best FAQs at least, if it has two."""
-    views = [
-        {name: float(scores[row, faq]) for name, scores in scored.views.items()}
-        for faq in ranking.faqs
-    ]
+def _combined(
+    views: NDArray[np.float32],
+    sizes: NDArray[np.intp],
+    weights: Sequence[Mapping[str, tuple[float, float]] | None],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weigh the views of all rows, whose FAQs lie one row after the other.
+
+    The same as `adapterdistill.evaluation.scorer.Scorer.__call__`, for many tenants in one pass.
+
+    Args:
+        views: [views, FAQs of all rows].
+        sizes: [rows], the FAQs of each.
+        weights: [rows], of each row's index.
+
+    Returns:
+        The scores, [FAQs of all rows], and what each view contributes to the order, weighed and on
+        one scale, [views, FAQs of all rows].
+    """
+    cosine = views[VIEWS.index("cosine")]
+    if not any(weights):
+        return cosine, views
+    none = (0.0, 0.0)
+    in_ranking, in_evidence = np.array(
+        [[(of or {}).get(name, none) for of in weights] for name in VIEWS], np.float32
+    ).transpose(2, 0, 1)
+    starts = sizes.cumsum() - sizes
+    mean = np.add.reduceat(views, starts, axis=1) / sizes
+    parts = views - np.repeat(mean, sizes, axis=1)
+    spread = np.sqrt(np.add.reduceat(parts * parts, starts, axis=1) / sizes)
+    parts *= np.repeat(in_ranking / np.maximum(spread, np.float32(1e-6)), sizes, axis=1)
+    ranking = parts.sum(0)
+    best = np.maximum.reduceat(ranking, starts)
+    evidence = (in_evidence * np.maximum.reduceat(views, starts, axis=1)).sum(0)
+    scores = np.repeat(evidence + BEHIND * -best, sizes) + BEHIND * ranking
+    has_weights = np.repeat([of is not None for of in weights], sizes)
+    return np.where(has_weights, scores, cosine), np.where(has_weights, parts, views)
+
+
+def _explained(
+    ranking: Ranking,
+    names: Sequence[str],
+    views: NDArray[np.float32],
+    parts: NDArray[np.float32],
+    best: Sequence[int],
+) -> Ranking:
+    """Add the named views to one row's ranking.
+
+    Args:
+        views, parts: [views, FAQs] of the row.
+        best: its two best FAQs at least, if it has two.
+    """
+    own = {name: (views[VIEWS.index(name)], parts[VIEWS.index(name)]) for name in names}
+    found = [{name: float(view[faq]) for name, (view, _) in own.items()} for faq in ranking.faqs]
     if len(best) < 2:
-        return replace(ranking, views=views)
-    ahead = {name: part[row, best[0]] - part[row, best[1]] for name, part in scored.parts.items()}
-    return replace(ranking, views=views, decided_by=max(ahead, key=lambda name: ahead[name]))
+        return replace(ranking, views=found)
+    ahead = {name: part[best[0]] - part[best[1]] for name, (_, part) in own.items()}
+    return replace(ranking, views=found, decided_by=max(ahead, key=lambda name: ahead[name]))

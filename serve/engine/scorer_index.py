@@ -3,21 +3,17 @@
 One matrix product gives the cosines, the head's scores and the answers' cosines of a tenant's rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adapterdistill.evaluation.characters import CharacterView
-from adapterdistill.evaluation.scorer import (
-    BEHIND,
-    Scorer,
-    evidence_weights,
-    ranking_weights,
-)
-from serve.engine.faq_index import Scored, distinct_rows
+from adapterdistill.evaluation.scorer import Scorer, evidence_weights, ranking_weights
+from serve.engine.faq_index import VIEWS, distinct_rows
 
 _NO_SENTENCE = -1.0
 """Score by its answer of an FAQ that has none."""
@@ -43,7 +39,7 @@ class ScorerIndex:
 
     @classmethod
     def of(cls, scorer: Scorer) -> "ScorerIndex":
-        """Arrange a scorer's tensors for `scored`."""
+        """Arrange a scorer's tensors for `write_views`."""
         parts = [scorer.prototypes] + ([scorer.head.weight] if scorer.head else [])
         faqs: NDArray[np.int64] = np.zeros(0, np.int64)
         if scorer.answers is not None:
@@ -52,7 +48,7 @@ class ScorerIndex:
             parts.append(scorer.answers.vectors[order])
         vectors, columns = distinct_rows(torch.cat(parts).numpy())
         starts = np.flatnonzero(np.diff(faqs, prepend=-1))
-        scorer.characters([""])  # builds its table of n-grams now, instead of at the first query
+        assert scorer.characters.table  # built now, instead of at the first query
         return cls(
             vectors=vectors,
             columns=columns,
@@ -63,44 +59,27 @@ class ScorerIndex:
             num_sentences=len(faqs),
         )
 
-    def scored(self, queries: NDArray[np.float32], texts: Sequence[str]) -> Scored:
-        """Score rows as `Scorer.__call__` does: [rows, hidden] and [rows] texts."""
+    @property
+    def num_faqs(self) -> int:
+        return self.characters.num_faqs
+
+    @cached_property
+    def weights(self) -> Mapping[str, tuple[float, float]]:
+        """Each view's weight in the ranking and in the evidence."""
+        has = {"head": self.bias is not None, "answers": bool(self.num_sentences)}
+        names = [name for name in VIEWS if has.get(name, True)]
+        ranking, evidence = ranking_weights(names), evidence_weights(names)
+        return {name: (ranking[name], evidence.get(name, 0.0)) for name in names}
+
+    def write_views(self, views: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+        """Score rows by each view but the characters, as `Scorer.__call__` does."""
+        cosine, head, _, answers = views
         products = (queries @ self.vectors.T)[:, self.columns]
-        count = self.characters.num_faqs
-        cosine, letters = products[:, :count], self.characters(texts).numpy()
-        views = {"cosine": cosine}
+        count = self.num_faqs
+        cosine[:] = products[:, :count]
         if self.bias is not None:
-            views["head"] = products[:, count : 2 * count] + self.bias
-        views["characters"] = letters
-        if len(self.starts):
-            views["answers"] = self._answers(products[:, -self.num_sentences :])
-        weights = ranking_weights(views)
-        parts = _weighted(np.stack([views[name] for name in weights]), [*weights.values()])
-        ranking = parts.sum(0)
-        behind = ranking.max(1, keepdims=True) - ranking
-        evidence = np.zeros(len(queries), np.float32)
-        for name, weight in evidence_weights(views).items():
-            evidence += np.float32(weight) * views[name].max(1)
-        scores = evidence[:, None] - np.float32(BEHIND) * behind
-        return Scored(scores, views, dict(zip(weights, parts, strict=True)))
-
-    def _answers(self, sentences: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Largest cosine over each FAQ's sentences: [rows, sentences] to [rows, FAQs]."""
-        best = np.maximum.reduceat(sentences, self.starts, axis=1)
-        found = np.full((len(best), self.characters.num_faqs), _NO_SENTENCE, np.float32)
-        found[:, self.answered] = np.maximum(best, _NO_SENTENCE)
-        return found
-
-
-def _weighted(scores: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
-    """Standardise each view's scores for each query, and weigh them, [views, rows, FAQs].
-
-    The same as `adapterdistill.evaluation.scorer.standardised`.
-    """
-    # `reduce` and `einsum`: numpy's `mean` and `std` cost more than all of this on short rows.
-    count = np.float32(scores.shape[2])
-    scores -= np.add.reduce(scores, axis=2, keepdims=True) / count
-    spread = np.sqrt(np.einsum("vrf,vrf->vr", scores, scores) / count)
-    factors = np.array(weights, np.float32)[:, None] / np.maximum(spread, np.float32(1e-6))
-    scores *= factors[:, :, None]
-    return scores
+            np.add(products[:, count : 2 * count], self.bias, out=head)
+        if self.num_sentences:
+            best = np.maximum.reduceat(products[:, -self.num_sentences :], self.starts, axis=1)
+            answers[:] = _NO_SENTENCE
+            answers[:, self.answered] = np.maximum(best, _NO_SENTENCE)

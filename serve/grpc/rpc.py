@@ -188,7 +188,7 @@ def _checked(kind: type[Checked], given: dict[str, Any]) -> Checked:
         return kind.model_validate(given)
     except ValidationError as error:
         faults = error.errors()
-        told = "; ".join(sentence(fault) for fault in faults[:8])
+        told = "; ".join(sentence(fault, SearchRequest.model_fields) for fault in faults[:8])
         raise InvalidRequestError(told, field=field_of(faults[0]["loc"])) from None
 
 

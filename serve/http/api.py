@@ -4,6 +4,7 @@ Errors become statuses here and nowhere else. No error quotes the request: FastA
 the input, so it is replaced.
 """
 
+import asyncio
 import math
 import re
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from inspect import signature
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Path, Request
@@ -25,6 +27,7 @@ from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
     NoCandidateError,
+    NoFeedbackError,
     OverloadedError,
     UnknownTenantError,
     WithdrawnError,
@@ -32,6 +35,7 @@ from adapterdistill.errors import (
 from serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from serve.http import docs, openapi
 from serve.http.fault_words import sentence
+from serve.http.feedback import FeedbackRequest
 from serve.http.middleware import (
     BodyLimit,
     Guard,
@@ -60,6 +64,7 @@ if TYPE_CHECKING:  # it needs an extra
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
     NoCandidateError: HTTPStatus.NOT_FOUND,
+    NoFeedbackError: HTTPStatus.NOT_FOUND,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
@@ -81,10 +86,12 @@ def build_api(
     tokens: Tokens | None = None,
     log_requests: bool = False,
     tracing: "Tracing | None" = None,
+    feedback_store: FilePath | None = None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
-    Without `tokens` everyone who reaches the app may ask for every tenant.
+    Without `tokens` everyone who reaches the app may ask for every tenant. Without a
+    `feedback_store`, the folder of bundles, no feedback is taken.
     """
     metrics = metrics or Metrics()
     searcher = searcher or Searcher(engine, batcher)
@@ -142,18 +149,40 @@ def build_api(
         methods=["POST"],
         operation_id="search",
         tags=["search"],
-        responses=openapi.refusals()
+        responses=openapi.refusals(without=["NO_FEEDBACK"])
         | {200: {"content": {"application/json": {"example": openapi.ANSWER_EXAMPLE}}}},
         response_model=SearchResponse,
         openapi_extra=guarded,
         route_class_override=SearchRoute,
     )
 
+    @api.post(
+        "/v1/tenants/{tenant}/feedback",
+        status_code=HTTPStatus.NO_CONTENT,
+        operation_id="giveFeedback",
+        tags=["search"],
+        responses=openapi.refusals(without=["NO_CANDIDATE"]),
+        openapi_extra=guarded,
+    )
+    async def give_feedback(
+        tenant: TenantInPath,
+        body: Annotated[FeedbackRequest, Body(openapi_examples=openapi.FEEDBACK_EXAMPLES)],
+        request: Request,
+    ) -> None:
+        """Say whether an answer was right, or which FAQ is. The owner may train on it."""
+        _check_content_type(request)
+        if feedback_store is None:
+            raise NoFeedbackError("this deployment keeps no feedback: see `serve --feedback`")
+        live = await engine.hold(tenant, LOAD_TIMEOUT_S)
+        if body.faq_id is not None and body.faq_id not in {faq.faq_id for faq in live.faqs}:
+            raise RequestValidationError([{"type": "faq_id", "loc": ("body", "faq_id")}])
+        await asyncio.to_thread(body.write, feedback_store, tenant)
+
     @api.get(
         "/v1/tenants/{tenant}",
         operation_id="getTenant",
         tags=["state"],
-        responses=openapi.refusals(without=["NO_CANDIDATE"]),
+        responses=openapi.refusals(without=["NO_CANDIDATE", "NO_FEEDBACK"]),
         openapi_extra=guarded,
     )
     async def tenant_status(tenant: TenantInPath) -> TenantStatus:
@@ -224,7 +253,8 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = sorted({sentence(fault) for fault in error.errors()})
+    body = FeedbackRequest if request.url.path.endswith("/feedback") else SearchRequest
+    faults = sorted({sentence(fault, body.model_fields) for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 
 

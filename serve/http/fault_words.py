@@ -3,7 +3,7 @@
 No sentence repeats a value, a key that the caller invented, or a library's own words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
@@ -16,6 +16,8 @@ MUST_BE = {
     "top_k": f"a whole number from 1 to {MAX_TOP_K}",
     "alias": "live or canary",
     "explain": "true or false",
+    "verdict": "right, wrong or out_of_scope",
+    "faq_id": "text",
     "the body": "a JSON object",
 }
 """What each field of a request must be."""
@@ -27,15 +29,20 @@ _OTHERWISE = {
     "json_undecodable": "cannot be decoded as JSON",
     "content_type": "must be sent with Content-Type: application/json",
     "query_or_queries": "must have either query or queries",
+    "verdict": "must have a faq_id with the verdict right, and only then",
+    "faq_id": "is not an FAQ of the tenant",
 }
 """Faults that are not about what a field must be."""
 
 
-def sentence(fault: Mapping[str, Any]) -> str:
-    """Say what is wrong with a field, for one of `ValidationError.errors()`."""
+def sentence(fault: Mapping[str, Any], fields: Iterable[str]) -> str:
+    """Say what is wrong with a field, for one of `ValidationError.errors()`.
+
+    Args:
+        fields: those of the request's body.
+    """
     if fault["type"] == "extra_forbidden":
-        fields = ", ".join(name for name in MUST_BE if name not in ("tenant", "the body"))
-        return f"the body has an unknown field: its fields are {fields}"
+        return f"the body has an unknown field: its fields are {', '.join(fields)}"
     field, kind = field_of(fault["loc"]), fault["type"]
     if kind in _OTHERWISE:
         return f"{field} {_OTHERWISE[kind]}"

@@ -37,6 +37,12 @@ REFUSALS = (
         "The canary is asked for, and there is none.",
         "tenant acme has no candidate",
     ),
+    Refusal(
+        404,
+        "NO_FEEDBACK",
+        "The deployment keeps no feedback.",
+        "this deployment keeps no feedback: see `serve --feedback`",
+    ),
     Refusal(410, "WITHDRAWN", "The tenant's adapter was withdrawn.", "the version is withdrawn"),
     Refusal(
         413,
@@ -95,6 +101,16 @@ SEARCH_EXAMPLES: dict[str, Any] = {
     "several": {
         "summary": "Several questions",
         "value": {"queries": ["When are you open?", "How do I pay?"]},
+    },
+}
+FEEDBACK_EXAMPLES: dict[str, Any] = {
+    "right": {
+        "summary": "The FAQ that answers a question",
+        "value": {"query": "Do you open on Sunday?", "verdict": "right", "faq_id": "opening-hours"},
+    },
+    "out_of_scope": {
+        "summary": "A question that no FAQ answers",
+        "value": {"query": "Who won the match?", "verdict": "out_of_scope"},
     },
 }
 ANSWER_EXAMPLE: dict[str, Any] = {

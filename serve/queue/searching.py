@@ -12,6 +12,7 @@ from serve.engine.engine import Engine
 from serve.engine.items import SearchAnswer, SearchItem
 from serve.engine.live import Alias, LiveTenant
 from serve.queue.batcher import Batcher
+from serve.queue.keeping import Keeper
 from serve.queue.request_context import RequestContext
 from serve.queue.shadow import Shadow
 
@@ -19,15 +20,22 @@ from serve.queue.shadow import Shadow
 class Searcher:
     """Answers requests. Belongs to one event loop.
 
+    keeper: keeps the questions that are answered badly; None: nobody does.
     draw: returns a number in [0, 1); the candidate answers if it is below the candidate's share.
     """
 
     def __init__(
-        self, engine: Engine, batcher: Batcher, *, draw: Callable[[], float] = random.random
+        self,
+        engine: Engine,
+        batcher: Batcher,
+        *,
+        keeper: Keeper | None = None,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.shadow = Shadow(engine, batcher)
         self._engine = engine
         self._batcher = batcher
+        self._keeper = keeper
         self._draw = draw
 
     async def search(
@@ -109,5 +117,7 @@ class Searcher:
                 raise outcome
             answers.append(outcome)
         context.version, context.alias = held.manifest.version, alias
+        if self._keeper is not None:
+            self._keeper.see(tenant, texts, answers)
         held.drift.count((answer.ranked[0].score, answer.abstained) for answer in answers)
         return answers

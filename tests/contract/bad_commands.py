@@ -106,8 +106,22 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ),
     (
         "a file for a registry's folder",
-        ["registry", "serve", "--root", "file"],
+        ["registry", "serve", "--create", "--root", "file"],
         "error [REGISTRY_ERROR]: cannot open the registry folder file: File exists",
+    ),
+    (
+        "a misspelt folder of a registry",
+        ["registry", "serve", "--root", "regstry"],
+        "error [INVALID_CONFIG]: --root regstry: no registry there: correct its name, make "
+        "certificates with `adapterdistill registry init --root regstry`, or begin one in plain "
+        "text with --create",
+    ),
+    (
+        "a folder without a registry",
+        ["registry", "serve", "--root", "folder"],
+        "error [INVALID_CONFIG]: --root folder: no registry there: correct its name, make "
+        "certificates with `adapterdistill registry init --root folder`, or begin one in plain "
+        "text with --create",
     ),
     (
         "a zero in a host's name",
@@ -118,11 +132,6 @@ COMMANDS: list[tuple[str, list[str], str]] = [
         "a file for a folder of keys",
         ["owner", "show", "file"],
         "error [INVALID_CONFIG]: file/tls.key: Not a directory",
-    ),
-    (
-        "a file for a store",
-        ["serve", "--store", "file"],
-        "error [INVALID_CONFIG]: --store file: expected a folder",
     ),
     (
         "a pipe for tokens",

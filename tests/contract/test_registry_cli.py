@@ -88,7 +88,7 @@ def test_address_may_come_from_a_file(registry: Running, tmp_path: Path) -> None
         (["show", "tenants/acme/adapters/faq/versions/00000000"], NotFoundError),
         (["show", "tenants/acme/adapters/faq/aliases/none"], NotFoundError),
         (["fetch", "tenants/acme/adapters/faq/aliases/live", "/dev/null/x"], ConfigError),
-        (["serve", "--root", "/dev/null/x"], RegistryError),
+        (["serve", "--create", "--root", "/dev/null/x"], RegistryError),
     ],
 )
 def test_faults_are_domain_errors(

@@ -25,7 +25,7 @@ class Process:
     """`adapterdistill registry serve` on one folder, ready when constructed."""
 
     def __init__(self, root: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "adapterdistill", "registry", "serve"]
+        command = [sys.executable, "-m", "adapterdistill", "registry", "serve", "--create"]
         self._child = subprocess.Popen(
             [*command, "--root", str(root), *options],
             stdout=subprocess.PIPE,

@@ -49,6 +49,11 @@ extract_steps = 10
 
 def base_closure() -> dict[str, metadata.Distribution]:
     """Find every distribution that a plain `pip install adapterdistill` brings, by its name."""
+    return closure(PROJECT["dependencies"])
+
+
+def closure(requirements: list[str]) -> dict[str, metadata.Distribution]:
+    """Find every distribution that the requirements bring, by its name."""
     found: dict[str, metadata.Distribution] = {}
     followed: set[tuple[str, str]] = set()
 
@@ -63,7 +68,7 @@ def base_closure() -> dict[str, metadata.Distribution]:
                 if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                     follow(needed)
 
-    for line in PROJECT["dependencies"]:
+    for line in requirements:
         follow(Requirement(line))
     return found
 
@@ -180,7 +185,8 @@ def test_the_wheel_alone_onboards_and_serves_a_sample_tenant(command: Path, home
     assert run(command, home, "--version") == f"adapterdistill {__version__}\n"
     run(command, home, "data", "samples", "data", "--name", TENANT)
     (home / "run.toml").write_text(RUN, "utf-8")
-    registry = ("registry", "serve", "--root", "registry", "--port-file", "registry.address")
+    registry = ("registry", "serve", "--create", "--root", "registry")
+    registry += ("--port-file", "registry.address")
     with running(command, home, lambda _: (home / "registry.address").exists(), *registry):
         told = run(command, home, "onboard", "--config", "run.toml", "--local", "--format", "json")
         listed = run(
@@ -197,6 +203,31 @@ def test_the_wheel_alone_onboards_and_serves_a_sample_tenant(command: Path, home
         )
     found = json.loads(answer)
     assert found["tenant"] == TENANT and found["results"][0]["ranked"]
+
+
+def test_the_client_alone_needs_httpx_and_nothing_of_the_system(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "adapterdistill" / "client", source, ignore=lambda *_: ["__pycache__"])
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source))
+    [made] = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "environment", symlinks=True)
+    python = tmp_path / "environment" / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": tmp_path / "environment"}))
+    brought = closure(["httpx>=0.28"])
+    link([*brought.values()], site)
+    pip("--python", str(python), "install", "--no-index", str(made))
+    assert brought.keys() == {"anyio", "certifi", "h11", "httpcore", "httpx", "idna"} | (
+        brought.keys() & {"sniffio", "typing-extensions"}
+    )
+    code = (
+        "from adapterdistill_client import Client, SearchError\n"
+        "try: Client('127.0.0.1:1', 'acme').search('hi')\n"
+        "except SearchError as error: print(error.reason)\n"
+    )
+    done = subprocess.run(
+        [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "UNREACHABLE\n"
 
 
 def test_a_command_that_needs_an_extra_names_it(command: Path, home: Path) -> None:

@@ -142,24 +142,28 @@ def test_help_names_every_subcommand_and_every_exit_code(
         assert expected in words
 
 
-@pytest.mark.parametrize(
-    "args", [["--help"], ["registry", "--help"], ["registry", "serve", "--help"]]
-)
-def test_help_and_the_registry_load_neither_torch_nor_ray(args: list[str]) -> None:
+def test_no_help_loads_torch_transformers_or_ray() -> None:
     code = """
-import json, sys
-from adapterdistill.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    print()
-    print(json.dumps(sorted(sys.modules)))
+import contextlib, io, json, sys
+from adapterdistill import cli
+
+def paths(command, path):
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from paths(inner, [*path, name])
+
+told = {}
+for path in [[], *(path for name in cli.SUBCOMMANDS for path in paths(cli.load(name), [name]))]:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        cli.main([*path, "--help"])
+    assert "Usage: adapterdistill" in shown.getvalue()
+    heavy = {"torch", "transformers", "ray"} & set(sys.modules)
+    told[" ".join(path)] = sorted(heavy)
+print(json.dumps(told))
 """
-    loaded = json.loads(run_python(code, *args).splitlines()[-1])
-    assert "adapterdistill.cli" in loaded
-    assert {"torch", "ray", "transformers"}.isdisjoint(loaded)
-    if args[0] == "registry":
-        assert "adapterdistill.cli.registry" in loaded
+    told = json.loads(run_python(code))
+    assert {"", "onboard", "drill", "registry audit verify", "bench transfer"} <= told.keys()
+    assert {path: heavy for path, heavy in told.items() if heavy} == {}
 
 
 def test_every_subcommand_in_the_table_exists() -> None:

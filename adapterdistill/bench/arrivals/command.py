@@ -11,7 +11,7 @@ import torch
 
 from adapterdistill.backbone.resolve import encoder_folder
 from adapterdistill.bench.arrivals.arriving import UNLABELLED, ArrivalBench, Arriving, teacher_of
-from adapterdistill.bench.arrivals.findings import Results, findings
+from adapterdistill.bench.arrivals.findings import Result, Results, findings
 from adapterdistill.bench.arrivals.report import markdown
 from adapterdistill.bench.arrivals.setfit import Fit, SetFitBench, setfit_version
 from adapterdistill.bench.sizes import named_size
@@ -51,12 +51,14 @@ def arrivals_command(
     encoder: EncoderOptions,
     processes: int,
     time_limit_s: float | None,
+    alone: bool = False,
     setfit: Path | None = None,
     training: Mapping[str, int] | None = None,
 ) -> Report:
     """Run every arrival that the cache lacks, and write the report.
 
     Args:
+        alone: also onboard each tenant that has queries while the registry holds no teacher.
         setfit: a Python that has SetFit, for its row of the table; None: no row.
         training: keys of the runs' [training] that differ from the defaults.
 
@@ -76,6 +78,9 @@ def arrivals_command(
     work: dict[str, Sequence[Arriving | Cell]] = {
         "teachers": [teacher_of(name) for name in sorted(tenants)],
         "arrivals": jobs,
+        "arrivals without other tenants": [_alone(job) for job in jobs if job.k != 0]
+        if alone
+        else [],
     }
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     runner = nullcontext(run_here(bench)) if processes == 1 else worker_processes(opened, processes)
@@ -84,6 +89,11 @@ def arrivals_command(
             _make(run, title, [job for job in part if bench.key(job) not in bench.cache], deadline)
     results = [(job, bench.cache.read(bench.key(job))) for job in jobs]
     made: Results = [(job, result) for job, result in results if result is not None]
+    if alone:
+        made = [
+            (job, _with_alone(result, bench.cache.read(bench.key(_alone(job)))))
+            for job, result in made
+        ]
     facts = environment(loaded) | {
         "processes": processes,
         "size": size,
@@ -95,6 +105,19 @@ def arrivals_command(
         facts["SetFit"] = version
     found = findings(made, len(jobs), facts)
     return write_report(out, found, markdown(found))
+
+
+def _alone(job: Arriving) -> Arriving:
+    """The same arrival while the registry holds no teacher."""
+    return replace(job, teachers=())
+
+
+def _with_alone(result: Result, alone: Result | None) -> Result:
+    """Add the rows of what a tenant has by itself, where that was run."""
+    if alone is None or "rows" not in alone or "rows" not in result:
+        return result
+    own = {"own": alone["rows"]["own"], "alone": alone["rows"]["served"]}
+    return {**result, "rows": result["rows"] | own}
 
 
 def _with_setfit(bench: SetFitBench, made: Results, deadline: float | None) -> Results:

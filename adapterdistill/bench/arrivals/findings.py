@@ -18,7 +18,8 @@ LABELS = {
     "logistic": "logistic regression",
     "hybrid": "logistic regression with TF-IDF",
     "setfit": "SetFit",
-    "own": "own adapter of the run",
+    "own": "own adapter",
+    "alone": "served by a run without other tenants",
     "student": "student of the run",
     "served": "**served**",
 }
@@ -42,7 +43,8 @@ class Place(NamedTuple):
     unlabelled: bool
 
 
-Results = Sequence[tuple[Arriving, Mapping[str, Any]]]
+Result = Mapping[str, Any]
+Results = Sequence[tuple[Arriving, Result]]
 
 
 def findings(results: Results, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:

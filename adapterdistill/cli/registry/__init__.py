@@ -29,6 +29,7 @@ from adapterdistill.cli.registry.client import (
     resolve,
 )
 from adapterdistill.cli.tables import print_table, table
+from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_file
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.admission import Limits
@@ -47,9 +48,10 @@ DEFAULT_QUOTAS = Quotas()
 
 @app.command()
 def serve(
-    root: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The registry's folder; made if absent.")
-    ],
+    root: Annotated[Path, typer.Option(metavar="FOLDER", help="The registry's folder.")],
+    create: Annotated[
+        bool, typer.Option("--create", help="Begin an empty registry where there is none.")
+    ] = False,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
@@ -95,6 +97,12 @@ def serve(
 
     It uses mutual TLS after `registry init`, and plain text on loopback before.
     """
+    if not (create or server.is_registry(root)):
+        raise ConfigError(
+            f"--root {root}: no registry there: correct its name, make certificates with "
+            f"`adapterdistill registry init --root {root}`, or begin one in plain text with "
+            "--create"
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def announce(address: str) -> None:

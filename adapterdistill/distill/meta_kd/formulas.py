@@ -12,6 +12,7 @@ domain, every weight multiplies its own row's loss, and padding takes no part.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -63,10 +64,12 @@ class Prototypes:
         Rows are of unit length, so that exchanging one moves a mean by at most 2 / count; the
         noise's standard deviation is `noise` times that in every coordinate. Counts are exact.
         """
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(self.means.shape, generator=generator).to(self.means.device)
+        # Not torch's generator: on the CPU it uses 32 bits of its seed, which can be tried.
+        drawn = np.random.default_rng(seed).standard_normal(self.means.shape, dtype=np.float32)
         spread = noise * 2 / self.counts.clamp(min=1) * (self.counts > 0)
-        return Prototypes(self.means + drawn * spread[..., None], self.counts)
+        return Prototypes(
+            self.means + torch.from_numpy(drawn).to(spread) * spread[..., None], self.counts
+        )
 
 
 def typicality(

@@ -22,6 +22,7 @@ from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
+from adapterdistill.registry.upkeep.backup import INDEX
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 
@@ -181,6 +182,11 @@ def _credentials_in(root: Path) -> ServerCredentials | None:
     if folder.exists() or (root / AUTHORITY_FOLDER).exists():
         return ServerCredentials(folder)
     return None
+
+
+def is_registry(root: Path) -> bool:
+    """Say whether a registry was begun in the folder, by certificates or by serving it."""
+    return any((root / name).exists() for name in (SERVER_FOLDER, AUTHORITY_FOLDER, INDEX))
 
 
 def is_loopback(host: str) -> bool:

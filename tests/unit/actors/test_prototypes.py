@@ -96,7 +96,7 @@ def test_noise_is_the_same_for_the_same_rows_and_another_s_is_other(
     assert shared_by(config, tiny_encoder) == first
     elsewhere = config.model_copy(update={"workspace": f"{config.workspace}-2"})
     assert shared_by(elsewhere, tiny_encoder).means != first.means
-    key = Path(config.workspace) / config.tenant / "noise.key"
+    key = Path(config.workspace) / config.tenant / "secret.key"
     assert key.stat().st_mode & 0o077 == 0 and len(key.read_bytes()) == 32
     # Of one row more, all noise is other: no difference of two records takes it out.
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.data_owner import PERHAPS_OUT_OF_SCOPE
-from actors.judging import _held
+from actors.judging import PERHAPS_OUT_OF_SCOPE, _held
 from actors.onboarding import OnboardReport
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder

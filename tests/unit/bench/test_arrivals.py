@@ -102,6 +102,15 @@ def test_setfit_joins_the_table_where_its_python_is_named(
     assert found["environment"]["SetFit"] == "1.2.0"
 
 
+def test_a_run_without_other_tenants_joins_the_table_where_it_is_asked_for(run: Run) -> None:
+    assert "alone" not in run(FIRST)["blocks"][0]["rows"]
+    for block in run(FIRST, alone=True)["blocks"]:
+        for name in ("own", "alone"):
+            found, served = block["rows"][name], block["rows"]["served"]
+            gain = served["top1"] - found["top1"]
+            assert found["served_over_it"]["mean"] == pytest.approx(gain)
+
+
 def test_the_report_holds_no_text_of_a_tenant_and_no_path(
     run: Run, home: Path, tenants: dict[str, BenchTenant]
 ) -> None:

@@ -241,7 +241,7 @@ def test_a_lost_cluster_exits_7(
     def lost(_: object, *, insecure: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
-    monkeypatch.setattr("adapterdistill.cli.onboard.on_cluster", lost)
+    monkeypatch.setattr("actors.onboarding.on_cluster", lost)
     assert run("--config", toml()) == 7
     assert "error [NO_OWNER_NODE]" in capfd.readouterr().err
 

@@ -1,5 +1,6 @@
 """`adapterdistill query` against a stand-in server on loopback; what `serve` refuses."""
 
+import errno
 import json
 import os
 import stat
@@ -243,6 +244,36 @@ def test_a_file_of_tokens_is_checked_before_ray_starts(tmp_path: Path) -> None:
     args = ["--store", str(tmp_path), "--host", "0.0.0.0", "--tokens", str(tmp_path / "absent")]
     with pytest.raises(ConfigError, match="absent: No such file"):
         run(*args, command="serve")
+
+
+@pytest.mark.parametrize(
+    ("store", "options", "said"),
+    [
+        ("bundels", [], "bundels: no such store: correct its name, or begin an empty one with"),
+        ("file", [], "store .*file: expected a folder"),
+        ("file/bundles", [], "bundles: no such store"),
+        ("file/bundles", ["--create"], "bundles cannot be used: Not a directory"),
+        ("n" * 300, ["--create"], "cannot be used: File name too long"),
+    ],
+)
+def test_a_store_that_is_absent_or_unusable_is_told_before_ray_starts(
+    tmp_path: Path, store: str, options: list[str], said: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=said):
+        run("--store", str(tmp_path / store), *options, command="serve")
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_store_that_others_have_closed_is_told_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("serve.settings.private_folder", closed)
+    with pytest.raises(ConfigError, match=f"store {tmp_path} cannot be used: Permission denied"):
+        run("--store", str(tmp_path), command="serve")
 
 
 def test_asking_needs_neither_torch_nor_ray() -> None:

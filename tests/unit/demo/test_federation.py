@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import pytest
 
-from adapterdistill.cli import federation as command
 from adapterdistill.cli import main
 from adapterdistill.demo.federation import TENANTS, Federation
 from adapterdistill.demo.steps import Steps
@@ -44,7 +43,7 @@ def exit_code_of(*arguments: str) -> int:
 def test_it_ends_with_1_where_a_step_did_not_end_as_expected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], came: str, exit_code: int
 ) -> None:
-    monkeypatch.setattr(command, "Federation", Told)
+    monkeypatch.setattr("adapterdistill.demo.federation.Federation", Told)
     monkeypatch.setattr(Told, "came", came)
     assert exit_code_of("--format", "json") == exit_code
     (step,) = json.loads(capsys.readouterr().out)

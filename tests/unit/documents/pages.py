@@ -23,7 +23,7 @@ SESSIONS = {
     "drills": ("docs/operator.md",),
 }
 """Sessions of commands, and the order in which their pages are read."""
-LANGUAGES = {"sh", "json", "toml", "text"}
+LANGUAGES = {"sh", "python", "json", "toml", "text"}
 _MARK = re.compile(
     rf"<!-- (?:run by (?P<test>{re.escape(RUNNER)}): (?P<session>[a-z ]+?)(?P<last>, last)?"
     r"|not run: (?P<reason>.{10,})) -->",

@@ -10,6 +10,7 @@ from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.sections import (
     EncoderConfig,
     PlacementConfig,
+    PrivacyConfig,
     RegistryConfig,
     ReleaseConfig,
     TeacherConfig,
@@ -24,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "training": TrainingConfig,
     "teachers": TeacherConfig,
     "release": ReleaseConfig,
+    "privacy": PrivacyConfig,
     "placement": PlacementConfig,
 }
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterdistill.evaluation.prototypes import MOST_PULL, ROWS_A_QUERY, refine, shares
+from adapterdistill.evaluation.prototypes import refine, shares
 
 
 def unit(*shape: int, seed: int) -> Tensor:
@@ -14,7 +14,7 @@ def unit(*shape: int, seed: int) -> Tensor:
 def by_hand(c: np.ndarray, rows: list[int], u: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Query by query and FAQ by FAQ, in float64."""
     p = c.copy()
-    for _ in range(5):
+    for _ in range(10):
         sums, mass = np.zeros_like(c), np.zeros(len(c))
         for query in u:
             logits = [20 * float(query @ faq) for faq in p]
@@ -25,7 +25,7 @@ def by_hand(c: np.ndarray, rows: list[int], u: np.ndarray, s: np.ndarray) -> np.
                 sums[faq] += share * query
                 mass[faq] += share
         for faq in range(len(c)):
-            pull = min(ROWS_A_QUERY * mass[faq] / rows[faq], MOST_PULL)
+            pull = min(0.3 * mass[faq] / rows[faq], 2.0 if rows[faq] == 1 else 1.0)
             moved = c[faq] + pull * sums[faq] / mass[faq]
             p[faq] = moved / np.linalg.norm(moved)
     return p

@@ -69,6 +69,17 @@ def test_a_replica_answers_over_http_and_grpc_alike(start: Start, tmp_path: Path
     assert [r.faq_id for r in over_grpc.ranked] == [r["faq_id"] for r in over_http["ranked"]]
 
 
+def test_a_store_that_is_absent_is_made_only_where_that_is_asked_for(
+    start: Start, tmp_path: Path
+) -> None:
+    misspelt = tmp_path / "bundels"
+    with pytest.raises(ConfigError, match=r"bundels: no such store.*--create"):
+        start(store=str(misspelt))
+    assert not misspelt.exists()
+    start(store=str(misspelt), create_store=True)
+    assert misspelt.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_new_bundle_goes_live_and_a_dropped_tenant_leaves(
     start: Start, store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:

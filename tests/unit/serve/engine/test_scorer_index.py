@@ -31,12 +31,17 @@ def test_scores_and_views_equal_those_of_the_fitted_scorer(
     scorer = random_scorer(num_faqs, HIDDEN, seed=1, queries=queries, sentences=sentences)
     vectors, texts = unit(9, seed=5), [*random_texts(7, seed=9), "zzz", ""]
     expected = scorer(vectors, texts)
-    found = ScorerIndex.of(scorer).scored(vectors.numpy(), texts)
-    np.testing.assert_allclose(found.total, expected.total.numpy(), atol=1e-5)
-    assert found.views.keys() == expected.views.keys()
-    for name, view in expected.views.items():
-        np.testing.assert_allclose(found.views[name], view.numpy(), atol=1e-5)
-    assert found.total.dtype == np.float32
+    index = ScorerIndex.of(scorer)
+    found = rank(vectors, texts, [index] * 9, [num_faqs] * 9, [True] * 9)
+    for row, ranking in enumerate(found):
+        in_order = [ranking.faqs.index(faq) for faq in range(num_faqs)]
+        scores = np.array(ranking.scores)[in_order]
+        np.testing.assert_allclose(scores, expected.total[row].numpy(), atol=1e-5)
+        assert ranking.views is not None
+        assert all(views.keys() == expected.views.keys() for views in ranking.views)
+        for name, view in expected.views.items():
+            by_view = [ranking.views[place][name] for place in in_order]
+            np.testing.assert_allclose(by_view, view[row].numpy(), atol=1e-5)
 
 
 def test_a_mixed_batch_with_and_without_scorers_equals_each_row_alone() -> None:

@@ -13,6 +13,7 @@ from adapterdistill.backbone import Encoder
 from serve.engine.engine import Engine
 from serve.http.api import build_api
 from serve.http.fault_words import MUST_BE, sentence
+from serve.http.feedback import FeedbackRequest
 from serve.http.schema import SearchRequest
 from serve.queue.batcher import Batcher
 from serve.queue.fair_queue import QueueLimits
@@ -168,7 +169,8 @@ def test_a_head_is_that_of_the_answer_to_get(client: TestClient) -> None:
 
 
 def test_every_field_of_a_search_has_a_sentence_with_its_bounds() -> None:
-    assert set(SearchRequest.model_fields) | {"tenant", "the body"} == MUST_BE.keys()
+    fields = SearchRequest.model_fields | FeedbackRequest.model_fields
+    assert {*fields, "tenant", "the body"} == MUST_BE.keys()
     schema = SearchRequest.model_json_schema()["properties"]
     assert str(schema["top_k"]["maximum"]) in MUST_BE["top_k"]
     assert str(schema["query"]["anyOf"][0]["maxLength"]) in MUST_BE["query"]
@@ -186,4 +188,4 @@ def test_a_sentence_repeats_neither_values_nor_invented_keys() -> None:
     ):
         with pytest.raises(ValidationError) as refused:
             SearchRequest.model_validate(given)
-        assert not any(secret in sentence(fault) for fault in refused.value.errors())
+        assert not any(secret in sentence(fault, MUST_BE) for fault in refused.value.errors())

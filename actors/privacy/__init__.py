@@ -1,0 +1,1 @@
+"""What keeps the rows private: the owner's secrets, and what its publication may reveal."""

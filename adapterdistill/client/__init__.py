@@ -1,0 +1,312 @@
+"""Asks a search endpoint from Python: `Client`, and `AsyncClient` for asyncio.
+
+    with Client("http://127.0.0.1:8000", tenant="acme", token_file="acme.token") as client:
+        answer = client.search("where is my parcel?")
+
+This package needs httpx alone, neither torch nor Ray: it imports nothing of `adapterdistill`, and
+is a distribution of its own, too (`pyproject.toml` in this folder).
+"""
+
+import asyncio
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+import httpx
+
+__all__ = ["Answer", "AsyncClient", "Client", "Faq", "SearchError"]
+
+MAX_QUERIES = 64
+"""Most questions of one request; `search` sends more in several."""
+_LONGEST_WAIT_S = 30.0
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Faq:
+    """An FAQ in an answer."""
+
+    faq_id: str
+    question: str
+    answer: str | None
+    score: float
+    views: Mapping[str, float | None] = field(default_factory=dict)
+    """Its score by each view; empty unless the request asked to `explain`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question."""
+
+    ranked: tuple[Faq, ...]
+    """Best first."""
+    abstained: bool
+    """Whether no FAQ is likely to answer the question."""
+    confidence: float | None
+    """Probability that the best FAQ is right; None: the tenant has no held-out queries."""
+    version: str
+    """The sha256 of the adapter that answered."""
+    alias: str = "live"
+    decided_by: str | None = None
+
+    @property
+    def best(self) -> Faq | None:
+        """The FAQ that answers the question; None: none does."""
+        return None if self.abstained else self.ranked[0]
+
+
+class SearchError(Exception):
+    """The endpoint refused, or did not answer.
+
+    reason: one word for programs, as docs/api.md lists them; "UNREACHABLE": there was no answer,
+        "NOT_A_SERVER": what answered is no AdapterDistill server.
+    status: of the HTTP answer; None: there was none.
+    retry_after_s: when the endpoint asks to try again; None: never, or it does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason, self.status, self.retry_after_s = reason, status, retry_after_s
+
+
+Steps = Generator[dict[str, Any] | float, httpx.Response | None, list[Answer]]
+"""What to do next: post a body, and send the response in; or wait for some seconds."""
+
+
+class _Endpoint:
+    """What both clients share: requests, answers and when to try again. Sends nothing itself."""
+
+    def __init__(
+        self,
+        address: str,
+        tenant: str,
+        *,
+        token: str | None = None,
+        token_file: str | Path | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+    ) -> None:
+        """
+        Args:
+            address: a URL, or HOST:PORT.
+            token, token_file: the tenant's token, or a file that holds it; neither: the endpoint
+                asks for none.
+            timeout_s: for each request.
+            retries: how often a request is sent again that the endpoint is too busy for.
+
+        Raises:
+            ValueError: the address is none, or both a token and a file of one are given.
+            OSError: the file cannot be read.
+        """
+        if token is not None and token_file is not None:
+            raise ValueError("give token or token_file, not both")
+        if token_file is not None:
+            token = Path(token_file).read_text("ascii").strip()
+        try:
+            url = httpx.URL(address if "://" in address else f"http://{address}")
+        except httpx.InvalidURL:
+            raise ValueError(f"not an address: {address}") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(f"not an address: {address}")
+        self._address, self._retries = address, retries
+        path = f"{url.path.rstrip('/')}/v1/tenants/{quote(tenant, safe='')}/search"
+        self._url = url.copy_with(raw_path=path.encode())
+        self._options: dict[str, Any] = {
+            "timeout": timeout_s,
+            "trust_env": url.host not in _THIS_MACHINE,  # no proxy is asked for it
+            "headers": {} if token is None else {"Authorization": f"Bearer {token}"},
+        }
+
+    def _steps(self, queries: Sequence[str], asked: Mapping[str, Any]) -> Steps:
+        answers: list[Answer] = []
+        for start in range(0, len(queries), MAX_QUERIES):
+            part = list(queries[start : start + MAX_QUERIES])
+            for left in reversed(range(self._retries + 1)):
+                response = yield {"queries": part, **asked}
+                assert response is not None
+                found = _read(response, self._address)
+                if not isinstance(found, SearchError):
+                    answers += found
+                    break
+                if found.retry_after_s is None or not left:
+                    raise found
+                yield min(found.retry_after_s, _LONGEST_WAIT_S)
+        return answers
+
+    def _unreachable(self, error: httpx.HTTPError) -> SearchError:
+        why = "it took too long" if isinstance(error, httpx.TimeoutException) else str(error)
+        return SearchError(f"no answer from {self._address}: {why}", reason="UNREACHABLE")
+
+
+class Client(_Endpoint):
+    """Asks one tenant's FAQs. Thread-safe. Close it, or use it in a `with` statement."""
+
+    def __init__(self, address: str, tenant: str, **options: Any) -> None:
+        super().__init__(address, tenant, **options)
+        self._http = httpx.Client(**self._options)
+
+    def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 5,
+        explain: bool = False,
+        alias: Literal["live", "canary"] | None = None,
+    ) -> Answer:
+        """Answer one question. Raises SearchError."""
+        return self.search_all([query], top_k=top_k, explain=explain, alias=alias)[0]
+
+    def search_all(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 5,
+        explain: bool = False,
+        alias: Literal["live", "canary"] | None = None,
+    ) -> list[Answer]:
+        """Answer questions, in their order. Raises SearchError: none of them is answered."""
+        steps, response = self._steps(queries, _asked(top_k, explain, alias)), None
+        try:
+            while True:
+                step = steps.send(response)
+                if isinstance(step, float):
+                    time.sleep(step)
+                    response = None
+                else:
+                    response = self._http.post(self._url, json=step)
+        except StopIteration as done:
+            return list(done.value)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Endpoint):
+    """The same as `Client`, for asyncio."""
+
+    def __init__(self, address: str, tenant: str, **options: Any) -> None:
+        super().__init__(address, tenant, **options)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 5,
+        explain: bool = False,
+        alias: Literal["live", "canary"] | None = None,
+    ) -> Answer:
+        """Answer one question. Raises SearchError."""
+        [answer] = await self.search_all([query], top_k=top_k, explain=explain, alias=alias)
+        return answer
+
+    async def search_all(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 5,
+        explain: bool = False,
+        alias: Literal["live", "canary"] | None = None,
+    ) -> list[Answer]:
+        """Answer questions, in their order. Raises SearchError: none of them is answered."""
+        steps, response = self._steps(queries, _asked(top_k, explain, alias)), None
+        try:
+            while True:
+                step = steps.send(response)
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                    response = None
+                else:
+                    response = await self._http.post(self._url, json=step)
+        except StopIteration as done:
+            return list(done.value)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def _asked(top_k: int, explain: bool, alias: str | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"top_k": top_k}
+    return asked | ({"explain": True} if explain else {}) | ({"alias": alias} if alias else {})
+
+
+def _read(response: httpx.Response, address: str) -> list[Answer] | SearchError:
+    """The answers, or the refusal."""
+    try:
+        body = response.json()
+        if response.is_success:
+            return _answers(body)
+        wait = response.headers.get("Retry-After")
+        return SearchError(
+            body["message"],
+            reason=body["reason"],
+            status=response.status_code,
+            retry_after_s=float(wait) if wait else None,
+        )
+    except (ValueError, KeyError, TypeError):
+        return SearchError(
+            f"{address} is not an AdapterDistill server: it answered {response.status_code}",
+            reason="NOT_A_SERVER",
+            status=response.status_code,
+        )
+
+
+def _answers(body: Mapping[str, Any]) -> list[Answer]:
+    adapter = body["adapter"]
+    return [
+        Answer(
+            ranked=tuple(
+                Faq(
+                    faq_id=faq["faq_id"],
+                    question=faq["question"],
+                    answer=faq["answer"],
+                    score=faq["score"],
+                    views=faq.get("views") or {},
+                )
+                for faq in result["ranked"]
+            ),
+            abstained=result["abstained"],
+            confidence=result.get("confidence"),
+            version=adapter["version"],
+            alias=adapter.get("alias", "live"),
+            decided_by=result.get("decided_by"),
+        )
+        for result in body["results"]
+    ]

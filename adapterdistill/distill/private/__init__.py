@@ -1,0 +1,1 @@
+"""Training that reveals less of single rows: in a secret order, or by a private mechanism."""

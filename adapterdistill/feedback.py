@@ -1,0 +1,157 @@
+"""Questions that a tenant's endpoint answered badly or not at all, kept for labelling.
+
+They are private: they stay in STORE/TENANT/feedback.sqlite (mode 0600), beside the tenant's
+bundles, and go nowhere else. The file is bounded: questions that nobody has asked for 90 days are
+removed, and beyond 5,000 those that were asked longest ago. Replicas and commands share it.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapterdistill.bundle import tenant_folder
+from adapterdistill.errors import FileError, ServingError
+
+FILE = "feedback.sqlite"
+MAX_QUESTIONS = 5_000
+MAX_AGE_S = 90 * 24 * 3600.0
+UNCERTAIN = 0.7
+"""A question whose best FAQ is right with a smaller probability is kept."""
+_BUSY_TIMEOUT_S = 10.0
+_OUT_OF_SCOPE = ""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS questions (
+    text TEXT PRIMARY KEY,
+    times INTEGER NOT NULL,
+    last REAL NOT NULL,
+    faq_id TEXT,
+    confidence REAL,
+    wrong INTEGER NOT NULL DEFAULT 0,
+    label TEXT
+) STRICT
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and how it was answered. `text` is private: no repr shows it."""
+
+    text: str = field(repr=False)
+    faq_id: str | None
+    """The best FAQ; None: it was turned away."""
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that was kept."""
+
+    text: str = field(repr=False)
+    times: int
+    """How often it was asked."""
+    faq_id: str | None
+    """What answered it last; None: it was turned away."""
+    confidence: float | None
+    wrong: bool
+    """Whether somebody said that the answer was wrong."""
+    label: str | None
+    """The right FAQ, or "" where none is; None: nobody has said."""
+
+    @property
+    def out_of_scope(self) -> bool:
+        return self.label == _OUT_OF_SCOPE
+
+
+class Feedback:
+    """The kept questions of one tenant. Open it with `opened`."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def keep(self, asked: Iterable[Asked], *, now: float | None = None) -> None:
+        """Keep questions, or count them again; then remove what is too old or too much."""
+        now = time.time() if now is None else now
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO questions (text, times, last, faq_id, confidence) "
+                "VALUES (?, 1, ?, ?, ?) ON CONFLICT (text) DO UPDATE SET times = times + 1, "
+                "last = excluded.last, faq_id = excluded.faq_id, confidence = excluded.confidence",
+                [(one.text, now, one.faq_id, one.confidence) for one in asked],
+            )
+            self._trim(now)
+
+    def tell(
+        self, text: str, *, right: str | None = None, wrong: bool = False, now: float | None = None
+    ) -> None:
+        """Note what somebody says of an answer; a question that was not kept is kept now.
+
+        Args:
+            right: the FAQ that answers the question, or "" where none does.
+            wrong: the answer was wrong, and it is not known which is right.
+        """
+        now = time.time() if now is None else now
+        with self._database:
+            self._database.execute(
+                "INSERT INTO questions (text, times, last, wrong, label) VALUES (?, 1, ?, ?, ?) "
+                "ON CONFLICT (text) DO UPDATE SET last = excluded.last, "
+                "wrong = excluded.wrong, label = coalesce(excluded.label, label)",
+                (text, now, int(wrong), right),
+            )
+            self._trim(now)
+
+    def questions(self, *, labelled: bool | None = None) -> list[Question]:
+        """The kept questions, those first whose label tells most.
+
+        These are the ones that somebody called wrong, then those that were asked most often, then
+        those whose answer was least certain.
+        """
+        where = {None: "", True: "WHERE label IS NOT NULL", False: "WHERE label IS NULL"}
+        rows = self._database.execute(
+            "SELECT text, times, faq_id, confidence, wrong, label FROM questions "
+            f"{where[labelled]} ORDER BY wrong DESC, times DESC, coalesce(confidence, 0), text"
+        )
+        return [
+            Question(text, times, faq_id, confidence, bool(wrong), label)
+            for text, times, faq_id, confidence, wrong, label in rows
+        ]
+
+    def forget(self, texts: Iterable[str]) -> None:
+        """Remove questions."""
+        with self._database:
+            self._database.executemany(
+                "DELETE FROM questions WHERE text = ?", [(text,) for text in texts]
+            )
+
+    def _trim(self, now: float) -> None:
+        self._database.execute("DELETE FROM questions WHERE last < ?", (now - MAX_AGE_S,))
+        self._database.execute(
+            "DELETE FROM questions WHERE text IN (SELECT text FROM questions "
+            "ORDER BY label IS NOT NULL DESC, last DESC LIMIT -1 OFFSET ?)",
+            (MAX_QUESTIONS,),
+        )
+
+
+@contextlib.contextmanager
+def opened(store: Path, tenant: str) -> Iterator[Feedback]:
+    """Open the kept questions of a tenant; the file is made if need be.
+
+    Raises:
+        ServingError: the store has no such tenant.
+        FileError: the file cannot be read or written, or is damaged.
+    """
+    folder = tenant_folder(store, tenant)
+    if not folder.is_dir():
+        raise ServingError(f"tenant {tenant}: nothing is served in {store}")
+    path = folder / FILE
+    try:
+        path.touch(mode=0o600)
+        database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
+        with contextlib.closing(database):
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute(_SCHEMA)
+            yield Feedback(database)
+    except (OSError, sqlite3.Error) as error:
+        raise FileError(f"{path} cannot be used ({type(error).__name__})") from None
