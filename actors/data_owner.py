@@ -1,9 +1,8 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
 A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
-are idempotent: each keeps its result in the run's folder, and a stage that is done answers from
-there. `actors.stages` lists the records that leave; adapters leave only through the registry's
-client.
+are idempotent: each keeps its result in the run's folder, and one that is done answers from there.
+`actors.stages` lists the records that leave; adapters leave only through the registry's client.
 """
 
 import time
@@ -67,8 +66,7 @@ from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
-_LIVE_MANIFEST = "live_manifest.json"
-_VARIANT = "form.safetensors"
+_LIVE_MANIFEST, _VARIANT = "live_manifest.json", "form.safetensors"
 R = TypeVar("R", bound=StageResult)
 
 
@@ -186,10 +184,8 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
-            live = live_version(self._config, self._encoder)
-            found = self._judge.evaluate(
-                self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
-            )
+            live, teachers = live_version(self._config, self._encoder), self._done(Fetched).teachers
+            found = self._judge.evaluate(self._candidates(), teachers=len(teachers), live=live)
             if live is not None:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
@@ -202,9 +198,9 @@ class DataOwner:
 
     def decide(self) -> Decided:
         """Decide which candidate is published and served."""
+        found = self._done(Evaluated)
 
         def work() -> Decided:
-            found = self._done(Evaluated)
             verdict = decide(found.candidates, found.choice, rows=found.rows)
             return Decided(choice=verdict.choice, reason=verdict.reason)
 
@@ -214,8 +210,8 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload, found = self._chosen_payload(), self._done(Evaluated)
-            choice, fetched = self._done(Decided).choice, self._done(Fetched)
+            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            found, fetched = self._done(Evaluated), self._done(Fetched)
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
@@ -231,6 +227,7 @@ class DataOwner:
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
                     taught_from=fetched.init,
                 )
+            # What others see may be another adapter than the one that is served.
             shown = manifest, payload
             if choice != "live" and self._config.privacy.epsilon is not None:
                 shown = private_adapter(
@@ -311,8 +308,8 @@ class DataOwner:
                 promote=self._promote,
             )
 
-        is_there = partial(is_in_service, self._config, promote=self._promote)
-        bundled = self._opened().once(Bundled, work, still_true=is_there)
+        still = partial(is_in_service, self._config, promote=self._promote)
+        bundled = self._opened().once(Bundled, work, still_true=still)
         write_report(self._opened(), self._config.tenant)
         return with_rollback(self._config, bundled)
 
