@@ -1,9 +1,8 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
 A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
-are idempotent: each keeps its result in the run's folder, and a stage that is done answers from
-there. `actors.stages` lists the records that leave; adapters leave only through the registry's
-client.
+are idempotent: each keeps its result in the run's folder, and one that is done answers from there.
+`actors.stages` lists the records that leave; adapters leave only through the registry's client.
 """
 
 import time
@@ -16,6 +15,7 @@ import torch
 from actors.bundling import is_in_service, put_into_service, with_rollback
 from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
+from actors.privacy.mixing import private_adapter
 from actors.privacy.secret import folds_seed, training_secret
 from actors.privacy.statement import require_private
 from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
@@ -35,7 +35,7 @@ from actors.records import (
 from actors.report.writing import keep_findings, reported_if_refused, write_report
 from actors.run_state import RunState
 from actors.stages import stage_of
-from actors.teachers import fetch_teachers
+from actors.teachers import fetch_teachers, rows_to_choose_by
 from actors.training.stages import (
     average,
     distil,
@@ -55,7 +55,6 @@ from adapterdistill.distill.rows import (
     ROWS_FILE,
     TenantRows,
     count_cut,
-    spread,
     tokenise,
     write_rows,
 )
@@ -67,9 +66,7 @@ from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
-_LIVE_MANIFEST = "live_manifest.json"
-_VARIANT = "form.safetensors"
-_PROFILE_ROWS = 300  # of the own texts, those that teachers are chosen for
+_LIVE_MANIFEST, _VARIANT = "live_manifest.json", "form.safetensors"
 R = TypeVar("R", bound=StageResult)
 
 
@@ -117,7 +114,7 @@ class DataOwner:
                     registry,
                     self._encoder,
                     tenant=self._config.tenant,
-                    rows=spread(self._rows.held_index(), _PROFILE_ROWS).ids,
+                    rows=rows_to_choose_by(self._config, self._rows),
                     max_teachers=self._config.teachers.max_teachers,
                     language=self._config.teachers.language,
                 )
@@ -187,10 +184,8 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
-            live = live_version(self._config, self._encoder)
-            found = self._judge.evaluate(
-                self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
-            )
+            live, teachers = live_version(self._config, self._encoder), self._done(Fetched).teachers
+            found = self._judge.evaluate(self._candidates(), teachers=len(teachers), live=live)
             if live is not None:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
@@ -203,9 +198,9 @@ class DataOwner:
 
     def decide(self) -> Decided:
         """Decide which candidate is published and served."""
+        found = self._done(Evaluated)
 
         def work() -> Decided:
-            found = self._done(Evaluated)
             verdict = decide(found.candidates, found.choice, rows=found.rows)
             return Decided(choice=verdict.choice, reason=verdict.reason)
 
@@ -215,8 +210,8 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload, found = self._chosen_payload(), self._done(Evaluated)
-            choice = self._done(Decided).choice
+            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            found, fetched = self._done(Evaluated), self._done(Fetched)
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
@@ -227,17 +222,24 @@ class DataOwner:
                     payload,
                     choice=choice,
                     metrics=found.candidates[choice].held_out,
-                    teachers=self._done(Fetched).teachers,
+                    teachers=fetched.teachers,
                     membership=found.membership,
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
-                    taught_from=self._done(Fetched).init,
+                    taught_from=fetched.init,
                 )
-            manifest, state = publish_once(self._config, manifest, payload)
-            write_atomically(self._folder / "manifest.json", manifest.canonical_json())
+            # What others see may be another adapter than the one that is served.
+            shown = manifest, payload
+            if choice != "live" and self._config.privacy.epsilon is not None:
+                shown = private_adapter(
+                    self._config, self._encoder, self._rows, fetched, self._teacher_file
+                )
+            published, state = publish_once(self._config, *shown)
+            served = published if shown[0] is manifest else manifest
+            write_atomically(self._folder / "manifest.json", served.canonical_json())
             return Published(
-                name=manifest.ref.name,
-                payload_bytes=len(payload),
-                metrics=manifest.metrics,
+                name=published.ref.name,
+                payload_bytes=len(shown[1]),
+                metrics=published.metrics,
                 quarantined=state == "quarantined",
             )
 
@@ -306,8 +308,8 @@ class DataOwner:
                 promote=self._promote,
             )
 
-        is_there = partial(is_in_service, self._config, promote=self._promote)
-        bundled = self._opened().once(Bundled, work, still_true=is_there)
+        still = partial(is_in_service, self._config, promote=self._promote)
+        bundled = self._opened().once(Bundled, work, still_true=still)
         write_report(self._opened(), self._config.tenant)
         return with_rollback(self._config, bundled)
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from actors.open_cluster import refuse_open_cluster
 from actors.records import (
     Bundled,
     Decided,
@@ -33,6 +32,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Record
+from adapterdistill.open_cluster import refuse_open_cluster
 
 
 class OnboardReport(Record):

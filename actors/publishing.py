@@ -65,21 +65,13 @@ def build_manifest(
         taught_from: the initialisation that all teachers go back to, if it is known.
         membership: what an audit of its training found.
     """
-    adapter = unpack_adapter(payload)
     taught = choice in ("distilled", "averaged")
-    return Manifest(
-        tenant=config.tenant,
-        adapter=config.adapter,
-        version=sha256_hex(payload),
-        payload_bytes=len(payload),
-        kind="bottleneck",
-        language=config.language,
-        encoder=encoder.ref,
-        tensors=tensor_specs(adapter),
+    return describe(
+        config,
+        encoder,
+        payload,
         # The variant that a run may also make is not published.
         method=_method(choice, config),
-        config_sha256=config.digest(),
-        seed=config.training.seed,
         metrics={f"held_out_{name}": metric for name, metric in metrics.items()}
         | membership_metrics(membership),
         teachers=teachers if taught else (),
@@ -89,11 +81,45 @@ def build_manifest(
             if choice == "bare"
             else PRIVACY + membership_stated(membership),
         ),
+        prototypes=prototypes,
+        init=initialisation(config, encoder, choice, taught_from),
+    )
+
+
+def describe(
+    config: OnboardConfig,
+    encoder: Encoder,
+    payload: bytes,
+    *,
+    method: str,
+    privacy: str,
+    metrics: Mapping[str, Metric] | None = None,
+    teachers: tuple[str, ...] = (),
+    prototypes: SharedPrototypes | None = None,
+    init: Initialisation | None = None,
+) -> Manifest:
+    """A manifest of the payload: what the config, the payload and these arguments say."""
+    adapter = unpack_adapter(payload)
+    return Manifest(
+        tenant=config.tenant,
+        adapter=config.adapter,
+        version=sha256_hex(payload),
+        payload_bytes=len(payload),
+        kind="bottleneck",
+        language=config.language,
+        encoder=encoder.ref,
+        tensors=tensor_specs(adapter),
+        method=method,
+        config_sha256=config.digest(),
+        seed=config.training.seed,
+        metrics=dict(metrics or {}),
+        teachers=teachers,
+        privacy=privacy,
         labels=config.registry.labels,
         golden=golden_vectors(encoder, adapter),
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
-        init=initialisation(config, encoder, choice, taught_from),
+        init=init,
     )
 
 

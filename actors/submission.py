@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import adapterdistill
-from actors.open_cluster import refuse_open_dashboard
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import ConfigError, PlacementError
 from adapterdistill.files import read_file
+from adapterdistill.open_cluster import refuse_open_dashboard
 
 ROOT = Path(adapterdistill.__file__).resolve().parents[1]
 """The folder that holds the packages: a clone, or `site-packages`; in a job, what was unpacked."""

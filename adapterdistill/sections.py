@@ -186,6 +186,11 @@ class PrivacyConfig(Section):
     max_membership_auc: float | None = Field(default=None, gt=0.5, le=1)
     """Publish nothing whose rows a membership audit tells from others with a higher AUC (0.5 is a
     guess, 1 names every row), or that cannot be audited."""
+    epsilon: float | None = Field(default=None, gt=0, le=1000)
+    """Publish, in place of the served adapter, one that is differentially private with this epsilon
+    for one labelled query: a mixture of the teachers (`distill.private.mixing`)."""
+    delta: float = Field(default=1e-5, gt=0, lt=0.01)
+    """Delta of that guarantee; well below one over the number of queries."""
 
 
 class PlacementConfig(Section):

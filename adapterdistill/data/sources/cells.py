@@ -24,6 +24,7 @@ _ERROR_VALUES = frozenset(
     ("#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!")  # of Excel, in CSV too
 )
 UNKNOWN_LABEL = "-1"
+GARBLED = "characters were lost or changed before, by a wrong encoding; look at the text"
 
 
 def text_cell(value: object) -> Cell:
@@ -39,6 +40,7 @@ def text_cell(value: object) -> Cell:
             return Defect.INVALID_UTF8
     if not isinstance(value, str):
         return Defect.NOT_TEXT
+    value = value.removeprefix("\ufeff")  # of a file that was put after another
     if "\x00" in value:
         return Defect.NUL
     if value.strip() in _ERROR_VALUES:
@@ -124,6 +126,16 @@ def split_cell(value: object) -> Cell:
         return cell
     plain = cell.strip().casefold()
     return plain if plain in SPLITS else split_of_words(plain) or cell
+
+
+def is_garbled(text: str) -> bool:
+    """Whether characters were lost, or UTF-8 was read as cp1252 before: `Ã¶` stands for `ö`."""
+    if "\ufffd" in text:
+        return True
+    try:
+        return not text.isascii() and bool(text.encode("cp1252").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 def plain_question(question: str) -> tuple[str, bool]:
