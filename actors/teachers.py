@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import load_proven
+from adapterdistill.config import OnboardConfig
+from adapterdistill.distill.rows import TenantRows, spread
 from adapterdistill.errors import (
     EncoderMismatchError,
     InvalidPayloadError,
@@ -19,6 +21,8 @@ from adapterdistill.registry.answers import Summary
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.selection import Probes, by_relevance
 
+_PROFILE_ROWS = 300
+"""Number of the own texts that teachers are chosen for."""
 logger = logging.getLogger(__name__)
 
 
@@ -47,12 +51,22 @@ class Teachers:
         logger.warning("%s was refused as a teacher: %s: %s", name, type(error).__name__, error)
 
 
+def rows_to_choose_by(config: OnboardConfig, rows: TenantRows) -> Sequence[Sequence[int]] | None:
+    """Token ids that teachers are chosen by; None where the choice may reveal nothing of the rows.
+
+    A private adapter names its teachers, so their choice is published with it.
+    """
+    if config.privacy.epsilon is not None:
+        return None
+    return spread(rows.held_index(), _PROFILE_ROWS).ids
+
+
 def fetch_teachers(
     registry: RegistryClient,
     encoder: Encoder,
     *,
     tenant: str,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]] | None,
     max_teachers: int,
     language: str | None = None,
 ) -> Teachers:
@@ -64,7 +78,8 @@ def fetch_teachers(
     adapter would keep all others from joining.
 
     Args:
-        rows: token ids of the tenant's own texts.
+        rows: token ids of the tenant's own texts; None: these decide nothing, and adapters are
+            taken in the registry's order.
         language: of the adapters that may teach; None: every language.
     """
     found = Teachers()
@@ -80,7 +95,12 @@ def fetch_teachers(
     if not listed:
         return found
     probes = Probes(encoder)
-    for place in by_relevance(probes.profile(rows), [one.fingerprint for one in listed]):
+    order = (
+        range(len(listed))
+        if rows is None
+        else by_relevance(probes.profile(rows), [one.fingerprint for one in listed])
+    )
+    for place in order:
         ref = listed[place].ref
         try:
             manifest, payload = registry.fetch(ref, encoder=encoder.ref)

@@ -56,7 +56,7 @@ class OnboardConfig(Section):
     serving_store: LocalPath
     """The tenant's own serving store, read by its Serve deployment."""
     encoder: EncoderConfig = EncoderConfig()
-    registry: RegistryConfig
+    registry: RegistryConfig = RegistryConfig()
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
     release: ReleaseConfig = ReleaseConfig()
@@ -94,6 +94,16 @@ class OnboardConfig(Section):
     @model_validator(mode="after")
     def _fit_the_method(self) -> "OnboardConfig":
         self.method.check_config(self.sections, self.encoder)
+        if self.privacy.epsilon is not None and self.noise is not None:
+            raise ValueError(
+                "privacy.epsilon does not cover shared prototypes: set meta.share_prototypes to "
+                "false"
+            )
+        if self.privacy.epsilon is not None and self.privacy.max_membership_auc is not None:
+            raise ValueError(
+                "privacy.max_membership_auc is for an adapter that rows train: with "
+                "privacy.epsilon none of these is published, so leave it out"
+            )
         if self.method.one_worker and self.training.num_workers > 1:
             raise ValueError(
                 f"method {self.training.method} trains in one worker: set training.num_workers to "
@@ -136,6 +146,8 @@ class OnboardConfig(Section):
         )
         if not self.training.public_seed:
             keep["order"] = "secret"
+        if self.privacy.epsilon is not None:
+            keep["privacy"] = [self.privacy.epsilon, self.privacy.delta]
         keep["encoder"] = {k: value for k, value in keep["encoder"].items() if value is not None}
         if self.release.max_wrong_answers is not None:
             keep["max_wrong_answers"] = self.release.max_wrong_answers

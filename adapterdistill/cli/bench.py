@@ -124,6 +124,37 @@ def transfer(
 
 
 @app.command()
+def privacy(
+    out: Out,
+    data: Data = None,
+    size: SizeOption = Size.quick,
+    tenants: Annotated[
+        str, option("Those measured, commas between. Default: three.", "NAMES")
+    ] = "",
+    seeds: Annotated[int, number("Seeds of rows, orders and noise.", low=1)] = 3,
+    cache: Cache = None,
+    encoder: EncoderName = "minilm-l6",
+    dtype: Dtype = "auto",
+    output: Output = Format.table,
+) -> None:
+    """What does an adapter give away of its rows, and what does hiding them cost? Needs --data."""
+    from adapterdistill.bench.privacy.command import privacy_command
+
+    if data is None:
+        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
+    report = privacy_command(
+        data=data,
+        out=out,
+        cache=cache or out / "cache",
+        size=size,
+        tenants=names(tenants),
+        seeds=seeds,
+        encoder=EncoderOptions(encoder, dtype, "cpu"),
+    )
+    show(report, output)
+
+
+@app.command()
 def training(
     out: Out,
     data: Data = None,

@@ -149,7 +149,18 @@ class Mixture:
     ) -> "Mixture":
         """Weigh and scale `teachers` on some of the rows."""
         sample = _sample(rows, choose)
-        weights = mixture_weights(encoder, teachers, sample)
+        return cls.of_shares(encoder, teachers, mixture_weights(encoder, teachers, sample), sample)
+
+    @classmethod
+    @torch.no_grad()
+    def of_shares(
+        cls,
+        encoder: Encoder,
+        teachers: Sequence[BottleneckAdapter],
+        weights: Float[Tensor, " N"],
+        sample: TrainingRows,
+    ) -> "Mixture":
+        """Scale `teachers`, weighed by `weights`, on the rows of `sample`."""
         stack = AdapterStack.of(teachers, dtype=encoder.dtype, device=encoder.device)
         outputs, shares = stack.mean(weights), weights.to(encoder.device)
         scales: list[Tensor] = []  # of the layers so far: each layer meets the mixture's own input

@@ -9,8 +9,9 @@ from actors.data_owner import DataOwner
 from actors.privacy.statement import NOT_AUDITED
 from actors.training.stages import public_initialisation
 from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import read_bundle
 from adapterdistill.config import OnboardConfig
-from adapterdistill.errors import RevealsRowsError
+from adapterdistill.errors import ConfigError, RevealsRowsError
 from adapterdistill.evaluation.membership import Membership
 from adapterdistill.manifest import Manifest, VersionRef
 from tests.contract.running_registry import Running
@@ -174,3 +175,46 @@ def test_what_reveals_too_much_or_cannot_be_audited_is_not_published(
     if auc is None:
         (manifest,) = empty_registry.client.list()
         assert manifest.privacy.endswith(NOT_AUDITED)
+
+
+def test_a_private_adapter_is_published_in_place_of_the_one_that_is_served(
+    configured: Configured, registry: Running
+) -> None:
+    config = configured(splits=HELD, run=SECRET | {"privacy": {"epsilon": 4}})
+    report, _ = run_through(config)
+    manifest = registry.client.get(VersionRef.parse(report.publish.name))
+    assert manifest.method == "private_mixing" and manifest.metrics == {}
+    assert "epsilon 4, delta 1e-05. Unit: one labelled query" in manifest.privacy
+    assert "noise multiplier 1.08" in manifest.privacy and "sampling: none" in manifest.privacy
+    assert set(manifest.teachers) == set(report.fetch_teachers.teachers)
+    served = read_bundle(Path(config.serving_store), "fletcher", report.bundle.bundle).manifest
+    assert served.version != manifest.version
+    listed = [one.version for one in registry.client.list(tenant="fletcher", latest_only=False)]
+    assert listed == [manifest.version]
+    # The same rows get the same noise, so that publishing again does not average it out.
+    (folder_of(config) / "stages" / "published.json").unlink()
+    assert DataOwner(config).publish().name == report.publish.name
+
+
+def test_without_teachers_nothing_of_the_rows_is_published(
+    configured: Configured, empty_registry: Running
+) -> None:
+    run = {"privacy": {"epsilon": 4}} | ALONE
+    config = configured(splits=HELD, run=run, address=empty_registry.address)
+    manifest = manifest_of(empty_registry, config)
+    assert manifest.method == "untrained" and manifest.metrics == {}
+
+
+def test_teachers_of_a_private_adapter_are_chosen_without_the_rows(
+    configured: Configured, tmp_path: Path
+) -> None:
+    run = {"privacy": {"epsilon": 4}, "teachers": {"max_teachers": 1}}
+    first = configured(run=run)
+    other = configured(home=tmp_path / "b", word="soon", answers=False, run=run)
+    found = [owner_after(config).fetch_teachers().teachers for config in (first, other)]
+    assert found[0] == found[1]
+
+
+def test_what_epsilon_does_not_cover_is_refused(configured: Configured) -> None:
+    with pytest.raises(ConfigError, match=r"max_membership_auc is for an adapter that rows train"):
+        configured(run={"privacy": {"epsilon": 4, "max_membership_auc": 0.7}})
