@@ -30,6 +30,13 @@ def pack_trained(trained: Trained, encoder: Encoder) -> bytes:
     return pack_adapter(trained, model_name=encoder.ref.name)
 
 
+_MALFORMED = (
+    *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+"""What bytes that are no variant raise where they are parsed."""
+
+
 def unpack_variant(payload: bytes, encoder: Encoder) -> Variant:
     """The frozen variant in a payload, on the encoder's device.
 
@@ -40,12 +47,11 @@ def unpack_variant(payload: bytes, encoder: Encoder) -> Variant:
     try:
         tensors = safetensors.torch.load(payload)
         settings = _settings(metadata_of(payload, _METADATA) or "")
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        # pydantic's errors are ValueErrors
+    except _MALFORMED:  # pydantic's errors are ValueErrors
         raise InvalidPayloadError("payload is not a variant of an adapter") from None
     try:
         model = settings.new(encoder, seed=0)
-    except ConfigError as error:
+    except (ConfigError, OverflowError) as error:  # a size that no tensor can have
         raise InvalidPayloadError(f"variant does not fit the encoder: {error}") from None
     expected = {name: (t.dtype, t.shape) for name, t in model.state_dict().items()}
     if {name: (t.dtype, t.shape) for name, t in tensors.items()} != expected:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from actors import teachers
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Drill, run_drill
 from adapterdistill.drills.onboarding import resuming
-from adapterdistill.drills.registry import calls, clocks, crowded, disk, kills
+from adapterdistill.drills.registry import calls, clocks, crowded, disk, kills, unwritable
 from adapterdistill.drills.registry.disk import SmallDisk
-from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.streams import Download, manifest_of
@@ -105,13 +103,12 @@ def _owners_prove_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _client_hears_no_refusal(patch: pytest.MonkeyPatch) -> None:
-    change = RegistryClient.set_consent
+    change = unwritable._set_consent
 
     def deaf(*arguments: Any) -> None:
-        with suppress(AdapterDistillError):
-            change(*arguments)
+        change(*arguments)
 
-    patch.setattr(RegistryClient, "set_consent", deaf)
+    patch.setattr(unwritable, "_set_consent", deaf)
 
 
 def _every_wait_is_noticed(patch: pytest.MonkeyPatch) -> None:

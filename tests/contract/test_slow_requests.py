@@ -49,9 +49,13 @@ class Answer(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+class Backend(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None: ...  # connections are broken here on purpose
+
+
 @pytest.fixture(scope="module")
 def backend() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with Backend(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever).start()
         yield server.server_port
         server.shutdown()

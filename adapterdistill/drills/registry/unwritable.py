@@ -2,6 +2,9 @@
 
 import random
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from adapterdistill.drills.drill import Outcome, seconds_until
 from adapterdistill.drills.registry.acknowledged import (
@@ -14,10 +17,13 @@ from adapterdistill.drills.registry.disk import REFUSALS, serving_on_small_disk
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.status import from_call
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
+from adapterdistill.registry.v1 import registry_pb2 as pb
+from adapterdistill.registry.v1 import registry_pb2_grpc
+from adapterdistill.registry.wire import adapter_name, consent_message
 
 _CHANGES = 12
-_TIMEOUT_S = 0.5
 _PATIENT_S = 30.0
 
 
@@ -28,14 +34,18 @@ def unwritable_audit(folder: Path, draw: random.Random) -> Outcome:
     reasons: set[str] = set()
     with (
         serving_on_small_disk(folder, "audit") as disk,
-        RegistryClient(disk.server.address, timeout_s=_TIMEOUT_S) as client,
-        RegistryClient(disk.server.address, timeout_s=_PATIENT_S) as patient,
+        RegistryClient(disk.server.address, timeout_s=_PATIENT_S) as client,
+        grpc.insecure_channel(disk.server.address) as channel,
     ):
-        told.publish(patient)
+        # Not the client: it repeats a refused call until its answer may be lost.
+        stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+        told.publish(client)
 
         def change() -> None:
             consent = frozenset(f"tenant-{draw.randrange(10**9)}" for _ in range(3))
-            client.set_consent(OWNER, "faq", consent)
+            refused = _set_consent(stub, consent)
+            if refused is not None:
+                raise refused
             consents.append(consent)
 
         change()
@@ -46,17 +56,28 @@ def unwritable_audit(folder: Path, draw: random.Random) -> Outcome:
                 change()
             except AdapterDistillError as error:
                 reasons.add(error.reason)
-            if patient.describe(ref).consent != consents[-1]:
+            if client.describe(ref).consent != consents[-1]:
                 findings.append("a change that was refused took effect, or the other way round")
-        findings += fetch_findings(patient, *told.versions[0])  # reads go on
+        findings += fetch_findings(client, *told.versions[0])  # reads go on
         disk.free()
         recovery_s = seconds_until(change)
-        findings += told.findings(patient)
+        findings += told.findings(client)
     if not reasons:
         findings.append("nothing was refused, so this shows nothing")
     findings += (f"refused with {reason}" for reason in sorted(reasons - REFUSALS))
     findings += _log_findings(folder / "registry", len(consents) - 1)
     return Outcome(recovery_s, (*findings, *fsck_findings(folder / "registry")), disk.note)
+
+
+def _set_consent(stub: Any, consent: Consent) -> AdapterDistillError | None:
+    """Change the consent once; return the refusal, if it is refused."""
+    name = adapter_name(OWNER, "faq")
+    request = pb.SetConsentRequest(adapter_name=name, consent=consent_message(consent))
+    try:
+        stub.SetConsent(request, timeout=_PATIENT_S)
+    except grpc.RpcError as error:
+        return from_call(error, "set_consent")
+    return None
 
 
 def _log_findings(root: Path, changes: int) -> list[str]:
