@@ -36,6 +36,7 @@ def put_into_service(
     faqs: list[Faq],
     threshold: float,
     calibration: Calibration | None,
+    promote: bool,
 ) -> Bundled:
     """Write the tenant's bundle, and make it live or a candidate, as the config says.
 
@@ -45,6 +46,7 @@ def put_into_service(
         scorer: packed; it ranks the FAQs, and was fitted on what is served.
         threshold: top score under which what is served abstains.
         calibration: what its top scores are worth; None where no labelled row was held out.
+        promote: make it live, whatever the config says, also if it was rolled back.
     """
     bundled = None
     if variant_payload is not None:
@@ -68,7 +70,7 @@ def put_into_service(
             calibration=calibration,
         ),
     )
-    candidate = _put_up(config, folder.name)
+    candidate = _put_up(config, folder.name, promote=promote)
     return Bundled(
         bundle=folder.name,
         threshold=threshold,
@@ -79,10 +81,10 @@ def put_into_service(
     )
 
 
-def is_in_service(config: OnboardConfig, kept: Bundled) -> bool:
-    """Whether the bundle is still live or that candidate, as the config says.
+def is_in_service(config: OnboardConfig, kept: Bundled, *, promote: bool) -> bool:
+    """Whether the bundle is still live or that candidate, as the config or `promote` says.
 
-    Changes by hand since then hold: another share, or that it is live.
+    Changes by hand since then hold: another share, that it is live, or that it was rolled back.
     """
     try:
         release = read_release(Path(config.serving_store), config.tenant)
@@ -91,15 +93,26 @@ def is_in_service(config: OnboardConfig, kept: Bundled) -> bool:
     wanted, candidate = config.release, release.candidate
     if release.bundle == kept.bundle:
         return True
+    if promote or release.rolled_back_at(kept.bundle) is not None:
+        return not promote
     as_wanted = (kept.mode, kept.share) == (wanted.mode, wanted.share)
     return as_wanted and candidate is not None and candidate.bundle == kept.bundle
 
 
-def _put_up(config: OnboardConfig, bundle_id: str) -> Candidate | None:
-    """Make the bundle live, or a candidate, which is returned."""
+def with_rollback(config: OnboardConfig, bundled: Bundled) -> Bundled:
+    """The record with the time at which the bundle was rolled back, if it was."""
+    at = read_release(Path(config.serving_store), config.tenant).rolled_back_at(bundled.bundle)
+    return bundled.model_copy(update={"rolled_back_at": at})
+
+
+def _put_up(config: OnboardConfig, bundle_id: str, *, promote: bool) -> Candidate | None:
+    """Make the bundle live, or a candidate, which is returned; neither if it was rolled back."""
     store, tenant, wanted = Path(config.serving_store), config.tenant, config.release
     is_first = tenant not in tenants_in(store)
-    if wanted.mode == "live" or is_first or live_bundle(store, tenant) == bundle_id:
+    if not (promote or is_first) and read_release(store, tenant).rolled_back_at(bundle_id):
+        return None
+    is_live = not is_first and live_bundle(store, tenant) == bundle_id
+    if wanted.mode == "live" or promote or is_first or is_live:
         set_live(store, tenant, bundle_id)
         return None
     return put_up(store, tenant, bundle_id, mode=wanted.mode, share=wanted.share).candidate

@@ -1,19 +1,18 @@
 """The data owner: everything that touches a tenant's rows, on the node that holds them.
 
 A plain class, tested without Ray; `actors.placement` makes it an actor on the owner's node. Stages
-are idempotent: each keeps its result in the run's folder, and a stage that is done answers from
-there. `actors.stages` lists the records that leave; adapters leave only through the registry's
-client.
+are idempotent: each keeps its result in the run's folder, and one that is done answers from there.
+`actors.stages` lists the records that leave; adapters leave only through the registry's client.
 """
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from actors.bundling import is_in_service, put_into_service
+from actors.bundling import is_in_service, put_into_service, with_rollback
 from actors.judging import Judge, require_servable, write_suggestions
 from actors.live import live_version
 from actors.privacy.mixing import private_adapter
@@ -33,6 +32,7 @@ from actors.records import (
     Validated,
     VariantMade,
 )
+from actors.report.writing import keep_findings, reported_if_refused, write_report
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers, rows_to_choose_by
@@ -50,7 +50,7 @@ from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
-from adapterdistill.distill.folds import fold_file
+from adapterdistill.distill.folds import all_files
 from adapterdistill.distill.rows import (
     ROWS_FILE,
     TenantRows,
@@ -66,17 +66,16 @@ from adapterdistill.manifest import Manifest, VersionRef
 
 _SCORER, _VARIANT_SCORER = "scorer.safetensors", "form_scorer.safetensors"
 _OWN, _AVERAGED, _DISTILLED = "own.safetensors", "averaged.safetensors", "distilled.safetensors"
-_LIVE_MANIFEST = "live_manifest.json"
-_VARIANT = "form.safetensors"
+_LIVE_MANIFEST, _VARIANT = "live_manifest.json", "form.safetensors"
 R = TypeVar("R", bound=StageResult)
 
 
 class DataOwner:
-    """One tenant's run. Construct it on the owner's node."""
+    """One tenant's run, on the owner's node. `promote` makes its bundle live in any case."""
 
-    def __init__(self, config: OnboardConfig) -> None:
+    def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
         keep_private()
-        self._config = config
+        self._config, self._promote = config, promote
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
@@ -185,14 +184,13 @@ class DataOwner:
         self._done(Distilled)
 
         def work() -> Evaluated:
-            live = live_version(self._config, self._encoder)
-            found = self._judge.evaluate(
-                self._candidates(), teachers=len(self._done(Fetched).teachers), live=live
-            )
+            live, teachers = live_version(self._config, self._encoder), self._done(Fetched).teachers
+            found = self._judge.evaluate(self._candidates(), teachers=len(teachers), live=live)
             if live is not None:
                 self._write_for_all_folds("live", live.payload)
                 write_atomically(self._folder / _LIVE_MANIFEST, live.manifest.canonical_json())
             write_secret(self._folder / _SCORER, pack_scorer(found.scorer))
+            keep_findings(self._opened(), found.findings)
             write_suggestions(self._config, found.perhaps_out_of_scope)
             return found.record
 
@@ -200,9 +198,9 @@ class DataOwner:
 
     def decide(self) -> Decided:
         """Decide which candidate is published and served."""
+        found = self._done(Evaluated)
 
         def work() -> Decided:
-            found = self._done(Evaluated)
             verdict = decide(found.candidates, found.choice, rows=found.rows)
             return Decided(choice=verdict.choice, reason=verdict.reason)
 
@@ -212,8 +210,8 @@ class DataOwner:
         """Publish the chosen adapter and its manifest. Nothing else goes to the registry."""
 
         def work() -> Published:
-            payload, found = self._chosen_payload(), self._done(Evaluated)
-            choice, fetched = self._done(Decided).choice, self._done(Fetched)
+            payload, choice = self._chosen_payload(), self._done(Decided).choice
+            found, fetched = self._done(Evaluated), self._done(Fetched)
             if choice == "live":
                 manifest = Manifest.from_json((self._folder / _LIVE_MANIFEST).read_bytes())
             else:
@@ -229,6 +227,7 @@ class DataOwner:
                     prototypes=own_prototypes(self._config, self._encoder, self._dataset.tasks()),
                     taught_from=fetched.init,
                 )
+            # What others see may be another adapter than the one that is served.
             shown = manifest, payload
             if choice != "live" and self._config.privacy.epsilon is not None:
                 shown = private_adapter(
@@ -284,7 +283,8 @@ class DataOwner:
     def bundle(self) -> Bundled:
         """Write the serving bundle, with the private FAQ index, to the tenant's own store."""
         made = self._done(VariantMade)
-        require_servable(self._done(Published), self._done(Evaluated))
+        with reported_if_refused(self._opened(), self._config.tenant):
+            require_servable(self._done(Published), self._done(Evaluated))
 
         def work() -> Bundled:
             evaluated, variant = self._done(Evaluated), None
@@ -305,11 +305,13 @@ class DataOwner:
                 faqs=self._dataset.faqs(),
                 threshold=threshold,
                 calibration=calibration,
+                promote=self._promote,
             )
 
-        return self._opened().once(
-            Bundled, work, still_true=lambda kept: is_in_service(self._config, kept)
-        )
+        still = partial(is_in_service, self._config, promote=self._promote)
+        bundled = self._opened().once(Bundled, work, still_true=still)
+        write_report(self._opened(), self._config.tenant)
+        return with_rollback(self._config, bundled)
 
     # What follows stays on the owner's node.
 
@@ -364,7 +366,7 @@ class DataOwner:
     @property
     def _judge(self) -> Judge:
         seed = folds_seed(self._config, self._secret)
-        return Judge(self._encoder, self._dataset, self._rows, self._config, seed)
+        return Judge(self._encoder, self._dataset, self._rows, self._config, seed=seed)
 
     def _candidates(self) -> dict[Choice, Path]:
         """The payload files of the candidates, by name; the folds' lie beside them."""
@@ -386,7 +388,7 @@ class DataOwner:
     def _write_for_all_folds(self, name: Choice, payload: bytes) -> Path:
         """Write an adapter that the folds did not train: the same payload serves every fold."""
         file = self._folder / f"{name}.safetensors"
-        for one in (file, *(fold_file(file, fold) for fold in range(self._rows.num_folds))):
+        for one in all_files(file, self._rows.num_folds):
             write_atomically(one, payload)
         return file
 

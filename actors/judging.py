@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from actors.live import Live
 from actors.records import Evaluated, Published, VariantMade
+from actors.report.findings import Findings, find
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import unpack_adapter
@@ -131,7 +133,16 @@ class Judge:
             perhaps_out_of_scope=len(unanswered := found.unanswered(chosen)),
             membership=None if chosen == "live" else self.membership(chosen, adapters[chosen]),
         )
-        return Judgement(evaluated, found.competition.judged[chosen].scorer, unanswered)
+        judged = found.competition.judged[chosen]
+        findings = find(
+            judged,
+            self._texts[0],
+            self.dataset.faqs(),
+            embed=partial(self._embed, candidates[chosen].embedder),
+            threshold=evaluated.threshold,
+            seen=candidates[chosen].seen,
+        )
+        return Judgement(evaluated, judged.scorer, unanswered, findings)
 
     def membership(self, choice: Choice, file: Path) -> Membership | None:
         """Audit what the training of a candidate reveals of its rows, on rows that it did not see.
@@ -228,8 +239,7 @@ class Judge:
 
         def totals(queries: Sequence[Query]) -> Tensor:
             shown = [query.text for query in queries]
-            vectors = self.encoder.embed_texts(shown, embedder, batch_size=128).cpu()
-            return scorer(vectors, shown).total
+            return scorer(self._embed(embedder, shown), shown).total
 
         total = totals(inside)
         loss = F.cross_entropy(total / TEMPERATURE, first_labels(gold)) if inside else None
@@ -239,6 +249,9 @@ class Judge:
             best_out_of_scope=totals([query for query in test if query.out_of_scope]).amax(1),
             score=None if loss is None else -float(loss),
         )
+
+    def _embed(self, embedder: Embedder | None, texts: Sequence[str]) -> Tensor:
+        return self.encoder.embed_texts(texts, embedder, batch_size=128).cpu()
 
     def _questions_alone(self) -> Ranking:
         """The test rows, ranked by the bare encoder's cosine to each FAQ's question."""
@@ -280,6 +293,8 @@ class Judgement(NamedTuple):
     """Scorer of the chosen candidate."""
     perhaps_out_of_scope: tuple[str, ...]
     """Texts of unlabelled queries that it would turn away, the least answerable first."""
+    findings: Findings
+    """What it makes of the rows; private."""
 
 
 @dataclass(frozen=True)

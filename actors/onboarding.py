@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from actors.open_cluster import refuse_open_cluster
 from actors.records import (
     Bundled,
     Decided,
@@ -33,6 +32,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.files import write_atomically
 from adapterdistill.manifest import Record
+from adapterdistill.open_cluster import refuse_open_cluster
 
 
 class OnboardReport(Record):
@@ -103,11 +103,11 @@ def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
     return path
 
 
-def in_process(config: OnboardConfig) -> StageRunner:
+def in_process(config: OnboardConfig, *, promote: bool = False) -> StageRunner:
     """Run stages in this process, without Ray: for a laptop and for tests."""
     from actors.data_owner import DataOwner
 
-    owner = DataOwner(config)
+    owner = DataOwner(config, promote=promote)
 
     def run(stage: str) -> StageResult:
         result = getattr(owner, stage)()
@@ -117,7 +117,9 @@ def in_process(config: OnboardConfig) -> StageRunner:
     return run
 
 
-def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> StageRunner:
+def on_cluster(
+    config: OnboardConfig, *, insecure: bool = False, promote: bool = False
+) -> StageRunner:
     """Run stages in a data owner actor on the owner's node of the running Ray cluster.
 
     Raises:
@@ -127,7 +129,7 @@ def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> StageRunner:
     from actors.placement import start_data_owner, wait_for
 
     connect(insecure=insecure)
-    owner: Any = start_data_owner(config)
+    owner: Any = start_data_owner(config, promote=promote)
 
     def run(stage: str) -> StageResult:
         result = wait_for(getattr(owner, stage).remote(), config.placement)

@@ -64,7 +64,7 @@ def wait_for(result: Any, placement: PlacementConfig) -> Any:
         raise error.cause from None
 
 
-def start_data_owner(config: OnboardConfig) -> Any:
+def start_data_owner(config: OnboardConfig, *, promote: bool = False) -> Any:
     """A `DataOwner` as a Ray actor on its owner's node; it dies with the job that started it.
 
     Its stages are idempotent, so Ray may restart it and run a stage again. Calls are repeated until
@@ -78,7 +78,7 @@ def start_data_owner(config: OnboardConfig) -> Any:
         resources={resource: RESOURCE_SLIVER} if resource else None,
         max_restarts=2,
         max_task_retries=-1,
-    ).remote(config)
+    ).remote(config, promote=promote)
 
 
 def on_owner_node(work: Callable[[OnboardConfig], Any], config: OnboardConfig) -> Any:

@@ -95,6 +95,8 @@ def at_credentials(config: OnboardConfig) -> Found:
 
 def at_registry(config: OnboardConfig, opened: ExitStack) -> Found:
     settings = config.registry
+    if settings.is_embedded:
+        return Found(None, "in the workspace: only its own tenants share it")
     address = settings.resolve()
     folder = None if settings.credentials is None else Path(settings.credentials)
     client = opened.enter_context(

@@ -1,6 +1,7 @@
 """Publishes the chosen adapter: its manifest, consent and privacy statement."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from actors.privacy.statement import membership_metrics, membership_stated
@@ -21,8 +22,11 @@ from adapterdistill.manifest import (
 )
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.server.embedded import embedded_registry
 from adapterdistill.selection import Probes
 
+EMBEDDED_REGISTRY = ".registry"
+"""Folder of the workspace with its own registry; no tenant's name begins with a dot."""
 PRIVACY = (
     "Trained on the owner's rows on the owner's node; rows were not shared. No differential "
     "privacy: the weights may reveal something of the rows."
@@ -165,11 +169,19 @@ def consent_of(config: OnboardConfig) -> Consent:
             return frozenset(tenants)
 
 
-def open_registry(config: OnboardConfig) -> RegistryClient:
-    """A client of the run's registry; use it as a context manager."""
+@contextmanager
+def open_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
+    """A client of the run's registry, until the block is left."""
     settings = config.registry
     folder = None if settings.credentials is None else Path(settings.credentials)
-    return RegistryClient(settings.resolve(), timeout_s=settings.timeout_s, credentials=folder)
+    with ExitStack() as opened:
+        if settings.is_embedded:
+            root = Path(config.workspace) / EMBEDDED_REGISTRY
+            address = opened.enter_context(embedded_registry(root))
+        else:
+            address = settings.resolve()
+        client = RegistryClient(address, timeout_s=settings.timeout_s, credentials=folder)
+        yield opened.enter_context(client)
 
 
 def publish_once(config: OnboardConfig, manifest: Manifest, payload: bytes) -> tuple[Manifest, str]:

@@ -19,6 +19,7 @@ from adapterdistill.evaluation.report import (
     VariantReason,
 )
 from adapterdistill.manifest import BundleId, Initialisation, Metric, Record, Sha256, VariantKind
+from adapterdistill.release import UtcTime
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
 VersionName = Annotated[
@@ -155,3 +156,5 @@ class Bundled(StageResult):
     mode: Literal["live", "canary", "shadow"] = "live"
     share: float | None = None
     """A candidate's share of the requests."""
+    rolled_back_at: UtcTime | None = None
+    """Time at which the bundle was rolled back; it is then neither live nor tried."""

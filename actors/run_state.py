@@ -65,7 +65,7 @@ class RunState:
 
     def result(self, kind: type[R]) -> R | None:
         """The kept result of the stage, None if it has not finished."""
-        path = self._path(kind)
+        path = self.path_of(kind)
         if not path.exists():
             return None
         try:
@@ -75,7 +75,7 @@ class RunState:
 
     def keep(self, result: R) -> R:
         """Keep the result; the stage is done from here on."""
-        write_atomically(self._path(type(result)), result.canonical_json())
+        write_atomically(self.path_of(type(result)), result.canonical_json())
         return result
 
     def once(
@@ -102,13 +102,19 @@ class RunState:
                 result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
             )
 
-    def _path(self, kind: type[StageResult]) -> Path:
+    def path_of(self, kind: type[StageResult]) -> Path:
+        """The file that keeps the result of a stage."""
         return self.folder / "stages" / kind.file_name()
 
 
 def runs_of(config: OnboardConfig) -> Iterator[RunState]:
     """The tenant's runs in the workspace, in no order."""
-    folder = _runs(config)
+    return runs_in(_runs(config).parent)
+
+
+def runs_in(tenant_folder: Path) -> Iterator[RunState]:
+    """The runs of the tenant whose part of a workspace this is, in no order."""
+    folder = tenant_folder / "runs"
     return (RunState.at(one) for one in folder.iterdir()) if folder.is_dir() else iter(())
 
 

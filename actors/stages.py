@@ -89,6 +89,8 @@ def _variant_made(result: VariantMade) -> str:
 
 
 def _bundled(result: Bundled) -> str:
+    if result.rolled_back_at is not None:
+        return f"finished, rolled back at {result.rolled_back_at}: --promote makes it live"
     mode = result.mode if result.share is None else f"{result.mode} of {result.share:g}"
     made = f"{result.bundle[:12]}, {result.index_vectors} vectors, {mode}"
     found = result.calibration

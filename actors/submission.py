@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import adapterdistill
-from actors.open_cluster import refuse_open_dashboard
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import ConfigError, PlacementError
 from adapterdistill.files import read_file
+from adapterdistill.open_cluster import refuse_open_dashboard
 
 ROOT = Path(adapterdistill.__file__).resolve().parents[1]
 """The folder that holds the packages: a clone, or `site-packages`; in a job, what was unpacked."""
@@ -25,7 +25,7 @@ _PATIENCE_S = 60.0
 """Longest time for which the dashboard may not answer while a job runs."""
 _TRAVELS = {
     "adapterdistill": (".py", ".pyi", ".typed"),
-    "actors": (".py",),
+    "actors": (".py", ".html"),
     "serve": (".py",),
     "cluster": (".sh", ".toml"),
 }
@@ -88,10 +88,10 @@ def require_outside(config: OnboardConfig, root: Path = ROOT) -> None:
             )
 
 
-def entrypoint(*, insecure: bool = False) -> str:
+def entrypoint(*, insecure: bool = False, promote: bool = False) -> str:
     """The command that a job runs, in the unpacked package."""
-    accepted = " --insecure-cluster" if insecure else ""
-    return f"python -m adapterdistill onboard --config {RUN_FILE}{accepted}"
+    flags = " --insecure-cluster" * insecure + " --promote" * promote
+    return f"python -m adapterdistill onboard --config {RUN_FILE}{flags}"
 
 
 def submit(
@@ -100,6 +100,7 @@ def submit(
     address: str,
     submission_id: str | None = None,
     insecure: bool = False,
+    promote: bool = False,
 ) -> str:
     """Submit the package's run to a cluster, and return the job's id.
 
@@ -107,6 +108,7 @@ def submit(
         address: URL of the cluster's dashboard.
         submission_id: the job's id; None: Ray draws one.
         insecure: submit also to a cluster that asks for no token.
+        promote: make the run's bundle live, also if it was rolled back.
 
     Raises:
         ConfigError: the cluster asks for no token, and `insecure` is not set.
@@ -119,7 +121,7 @@ def submit(
     try:
         refuse_open_dashboard(address, insecure=insecure)
         job: str = JobSubmissionClient(address).submit_job(
-            entrypoint=entrypoint(insecure=insecure),
+            entrypoint=entrypoint(insecure=insecure, promote=promote),
             submission_id=submission_id,
             runtime_env={"working_dir": str(package_file)},
         )

@@ -56,7 +56,7 @@ class OnboardConfig(Section):
     serving_store: LocalPath
     """The tenant's own serving store, read by its Serve deployment."""
     encoder: EncoderConfig = EncoderConfig()
-    registry: RegistryConfig
+    registry: RegistryConfig = RegistryConfig()
     training: TrainingConfig = TrainingConfig()
     teachers: TeacherConfig = TeacherConfig()
     release: ReleaseConfig = ReleaseConfig()

@@ -1,9 +1,10 @@
 """A tenant's release: which of its bundles is live, and which is tried as a candidate.
 
     STORE/TENANT/live.json    {"tenant": TENANT, "bundle": LIVE, "before": BUNDLE_ID,
-                               "candidate": {"bundle": BUNDLE_ID, "mode": ..., "share": ...}}
+                               "candidate": {"bundle": BUNDLE_ID, "mode": ..., "share": ...},
+                               "rolled_back": [{"bundle": BUNDLE_ID, "at": TIME}]}
 
-`before` and `candidate` may be absent. The file is replaced as a whole, so that readers see the old
+All but the first two may be absent. The file is replaced as a whole, so that readers see the old
 or the new release. Writers take turns by a lock on the tenant's folder, so that no change is lost.
 Serving deployments follow each change within their `refresh_s`; bundles never change.
 """
@@ -13,9 +14,9 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from adapterdistill.bundle import read_bundle, tenant_folder, turn
 from adapterdistill.errors import ConfigError, ServingError
@@ -23,7 +24,10 @@ from adapterdistill.files import replace_file
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
 
 Mode = Literal["canary", "shadow"]
+UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 _FILE = "live.json"
+_REMEMBERED = 20
+"""Bundles that are remembered as rolled back."""
 
 
 class Candidate(Record):
@@ -38,6 +42,13 @@ class Candidate(Record):
     mode: Mode
 
 
+class RolledBack(Record):
+    """A bundle that was live until it was rolled back. Only a person makes it live again."""
+
+    bundle: BundleId
+    at: UtcTime
+
+
 class Release(Record):
     """live.json"""
 
@@ -47,6 +58,12 @@ class Release(Record):
     before: BundleId | None = Field(default=None, exclude_if=lambda value: value is None)
     """The bundle that was live before, to roll back to."""
     candidate: Candidate | None = Field(default=None, exclude_if=lambda value: value is None)
+    rolled_back: tuple[RolledBack, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """The last first."""
+
+    def rolled_back_at(self, bundle_id: str) -> str | None:
+        """The time at which the bundle was rolled back; None: it was not."""
+        return next((one.at for one in self.rolled_back if one.bundle == bundle_id), None)
 
     @model_validator(mode="after")
     def _another_candidate(self) -> "Release":
@@ -145,7 +162,9 @@ def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float
         if bundle_id == now.bundle:
             raise ServingError(f"tenant {tenant}: this bundle is live already")
         candidate = Candidate(bundle=bundle_id, share=share, mode=mode)
-        return now.model_copy(update={"candidate": candidate})
+        return now.model_copy(
+            update={"candidate": candidate, "rolled_back": _others(now, bundle_id)}
+        )
 
     return _change(store, tenant, change)
 
@@ -172,9 +191,9 @@ def drop(store: Path, tenant: str) -> Release:
 
 
 def roll_back(store: Path, tenant: str) -> Release:
-    """Make the previous bundle live again, and forget the bundle that was live.
+    """Make the previous bundle live again, and remember when the live one was rolled back.
 
-    So a second rollback is refused; otherwise it would bring back the bundle that was rolled back.
+    A second rollback is refused; otherwise it would bring back the bundle that was rolled back.
 
     Raises:
         ServingError: nothing was live before.
@@ -184,14 +203,27 @@ def roll_back(store: Path, tenant: str) -> Release:
         if now.before is None:
             raise ServingError(f"tenant {tenant}: nothing to roll back to")
         read_bundle(store, tenant, now.before)
-        return _moved(now, now.before).model_copy(update={"before": None})
+        moved, at = _moved(now, now.before), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        rolled_back = (RolledBack(bundle=now.bundle, at=at), *moved.rolled_back)
+        return moved.model_copy(update={"before": None, "rolled_back": rolled_back[:_REMEMBERED]})
 
     return _change(store, tenant, change)
 
 
 def _moved(now: Release, bundle_id: str) -> Release:
     kept = now.candidate if now.candidate and now.candidate.bundle != bundle_id else None
-    return Release(tenant=now.tenant, bundle=bundle_id, before=now.bundle, candidate=kept)
+    return Release(
+        tenant=now.tenant,
+        bundle=bundle_id,
+        before=now.bundle,
+        candidate=kept,
+        rolled_back=_others(now, bundle_id),
+    )
+
+
+def _others(now: Release, bundle_id: str) -> tuple[RolledBack, ...]:
+    """The bundles other than this one that were rolled back."""
+    return tuple(one for one in now.rolled_back if one.bundle != bundle_id)
 
 
 def _candidate_of(now: Release) -> Candidate:

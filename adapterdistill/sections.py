@@ -55,7 +55,11 @@ class EncoderConfig(Section):
 
 
 class RegistryConfig(Section):
-    """The teacher registry, and what it may show of the adapter."""
+    """The teacher registry, and what it may show of the adapter.
+
+    Without an address it is one in the workspace, which runs inside the process that asks it and
+    which only the workspace's own tenants share.
+    """
 
     address: str | None = None
     """host:port"""
@@ -73,9 +77,16 @@ class RegistryConfig(Section):
 
     @model_validator(mode="after")
     def _one_address(self) -> "RegistryConfig":
-        if (self.address is None) == (self.address_file is None):
-            raise ValueError("give exactly one of address and address_file")
+        if self.address is not None and self.address_file is not None:
+            raise ValueError("give one of address and address_file, or neither")
+        if self.is_embedded and self.credentials is not None:
+            raise ValueError("credentials are for a registry with an address: give one")
         return self
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the registry in the workspace."""
+        return self.address is None and self.address_file is None
 
     def resolve(self) -> str:
         """host:port; raises ConfigError if the address file cannot be read or is empty."""

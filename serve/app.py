@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import ray
 import tenacity
 from fastapi import FastAPI
 from ray import serve as ray_serve
@@ -20,6 +21,7 @@ from ray.serve import Application
 
 from adapterdistill import ray_private
 from adapterdistill.errors import ServingError
+from adapterdistill.open_cluster import refuse_open_cluster
 from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve.grpc import rpc_proxy
@@ -62,8 +64,13 @@ class SearchService:
 
 
 def build(args: Mapping[str, Any]) -> Application:
-    """The app with the given `ServeSettings`. Raises ConfigError."""
+    """The app with the given `ServeSettings`.
+
+    Raises ConfigError: they are refused, or the connected cluster asks for no token.
+    """
     settings = ServeSettings.of(args)
+    if ray.is_initialized():  # as on `serve deploy`, which has no option to accept an open cluster
+        refuse_open_cluster(insecure=settings.insecure_cluster)
     replica: Any = ray_serve.ingress()(SearchService)
     deployment: Any = ray_serve.deployment(
         replica,

@@ -1,7 +1,8 @@
 """Starts Ray Serve's HAProxy with its statistics and its admin socket closed to others.
 
 Ray 2.60 lets HAProxy show statistics on two ports of all interfaces, and keeps its admin socket,
-which controls HAProxy, in a folder under /tmp that every user of the machine may enter. Only the
+which controls HAProxy, in a folder under /tmp that every user of the machine may enter. It sets no
+deadline for a request's headers and no limit on the connections of one address. Only the
 program to start can be chosen. So that program is a script, which replaces the ports by sockets in
 a private folder and then becomes HAProxy. If it does not find the ports, it starts nothing.
 
@@ -14,7 +15,7 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adapterdistill.files import replace_file
@@ -32,9 +33,23 @@ sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
     -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" \
     -e "s|^ *bind {loopback}:\([0-9]*\)\$|    bind {host}:\1|" "$3"
 [ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports than 2.60"
+grep -q sc0_conn_cur "$3" || sed -i \
+    -e '/^defaults$/a\{defaults}' \
+    -e '/^frontend \(http\|grpc\)_frontend$/a\{frontend}' "$3"
 exec {binary} "$@"
 """
 LOOPBACK = "127.0.0.1"
+CONNECTIONS_EACH = 1024
+"""Of one address, a quarter of what HAProxy has: a proxy in front has one address."""
+_DEFAULTS = (
+    "timeout http-request 10s",  # from the first byte of a request to the end of its headers
+    "timeout http-keep-alive 60s",
+)
+_FRONTEND = (
+    "stick-table type ipv6 size 100k expire 10m store conn_cur",
+    "tcp-request connection track-sc0 src",
+    f"tcp-request connection reject if {{ sc0_conn_cur gt {CONNECTIONS_EACH} }}",
+)
 _EXPORTER_PORT, _STATS_PORT = "9101", "8404"
 
 
@@ -67,6 +82,8 @@ def closed_haproxy(binary: str, folder: Path, host: str = LOOPBACK) -> dict[str,
         stats_port=_STATS_PORT,
         loopback=LOOPBACK,
         host=host,
+        defaults=_inserted(_DEFAULTS),
+        frontend=_inserted(_FRONTEND),
     )
     replace_file(script, text.encode(), mode=0o700)  # another Ray may be starting the old one
     return {
@@ -79,7 +96,13 @@ def closed_haproxy(binary: str, folder: Path, host: str = LOOPBACK) -> dict[str,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": _EXPORTER_PORT,
         "RAY_SERVE_HAPROXY_STATS_PORT": _STATS_PORT,
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     }
+
+
+def _inserted(lines: Sequence[str]) -> str:
+    """Write lines as the text of sed's command `a`."""
+    return "\\n".join(f"    {line}" for line in lines)
 
 
 def main() -> None:

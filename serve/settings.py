@@ -97,6 +97,11 @@ class ServeSettings(BaseModel):
         description="Instead of `tokens`: everyone who reaches the port may ask for every tenant. "
         "For loopback, or behind a gateway that knows who asks.",
     )
+    insecure_cluster: bool = Field(
+        default=False,
+        description="Accept a Ray cluster that asks for no token: everybody who reaches it "
+        "can run code in it.",
+    )
     feedback: bool = Field(
         default=False,
         description="Keep the questions that are turned away or answered uncertainly, each beside "

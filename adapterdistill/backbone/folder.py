@@ -157,6 +157,13 @@ class _Reader:
         config = self._required(path / "config.json")
         if not listed:
             self._refuse_scoring_heads(config)
+        if (path / "adapter_config.json").is_file():
+            raise self._error(
+                "adapter_config.json says that its weights are an adapter of PEFT on another "
+                "encoder: merge them (`merge_and_unload`) and save the whole"
+            )
+        if config.get("quantization_config"):
+            raise self._error("config.json sets quantization_config, which is not supported")
         tokenizer_config = self._optional(path / "tokenizer_config.json")
         own = self._transformer_settings(path)
         pooling: tuple[PoolingMode, ...] = ("mean",)

@@ -35,9 +35,12 @@ _READERS = {
         "federation": "Show three owners' clusters and what keeps them apart.",
     },
     "Data owner": {
+        "init": "Write a run's TOML and examples of the files.",
+        "up": "Do all of it on defaults: import, onboard, serve.",
         "data": "Import, check and describe a tenant's data.",
         "onboard": "Train, distil and publish for a tenant.",
         "encoder": "List the encoders that are known by name, and fetch one.",
+        "report": "Write the report of a run as an HTML page.",
         "feedback": "Label what the endpoint answered badly, and train on it.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
@@ -53,8 +56,9 @@ _READERS = {
     "Application developer": {"query": "Ask a deployed tenant a question."},
     "Researcher": {"bench": "Measure transfer and cost."},
 }
+_MODULES = {"init": "runs.begin", "up": "runs.begin", "report": "runs.report"}
 SUBCOMMANDS = {
-    name: Subcommand(f"adapterdistill.cli.{name}", reader, summary)
+    name: Subcommand(f"adapterdistill.cli.{_MODULES.get(name, name)}", reader, summary)
     for reader, commands in _READERS.items()
     for name, summary in commands.items()
 }

@@ -44,6 +44,9 @@ def drill(
         Path | None, option("Keep the reports of drills that measure here.", "FOLDER")
     ] = None,
     calls: Annotated[int | None, number("fuzz-registry: mutated calls.", low=1)] = None,
+    payloads: Annotated[
+        int | None, number("poisoned-teacher: mutated payloads for each loader.", low=1)
+    ] = None,
     kills: Annotated[int | None, number("kill-registry: kills on the same folder.", low=1)] = None,
     requests: Annotated[int | None, number("isolation, encoders: answers to check.", low=1)] = None,
     tenants: Annotated[int | None, number("isolation, encoders: tenants to serve.", low=2)] = None,
@@ -75,6 +78,7 @@ def drill(
         raise ConfigError(f"no such drill: {', '.join(unknown)}; there are {', '.join(DRILLS)}")
     sizes: dict[str, Any] = {
         "calls": calls,
+        "payloads": payloads,
         "kills": kills,
         "requests": requests,
         "tenants": tenants,

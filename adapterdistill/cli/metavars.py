@@ -36,8 +36,8 @@ _NAMES_OF = {
     "NAME|FOLDER": ("encoder",),
     "NUMBER": (
         *("adapters", "fuzz", "heads", "k", "kills", "last", "layers", "lstm_size"),
-        *("max_tenant_versions", "processes", "replicas", "requests", "rounds", "runs"),
-        *("seed", "seeds", "steps", "threads", "top_k"),
+        *("max_tenant_versions", "payloads", "processes", "replicas", "requests", "rounds"),
+        *("runs", "seed", "seeds", "steps", "threads", "top_k"),
     ),
     "NUMBER,...": ("teachers", "workers"),
     "PORT": ("grpc_port", "port"),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterdistill.cli.options import Format, InsecureCluster, Output
+from adapterdistill.cli.options import Format, InsecureCluster, Output, Promote
 from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError, error_classes
 
@@ -35,6 +35,7 @@ def onboard(
         bool,
         typer.Option("--dry-run", help="Only say what would happen, and how long it would take."),
     ] = False,
+    promote: Promote = False,
     insecure_cluster: InsecureCluster = False,
     output: Output = Format.table,
 ) -> None:
@@ -60,9 +61,9 @@ def onboard(
         _look_ahead(settings, local=local, insecure=insecure_cluster, as_json=output is Format.json)
         return
     runner = (
-        onboarding.in_process(settings)
+        onboarding.in_process(settings, promote=promote)
         if local
-        else onboarding.on_cluster(settings, insecure=insecure_cluster)
+        else onboarding.on_cluster(settings, insecure=insecure_cluster, promote=promote)
     )
     as_json = output is Format.json
     report = onboarding.onboard(

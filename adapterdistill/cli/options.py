@@ -63,6 +63,10 @@ InsecureCluster = Annotated[
         help="Accept a Ray cluster that asks for no token, and so runs anybody's code.",
     ),
 ]
+Promote = Annotated[
+    bool,
+    typer.Option("--promote", help="Make the run's bundle live, also if it was rolled back."),
+]
 Output = Annotated[Format, typer.Option("--format", help="Tables for people or JSON.")]
 
 

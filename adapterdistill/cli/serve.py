@@ -110,7 +110,6 @@ def serve(
     On a Ray of its own (the default) it serves until it is interrupted. On a running cluster it
     deploys and returns.
     """
-    from actors.open_cluster import refuse_open_cluster
     from adapterdistill.registry.server.server import is_loopback
     from adapterdistill.release import tenants_in
     from serve import local_ray
@@ -147,13 +146,13 @@ def serve(
         "open_to_all": tokens is None,
         "feedback": feedback,
         "traces": traces,
+        "insecure_cluster": insecure_cluster,
     }
     checked = ServeSettings.of(settings)  # before Ray starts, which takes seconds
     if ray_address != LOCAL:
         import ray
 
         _connect(ray, ray_address)
-        refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
     checked.open_store()
@@ -169,7 +168,6 @@ def serve(
     serve_host = local_ray.prepare(host, haproxy=haproxy)
 
     def deploy_on_ray() -> None:
-        refuse_open_cluster(insecure=insecure_cluster)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port, serve_host=serve_host)
 
     local_ray.run(deploy_on_ray)

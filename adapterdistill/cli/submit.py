@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli.options import InsecureCluster
+from adapterdistill.cli.options import InsecureCluster, Promote
 from adapterdistill.files import write_file
 
 _PACKAGE = Path("~/.adapterdistill/package.zip")
@@ -36,6 +36,7 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the package and send nothing.")
     ] = False,
+    promote: Promote = False,
     insecure_cluster: InsecureCluster = False,
 ) -> None:
     """Submit an onboarding to a Ray cluster: code and run file travel, and nothing else.
@@ -52,11 +53,16 @@ def submit(
     named = [] if submission_id is None else [f"--submission-id={submission_id}"]
     line = ["ray", "job", "submit", f"--address={address}", *named]
     line += [f"--working-dir={package}"] + ([] if wait else ["--no-wait"])
-    typer.echo(f"$ {shlex.join(line)} -- {submission.entrypoint(insecure=insecure_cluster)}")
+    command = submission.entrypoint(insecure=insecure_cluster, promote=promote)
+    typer.echo(f"$ {shlex.join(line)} -- {command}")
     if dry_run:
         return
     job = submission.submit(
-        package, address=address, submission_id=submission_id, insecure=insecure_cluster
+        package,
+        address=address,
+        submission_id=submission_id,
+        insecure=insecure_cluster,
+        promote=promote,
     )
     if not wait:
         typer.echo(f"job {job} was submitted")

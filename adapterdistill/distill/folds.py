@@ -130,6 +130,11 @@ def train_in_folds(
     return result
 
 
+def all_files(adapter: Path, num_folds: int) -> list[Path]:
+    """Paths of the adapter of all rows and of each fold's."""
+    return [adapter, *(fold_file(adapter, fold) for fold in range(num_folds))]
+
+
 def fold_file(adapter: Path, fold: int) -> Path:
     """Path of a fold's adapter, beside that of all rows."""
     return adapter.with_suffix(f".fold{fold}{adapter.suffix}")

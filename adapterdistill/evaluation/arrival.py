@@ -139,6 +139,7 @@ def compete(
         {name: _losses(one.held, candidates[name].seen) for name, one in judged.items()},
         {name: one.prior for name, one in candidates.items() if one.prior},
         reference=references[0],
+        incumbent="live",
     )
     fresh = judged[fresh_ones[0]]
     num_folds = FITTED_FOLDS if len(texts) <= FEW_ROWS else TRAINED_FOLDS

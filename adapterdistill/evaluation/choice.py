@@ -60,14 +60,21 @@ class Choice:
 
 
 def choose(
-    losses: Mapping[str, Float[Tensor, " rows"]], priors: Mapping[str, Prior], *, reference: str
+    losses: Mapping[str, Float[Tensor, " rows"]],
+    priors: Mapping[str, Prior],
+    *,
+    reference: str,
+    incumbent: str | None = None,
 ) -> Choice:
     """The candidate of the lowest expected cross-entropy, by the rule of this module.
+
+    On a tie the incumbent wins, then the reference.
 
     Args:
         losses: each candidate's held-out cross-entropy by row, on the same rows; may have no row.
             NaN where the row is not held out for the candidate.
         priors: of every candidate but the reference.
+        incumbent: the candidate that is served now, if it competes.
 
     Raises:
         ValueError: the reference or a prior is missing, or candidates differ in rows.
@@ -81,7 +88,10 @@ def choose(
     for name in losses:
         if name != reference:
             judgements[name] = judge(losses[name] - losses[reference], priors[name])
-    chosen = min(judgements, key=lambda name: (judgements[name].posterior, name != reference))
+    chosen = min(
+        judgements,
+        key=lambda name: (judgements[name].posterior, name != incumbent, name != reference),
+    )
     return Choice(chosen, judgements)
 
 

@@ -98,8 +98,13 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 def test_package_data_patterns_cover_every_file_that_is_not_python() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    patterns = tools["setuptools"]["package-data"]["adapterdistill"]
-    covered = {str(p.relative_to(ROOT)) for q in patterns for p in (ROOT / PACKAGES[0]).glob(q)}
+    patterns = tools["setuptools"]["package-data"]
+    covered = {
+        str(path.relative_to(ROOT))
+        for package, of_package in patterns.items()
+        for pattern in of_package
+        for path in (ROOT / package).glob(pattern)
+    }
     wanted = {p for p in tracked() if in_packages(p) and not p.endswith(".py")}
     assert wanted - covered == set()
 

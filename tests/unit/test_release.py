@@ -51,8 +51,11 @@ def test_a_candidate_goes_up_is_promoted_and_rolled_back(
     assert promote(tmp_path, "acme") == Release(tenant="acme", bundle=second, before=first)
     put_up(tmp_path, "acme", third, mode="shadow", share=0.5)
     assert drop(tmp_path, "acme").candidate is None
-    assert roll_back(tmp_path, "acme") == Release(tenant="acme", bundle=first)
-    assert read_release(tmp_path, "acme") == Release(tenant="acme", bundle=first)
+    back = roll_back(tmp_path, "acme")
+    [rolled_back] = back.rolled_back
+    assert back == Release(tenant="acme", bundle=first, rolled_back=(rolled_back,))
+    assert (rolled_back.bundle, back.rolled_back_at(second)) == (second, rolled_back.at)
+    assert read_release(tmp_path, "acme") == back and back.rolled_back_at(first) is None
     assert sorted(p.name for p in (tmp_path / "acme").iterdir()) == ["live.json", "versions"]
 
 
@@ -63,6 +66,20 @@ def test_a_pointer_of_before_there_were_candidates_is_read(
     assert read_release(tmp_path, "acme") == Release(tenant="acme", bundle=bundles[0])
     set_live(tmp_path, "acme", bundles[1])
     assert read_release(tmp_path, "acme").before == bundles[0]
+
+
+def test_a_bundle_that_a_person_puts_up_again_is_no_longer_rolled_back(
+    tmp_path: Path, bundles: list[str]
+) -> None:
+    first, second, _ = bundles
+    for again in (
+        lambda: set_live(tmp_path, "acme", second),
+        lambda: put_up(tmp_path, "acme", second, mode="canary", share=0.1),
+    ):
+        set_live(tmp_path, "acme", first)
+        set_live(tmp_path, "acme", second)
+        assert roll_back(tmp_path, "acme").rolled_back_at(second) is not None
+        assert again().rolled_back_at(second) is None
 
 
 def test_what_cannot_be_is_said_and_changes_nothing(tmp_path: Path, bundles: list[str]) -> None:

@@ -12,12 +12,19 @@ from adapterdistill.data.reading import Cell, Defect
 from adapterdistill.data.schema import SPLITS
 from adapterdistill.data.sources.columns import plain_name, split_of_words
 
-_NULLS = frozenset(("nan", "null", "none", "na", "n/a", "<na>", "\\n"))
-_OUT_OF_SCOPE = frozenset(("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"))
+_NULLS = frozenset(("nan", "null", "na", "n/a", "<na>", "\\n"))
+_OUT_OF_SCOPE = frozenset(
+    (
+        *("oos", "ood", "outofscope", "outofdomain", "nonodesdetected"),
+        *("none", "nofaq", "noanswer", "nomatch", "unanswerable", "noneoftheabove"),
+    )
+)
+_DASHES = re.compile(r"[-\u2013\u2014]+")
 _ERROR_VALUES = frozenset(
     ("#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!")  # of Excel, in CSV too
 )
 UNKNOWN_LABEL = "-1"
+GARBLED = "characters were lost or changed before, by a wrong encoding; look at the text"
 
 
 def text_cell(value: object) -> Cell:
@@ -33,6 +40,7 @@ def text_cell(value: object) -> Cell:
             return Defect.INVALID_UTF8
     if not isinstance(value, str):
         return Defect.NOT_TEXT
+    value = value.removeprefix("\ufeff")  # of a file that was put after another
     if "\x00" in value:
         return Defect.NUL
     if value.strip() in _ERROR_VALUES:
@@ -103,7 +111,7 @@ def is_null_word(label: str) -> bool:
 
 
 def is_out_of_scope_word(label: str) -> bool:
-    return plain_name(label) in _OUT_OF_SCOPE
+    return plain_name(label) in _OUT_OF_SCOPE or _DASHES.fullmatch(label.strip()) is not None
 
 
 def is_no_label(label: str) -> bool:
@@ -118,6 +126,16 @@ def split_cell(value: object) -> Cell:
         return cell
     plain = cell.strip().casefold()
     return plain if plain in SPLITS else split_of_words(plain) or cell
+
+
+def is_garbled(text: str) -> bool:
+    """Whether characters were lost, or UTF-8 was read as cp1252 before: `Ã¶` stands for `ö`."""
+    if "\ufffd" in text:
+        return True
+    try:
+        return not text.isascii() and bool(text.encode("cp1252").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 def plain_question(question: str) -> tuple[str, bool]:

@@ -88,7 +88,7 @@ def read_delimited(
             rows = _rows(lines, dialect)
             for _ in range(header.place + 1):
                 next(rows, None)
-            yield from (laid_out(row, columns) for row in rows)
+            yield from (laid_out([_unwrapped(cell) for cell in row], columns) for row in rows)
 
     return RawTable(
         file=file,
@@ -97,6 +97,11 @@ def read_delimited(
         records=records,
         above=header.place,
     )
+
+
+def _unwrapped(cell: str) -> str:
+    """The text of a cell that is written `="0012"`, so that Excel keeps its zeros."""
+    return cell[2:-1] if len(cell) > 2 and cell.startswith('="') and cell.endswith('"') else cell
 
 
 @dataclass(frozen=True)

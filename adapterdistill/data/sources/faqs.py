@@ -10,8 +10,10 @@ from adapterdistill.data.reading import Cell, CellBatch, Defect
 from adapterdistill.data.repeats import same_text
 from adapterdistill.data.schema import FAQ_COLUMNS, Faq, Fault
 from adapterdistill.data.sources.cells import (
+    GARBLED,
     first_text,
     id_cell,
+    is_garbled,
     label_words,
     plain_question,
     texts_of,
@@ -152,6 +154,8 @@ class _FaqReader:
         if len(answers) > 1:
             self._report.row(self._name, "only the first of several answers is kept", row)
         answer = first_text(answers)
+        if any(isinstance(cell, str) and is_garbled(cell) for cell in (*questions, answer)):
+            self._report.row(self._name, GARBLED, row)
         return faq_id, questions, None if answer is Defect.ABSENT else answer
 
 

@@ -14,7 +14,14 @@ from adapterdistill.data.repeats import (
     with_faqs,
 )
 from adapterdistill.data.schema import QUERY_COLUMNS, SPLITS, Fault, Query
-from adapterdistill.data.sources.cells import id_cell, plain_question, split_cell, text_cell
+from adapterdistill.data.sources.cells import (
+    GARBLED,
+    id_cell,
+    is_garbled,
+    plain_question,
+    split_cell,
+    text_cell,
+)
 from adapterdistill.data.sources.faqs import SourceFaqs
 from adapterdistill.data.sources.labels import Labels, Note
 from adapterdistill.data.sources.report import ImportReport
@@ -136,6 +143,8 @@ class SourceQueries:
                 text = text or None
                 if had_html and report is not None:
                     report.row(name, "HTML was taken out of the text", row)
+                if report is not None and text is not None and is_garbled(text):
+                    report.row(name, GARBLED, row)
             query_id = id_cell(record[places["query_id"]]) if "query_id" in places else None
             if "query_id" not in places or query_id is Defect.ABSENT:
                 query_id = _made_id(f"{prefix}{row}")

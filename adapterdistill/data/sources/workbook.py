@@ -1,9 +1,10 @@
 """Sheets of an Excel workbook: texts, numbers and dates, merged cells, formulas."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from adapterdistill.data.sources.raw import (
 )
 
 _HEADER_ROWS = 10
+_OLD_OR_LOCKED = b"\xd0\xcf\x11\xe0"
+_LONGEST_CELL = 32_767
+"""Characters that Excel keeps of a cell."""
+_PLAIN_FORMATS = frozenset(("General", "0", "@"))
 
 
 def read_workbook(
@@ -32,6 +37,11 @@ def read_workbook(
     """
     if path.stat().st_size > MAX_WHOLE_BYTES:
         raise UnreadableSourceError("is too large to be read whole; save it as CSV")
+    with path.open("rb") as opened:
+        if opened.read(len(_OLD_OR_LOCKED)) == _OLD_OR_LOCKED:
+            raise UnreadableSourceError(
+                "has a password, or is an old Excel file; save it as .xlsx without a password"
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of extensions that hold no cells
         extents = _extents(path)
@@ -45,7 +55,8 @@ def read_workbook(
         elif not extent.rows:
             ignored.append((shown, "the sheet is empty"))
         else:
-            tables.append(_table(file, sheet.title, _rows(sheet, extent), is_known))
+            notes = tuple(_notes(sheet, extent))
+            tables.append(_table(file, sheet.title, _rows(sheet, extent), notes, is_known))
     for chart in book.chartsheets:
         ignored.append((f"{file}, sheet {shown_name(chart.title, 0)}", "the sheet is a chart"))
     book.close()
@@ -98,6 +109,39 @@ def _rows(sheet: Any, extent: _Extent) -> list[list[object]]:
     return rows
 
 
+def _notes(sheet: Any, extent: _Extent) -> Iterator[str]:
+    """What a person who looks at the sheet sees otherwise than it is read."""
+    cells = [
+        cell
+        for row in sheet.iter_rows(max_row=extent.rows, max_col=extent.columns)
+        for cell in row
+        if getattr(cell, "value", None) is not None
+    ]
+    if formatted := sum(map(_loses_format, cells)):
+        yield (
+            f"{formatted} cell(s) with a number, date or time are read without the format that "
+            "Excel shows, such as a currency"
+        )
+    if cut := sum(isinstance(c.value, str) and len(c.value) >= _LONGEST_CELL for c in cells):
+        yield (
+            f"{cut} cell(s) have {_LONGEST_CELL} characters, the most that Excel keeps: look if"
+            " they are cut"
+        )
+    rows = range(1, extent.rows + 1)
+    if hidden := sum(
+        sheet.row_dimensions[row].hidden for row in rows if row in sheet.row_dimensions
+    ):
+        yield f"{hidden} hidden row(s) are read like the others"
+
+
+def _loses_format(cell: Any) -> bool:
+    if isinstance(cell.value, date | time | timedelta):
+        return True
+    a_number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
+    shown = cell.number_format
+    return a_number and shown not in _PLAIN_FORMATS and not re.fullmatch(r"0+|0(\.0+)?%", shown)
+
+
 def _value(cell: Any, is_formula: bool) -> object:
     """The cell as text, a reason why it has none, or None."""
     from openpyxl.utils.escape import unescape
@@ -107,21 +151,34 @@ def _value(cell: Any, is_formula: bool) -> object:
         return Defect.NOT_COMPUTED if is_formula else None
     if cell.data_type == "e":
         return Defect.ERROR_VALUE
-    if isinstance(value, datetime):
-        return (value.date() if value.time() == time() else value).isoformat()
-    if isinstance(value, date | time):
-        return value.isoformat()
+    if isinstance(value, datetime) and value.time() != time():
+        return value.isoformat(" ").removesuffix(":00")
+    if isinstance(value, date):
+        return value.strftime("%Y-%m-%d")
+    if isinstance(value, time):
+        return value.isoformat().removesuffix(":00")
+    if isinstance(value, timedelta):
+        minutes, seconds = divmod(int(value.total_seconds()), 60)
+        return f"{minutes // 60}:{minutes % 60:02}" + (f":{seconds:02}" if seconds else "")
+    if isinstance(value, bool):
+        return str(value).upper()
     if isinstance(value, str):
         return unescape(value)  # a line break may be written as _x000D_
     if isinstance(value, int | float) and "%" in cell.number_format:
         return f"{value * 100:.10g}%"
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+        value = int(value)
+    if isinstance(value, int) and re.fullmatch("0+", cell.number_format):
+        return str(value).zfill(len(cell.number_format))
     return str(value)
 
 
 def _table(
-    file: str, title: str, rows: list[list[object]], is_known: Callable[[str], bool]
+    file: str,
+    title: str,
+    rows: list[list[object]],
+    notes: tuple[str, ...],
+    is_known: Callable[[str], bool],
 ) -> RawTable:
     place, _ = find_header(rows[:_HEADER_ROWS], is_known)
     columns = tuple("" if is_blank(cell) else str(cell).strip() for cell in rows[place])
@@ -135,5 +192,6 @@ def _table(
         columns=columns,
         records=records,
         part=f"sheet {shown_name(title, 0)}",
+        notes=notes,
         above=sum(any(not is_blank(cell) for cell in row) for row in rows[:place]),
     )

@@ -102,3 +102,12 @@ def test_rows_that_trained_a_candidate_say_nothing_of_it() -> None:
         reference="distilled",
     )
     assert unknown.chosen == "distilled" and unknown.judgements["live"].difference is None
+
+
+def test_on_a_tie_the_live_version_stays_and_the_reference_comes_next() -> None:
+    losses = {name: torch.ones(4) for name in ("distilled", "own", "live")}
+    priors = {"own": Prior(0.0, 0.05), "live": Prior(0.0, 0.05)}
+    assert choose(losses, priors, reference="distilled", incumbent="live").chosen == "live"
+    assert choose(losses, priors, reference="distilled").chosen == "distilled"
+    better = losses | {"distilled": torch.full((4,), 0.9)}
+    assert choose(better, priors, reference="distilled", incumbent="live").chosen == "distilled"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from actors.data_owner import DataOwner
+from actors.onboarding import in_process, onboard
 from actors.stages import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
@@ -20,6 +21,7 @@ from adapterdistill.release import (
     promote,
     put_up,
     read_release,
+    roll_back,
     set_live,
 )
 from adapterdistill.sections import ReleaseConfig
@@ -191,6 +193,44 @@ def test_going_back_to_earlier_rows_makes_their_bundle_live_again(
     assert first != second == live_bundle(store, "nailer")
     assert run_through(config)[0].bundle.bundle == first == live_bundle(store, "nailer")
     set_live(store, "nailer", second)
+
+
+def test_submitting_a_finished_run_again_never_undoes_a_rollback(configured: Configured) -> None:
+    config = configured("quarrier")
+    store = Path(config.serving_store)
+    first = run_through(config)[0].bundle.bundle
+    other = configured("quarrier", home=Path(config.workspace) / "b", word="soon")
+    other = other.model_copy(update={"serving_store": str(store)})
+    second = run_through(other)[0].bundle.bundle
+    assert live_bundle(store, "quarrier") == second
+    at = roll_back(store, "quarrier").rolled_back[0].at
+    # Submitted again, also where the run lost its result and makes the bundle anew.
+    for _ in range(2):
+        report, told = run_through(other)
+        assert live_bundle(store, "quarrier") == first
+        assert (report.bundle.bundle, report.bundle.rolled_back_at) == (second, at)
+        assert f"finished, rolled back at {at}: --promote makes it live" in told[-1]
+        (folder_of(other) / "stages" / "bundled.json").unlink()
+    report = onboard(other, in_process(other, promote=True), emit=told.append)
+    assert live_bundle(store, "quarrier") == second == report.bundle.bundle
+    assert report.bundle.rolled_back_at is None and "live" in told[-1]
+    run_through(other)
+    assert read_release(store, "quarrier") == Release(
+        tenant="quarrier", bundle=second, before=first
+    )
+
+
+def test_promote_makes_a_candidate_s_run_live(configured: Configured) -> None:
+    config = configured("roper")
+    store = Path(config.serving_store)
+    run_through(config)
+    tried = {"release": {"mode": "canary", "share": 0.25}}
+    other = configured("roper", home=Path(config.workspace) / "b", word="soon", run=tried)
+    other = other.model_copy(update={"serving_store": str(store)})
+    second = run_through(other)[0].bundle.bundle
+    assert live_bundle(store, "roper") != second
+    onboard(other, in_process(other, promote=True), emit=lambda _: None)
+    assert live_bundle(store, "roper") == second
 
 
 def test_a_further_bundle_is_a_candidate_where_the_run_says_so_and_a_first_one_is_live(

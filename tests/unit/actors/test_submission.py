@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from actors import submission
-from actors.open_cluster import refuse_open_dashboard
 from adapterdistill import cli
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data.importing import sample_names
 from adapterdistill.errors import ConfigError, PlacementError
+from adapterdistill.open_cluster import refuse_open_dashboard
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET = b"plover"

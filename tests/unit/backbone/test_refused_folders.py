@@ -179,6 +179,16 @@ REFUSED: dict[str, tuple[Case, Change, str]] = {
     "a vocabulary of another kind": (PLAIN, other_vocabulary, r"vocab.txt.*lacks \[CLS\]"),
     "weights that are pickled": (PLAIN, pickled, r"pytorch_model.bin.*save_pretrained"),
     "a lost shard": (PLAIN, lost_shard, "lists model-00002-of-00002.safetensors, which is not"),
+    "an adapter of PEFT": (
+        PLAIN,
+        lambda folder: write(folder / "adapter_config.json", {"peft_type": "LORA"}),
+        "adapter of PEFT.*merge_and_unload",
+    ),
+    "quantised weights": (
+        PLAIN,
+        change("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        "quantization_config",
+    ),
     "not a number in the weights": (PLAIN, spoilt(float("nan")), r"not finite, in 1\.down_weight"),
     "infinity in the weights": (PLAIN, spoilt(float("inf")), "not finite"),
     "weights that git-LFS left out": (PLAIN, pointer("model.safetensors"), "git lfs pull"),

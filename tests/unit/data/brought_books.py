@@ -32,6 +32,15 @@ def percent(book: Any) -> None:
     book["Sheet1"]["C2"].number_format = "0%"
 
 
+def zeros_and_currency(book: Any) -> None:
+    book["S"]["A2"].number_format = "0000"
+    book["S"]["C6"].number_format = '#,##0.00 "EUR"'
+
+
+def hidden_row(book: Any) -> None:
+    book["S"].row_dimensions[3].hidden = True
+
+
 def formatted(book: Any) -> None:
     sheet = book["Sheet1"]
     for row in range(10, 3000):
@@ -130,6 +139,38 @@ EXCEL = {
         faqs=[("1", "A?", "50%"), ("2", "B?", "x\r\ny")],
         queries=[],
     ),
+    "formats that Excel shows otherwise": Brought(
+        {
+            "faqs.xlsx": workbook(
+                {
+                    "S": [
+                        ("id", "question", "answer"),
+                        (12, "A?", datetime.time(9, 30)),
+                        (13, "B?", datetime.datetime(2026, 3, 4, 9, 30)),
+                        (14, "C?", datetime.timedelta(hours=30)),
+                        (15, "D?", True),
+                        (16, "E?", 1234.5),
+                    ]
+                },
+                zeros_and_currency,
+            )
+        },
+        faqs=[
+            ("0012", "A?", "09:30"),
+            ("13", "B?", "2026-03-04 09:30"),
+            ("14", "C?", "30:00"),
+            ("15", "D?", "TRUE"),
+            ("16", "E?", "1234.5"),
+        ],
+        queries=[],
+        says=("4 cell(s) with a number, date or time are read without the format",),
+    ),
+    "hidden row and a cell that Excel may have cut": Brought(
+        {"faqs.xlsx": workbook({"S": [*FAQ_TABLE, ("x", "C?", "y" * 32_767)]}, hidden_row)},
+        faqs=None,
+        queries=[],
+        says=("1 hidden row(s) are read", "1 cell(s) have 32767 characters"),
+    ),
     "a sheet a split": with_queries(
         {
             "asked.xlsx": workbook(
@@ -146,6 +187,13 @@ EXCEL = {
         refused=("row 2, column question: holds an error value",),
     ),
     "book that is none": Brought({"faqs.xlsx": b"secret"}, refused=("faqs.xlsx: cannot be read",)),
+    "book with a password": Brought(
+        {"faqs.xlsx": b"\xd0\xcf\x11\xe0secret"},
+        refused=("faqs.xlsx: has a password, or is an old",),
+    ),
+    "format of another program": with_queries(
+        {"queries.ods": b"PK"}, refused=("queries.ods: is not of a format that is read",)
+    ),
     "lock file of a book": with_queries(
         {"queries.csv": QUERY_CSV, "~$faqs.xlsx": b"x"},
         says=("~$faqs.xlsx: a hidden or temporary",),

@@ -197,6 +197,18 @@ LABELS = {
         ],
         says=("a word for out of scope (3: rows 0, 1, 3)", "a word for an empty cell (1: row 2)"),
     ),
+    "words of people for out of scope": with_queries(
+        {"queries.csv": "text,faq_id\na,none\nb,-\nc,\u2014\nd,no answer\ne,\n"},
+        queries=[
+            *((text, (), "train") for text in "abcd"),
+            ("e", (), "unlabelled"),
+        ],
+        says=("a word for out of scope (4: rows 0, 1, 2 and 1 more)",),
+    ),
+    "empty cells with a split are out of scope": with_queries(
+        {"queries.csv": "text,faq_id,split\na,,train\nb,oos,test\nc,,unlabelled\n"},
+        queries=[("a", (), "train"), ("b", (), "test"), ("c", (), "unlabelled")],
+    ),
     "floats of pandas": Brought(
         {
             "faqs.csv": "faq_id,question\n1,A?\n2,B?\n",

@@ -120,6 +120,37 @@ DELIMITED = {
             "row 1, column answer: holds an error value",
         ),
     ),
+    "ids in Excel's quotes": Brought(
+        {"faqs.csv": 'faq_id,question\n="0012",A?\n"=""0013""",B?\n'},
+        faqs=[("0012", "A?", None), ("0013", "B?", None)],
+        queries=[],
+    ),
+    "a mark where files were joined": with_queries(
+        {"queries.csv": SHORT + "a,open,train\n\ufeffb,ship,train\n"},
+        queries=[("a", ("open",), "train"), ("b", ("ship",), "train")],
+    ),
+    "quotes within a text": with_faqs(
+        {"faqs.csv": 'faq_id,question\nopen,When are "you" open?\nship,"How ""long""?"\n'},
+        faqs=[("open", 'When are "you" open?', None), ("ship", 'How "long"?', None)],
+    ),
+    "characters that were lost before": with_faqs(
+        {"faqs.csv": "faq_id,question\nopen,Wann ge\ufffdffnet?\nship,Wie früh?\n"},
+        faqs=None,
+        says=("characters were lost or changed before", "(1: row 0)"),
+    ),
+    "UTF-8 that was read as cp1252 before": with_queries(
+        {"queries.csv": SHORT + "Größe?,open,train\nGrÃ¶ÃŸe?,open,train\n"},
+        queries=None,
+        says=("characters were lost or changed before", "(1: row 1)"),
+    ),
+    "spaces in headers, ids and splits": with_queries(
+        {"queries.csv": "text , faq_id,split\u00a0\na,open ,train \nb,ship,\u200bTest\n"},
+        queries=[("a", ("open",), "train"), ("b", ("ship",), "test")],
+    ),
+    "two columns of answers": with_queries(
+        {"faqs.csv": "faq_id,question,answer,answer\na,A?,secret,y\n", "queries.csv": QUERY_CSV},
+        refused=("column answer: column is there more than once",),
+    ),
     "header again": with_queries(
         {"queries.csv": QUERY_CSV + QUERY_CSV.split("\n")[0] + "\n"},
         says=("1 row(s) that repeat the header are not read",),

@@ -12,7 +12,7 @@ import tenacity
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.errors import ServingError
+from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from serve import app
 from serve.grpc import rpc_proxy
@@ -112,3 +112,19 @@ def test_an_address_that_does_not_answer_in_time_is_a_warning_and_no_error(
     app.deploy({"store": str(tmp_path)})
     assert serve_calls.get.call_count == 2
     assert "http://127.0.0.1:8000 does not answer yet" in caplog.text
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_cluster_without_a_token_is_refused_to_every_way_of_deploying(
+    store: Path, monkeypatch: pytest.MonkeyPatch, insecure: bool
+) -> None:
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(app.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(app.ray_private, "asks_for_token", lambda _: False)
+    args = {"store": str(store), "open_to_all": True, "insecure_cluster": insecure}
+    if insecure:
+        app.build(args)
+        return
+    with pytest.raises(ConfigError, match="asks for no token"):
+        app.build(args)

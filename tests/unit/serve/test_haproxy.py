@@ -22,7 +22,8 @@ def rendered(environment: dict[str, str]) -> str:
         "config.grpc_frontend_host": "*",
         "config.grpc_frontend_port": "9000",
     }
-    lines = re.findall(r"^ *bind .*$", HAPROXY_CONFIG_TEMPLATE, re.MULTILINE)
+    wanted = r"^(?: *bind .*|defaults|frontend (?:http|grpc)_frontend)$"
+    lines = re.findall(wanted, HAPROXY_CONFIG_TEMPLATE, re.MULTILINE)
     return "".join(re.sub(r"{{ (.*?) }}", lambda m: ports[m[1]], line) + "\n" for line in lines)
 
 
@@ -47,17 +48,23 @@ def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
     for _ in range(2):  # Ray starts it again with the same file
         done = start(made, "-db", "-f", str(config), "-dR", "-sf", "1")
         assert (done.returncode, done.stdout) == (0, f"started -db -f {config} -dR -sf 1\n")
-        assert config.read_text().split() == [
-            "bind",
-            f"unix@{tmp_path}/exporter.sock",
-            "bind",
-            "*:8000",
-            "bind",
-            "*:9000",
-            "proto",
-            "h2",
-            "bind",
-            f"unix@{tmp_path}/stats.sock",
+        limits = [
+            "stick-table type ipv6 size 100k expire 10m store conn_cur",
+            "tcp-request connection track-sc0 src",
+            "tcp-request connection reject if { sc0_conn_cur gt 1024 }",
+        ]
+        assert [line.strip() for line in config.read_text().splitlines()] == [
+            "defaults",
+            "timeout http-request 10s",
+            "timeout http-keep-alive 60s",
+            f"bind unix@{tmp_path}/exporter.sock",
+            "frontend http_frontend",
+            *limits,
+            "bind *:8000",
+            "frontend grpc_frontend",
+            *limits,
+            "bind *:9000 proto h2",
+            f"bind unix@{tmp_path}/stats.sock",
         ]
 
 

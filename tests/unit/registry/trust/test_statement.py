@@ -175,6 +175,7 @@ OTHER_MANIFESTS: dict[str, Any] = {
         "means": base64.b64encode(bytes(4 * HIDDEN)).decode(),
         "noise": 0.0,
     },
+    "init": {"name": "other", "sha256": "0" * 64},
 }
 
 

@@ -42,5 +42,5 @@ def _open(address: str) -> ConfigError:
         f"the Ray cluster at {address} asks for no token: everybody who reaches it can run code in "
         "it, read its rows and change its adapters. Start it with a token "
         "(cluster/single/start.sh and cluster/nodes/ do), or accept the danger with "
-        "--insecure-cluster"
+        "--insecure-cluster (in the settings of `serve deploy`, insecure_cluster: true)"
     )

@@ -1,0 +1,36 @@
+"""A registry inside the process that asks it, for a company that shares adapters with nobody."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapterdistill.files import alone_in, private_folder
+from adapterdistill.registry.server.server import RegistryServer
+
+_GRACE_S = 0.5
+
+
+@contextmanager
+def embedded_registry(root: Path) -> Iterator[str]:
+    """Serve the registry in `root` on loopback until the block is left; gives its host:port.
+
+    The folder is made if it is absent. Processes that use the same folder take turns.
+
+    Raises:
+        RegistryError: the folder is unusable, or a registry serves it already.
+    """
+    private_folder(root)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    with alone_in(root):
+        thread.start()
+        server = RegistryServer(root)
+        try:
+            yield asyncio.run_coroutine_threadsafe(server.start(), loop).result()
+            asyncio.run_coroutine_threadsafe(server.stop(_GRACE_S), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
