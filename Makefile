@@ -56,7 +56,7 @@ sbom: setup  ## write the image's software bill of materials (CycloneDX) to buil
 	@$(PY) .ci/sbom.py build/sbom.cdx.json
 
 .PHONY: test
-test: setup test-unit  ## every test but those of test-system (under 10 minutes on 2 cores)
+test: setup test-unit test-drills  ## every test but those of test-system (under 12 minutes on 2 cores)
 	@# Ray waits for half of its time: two files at once, each with a Ray of its own.
 	@$(PY) -m pytest -n 2 --dist loadfile tests/cluster tests/e2e
 
@@ -64,6 +64,10 @@ test: setup test-unit  ## every test but those of test-system (under 10 minutes 
 test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
 	@# Two processes of one torch thread each; what a file's tests share is made once.
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/unit tests/contract
+
+.PHONY: test-drills
+test-drills: setup  ## the drills and the registry's benchmark, in a tiny size
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/drills
 
 .PHONY: test-system
 test-system: setup  ## what needs an environment of its own: the wheel with its base dependencies
