@@ -238,7 +238,7 @@ def test_a_wrong_config_exits_2(
 def test_a_lost_cluster_exits_7(
     toml: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def lost(_: object, *, insecure: bool) -> None:
+    def lost(_: object, *, insecure: bool, promote: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
     monkeypatch.setattr("actors.onboarding.on_cluster", lost)

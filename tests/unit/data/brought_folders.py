@@ -203,7 +203,7 @@ LABELS = {
             *((text, (), "train") for text in "abcd"),
             ("e", (), "unlabelled"),
         ],
-        says=("a word for out of scope (4: rows 0, 1, 2 and 1 more)",),
+        says=("the label is a word for out of scope (4: rows 0, 1, 2",),
     ),
     "empty cells with a split are out of scope": with_queries(
         {"queries.csv": "text,faq_id,split\na,,train\nb,oos,test\nc,,unlabelled\n"},
