@@ -131,7 +131,7 @@ def _check_declared(payload: bytes, adapter: BottleneckAdapter) -> None:
 def metadata_of(payload: bytes, key: str) -> str | None:
     """Read one entry of the metadata of sound safetensors; None if it is absent."""
     header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    found = header.get("__metadata__", {}).get(key)
+    found = (header.get("__metadata__") or {}).get(key)  # null is sound to safetensors
     return None if found is None else str(found)
 
 

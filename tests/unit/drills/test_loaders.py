@@ -8,7 +8,7 @@ import pytest
 from adapterdistill.backbone import Encoder
 from adapterdistill.distill.variants import pack_variant, unpack_variant
 from adapterdistill.drills.onboarding.poisoned_teacher import Loaders, loaders, uncaught
-from adapterdistill.errors import InvalidPayloadError
+from adapterdistill.errors import AdapterDistillError
 from adapterdistill.evaluation.scorer import pack_scorer, unpack_scorer
 from tests.random_variants import VARIANTS, random_variant
 from tests.unit.evaluation.test_scorer import fitted
@@ -49,10 +49,11 @@ def test_an_error_that_no_caller_expects_is_counted(tiny_encoder: Encoder) -> No
     assert uncaught({"one": (sound, load)}, Random(0), 5) == {("one", "RecursionError"): 5}
 
 
-def test_metadata_that_is_no_object_is_refused(tiny_encoder: Encoder) -> None:
-    sound, load = loaders(tiny_encoder, Random(0))["unpack_variant"]
+@pytest.mark.parametrize("name", ["unpack_variant", "scorer"])
+def test_metadata_that_are_null_are_refused(tiny_encoder: Encoder, name: str) -> None:
+    sound, load = every_loader(tiny_encoder, Random(0))[name]
     length = int.from_bytes(sound[:8], "little")
     header = json.loads(sound[8 : 8 + length]) | {"__metadata__": None}
     written = json.dumps(header).encode()
-    with pytest.raises(InvalidPayloadError):
+    with pytest.raises(AdapterDistillError):
         load(len(written).to_bytes(8, "little") + written + sound[8 + length :])
