@@ -32,7 +32,7 @@ def spoilt(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[p
         patch.setattr("actors.data_owner.untrained", adapter)
         patch.setattr(
             "actors.data_owner.average",
-            lambda _, teachers, __: (adapter(), dict.fromkeys(teachers, 0.5)),
+            lambda _, teachers, *__, **___: (adapter(), dict.fromkeys(teachers, 0.5)),
         )
         yield patch
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from actors.prototypes import own_prototypes
+from actors.privacy.statement import NOT_AUDITED
 from actors.publishing import PRIVACY
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
@@ -58,7 +59,7 @@ def test_what_a_tenant_shares_is_in_its_manifest_and_weighs_another_s_rows(
     assert "deviation 0.5 times what one row" in second.privacy and second.prototypes.noise == 0.5
     said = first.canonical_json() + second.canonical_json()
     assert not any(f'"{domain}"'.encode() in said for domain in DOMAINS)
-    assert third.prototypes is None and third.privacy == PRIVACY
+    assert third.prototypes is None and third.privacy == PRIVACY + NOT_AUDITED
 
     def others_of(name: str) -> tuple[SharedPrototypes, ...]:
         [task] = read_tasks(folder_of(configs[name]) / "tasks.safetensors")
