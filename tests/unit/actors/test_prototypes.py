@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from actors.prototypes import own_prototypes
 from actors.privacy.statement import NOT_AUDITED
+from actors.prototypes import own_prototypes
 from actors.publishing import PRIVACY
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
