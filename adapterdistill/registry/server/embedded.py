@@ -26,7 +26,7 @@ def embedded_registry(root: Path) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     with alone_in(root):
         thread.start()
-        server = RegistryServer(root)
+        server = RegistryServer(root, announce=False)
         try:
             yield asyncio.run_coroutine_threadsafe(server.start(), loop).result()
             asyncio.run_coroutine_threadsafe(server.stop(_GRACE_S), loop).result()

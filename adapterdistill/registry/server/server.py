@@ -61,6 +61,7 @@ class RegistryServer:
         max_concurrent_rpcs: int = 4096,  # each caller's own limit is much lower
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
+        announce: bool = True,
     ) -> None:
         """Prepare the server: mutual TLS if `root` holds a server's credentials, else plain text.
 
@@ -68,10 +69,12 @@ class RegistryServer:
             port: 0 takes any free one.
             reflection: list the calls to every client that connects.
             record: a file to which every message is written.
+            announce: log where it listens, and to whom.
 
         Raises:
             ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
         """
+        self._announce = announce
         self._credentials = _credentials_in(root)
         if self._credentials is None and not is_loopback(host):
             raise ConfigError(
@@ -121,16 +124,8 @@ class RegistryServer:
             raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
         await self._server.start()
         address = f"{self._address}:{port}"
-        if self._credentials is None:
-            logger.warning(
-                "listening on %s in plain text, for loopback only: everyone who connects may do"
-                " everything",
-                address,
-            )
-        else:
-            logger.info(
-                "listening on %s, for callers that the registry's authority enrolled", address
-            )
+        if self._announce:
+            self._say_who_may_call(address)
         await self._set_serving(await self._is_ready())
         self._doorkeeper = Doorkeeper(port, Doors())
         self._doorkeeper.start()
@@ -168,6 +163,18 @@ class RegistryServer:
             logger.error("not ready: %s", type(error).__name__)
             return False
         return True
+
+    def _say_who_may_call(self, address: str) -> None:
+        if self._credentials is None:
+            logger.warning(
+                "listening on %s in plain text, for loopback only: everyone who connects may do"
+                " everything",
+                address,
+            )
+        else:
+            logger.info(
+                "listening on %s, for callers that the registry's authority enrolled", address
+            )
 
     async def _watch_readiness(self) -> None:
         while True:
