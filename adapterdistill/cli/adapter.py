@@ -54,8 +54,11 @@ def import_(
     """
     from adapterdistill.adapters.interchange import read_folder
     from adapterdistill.checkpoint import pack_adapter
+    from adapterdistill.errors import ConfigError
     from adapterdistill.files import write_atomically
 
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name the file to write")
     adapter, model_name = read_folder(folder)
     write_atomically(out, pack_adapter(adapter, model_name=model_name))
     typer.echo(

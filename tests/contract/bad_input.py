@@ -75,8 +75,7 @@ ROWS = [
         "an empty file",
         "",
         "".join(
-            f"\n  {key}: Field required"
-            for key in ("tenant", "data", "workspace", "serving_store", "registry")
+            f"\n  {key}: Field required" for key in ("tenant", "data", "workspace", "serving_store")
         ),
     ),
     toml(

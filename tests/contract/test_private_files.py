@@ -50,6 +50,13 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
     ("release shadow", lambda home: ["acme", _other_bundle(home), "--store", "serving"]),
     ("release promote", lambda home: ["acme", "--store", "serving"]),
     ("release rollback", lambda home: ["acme", "--store", "serving"]),
+    ("report", lambda home: ["acme", "--workspace", "owners", "--out", "shown.html"]),
+    ("init", lambda home: ["begun"]),
+    ("adapter export", lambda home: ["serving/acme", "exported"]),
+    ("adapter import", lambda home: ["exported", "adapter.payload"]),
+    ("feedback list", lambda home: ["serving/acme"]),
+    ("feedback label", lambda home: ["serving/acme"]),
+    ("feedback export", lambda home: ["serving/acme", "data/acme"]),
     ("registry backup", lambda home: ["registry", "backup"]),
     ("registry restore", lambda home: ["backup", "restored"]),
     ("registry reopen", lambda home: ["restored"]),
@@ -71,6 +78,7 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
 """Commands and their arguments, in a folder of the test's, one after another."""
 WRITE_NOTHING = {
     *(
+        "adapter card",
         "data describe",
         "data validate",
         "encoder list",
@@ -89,6 +97,7 @@ NOT_RUN = {
     "registry release": "changes only what the registry's process writes",
     "registry release-from-quarantine": "changes only what the registry's process writes",
     "registry withdraw": "changes only what the registry's process writes",
+    "up": "imports, onboards and serves, as the commands that are run here",
     "serve": "starts Ray: tests/cluster/test_serve_command.py looks at what it leaves",
     "demo": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
     "federation": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
