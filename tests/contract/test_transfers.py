@@ -23,7 +23,7 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
 from tests.contract.recording_proxy import RecordingProxy
 from tests.contract.running_registry import Running, believing, parts, refusal, wait_until
-from tests.contract.test_registry_process import Process
+from tests.drills.test_registry_process import Process
 from tests.unit.registry.samples import large_sample, sample
 
 MIB = 1 << 20
