@@ -295,8 +295,8 @@ class Manifest(Record):
     method: str = Field(max_length=60)
     config_sha256: Sha256
     seed: int
-    """Of the initialisation; the order of rows is the owner's secret, unless `public_seed` is set
-    in what `config_sha256` is the digest of."""
+    """Seed of the initialisation. The order of rows is the owner's secret, unless the run's
+    `public_seed` is set."""
     metrics: dict[str, Metric] = {}
     teachers: tuple[str, ...] = ()
     """Names of versions; for those that a reader may not see, commitments (`HIDDEN`)."""
@@ -311,7 +311,7 @@ class Manifest(Record):
         default=None, exclude_if=lambda value: value is None
     )
     init: Initialisation | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Where the training started, or all of its teachers did; None: unknown, or of several."""
+    """Initialisation of the training, or of all its teachers; None: unknown, or of several."""
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":

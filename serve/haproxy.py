@@ -40,7 +40,7 @@ exec {binary} "$@"
 """
 LOOPBACK = "127.0.0.1"
 CONNECTIONS_EACH = 1024
-"""Of one address, a quarter of what HAProxy has: a proxy in front has one address."""
+"""Connections of one address, a quarter of what HAProxy has: a proxy in front has one address."""
 _DEFAULTS = (
     "timeout http-request 10s",  # from the first byte of a request to the end of its headers
     "timeout http-keep-alive 60s",

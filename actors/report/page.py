@@ -198,7 +198,7 @@ class _Needy(NamedTuple):
     place: int
     queries: int
     wrong: int
-    """Of its held-out queries."""
+    """Figures of its held-out queries."""
 
 
 def _needy(findings: Findings) -> list[_Needy]:

@@ -18,7 +18,7 @@ from adapterdistill.distill.losses import TEMPERATURE
 from adapterdistill.manifest import Record
 
 Attack = Literal["loss", "loss_difference", "similarity"]
-"""By a row's loss; by its loss less that of the public encoder; by its similarity to the other rows
+"""A row's loss; its loss less that of the public encoder; its similarity to the other rows
 of its FAQ. The loss is that of training, `prototype_loss`."""
 MOST_ROWS = 400
 """Rows that are judged, evenly spread over all: enough for an interval of 0.05 to either side."""
