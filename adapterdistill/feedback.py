@@ -154,4 +154,5 @@ def opened(store: Path, tenant: str) -> Iterator[Feedback]:
             database.execute(_SCHEMA)
             yield Feedback(database)
     except (OSError, sqlite3.Error) as error:
-        raise FileError(f"{path} cannot be used ({type(error).__name__})") from None
+        # Without the store's path: callers of the endpoint read this, too.
+        raise FileError(f"{tenant}/{FILE} cannot be used ({type(error).__name__})") from None

@@ -8,6 +8,7 @@ is a distribution of its own, too (`pyproject.toml` in this folder).
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,13 +107,16 @@ class _Endpoint:
             retries: how often a request is sent again that the endpoint is too busy for.
 
         Raises:
-            ValueError: the address is none, or both a token and a file of one are given.
+            ValueError: the address or the token is none, or both a token and a file are given.
             OSError: the file cannot be read.
         """
         if token is not None and token_file is not None:
             raise ValueError("give token or token_file, not both")
         if token_file is not None:
-            token = Path(token_file).read_text("ascii").strip()
+            token = Path(token_file).read_text("utf-8", "replace").strip()
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
+            # httpx would quote it in its error.
+            raise ValueError("not a token: expected visible ASCII characters without spaces")
         try:
             url = httpx.URL(address if "://" in address else f"http://{address}")
         except httpx.InvalidURL:

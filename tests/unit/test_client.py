@@ -200,11 +200,15 @@ def test_an_endpoint_that_is_not_there_is_unreachable(
         ({"address": "ftp://host"}, "not an address"),
         ({"address": "http://"}, "not an address"),
         ({"token": "a", "token_file": "b"}, "not both"),
+        ({"token": "secret\n"}, "not a token"),
+        ({"token": "sécret"}, "not a token"),
+        ({"token": ""}, "not a token"),
     ],
 )
 def test_a_mistake_of_the_caller_is_told_at_once(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as told:
         Client(**{"address": "127.0.0.1:1", "tenant": "acme", **options})
+    assert "cret" not in str(told.value)
 
 
 def test_the_client_imports_httpx_alone() -> None:

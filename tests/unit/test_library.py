@@ -10,7 +10,7 @@ import pytest
 import adapterdistill
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, EncoderMismatchError, ServingError
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
+from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import config_toml, run_of, write_shop
 from tests.serving_store import make_tenant, put_live
@@ -43,8 +43,9 @@ def test_a_loaded_bundle_answers_as_the_engine_does(
             assert [faq.score for faq in one.ranked] == pytest.approx(scores, abs=1e-5)
             assert (one.abstained, one.version) == (expected.abstained, expected.version)
             assert one.decided_by == expected.decided_by and one.ranked[0].views
-        held = [engine.admit(tenant)] * len(QUERIES)
-        vectors = engine.embed(QUERIES, held)  # type: ignore[arg-type]
+        held = engine.admit(tenant)
+        assert isinstance(held, LiveTenant)
+        vectors = engine.embed(QUERIES, [held] * len(QUERIES))
         np.testing.assert_allclose(model.embed(QUERIES), vectors.numpy(), atol=1e-5)
         assert model.search(QUERIES[0], top_k=1).ranked[0].faq_id == found[0].ranked[0].faq_id
         assert model.manifest.tenant == tenant and len(model.faq_ids) == 5

@@ -92,6 +92,15 @@ def test_an_unknown_tenant_and_a_deployment_without_feedback_are_404(
     assert (response.status_code, response.json()["reason"]) == (404, "NO_FEEDBACK")
 
 
+def test_a_file_that_cannot_be_written_is_told_without_its_place(
+    client: TestClient, store: Path
+) -> None:
+    (store / "acme" / FILE).mkdir()
+    response = client.post(PATH, json={"query": "canary-4711", "verdict": "wrong"})
+    assert (response.status_code, response.json()["reason"]) == (500, "FILE_ERROR")
+    assert str(store) not in response.text and "canary" not in response.text
+
+
 def test_questions_that_are_turned_away_are_kept_and_others_are_not(
     client: TestClient, store: Path, keeper: Keeper
 ) -> None:
