@@ -43,7 +43,7 @@ def drill(
     out: Annotated[
         Path | None, option("Keep the reports of drills that measure here.", "FOLDER")
     ] = None,
-    calls: Annotated[int | None, number("fuzz-registry: mutated calls.", low=1)] = None,
+    calls: Annotated[int | None, number("fuzz-registry, history: calls.", low=1)] = None,
     payloads: Annotated[
         int | None, number("poisoned-teacher: mutated payloads for each loader.", low=1)
     ] = None,

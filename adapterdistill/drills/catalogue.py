@@ -48,6 +48,7 @@ ON_NAMED: dict[str, OnNamed | str] = {
     "kill-node": _MADE_UP,
     "kill-train-worker": _MADE_UP,
     "fuzz-registry": "it publishes made-up adapters at a high rate",
+    "history": "it kills the registry, and restores another one",
     "isolation": "it changes, withdraws and removes tenants",
     "encoders": "it moves tenants to other bundles",
     "soak": _MADE_UP,
@@ -156,6 +157,12 @@ DRILLS = {
             "Send mutated uploads and calls: the registry accepts what an independent judge does",
             Later("registry.fuzz", "fuzz_registry"),
             {"calls": 5_000},
+        ),
+        Drill(
+            "history",
+            "Call it from several sides amid kills and a restore: one order explains every answer",
+            Later("history.run", "history"),
+            {"calls": 500},
         ),
         Drill(
             "isolation",

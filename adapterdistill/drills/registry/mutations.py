@@ -82,7 +82,9 @@ def _nudge(holder: Any, key: Any, draw: Random) -> None:
     if isinstance(inside, bool) or inside is None:
         holder[key] = not inside
     elif isinstance(inside, int | float):
-        holder[key] = inside + draw.choice((-1, 1, 256, 0.5))
+        step = draw.choice((-1, 1, 256, 0.5))
+        # An integer of hundreds of digits is beyond any float.
+        holder[key] = inside + (step if abs(inside) < 2**64 else int(step))
     elif isinstance(inside, str) and inside:
         place = draw.randrange(len(inside))
         holder[key] = inside[:place] + draw.choice(("", "0", "f", "A", "/", "é")) + inside[place:]
