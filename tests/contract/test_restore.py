@@ -7,7 +7,7 @@ import pytest
 
 from adapterdistill import errors
 from adapterdistill.manifest import Manifest
-from adapterdistill.registry.access import NOBODY, Caller
+from adapterdistill.registry.access import EVERYONE, NOBODY, Caller
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.upkeep.audit_verify import examine
 from adapterdistill.registry.upkeep.backup import backup, reopen, restore
@@ -53,6 +53,31 @@ def test_the_audit_log_brings_back_later_withdrawals_and_consents(
         restored.close()
     assert fsck(folder / "new").findings == ()
     assert examine(folder / "new" / "audit" / "log.jsonl").fault is None
+
+
+def test_what_the_backup_lacks_stays_withdrawn_and_keeps_its_consent(
+    lost: tuple[Path, list[Manifest]],
+) -> None:
+    folder, _ = lost
+    running = Running(folder / "root")
+    running.client.publish(*sample(7, tenant="new"))
+    running.client.set_consent("new", "faq", frozenset({"t2"}))
+    running.client.publish(*sample(8, tenant="shut"))
+    running.client.set_consent("shut", "faq", NOBODY)
+    running.close()
+    restore(folder / "backup", folder / "new", audit=folder / "root" / "audit" / "log.jsonl")
+    restored = Running(folder / "new")
+    try:
+        with pytest.raises(errors.WithdrawnError, match="it is not in the backup"):
+            restored.client.publish(*sample(9, tenant="late"))
+        for number, tenant, consent in ((7, "new", frozenset({"t2"})), (8, "shut", NOBODY)):
+            again = restored.client.publish(*sample(number, tenant=tenant))  # for everyone
+            assert restored.client.describe(again.ref).consent == consent
+        later = restored.client.publish(*sample(10, tenant="late"))
+        assert restored.client.describe(later.ref).consent == EVERYONE
+    finally:
+        restored.close()
+    assert fsck(folder / "new").findings == ()
 
 
 def test_without_the_log_a_restored_registry_is_closed_until_an_operator_opens_it(

@@ -182,6 +182,20 @@ def test_server_takes_up_its_renewed_certificate_without_restart(
         (private_registry.root / "server/server.pem").chmod(0o600)
 
 
+def test_watch_tells_nothing_that_happens_after_its_certificate_is_revoked(
+    private_registry: Running, connect: Connect
+) -> None:
+    owner, reader = connect(), connect(BOLT)
+    owner.publish(*sample(8))
+    watch = reader.watch()
+    next(watch)
+    with opened(private_registry.root) as authority:
+        authority.revoke(BOLT)
+    owner.publish(*sample(9))
+    with pytest.raises(UnauthenticatedError):
+        next(watch)
+
+
 def test_watch_goes_on_by_the_renewed_certificate_when_the_old_one_is_revoked(
     private_registry: Running, connect: Connect, tmp_path: Path
 ) -> None:

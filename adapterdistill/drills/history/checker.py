@@ -41,7 +41,8 @@ _UNDONE = {"NOT_FOUND", "INVALID_MANIFEST"}
 call may find that it was published, and withdrawn since."""
 _BY_CHANCE = {"RATE_LIMITED", "STALE_STATEMENT", "UPLOAD_INCOMPLETE"}
 """Refusals that promise nothing: another call was in the way."""
-_REVOKED = "UNAUTHENTICATED"
+_REVOKED = {"UNAUTHENTICATED", "SIGNATURE_INVALID"}
+"""Refusals of a certificate: of the one for connections, or of the one that signs uploads."""
 
 
 def faults(history: History) -> list[str]:
@@ -175,7 +176,7 @@ class Order:
     def _certificate_faults(self) -> Iterator[str]:
         for call in self.one.calls:
             revocation = self.revoked.get((call.caller, call.certificate))
-            if call.answer == _REVOKED:
+            if call.answer in _REVOKED:
                 if revocation is None or call.ended_s < revocation.began_s:
                     yield f"{_named(call)}: refused, though its certificate is valid"
             elif call.answer != UNKNOWN and self._is_revoked(call):
@@ -184,7 +185,7 @@ class Order:
     def _answer_faults(self) -> Iterator[str]:
         placed: list[tuple[float, int]] = []
         for call in sorted(self.one.calls, key=lambda call: call.began_s):
-            if call.answer in (UNKNOWN, _REVOKED) or call.answer in _BY_CHANCE:
+            if call.answer in {UNKNOWN, *_REVOKED, *_BY_CHANCE}:
                 continue
             earlier = (place for ended, place in placed if ended < call.began_s)
             first = max(earlier, default=self.one.restored)

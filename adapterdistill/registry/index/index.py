@@ -23,7 +23,7 @@ from adapterdistill.manifest import EncoderRef, Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
 from adapterdistill.registry.commitments import Opening, opened
-from adapterdistill.registry.index import events, ledger
+from adapterdistill.registry.index import events, ledger, lost
 from adapterdistill.registry.index.schema import Row, connect, transaction
 
 COLUMNS = (
@@ -130,6 +130,9 @@ class Index:
                     f"{manifest.ref.name} is published with another manifest; versions never change"
                 )
             return self.get_active(manifest.ref, caller)
+        reason = lost.withdrawal_of(self.db, manifest.ref)
+        if reason is not None:
+            raise WithdrawnError(f"{manifest.ref.name} is withdrawn: {reason}")
         encoder = (manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256)
         sibling = self.db.execute(
             "SELECT weights_sha256, tokenizer_sha256 FROM versions"
@@ -203,7 +206,8 @@ class Index:
         Raises as `published`, whose checks it repeats: two uploads may have raced.
 
         Args:
-            consent: of the adapter, if this is its first version.
+            consent: of the adapter, if this is its first version and a registry that was restored
+                knows no later one.
             statement: verified.
             quarantine: why it goes into quarantine; empty publishes it.
             openings: of the teachers to which the manifest commits.
@@ -216,7 +220,8 @@ class Index:
                 ledger.remember(self.db, ledger.read(statement))
             adapter = (manifest.tenant, manifest.adapter)
             if not self.has_versions(adapter):
-                self.write_consent(adapter, consent)
+                known = lost.consent_of(self.db, *adapter)
+                self.write_consent(adapter, consent if known is None else known)
             named = opened(manifest, openings)
             marks = [one.withdrawn_teacher for one in self._teachers(named, caller)]
             revision = events.record(

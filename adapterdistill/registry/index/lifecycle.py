@@ -3,7 +3,7 @@
 from adapterdistill.errors import NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
-from adapterdistill.registry.index import events
+from adapterdistill.registry.index import events, lost
 from adapterdistill.registry.index.index import IS, Index
 from adapterdistill.registry.index.schema import Row, transaction
 
@@ -90,6 +90,6 @@ def set_consent(
             "consent_changed",
             (tenant, adapter),
             f"tenants/{tenant}/adapters/{adapter}",
-            reason=",".join(sorted(consent)) or "nobody",
+            reason=lost.consent_text(consent),
             public=False,
         )

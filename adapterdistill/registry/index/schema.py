@@ -134,6 +134,11 @@ _MIGRATIONS = (
     ) AS later WHERE later.revision = events.revision;
     CREATE UNIQUE INDEX events_by_told ON events (told);
     """,
+    """
+    -- What is still known of versions and adapters that a restored backup lacks: the reason of a
+    -- withdrawal, the consent that was given last.
+    CREATE TABLE lost (name TEXT PRIMARY KEY, told TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    """,
 )
 SCHEMA = len(_MIGRATIONS)
 

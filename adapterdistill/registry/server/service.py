@@ -316,6 +316,8 @@ class RegistryService(OpenRegistry):
             events, reached = await self._on_watched(
                 changes, self._watched, revision, newest, caller, adapters
             )
+            # The certificate may have been revoked while this waited.
+            caller_of(context, self.credentials)
             for event, following in zip_longest(events, events[1:]):
                 # A watch that ends amid the marks of a withdrawal begins with it again.
                 if following is None or following.revision != event.revision:
@@ -331,13 +333,12 @@ class RegistryService(OpenRegistry):
             while time.monotonic() < heartbeat_at:
                 if self._stopping:
                     raise RegistryUnavailableError("the registry is stopping: watch again later")
-                caller_of(context, self.credentials)  # the certificate may have been revoked
                 try:
                     async with asyncio.timeout(1.0):
                         await changed.wait()
                         break
                 except TimeoutError:
-                    continue
+                    caller_of(context, self.credentials)
 
     async def _check_revision(self, request: pb.WatchRequest) -> None:
         """Raise StaleRevisionError if the request continues a watch of another incarnation."""

@@ -1,18 +1,15 @@
 """Withdrawals and consents of an audit log, made again in an index that is older than the log."""
 
-import logging
 from pathlib import Path
 from typing import cast
 
 from adapterdistill.errors import NotFoundError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry.access import NOBODY, Caller, Role
-from adapterdistill.registry.index import lifecycle
+from adapterdistill.registry.access import Caller, Role
+from adapterdistill.registry.index import lifecycle, lost
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.upkeep.audit_verify import Record, examine, read_public_key, verify
 from adapterdistill.registry.wire import parse_adapter_name
-
-logger = logging.getLogger(__name__)
 
 
 def check_continues(audit: Path, head: str, public_key: Path) -> None:
@@ -30,7 +27,8 @@ def check_continues(audit: Path, head: str, public_key: Path) -> None:
 def replay(index: Index, audit: Path, after_revision: int) -> None:
     """Withdraw and restrict again what the log says was, after the revision of the index.
 
-    Events of versions that the index does not have are left out: these are gone.
+    Versions and adapters that the index does not have are gone. What was said of them is kept, for
+    the case that their owners publish them again.
     """
     made: list[Record] = []
 
@@ -43,20 +41,19 @@ def replay(index: Index, audit: Path, after_revision: int) -> None:
     examine(audit, visit=visit)
     for record in made:
         if record["revision"] > after_revision:
-            try:
-                _again(index, record)
-            except NotFoundError:
-                logger.warning("%s: %s is not in the backup", record["kind"], record["name"])
+            _again(index, record)
 
 
 def _again(index: Index, record: Record) -> None:
     role, _, name = record.get("caller", "").partition("/")
     caller = Caller(cast(Role, role), name)
-    if record["kind"] == "withdrawn":
-        # The caller was allowed to then; the index may show it less now.
-        lifecycle.withdraw(index, VersionRef.parse(record["name"]), record["reason"], caller)
-    elif record["kind"] == "consent_changed":
-        tenant, adapter = parse_adapter_name(record["name"])
-        told = record["reason"]
-        consent = NOBODY if told == "nobody" else frozenset(told.split(","))
-        lifecycle.set_consent(index, tenant, adapter, consent, caller)
+    try:
+        if record["kind"] == "withdrawn":
+            # The caller was allowed to then; the index may show it less now.
+            lifecycle.withdraw(index, VersionRef.parse(record["name"]), record["reason"], caller)
+        elif record["kind"] == "consent_changed":
+            tenant, adapter = parse_adapter_name(record["name"])
+            consent = lost.read_consent_text(record["reason"])
+            lifecycle.set_consent(index, tenant, adapter, consent, caller)
+    except NotFoundError:
+        lost.keep(index.db, record["name"], record["reason"])
