@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from actors import teachers
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Drill, run_drill
+from adapterdistill.drills.history import run as history_run
 from adapterdistill.drills.onboarding import resuming
 from adapterdistill.drills.registry import calls, clocks, crowded, disk, kills, unwritable
 from adapterdistill.drills.registry.disk import SmallDisk
@@ -35,6 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "DROPS", 1)
     monkeypatch.setattr(disk, "VERSIONS", 2)
     monkeypatch.setattr(resuming, "KILLS", 1)
+    monkeypatch.setattr(history_run, "KILLS", 1)
 
 
 def _lose_payloads(root: Path) -> None:
@@ -116,6 +120,18 @@ def _every_wait_is_noticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crowded, "_MOST_TIMES", 0.0)
 
 
+def _index_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:
+    serving = history_run.registry_process
+
+    def forgetful(root: Path, *options: str) -> Any:
+        if (root / "index.sqlite3").exists():
+            with closing(sqlite3.connect(root / "index.sqlite3")) as index, index:
+                index.execute("DELETE FROM versions")
+        return serving(root, *options)
+
+    patch.setattr(history_run, "registry_process", forgetful)
+
+
 # A broken system for each drill, and what it must be found out by.
 SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "kill-registry": (_disk_forgets_at_a_restart, "acknowledged and not there"),
@@ -125,6 +141,7 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
     "fill-disk": (_full_disk_forgets, "acknowledged and lost"),
     "clock-skew": (_no_certificate_expires, "answered, expected UNAUTHENTICATED"),
     "stale-teacher": (_nothing_is_withdrawn, "was used"),
+    "history": (_index_forgets_at_a_restart, "which no moment of it explains"),
     "restore": (_nothing_is_replayed, "answered, expected WITHDRAWN"),
     "unwritable-audit": (_client_hears_no_refusal, "took effect"),
     "slow-clients": (_every_wait_is_noticed, "another owner was held up"),
@@ -134,7 +151,7 @@ SABOTAGES: dict[str, tuple[Sabotage, str]] = {
 
 
 def _tiny(drill: Drill) -> Drill:
-    sizes = {"payloads": 50, "seconds": 1.0}
+    sizes = {"payloads": 50, "seconds": 1.0, "calls": 60}
     return replace(drill, sizes={name: sizes.get(name, size) for name, size in drill.sizes.items()})
 
 
