@@ -2,12 +2,13 @@
 
 import json
 import struct
+from random import Random
 from typing import Any
 
 import pytest
 
 from adapterdistill.drills.registry.fuzz_cases import SERVICE, case
-from adapterdistill.drills.registry.mutations import dumped
+from adapterdistill.drills.registry.mutations import dumped, mutated_json
 from adapterdistill.drills.registry.verify import fault_of
 from adapterdistill.manifest import sha256_hex
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -33,6 +34,13 @@ def test_every_call_and_every_kind_is_tried_and_some_cases_are_sound() -> None:
             assert fault_of(header.header.name, header.header.manifest_json, payload) is None
             sound += 1
     assert 30 < sound < 120
+
+
+def test_json_is_mutated_whatever_numbers_it_holds() -> None:
+    draw = Random(0)
+    for number in (10**4000, -(10**400), float("nan"), float("inf"), 1e308):
+        for _ in range(50):
+            mutated_json([number], draw)
 
 
 def spoilt(path: str, value: Any) -> tuple[str, bytes, bytes]:
