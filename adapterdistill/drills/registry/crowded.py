@@ -182,7 +182,10 @@ class _Bystander:
         The machine may be slow for another reason: what is usual is the slower of two times.
         """
         usual, now = max(_p99(before), _p99(afterwards)), _p99(amid)
-        self.note = f"p99 of a fetch {usual * 1000:.0f} ms undisturbed, {now * 1000:.0f} ms amid it"
+        self.note = (
+            f"p99 of a fetch {usual * 1000:.0f} ms undisturbed, {now * 1000:.0f} ms amid it,"
+            f" {now / usual:.1f} times as long"
+        )
         if now > max(_MOST_TIMES * usual, _UNNOTICED_S):
             return [f"another owner was held up: {self.note}"]
         return [*self._told.findings(self._client)]
