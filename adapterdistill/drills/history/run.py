@@ -57,11 +57,7 @@ def history(folder: Path, draw: random.Random, *, calls: int) -> Outcome:
                 thread.join()
             stage.wait_for_watches()
         finally:
-            scene.limit = 0
-            scene.running.set()
-            scene.ended.set()
-            for client in scene.clients:
-                client.close()
+            scene.end()
             for thread in threads:
                 thread.join()
     stage.read_log()

@@ -66,6 +66,22 @@ class Scene:
             with self.lock:
                 self.open_calls -= more
 
+    def opened(self, client: RegistryClient) -> None:
+        """Have the client closed at the end, which ends its watch."""
+        with self.lock:
+            self.clients.append(client)
+            if self.ended.is_set():
+                client.close()
+
+    def end(self) -> None:
+        """End calls and watches."""
+        self.limit = 0
+        self.running.set()
+        with self.lock:
+            self.ended.set()
+            for client in self.clients:
+                client.close()
+
     def record(self, incarnation: Incarnation, call: Call) -> None:
         with self.lock:
             incarnation.calls.append(call)
@@ -119,8 +135,7 @@ def watch(scene: Scene, caller: str) -> None:
     while not scene.ended.is_set():
         number, folder = scene.credentials[caller]
         client = RegistryClient(scene.address, credentials=folder)
-        with scene.lock:
-            scene.clients.append(client)
+        scene.opened(client)
         try:
             for event in client.watch(revision, incarnation=incarnation):
                 at_s = time.monotonic()
