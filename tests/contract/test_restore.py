@@ -80,6 +80,22 @@ def test_what_the_backup_lacks_stays_withdrawn_and_keeps_its_consent(
     assert fsck(folder / "new").findings == ()
 
 
+def test_a_log_whose_last_line_a_crash_cut_short_is_taken_without_it(
+    lost: tuple[Path, list[Manifest]],
+) -> None:
+    folder, published = lost
+    log = folder / "root" / "audit" / "log.jsonl"
+    with log.open("ab") as file:
+        file.write(b'{"caller":"owner/t1","kind":"wi')
+    restore(folder / "backup", folder / "new", audit=log)
+    restored = Running(folder / "new")
+    try:
+        with pytest.raises(errors.WithdrawnError, match="wrong rows"):
+            restored.client.fetch(published[0].ref)
+    finally:
+        restored.close()
+
+
 def test_without_the_log_a_restored_registry_is_closed_until_an_operator_opens_it(
     lost: tuple[Path, list[Manifest]],
 ) -> None:

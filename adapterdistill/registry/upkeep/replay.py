@@ -1,15 +1,47 @@
 """Withdrawals and consents of an audit log, made again in an index that is older than the log."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
-from adapterdistill.errors import NotFoundError
+from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import Caller, Role
 from adapterdistill.registry.index import lifecycle, lost
 from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.upkeep.audit_line import MAX_LINE_BYTES
 from adapterdistill.registry.upkeep.audit_verify import Record, examine, read_public_key, verify
 from adapterdistill.registry.wire import parse_adapter_name
+
+
+@contextmanager
+def whole_lines(audit: Path) -> Iterator[Path]:
+    """Yield the log, or a copy without the end of a last line that a crash cut short.
+
+    The change of such a line was not made: the registry makes none before its line is on disk.
+
+    Raises:
+        ConfigError: the log cannot be read.
+    """
+    try:
+        with audit.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - MAX_LINE_BYTES))
+            whole = start + file.read().rfind(b"\n") + 1
+    except OSError as error:
+        raise ConfigError(f"cannot read the audit log {audit}: {error.strerror}") from None
+    if whole == size:
+        yield audit
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / audit.name
+        shutil.copyfile(audit, copy)
+        os.truncate(copy, whole)
+        yield copy
 
 
 def check_continues(audit: Path, head: str, public_key: Path) -> None:
@@ -20,8 +52,9 @@ def check_continues(audit: Path, head: str, public_key: Path) -> None:
     """
     # An audit key that was lost since then was replaced; the log announces the new one.
     first = read_public_key(public_key)
-    keys = (first, *verify(audit).keys)
-    verify(audit, trusted=keys, head=head)
+    with whole_lines(audit) as log:
+        keys = (first, *verify(log).keys)
+        verify(log, trusted=keys, head=head)
 
 
 def replay(index: Index, audit: Path, after_revision: int) -> None:
@@ -38,7 +71,8 @@ def replay(index: Index, audit: Path, after_revision: int) -> None:
         elif record["kind"] != "checkpoint":
             made.append(record)
 
-    examine(audit, visit=visit)
+    with whole_lines(audit) as log:
+        examine(log, visit=visit)
     for record in made:
         if record["revision"] > after_revision:
             _again(index, record)
