@@ -136,10 +136,8 @@ class RegistryService(OpenRegistry):
     @answered
     async def Fetch(self, request: pb.FetchRequest, context: Any, caller: Caller) -> None:
         check_fetches(caller)
-        row = await self._on_reading(
-            self._reading.get_active, VersionRef.parse(request.name), caller
-        )
-        row = await self._on_reading(self._reading.shown, row, caller)
+        ref, index = VersionRef.parse(request.name), self._reading
+        row = await self._on_reading(lambda: index.shown(index.get_active(ref, caller), caller))
         wanted = wire.read_encoder(request)
         if wanted not in (None, (row.weights_sha256, row.tokenizer_sha256)):
             raise EncoderMismatchError(
@@ -169,10 +167,11 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def GetVersion(self, request: pb.GetVersionRequest, _context: Any, caller: Caller) -> Any:
-        row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
-        return pb.GetVersionResponse(
-            version=await self._on_reading(self._answer, self._reading, row, caller)
+        ref, index = VersionRef.parse(request.name), self._reading
+        version = await self._on_reading(
+            lambda: self._answer(index, index.get(ref, caller), caller)
         )
+        return pb.GetVersionResponse(version=version)
 
     @answered
     async def ListVersions(
@@ -180,21 +179,24 @@ class RegistryService(OpenRegistry):
     ) -> Any:
         chosen = wire.read_filter(request.filter)
         max_rows = wire.read_page_size(request.page_size)
-        if request.page_token:
-            before, newest = self._pages.read(request.page_token, chosen, caller)
-        else:
-            newest = await self._on_reading(self._reading.newest_revision)
-            before = newest + 1
-        rows, more = await self._on_reading(
-            page,
-            self._reading,
-            chosen,
-            caller,
-            before=before,
-            newest=newest,
-            max_rows=max_rows,
-            max_bytes=wire.MAX_PAGE_BYTES,
-        )
+        token = request.page_token
+        begun = self._pages.read(token, chosen, caller) if token else None
+
+        def one_page() -> tuple[list[Row], bool, int]:
+            newest = self._reading.newest_revision()
+            before, newest = begun or (newest + 1, newest)
+            found = page(
+                self._reading,
+                chosen,
+                caller,
+                before=before,
+                newest=newest,
+                max_rows=max_rows,
+                max_bytes=wire.MAX_PAGE_BYTES,
+            )
+            return *found, newest
+
+        rows, more, newest = await self._on_reading(one_page)
         summary = request.view == pb.VERSION_VIEW_SUMMARY
         message = wire.summary_message if summary else wire.version_message
         next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
@@ -229,6 +231,7 @@ class RegistryService(OpenRegistry):
 
     @answered
     async def GetLineage(self, request: pb.GetLineageRequest, _context: Any, caller: Caller) -> Any:
+        # In several turns, since each may take long.
         row = await self._on_reading(self._reading.get, VersionRef.parse(request.name), caller)
         db = self._reading.db
         up, up_cut = await self._on_reading(relatives, db, row.ref, "ancestors", MAX_RELATIVES)
@@ -244,17 +247,21 @@ class RegistryService(OpenRegistry):
     def _visible(
         self, index: Index, found: list[tuple[str, int]], caller: Caller
     ) -> list[pb.Relative]:
-        visible = self._reading.visible(found, caller)
+        visible = index.visible(found, caller)
         return [pb.Relative(name=name, depth=depth) for name, depth in visible]
 
     @answered
     async def GetAdapter(self, request: pb.GetAdapterRequest, _context: Any, caller: Caller) -> Any:
         tenant, adapter = wire.parse_adapter_name(request.name)
         known = caller.sees_all or caller.name == tenant
-        newest = await self._on_reading(ledger.newest_version, self._reading.db, tenant, adapter)
+        index = self._reading
+        newest, consent = await self._on_reading(
+            lambda: (
+                ledger.newest_version(index.db, tenant, adapter), index.consent(tenant, adapter)
+            )
+        )  # fmt: skip
         if newest is None or not known:
             raise NotFoundError(f"no adapter {request.name}")
-        consent = await self._on_reading(self._reading.consent, tenant, adapter)
         return pb.GetAdapterResponse(
             consent=wire.consent_message(consent), newest_version_name=newest.name
         )

@@ -17,6 +17,7 @@ from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import CallLimits, Quotas, StorageQuota
 from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.index.schema import snapshot
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.server.transfers import Transfers
 from adapterdistill.registry.server.turns import Turns
@@ -118,8 +119,13 @@ class OpenRegistry:
         return await self._index_thread.run(functools.partial(call, *args, **kwargs))
 
     async def _on_reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Read `self._reading`, the index on a connection and a thread for reads."""
-        return await self._reading_thread.run(functools.partial(call, *args, **kwargs))
+        """Read one moment of `self._reading`, the index on a connection and a thread for reads."""
+
+        def read() -> T:
+            with snapshot(self._reading.db):
+                return call(*args, **kwargs)
+
+        return await self._reading_thread.run(read)
 
     async def _on_watched(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read `self._watched`, the index on a connection and a thread for watches alone."""
