@@ -21,7 +21,7 @@ from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Drill, run_drill
 from adapterdistill.drills.history import run as history_run
 from adapterdistill.drills.onboarding import resuming
-from adapterdistill.drills.registry import calls, clocks, crowded, disk, kills, unwritable
+from adapterdistill.drills.registry import bystander, calls, clocks, disk, kills, unwritable
 from adapterdistill.drills.registry.disk import SmallDisk
 from adapterdistill.registry.client import client as registry_client
 from adapterdistill.registry.client.client import RegistryClient
@@ -116,8 +116,8 @@ def _client_hears_no_refusal(patch: pytest.MonkeyPatch) -> None:
 
 
 def _every_wait_is_noticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(crowded, "_UNNOTICED_S", 0.0)
-    patch.setattr(crowded, "_MOST_TIMES", 0.0)
+    patch.setattr(bystander, "UNNOTICED_S", 0.0)
+    patch.setattr(bystander, "MOST_TIMES", 0.0)
 
 
 def _index_forgets_at_a_restart(patch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,10 @@ import contextlib
 import random
 import socket
 import ssl
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import grpc
 
 from adapterdistill.drills.drill import Outcome, seconds_until
 from adapterdistill.drills.registry.acknowledged import Acknowledged, fsck_findings
+from adapterdistill.drills.registry.bystander import PATIENT_S, Bystander
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import EVERYONE, Caller
 from adapterdistill.registry.admission.quotas import Quotas
@@ -34,10 +33,6 @@ SLOW_OWNERS = 4
 _UPLOADS_EACH = 4
 _SILENT = 200
 _CLAIMED = Shape(4, 512, 128)
-_MOST_TIMES = 3.0
-_UNNOTICED_S = 1.0
-"""Whatever takes less is not counted as held up: the machine's own noise is as large."""
-_PATIENT_S = 30.0
 Flood = Callable[[Any], object]
 
 
@@ -46,7 +41,7 @@ def slow_clients(folder: Path, draw: random.Random, *, seconds: float) -> Outcom
     federation = Federation(folder)
     with ExitStack() as stack:
         server = stack.enter_context(registry_process(federation.root))
-        bystander = stack.enter_context(_Bystander.of(federation, server))
+        bystander = stack.enter_context(Bystander.of(federation, server))
         undisturbed = bystander.reads(seconds / 2)
         stop = threading.Event()
         stack.callback(stop.set)
@@ -69,7 +64,7 @@ def flooded_registry(folder: Path, draw: random.Random, *, seconds: float) -> Ou
     federation = Federation(folder)
     with ExitStack() as stack:
         server = stack.enter_context(registry_process(federation.root))
-        bystander = stack.enter_context(_Bystander.of(federation, server))
+        bystander = stack.enter_context(Bystander.of(federation, server))
         undisturbed = bystander.reads(seconds / 2)
         ways = _floods(federation, server, draw)
         stubs = [stack.enter_context(_stub(federation, server, f"flood-{n}")) for n in range(5)]
@@ -112,20 +107,20 @@ def _floods(
     absent = VersionRef(tenant="flood-0", adapter="faq", version="0" * 64).name
 
     def withdraw_absent(stub: Any) -> None:
-        stub.Withdraw(pb.WithdrawRequest(name=absent, reason="a flood"), timeout=_PATIENT_S)
+        stub.Withdraw(pb.WithdrawRequest(name=absent, reason="a flood"), timeout=PATIENT_S)
 
     def consent(stub: Any) -> None:
         lists.reverse()
         request = pb.SetConsentRequest(
             adapter_name="tenants/flood-1/adapters/faq", consent=pb.Consent(tenants=lists[0])
         )
-        stub.SetConsent(request, timeout=_PATIENT_S)
+        stub.SetConsent(request, timeout=PATIENT_S)
 
     names = [manifest.ref.name for manifest, _ in told["flood-2"].versions]
 
     def withdraw(stub: Any) -> None:
         request = pb.WithdrawRequest(name=draw.choice(names), reason="r" * 500)
-        stub.Withdraw(request, timeout=_PATIENT_S)
+        stub.Withdraw(request, timeout=PATIENT_S)
 
     watches: list[Any] = []
 
@@ -136,7 +131,7 @@ def _floods(
     def oversize(stub: Any) -> None:
         labels = ["x" * 200] * 10_000
         request = pb.ListVersionsRequest(filter=pb.VersionFilter(labels=labels))
-        stub.ListVersions(request, timeout=_PATIENT_S)
+        stub.ListVersions(request, timeout=PATIENT_S)
 
     return withdraw_absent, consent, withdraw, watch, oversize
 
@@ -148,56 +143,9 @@ def _repeat(way: Flood, stub: Any, stop: threading.Event, answers: list[int], pl
         answers[place] += 1
 
 
-class _Bystander:
-    """An owner who publishes and reads as usual."""
-
-    def __init__(self, client: RegistryClient, tenant: str) -> None:
-        self._client = client
-        self._told = Acknowledged(tenant)
-        self.publish = partial(self._told.publish, client)
-        self.publish()
-        self.note = ""
-
-    @classmethod
-    @contextmanager
-    def of(cls, federation: Federation, server: RegistryProcess) -> "Iterator[_Bystander]":
-        with _client(federation, server, "bystander") as client:
-            yield cls(client, "bystander")
-
-    def reads(self, seconds: float) -> list[float]:
-        """Seconds that each of its reads takes, for so long."""
-        took, end = [], time.monotonic() + seconds
-        while time.monotonic() < end:
-            began = time.monotonic()
-            self._client.fetch(self._told.versions[0][0].ref)
-            took.append(time.monotonic() - began)
-            time.sleep(0.02)
-        return took
-
-    def findings(
-        self, before: list[float], amid: list[float], afterwards: list[float]
-    ) -> list[str]:
-        """A finding if its reads were held up; keeps the figures for the drill's note.
-
-        The machine may be slow for another reason: what is usual is the slower of two times.
-        """
-        usual, now = max(_p99(before), _p99(afterwards)), _p99(amid)
-        self.note = (
-            f"p99 of a fetch {usual * 1000:.0f} ms undisturbed, {now * 1000:.0f} ms amid it,"
-            f" {now / usual:.1f} times as long"
-        )
-        if now > max(_MOST_TIMES * usual, _UNNOTICED_S):
-            return [f"another owner was held up: {self.note}"]
-        return [*self._told.findings(self._client)]
-
-
-def _p99(took: list[float]) -> float:
-    return statistics.quantiles(took, n=100)[98] if len(took) > 1 else took[0]
-
-
 def _client(federation: Federation, server: RegistryProcess, tenant: str) -> RegistryClient:
     credentials = federation.credentials(tenant)
-    return RegistryClient(server.address, timeout_s=_PATIENT_S, credentials=credentials)
+    return RegistryClient(server.address, timeout_s=PATIENT_S, credentials=credentials)
 
 
 @contextmanager
@@ -214,7 +162,7 @@ def _trickle(
     """Begin an upload and send a byte a second of it."""
     manifest, payload = adapter(_CLAIMED, number, tenant=tenant, name=f"a{number}")
     credentials = read_credentials(federation.credentials(tenant))
-    header = upload_header(manifest, EVERYONE, credentials, stub, _PATIENT_S)
+    header = upload_header(manifest, EVERYONE, credentials, stub, PATIENT_S)
 
     def messages() -> Iterator[pb.PublishRequest]:
         yield next(upload_messages(header, payload, 0, None))
@@ -229,7 +177,7 @@ def _trickle(
 def _connection(address: str, *, begins: bool) -> socket.socket:
     """Connect and say nothing, or send half of a TLS handshake's first message."""
     host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout=_PATIENT_S)
+    connection = socket.create_connection((host, int(port)), timeout=PATIENT_S)
     if begins:
         sent = ssl.MemoryBIO()
         hello = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=host)
