@@ -1,15 +1,17 @@
 """The drill of a history: several callers at once, while the registry is killed and restored."""
 
+import json
 import random
 import shutil
 import signal
 import threading
 import time
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapterdistill.drills.drill import Outcome, seconds_until
+from adapterdistill.drills.drill import REPORT, Outcome, seconds_until
 from adapterdistill.drills.history.callers import TENANTS, callers
 from adapterdistill.drills.history.checker import faults
 from adapterdistill.drills.history.record import (
@@ -67,6 +69,9 @@ def history(folder: Path, draw: random.Random, *, calls: int) -> Outcome:
     # What was published before its certificate was revoked stays valid.
     unsound = (one for one in fsck_findings(stage.root) if "is revoked" not in one)
     found = (*scene.faults, *faults(scene.history), *unsound)
+    (folder / REPORT).mkdir()
+    text = json.dumps(asdict(scene.history), default=sorted, indent=1)
+    (folder / REPORT / "history.json").write_text(text, "utf-8")
     note = f"{made} calls, {changes} changes, {unknown} without an answer"
     return Outcome(max(recovery_s), found, note)
 
