@@ -69,6 +69,13 @@ class Caller:
         finally:
             self._client.close()
 
+    def survey(self) -> None:
+        """Describe everything that was sent, once all other calls have ended."""
+        self._client.renew()
+        for name in self._scene.known():
+            self._describe_one(name)
+        self._client.close()
+
     def _call(self) -> None:
         if self._scene.now is not self._incarnation:
             # To a restored registry the keys of earlier changes mean nothing.
@@ -151,13 +158,14 @@ class Caller:
         own = self._own()
         if not own:
             return self._list()
-        name = self._draw.choice(own)
+        return self._describe_one(self._draw.choice(own))
 
+    def _describe_one(self, name: str) -> None:
         def describe() -> Seen:
             found = self._client.registry.describe(VersionRef.parse(name))
             return frozenset({found.state, *(found.consent or ())})
 
-        return self._record("describe", name, describe)
+        self._record("describe", name, describe)
 
     def _consent(self) -> None:
         name, number = (

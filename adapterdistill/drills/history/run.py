@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterdistill.drills.drill import REPORT, Outcome, seconds_until
-from adapterdistill.drills.history.callers import TENANTS, callers
+from adapterdistill.drills.history.callers import TENANTS, Caller, callers
 from adapterdistill.drills.history.checker import faults
 from adapterdistill.drills.history.record import (
     OPERATOR,
@@ -24,7 +24,7 @@ from adapterdistill.drills.history.record import (
 from adapterdistill.drills.history.scene import Scene, watch
 from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.errors import RegistryUnavailableError
-from adapterdistill.registry.access import Caller
+from adapterdistill.registry import access
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.trust import pem
@@ -57,6 +57,7 @@ def history(folder: Path, draw: random.Random, *, calls: int) -> Outcome:
             recovery_s = stage.disturb(draw)
             for thread in threads[2:]:
                 thread.join()
+            Caller(scene, OPERATOR, draw).survey()
             stage.wait_for_watches()
         finally:
             scene.end()
@@ -181,7 +182,7 @@ class _Stage:
         """Revoke a tenant's certificate amid its calls, and enrol it again with new keys."""
         tenant = TENANTS[0]
         number, _ = self.scene.credentials[tenant]
-        caller, began_s = Caller("owner", tenant), time.monotonic()
+        caller, began_s = access.Caller("owner", tenant), time.monotonic()
         with opened(self.root) as authority:
             authority.revoke(caller)
             self.scene.history.revocations.append(
