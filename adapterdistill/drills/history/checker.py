@@ -81,14 +81,17 @@ class Order:
     @cached_property
     def states(self) -> list[State]:
         """State before the first line, after it, and so on."""
-        found = [State()]
+        found = [self._inheriting(State(), 0)]
         for place, line in enumerate(self.one.lines, 1):
-            found.append(found[-1].after(line.effect, self._uploads))
-            if place == self.one.restored and self._before is not None:
-                found[-1] = self._before.inherited(found[-1])
-        if self._before is not None and not self.one.restored:
-            found[0] = self._before.inherited(found[0])
+            state = found[-1].after(line.effect, self._uploads)
+            found.append(self._inheriting(state, place))
         return found
+
+    def _inheriting(self, state: State, place: int) -> State:
+        """Return the state, as the incarnation before obliges it where this one begins."""
+        if self._before is None or place != self.one.restored:
+            return state
+        return self._before.inherited(state)
 
     def inherited(self, state: State) -> State:
         """Add to a restored state what it owes to the incarnation before it."""

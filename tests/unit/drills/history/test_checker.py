@@ -308,6 +308,19 @@ def test_each_way_to_restore_wrongly_is_found(name: str) -> None:
     assert words in "\n".join(faults(made))
 
 
+def test_what_was_withdrawn_stays_so_where_the_backup_was_empty() -> None:
+    made = restored()
+    second = made.incarnations[1]
+    second.lines, second.told, second.kept, second.restored = lines(PUBLISHED_TWO), {}, 0, 0
+    made.incarnations[0].lines = lines(PUBLISHED, WITHDRAWN)
+    second.calls = [
+        call("publish", TWO, 11, 12, effect=PUBLISHED_TWO),
+        call("publish", ONE, 13, 14, "WITHDRAWN", effect=PUBLISHED),
+    ]
+    found = [one for one in faults(made) if one.startswith("incarnation 1") and "backup" not in one]
+    assert found == []
+
+
 def test_a_watch_that_begins_anew_may_repeat_the_change_amid_which_it_ended() -> None:
     made = sound()
     mark = Told(9.1, 20, "teacher_withdrawn", STUDENT)
