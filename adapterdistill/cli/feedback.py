@@ -1,8 +1,6 @@
 """`adapterdistill feedback ...`: label what the endpoint answered badly, and train on it."""
 
-import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,7 @@ from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, number
 from adapterdistill.cli.tables import table
-from adapterdistill.data import Faq, Query
-from adapterdistill.errors import ConfigError
+from adapterdistill.data import Faq
 
 app = typer.Typer(
     help="Label questions that the endpoint turned away or was unsure of, and take them into the "
@@ -24,7 +21,6 @@ TenantFolder = Annotated[
     Path,
     typer.Argument(help="The tenant's folder in the serving store: STORE/TENANT."),
 ]
-_CHOICES = 5
 
 
 @app.command("list")
@@ -70,6 +66,7 @@ def label(tenant: TenantFolder) -> None:
     """
     from adapterdistill.bundle import read_bundle
     from adapterdistill.feedback import opened
+    from adapterdistill.labelling import nearest
     from adapterdistill.release import live_bundle
 
     store, name = _place(tenant)
@@ -79,7 +76,7 @@ def label(tenant: TenantFolder) -> None:
         typer.echo(f"{len(waiting)} questions have no label")
         number = 0
         for question in waiting:
-            offered = _nearest(question.text, faqs)
+            offered = nearest(question.text, [*faqs.values()])
             typer.echo(f"\n{question.text}  (asked {question.times} times)")
             for place, faq in enumerate(offered, start=1):
                 typer.echo(f"  {place}  {faq.question}  [{faq.faq_id}]")
@@ -104,55 +101,19 @@ def export(
     Labelled ones become training queries or out-of-scope ones, and leave the store; the others
     become unlabelled queries. A question that the folder has already is not added again.
     """
-    from adapterdistill.data import TenantDataset
-    from adapterdistill.data.dataset import write_tenant
     from adapterdistill.feedback import opened
+    from adapterdistill.labelling import take_in
 
-    dataset = TenantDataset.open(data)
     with opened(*_place(tenant)) as feedback:
-        kept = feedback.questions()
-        known = {faq.faq_id for faq in dataset.faqs()}
-        strange = {one.label for one in kept if one.label} - known
-        if strange:
-            raise ConfigError(
-                f"{data} has not got FAQs that labels name: {', '.join(sorted(strange))}"
-            )
-        named = {one.text: one for one in kept if one.label is not None}
-        queries = [
-            query
-            for query in dataset.queries()
-            if query.split != "unlabelled" or query.text not in named
-        ]
-        have = {query.text for query in queries}
-        new = [one for one in kept if one.text not in have]
-
-        def rows() -> Iterator[Query]:
-            yield from queries
-            for one in new:
-                query_id = f"feedback-{hashlib.sha256(one.text.encode()).hexdigest()[:16]}"
-                split = "unlabelled" if one.label is None else "train"
-                yield Query(query_id, one.text, one.label or None, split)
-
-        write_tenant(data, dataset.faqs(), rows(), overwrite=True)
-        feedback.forget(named)
-    labels = sum(one.label is not None for one in new)
-    typer.echo(f"{data}: {labels} labelled and {len(new) - labels} unlabelled queries were added")
+        added = take_in(feedback, data)
+    typer.echo(
+        f"{data}: {added.labelled} labelled and {added.unlabelled} unlabelled queries were added"
+    )
 
 
 def _place(tenant: Path) -> tuple[Path, str]:
     path = tenant.absolute()
     return path.parent, path.name
-
-
-def _nearest(text: str, faqs: dict[str, Faq]) -> list[Faq]:
-    """The FAQs whose questions share most letters with a text."""
-    from adapterdistill.evaluation.characters import CharacterView
-
-    listed = [*faqs.values()]
-    questions = [faq.question for faq in listed]
-    view = CharacterView.fit(questions, range(len(listed)), len(listed))
-    order = view([text])[0].argsort(descending=True, stable=True)[:_CHOICES]
-    return [listed[place] for place in order.tolist()]
 
 
 def _chosen(offered: list[Faq], faqs: dict[str, Faq]) -> str | None:
