@@ -100,6 +100,60 @@ def owner(
     listening.run(build(pages, router, access))
 
 
+@app.command()
+def operator(
+    registry: Annotated[
+        str | None, option("The registry's address.", "HOST:PORT", "--registry")
+    ] = None,
+    credentials: Annotated[
+        Path | None, option("An operator's keys and certificates.", "FOLDER", "--credentials")
+    ] = None,
+    root: Annotated[
+        Path | None, option("The registry's folder, for its audit log.", "FOLDER", "--root")
+    ] = None,
+    public_key: Annotated[
+        list[Path] | None,
+        option("A copy of audit/public.pem, kept elsewhere; may be repeated.", "FILE"),
+    ] = None,
+    metrics: Annotated[
+        str | None, option("Address of the registry's metrics.", "URL", "--metrics")
+    ] = None,
+    serving: Serving = None,
+    token_file: Annotated[
+        Path | None, option("The operator's token for the endpoint.", "FILE", "--token-file")
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    certificate: Certificate = None,
+    key: Key = None,
+    client_ca: ClientCa = None,
+) -> None:
+    """Show an operator tenants, versions, quarantine, audit log and metrics.
+
+    No page holds a text of a tenant.
+    """
+    listening = _listening(host, port, certificate, key, client_ca)
+    if registry is None and root is None and serving is None:
+        raise ConfigError("give --registry HOST:PORT, --root FOLDER or --serving URL")
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--root {root}: there is no such folder")
+    token = _token(token_file)
+    from fastapi import APIRouter
+
+    from adapterdistill.console.app import build
+    from adapterdistill.console.operator import LINKS, Operator, add_operator
+    from adapterdistill.console.pages import Pages
+
+    address = registry and registry.removeprefix("http://").rstrip("/")
+    keys = tuple(public_key or ())
+    places = Operator(address, credentials, root, keys, metrics, serving, token)
+    access = listening.access()
+    pages, router = Pages("Operator", LINKS, access), APIRouter()
+    add_operator(router, places, pages)
+    typer.echo(f"console: {listening.url(access)}")
+    listening.run(build(pages, router, access))
+
+
 def _listening(
     host: str, port: int, certificate: Path | None, key: Path | None, client_ca: Path | None
 ) -> "Listening":

@@ -1,5 +1,6 @@
 """Where the console listens: plain HTTP on loopback alone, TLS beyond."""
 
+import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,9 @@ class Listening:
         """Serve until SIGTERM or Ctrl-C."""
         import uvicorn
 
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn ends at a signal, and then sends it again to whoever handled it before.
+            signal.signal(number, signal.SIG_IGN)
         tls: dict[str, Any] = {}
         if self.certificate is not None:
             tls = {"ssl_certfile": self.certificate, "ssl_keyfile": self.key}

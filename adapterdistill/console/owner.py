@@ -68,10 +68,6 @@ class Owner:
             return None
         return read_release(self.store, tenant)
 
-    def headers(self) -> dict[str, str]:
-        """The endpoint's headers."""
-        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-
 
 def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
     """Add the overview, the runs and their reports."""

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from adapterdistill import release as releases
 from adapterdistill.console.owner import Owner
 from adapterdistill.console.pages import Pages, see
+from adapterdistill.console.watching import bearer
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.manifest import BUNDLE_ID_PATTERN
 from adapterdistill.serving.http import get
@@ -99,7 +100,7 @@ def _figures(owner: Owner, tenant: str) -> tuple[dict[str, Any] | None, str]:
     if owner.serving is None:
         return None, ""
     try:
-        answer = get(owner.serving, f"/v1/tenants/{tenant}", owner.headers())
+        answer = get(owner.serving, f"/v1/tenants/{tenant}", bearer(owner.token))
         body = answer.json()
         if answer.is_success:
             return dict(body), ""
