@@ -4,7 +4,7 @@ import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cryptography import x509
 
@@ -85,7 +85,7 @@ class Listening:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn ends at a signal, and then sends it again to whoever handled it before.
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _end)
         tls: dict[str, Any] = {}
         if self.certificate is not None:
             tls = {"ssl_certfile": self.certificate, "ssl_keyfile": self.key}
@@ -104,6 +104,10 @@ class Listening:
             timeout_graceful_shutdown=_GRACE_S,
             **tls,
         )
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _names(certificate: Path) -> tuple[str, ...]:

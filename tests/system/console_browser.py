@@ -2,8 +2,9 @@
 
     python console_browser.py STEPS.json
 
-STEPS.json: {"owner": URL with token, "operator": URL with token, "begin": FILE to make when the
-owner's page is open, "axe": FILE, "pictures": FOLDER}
+STEPS.json: {"owner" or "operator": URL with token, "axe": FILE, "pictures": FOLDER}; for an owner
+also {"begin": FILE to make once its page is open}; for an operator {"strong": VERSION that is in
+quarantine, "teacher": VERSION to withdraw, "student": PATH of a page}.
 """
 
 import json
@@ -22,7 +23,7 @@ from selenium.webdriver.common.by import By
 WIDTHS = (360, 768, 1280, 1920)
 OWNER = ("/", "/runs", "/releases", "/releases/acme", "/questions", "/questions/acme", "/ask")
 OPERATOR = ("/", "/versions", "/quarantine", "/audit", "/metrics")
-WAIT_S = 120.0
+WAIT_S = 40.0
 
 
 def wait(what: str, ready: Callable[[], Any]) -> Any:
@@ -79,7 +80,7 @@ class Person:
 
     def check(self, path: str) -> None:
         """Hold a page to its width and to axe, in light and in dark."""
-        name = path.strip("/").replace("/", "-") or "overview"
+        name = path.strip("/").replace("/", "-")[:40] or "overview"
         self.open(path)
         for width in WIDTHS:
             self.resize(width)
@@ -119,6 +120,12 @@ class Person:
         self.driver.quit()
 
 
+def type_over(driver: webdriver.Chrome, text: str) -> None:
+    """Replace what is in the field in focus."""
+    keys = ActionChains(driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL)
+    keys.send_keys(text).perform()
+
+
 class Mouse:
     """Moves the pointer to what it names, and clicks."""
 
@@ -136,8 +143,7 @@ class Mouse:
 
     def write(self, field: str, text: str) -> None:
         self.driver.find_element(By.ID, field).click()
-        self.driver.find_element(By.ID, field).clear()
-        ActionChains(self.driver).send_keys(text).perform()
+        type_over(self.driver, text)
 
     def choose(self, field: str, text: str) -> None:
         for option in self.driver.find_elements(By.CSS_SELECTOR, f"#{field} option"):
@@ -179,10 +185,7 @@ class Keyboard:
 
     def write(self, field: str, text: str) -> None:
         self._to(field, "one.id === arguments[0]")
-        ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(
-            Keys.CONTROL
-        ).perform()
-        self._keys(text)
+        type_over(self.driver, text)
 
     def choose(self, field: str, text: str) -> None:
         self._to(field, "one.id === arguments[0]")
@@ -259,14 +262,38 @@ def person_at(address: str, steps: dict[str, str]) -> Iterator[Person]:
         raise
 
 
+def release_and_withdraw(person: Person, steps: dict[str, str]) -> None:
+    """Release a version from quarantine by mouse, and withdraw another by keyboard."""
+    mouse, keyboard = Mouse(person), Keyboard(person)
+    person.open("/")
+    mouse.press("Quarantine")
+    mouse.press(steps["strong"][:12])
+    mouse.press("Release it")
+    person.sees("released from quarantine")
+    person.open("/")
+    keyboard.press("Versions")
+    keyboard.press(steps["teacher"][:12])
+    keyboard.write("reason", "a wrong licence")
+    keyboard.press("Withdraw it for ever")
+    person.sees("is withdrawn for ever", "a wrong licence")
+    person.open(steps["student"])
+    person.sees("learnt from a version that is withdrawn")
+
+
 def main() -> None:
     steps = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    with person_at(steps["owner"], steps) as person:
-        watch_the_run(person, Path(steps["begin"]))
-        for hand in (Mouse(person), Keyboard(person)):
-            release_and_roll_back(person, hand)
-        for path in OWNER:
-            person.check(path)
+    if "owner" in steps:
+        with person_at(steps["owner"], steps) as person:
+            watch_the_run(person, Path(steps["begin"]))
+            for hand in (Mouse(person), Keyboard(person)):
+                release_and_roll_back(person, hand)
+            for path in OWNER:
+                person.check(path)
+    else:
+        with person_at(steps["operator"], steps) as person:
+            for path in (*OPERATOR, steps["student"]):
+                person.check(path)
+            release_and_withdraw(person, steps)
 
 
 main()

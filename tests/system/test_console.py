@@ -20,6 +20,8 @@ from actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import write_bundle
 from adapterdistill.feedback import Asked, opened
+from tests.contract.running_registry import Running
+from tests.contract.test_quarantine import adapter, publish_crowd, too_strong
 from tests.owner_runs import HELD, config_toml, run_of, write_shop
 from tests.serving_store import make_tenant
 
@@ -64,7 +66,20 @@ def console(home: Path, *arguments: str) -> Iterator[str]:
     assert ended == 0
 
 
-@pytest.mark.timeout(240)
+def use(python: Path, home: Path, **steps: str) -> None:
+    """Let a person in Chromium go through the steps."""
+    axe = next((python.parents[1] / "lib").rglob("axe.min.js"))
+    pictures = Path(os.environ.get(PICTURES) or home / "pictures")
+    pictures.mkdir(parents=True, exist_ok=True)
+    file = home / "steps.json"
+    file.write_text(json.dumps({**steps, "axe": str(axe), "pictures": str(pictures)}))
+    done = subprocess.run(
+        [python, STEPS, file], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(300)
 def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
     python: Path, tmp_path: Path, tiny_encoder: Encoder, tiny_encoder_folder: Path
 ) -> None:
@@ -76,26 +91,41 @@ def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
     with opened(tmp_path / "serving", "acme") as feedback:
         feedback.keep([Asked("do you mend a kite?", None, None), Asked("odd", "faq-1", 0.2)])
         feedback.keep([Asked("who won the match?", None, None)])
-    axe = next((python.parents[1] / "lib").rglob("axe.min.js"))
-    pictures = Path(os.environ.get(PICTURES) or tmp_path / "pictures")
-    pictures.mkdir(parents=True, exist_ok=True)
-    with console(tmp_path, "owner", "--config", "run.toml") as owner:
-        steps = {"owner": owner, "begin": str(tmp_path / "begin"), "axe": str(axe)}
-        (tmp_path / "steps.json").write_text(json.dumps(steps | {"pictures": str(pictures)}))
-        onboard = (
-            "while [ ! -e begin ]; do sleep 0.1; done; "
-            f'exec "{sys.executable}" -m adapterdistill onboard --local --config run.toml'
-        )
-        with subprocess.Popen(["sh", "-c", onboard], cwd=tmp_path) as run:
-            try:
-                person = subprocess.run(
-                    [python, STEPS, tmp_path / "steps.json"],
-                    capture_output=True,
-                    text=True,
-                    timeout=220,
-                    check=False,
-                )
-            finally:
-                if run.poll() is None:
-                    run.terminate()
-    assert person.returncode == 0, person.stderr
+    onboard = (
+        "while [ ! -e begin ]; do sleep 0.1; done; "
+        f'exec "{sys.executable}" -m adapterdistill onboard --local --config run.toml'
+    )
+    with (
+        console(tmp_path, "owner", "--config", "run.toml") as owner,
+        subprocess.Popen(["sh", "-c", onboard], cwd=tmp_path) as run,
+    ):
+        try:
+            use(python, tmp_path, owner=owner, begin=str(tmp_path / "begin"))
+        finally:
+            run.terminate()
+
+
+@pytest.mark.timeout(300)
+def test_an_operator_releases_from_quarantine_and_withdraws(python: Path, tmp_path: Path) -> None:
+    registry = Running(tmp_path / "registry")
+    try:
+        publish_crowd(registry, 3)
+        teacher = adapter(40, tenant="baker")
+        registry.client.publish(*teacher)
+        student = adapter(41, tenant="cooper", teachers=[teacher[0].ref.name])
+        strong = too_strong(42, tenant="strong")
+        for one in (student, strong):
+            registry.client.publish(*one)
+        arguments = ("--registry", registry.address, "--root", str(registry.root))
+        ref = student[0].ref
+        with console(tmp_path, "operator", *arguments) as operator:
+            use(
+                python,
+                tmp_path,
+                operator=operator,
+                strong=strong[0].version,
+                teacher=teacher[0].version,
+                student=f"/versions/{ref.tenant}/{ref.adapter}/{ref.version}",
+            )
+    finally:
+        registry.close()

@@ -3,6 +3,10 @@
 import html
 import re
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,32 @@ def browser_of(owner: Owner) -> Browser:
     client = TestClient(build(pages, router, access), base_url=ORIGIN)
     client.cookies.set(access.cookie, access.session)
     return Browser(client, access)
+
+
+@contextmanager
+def answering(answer: Callable[[str, str | None], tuple[int, bytes]]) -> Iterator[str]:
+    """Serve over HTTP what a function of path and `Authorization` gives; gives the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self.path, self.headers["Authorization"])
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def text_of(response: Response) -> str:

@@ -5,10 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.feedback import opened
 from adapterdistill.library import load
 from adapterdistill.release import Candidate, bundles_of, read_release
-from tests.unit.console.conftest import KEPT, Browser, browser_of, text_of
+from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 
 
 def run_folder(owner: Owner) -> Path:
@@ -307,48 +304,28 @@ STATUS = {
 }
 
 
-@pytest.fixture
-def endpoint() -> Iterator[tuple[str, list[str | None], list[object]]]:
-    """An endpoint with one answer: its address, the tokens that it was sent, what it answers."""
+def test_a_release_shows_the_endpoints_figures(owner: Owner) -> None:
     sent: list[str | None] = []
-    answers: list[object] = [STATUS]
+    answers: list[tuple[int, object]] = [(200, STATUS)]
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            sent.append(self.headers["Authorization"])
-            body = json.dumps(answers[-1]).encode()
-            self.send_response(200 if answers[-1] is STATUS else 401)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(path: str, token: str | None) -> tuple[int, bytes]:
+        assert path == "/v1/tenants/acme"
+        sent.append(token)
+        return answers[-1][0], json.dumps(answers[-1][1]).encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", sent, answers
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_release_shows_the_endpoints_figures(
-    owner: Owner, endpoint: tuple[str, list[str | None], list[object]]
-) -> None:
-    address, sent, answers = endpoint
-    browser = browser_of(replace(owner, serving=address, token="adt_secret"))
-    page = browser.get("/releases/acme")
-    shown = text_of(page)
-    assert sent == ["Bearer adt_secret"] and "adt_secret" not in page.text
-    assert "12.5% (95% bound 25.0%, 40 held-out queries)" in shown
-    assert "drifted (index 0.40)" in shown and "recent queries 77" in shown
-    assert "questions that both answered 30" in shown and "the same FAQ first 90.0%" in shown
-    answers.append({"reason": "UNAUTHENTICATED", "message": "a valid token is needed"})
-    assert "a valid token is needed" in text_of(browser.get("/releases/acme"))
-    answers.append(["something else"])
-    assert "is not an AdapterDistill server" in text_of(browser.get("/releases/acme"))
+    with answering(answer) as address:
+        browser = browser_of(replace(owner, serving=address, token="adt_secret"))
+        page = browser.get("/releases/acme")
+        shown = text_of(page)
+        assert sent == ["Bearer adt_secret"] and "adt_secret" not in page.text
+        assert "12.5% (95% bound 25.0%, 40 held-out queries)" in shown
+        assert "drifted (index 0.40)" in shown and "recent queries 77" in shown
+        assert "questions that both answered 30" in shown and "the same FAQ first 90.0%" in shown
+        answers.append((401, {"reason": "UNAUTHENTICATED", "message": "a valid token is needed"}))
+        assert "a valid token is needed" in text_of(browser.get("/releases/acme"))
+        for status in (200, 500):
+            answers.append((status, ["something else"]))
+            assert "is not an AdapterDistill server" in text_of(browser.get("/releases/acme"))
 
 
 def test_an_endpoint_out_of_reach_is_told_in_a_sentence(owner: Owner) -> None:
