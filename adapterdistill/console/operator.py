@@ -88,10 +88,7 @@ def add_operator(router: APIRouter, operator: Operator, pages: Pages) -> None:
                 adapters[one.manifest.tenant] += 1
         named = sorted(newest)
         shown = named[max(first, 0) : max(first, 0) + MOST]
-        unknown = Health(
-            "unknown", "the console does not know the endpoint: start it with --serving"
-        )
-        health = dict.fromkeys(shown, unknown)
+        health = dict.fromkeys(shown, Health("unknown", ""))
         if operator.serving is not None:
             health = health_of(operator.serving, shown, operator.token)
         rows = [_Tenant(name, adapters[name], newest[name], health[name]) for name in shown]
@@ -102,6 +99,7 @@ def add_operator(router: APIRouter, operator: Operator, pages: Pages) -> None:
             total=len(named),
             next=first + MOST,
             of=_of_tenants(operator),
+            serving=operator.serving,
         )
 
     @router.get("/versions")

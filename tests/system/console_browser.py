@@ -48,6 +48,7 @@ class Person:
         self.driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
         self.origin = "/".join(address.split("/")[:3])
         self.axe, self.pictures = axe, pictures
+        self.pictures.mkdir(parents=True, exist_ok=True)
         self.resize(1280)
         self.driver.get(address)
         assert self.driver.current_url == f"{self.origin}/", self.driver.current_url
@@ -251,7 +252,8 @@ def release_and_roll_back(person: Person, hand: Mouse | Keyboard) -> None:
 
 @contextmanager
 def person_at(address: str, steps: dict[str, str]) -> Iterator[Person]:
-    person = Person(address, Path(steps["axe"]).read_text("utf-8"), Path(steps["pictures"]))
+    pictures = Path(steps["pictures"]) / ("owner" if "owner" in steps else "operator")
+    person = Person(address, Path(steps["axe"]).read_text("utf-8"), pictures)
     try:
         yield person
         person.end()

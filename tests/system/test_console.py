@@ -70,7 +70,6 @@ def use(python: Path, home: Path, **steps: str) -> None:
     """Let a person in Chromium go through the steps."""
     axe = next((python.parents[1] / "lib").rglob("axe.min.js"))
     pictures = Path(os.environ.get(PICTURES) or home / "pictures")
-    pictures.mkdir(parents=True, exist_ok=True)
     file = home / "steps.json"
     file.write_text(json.dumps({**steps, "axe": str(axe), "pictures": str(pictures)}))
     done = subprocess.run(

@@ -120,7 +120,7 @@ def test_tenants_are_shown_with_health_error_and_drift(
     assert "drifted, 0.51" in text_of(browser.get("/"))
     gone = browser_of(replace(operator, serving="http://127.0.0.1:1"))
     assert "nothing listens there" in text_of(gone.get("/"))
-    assert "start it with --serving" in text_of(browser_of(operator).get("/"))
+    assert "start it with --serving URL" in text_of(browser_of(operator).get("/"))
 
 
 def test_versions_are_listed_and_one_is_drawn_among_its_relatives(

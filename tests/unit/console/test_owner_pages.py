@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from adapterdistill.console.owner import REPORT_POLICY, Owner
 from adapterdistill.console.progress import read_progress
@@ -16,6 +17,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.feedback import opened
 from adapterdistill.library import load
 from adapterdistill.release import Candidate, bundles_of, read_release
+from serve.http.schema import TenantStatus
 from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 
 
@@ -326,6 +328,27 @@ def test_a_release_shows_the_endpoints_figures(owner: Owner) -> None:
         for status in (200, 500):
             answers.append((status, ["something else"]))
             assert "is not an AdapterDistill server" in text_of(browser.get("/releases/acme"))
+
+
+def test_the_endpoints_answer_here_has_the_fields_of_a_real_one() -> None:
+    assert TenantStatus.model_validate(STATUS).model_dump(mode="json") == STATUS
+
+
+def test_what_nobody_expected_is_told_without_its_details(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("zanzibar")
+
+    monkeypatch.setattr("adapterdistill.console.owner.read_progress", fail)
+    browser = browser_of(owner)
+    client = TestClient(
+        browser.client.app, base_url=str(browser.client.base_url), raise_server_exceptions=False
+    )
+    client.cookies.set(browser.access.cookie, browser.access.session)
+    found = client.get("/runs")
+    assert found.status_code == 500 and "The console failed" in text_of(found)
+    assert "zanzibar" not in found.text and "content-security-policy" in found.headers
 
 
 def test_an_endpoint_out_of_reach_is_told_in_a_sentence(owner: Owner) -> None:
