@@ -101,13 +101,12 @@ def export(
     Labelled ones become training queries or out-of-scope ones, and leave the store; the others
     become unlabelled queries. A question that the folder has already is not added again.
     """
-    from adapterdistill.feedback import opened
-    from adapterdistill.labelling import take_in
+    from adapterdistill.feedback import opened, take_into
 
     with opened(*_place(tenant)) as feedback:
-        added = take_in(feedback, data)
+        taken = take_into(feedback, data)
     typer.echo(
-        f"{data}: {added.labelled} labelled and {added.unlabelled} unlabelled queries were added"
+        f"{data}: {taken.labelled} labelled and {taken.unlabelled} unlabelled queries were added"
     )
 
 

@@ -16,8 +16,8 @@ from adapterdistill.console.owner import Owner
 from adapterdistill.console.pages import HTMX, Pages, see
 from adapterdistill.data import Faq
 from adapterdistill.errors import ConfigError, NotFoundError
-from adapterdistill.feedback import FILE, Question, opened
-from adapterdistill.labelling import nearest, take_in
+from adapterdistill.feedback import FILE, Question, opened, take_into
+from adapterdistill.labelling import nearest
 
 if TYPE_CHECKING:
     from adapterdistill.library import Model
@@ -95,7 +95,7 @@ def add_questions(router: APIRouter, owner: Owner, pages: Pages) -> None:
         if owner.data is None:
             raise ConfigError("the console was started without the run's TOML: give --config")
         with opened(owner.store, tenant) as feedback:
-            added = take_in(feedback, owner.data)
+            added = take_into(feedback, owner.data)
         return see(f"/questions/{tenant}?done=export&added={added.labelled + added.unlabelled}")
 
     @router.get("/ask")
