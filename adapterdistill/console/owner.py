@@ -12,6 +12,7 @@ from actors.report.page import render
 from actors.report.runs import find_run, read_runs, version_before
 from adapterdistill.console.pages import HTMX, Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
+from adapterdistill.console.training import plots_of
 from adapterdistill.errors import ConfigError, NotFoundError, ServingError
 from adapterdistill.feedback import FILE, opened
 from adapterdistill.manifest import is_name
@@ -90,7 +91,8 @@ def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
     @router.get("/runs/{tenant}/{name}")
     def run(request: Request, tenant: str, name: str, seen: str = "") -> Response:
         one, others = _named(owner, tenant, name)
-        return _followed(pages, request, "run", one.mark, seen, run=one, others=others)
+        plots = plots_of(owner.workspace / tenant / "runs" / name)
+        return _followed(pages, request, "run", one.mark, seen, run=one, others=others, plots=plots)
 
     @router.get("/runs/{tenant}/{name}/report")
     def report(tenant: str, name: str, compare: str = "", texts: bool = True) -> Response:

@@ -15,6 +15,7 @@ from actors.report.runs import Run
 from actors.report.words import NAMES, verdict
 from actors.run_state import RunState, runs_in
 from actors.stages import ONBOARDING
+from adapterdistill.console.training import size_of
 from adapterdistill.manifest import is_name
 
 _JUST_NOW_S = 3.0
@@ -44,6 +45,8 @@ class Progress:
     changed_at: float
     """Unix time of its last stage, or of its beginning."""
     verdict: str
+    tracked: int
+    """Bytes of the numbers that its trainings have left."""
     top1: str
     """Of the chosen candidate on held-out rows; empty before they were ranked."""
 
@@ -86,7 +89,14 @@ def _progress(state: RunState, tenant: str) -> Progress:
     working: State = "running" if _is_at_work(state, changed_at) else "stopped"
     now: State = "finished" if run.result(Bundled) is not None else working
     return Progress(
-        tenant, run.name, now, _steps(results, now), changed_at, verdict(run), _top1(run)
+        tenant,
+        run.name,
+        now,
+        _steps(results, now),
+        changed_at,
+        verdict(run),
+        size_of(state.folder),
+        _top1(run),
     )
 
 

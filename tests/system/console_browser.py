@@ -2,12 +2,14 @@
 
     python console_browser.py STEPS.json
 
-STEPS.json: {"owner" or "operator": URL with token, "axe": FILE, "pictures": FOLDER}; for an owner
+STEPS.json: {"owner" or "operator": URL with token, "axe": FILE, "pictures": FOLDER or ""}; for an
+owner
 also {"begin": FILE to make once its page is open}; for an operator {"strong": VERSION that is in
 quarantine, "teacher": VERSION to withdraw, "student": PATH of a page}.
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,16 +41,17 @@ def wait(what: str, ready: Callable[[], Any]) -> Any:
 class Person:
     """Opens pages, and notes what the browser asked for."""
 
-    def __init__(self, address: str, axe: str, pictures: Path) -> None:
+    def __init__(self, address: str, axe: str, pictures: Path | None) -> None:
         options = webdriver.ChromeOptions()
         for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
             options.add_argument(flag)
         options.add_argument("--disable-background-networking")
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        self.driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
+        self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         self.origin = "/".join(address.split("/")[:3])
         self.axe, self.pictures = axe, pictures
-        self.pictures.mkdir(parents=True, exist_ok=True)
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
         self.resize(1280)
         self.driver.get(address)
         assert self.driver.current_url == f"{self.origin}/", self.driver.current_url
@@ -72,6 +75,9 @@ class Person:
             wait(text, lambda text=text: text.lower() in self.text().lower())
 
     def picture(self, name: str) -> None:
+        """Keep a screenshot of the whole page, if anybody wants to look at one."""
+        if self.pictures is None:
+            return
         height = self.driver.execute_script("return document.documentElement.scrollHeight")
         width = self.driver.execute_script("return innerWidth")
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -89,11 +95,11 @@ class Person:
                 "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
             assert wide <= 0, f"{path} is {wide} pixels too wide at {width}"
-            if width in (360, 1280):
-                for scheme in ("light", "dark"):
-                    self.scheme(scheme)
+            for scheme in ("light", "dark") if width in (360, 1280) else ():
+                self.scheme(scheme)
+                if (width, scheme) in ((360, "light"), (1280, "dark")):
                     self.pass_axe(f"{path} at {width} in {scheme}")
-                    self.picture(f"{name}-{width}-{scheme}")
+                self.picture(f"{name}-{width}-{scheme}")
         self.scheme("light")
         self.resize(1280)
 
@@ -252,7 +258,8 @@ def release_and_roll_back(person: Person, hand: Mouse | Keyboard) -> None:
 
 @contextmanager
 def person_at(address: str, steps: dict[str, str]) -> Iterator[Person]:
-    pictures = Path(steps["pictures"]) / ("owner" if "owner" in steps else "operator")
+    whose = "owner" if "owner" in steps else "operator"
+    pictures = Path(steps["pictures"]) / whose if steps["pictures"] else None
     person = Person(address, Path(steps["axe"]).read_text("utf-8"), pictures)
     try:
         yield person

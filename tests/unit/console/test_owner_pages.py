@@ -112,6 +112,25 @@ def run_folder_of(owner: Owner, record: str) -> Path:
     return file
 
 
+def test_trainings_are_plotted_with_their_ends(browser: Browser, owner: Owner) -> None:
+    folder = run_folder(owner)
+    path = f"/runs/acme/{folder.name}"
+    assert "<svg" not in browser.get(path).text  # a run without such a file
+    rows = [{"stage": "extract", "step": n, "loss": 2.5 - n / 1000} for n in range(1, 1001)]
+    rows += [{"stage": "extract", "step": 0, "held_out_score": 1}, {"stage": "x", "loss": 3.0}]
+    lines = [json.dumps(row) for row in rows]
+    file = folder / "tracking.jsonl"
+    file.write_text("\n".join([*lines, "[]", '{"stage": "extr']))
+    page = browser.get(path).text
+    assert page.count("<svg") == 1  # a plot of one point would say nothing
+    assert "extract: loss by gradient step: 2.499 at step 1, 1.5 at step 1000" in page
+    assert all(f">{end}<" in page for end in ("2.499", "1.5", "step 1", "step 1000"))
+    assert len(page.split('points="')[1].split('"')[0].split()) < 400
+    rows = [{"stage": "<b>", "step": n, "held_out_score": 0.5} for n in (3, 3)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    assert "<b>" not in browser.get(path).text
+
+
 def test_the_newest_run_comes_first(owner: Owner) -> None:
     old = unfinished(owner).name
     assert [run.name for run in read_progress(owner.workspace, "acme")][-1] == old
