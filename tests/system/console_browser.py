@@ -3,9 +3,8 @@
     python console_browser.py STEPS.json
 
 STEPS.json: {"owner" or "operator": URL with token, "axe": FILE, "pictures": FOLDER or ""}; for an
-owner
-also {"begin": FILE to make once its page is open}; for an operator {"strong": VERSION that is in
-quarantine, "teacher": VERSION to withdraw, "student": PATH of a page}.
+owner also {"begin": FILE to make once its page is open}; for an operator {"strong": VERSION that is
+in quarantine, "teacher": VERSION to withdraw, "student": PATH of a page}.
 """
 
 import json

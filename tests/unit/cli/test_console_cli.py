@@ -11,10 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
+from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from actors.cluster import free_port
 from adapterdistill.cli.console import app
+from adapterdistill.console.listening import Listening
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.trust.authority import create
 from tests.unit.test_cli_root import run_python
@@ -117,6 +120,25 @@ def test_a_port_in_use_and_an_open_token_file_are_refused_at_once(tmp_path: Path
     token.chmod(0o644)
     said = refused("operator", "--root", str(tmp_path), "--token-file", str(token))
     assert "others may read" in said and "adt_x" not in said
+
+
+def test_an_owners_pages_are_of_the_folders_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[ASGIApp] = []
+    monkeypatch.setattr(Listening, "run", lambda listening, app: apps.append(app))
+    for name in ("work/acme/runs/0123", "work/brook/runs/4567", "serving"):
+        (tmp_path / name).mkdir(parents=True)
+    run = tmp_path / "run.toml"
+    places = {"data": "data", "workspace": "work", "serving_store": "serving"}
+    lines = ['tenant = "acme"', *(f'{key} = "{tmp_path / of}"' for key, of in places.items())]
+    run.write_text("\n".join(lines))
+    folders = ["--workspace", str(tmp_path / "work"), "--store", str(tmp_path / "serving")]
+    for arguments, shown in ((["--config", str(run)], 1), (folders, 2)):
+        done = CliRunner().invoke(app, ["owner", *arguments, "--port", str(free_port())])
+        assert done.exit_code == 0, done.output
+        page = TestClient(apps[-1]).get(done.output.split()[1]).text
+        assert page.count('aria-labelledby="tenant-') == shown
 
 
 def test_help_and_the_operators_pages_need_neither_torch_nor_ray() -> None:

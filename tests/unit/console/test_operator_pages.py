@@ -209,7 +209,10 @@ def test_what_the_console_was_not_told_of_is_said_with_the_option() -> None:
         assert found.status_code == 422 and f"start it with {option}" in text_of(found)
 
 
-def test_a_registry_out_of_reach_is_told_in_a_sentence(operator: Operator) -> None:
+def test_a_registry_out_of_reach_is_told_in_a_sentence(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapterdistill.console.operator._TIMEOUT_S", 0.3)
     browser = browser_of(replace(operator, registry="127.0.0.1:1"))
     found = browser.get("/versions")
     assert found.status_code == 502 and "127.0.0.1:1" in text_of(found)
