@@ -27,6 +27,8 @@ SHOWN = 10
 TOP_K = 5
 MOST_CHARACTERS = 2000
 _OUT_OF_SCOPE = ""
+Alias = Literal["live", "canary"]
+_ALIASES: dict[str, Alias] = {"live": "live", "canary": "canary"}
 _loading = Lock()
 
 
@@ -109,7 +111,7 @@ def add_questions(router: APIRouter, owner: Owner, pages: Pages) -> None:
         owner.require(tenant)
         if not text or len(text) > MOST_CHARACTERS:
             raise ConfigError(f"a question has 1 to {MOST_CHARACTERS} characters")
-        answer = _answer(owner, tenant, text, candidate=form.get("alias") == "canary")
+        answer = _answer(owner, tenant, text, _ALIASES.get(form.get("alias", "")))
         values = {"answer": answer, "asked": text, "tenant": tenant}
         if HTMX in request.headers:
             return pages.page(request, "answer_part", **values)
@@ -161,18 +163,22 @@ def _askable(owner: Owner) -> list[str]:
     return [tenant for tenant in owner.tenants() if (owner.store / tenant / "live.json").exists()]
 
 
-def _answer(owner: Owner, tenant: str, text: str, *, candidate: bool) -> Answer:
-    """The answer of the endpoint, or without one that of the bundle in this process."""
+def _answer(owner: Owner, tenant: str, text: str, alias: Alias | None) -> Answer:
+    """The answer of the endpoint, or without one that of the bundle in this process.
+
+    Without an alias the endpoint chooses, as for any user: a shadow is asked, too.
+    """
     if owner.serving is not None:
-        alias: Literal["live", "canary"] = "canary" if candidate else "live"
         with Client(owner.serving, tenant, token=owner.token) as client:
             return client.search(text, top_k=TOP_K, explain=True, alias=alias)
     release = owner.release(tenant)
     if release is None:
         raise NotFoundError(f"nothing is live for tenant {tenant}")
-    if candidate and release.candidate is None:
-        raise NotFoundError(f"tenant {tenant} has no candidate")
-    bundle_id = release.candidate.bundle if candidate and release.candidate else release.bundle
+    bundle_id = release.bundle
+    if alias == "canary":
+        if release.candidate is None:
+            raise NotFoundError(f"tenant {tenant} has no candidate")
+        bundle_id = release.candidate.bundle
     with _loading:  # one load at a time: an encoder takes a hundred megabytes
         model = _model(owner, tenant, bundle_id)
         return model.search(text, top_k=TOP_K, explain=True)
