@@ -73,12 +73,12 @@ def use(python: Path, home: Path, **steps: str) -> None:
     file = home / "steps.json"
     file.write_text(json.dumps({**steps, "axe": str(axe), "pictures": pictures}))
     done = subprocess.run(
-        [python, STEPS, file], capture_output=True, text=True, timeout=240, check=False
+        [python, STEPS, file], capture_output=True, text=True, timeout=420, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
     python: Path, tmp_path: Path, tiny_encoder: Encoder, tiny_encoder_folder: Path
 ) -> None:
@@ -104,7 +104,7 @@ def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
             run.terminate()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_an_operator_releases_from_quarantine_and_withdraws(python: Path, tmp_path: Path) -> None:
     registry = Running(tmp_path / "registry")
     try:
