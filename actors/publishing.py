@@ -22,6 +22,7 @@ from adapterdistill.manifest import (
 )
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.client.renewal import keep_renewed
 from adapterdistill.registry.server.embedded import embedded_registry
 from adapterdistill.selection import Probes
 
@@ -180,6 +181,8 @@ def open_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
             address = opened.enter_context(embedded_registry(root))
         else:
             address = settings.resolve()
+        if folder is not None:
+            keep_renewed(address, folder)
         client = RegistryClient(address, timeout_s=settings.timeout_s, credentials=folder)
         yield opened.enter_context(client)
 

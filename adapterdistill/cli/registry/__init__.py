@@ -88,6 +88,7 @@ def serve(
     reflection: Annotated[
         bool, typer.Option("--reflection", help="List the calls to clients (gRPC reflection).")
     ] = False,
+    passphrase_file: authority.Passphrase = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
@@ -122,6 +123,7 @@ def serve(
         ),
         reflection=reflection,
         record=record,
+        passphrase=passphrase_file,
     )
     asyncio.run(server.serve(registry, announce))
 

@@ -259,6 +259,16 @@ class RegistryClient:
         request = pb.ReleaseVersionRequest(name=ref.name, request_id=_idempotency_key())
         self._call("release_from_quarantine", self._stub.ReleaseVersion, request)
 
+    def renew_certificates(self, request: bytes) -> bytes:
+        """Ask for new certificates by a request (`trust.renewal`); return certificates.pem.
+
+        Raises:
+            AuthorityOfflineError: the registry's operator has to sign the request.
+        """
+        asked = pb.RenewCertificatesRequest(request_pem=request)
+        answer = self._call("renew_certificates", self._stub.RenewCertificates, asked)
+        return bytes(answer.certificates_pem)
+
     def watch(
         self,
         after_revision: int = 0,
