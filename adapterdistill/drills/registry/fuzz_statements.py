@@ -126,7 +126,9 @@ def statement_fault_of(header: pb.PublishHeader, signer: Signer) -> str | None:
         return f"the statement cannot be read: {type(error).__name__}"
     if dumped(fields) != sent.statement_json:
         return "the statement is not canonical"
-    expected = _sound_fields(header, signer.registry) | {key: fields.get(key) for key in ("nonce", "time")}
+    expected = _sound_fields(header, signer.registry) | {
+        key: fields.get(key) for key in ("nonce", "time")
+    }
     if fields != expected or len(fields["nonce"]) != 32:
         return "the statement is of another upload"
     if age > timedelta(minutes=10, seconds=30):

@@ -16,7 +16,7 @@ from adapterdistill.errors import DigestMismatchError, WithdrawnError
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
-from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
+from adapterdistill.registry.answers import Evidence, Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
 from adapterdistill.registry.client.listing import (
     Chosen,
@@ -36,6 +36,7 @@ from adapterdistill.registry.streams import (
     read_manifest,
     upload,
 )
+from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
@@ -173,6 +174,12 @@ class RegistryClient:
         request = pb.GetVersionRequest(name=ref.name)
         version = self._call("get", self._stub.GetVersion, request).version
         return published(manifest_of(ref, version), version)
+
+    def evidence(self, ref: VersionRef) -> Evidence:
+        """Return what a receipt is made from; raises NotFoundError like `get`."""
+        request = pb.GetVersionRequest(name=ref.name)
+        version = self._call("get", self._stub.GetVersion, request).version
+        return Evidence(version.manifest_json, read_statement(version), wire.read_openings(version))
 
     def list(self, **chosen: Unpack[Chosen]) -> Iterator[Manifest]:
         """List manifests, newest first, as of the time when the first is asked for."""

@@ -228,7 +228,6 @@ def _read_credentials(folder: Path) -> Credentials:
     (certificate,), (signing_certificate,) = kinds
     try:
         caller, bundle = bearer_of(certificate), Bundle.of(others)
-        bundle.issuer_of(certificate)
     except UnauthenticatedError as error:
         raise ConfigError(f"{file}: {error}") from None
     return Credentials(

@@ -6,7 +6,7 @@ by these before stays valid. No call is refused meanwhile.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -55,16 +55,13 @@ def switch(authority: Authority, *, force: bool = False) -> None:
     if successor is authority.issuer:
         raise ConfigError("no rotation has begun: `begin` makes a successor")
     before = set(read_file(successor.folder / issuers.BEFORE).decode().split())
-    newest = {bearer_of(one): one for one in authority.held()}  # the last of each caller
-    late = [one for one in newest.values() if serial_of(one) in before]
-    if late and not force:
-        raise ConfigError(
-            _named(
-                "callers that do not trust the successor yet: wait until they renew, renew them,"
-                " or give --force",
-                late,
-            )
-        )
+    _wait_for(
+        authority,
+        lambda one: serial_of(one) not in before,
+        "callers that do not trust the successor yet: wait until they renew, renew them, or give"
+        " --force",
+        force=force,
+    )
     issuers.let_issue(authority.folder, len(authority.issuers))
     authority.reread()
     authority.certify_server()
@@ -80,16 +77,13 @@ def drop(authority: Authority, *, force: bool = False) -> None:
     old = [one for one in _before(authority) if not one.is_ended]
     if not old:
         raise ConfigError("no earlier authority is left to drop: `begin` and `switch` come first")
-    newest = {bearer_of(one): one for one in authority.held()}
-    late = [one for one in newest.values() if authority.issuer_of(one) in old]
-    if late and not force:
-        raise ConfigError(
-            _named(
-                "callers whose certificates are of the old authority: wait until they renew,"
-                " renew them, or give --force",
-                late,
-            )
-        )
+    _wait_for(
+        authority,
+        lambda one: authority.issuer_of(one) not in old,
+        "callers whose certificates are of the old authority: wait until they renew, renew them, or"
+        " give --force",
+        force=force,
+    )
     now = datetime.now(UTC).replace(microsecond=0)
     for one in old:
         pem.write(
@@ -103,5 +97,11 @@ def _before(authority: Authority) -> list[issuers.Issuer]:
     return authority.issuers[: authority.issuers.index(authority.issuer)]
 
 
-def _named(what: str, certificates: Iterable[x509.Certificate]) -> str:
-    return listed(what, sorted(str(bearer_of(one)) for one in certificates))
+def _wait_for(
+    authority: Authority, is_new: Callable[[x509.Certificate], bool], what: str, *, force: bool
+) -> None:
+    """Raise ConfigError, unless `force`, if a caller has valid certificates but no new ones."""
+    held = [*authority.held()]
+    late = {bearer_of(one) for one in held} - {bearer_of(one) for one in held if is_new(one)}
+    if late and not force:
+        raise ConfigError(listed(what, sorted(map(str, late))))

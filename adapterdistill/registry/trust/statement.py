@@ -3,9 +3,9 @@
 A statement says who publishes which payload with which manifest, at which registry, for whom, when,
 and after which version of the adapter. Its signature is ed25519 (RFC 8032) over a fixed prefix and
 the statement's canonical JSON, by the key of the owner's signing certificate, which is sent with
-it. The registry verifies it and refuses replays (`check_fresh` here, and `ledger`, which stores earlier
-ones). Every owner that fetches the version verifies it again, with its own copy of the authority's
-certificate, so it need not trust the registry.
+it. The registry verifies it and refuses replays (`check_fresh` here, and `ledger`, which stores
+earlier ones). Every owner that fetches the version verifies it again, with its own copy of the
+authority's certificate, so it need not trust the registry.
 
 The certificate must have been valid at the statement's own time, because a version outlives the
 certificate that it was published with. A revocation counts from when it is made: nothing more can

@@ -197,6 +197,12 @@ OTHER_MANIFESTS: dict[str, Any] = {
         "noise": 0.0,
     },
     "init": {"name": "other", "sha256": "0" * 64},
+    "software": {
+        "version": "0.1.0",
+        "python": "3.11.2",
+        "distributions": 1,
+        "distributions_sha256": "0" * 64,
+    },
 }
 
 
