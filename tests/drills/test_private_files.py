@@ -71,6 +71,8 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
         ],
     ),
     ("registry renew-server", lambda home: ["--root", "secured"]),
+    ("owner renew", lambda home: ["secured/operator", "--offline"]),
+    ("registry rotate-authority", lambda home: ["begin", "--root", "secured"]),
     ("registry revoke", lambda home: ["acme", "--root", "secured"]),
     ("token new", lambda home: ["--tokens", "hashes", "--tenant", "acme", "--out", "token"]),
     ("token revoke", lambda home: ["--tokens", "hashes", "--tenant", "acme"]),
@@ -87,7 +89,14 @@ WRITE_NOTHING = {
         "registry audit show",
     ),
     *("registry audit verify", "registry certificates", "registry fsck", "registry list"),
-    *("registry show", "registry watch", "release list", "release show", "token list"),
+    *(
+        "registry receipt",
+        "registry show",
+        "registry watch",
+        "release list",
+        "release show",
+        "token list",
+    ),
 }
 NOT_RUN = {
     "encoder fetch": "puts together a public encoder from installed packages",
@@ -99,6 +108,8 @@ NOT_RUN = {
     "registry withdraw": "changes only what the registry's process writes",
     "up": "imports, onboards and serves, as the commands that are run here",
     "serve": "starts Ray: tests/cluster/test_serve_command.py looks at what it leaves",
+    "console owner": "serves until it is stopped, and writes what the commands write",
+    "console operator": "serves until it is stopped, and writes nothing",
     "demo": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
     "federation": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
     "drill": "starts a deployment in a folder of mkdtemp, for the commands that are run here",

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, without_brackets
-from adapterdistill.cli.registry import authority, lifecycle, upkeep
+from adapterdistill.cli.registry import authority, lifecycle, receipt, upkeep
 from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
@@ -28,6 +28,7 @@ from adapterdistill.cli.registry.client import (
     connect,
     resolve,
 )
+from adapterdistill.cli.registry.receipt import software_line
 from adapterdistill.cli.tables import print_table, table
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_file
@@ -42,6 +43,7 @@ app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=Tru
 authority.register(app)
 lifecycle.register(app)
 upkeep.register(app)
+receipt.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
 
@@ -88,6 +90,7 @@ def serve(
     reflection: Annotated[
         bool, typer.Option("--reflection", help="List the calls to clients (gRPC reflection).")
     ] = False,
+    passphrase_file: authority.Passphrase = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
@@ -122,6 +125,7 @@ def serve(
         ),
         reflection=reflection,
         record=record,
+        passphrase=passphrase_file,
     )
     asyncio.run(server.serve(registry, announce))
 
@@ -211,7 +215,8 @@ def show(
         return
     facts = table("field", "value", show_header=False)
     lifecycle = {field: value for field, value in lifecycle.items() if value}
-    for field, value in (_facts(published.manifest) | lifecycle).items():
+    told = {field: value for field, value in _facts(published.manifest).items() if value}
+    for field, value in (told | lifecycle).items():
         facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
@@ -273,6 +278,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
             for name, metric in manifest.metrics.items()
         ),
         "privacy": manifest.privacy,
+        "software": "" if manifest.software is None else software_line(manifest.software),
     }
 
 

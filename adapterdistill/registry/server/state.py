@@ -18,6 +18,7 @@ from adapterdistill.registry.admission.quotas import CallLimits, Quotas, Storage
 from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.schema import snapshot
+from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.server.transfers import Transfers
 from adapterdistill.registry.server.turns import Turns
@@ -42,15 +43,18 @@ class OpenRegistry:
         quotas: Quotas = DEFAULT_QUOTAS,
         credentials: ServerCredentials | None = None,
         *,
+        passphrase: bytes | None = None,
         idle_timeout_s: float = 30.0,
     ) -> None:
         """Open the folder.
 
         Args:
             credentials: identify callers by their certificates; None serves anyone.
+            passphrase: opens the key of the authority, if it is in the folder and encrypted.
             idle_timeout_s: how long a transfer may wait for its client's next step.
         """
         self._limits = limits
+        self._authority = Renewing(root, passphrase)
         self.credentials = credentials
         self.limited = CallLimits(quotas)
         self._storage = StorageQuota(quotas)

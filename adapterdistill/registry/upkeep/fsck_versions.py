@@ -93,20 +93,27 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
             yield Finding("manifest_bad", version.name, "the index has another size for it")
 
 
-def certify_by(root: Path) -> Certify:
-    """Verify by the server's authority; without one, as in backups, believe the certificates."""
+def certify_by(root: Path) -> tuple[Certify, str | None]:
+    """Return what verifies certificates, and the registry's name: the server's authorities.
+
+    Without any, as in backups, the certificates are believed.
+    """
     if (root / SERVER_FOLDER / CA_PEM).exists():
-        return ServerCredentials(root / SERVER_FOLDER).certify
-    return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der))
+        server = ServerCredentials(root / SERVER_FOLDER)
+        return server.certify, server.registry
+    return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der)), None
 
 
-def statement_findings(versions: list[PublishedVersion], certify: Certify) -> Iterator[Finding]:
+def statement_findings(
+    versions: list[PublishedVersion], certify: Certify, registry: str | None
+) -> Iterator[Finding]:
     for version in versions:
         if version.statement is None:
             continue
         try:
             manifest = parse_manifest(version.manifest_json)
-            verify_statement(stored_statement(version.statement), manifest, certify)
+            signed = stored_statement(version.statement)
+            verify_statement(signed, manifest, certify, registry)
         except InvalidManifestError:
             continue  # `manifest_findings` reports it
         except (SignatureError, UnauthenticatedError) as error:
