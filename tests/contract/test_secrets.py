@@ -50,6 +50,7 @@ KEYS = {
     "registry/operator/tls.key",
     "registry/operator/signing.key",
     "registry/audit.key",
+    "registry/authority/audit.key",
     "keys/tls.key",
     "keys/signing.key",
 }

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, without_brackets
-from adapterdistill.cli.registry import authority, lifecycle, upkeep
+from adapterdistill.cli.registry import authority, lifecycle, revocation, upkeep
 from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
@@ -40,6 +40,7 @@ from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
+revocation.register(app)
 lifecycle.register(app)
 upkeep.register(app)
 MIB, GIB = 1 << 20, 1 << 30

@@ -13,9 +13,14 @@ from adapterdistill.errors import InvalidManifestError, SignatureError, Unauthen
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.commitments import Opening
-from adapterdistill.registry.trust.certificates import bearer_of
-from adapterdistill.registry.trust.credentials import ServerCredentials
-from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
+from adapterdistill.registry.trust.certificates import bearer_of, is_revoked, verify_certificate
+from adapterdistill.registry.trust.pem import (
+    CA_PEM,
+    CRL_PEM,
+    SERVER_FOLDER,
+    read_certificates,
+    read_crl,
+)
 from adapterdistill.registry.trust.statement import Certify, stored_statement, verify_statement
 
 Kind = Literal[
@@ -25,6 +30,7 @@ Kind = Literal[
     "payload_orphaned",
     "manifest_bad",
     "statement_bad",
+    "signer_revoked",
     "lineage_broken",
     "alias_dangling",
     "audit_broken",
@@ -35,11 +41,11 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that `fsck` found."""
+    """A fault or a note of `fsck`."""
 
     kind: Kind
     name: str
-    """Name of the version, alias or file at fault."""
+    """Name of the version, alias or file that it is about."""
     detail: str
 
 
@@ -94,10 +100,37 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
 
 
 def certify_by(root: Path) -> Certify:
-    """Verify by the server's authority; without one, as in backups, believe the certificates."""
-    if (root / SERVER_FOLDER / CA_PEM).exists():
-        return ServerCredentials(root / SERVER_FOLDER).certify
+    """Verify by the server's authority; without one, as in backups, believe the certificates.
+
+    A certificate that was revoked since counts: `revocation_notes` tells of it.
+    """
+    authority = root / SERVER_FOLDER / CA_PEM
+    if authority.exists():
+        (ca, *_) = read_certificates(authority)
+        return lambda der, at: verify_certificate(der, ca, None, at)
     return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der))
+
+
+def revocation_notes(root: Path, versions: list[PublishedVersion]) -> Iterator[Finding]:
+    """Tell of versions that stay published although their signer's certificate is revoked."""
+    revoked = root / SERVER_FOLDER / CRL_PEM
+    if not revoked.exists():
+        return
+    crl = read_crl(revoked)
+    for version in versions:
+        if version.statement is None or version.state == "withdrawn":
+            continue
+        try:
+            certificate = stored_statement(version.statement).certificate
+            gone = is_revoked(x509.load_der_x509_certificate(certificate), crl)
+        except (ValueError, DecodeError):
+            continue  # `statement_findings` reports it
+        if gone:
+            detail = (
+                "its owner's certificate was revoked after it was published, and others may still"
+                " fetch it: `registry withdraw` ends that"
+            )
+            yield Finding("signer_revoked", version.name, detail)
 
 
 def statement_findings(versions: list[PublishedVersion], certify: Certify) -> Iterator[Finding]:
