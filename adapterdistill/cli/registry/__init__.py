@@ -93,6 +93,15 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Serve metrics for Prometheus here; 0: any."
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address of the metrics, in plain text.")
+    ] = "127.0.0.1",
 ) -> None:
     """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr.
 
@@ -123,6 +132,7 @@ def serve(
         ),
         reflection=reflection,
         record=record,
+        metrics_at=None if metrics_port is None else (without_brackets(metrics_host), metrics_port),
     )
     asyncio.run(server.serve(registry, announce))
 

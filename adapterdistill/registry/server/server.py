@@ -19,6 +19,7 @@ from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.doorkeeper import Doorkeeper, Doors
 from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
+from adapterdistill.registry.server.metrics import Metrics
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
@@ -62,6 +63,7 @@ class RegistryServer:
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
         announce: bool = True,
+        metrics_at: tuple[str, int] | None = None,
     ) -> None:
         """Prepare the server: mutual TLS if `root` holds a server's credentials, else plain text.
 
@@ -70,6 +72,7 @@ class RegistryServer:
             reflection: list the calls to every client that connects.
             record: a file to which every message is written.
             announce: log where it listens, and to whom.
+            metrics_at: host and port at which Prometheus may scrape it, in plain text.
 
         Raises:
             ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
@@ -90,6 +93,8 @@ class RegistryServer:
         self._max_concurrent_rpcs = max_concurrent_rpcs
         self._readiness_interval_s = readiness_interval_s
         self._recorder = None if record is None else Recorder(record)
+        self._metrics = Metrics(root)
+        self._metrics_at = metrics_at
 
     async def start(self) -> str:
         """Start to serve; return the address.
@@ -99,7 +104,12 @@ class RegistryServer:
         """
         try:
             self._service = await asyncio.to_thread(
-                RegistryService, self._root, self._limits, self._quotas, self._credentials
+                RegistryService,
+                self._root,
+                self._limits,
+                self._quotas,
+                self._credentials,
+                metrics=self._metrics,
             )
         except (OSError, sqlite3.Error) as error:
             why = error.strerror if isinstance(error, OSError) else error
@@ -122,12 +132,17 @@ class RegistryServer:
         except RuntimeError:
             self._service.close()
             raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
+        try:
+            self._end_metrics = self._serve_metrics()
+        except RegistryError:
+            self._service.close()
+            raise
         await self._server.start()
         address = f"{self._address}:{port}"
         if self._announce:
             self._say_who_may_call(address)
         await self._set_serving(await self._is_ready())
-        self._doorkeeper = Doorkeeper(port, Doors())
+        self._doorkeeper = Doorkeeper(port, Doors(), self._metrics.closed_connections.inc)
         self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
         return address
@@ -137,12 +152,20 @@ class RegistryServer:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
 
+    def _serve_metrics(self) -> Callable[[], None]:
+        if self._metrics_at is None:
+            return lambda: None
+        port, end = self._metrics.serve(*self._metrics_at)
+        logger.info("metrics on %s:%d, in plain text", self._metrics_at[0], port)
+        return end
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """Refuse new calls, give those in progress `grace_s` to end, and release the folder."""
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
         await asyncio.to_thread(self._doorkeeper.stop)
+        await asyncio.to_thread(self._end_metrics)
         await self._health.enter_graceful_shutdown()
         self._service.end_watches()
         await self._server.stop(grace_s)
@@ -156,13 +179,15 @@ class RegistryServer:
             await self._health.set(name, status)
 
     async def _is_ready(self) -> bool:
+        ready = True
         try:
             async with asyncio.timeout(10):
                 await self._service.check()
         except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
             logger.error("not ready: %s", type(error).__name__)
-            return False
-        return True
+            ready = False
+        self._metrics.checked(ready=ready, closed=bool(self._service.closed))
+        return ready
 
     def _say_who_may_call(self, address: str) -> None:
         if self._credentials is None:

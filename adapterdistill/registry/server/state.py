@@ -17,6 +17,7 @@ from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import CallLimits, Quotas, StorageQuota
 from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
+from adapterdistill.registry.server.metrics import Metrics
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.server.transfers import Transfers
 from adapterdistill.registry.server.turns import Turns
@@ -42,13 +43,16 @@ class OpenRegistry:
         credentials: ServerCredentials | None = None,
         *,
         idle_timeout_s: float = 30.0,
+        metrics: Metrics | None = None,
     ) -> None:
         """Open the folder.
 
         Args:
             credentials: identify callers by their certificates; None serves anyone.
             idle_timeout_s: how long a transfer may wait for its client's next step.
+            metrics: count the calls; by default in metrics that nobody reads.
         """
+        self.metrics = metrics or Metrics(root)
         self._limits = limits
         self.credentials = credentials
         self.limited = CallLimits(quotas)
