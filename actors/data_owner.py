@@ -36,6 +36,7 @@ from actors.report.writing import keep_findings, reported_if_refused, write_repo
 from actors.run_state import RunState
 from actors.stages import stage_of
 from actors.teachers import fetch_teachers, rows_to_choose_by
+from actors.tracking import Trackers
 from actors.training.stages import (
     average,
     distil,
@@ -51,13 +52,7 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import all_files
-from adapterdistill.distill.rows import (
-    ROWS_FILE,
-    TenantRows,
-    count_cut,
-    tokenise,
-    write_rows,
-)
+from adapterdistill.distill.rows import ROWS_FILE, TenantRows, count_cut, tokenise, write_rows
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -73,9 +68,11 @@ R = TypeVar("R", bound=StageResult)
 class DataOwner:
     """One tenant's run, on the owner's node. `promote` makes its bundle live in any case."""
 
-    def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
+    def __init__(
+        self, config: OnboardConfig, *, promote: bool = False, trackers: Trackers = ()
+    ) -> None:
         keep_private()
-        self._config, self._promote = config, promote
+        self._config, self._promote, self._trackers = config, promote, trackers
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
@@ -89,7 +86,7 @@ class DataOwner:
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
         require_possible(self._config, lambda: self._encoder, self._dataset.tasks)
-        self._state = RunState.open(self._config, data_sha256)
+        self._state = RunState.open(self._config, data_sha256, self._trackers)
         counts = self._dataset.counts()
 
         def work() -> Validated:

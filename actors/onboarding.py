@@ -28,6 +28,7 @@ from actors.records import (
     VariantMade,
 )
 from actors.stages import ONBOARDING, STAGES, stage_of
+from actors.tracking import Trackers
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.files import write_atomically
@@ -103,11 +104,13 @@ def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
     return path
 
 
-def in_process(config: OnboardConfig, *, promote: bool = False) -> StageRunner:
+def in_process(
+    config: OnboardConfig, *, promote: bool = False, trackers: Trackers = ()
+) -> StageRunner:
     """Run stages in this process, without Ray: for a laptop and for tests."""
     from actors.data_owner import DataOwner
 
-    owner = DataOwner(config, promote=promote)
+    owner = DataOwner(config, promote=promote, trackers=trackers)
 
     def run(stage: str) -> StageResult:
         result = getattr(owner, stage)()

@@ -64,7 +64,7 @@ def package_modules() -> list[str]:
     return [p for p in hand_written() if in_packages(p)]
 
 
-FRAMEWORKS = {"langchain", "llama-index", "haystack", "rasa"}
+FRAMEWORKS = {"langchain", "llama-index", "haystack", "rasa", "tensorboard", "mlflow"}
 """Extras that are the user's own choice of versions: tests give each its own environment."""
 
 

@@ -56,6 +56,7 @@ class RegistryServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        socket: Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
         quotas: Quotas = DEFAULT_QUOTAS,
         reflection: bool = False,
@@ -69,6 +70,8 @@ class RegistryServer:
 
         Args:
             port: 0 takes any free one.
+            socket: listen on this Unix socket instead, in plain text; whoever may enter its folder
+                may do everything.
             reflection: list the calls to every client that connects.
             record: a file to which every message is written.
             announce: log where it listens, and to whom.
@@ -87,6 +90,7 @@ class RegistryServer:
         self._root = root
         self._address = f"[{host}]" if ":" in host else host
         self._port = port
+        self._socket = socket
         self._limits = limits
         self._quotas = quotas
         self._reflection = reflection
@@ -127,28 +131,30 @@ class RegistryServer:
         if self._reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
+        asked = f"{self._address}:{self._port}" if self._socket is None else f"unix:{self._socket}"
         try:
-            port = self._listen(f"{self._address}:{self._port}")
+            port = self._listen(asked)
         except RuntimeError:
             self._service.close()
-            raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
+            raise RegistryError(f"cannot listen on {asked}") from None
         try:
             self._end_metrics = self._serve_metrics()
         except RegistryError:
             self._service.close()
             raise
         await self._server.start()
-        address = f"{self._address}:{port}"
+        address = f"{self._address}:{port}" if self._socket is None else asked
         if self._announce:
             self._say_who_may_call(address)
         await self._set_serving(await self._is_ready())
         self._doorkeeper = Doorkeeper(port, Doors(), self._metrics.closed_connections.inc)
-        self._doorkeeper.start()
+        if self._socket is None:
+            self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
         return address
 
     def _listen(self, address: str) -> int:
-        if self._credentials is None:
+        if self._credentials is None or self._socket is not None:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
 

@@ -14,6 +14,7 @@ from adapterdistill.sections import (
     RegistryConfig,
     ReleaseConfig,
     TeacherConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from serve.settings import ServeSettings
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "release": ReleaseConfig,
     "privacy": PrivacyConfig,
     "placement": PlacementConfig,
+    "tracking": TrackingConfig,
 }
 
 
