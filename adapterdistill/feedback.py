@@ -6,14 +6,18 @@ removed, and beyond 5,000 those that were asked longest ago. Replicas and comman
 """
 
 import contextlib
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from adapterdistill.bundle import tenant_folder
-from adapterdistill.errors import FileError, ServingError
+from adapterdistill.data import Query, TenantDataset
+from adapterdistill.data.dataset import write_tenant
+from adapterdistill.errors import ConfigError, FileError, ServingError
 
 FILE = "feedback.sqlite"
 MAX_QUESTIONS = 5_000
@@ -156,3 +160,47 @@ def opened(store: Path, tenant: str) -> Iterator[Feedback]:
     except (OSError, sqlite3.Error) as error:
         # Without the store's path: callers of the endpoint read this, too.
         raise FileError(f"{tenant}/{FILE} cannot be used ({type(error).__name__})") from None
+
+
+class Taken(NamedTuple):
+    """Queries that were added to a tenant's data."""
+
+    labelled: int
+    unlabelled: int
+
+
+def take_into(feedback: Feedback, data: Path) -> Taken:
+    """Take kept questions into a tenant's folder of data, for its next onboarding.
+
+    Labelled ones become training queries or out-of-scope ones, and leave the store; the others
+    become unlabelled queries. A question that the folder has already is not added again.
+
+    Raises:
+        ConfigError: a label names an FAQ that the folder has not got.
+        DataError: the folder cannot be read.
+    """
+    dataset = TenantDataset.open(data)
+    kept = feedback.questions()
+    strange = {one.label for one in kept if one.label} - {faq.faq_id for faq in dataset.faqs()}
+    if strange:
+        raise ConfigError(f"{data} has not got FAQs that labels name: {', '.join(sorted(strange))}")
+    named = {one.text for one in kept if one.label is not None}
+    queries = [
+        query
+        for query in dataset.queries()
+        if query.split != "unlabelled" or query.text not in named
+    ]
+    have = {query.text for query in queries}
+    new = [one for one in kept if one.text not in have]
+
+    def rows() -> Iterator[Query]:
+        yield from queries
+        for one in new:
+            query_id = f"feedback-{hashlib.sha256(one.text.encode()).hexdigest()[:16]}"
+            split = "unlabelled" if one.label is None else "train"
+            yield Query(query_id, one.text, one.label or None, split)
+
+    write_tenant(data, dataset.faqs(), rows(), overwrite=True)
+    feedback.forget(named)
+    labelled = sum(one.label is not None for one in new)
+    return Taken(labelled, len(new) - labelled)

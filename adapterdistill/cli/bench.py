@@ -124,6 +124,47 @@ def transfer(
 
 
 @app.command()
+def feedback(
+    out: Out,
+    data: Data = None,
+    size: SizeOption = Size.quick,
+    tenants: Annotated[
+        str, option("Those measured, commas between. Default: three.", "NAMES")
+    ] = "",
+    seeds: Annotated[int, number("Seeds of rows and of what is asked.", low=1)] = 1,
+    k: Annotated[int, number("Queries an FAQ at the start.", "--k", low=0)] = 1,
+    months: Annotated[int, number("Months of the year.", low=1)] = 12,
+    questions: Annotated[int, number("Questions of a month at most.", low=1)] = 100,
+    labels: Annotated[int, number("Labels of a month.", low=1)] = 10,
+    cache: Cache = None,
+    processes: Processes = None,
+    encoder: EncoderName = "minilm-l6",
+    dtype: Dtype = "auto",
+    output: Output = Format.table,
+) -> None:
+    """What do labels of live questions bring in a year, chosen by `feedback` or at random?
+
+    Needs --data. Run it again to go on.
+    """
+    from adapterdistill.bench.feedback.command import Loop, feedback_command
+
+    if data is None:
+        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
+    report = feedback_command(
+        data=data,
+        out=out,
+        cache=cache or out / "cache",
+        size=size,
+        tenants=names(tenants),
+        seeds=seeds,
+        loop=Loop(k, months, questions, labels),
+        encoder=EncoderOptions(encoder, dtype, "cpu"),
+        processes=processes or os.cpu_count() or 1,
+    )
+    show(report, output)
+
+
+@app.command()
 def privacy(
     out: Out,
     data: Data = None,

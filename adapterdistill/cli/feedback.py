@@ -1,8 +1,6 @@
 """`adapterdistill feedback ...`: label what the endpoint answered badly, and train on it."""
 
-import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,7 @@ from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, number
 from adapterdistill.cli.tables import table
-from adapterdistill.data import Faq, Query
-from adapterdistill.errors import ConfigError
+from adapterdistill.data import Faq
 
 app = typer.Typer(
     help="Label questions that the endpoint turned away or was unsure of, and take them into the "
@@ -104,39 +101,13 @@ def export(
     Labelled ones become training queries or out-of-scope ones, and leave the store; the others
     become unlabelled queries. A question that the folder has already is not added again.
     """
-    from adapterdistill.data import TenantDataset
-    from adapterdistill.data.dataset import write_tenant
-    from adapterdistill.feedback import opened
+    from adapterdistill.feedback import opened, take_into
 
-    dataset = TenantDataset.open(data)
     with opened(*_place(tenant)) as feedback:
-        kept = feedback.questions()
-        known = {faq.faq_id for faq in dataset.faqs()}
-        strange = {one.label for one in kept if one.label} - known
-        if strange:
-            raise ConfigError(
-                f"{data} has not got FAQs that labels name: {', '.join(sorted(strange))}"
-            )
-        named = {one.text: one for one in kept if one.label is not None}
-        queries = [
-            query
-            for query in dataset.queries()
-            if query.split != "unlabelled" or query.text not in named
-        ]
-        have = {query.text for query in queries}
-        new = [one for one in kept if one.text not in have]
-
-        def rows() -> Iterator[Query]:
-            yield from queries
-            for one in new:
-                query_id = f"feedback-{hashlib.sha256(one.text.encode()).hexdigest()[:16]}"
-                split = "unlabelled" if one.label is None else "train"
-                yield Query(query_id, one.text, one.label or None, split)
-
-        write_tenant(data, dataset.faqs(), rows(), overwrite=True)
-        feedback.forget(named)
-    labels = sum(one.label is not None for one in new)
-    typer.echo(f"{data}: {labels} labelled and {len(new) - labels} unlabelled queries were added")
+        taken = take_into(feedback, data)
+    typer.echo(
+        f"{data}: {taken.labelled} labelled and {taken.unlabelled} unlabelled queries were added"
+    )
 
 
 def _place(tenant: Path) -> tuple[Path, str]:

@@ -7,9 +7,10 @@ strength, layer by layer, on the activations that the averaged adapter itself pr
 Averaged units must mean the same in every teacher. Teachers of one initialisation, which this
 project gives to all owners, keep them aligned; others lose about a point of top-1.
 
-Own rows then move the average, but only halfway: the adapter served lies between the average and
-what a few steps from it make (as in Wortsman et al., 2022, "Robust fine-tuning of zero-shot
-models"). The whole way ranks no better and knows less of what it cannot answer.
+Own rows then move the average, but not the whole way: the adapter served lies between the average
+and what a few steps from it make (as in Wortsman et al., 2022, "Robust fine-tuning of zero-shot
+models"), the nearer to the average the fewer rows there are. The whole way ranks no better and
+knows less of what it cannot answer.
 """
 
 from collections.abc import Sequence
@@ -36,16 +37,21 @@ MOST_SCALE = 20.0
 _LEAST_RMS = 1e-9
 OWN_STEPS = 20
 OWN_RATE = 1e-3
-OWN_SHARE = 0.5
-"""How far the adapter goes from the average towards what the own steps make."""
+PRIOR_ROWS = 6.0
+"""Rows of an FAQ that count as much as the average does: see `own_share`."""
 
 
 class MovedAverage(Objective):
-    """Trains a copy of the teachers' average on own rows, and deploys what lies halfway to it."""
+    """Trains a copy of the teachers' average on own rows, and deploys what lies `share` towards it.
 
-    def __init__(self, encoder: Encoder, average: BottleneckAdapter) -> None:
+    Args:
+        share: in [0, 1]; 0 is the average itself.
+    """
+
+    def __init__(self, encoder: Encoder, average: BottleneckAdapter, share: float) -> None:
         super().__init__()
         self._encoder = encoder
+        self._share = share
         self._average = average.requires_grad_(False)
         self.student = average.copy()
 
@@ -54,12 +60,12 @@ class MovedAverage(Objective):
         return prototype_loss(embeddings, batch.labels)
 
     def deployed(self) -> BottleneckAdapter:
-        halves = torch.tensor([1 - OWN_SHARE, OWN_SHARE])
-        return weighted_average([self._average, self.student], halves).to(self._encoder.device)
+        shares = torch.tensor([1 - self._share, self._share])
+        return weighted_average([self._average, self.student], shares).to(self._encoder.device)
 
 
 class AverageTeachers(Method):
-    """Method `averaged_teachers`: the teachers' average, moved halfway by own labelled rows.
+    """Method `averaged_teachers`: the teachers' average, moved by own labelled rows.
 
     The steps are fixed: with a few rows an FAQ, held-out rows choose their number by chance.
     Without labelled rows nothing is trained. Folds start from the same average: the rows that they
@@ -79,7 +85,16 @@ class AverageTeachers(Method):
 
     def objective(self, start: Start, rows: TrainingRows, texts: StageTexts) -> Objective:
         assert start.initial is not None
-        return MovedAverage(start.encoder, start.initial)
+        return MovedAverage(start.encoder, start.initial, own_share(rows))
+
+
+def own_share(rows: TrainingRows) -> float:
+    """How far own steps move the average: n / (n + `PRIOR_ROWS`) with n rows an FAQ on average.
+
+    The mean of a normal distribution whose prior is worth `PRIOR_ROWS` rows is shrunk like this.
+    """
+    per_faq = len(rows.labels) / len(rows.labels.unique())
+    return per_faq / (per_faq + PRIOR_ROWS)
 
 
 @torch.no_grad()

@@ -91,8 +91,8 @@ def answers(
         refresh = engine.refresh()
         for error in refresh.refused.values():
             raise error
-        inside = _asked(engine, config.tenant, tenant.test, len(faqs))
-        outside = _asked(engine, config.tenant, tenant.out_of_scope, len(faqs))
+        inside = ask(engine, config.tenant, tenant.test, len(faqs))
+        outside = ask(engine, config.tenant, tenant.out_of_scope, len(faqs))
     finally:
         engine.close()
     place = {faq.faq_id: number for number, faq in enumerate(faqs)}
@@ -107,7 +107,8 @@ def answers(
     }
 
 
-def _asked(engine: Engine, tenant: str, rows: TextRows, top_k: int) -> list[SearchAnswer]:
+def ask(engine: Engine, tenant: str, rows: TextRows, top_k: int) -> list[SearchAnswer]:
+    """What the engine answers to each row."""
     found: list[SearchAnswer] = []
     for start in range(0, len(rows), _BATCH):
         items = [SearchItem(tenant, text, top_k) for text in rows.texts[start : start + _BATCH]]

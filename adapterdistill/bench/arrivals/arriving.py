@@ -28,7 +28,7 @@ from adapterdistill.testbed.progress import say
 from adapterdistill.testbed.random_adapters import random_manifest
 from adapterdistill.testbed.registry import registry_process
 
-VERSION = "6"
+VERSION = "7"
 """Part of every key: raise it when the code that a run goes through has changed."""
 TEACHER = Setting(learning_rate=1e-3, steps=70)
 """Own adapters on all training rows; one setting for all teachers."""
@@ -74,7 +74,7 @@ class ArrivalBench:
             {
                 "purpose": "arrival",
                 "version": VERSION,
-                "run": self._config(job, Path("/nowhere"), _PLACEHOLDER).digest(),
+                "run": self.config(job, Path("/nowhere"), _PLACEHOLDER).digest(),
                 "encoder": [
                     ref.weights_sha256,
                     ref.tokenizer_sha256,
@@ -121,15 +121,16 @@ class ArrivalBench:
             registry = stack.enter_context(registry_process(home / "registry"))
             with RegistryClient(registry.address) as client:
                 for name in job.teachers:
-                    client.publish(*self._teacher(name))
-            config = self._config(job, home, registry.address)
+                    client.publish(*self.teacher(name))
+            config = self.config(job, home, registry.address)
             report = onboard(config, in_process(config), emit=lambda line: None)
             found = baselines(encoder, tenant, rows)
             found |= kept_adapters(encoder, config, tenant, rows)
             found["served"] = answers(encoder, config, tenant, self.faqs[job.tenant])
         return {"rows": found, **_figures(report)}
 
-    def _config(self, job: Arriving, home: Path, registry: str) -> OnboardConfig:
+    def config(self, job: Arriving, home: Path, registry: str) -> OnboardConfig:
+        """What the tenant's runs are told; its data are in `home`/data."""
         return parse_config(
             {
                 "tenant": job.tenant,
@@ -143,7 +144,7 @@ class ArrivalBench:
             source="arrival",
         )
 
-    def _teacher(self, name: str) -> tuple[Manifest, bytes]:
+    def teacher(self, name: str) -> tuple[Manifest, bytes]:
         """The teacher as it is published; its golden vectors and fingerprint are made once."""
         key = self.bench.key(teacher_of(name))
         payload = self.cache.read_payload(key)

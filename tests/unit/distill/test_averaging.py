@@ -16,6 +16,7 @@ from adapterdistill.distill.averaging import (
     AverageTeachers,
     MovedAverage,
     averaged_teachers,
+    own_share,
     rescale,
     weighted_average,
 )
@@ -111,11 +112,20 @@ def test_the_average_weighs_teachers_by_how_they_rank_the_rows(tiny_encoder: Enc
     torch.testing.assert_close(found.down_weight, expected.down_weight)
 
 
-def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
+@pytest.mark.parametrize("rows_per_faq", [1, 2, 6, 30])
+def test_the_more_rows_an_faq_has_the_further_they_move_the_average(rows_per_faq: int) -> None:
+    rows = TrainingRows([[1]] * 2 * rows_per_faq, torch.tensor([3, 8] * rows_per_faq))
+    assert own_share(rows) == pytest.approx(rows_per_faq / (rows_per_faq + 6))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_own_rows_move_the_average_by_a_share_of_the_way(
+    tiny_encoder: Encoder, share: float
+) -> None:
     average = random_adapter(tiny_encoder, seed=0, scale=0.2)
     before = state_digest(average)
     moved, trained = (
-        MovedAverage(tiny_encoder, average.copy()),
+        MovedAverage(tiny_encoder, average.copy(), share),
         OwnAdapter(tiny_encoder, average.copy()),
     )
     for objective in (moved, trained):
@@ -128,7 +138,7 @@ def test_own_rows_move_the_average_halfway(tiny_encoder: Encoder) -> None:
         trained.student.parameters(),
         strict=True,
     ):
-        torch.testing.assert_close(mine, (start + end) / 2)
+        torch.testing.assert_close(mine, (1 - share) * start + share * end)
 
 
 def spec_of(folder: Path, encoder: Encoder, rows: StageRows, *, labelled: bool) -> StageSpec:
