@@ -12,15 +12,20 @@ from typing import TypeVar
 
 import torch
 
-from actors.bundling import is_in_service, put_into_service, with_rollback
-from actors.judging import Judge, require_servable, write_suggestions
-from actors.live import live_version
-from actors.privacy.mixing import private_adapter
-from actors.privacy.secret import folds_seed, training_secret
-from actors.privacy.statement import require_private
-from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
-from actors.publishing import build_manifest, is_published, open_registry, publish_once
-from actors.records import (
+from adapterdistill.actors.bundling import is_in_service, put_into_service, with_rollback
+from adapterdistill.actors.judging import Judge, require_servable, write_suggestions
+from adapterdistill.actors.live import live_version
+from adapterdistill.actors.privacy.mixing import private_adapter
+from adapterdistill.actors.privacy.secret import folds_seed, training_secret
+from adapterdistill.actors.privacy.statement import require_private
+from adapterdistill.actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
+from adapterdistill.actors.publishing import (
+    build_manifest,
+    is_published,
+    open_registry,
+    publish_once,
+)
+from adapterdistill.actors.records import (
     Bundled,
     Decided,
     Distilled,
@@ -32,12 +37,12 @@ from actors.records import (
     Validated,
     VariantMade,
 )
-from actors.report.writing import keep_findings, reported_if_refused, write_report
-from actors.run_state import RunState
-from actors.stages import stage_of
-from actors.teachers import fetch_teachers, rows_to_choose_by
-from actors.tracking import Trackers
-from actors.training.stages import (
+from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
+from adapterdistill.actors.run_state import RunState
+from adapterdistill.actors.stages import stage_of
+from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
+from adapterdistill.actors.tracking import Trackers
+from adapterdistill.actors.training.stages import (
     average,
     distil,
     extract,
@@ -133,7 +138,7 @@ class DataOwner:
         fetched = self._done(Fetched)
 
         def work() -> Extracted:
-            write_rows(self._rows_file, self._rows.stage())
+            write_rows(self._folder / ROWS_FILE, self._rows.stage())
             few = self._rows.folds is not None
             if not self._rows.train.ids:
                 return Extracted(trained=False, untrained_because="nothing is labelled")
@@ -142,7 +147,7 @@ class DataOwner:
             return extract(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=self._folder / _OWN,
                 few=few,
                 secret=self._secret,
@@ -164,7 +169,7 @@ class DataOwner:
             return distil(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
                 labelled=bool(self._rows.train.ids),
@@ -263,7 +268,7 @@ class DataOwner:
             trained = make_variant(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=adapter,
                 variant=variant,
                 tasks=self._dataset.tasks(),
@@ -330,10 +335,6 @@ class DataOwner:
     @property
     def _folder(self) -> Path:
         return self._opened().folder
-
-    @property
-    def _rows_file(self) -> Path:
-        return self._folder / ROWS_FILE
 
     def _teacher_file(self, name: str) -> Path:
         return self._folder / "teachers" / f"{VersionRef.parse(name).version}.safetensors"

@@ -11,11 +11,11 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from actors import tracking
-from actors.records import StageResult
-from actors.stages import stage_of
-from actors.tracking import Trackers
-from actors.training.outcome import peak_rss_mb
+from adapterdistill.actors import tracking
+from adapterdistill.actors.records import StageResult
+from adapterdistill.actors.stages import stage_of
+from adapterdistill.actors.tracking import Trackers
+from adapterdistill.actors.training.outcome import peak_rss_mb
 from adapterdistill.config import OnboardConfig
 from adapterdistill.files import private_folder, remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex

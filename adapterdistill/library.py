@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.onboarding import OnboardReport, in_process, write_report
-from actors.onboarding import onboard as run_stages
-from actors.tracking import Tracker
+from adapterdistill.actors.onboarding import OnboardReport, in_process, write_report
+from adapterdistill.actors.onboarding import onboard as run_stages
+from adapterdistill.actors.tracking import Tracker
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bundle import read_bundle
@@ -28,9 +28,9 @@ from adapterdistill.config import OnboardConfig, load_toml, parse_config
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.release import locate
-from serve.engine.banks import Banks
-from serve.engine.faq_index import rank
-from serve.engine.loading import Loaded, Loader
+from adapterdistill.serve.engine.banks import Banks
+from adapterdistill.serve.engine.faq_index import rank
+from adapterdistill.serve.engine.loading import Loaded, Loader
 
 
 class Model:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import private_folder
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 
 
 class ServeSettings(BaseModel):

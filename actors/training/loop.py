@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from actors import tracking
-from actors.training.outcome import TrainingOutcome, write_payloads
-from actors.training.workers import TrainWorkers, train_on_workers
+from adapterdistill.actors import tracking
+from adapterdistill.actors.training.outcome import TrainingOutcome, write_payloads
+from adapterdistill.actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.objective import Progress

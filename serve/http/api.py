@@ -32,18 +32,18 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from serve.engine.engine import LOAD_TIMEOUT_S, Engine
-from serve.http import docs, openapi
-from serve.http.fault_words import sentence
-from serve.http.feedback import FeedbackRequest
-from serve.http.middleware import (
+from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
+from adapterdistill.serve.http import docs, openapi
+from adapterdistill.serve.http.fault_words import sentence
+from adapterdistill.serve.http.feedback import FeedbackRequest
+from adapterdistill.serve.http.middleware import (
     BodyLimit,
     Guard,
     HeadAsGet,
     RequestMiddleware,
     error_response,
 )
-from serve.http.schema import (
+from adapterdistill.serve.http.schema import (
     Encoders,
     Health,
     SearchRequest,
@@ -52,14 +52,14 @@ from serve.http.schema import (
     TenantStatus,
     json_of,
 )
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.request_context import context_of
-from serve.queue.searching import Searcher
-from serve.tokens import Tokens
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.request_context import context_of
+from adapterdistill.serve.queue.searching import Searcher
+from adapterdistill.serve.tokens import Tokens
 
 if TYPE_CHECKING:  # it needs an extra
-    from serve.tracing import Tracing
+    from adapterdistill.serve.tracing import Tracing
 
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,

@@ -6,7 +6,7 @@ No sentence repeats a value, a key that the caller invented, or a library's own 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
+from adapterdistill.serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
 
 MUST_BE = {
     "tenant": "a name of 1 to 63 lower-case letters, digits, '.', '_' and '-', with a letter or a "

@@ -5,8 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.preflight import preflight
-from actors.publishing import EMBEDDED_REGISTRY, open_registry
+from adapterdistill.actors.preflight import preflight
+from adapterdistill.actors.publishing import EMBEDDED_REGISTRY, open_registry
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef

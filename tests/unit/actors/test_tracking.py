@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import adapterdistill
-from actors import tracking
-from actors.records import Distilled
-from actors.stages import STAGES
-from actors.tracking import Numbers
+from adapterdistill.actors import tracking
+from adapterdistill.actors.records import Distilled
+from adapterdistill.actors.stages import STAGES
+from adapterdistill.actors.tracking import Numbers
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.errors import ConfigError, MissingExtraError
 from tests.owner_runs import Configured, folder_of, run_through

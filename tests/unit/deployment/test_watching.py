@@ -18,8 +18,8 @@ from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.index.schema import State
 from adapterdistill.registry.server.metrics import Metrics as RegistryMetrics
 from adapterdistill.registry.v1 import registry_pb2
-from serve.engine.residents import PagingCounts
-from serve.metrics import Metrics as ServingMetrics
+from adapterdistill.serve.engine.residents import PagingCounts
+from adapterdistill.serve.metrics import Metrics as ServingMetrics
 from tests.unit.deployment.manifests import CLUSTER, ROOT
 
 TEXT = {"type": "string", "minLength": 1}

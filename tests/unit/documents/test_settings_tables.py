@@ -17,7 +17,7 @@ from adapterdistill.sections import (
     TrackingConfig,
     TrainingConfig,
 )
-from serve.settings import ServeSettings
+from adapterdistill.serve.settings import ServeSettings
 from tests.unit.documents.pages import blocks, pages, section, table_rows
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -11,14 +11,14 @@ import grpc
 import pytest
 from starlette.testclient import TestClient
 
-import serve.tracing
+import adapterdistill.serve.tracing
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.serve.engine.engine import Refresh
+from adapterdistill.serve.replica import Replica, collect_garbage_seldom
+from adapterdistill.serve.settings import ServeSettings
+from adapterdistill.serve.tokens import new_token, revoke
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.engine.engine import Refresh
-from serve.replica import Replica, collect_garbage_seldom
-from serve.settings import ServeSettings
-from serve.tokens import new_token, revoke
 from tests.contract.running_registry import Running, wait_until
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 from tests.unit.serve.grpc.rpc_calls import SECRET, Context, call
@@ -256,7 +256,7 @@ def test_traces_are_made_and_sent_when_the_replica_ends(
 ) -> None:
     tracing = Mock()
     tracing.around = lambda app: app
-    monkeypatch.setattr(serve.tracing.Tracing, "from_environment", lambda: tracing)
+    monkeypatch.setattr(adapterdistill.serve.tracing.Tracing, "from_environment", lambda: tracing)
     replica = start(traces=True)
     with TestClient(replica.build_http_app()) as client:
         assert client.get("/healthz").status_code == 200

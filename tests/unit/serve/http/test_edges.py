@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.http.fault_words import MUST_BE, sentence
-from serve.http.feedback import FeedbackRequest
-from serve.http.schema import SearchRequest
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.fault_words import MUST_BE, sentence
+from adapterdistill.serve.http.feedback import FeedbackRequest
+from adapterdistill.serve.http.schema import SearchRequest
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
 SEARCH, TENANT = "/v1/tenants/acme/search", "/v1/tenants/acme"
