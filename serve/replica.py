@@ -73,6 +73,7 @@ class Replica:
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
         self._log_requests = settings.log_requests
         self._feedback_store = settings.store if settings.feedback else None
+        self._embeddings = settings.embeddings
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
@@ -125,6 +126,7 @@ class Replica:
             log_requests=self._log_requests,
             tracing=self._tracing,
             feedback_store=self._feedback_store,
+            embeddings=self._embeddings,
         )
 
     def check_health(self) -> None:

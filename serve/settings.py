@@ -107,6 +107,11 @@ class ServeSettings(BaseModel):
         description="Keep the questions that are turned away or answered uncertainly, each beside "
         "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
     )
+    embeddings: bool = Field(
+        default=False,
+        description="Answer `POST /v1/embeddings`, in the form of OpenAI's API, with an operator's "
+        "token: vectors of texts through a tenant's adapter.",
+    )
     log_requests: bool = Field(
         default=True,
         description="One JSON line for each request on stderr, instead of Serve's access log.",

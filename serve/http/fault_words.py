@@ -18,6 +18,9 @@ MUST_BE = {
     "explain": "true or false",
     "verdict": "right, wrong or out_of_scope",
     "faq_id": "text",
+    "model": "a tenant's name",
+    "input": f"a text of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES}",
+    "encoding_format": "float or base64",
     "the body": "a JSON object",
 }
 """What each field of a request must be."""
