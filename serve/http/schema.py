@@ -61,14 +61,14 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
+        # Not `oneOf`, of which generators of clients make two classes without the other fields.
         json_schema_extra={
-            "oneOf": [
-                {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
-                for one, kind, other in (
-                    ("query", "string", "queries"),
-                    ("queries", "array", "query"),
-                )
-            ]
+            "if": {"required": ["query"], "properties": {"query": {"type": "string"}}},
+            "then": {"properties": {"queries": {"type": "null"}}},
+            "else": {
+                "required": ["queries"],
+                "properties": {"queries": {"type": "array", "items": {"type": "string"}}},
+            },
         },
     )
 
