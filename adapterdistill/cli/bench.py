@@ -35,12 +35,19 @@ from adapterdistill.testbed.encoder_options import EncoderOptions
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
 bench_services.register(app)
 
+_Measured = Annotated[str, option("Those measured, commas between. Default: three.", "NAMES")]
 # Where skipping tokens is measured, long texts are the point.
 _MAX_TOKENS_LONG = 256
 
 
 def _samples() -> Path:
     return Path(str(files("adapterdistill"))) / "samples"
+
+
+def _tenants(data: Path | None) -> Path:
+    if data is None:
+        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
+    return data
 
 
 @app.command()
@@ -63,6 +70,9 @@ def transfer(
         bool,
         typer.Option("--alone", help="Also onboard each tenant where there is no other: a row."),
     ] = False,
+    method: Annotated[
+        str, option("The runs' `training.method`. Default: averaged_teachers.", "NAME")
+    ] = "",
     setfit: Annotated[
         Path | None, option("Python of an environment that has SetFit: adds its row.", "FILE")
     ] = None,
@@ -81,12 +91,11 @@ def transfer(
 
     Needs --data. Run it again to go on.
     """
-    if data is None:
-        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
-    if studies and (tenants or k or setfit or alone):
+    folder = _tenants(data)
+    if studies and (tenants or k or setfit or alone or method):
         raise ConfigError(
-            "--studies takes all tenants and k of its size: remove --tenants, --k, --alone and "
-            "--setfit"
+            "--studies takes all tenants, k and methods of its size: remove --tenants, --k, "
+            "--alone, --method and --setfit"
         )
     cache = cache or out / "cache"
     options = EncoderOptions(encoder, dtype, device)
@@ -95,7 +104,7 @@ def transfer(
         from adapterdistill.bench.transfer.command import transfer_command
 
         report = transfer_command(
-            data=data,
+            data=folder,
             out=out,
             cache=cache,
             size=size,
@@ -109,7 +118,7 @@ def transfer(
         from adapterdistill.bench.arrivals.command import Chosen, arrivals_command
 
         report = arrivals_command(
-            data=data,
+            data=folder,
             out=out,
             cache=cache,
             size=size,
@@ -119,6 +128,7 @@ def transfer(
             time_limit_s=time_limit_s,
             alone=alone,
             setfit=setfit,
+            training={"method": method} if method else None,
         )
     show(report, output)
 
@@ -128,9 +138,7 @@ def feedback(
     out: Out,
     data: Data = None,
     size: SizeOption = Size.quick,
-    tenants: Annotated[
-        str, option("Those measured, commas between. Default: three.", "NAMES")
-    ] = "",
+    tenants: _Measured = "",
     seeds: Annotated[int, number("Seeds of rows and of what is asked.", low=1)] = 1,
     k: Annotated[int, number("Queries an FAQ at the start.", "--k", low=0)] = 1,
     months: Annotated[int, number("Months of the year.", low=1)] = 12,
@@ -148,10 +156,8 @@ def feedback(
     """
     from adapterdistill.bench.feedback.command import Loop, feedback_command
 
-    if data is None:
-        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
     report = feedback_command(
-        data=data,
+        data=_tenants(data),
         out=out,
         cache=cache or out / "cache",
         size=size,
@@ -169,9 +175,7 @@ def privacy(
     out: Out,
     data: Data = None,
     size: SizeOption = Size.quick,
-    tenants: Annotated[
-        str, option("Those measured, commas between. Default: three.", "NAMES")
-    ] = "",
+    tenants: _Measured = "",
     seeds: Annotated[int, number("Seeds of rows, orders and noise.", low=1)] = 3,
     cache: Cache = None,
     encoder: EncoderName = "minilm-l6",
@@ -181,10 +185,8 @@ def privacy(
     """What does an adapter give away of its rows, and what does hiding them cost? Needs --data."""
     from adapterdistill.bench.privacy.command import privacy_command
 
-    if data is None:
-        raise ConfigError("name the folder of tenants with --data or ADAPTERDISTILL_DATA")
     report = privacy_command(
-        data=data,
+        data=_tenants(data),
         out=out,
         cache=cache or out / "cache",
         size=size,

@@ -32,6 +32,7 @@ from adapterdistill.evaluation.threshold import (
     carried_over,
     error_threshold,
     rejection_threshold,
+    scope_losses,
     threshold_of_examples,
 )
 
@@ -136,7 +137,7 @@ def compete(
     fit = _Fitting(encoder, tenant, texts, labels, foreign)
     judged = {name: fit.judge(candidate, folds) for name, candidate in candidates.items()}
     choice = choose(
-        {name: _losses(one.held, candidates[name].seen) for name, one in judged.items()},
+        {name: _losses(one, candidates[name].seen) for name, one in judged.items()},
         {name: one.prior for name, one in candidates.items() if one.prior},
         reference=references[0],
         incumbent="live",
@@ -153,10 +154,19 @@ def compete(
     )
 
 
-def _losses(held: HeldOutScores, seen: Tensor | None) -> Tensor:
-    """Cross-entropy by held-out row, NaN where the row trained the candidate, [held]."""
-    losses = held.losses(TEMPERATURE)
-    return losses if seen is None else losses.masked_fill(seen[held.rows], torch.nan)
+def _losses(judged: Judged, seen: Tensor | None) -> Tensor:
+    """Cross-entropy by held-out row, NaN where the row trained the candidate, [held].
+
+    With out-of-scope examples of the owner's own, whether a query is answerable is predicted too:
+    each held-out row costs that much more, and the examples' costs follow, [held + examples].
+    """
+    losses, beyond = judged.held.losses(TEMPERATURE), torch.empty(0)
+    if len(losses) and len(judged.outside) >= LEAST_EXAMPLES:
+        inside, beyond = scope_losses(judged.held.scores.evidence, judged.outside)
+        losses = losses + inside
+    if seen is not None:
+        losses = losses.masked_fill(seen[judged.held.rows], torch.nan)
+    return torch.cat([losses, beyond])
 
 
 def floor_prior(num_queries: int, num_faqs: int, teachers: int) -> Prior:

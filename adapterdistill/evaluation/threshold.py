@@ -1,6 +1,7 @@
 """The evidence under which a query is turned away, and what it costs."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -114,6 +115,22 @@ def threshold_of_examples(
     distance = (cuts - threshold).abs() / held.double().std(correction=0).clamp(min=1e-6)
     trust = 10.0 / (10.0 + len(outside))
     return float(cuts[(kept + refused - trust * distance).argmax()])
+
+
+def scope_losses(
+    held: Float[Tensor, " held"], outside: Float[Tensor, " outside"]
+) -> tuple[Float[Tensor, " held"], Float[Tensor, " outside"]]:
+    """What it costs to tell answerable queries from out-of-scope ones by their evidence, in nats.
+
+    -log P(answerable | evidence) of each of the former, -log P(not answerable | evidence) of each
+    of the latter. P is the logistic function of `fit_logistic`, fitted on all of them.
+    """
+    evidence = torch.cat([held, outside]).double()
+    answerable = torch.arange(len(evidence)) < len(held)
+    slope, intercept = fit_logistic(evidence, answerable)
+    logits = slope * evidence + intercept
+    losses = F.softplus(torch.where(answerable, -logits, logits)).to(held.dtype)
+    return losses[answerable], losses[~answerable]
 
 
 def wrong_answers(

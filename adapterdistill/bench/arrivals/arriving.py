@@ -19,6 +19,7 @@ from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data import Faq, Query, nested_order
 from adapterdistill.data.dataset import write_tenant
+from adapterdistill.distill.methods import DEFAULT
 from adapterdistill.errors import AdapterDistillError, NotServedError
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
@@ -58,12 +59,17 @@ class ArrivalBench:
     encoder: EncoderOptions
     faqs: Mapping[str, tuple[Faq, ...]]
     """Each tenant's FAQs with their answers, in the order of its questions."""
-    training: Mapping[str, int]
-    """Keys of a run's [training] that differ from the defaults; tests shorten runs by them."""
+    training: Mapping[str, int | str]
+    """Keys of a run's [training] that differ from the defaults."""
 
     @property
     def cache(self) -> ResultCache:
         return self.bench.cache
+
+    @property
+    def method(self) -> str:
+        """The method of the runs."""
+        return str(self.training.get("method", DEFAULT))
 
     def key(self, job: Arriving | Cell) -> str:
         """Names everything that the result depends on."""

@@ -53,7 +53,7 @@ def arrivals_command(
     time_limit_s: float | None,
     alone: bool = False,
     setfit: Path | None = None,
-    training: Mapping[str, int] | None = None,
+    training: Mapping[str, int | str] | None = None,
 ) -> Report:
     """Run every arrival that the cache lacks, and write the report.
 
@@ -98,6 +98,7 @@ def arrivals_command(
         "processes": processes,
         "size": size,
         "other tenants in the registry": len(tenants) - 1,
+        "method": bench.method,
     }
     if setfit is not None and version is not None:
         fitting = SetFitBench(bench.bench, encoder_folder(encoder.name), setfit, version)
@@ -144,7 +145,7 @@ def open_bench(
     tenants: Mapping[str, BenchTenant],
     faqs: Mapping[str, tuple[Faq, ...]],
     cache: Path,
-    training: Mapping[str, int],
+    training: Mapping[str, int | str],
 ) -> ArrivalBench:
     """Load the encoder and open the cache: in every process that runs arrivals."""
     return ArrivalBench(open_workbench(encoder, tenants, cache), encoder, faqs, training)

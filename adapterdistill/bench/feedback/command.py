@@ -58,7 +58,7 @@ def feedback_command(
     loop: Loop,
     encoder: EncoderOptions,
     processes: int,
-    training: Mapping[str, int] | None = None,
+    training: Mapping[str, int | str] | None = None,
 ) -> Report:
     """Run every year that the cache lacks, and write the report.
 
@@ -102,7 +102,7 @@ def _open(
     tenants: Mapping[str, BenchTenant],
     faqs: Mapping[str, tuple[Faq, ...]],
     cache: Path,
-    training: Mapping[str, int],
+    training: Mapping[str, int | str],
 ) -> YearBench:
     return YearBench(open_bench(encoder, tenants, faqs, cache, training))
 

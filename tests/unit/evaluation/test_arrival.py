@@ -12,6 +12,7 @@ from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.evaluation.arrival import (
     AVERAGED_PRIOR,
+    TEMPERATURE,
     Candidate,
     Competition,
     compete,
@@ -19,6 +20,7 @@ from adapterdistill.evaluation.arrival import (
 )
 from adapterdistill.evaluation.choice import Prior
 from adapterdistill.evaluation.tenant_texts import TenantTexts, deal_folds, says_something
+from adapterdistill.evaluation.threshold import scope_losses
 from tests.tiny_encoders import random_adapter
 
 WORDS = ("refund", "parking", "password", "opening", "voucher", "invoice")
@@ -170,6 +172,20 @@ def test_own_examples_set_the_threshold(tiny_encoder: Encoder) -> None:
     taught = alone(tiny_encoder, tenant(6, out_of_scope=examples))
     assert len(taught.judged["bare"].outside) == len(examples)
     assert taught.thresholds != plain.thresholds
+
+
+def test_own_examples_have_a_say_in_the_choice(tiny_encoder: Encoder) -> None:
+    candidates = {"average": Candidate(random_adapter(tiny_encoder, seed=1)), "bare": floor(4)}
+    arriving = tenant(4, out_of_scope=("lost luggage", "tax advice", "dog food"))
+    found = competing(tiny_encoder, arriving, candidates)
+    total = {}
+    for name, one in found.judged.items():
+        inside, outside = scope_losses(one.held.scores.evidence, one.outside)
+        total[name] = torch.cat([one.held.losses(TEMPERATURE) + inside, outside])
+    difference = float((total["bare"] - total["average"]).double().mean())
+    assert found.choice.judgements["bare"].difference == pytest.approx(difference, abs=1e-6)
+    silent = competing(tiny_encoder, tenant(4), candidates)
+    assert silent.choice.judgements["bare"].difference != pytest.approx(difference, abs=1e-3)
 
 
 def test_two_examples_alone_do_not_set_the_threshold(tiny_encoder: Encoder) -> None:

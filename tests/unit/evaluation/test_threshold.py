@@ -1,12 +1,16 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from adapterdistill.bundle import NEVER_ABSTAIN
+from adapterdistill.evaluation.calibration import fit_logistic
 from adapterdistill.evaluation.threshold import (
     carried_over,
     error_threshold,
     rejection_threshold,
+    scope_losses,
     threshold_of_examples,
     wrong_answers,
 )
@@ -128,3 +132,15 @@ def test_error_threshold_refuses_no_rows_and_no_share(rows: int, most_wrong: flo
         error_threshold(
             torch.zeros(rows), torch.zeros(rows).bool(), most_wrong=most_wrong, least=0.0
         )
+
+
+def test_examples_cost_less_the_better_their_evidence_tells_them_apart() -> None:
+    held = torch.tensor([0.8, 0.9, 0.85, 0.7])
+    inside, outside = scope_losses(held, torch.tensor([0.1, 0.2, 0.15]))
+    mixed = scope_losses(held, torch.tensor([0.8, 0.75, 0.85]))
+    assert float(torch.cat([inside, outside]).mean()) < 0.5 < float(torch.cat(mixed).mean())
+    slope, intercept = fit_logistic(
+        torch.cat([held, torch.tensor([0.1, 0.2, 0.15])]).double(), torch.arange(7) < 4
+    )
+    answerable = 1 / (1 + math.exp(-(slope * float(held[0]) + intercept)))
+    assert float(inside[0]) == pytest.approx(-math.log(answerable), abs=1e-5)
