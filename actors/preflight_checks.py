@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +25,10 @@ from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import is_loopback
+from adapterdistill.registry.trust.certificates import left_of
 from adapterdistill.registry.trust.credentials import read_credentials
 
 LIVE = "live"
-_RENEW_WITHIN = timedelta(days=30)
 """Certificates that expire sooner are worth a warning: renewing takes an operator."""
 _ASK_S = 10.0
 """Longest time of a call to the registry here: someone waits for the answer."""
@@ -84,12 +84,11 @@ def at_credentials(config: OnboardConfig) -> Found:
             f"{folder}: expected credentials of owner/{config.tenant}, these are {own.caller}'s"
         )
     own.check()
-    certificates = (own.certificate, own.signing_certificate)
-    expires = min(one.not_valid_after_utc for one in certificates)
-    left = expires - datetime.now(UTC)
-    said = f"{own.caller}, until {expires:%Y-%m-%d} ({left.days} days)"
-    if left < _RENEW_WITHIN:
-        return Found(own, f"{said}: have them renewed", is_warning=True)
+    now = datetime.now(UTC)
+    said = f"{own.caller}, {left_of(own.first_to_end, now)}"
+    if own.is_due(now):
+        told = f"{said}: the run renews them; if it cannot, `adapterdistill owner renew {folder}`"
+        return Found(own, told, is_warning=True)
     return Found(own, said)
 
 

@@ -12,6 +12,7 @@ from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import NotFoundError
 from adapterdistill.evaluation.membership import Membership
 from adapterdistill.evaluation.report import Choice
+from adapterdistill.files import write_file
 from adapterdistill.manifest import (
     Initialisation,
     Manifest,
@@ -22,8 +23,10 @@ from adapterdistill.manifest import (
 )
 from adapterdistill.registry.access import EVERYONE, NOBODY, Consent
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.client.renewal import keep_renewed
 from adapterdistill.registry.server.embedded import embedded_registry
 from adapterdistill.selection import Probes
+from adapterdistill.software import installed, software
 
 EMBEDDED_REGISTRY = ".registry"
 """Folder of the workspace with its own registry; no tenant's name begins with a dot."""
@@ -120,6 +123,7 @@ def describe(
         fingerprint=Probes(encoder).fingerprint(adapter),
         prototypes=prototypes,
         init=init,
+        software=software(),
     )
 
 
@@ -180,6 +184,8 @@ def open_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
             address = opened.enter_context(embedded_registry(root))
         else:
             address = settings.resolve()
+        if folder is not None:
+            keep_renewed(address, folder)
         client = RegistryClient(address, timeout_s=settings.timeout_s, credentials=folder)
         yield opened.enter_context(client)
 
@@ -194,8 +200,15 @@ def publish_once(config: OnboardConfig, manifest: Manifest, payload: bytes) -> t
         try:
             manifest = registry.get(manifest.ref)
         except NotFoundError:
+            _keep_software_list(Path(config.workspace) / config.tenant)
             registry.publish(manifest, payload, consent=consent_of(config))
         return manifest, registry.describe(manifest.ref).state
+
+
+def _keep_software_list(folder: Path) -> None:
+    """Write the list whose digest the manifest has, in the tenant's folder of the workspace."""
+    listed = installed()
+    write_file(folder / "software" / f"{sha256_hex(listed)}.txt", listed)
 
 
 def is_published(config: OnboardConfig, name: str) -> bool:

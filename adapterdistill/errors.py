@@ -149,6 +149,12 @@ class UnauthenticatedError(RegistryError):
     reason = "UNAUTHENTICATED"
 
 
+class AuthorityOfflineError(RegistryError):
+    """The registry has no key of its authority, so that an operator signs renewals."""
+
+    reason = "AUTHORITY_OFFLINE"
+
+
 class NotPermittedError(RegistryError):
     """The caller's role or name does not allow this call, whatever the registry holds."""
 

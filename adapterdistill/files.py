@@ -177,6 +177,12 @@ def read_file(path: Path) -> bytes:
         return _content(path, file, MAX_BYTES)
 
 
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of at most `max_bytes`; ConfigError like `read_file`."""
+    with _opened(path) as file:
+        return _content(path, file, max_bytes)
+
+
 def read_secret(path: Path) -> bytes:
     """Read a regular file of at most MAX_SECRET_BYTES that is closed to all but its owner.
 

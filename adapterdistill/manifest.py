@@ -277,6 +277,18 @@ class Initialisation(Record):
     """Digest of its payload, packed without the encoder's name."""
 
 
+class Software(Record):
+    """The software that made an adapter."""
+
+    version: str = Field(max_length=40)
+    """Release of this project."""
+    python: str = Field(max_length=40)
+    distributions: int = Field(ge=0)
+    """How many distributions were installed."""
+    distributions_sha256: Sha256
+    """Digest of their list, `name==version`, one a line, sorted (`adapterdistill.software`)."""
+
+
 class Manifest(Record):
     """Everything about a published adapter except its weights."""
 
@@ -312,6 +324,7 @@ class Manifest(Record):
     )
     init: Initialisation | None = Field(default=None, exclude_if=lambda value: value is None)
     """Initialisation of the training, or of all its teachers; None: unknown, or of several."""
+    software: Software | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _of_one_encoder(self) -> "Manifest":

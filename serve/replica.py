@@ -19,6 +19,7 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.files import keep_private
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.client.renewal import LOOK_EVERY_S, keep_renewed
 from adapterdistill.serve.engine.engine import Engine, Refresh
 from adapterdistill.serve.engine.proofs import PROVE_EVERY_S
 from adapterdistill.serve.engine.withdrawals import WithdrawalFollower
@@ -202,6 +203,11 @@ class Replica:
         }
         if self._tokens is not None:
             sources["tokens"] = (self.reload_tokens, settings.refresh_s)
+        if settings.registry is not None and settings.registry_credentials is not None:
+            renew = functools.partial(
+                keep_renewed, settings.registry, settings.registry_credentials
+            )
+            sources["certificates"] = (renew, LOOK_EVERY_S)
         threads = [
             threading.Thread(target=self._follow, args=source, name=name, daemon=True)
             for name, source in sources.items()

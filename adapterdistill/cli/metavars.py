@@ -48,6 +48,7 @@ _NAMES_OF = {
     "SECONDS": ("time_limit_s", "timeout_s"),
     "SERIAL": ("serial",),
     "SHA256": ("encoder_weights_sha256", "head"),
+    "STEP": ("step",),
     "TASK": ("task",),
     "TENANT": ("exclude_tenant", "tenant"),
     "TENANT,...": ("tenants",),

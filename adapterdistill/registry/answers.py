@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from adapterdistill.manifest import Fingerprint, Manifest, VersionRef
 from adapterdistill.registry.access import Consent
+from adapterdistill.registry.commitments import Opening
 from adapterdistill.registry.index.schema import State
+from adapterdistill.registry.trust.statement import Signed
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,17 @@ class Published:
     """Name of a withdrawn version among its ancestors; empty if there is none."""
     consent: Consent | None
     """The tenants that may learn from the adapter; None if this caller may not know them."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a version's receipt is made from, as the registry stores it: nothing is verified."""
+
+    manifest_json: bytes
+    signed: Signed | None
+    """The owner's statement; None for a version that was published over plain text."""
+    openings: tuple[Opening, ...]
+    """The teachers that the caller may see."""
 
 
 @dataclass(frozen=True)

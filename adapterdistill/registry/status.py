@@ -41,6 +41,7 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.RegistryClosedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AliasConflictError: grpc.StatusCode.ABORTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.AuthorityOfflineError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotPermittedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.WithdrawnError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SignatureError: grpc.StatusCode.INVALID_ARGUMENT,

@@ -32,7 +32,7 @@ for address in "$@"; do
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 \
         -subj "/CN=$address" -keyout "$node/node.key" -out "$node/node.csr"
     # Ray calls a node's processes by the node's address, and its own by loopback. A year, like the
-    # registry's certificates.
+    # registry's own certificate.
     openssl x509 -req -in "$node/node.csr" -CA "$folder/ca.crt" -CAkey "$folder/ca.key" \
         -days 365 -sha256 -out "$node/node.crt" -extfile <(
             printf '%s\n' \

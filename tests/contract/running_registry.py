@@ -129,6 +129,7 @@ def signed_by(
         previous=previous,
         key=credentials.signing_key,
         certificate=credentials.signing_certificate.public_bytes(Encoding.DER),
+        registry=credentials.registry,
         at=at,
     )
 

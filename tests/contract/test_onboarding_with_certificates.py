@@ -1,10 +1,12 @@
 """Owners with certificates are onboarded in turn; each teaches the next, none acts as another."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.config import OnboardConfig, parse_config
@@ -13,6 +15,8 @@ from adapterdistill.evaluation.choice import Choice, choose
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust.authority import opened
+from adapterdistill.registry.trust.credentials import read_credentials
+from adapterdistill.registry.v1 import registry_pb2 as pb
 from tests.contract.running_registry import Running
 from tests.enrolment import enrolled
 from tests.owner_runs import HELD, run_of, run_through, write_shop
@@ -61,3 +65,32 @@ def test_owners_learn_from_each_other_by_their_certificates(
         authority.revoke(Caller("owner", "grocer"))
     with pytest.raises(UnauthenticatedError, match="owner/grocer is revoked"):
         onboarded("ironmonger", enrolled_as="grocer")
+
+
+def test_a_run_renews_certificates_that_are_due_and_publishes_by_them(
+    private_registry: Running,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("adapterdistill.evaluation.arrival.choose", _choose_the_own_adapter)
+    folder = tmp_path / "credentials" / "joiner"
+    old = enrolled(
+        private_registry.root,
+        folder,
+        Caller("owner", "joiner"),
+        lifetime=timedelta(minutes=4),  # and ten before: a third of it is left
+    )
+    assert old.is_due(datetime.now(UTC))
+    config = configured(
+        private_registry, tmp_path, tiny_encoder_folder, "joiner", enrolled_as="joiner"
+    )
+    report = run_through(config)[0]
+    own = read_credentials(folder)
+    assert not own.is_due(datetime.now(UTC)) and own.tls_key_pem != old.tls_key_pem
+    request = pb.GetVersionRequest(name=report.publish.name)
+    version = private_registry.stub.GetVersion(request, timeout=5).version
+    shown = own.signing_certificate.public_bytes(Encoding.DER)
+    assert version.statement.certificate == shown
+    log = (private_registry.root / "audit" / "log.jsonl").read_text("utf-8")
+    assert log.count('"caller":"owner/joiner","kind":"renewed"') == 1

@@ -282,6 +282,7 @@ WITHOUT: dict[str, Callable[[Any], object]] = {
     "SetConsent": lambda stub: stub.SetConsent(pb.SetConsentRequest()),
     "Withdraw": lambda stub: stub.Withdraw(pb.WithdrawRequest()),
     "ReleaseVersion": lambda stub: stub.ReleaseVersion(pb.ReleaseVersionRequest()),
+    "RenewCertificates": lambda stub: stub.RenewCertificates(pb.RenewCertificatesRequest()),
 }
 
 

@@ -71,6 +71,8 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
         ],
     ),
     ("registry renew-server", lambda home: ["--root", "secured"]),
+    ("owner renew", lambda home: ["secured/operator", "--offline"]),
+    ("registry rotate-authority", lambda home: ["begin", "--root", "secured"]),
     ("registry revoke", lambda home: ["acme", "--root", "secured"]),
     ("token new", lambda home: ["--tokens", "hashes", "--tenant", "acme", "--out", "token"]),
     ("token revoke", lambda home: ["--tokens", "hashes", "--tenant", "acme"]),
@@ -87,7 +89,14 @@ WRITE_NOTHING = {
         "registry audit show",
     ),
     *("registry audit verify", "registry certificates", "registry fsck", "registry list"),
-    *("registry show", "registry watch", "release list", "release show", "token list"),
+    *(
+        "registry receipt",
+        "registry show",
+        "registry watch",
+        "release list",
+        "release show",
+        "token list",
+    ),
 }
 NOT_RUN = {
     "encoder fetch": "puts together a public encoder from installed packages",

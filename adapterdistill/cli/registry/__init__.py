@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, without_brackets
-from adapterdistill.cli.registry import authority, lifecycle, revocation, upkeep
+from adapterdistill.cli.registry import authority, lifecycle, receipt, revocation, upkeep
 from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
@@ -28,6 +28,7 @@ from adapterdistill.cli.registry.client import (
     connect,
     resolve,
 )
+from adapterdistill.cli.registry.receipt import software_line
 from adapterdistill.cli.tables import print_table, table
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_file
@@ -43,6 +44,7 @@ authority.register(app)
 revocation.register(app)
 lifecycle.register(app)
 upkeep.register(app)
+receipt.register(app)
 MIB, GIB = 1 << 20, 1 << 30
 DEFAULT_QUOTAS = Quotas()
 
@@ -89,6 +91,7 @@ def serve(
     reflection: Annotated[
         bool, typer.Option("--reflection", help="List the calls to clients (gRPC reflection).")
     ] = False,
+    passphrase_file: authority.Passphrase = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
@@ -133,6 +136,7 @@ def serve(
         reflection=reflection,
         record=record,
         metrics_at=None if metrics_port is None else (without_brackets(metrics_host), metrics_port),
+        passphrase=passphrase_file,
     )
     asyncio.run(server.serve(registry, announce))
 
@@ -222,7 +226,8 @@ def show(
         return
     facts = table("field", "value", show_header=False)
     lifecycle = {field: value for field, value in lifecycle.items() if value}
-    for field, value in (_facts(published.manifest) | lifecycle).items():
+    told = {field: value for field, value in _facts(published.manifest).items() if value}
+    for field, value in (told | lifecycle).items():
         facts.add_row(field, Text(value))
     for kind, members in relatives.items():
         lines = [f"{depth}  {relative}" for relative, depth in members.items()]
@@ -284,6 +289,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
             for name, metric in manifest.metrics.items()
         ),
         "privacy": manifest.privacy,
+        "software": "" if manifest.software is None else software_line(manifest.software),
     }
 
 

@@ -18,7 +18,7 @@ from adapterdistill.cli.tables import print_table
 from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.trust import authority, pem
+from adapterdistill.registry.trust import authority, pem, rotation
 from adapterdistill.registry.upkeep import enrolments
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -55,11 +55,20 @@ Passphrase = Annotated[
     ),
 ]
 DAYS = authority.LIFETIME.days
+SERVER_DAYS = authority.SERVER_LIFETIME.days
+
+
+class Step(StrEnum):
+    """A step of a rotation, in their order."""
+
+    begin = "begin"
+    switch = "switch"
+    drop = "drop"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
-    for command in (init, renew_server, enrol, certificates, keygen):
+    for command in (init, renew_server, rotate_authority, enrol, certificates, keygen):
         app.command(command.__name__.replace("_", "-"))(command)
 
 
@@ -82,13 +91,41 @@ def init(root: Root, host: Hosts = None, passphrase_file: Passphrase = None) -> 
 
 
 def renew_server(
-    root: Root, host: Hosts = None, days: Days = DAYS, passphrase_file: Passphrase = None
+    root: Root, host: Hosts = None, days: Days = SERVER_DAYS, passphrase_file: Passphrase = None
 ) -> None:
     """Make a new key and certificate for the server, by default for the same hosts."""
     with authority.opened(root, passphrase_file) as opened:
         hosts = [*dict.fromkeys([*host, *LOOPBACK])] if host else []
         opened.certify_server(hosts, lifetime=timedelta(days=days))
     typer.echo("renewed; new connections see the new certificate")
+
+
+def rotate_authority(
+    step: Annotated[Step, typer.Argument(metavar="STEP", help="begin, switch or drop.")],
+    root: Root,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Go on, although named callers will be refused."),
+    ] = False,
+    passphrase_file: Passphrase = None,
+) -> None:
+    """Replace the authority while everyone keeps working, in three steps.
+
+    begin makes a successor, which callers trust from their next renewal on. switch lets it issue,
+    once all of them have renewed. drop ends the old one, once all have certificates of the new.
+    """
+    with authority.opened(root, passphrase_file) as opened:
+        if step is Step.begin:
+            rotation.begin(opened)
+        else:
+            {Step.switch: rotation.switch, Step.drop: rotation.drop}[step](opened, force=force)
+    typer.echo(
+        {
+            Step.begin: "the successor is in the trust bundle; next, once all have renewed: switch",
+            Step.switch: "the successor issues from now on; next, once all have renewed: drop",
+            Step.drop: "the old authority has ended; certificates of it are refused",
+        }[step]
+    )
 
 
 def enrol(

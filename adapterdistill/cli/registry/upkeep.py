@@ -57,7 +57,7 @@ def audit_verify(
     if head is not None and re.fullmatch("[0-9a-f]{64}", head) is None:
         raise ConfigError("--head must be the 64 hexadecimal digits of a sha256")
     keys = None if not public_key else [read_public_key(one) for one in public_key]
-    log = _log_in(path)
+    log = log_in(path)
     found = examine(log, trusted=keys, head=head)
     if output is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
@@ -79,7 +79,7 @@ def audit_show(
     output: Output = Format.table,
 ) -> None:
     """Show the newest lines of the audit log, without verifying them."""
-    records = list(_newest(_log_in(path), last))
+    records = list(_newest(log_in(path), last))
     if output is Format.json:
         typer.echo(json.dumps(records, indent=2))
         return
@@ -110,7 +110,8 @@ def _newest(log: Path, count: int) -> Iterator[dict[str, Any]]:
         raise AuditBrokenError(f"{log.name}: one of the newest lines is not a record") from None
 
 
-def _log_in(path: Path) -> Path:
+def log_in(path: Path) -> Path:
+    """Find the audit log in a folder, or take the path for the log's own."""
     found = next((one for one in (path / "audit" / LOG, path / LOG) if one.is_file()), path)
     if found.exists() and not found.is_file():
         raise ConfigError(f"{path}: expected an audit log, or a folder that holds one")
@@ -148,7 +149,7 @@ def restore(
 
     If it served TLS, put the server folder back first, with the newest revocation list.
     """
-    contents = backups.restore(source, root, audit=None if audit is None else _log_in(audit))
+    contents = backups.restore(source, root, audit=None if audit is None else log_in(audit))
     _show(contents, f"{source} is restored in {root}", output)
     if contents.served_tls and output is Format.table:
         typer.echo(f"put {root / 'server'} back before you serve it: backups hold no keys")

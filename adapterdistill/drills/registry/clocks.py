@@ -75,6 +75,7 @@ def _publish(
         previous=None,
         key=own.signing_key,
         certificate=own.signing_certificate.public_bytes(Encoding.DER),
+        registry=own.registry,
         at=datetime.now(UTC) + off,
     )
     header = pb.PublishHeader(

@@ -32,6 +32,7 @@ class Party:
             credentials.signing_key,
             credentials.signing_certificate,
             credentials.certificate,
+            credentials.registry,
         )
 
     def __enter__(self) -> "Party":

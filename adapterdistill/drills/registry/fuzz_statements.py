@@ -39,6 +39,7 @@ class Signer:
     key: Ed25519PrivateKey
     certificate: x509.Certificate
     tls_certificate: x509.Certificate
+    registry: str
 
 
 def sealed(
@@ -60,7 +61,7 @@ def sealed(
 def _statement(
     header: pb.PublishHeader, how: str, signer: Signer, other: Signer, draw: Random
 ) -> pb.Statement:
-    fields = _sound_fields(header)
+    fields = _sound_fields(header, signer.registry)
     key, certificate, prefix = signer.key, signer.certificate, _PREFIX
     if how == "field":
         fields = mutated_json(fields, draw)
@@ -87,7 +88,7 @@ def _statement(
     return pb.Statement(statement_json=text, signature=signature, certificate=der)
 
 
-def _sound_fields(header: pb.PublishHeader) -> dict[str, Any]:
+def _sound_fields(header: pb.PublishHeader, registry: str) -> dict[str, Any]:
     try:
         manifest = json.loads(header.manifest_json)
     except (ValueError, RecursionError):
@@ -102,6 +103,7 @@ def _sound_fields(header: pb.PublishHeader) -> dict[str, Any]:
         "consent": _consent(header),
         "nonce": secrets.token_hex(16),
         "time": datetime.now(UTC).strftime(_TIME),
+        "registry": registry,
     }
 
 
@@ -124,7 +126,9 @@ def statement_fault_of(header: pb.PublishHeader, signer: Signer) -> str | None:
         return f"the statement cannot be read: {type(error).__name__}"
     if dumped(fields) != sent.statement_json:
         return "the statement is not canonical"
-    expected = _sound_fields(header) | {key: fields.get(key) for key in ("nonce", "time")}
+    expected = _sound_fields(header, signer.registry) | {
+        key: fields.get(key) for key in ("nonce", "time")
+    }
     if fields != expected or len(fields["nonce"]) != 32:
         return "the statement is of another upload"
     if age > timedelta(minutes=10, seconds=30):

@@ -16,7 +16,7 @@ from adapterdistill.errors import DigestMismatchError, WithdrawnError
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
-from adapterdistill.registry.answers import Lineage, Published, Relative, Summary
+from adapterdistill.registry.answers import Evidence, Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
 from adapterdistill.registry.client.listing import (
     Chosen,
@@ -36,6 +36,7 @@ from adapterdistill.registry.streams import (
     read_manifest,
     upload,
 )
+from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
@@ -174,6 +175,12 @@ class RegistryClient:
         version = self._call("get", self._stub.GetVersion, request).version
         return published(manifest_of(ref, version), version)
 
+    def evidence(self, ref: VersionRef) -> Evidence:
+        """Return what a receipt is made from; raises NotFoundError like `get`."""
+        request = pb.GetVersionRequest(name=ref.name)
+        version = self._call("get", self._stub.GetVersion, request).version
+        return Evidence(version.manifest_json, read_statement(version), wire.read_openings(version))
+
     def list(self, **chosen: Unpack[Chosen]) -> Iterator[Manifest]:
         """List manifests, newest first, as of the time when the first is asked for."""
         return (one.manifest for one in self.describe_all(**chosen))
@@ -258,6 +265,16 @@ class RegistryClient:
         """Release a version from quarantine; for operators."""
         request = pb.ReleaseVersionRequest(name=ref.name, request_id=_idempotency_key())
         self._call("release_from_quarantine", self._stub.ReleaseVersion, request)
+
+    def renew_certificates(self, request: bytes) -> bytes:
+        """Ask for new certificates by a request (`trust.renewal`); return certificates.pem.
+
+        Raises:
+            AuthorityOfflineError: the registry's operator has to sign the request.
+        """
+        asked = pb.RenewCertificatesRequest(request_pem=request)
+        answer = self._call("renew_certificates", self._stub.RenewCertificates, asked)
+        return bytes(answer.certificates_pem)
 
     def watch(
         self,

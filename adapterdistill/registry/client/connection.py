@@ -168,7 +168,10 @@ class Connection:
         try:
             credentials.check()
         except UnauthenticatedError as fault:
-            return UnauthenticatedError(f"{self._folder}: {fault}; have it renewed")
+            return UnauthenticatedError(
+                f"{self._folder}: {fault}; it cannot renew itself any more: `adapterdistill owner"
+                f" show {self._folder}` says what to do"
+            )
         if any(sign in details for sign in _SERVER_REFUSED):
             return UnauthenticatedError(
                 f"{where} is not the one that these credentials are for, or speaks no TLS:"
@@ -177,7 +180,8 @@ class Connection:
         if _hung_up(details) and self._probe() == b"":
             return UnauthenticatedError(
                 f"{where} refuses certificate {serial_of(credentials.certificate)} of"
-                f" {credentials.caller}: another authority's, or expired by its clock"
+                f" {credentials.caller}: another authority's, one of an authority that was"
+                " replaced, or expired by its clock"
             )
         return None
 

@@ -50,6 +50,7 @@ def upload_header(
             previous=_newest_version(manifest, registry, timeout_s),
             key=credentials.signing_key,
             certificate=credentials.signing_certificate.public_bytes(Encoding.DER),
+            registry=credentials.registry,
         )
         header.statement.CopyFrom(statement_message(signed))
     return header
@@ -69,10 +70,10 @@ def _newest_version(manifest: Manifest, registry: Any, timeout_s: float) -> str 
 def check_signed(version: pb.Version, credentials: Credentials) -> None:
     """Raise SignatureError unless the version's own tenant signed it.
 
-    This trusts the authority in `credentials`, not the registry.
+    This trusts the authorities in `credentials`, not the registry.
     """
     signed = read_statement(version)
     manifest = Manifest.from_json(version.manifest_json)
     if signed is None:
         raise SignatureError(f"{manifest.ref.name} is not signed by its owner")
-    verify_statement(signed, manifest, credentials.certify)
+    verify_statement(signed, manifest, credentials.certify, credentials.registry)

@@ -23,7 +23,11 @@ from adapterdistill.registry.trust.statement import (
 
 
 def accept(
-    signed: Signed | None, manifest: Manifest, consent: Consent, certify: Certify | None
+    signed: Signed | None,
+    manifest: Manifest,
+    consent: Consent,
+    certify: Certify | None,
+    registry: str | None = None,
 ) -> bytes | None:
     """Verify the statement of an upload that begins; return it as it is stored.
 
@@ -31,6 +35,7 @@ def accept(
         consent: the upload's consent, as given outside the statement.
         certify: verifies certificates by the registry's authority; None: the registry has no
             authority, serves plain text and takes no statements. The result is None then.
+        registry: name of this registry, which the statement must be for.
 
     Raises:
         SignatureError: the statement is missing, or is not the owner's about this upload.
@@ -42,7 +47,7 @@ def accept(
         raise SignatureError("statement refused: this registry has no authority to verify it")
     if signed is None:
         raise SignatureError("an upload must bring a statement that its owner signed")
-    statement = verify_statement(signed, manifest, certify)
+    statement = verify_statement(signed, manifest, certify, registry)
     check_fresh(statement, consent, datetime.now(UTC))
     stored: bytes = statement_message(signed).SerializeToString()
     return stored

@@ -32,9 +32,10 @@ _SUBJECTS: dict[str, Callable[[Any], str]] = {
     "SetConsent": lambda request: request.adapter_name,
     "Withdraw": lambda request: request.name,
     "ReleaseVersion": lambda request: request.name,
+    "RenewCertificates": lambda _request: "",  # the caller is its subject
 }
-# What owners can still do: take back what a restored backup gives away again.
-_WHEN_CLOSED = frozenset({"SetConsent", "Withdraw"})
+# What owners can still do: take back what a restored backup gives away again, and stay enrolled.
+_WHEN_CLOSED = frozenset({"SetConsent", "Withdraw", "RenewCertificates"})
 
 
 def answered(

@@ -20,6 +20,7 @@ from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.doorkeeper import Doorkeeper, Doors
 from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
 from adapterdistill.registry.server.metrics import Metrics
+from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
@@ -44,6 +45,7 @@ _OPTIONS = (
     # A second registry on the same port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
+_RENEW_EVERY_S = 3600.0
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +65,7 @@ class RegistryServer:
         max_concurrent_rpcs: int = 4096,  # each caller's own limit is much lower
         readiness_interval_s: float = 5.0,
         record: Path | None = None,
+        passphrase: bytes | None = None,
         announce: bool = True,
         metrics_at: tuple[str, int] | None = None,
     ) -> None:
@@ -74,6 +77,8 @@ class RegistryServer:
                 may do everything.
             reflection: list the calls to every client that connects.
             record: a file to which every message is written.
+            passphrase: opens the authority's key, if it is in `root` and encrypted: the registry
+                then renews certificates.
             announce: log where it listens, and to whom.
             metrics_at: host and port at which Prometheus may scrape it, in plain text.
 
@@ -99,6 +104,7 @@ class RegistryServer:
         self._recorder = None if record is None else Recorder(record)
         self._metrics = Metrics(root)
         self._metrics_at = metrics_at
+        self._passphrase = passphrase
 
     async def start(self) -> str:
         """Start to serve; return the address.
@@ -114,6 +120,7 @@ class RegistryServer:
                 self._quotas,
                 self._credentials,
                 metrics=self._metrics,
+                passphrase=self._passphrase,
             )
         except (OSError, sqlite3.Error) as error:
             why = error.strerror if isinstance(error, OSError) else error
@@ -151,6 +158,7 @@ class RegistryServer:
         if self._socket is None:
             self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
+        self._renewal = asyncio.create_task(self._keep_certified())
         return address
 
     def _listen(self, address: str) -> int:
@@ -167,9 +175,10 @@ class RegistryServer:
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Refuse new calls, give those in progress `grace_s` to end, and release the folder."""
-        self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        for task in (self._watch, self._renewal):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await asyncio.to_thread(self._doorkeeper.stop)
         await asyncio.to_thread(self._end_metrics)
         await self._health.enter_graceful_shutdown()
@@ -211,6 +220,11 @@ class RegistryServer:
         while True:
             await asyncio.sleep(self._readiness_interval_s)
             await self._set_serving(await self._is_ready())
+
+    async def _keep_certified(self) -> None:
+        while self._credentials is not None:
+            await asyncio.to_thread(Renewing(self._root, self._passphrase).keep_server)
+            await asyncio.sleep(_RENEW_EVERY_S)
 
 
 def _credentials_in(root: Path) -> ServerCredentials | None:

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from adapterdistill.errors import (
+    AuthorityOfflineError,
     EncoderMismatchError,
     InvalidManifestError,
     NotFoundError,
@@ -46,6 +47,8 @@ from adapterdistill.registry.v1 import registry_pb2 as pb
 MAX_RELATIVES = 5000  # in each direction; a name takes up to a few hundred bytes of a message
 MAX_TOLD = 100  # of a withdrawal's descendants
 HEARTBEAT_S = 15
+RENEWAL_BYTES = 64 << 10
+"""What a renewal counts for: files, a line of the audit log, and the time to sign."""
 logger = logging.getLogger(__name__)
 
 
@@ -64,8 +67,13 @@ class RegistryService(OpenRegistry):
             raise InvalidManifestError("the header and its manifest have different names")
         consent = wire.read_first_consent(first.header)
         check_manifest(manifest, self._limits)
-        certify = None if self.credentials is None else self.credentials.certify
-        statement = ledger.accept(read_statement(first.header), manifest, consent, certify)
+        certify, registry = (
+            (None, None)
+            if self.credentials is None
+            else (self.credentials.certify, self.credentials.registry)
+        )
+        signed = read_statement(first.header)
+        statement = ledger.accept(signed, manifest, consent, certify, registry)
         openings = wire.read_openings(first.header)
         if caller != ANYONE:  # over plain text everyone sees everything
             check_committed(manifest)
@@ -302,6 +310,19 @@ class RegistryService(OpenRegistry):
             return pb.ReleaseVersionResponse(version=self._answer(self._index, row, caller))
 
         return await self._once(caller, request, pb.ReleaseVersionResponse, change)
+
+    @answered
+    async def RenewCertificates(
+        self, request: pb.RenewCertificatesRequest, _context: Any, caller: Caller
+    ) -> Any:
+        if self.credentials is None:
+            raise AuthorityOfflineError("this registry serves plain text: it has no certificates")
+        renewed = await asyncio.to_thread(self._authority.renew, caller, request.request_pem)
+        # Before they are handed out: no certificate comes from a renewal without its line.
+        await self.audit.renewed(caller, renewed.serials)
+        self.limited.charge_change(caller, RENEWAL_BYTES)
+        logger.info("renewed the certificates of %s until %s", caller, renewed.expires)
+        return pb.RenewCertificatesResponse(certificates_pem=renewed.certificates)
 
     @answered
     async def Watch(self, request: pb.WatchRequest, context: Any, caller: Caller) -> None:

@@ -19,6 +19,7 @@ FIELDS = {
     "PublishHeader.manifest_json": 256 << 10,
     "Statement.statement_json": 16 << 10,
     "Statement.certificate": 16 << 10,
+    "RenewCertificatesRequest.request_pem": 8 << 10,
     "Chunk.data": MAX_UPLOAD_MESSAGE_BYTES,
     "WithdrawRequest.reason": 4000,
     "ListVersionsRequest.page_token": 2000,

@@ -33,6 +33,7 @@ MALFORMED: tuple[type[Exception], ...] = (
     CryptographyDeprecationWarning,  # a malformed field, where warnings are errors
 )
 """Errors of the library for malformed keys, certificates, requests and revocation lists."""
+NOT_ISSUED_HERE = "the certificate was not issued by the registry's authority"
 _URI = re.compile(r"adapterdistill://([a-z]+)/([^/]+)")
 
 
@@ -141,10 +142,29 @@ def _issued(der: bytes, ca: x509.Certificate) -> x509.Certificate:
         if not der.endswith(b"\0" + certificate.signature):
             raise ValueError
     except MALFORMED:
-        raise UnauthenticatedError(
-            "the certificate was not issued by the registry's authority"
-        ) from None
+        raise UnauthenticatedError(NOT_ISSUED_HERE) from None
     return certificate
+
+
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Say whether the authority's key signed the certificate, which may be its own."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except MALFORMED:
+        return False
+    return True
+
+
+def is_due(certificate: x509.Certificate, at: datetime) -> bool:
+    """Say whether a certificate is to be renewed: when less than a third of its time is left."""
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return at > end - (end - start) / 3
+
+
+def left_of(certificate: x509.Certificate, at: datetime) -> str:
+    """Say until when a certificate is valid, such as `until 2026-12-30 (30 days)`."""
+    end = certificate.not_valid_after_utc
+    return f"until {end:%Y-%m-%d} ({max((end - at).days, 0)} days)"
 
 
 def is_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.registry.trust.bundle import REGISTRY_URI
 from adapterdistill.registry.trust.certificates import Usage
 
 _DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
@@ -43,16 +44,62 @@ def host_names(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName(names)
 
 
-def new_authority(key: EllipticCurvePrivateKey, lifetime: timedelta) -> x509.Certificate:
-    """Make a self-signed authority, which may not certify further authorities."""
-    name = subject("AdapterDistill registry authority")
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    return (
-        _builder(name, name, key.public_key(), lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(key, hashes.SHA256())
+def new_authority(
+    key: EllipticCurvePrivateKey, lifetime: timedelta, registry: str | None = None
+) -> x509.Certificate:
+    """Make a self-signed authority, which may not certify further authorities.
+
+    Args:
+        registry: the registry's name, which the first authority leaves out: its key gives it.
+    """
+    return _authority(key.public_key(), key, lifetime, registry)
+
+
+def link(
+    authority: x509.Certificate, old: x509.Certificate, old_key: EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """Certify a new authority by the one that it will replace (`bundle.vouched`)."""
+    key, left = authority.public_key(), old.not_valid_after_utc - datetime.now(UTC)
+    assert isinstance(key, EllipticCurvePublicKey)
+    return _authority(key, old_key, left, None)
+
+
+def ended(
+    authority: x509.Certificate, key: EllipticCurvePrivateKey, at: datetime
+) -> x509.Certificate:
+    """Make the authority's certificate again, so that it ends at this time."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(authority.subject)
+        .issuer_name(authority.issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(authority.not_valid_before_utc, at))
+        .not_valid_after(at)
     )
+    for extension in authority.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(key, hashes.SHA256())
+
+
+def _authority(
+    key: EllipticCurvePublicKey,
+    signer: EllipticCurvePrivateKey,
+    lifetime: timedelta,
+    registry: str | None,
+) -> x509.Certificate:
+    name = subject("AdapterDistill registry authority")
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = (
+        _builder(name, name, key, lifetime)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(issuer, critical=False)
+    )
+    if registry is not None:
+        uri = x509.UniformResourceIdentifier(f"{REGISTRY_URI}{registry}")
+        builder = builder.add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+    return builder.sign(signer, hashes.SHA256())
 
 
 def new_certificate(
@@ -87,7 +134,7 @@ def new_crl(
         .issuer_name(ca.subject)
         .last_update(_now())
         # There is no place to ask for a newer list: this one is valid until the next is written.
-        .next_update(ca.not_valid_after_utc)
+        .next_update(max(ca.not_valid_after_utc, _now()))
     )
     for one in revoked:
         builder = builder.add_revoked_certificate(one)

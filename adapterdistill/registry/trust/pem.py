@@ -6,9 +6,13 @@ each key, and its own). A server's folder holds `server.pem` (its key and its
 certificate), `ca.pem` and `crl.pem`.
 """
 
+import base64
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -39,6 +43,11 @@ SERVER_FOLDER = "server"
 SERVER_PEM = "server.pem"
 CA_PEM = "ca.pem"
 CRL_PEM = "crl.pem"
+RENEWAL = "renewal"
+"""Folder of a caller's new keys, until the certificates for them are there."""
+_PROOF = re.compile(
+    rb"-----BEGIN RENEWAL PROOF-----\n([A-Za-z0-9+/=]+)\n-----END RENEWAL PROOF-----"
+)
 Key = EllipticCurvePrivateKey | Ed25519PrivateKey
 write = write_file
 
@@ -87,7 +96,7 @@ def _read_key(path: Path, passphrase: bytes | None = None) -> object:
         return load_pem_private_key(content, passphrase)
     except MALFORMED:
         if passphrase is not None:
-            fault = "not a private key in PEM that this passphrase opens"
+            fault = "wrong passphrase, or not a private key in PEM that this passphrase opens"
         elif b"ENCRYPTED" in content:
             fault = "it is encrypted, and needs its passphrase"
         else:
@@ -103,12 +112,26 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
         raise ConfigError(f"{path}: no certificates in PEM") from None
 
 
+def read_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """Read revocation lists, unverified; ConfigError unless the file holds some in PEM."""
+    try:
+        found = [x509.load_pem_x509_crl(one) for one in _blocks(read_file(path), "X509 CRL")]
+    except MALFORMED:
+        found = []
+    if not found:
+        raise ConfigError(f"{path}: no revocation list in PEM")
+    return found
+
+
 def read_crl(path: Path) -> x509.CertificateRevocationList:
     """Read a revocation list, unverified; ConfigError unless the file holds one in PEM."""
-    try:
-        return x509.load_pem_x509_crl(read_file(path))
-    except MALFORMED:
-        raise ConfigError(f"{path}: no revocation list in PEM") from None
+    return read_crls(path)[0]
+
+
+def _blocks(content: bytes, label: str) -> list[bytes]:
+    """Split what follows the first block of this kind: each part begins with one."""
+    marker = f"-----BEGIN {label}-----".encode()
+    return [marker + part for part in content.split(marker)[1:]]
 
 
 def read_server(path: Path) -> tuple[bytes, x509.Certificate]:
@@ -164,15 +187,37 @@ def _request(caller: Caller, key: Key) -> bytes:
     return request.public_bytes(Encoding.PEM)
 
 
-def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519PublicKey]:
-    """Return the caller of a request.pem and its public keys, whose private keys it has.
+@dataclass(frozen=True)
+class Request:
+    """A request for certificates, whose sender has the private keys."""
+
+    source: str
+    """Place that it was read from, for messages."""
+    caller: Caller
+    tls: EllipticCurvePublicKey
+    signing: Ed25519PublicKey
+    proof: bytes
+    """Signature of a renewal by the signing key of before; empty if there is none."""
+    proven: bytes
+    """What `proof` signs."""
+
+    def is_proven_by(self, key: Ed25519PublicKey) -> bool:
+        """Say whether the owner of this key made the request."""
+        try:
+            key.verify(self.proof, self.proven)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def read_request(content: bytes, source: str) -> Request:
+    """Read a request.pem.
 
     Raises:
-        ConfigError: the file is not one that `request_credentials` writes.
+        ConfigError: it is not one that `request_credentials` writes.
         UnauthenticatedError: a request names no caller.
     """
-    marker = b"-----BEGIN CERTIFICATE REQUEST-----"
-    parts = [marker + part for part in read_file(path).split(marker)[1:]]
+    parts = _blocks(content, "CERTIFICATE REQUEST")
     try:
         requests = [x509.load_pem_x509_csr(part) for part in parts]
         if len(requests) == 2 and all(one.is_signature_valid for one in requests):
@@ -184,9 +229,25 @@ def read_request(path: Path) -> tuple[Caller, EllipticCurvePublicKey, Ed25519Pub
                 and isinstance(signing, Ed25519PublicKey)
                 and callers[0] == callers[1]
             ):
-                return callers[0], tls, signing
+                proof = _PROOF.search(content)
+                signature = b"" if proof is None else base64.b64decode(proof[1], validate=True)
+                signed = _proven(requests)
+                return Request(source, callers[0], tls, signing, signature, signed)
     except MALFORMED:
         pass
     raise ConfigError(
-        f"{path}: expected two certificate requests of one name, for a P-256 and an ed25519 key"
+        f"{source}: expected two certificate requests of one name, for a P-256 and an ed25519 key"
+    )
+
+
+def proof_of(request: bytes, key: Ed25519PrivateKey) -> bytes:
+    """Prove a renewal: a block that follows the request, signed by the signing key of before."""
+    requests = [x509.load_pem_x509_csr(one) for one in _blocks(request, "CERTIFICATE REQUEST")]
+    signature = base64.b64encode(key.sign(_proven(requests)))
+    return b"-----BEGIN RENEWAL PROOF-----\n%s\n-----END RENEWAL PROOF-----\n" % signature
+
+
+def _proven(requests: list[x509.CertificateSigningRequest]) -> bytes:
+    return b"adapterdistill renew v1\n" + b"".join(
+        one.public_bytes(Encoding.DER) for one in requests
     )

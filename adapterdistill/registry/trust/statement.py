@@ -1,11 +1,11 @@
 """Statements: what an owner signs when it publishes a version, and how that is verified.
 
-A statement says who publishes which payload with which manifest, for whom, when, and after which
-version of the adapter. Its signature is ed25519 (RFC 8032) over a fixed prefix and the statement's
-canonical JSON, by the key of the owner's signing certificate, which is sent with it. The
-registry verifies it and refuses replays (`check_fresh` here, and `ledger`, which stores earlier
-ones). Every owner that fetches the version verifies it again, with its own copy of the authority's
-certificate, so it need not trust the registry.
+A statement says who publishes which payload with which manifest, at which registry, for whom, when,
+and after which version of the adapter. Its signature is ed25519 (RFC 8032) over a fixed prefix and
+the statement's canonical JSON, by the key of the owner's signing certificate, which is sent with
+it. The registry verifies it and refuses replays (`check_fresh` here, and `ledger`, which stores
+earlier ones). Every owner that fetches the version verifies it again, with its own copy of the
+authority's certificate, so it need not trust the registry.
 
 The certificate must have been valid at the statement's own time, because a version outlives the
 certificate that it was published with. A revocation counts from when it is made: nothing more can
@@ -21,7 +21,7 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from adapterdistill.errors import ClockSkewError, SignatureError, UnauthenticatedError
 from adapterdistill.manifest import Manifest, Name, Record, Sha256, sha256_hex
@@ -69,6 +69,11 @@ class Statement(Record):
         str, StringConstraints(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")
     ]
     """RFC 3339, UTC, in whole seconds."""
+    registry: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """The registry that it is for, as the owner's trust bundle names it (`bundle.registry_of`);
+    None: an earlier client made it."""
 
     @property
     def moment(self) -> datetime:
@@ -104,6 +109,7 @@ def make_statement(
     previous: str | None,
     key: Ed25519PrivateKey,
     certificate: bytes,
+    registry: str | None,
     at: datetime | None = None,
 ) -> Signed:
     """Make and sign the owner's statement about a version that it is about to publish.
@@ -111,6 +117,7 @@ def make_statement(
     Args:
         previous: digest of the adapter's newest version; None if there is none.
         certificate: DER of the certificate of `key`.
+        registry: name of the registry that it is for.
         at: a time with a time zone, by default now.
     """
     statement = Statement(
@@ -122,17 +129,23 @@ def make_statement(
         consent=tuple(sorted(consent)),
         nonce=secrets.token_hex(16),
         time=(at or datetime.now(UTC)).astimezone(UTC).strftime(_TIME),
+        registry=registry,
     )
     statement_json = statement.canonical_json()
     return Signed(statement_json, key.sign(PREFIX + statement_json), certificate)
 
 
-def verify_statement(signed: Signed, manifest: Manifest, certify: Certify) -> Statement:
+def verify_statement(
+    signed: Signed, manifest: Manifest, certify: Certify, registry: str | None = None
+) -> Statement:
     """Verify the owner's statement about `manifest` and return it; not whether it is fresh.
 
+    Args:
+        registry: name of the registry that it must be for, if it names one; None: of any.
+
     Raises:
-        SignatureError: it is malformed, not signed by the tenant's own key, or contradicts the
-            manifest.
+        SignatureError: it is malformed, not signed by the tenant's own key, for another registry,
+            or contradicts the manifest.
     """
     statement = _parsed(signed)
     try:
@@ -148,6 +161,10 @@ def verify_statement(signed: Signed, manifest: Manifest, certify: Certify) -> St
         key.verify(signed.signature, PREFIX + signed.statement_json)
     except InvalidSignature:
         raise SignatureError("statement refused: its signature does not verify") from None
+    if registry is not None and statement.registry not in (None, registry):
+        raise SignatureError(
+            f"statement refused: it is for registry {statement.registry}, this is {registry}"
+        )
     expected = {
         "manifest_sha256": sha256_hex(manifest.canonical_json()),
         "version": manifest.version,
@@ -189,10 +206,15 @@ def check_fresh(statement: Statement, consent: Consent, now: datetime) -> None:
         consent: the upload's consent, as given outside the statement.
 
     Raises:
-        SignatureError: the statement names another consent.
+        SignatureError: the statement names another consent, or no registry.
         ClockSkewError: its time differs from `now` by more than `WINDOW`: it is old, or a clock is
             wrong.
     """
+    if statement.registry is None:
+        raise SignatureError(
+            "statement refused: it does not name the registry that it is for: publish with this"
+            " release's client"
+        )
     if statement.consent != tuple(sorted(consent)):
         raise SignatureError("statement refused: its consent differs from the upload's")
     if abs(statement.moment - now) > WINDOW:

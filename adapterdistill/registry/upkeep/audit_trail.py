@@ -109,13 +109,27 @@ class AuditTrail:
             RegistryError: the log cannot be written.
         """
         name = subject.get()
-        body: Body = {
-            "kind": "refused",
-            "call": call,
-            "caller": _UNKNOWN_CALLER if caller is None else str(caller),
-            "name": name if _is_resource_name(name) else "",
-            "reason": error.reason,
-        }
+        await self._record(
+            {
+                "kind": "refused",
+                "call": call,
+                "caller": _UNKNOWN_CALLER if caller is None else str(caller),
+                "name": name if _is_resource_name(name) else "",
+                "reason": error.reason,
+            }
+        )
+
+    async def renewed(self, caller: Caller, serials: Sequence[str]) -> None:
+        """Record that certificates with these serials were issued to a caller that renews.
+
+        Raises:
+            RegistryError: the log cannot be written.
+        """
+        reason = f"certificates {' and '.join(serials)}"
+        await self._record({"kind": "renewed", "caller": str(caller), "name": "", "reason": reason})
+
+    async def _record(self, body: Body) -> None:
+        """Add a line that is no event; return when it is on disk."""
         written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((body, written))
         if self._writing is None:

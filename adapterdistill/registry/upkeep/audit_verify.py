@@ -151,10 +151,14 @@ def examine(
 
 
 def verify(
-    path: Path, *, trusted: Collection[str] | None = None, head: str | None = None
+    path: Path,
+    *,
+    trusted: Collection[str] | None = None,
+    head: str | None = None,
+    visit: Callable[[Record], None] | None = None,
 ) -> Examined:
     """Examine the log; raises AuditBrokenError, which names the line, if there is a fault."""
-    found = examine(path, trusted=trusted, head=head)
+    found = examine(path, trusted=trusted, head=head, visit=visit)
     if found.fault is not None:
         raise AuditBrokenError(f"{path.name} {found.fault}")
     return found

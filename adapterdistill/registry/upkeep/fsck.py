@@ -92,7 +92,7 @@ def fsck(root: Path) -> Checked:
                 findings += _alias_findings(db)
                 db.execute("COMMIT")
                 findings += manifest_findings(rows)
-                findings += statement_findings(rows, certify_by(root))
+                findings += statement_findings(rows, *certify_by(root))
                 notes += revocation_notes(root, rows)
                 findings += _payload_findings(root, db, blobs)
                 findings += _audit_findings(root, db)

@@ -13,13 +13,14 @@ from adapterdistill.errors import InvalidManifestError, SignatureError, Unauthen
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.commitments import Opening
-from adapterdistill.registry.trust.certificates import bearer_of, is_revoked, verify_certificate
+from adapterdistill.registry.trust.bundle import Bundle
+from adapterdistill.registry.trust.certificates import bearer_of, is_revoked
 from adapterdistill.registry.trust.pem import (
     CA_PEM,
     CRL_PEM,
     SERVER_FOLDER,
     read_certificates,
-    read_crl,
+    read_crls,
 )
 from adapterdistill.registry.trust.statement import Certify, stored_statement, verify_statement
 
@@ -99,16 +100,17 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
             yield Finding("manifest_bad", version.name, "the index has another size for it")
 
 
-def certify_by(root: Path) -> Certify:
-    """Verify by the server's authority; without one, as in backups, believe the certificates.
+def certify_by(root: Path) -> tuple[Certify, str | None]:
+    """Return what verifies certificates, and the registry's name: the server's authorities.
 
-    A certificate that was revoked since counts: `revocation_notes` tells of it.
+    Without any, as in backups, the certificates are believed. One that was revoked since counts:
+    `revocation_notes` tells of it.
     """
-    authority = root / SERVER_FOLDER / CA_PEM
-    if authority.exists():
-        (ca, *_) = read_certificates(authority)
-        return lambda der, at: verify_certificate(der, ca, None, at)
-    return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der))
+    authorities = root / SERVER_FOLDER / CA_PEM
+    if authorities.exists():
+        bundle = Bundle.of(read_certificates(authorities))
+        return bundle.verify, bundle.registry
+    return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der)), None
 
 
 def revocation_notes(root: Path, versions: list[PublishedVersion]) -> Iterator[Finding]:
@@ -116,16 +118,16 @@ def revocation_notes(root: Path, versions: list[PublishedVersion]) -> Iterator[F
     revoked = root / SERVER_FOLDER / CRL_PEM
     if not revoked.exists():
         return
-    crl = read_crl(revoked)
+    crls = read_crls(revoked)
     for version in versions:
         if version.statement is None or version.state == "withdrawn":
             continue
         try:
             certificate = stored_statement(version.statement).certificate
-            gone = is_revoked(x509.load_der_x509_certificate(certificate), crl)
+            signer = x509.load_der_x509_certificate(certificate)
         except (ValueError, DecodeError):
             continue  # `statement_findings` reports it
-        if gone:
+        if any(is_revoked(signer, crl) for crl in crls):
             detail = (
                 "its owner's certificate was revoked after it was published, and others may still"
                 " fetch it: `registry withdraw` ends that"
@@ -133,13 +135,16 @@ def revocation_notes(root: Path, versions: list[PublishedVersion]) -> Iterator[F
             yield Finding("signer_revoked", version.name, detail)
 
 
-def statement_findings(versions: list[PublishedVersion], certify: Certify) -> Iterator[Finding]:
+def statement_findings(
+    versions: list[PublishedVersion], certify: Certify, registry: str | None
+) -> Iterator[Finding]:
     for version in versions:
         if version.statement is None:
             continue
         try:
             manifest = parse_manifest(version.manifest_json)
-            verify_statement(stored_statement(version.statement), manifest, certify)
+            signed = stored_statement(version.statement)
+            verify_statement(signed, manifest, certify, registry)
         except InvalidManifestError:
             continue  # `manifest_findings` reports it
         except (SignatureError, UnauthenticatedError) as error:

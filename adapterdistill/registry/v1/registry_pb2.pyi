@@ -376,6 +376,18 @@ class ReleaseVersionResponse(_message.Message):
     version: Version
     def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...
 
+class RenewCertificatesRequest(_message.Message):
+    __slots__ = ("request_pem",)
+    REQUEST_PEM_FIELD_NUMBER: _ClassVar[int]
+    request_pem: bytes
+    def __init__(self, request_pem: _Optional[bytes] = ...) -> None: ...
+
+class RenewCertificatesResponse(_message.Message):
+    __slots__ = ("certificates_pem",)
+    CERTIFICATES_PEM_FIELD_NUMBER: _ClassVar[int]
+    certificates_pem: bytes
+    def __init__(self, certificates_pem: _Optional[bytes] = ...) -> None: ...
+
 class Event(_message.Message):
     __slots__ = ("revision", "time", "kind", "name", "other_name", "reason")
     REVISION_FIELD_NUMBER: _ClassVar[int]

@@ -101,6 +101,11 @@ class RegistryServiceStub:
                 request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.SerializeToString,
                 response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificates = channel.unary_unary(
+                '/adapterdistill.registry.v1.RegistryService/RenewCertificates',
+                request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/adapterdistill.registry.v1.RegistryService/Watch',
                 request_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
@@ -204,6 +209,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificates(self, request, context):
+        """Issues new certificates to a caller whose present ones are valid. Refused with
+        AUTHORITY_OFFLINE where the registry has no key to sign with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Sends every change that the caller may see, oldest first, then waits for more.
         """
@@ -273,6 +286,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ReleaseVersion,
                     request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.FromString,
                     response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.SerializeToString,
+            ),
+            'RenewCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificates,
+                    request_deserializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesRequest.FromString,
+                    response_serializer=adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -611,6 +629,33 @@ class RegistryService:
             '/adapterdistill.registry.v1.RegistryService/ReleaseVersion',
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionRequest.SerializeToString,
             adapterdistill_dot_registry_dot_v1_dot_registry__pb2.ReleaseVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.registry.v1.RegistryService/RenewCertificates',
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesRequest.SerializeToString,
+            adapterdistill_dot_registry_dot_v1_dot_registry__pb2.RenewCertificatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,6 +15,7 @@ UPDATE = "ADAPTERDISTILL_UPDATE_COMMANDS"
 # These print a line or two, serve until they are stopped, or print a report in Markdown.
 NO_TABLE = {
     *("adapter export", "adapter import", "adapter card", "feedback label", "feedback export"),
+    *("owner renew", "registry rotate-authority"),
     *("owner keygen", "registry init", "registry renew-server", "registry enrol"),
     *("registry keygen", "registry consent", "registry release", "registry serve", "serve"),
     *("registry release-from-quarantine", "registry alias", "registry reopen", "submit"),

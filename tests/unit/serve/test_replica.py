@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,12 +15,16 @@ from starlette.testclient import TestClient
 import adapterdistill.serve.tracing
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.trust.authority import create
+from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.serve.engine.engine import Refresh
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serve.tokens import new_token, revoke
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from tests.contract.running_registry import Running, wait_until
+from tests.enrolment import enrolled
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 from tests.unit.serve.grpc.rpc_calls import SECRET, Context, call
 
@@ -217,6 +222,34 @@ def test_an_unforeseen_fault_of_the_token_file_is_logged_by_its_class_alone(
 def test_a_replica_without_its_token_file_does_not_start(start: Start, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent"):
         start(tokens=str(tmp_path / "absent"))
+
+
+def test_a_watching_replica_renews_its_certificates_and_watches_on(
+    start: Start,
+    store: Path,
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("adapterdistill.serve.replica.LOOK_EVERY_S", 0.05)
+    root, folder = tmp_path / "registry", tmp_path / "acme"
+    create(root, ["127.0.0.1"])
+    registry = Running(root)
+    # It ends in seconds; until then the watch runs by it.
+    old = enrolled(root, folder, lifetime=timedelta(seconds=5))
+    made = make_tenant(encoder, "acme", seed=1)
+    replica = start(registry=registry.address, registry_credentials=str(folder))
+    try:
+        with RegistryClient(registry.address, credentials=folder) as owner:
+            owner.publish(made.bundle.manifest, made.bundle.adapter_payload)
+        wait_until(lambda: not read_credentials(folder).is_due(datetime.now(UTC)))
+        wait_until(lambda: old.certificate.not_valid_after_utc < datetime.now(UTC))
+        registry.client.withdraw(made.bundle.manifest.ref, "wrong labels")
+        with TestClient(replica.build_http_app()) as client:
+            wait_until(lambda: client.post(SEARCH, json={"query": "hi"}).status_code == 410)
+        replica.check_health()
+    finally:
+        registry.close()
 
 
 def test_what_the_registry_withdraws_is_gone(

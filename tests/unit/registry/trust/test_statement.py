@@ -36,6 +36,7 @@ AUTHORITY = TestAuthority()
 SIGNER = AUTHORITY.signer(ACME)
 MANIFEST = sample(1, teachers=[sample(2, tenant="bolt")[0].ref.name])[0]
 NOW = datetime.now(UTC).replace(microsecond=0)
+REGISTRY = "5" * 32
 
 
 def signed(
@@ -52,12 +53,13 @@ def signed(
         previous=previous,
         key=signer.key,
         certificate=signer.certificate,
+        registry=REGISTRY,
         at=at,
     )
 
 
 def verified(one: Signed, manifest: Manifest = MANIFEST) -> Statement:
-    return verify_statement(one, manifest, AUTHORITY.certify)
+    return verify_statement(one, manifest, AUTHORITY.certify, REGISTRY)
 
 
 def resigned(changes: dict[str, Any], signer: Signer = SIGNER) -> Signed:
@@ -75,6 +77,7 @@ def test_what_the_owner_signed_is_what_is_read() -> None:
         "previous": sha256_hex(b"e" * 64),  # others must not read its name
         "consent": ("apex", "bolt"),
         "time": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "registry": REGISTRY,
     }
     assert found.moment == NOW
     assert verified(signed(previous=None, consent=NOBODY)).previous is None
@@ -100,6 +103,7 @@ def test_a_statement_tells_utc_wherever_it_is_made() -> None:
         previous=None,
         key=SIGNER.key,
         certificate=SIGNER.certificate,
+        registry=REGISTRY,
     )
     assert abs(verified(made).moment - datetime.now(UTC)) < timedelta(hours=1)
 
@@ -118,6 +122,7 @@ OTHERS: dict[str, Any] = {
     "consent": ["bolt"],
     "nonce": "0" * 32,
     "time": "2020-02-29T00:00:00Z",
+    "registry": "6" * 32,
 }
 
 
@@ -138,6 +143,22 @@ def test_no_field_can_be_changed_after_signing(field: str) -> None:
 def test_not_even_the_owner_can_sign_for_another_manifest(field: str) -> None:
     with pytest.raises(SignatureError, match=field):
         verified(resigned({field: OTHERS[field]}))
+
+
+def test_a_statement_holds_at_its_own_registry_alone() -> None:
+    one = signed()
+    with pytest.raises(SignatureError, match=f"for registry {REGISTRY}, this is {'6' * 32}"):
+        verify_statement(one, MANIFEST, AUTHORITY.certify, "6" * 32)
+    assert verify_statement(one, MANIFEST, AUTHORITY.certify).registry == REGISTRY
+    # Statements of an earlier release are still read, and not taken any more.
+    said = {
+        key: value for key, value in json.loads(one.statement_json).items() if key != "registry"
+    }
+    old = canonical_json(said)
+    earlier = verified(Signed(old, SIGNER.key.sign(PREFIX + old), SIGNER.certificate))
+    assert earlier.registry is None
+    with pytest.raises(SignatureError, match=r"does not name the registry .*this release's client"):
+        check_fresh(earlier, EVERYONE, NOW)
 
 
 def test_all_that_a_statement_says_wrongly_is_told() -> None:
@@ -176,6 +197,12 @@ OTHER_MANIFESTS: dict[str, Any] = {
         "noise": 0.0,
     },
     "init": {"name": "other", "sha256": "0" * 64},
+    "software": {
+        "version": "0.1.0",
+        "python": "3.11.2",
+        "distributions": 1,
+        "distributions_sha256": "0" * 64,
+    },
 }
 
 
