@@ -9,6 +9,7 @@ writes event files for TensorBoard, one a run for MLflow, and `adapterdistill.on
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from adapterdistill.extras import require
+from adapterdistill.files import private_folder
 from adapterdistill.sections import TrackingConfig
 
 FILE = "tracking.jsonl"
@@ -152,11 +154,15 @@ def mlflow(place: str, tenant: str, run: str) -> Tracker:
     """Write a run of the experiment adapterdistill, named TENANT/RUN, without MLflow's own tags.
 
     Args:
-        place: a folder, or the URI of a tracking server.
+        place: a folder, in which the database mlflow.db is kept, or the URI of a tracking server.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of the run
     library: Any = require("mlflow", "mlflow.tracking")
-    uri = place if urlsplit(place).scheme else Path(place).absolute().as_uri()
-    client = library.MlflowClient(tracking_uri=uri)
+    if not urlsplit(place).scheme:
+        require("mlflow", "alembic")
+        private_folder(Path(place))
+        place = f"sqlite:///{Path(place).absolute() / 'mlflow.db'}"
+    client = library.MlflowClient(tracking_uri=place)
     run_id = ""
 
     def track(numbers: Numbers) -> None:

@@ -202,7 +202,7 @@ class TrackingConfig(Section):
     tensorboard: LocalPath | None = None
     """Folder of TensorBoard's event files."""
     mlflow: LocalPathOrUri | None = None
-    """MLflow's folder, or the URI of its tracking server."""
+    """Folder of MLflow's database, or the URI of its tracking server."""
 
 
 class PlacementConfig(Section):

@@ -71,7 +71,10 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
-_BODIES = {"feedback": FeedbackRequest, "embeddings": EmbeddingsRequest}
+_BODIES: dict[str, type[BaseModel]] = {
+    "feedback": FeedbackRequest,
+    "embeddings": EmbeddingsRequest,
+}
 """Bodies by the last part of the path; all others are searches."""
 TenantInPath = Annotated[
     TenantName,
@@ -262,7 +265,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     last = request.url.path.rpartition("/")[2]
-    body: type[BaseModel] = _BODIES.get(last, SearchRequest)
+    body = _BODIES.get(last, SearchRequest)
     faults = sorted({sentence(fault, body.model_fields) for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 

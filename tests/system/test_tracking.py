@@ -44,7 +44,7 @@ assert [one.value for one in seen.Scalars("extract/loss")] == [
     __import__("numpy").float32(loss) for loss in losses
 ]
 from mlflow.tracking import MlflowClient
-client = MlflowClient(tracking_uri=(home / "mlflow").as_uri())
+client = MlflowClient(tracking_uri=f"sqlite:///{{home}}/mlflow/mlflow.db")
 [experiment] = [e for e in client.search_experiments() if e.name == "adapterdistill"]
 [run] = client.search_runs([experiment.experiment_id])
 found = client.get_metric_history(run.info.run_id, "extract/loss")
