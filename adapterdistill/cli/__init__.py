@@ -44,6 +44,7 @@ _READERS = {
         "feedback": "Label what the endpoint answered badly, and train on it.",
         "submit": "Send an onboarding to a Ray cluster, and no data with it.",
         "owner": "Make and show credentials for a registry.",
+        "console": "Open pages in a browser, for an owner or an operator.",
     },
     "Operator": {
         "registry": "Run and read the adapter registry.",

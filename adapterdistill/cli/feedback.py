@@ -21,7 +21,6 @@ TenantFolder = Annotated[
     Path,
     typer.Argument(help="The tenant's folder in the serving store: STORE/TENANT."),
 ]
-_CHOICES = 5
 
 
 @app.command("list")
@@ -67,6 +66,7 @@ def label(tenant: TenantFolder) -> None:
     """
     from adapterdistill.bundle import read_bundle
     from adapterdistill.feedback import opened
+    from adapterdistill.labelling import nearest
     from adapterdistill.release import live_bundle
 
     store, name = _place(tenant)
@@ -76,7 +76,7 @@ def label(tenant: TenantFolder) -> None:
         typer.echo(f"{len(waiting)} questions have no label")
         number = 0
         for question in waiting:
-            offered = _nearest(question.text, faqs)
+            offered = nearest(question.text, [*faqs.values()])
             typer.echo(f"\n{question.text}  (asked {question.times} times)")
             for place, faq in enumerate(offered, start=1):
                 typer.echo(f"  {place}  {faq.question}  [{faq.faq_id}]")
@@ -113,17 +113,6 @@ def export(
 def _place(tenant: Path) -> tuple[Path, str]:
     path = tenant.absolute()
     return path.parent, path.name
-
-
-def _nearest(text: str, faqs: dict[str, Faq]) -> list[Faq]:
-    """The FAQs whose questions share most letters with a text."""
-    from adapterdistill.evaluation.characters import CharacterView
-
-    listed = [*faqs.values()]
-    questions = [faq.question for faq in listed]
-    view = CharacterView.fit(questions, range(len(listed)), len(listed))
-    order = view([text])[0].argsort(descending=True, stable=True)[:_CHOICES]
-    return [listed[place] for place in order.tolist()]
 
 
 def _chosen(offered: list[Faq], faqs: dict[str, Faq]) -> str | None:

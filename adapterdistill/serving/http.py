@@ -14,6 +14,11 @@ from adapterdistill.errors import ConfigError, ServingError
 _TIMEOUT_S = 30.0
 
 
+def get(address: str, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer to a GET. Proxies, arguments and errors are those of `post`."""
+    return _sent("GET", address, path, headers)[0]
+
+
 def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
     """The status and the JSON of the answer to a POST.
 
@@ -26,11 +31,32 @@ def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str])
         ConfigError: the address or a proxy's setting is malformed.
         ServingError: no answer came, or one that is not JSON.
     """
+    response, via = _sent("POST", address, path, headers, body)
+    if response.has_redirect_location:
+        raise ServingError(f"{address}{via} sends to another address ({response.status_code})")
+    try:
+        return response.status_code, response.json()
+    except ValueError:  # of `json`, and of bytes that are no text
+        raise ServingError(
+            f"{address} is not an AdapterDistill server: it answered "
+            f"{response.status_code} {response.reason_phrase} without JSON{via}"
+        ) from None
+
+
+def _sent(
+    method: str,
+    address: str,
+    path: str,
+    headers: dict[str, str],
+    body: dict[str, Any] | None = None,
+) -> tuple[httpx.Response, str]:
+    """The answer, and the words that name the proxy that it came through."""
     url = url_of(address)
     proxy = _proxy(url)
     via = "" if proxy is None else f", asked through the proxy that {proxy} names"
     try:
-        response = httpx.post(
+        response = httpx.request(
+            method,
             url.join(url.path.rstrip("/") + path),
             json=body,
             headers=headers,
@@ -46,15 +72,7 @@ def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str])
         ) from None
     except (httpx.InvalidURL, ValueError):  # of a proxy: the address was read already
         raise ConfigError(f"{proxy} does not name a proxy: expected http://HOST:PORT") from None
-    if response.has_redirect_location:
-        raise ServingError(f"{address}{via} sends to another address ({response.status_code})")
-    try:
-        return response.status_code, response.json()
-    except ValueError:  # of `json`, and of bytes that are no text
-        raise ServingError(
-            f"{address} is not an AdapterDistill server: it answered "
-            f"{response.status_code} {response.reason_phrase} without JSON{via}"
-        ) from None
+    return response, via
 
 
 def url_of(address: str) -> httpx.URL:

@@ -108,6 +108,8 @@ NOT_RUN = {
     "registry withdraw": "changes only what the registry's process writes",
     "up": "imports, onboards and serves, as the commands that are run here",
     "serve": "starts Ray: tests/cluster/test_serve_command.py looks at what it leaves",
+    "console owner": "serves until it is stopped, and writes what the commands write",
+    "console operator": "serves until it is stopped, and writes nothing",
     "demo": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
     "federation": "starts Ray, in a folder of mkdtemp, for the commands that are run here",
     "drill": "starts a deployment in a folder of mkdtemp, for the commands that are run here",

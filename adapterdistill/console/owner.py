@@ -1,0 +1,148 @@
+"""An owner's pages: where its files are, the tenants in them, and their runs and reports."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from adapterdistill.actors.report.page import render
+from adapterdistill.actors.report.runs import find_run, read_runs, version_before
+from adapterdistill.console.pages import HTMX, Link, Pages
+from adapterdistill.console.progress import Progress, read_progress, tenants_in
+from adapterdistill.console.training import plots_of
+from adapterdistill.errors import ConfigError, NotFoundError, ServingError
+from adapterdistill.feedback import FILE, opened
+from adapterdistill.manifest import is_name
+from adapterdistill.release import Release, read_release
+from adapterdistill.release import tenants_in as served_tenants_in
+
+LINKS = (
+    Link("/", "Overview"),
+    Link("/runs", "Runs"),
+    Link("/releases", "Releases"),
+    Link("/questions", "Questions"),
+    Link("/ask", "Ask"),
+)
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; sandbox"
+)
+"""A report brings its own styles inside the file, and nothing else."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Where an owner's files and its endpoint are."""
+
+    workspace: Path
+    store: Path
+    tenant: str | None = None
+    """The only tenant that is shown; None: every tenant in the two folders."""
+    data: Path | None = None
+    """The tenant's folder of data, for labels to go to; None: it is not known."""
+    serving: str | None = None
+    """Address of the search endpoint; None: questions are answered in this process."""
+    token: str | None = None
+    """The tenant's token for the endpoint."""
+    encoder: str | None = None
+    """Name or folder of the encoder that answers in this process; None: the bundle names it."""
+    dtype: str = "auto"
+
+    def tenants(self) -> list[str]:
+        """The tenants that are shown, sorted."""
+        if self.tenant is not None:
+            return [self.tenant]
+        served = served_tenants_in(self.store) if self.store.is_dir() else []
+        return sorted({*tenants_in(self.workspace), *served})
+
+    def require(self, tenant: str) -> None:
+        """Raise NotFoundError unless the tenant is one of these."""
+        if not is_name(tenant) or tenant not in self.tenants():
+            raise NotFoundError("there is no such tenant here")
+
+    def release(self, tenant: str) -> Release | None:
+        """The tenant's release; None: nothing is served yet. Raises ServingError: it is damaged."""
+        if not (self.store / tenant / "live.json").exists():
+            return None
+        return read_release(self.store, tenant)
+
+
+def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
+    """Add the overview, the runs and their reports."""
+
+    @router.get("/")
+    def overview(request: Request) -> Response:
+        """Each tenant: its last run, what is live, and how many questions wait for a label."""
+        shown = [_overview(owner, tenant) for tenant in owner.tenants()]
+        return pages.page(request, "overview", tenants=shown, owner=owner)
+
+    @router.get("/runs")
+    def runs(request: Request, seen: str = "") -> Response:
+        found = [
+            run for tenant in owner.tenants() for run in read_progress(owner.workspace, tenant)
+        ]
+        found.sort(key=lambda run: -run.changed_at)
+        mark = hashlib.sha256("".join(run.mark for run in found).encode()).hexdigest()[:16]
+        return _followed(pages, request, "runs", mark, seen, runs=found)
+
+    @router.get("/runs/{tenant}/{name}")
+    def run(request: Request, tenant: str, name: str, seen: str = "") -> Response:
+        one, others = _named(owner, tenant, name)
+        plots = plots_of(owner.workspace / tenant / "runs" / name)
+        return _followed(pages, request, "run", one.mark, seen, run=one, others=others, plots=plots)
+
+    @router.get("/runs/{tenant}/{name}/report")
+    def report(tenant: str, name: str, compare: str = "", texts: bool = True) -> Response:
+        """The page that `adapterdistill report` writes."""
+        _named(owner, tenant, name)
+        runs = read_runs(owner.workspace, tenant)
+        run = find_run(runs, name)
+        before = find_run(runs, compare) if compare else version_before(run, runs)
+        page = render(run, before=before, runs=runs, texts=texts)
+        return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _followed(
+    pages: Pages, request: Request, name: str, mark: str, seen: str, **values: Any
+) -> Response:
+    """A page that asks again for its changing part; no content while nothing has changed."""
+    part = HTMX in request.headers
+    if part and seen == mark:
+        return Response(status_code=204)
+    return pages.page(request, f"{name}_part" if part else name, mark=mark, **values)
+
+
+def _named(owner: Owner, tenant: str, name: str) -> tuple[Progress, list[Progress]]:
+    """The tenant's run of that name, and its other runs."""
+    owner.require(tenant)
+    runs = read_progress(owner.workspace, tenant)
+    found = [run for run in runs if run.name == name]
+    if not found:
+        raise NotFoundError(f"tenant {tenant} has no such run")
+    return found[0], [run for run in runs if run.name != name]
+
+
+@dataclass(frozen=True)
+class _Overview:
+    tenant: str
+    run: Progress | None
+    release: Release | None
+    waiting: int
+    """Kept questions without a label."""
+    fault: str
+
+
+def _overview(owner: Owner, tenant: str) -> _Overview:
+    runs = read_progress(owner.workspace, tenant)
+    release, waiting, fault = None, 0, ""
+    try:
+        release = owner.release(tenant)
+        if (owner.store / tenant / FILE).exists():
+            with opened(owner.store, tenant) as feedback:
+                waiting = len(feedback.questions(labelled=False))
+    except (ServingError, ConfigError) as error:
+        fault = str(error)
+    return _Overview(tenant, runs[0] if runs else None, release, waiting, fault)
