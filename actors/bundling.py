@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from actors.records import Bundled
 from adapterdistill import bundle as bundles
+from adapterdistill.actors.records import Bundled
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors
 from adapterdistill.confidence import Calibration

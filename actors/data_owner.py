@@ -12,15 +12,20 @@ from typing import TypeVar
 
 import torch
 
-from actors.bundling import is_in_service, put_into_service, with_rollback
-from actors.judging import Judge, require_servable, write_suggestions
-from actors.live import live_version
-from actors.privacy.mixing import private_adapter
-from actors.privacy.secret import folds_seed, training_secret
-from actors.privacy.statement import require_private
-from actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
-from actors.publishing import build_manifest, is_published, open_registry, publish_once
-from actors.records import (
+from adapterdistill.actors.bundling import is_in_service, put_into_service, with_rollback
+from adapterdistill.actors.judging import Judge, require_servable, write_suggestions
+from adapterdistill.actors.live import live_version
+from adapterdistill.actors.privacy.mixing import private_adapter
+from adapterdistill.actors.privacy.secret import folds_seed, training_secret
+from adapterdistill.actors.privacy.statement import require_private
+from adapterdistill.actors.prototypes import keep_prototypes, kept_prototypes, own_prototypes
+from adapterdistill.actors.publishing import (
+    build_manifest,
+    is_published,
+    open_registry,
+    publish_once,
+)
+from adapterdistill.actors.records import (
     Bundled,
     Decided,
     Distilled,
@@ -32,11 +37,12 @@ from actors.records import (
     Validated,
     VariantMade,
 )
-from actors.report.writing import keep_findings, reported_if_refused, write_report
-from actors.run_state import RunState
-from actors.stages import stage_of
-from actors.teachers import fetch_teachers, rows_to_choose_by
-from actors.training.stages import (
+from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
+from adapterdistill.actors.run_state import RunState
+from adapterdistill.actors.stages import stage_of
+from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
+from adapterdistill.actors.tracking import Trackers
+from adapterdistill.actors.training.stages import (
     average,
     distil,
     extract,
@@ -51,13 +57,7 @@ from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.folds import all_files
-from adapterdistill.distill.rows import (
-    ROWS_FILE,
-    TenantRows,
-    count_cut,
-    tokenise,
-    write_rows,
-)
+from adapterdistill.distill.rows import ROWS_FILE, TenantRows, count_cut, tokenise, write_rows
 from adapterdistill.evaluation.readability import check_readable
 from adapterdistill.evaluation.report import Choice, decide, decide_variant
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -73,9 +73,11 @@ R = TypeVar("R", bound=StageResult)
 class DataOwner:
     """One tenant's run, on the owner's node. `promote` makes its bundle live in any case."""
 
-    def __init__(self, config: OnboardConfig, *, promote: bool = False) -> None:
+    def __init__(
+        self, config: OnboardConfig, *, promote: bool = False, trackers: Trackers = ()
+    ) -> None:
         keep_private()
-        self._config, self._promote = config, promote
+        self._config, self._promote, self._trackers = config, promote, trackers
         self._state: RunState | None = None
 
     def validate(self) -> Validated:
@@ -89,7 +91,7 @@ class DataOwner:
         started = time.perf_counter()
         data_sha256 = self._dataset.digest()
         require_possible(self._config, lambda: self._encoder, self._dataset.tasks)
-        self._state = RunState.open(self._config, data_sha256)
+        self._state = RunState.open(self._config, data_sha256, self._trackers)
         counts = self._dataset.counts()
 
         def work() -> Validated:
@@ -136,7 +138,7 @@ class DataOwner:
         fetched = self._done(Fetched)
 
         def work() -> Extracted:
-            write_rows(self._rows_file, self._rows.stage())
+            write_rows(self._folder / ROWS_FILE, self._rows.stage())
             few = self._rows.folds is not None
             if not self._rows.train.ids:
                 return Extracted(trained=False, untrained_because="nothing is labelled")
@@ -145,7 +147,7 @@ class DataOwner:
             return extract(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=self._folder / _OWN,
                 few=few,
                 secret=self._secret,
@@ -167,7 +169,7 @@ class DataOwner:
             return distil(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=self._folder / _DISTILLED,
                 own=self._folder / _OWN if extracted.trained else None,
                 labelled=bool(self._rows.train.ids),
@@ -266,7 +268,7 @@ class DataOwner:
             trained = make_variant(
                 self._config,
                 self._encoder,
-                rows=self._rows_file,
+                rows=self._folder / ROWS_FILE,
                 adapter=adapter,
                 variant=variant,
                 tasks=self._dataset.tasks(),
@@ -333,10 +335,6 @@ class DataOwner:
     @property
     def _folder(self) -> Path:
         return self._opened().folder
-
-    @property
-    def _rows_file(self) -> Path:
-        return self._folder / ROWS_FILE
 
     def _teacher_file(self, name: str) -> Path:
         return self._folder / "teachers" / f"{VersionRef.parse(name).version}.safetensors"

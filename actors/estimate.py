@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.publishing import build_manifest
-from actors.training.stages import replaces_own_adapter, variant_settings
+from adapterdistill.actors.publishing import build_manifest
+from adapterdistill.actors.training.stages import replaces_own_adapter, variant_settings
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, probe_sentences

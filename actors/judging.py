@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from actors.live import Live
-from actors.records import Evaluated, Published, VariantMade
-from actors.report.findings import Findings, find
+from adapterdistill.actors.live import Live
+from adapterdistill.actors.records import Evaluated, Published, VariantMade
+from adapterdistill.actors.report.findings import Findings, find
 from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import unpack_adapter

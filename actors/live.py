@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from actors.publishing import open_registry
-from actors.records import Bundled
-from actors.run_state import runs_of
+from adapterdistill.actors.publishing import open_registry
+from adapterdistill.actors.records import Bundled
+from adapterdistill.actors.run_state import runs_of
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.config import OnboardConfig

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from actors.records import (
+from adapterdistill.actors.records import (
     Bundled,
     Decided,
     Distilled,
@@ -27,7 +27,8 @@ from actors.records import (
     Validated,
     VariantMade,
 )
-from actors.stages import ONBOARDING, STAGES, stage_of
+from adapterdistill.actors.stages import ONBOARDING, STAGES, stage_of
+from adapterdistill.actors.tracking import Trackers
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.files import write_atomically
@@ -103,11 +104,13 @@ def write_report(config: OnboardConfig, report: OnboardReport) -> Path:
     return path
 
 
-def in_process(config: OnboardConfig, *, promote: bool = False) -> StageRunner:
+def in_process(
+    config: OnboardConfig, *, promote: bool = False, trackers: Trackers = ()
+) -> StageRunner:
     """Run stages in this process, without Ray: for a laptop and for tests."""
-    from actors.data_owner import DataOwner
+    from adapterdistill.actors.data_owner import DataOwner
 
-    owner = DataOwner(config, promote=promote)
+    owner = DataOwner(config, promote=promote, trackers=trackers)
 
     def run(stage: str) -> StageResult:
         result = getattr(owner, stage)()
@@ -126,7 +129,7 @@ def on_cluster(
         ConfigError: the cluster asks for no token, and `insecure` is not set.
         PlacementError: the cluster has no such node.
     """
-    from actors.placement import start_data_owner, wait_for
+    from adapterdistill.actors.placement import start_data_owner, wait_for
 
     connect(insecure=insecure)
     owner: Any = start_data_owner(config, promote=promote)

@@ -6,8 +6,8 @@ from typing import Any
 
 import ray
 
-from actors.data_owner import DataOwner
-from actors.training.room import RESOURCE_SLIVER
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.training.room import RESOURCE_SLIVER
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import PlacementError
 from adapterdistill.sections import PlacementConfig

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from actors import preflight_checks as look
-from actors.estimate import Estimate, Listed, estimate
-from actors.preflight_checks import Found
-from actors.publishing import consent_of, privacy_of
+from adapterdistill.actors import preflight_checks as look
+from adapterdistill.actors.estimate import Estimate, Listed, estimate
+from adapterdistill.actors.preflight_checks import Found
+from adapterdistill.actors.publishing import consent_of, privacy_of
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset
@@ -152,8 +152,8 @@ def on_cluster(config: OnboardConfig, *, insecure: bool = False) -> Preflight:
         ConfigError: the cluster asks for no token, and `insecure` is not set.
         PlacementError: there is no cluster, or it has no such node.
     """
-    from actors.onboarding import connect
-    from actors.placement import on_owner_node
+    from adapterdistill.actors.onboarding import connect
+    from adapterdistill.actors.placement import on_owner_node
 
     connect(insecure=insecure)
     report = on_owner_node(preflight, config)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actors.estimate import Estimate, Listed
-from actors.publishing import consent_of
-from actors.training.stages import require_possible
+from adapterdistill.actors.estimate import Estimate, Listed
+from adapterdistill.actors.publishing import consent_of
+from adapterdistill.actors.training.stages import require_possible
 from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset

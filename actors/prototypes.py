@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from actors.privacy.secret import derive_secret
+from adapterdistill.actors.privacy.secret import derive_secret
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data.tasks import Task

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from actors.privacy.statement import membership_metrics, membership_stated
-from actors.training.stages import initialisation
+from adapterdistill.actors.privacy.statement import membership_metrics, membership_stated
+from adapterdistill.actors.training.stages import initialisation
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors, tensor_specs, unpack_adapter
 from adapterdistill.config import OnboardConfig

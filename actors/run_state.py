@@ -4,15 +4,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from actors.records import StageResult
-from actors.training.outcome import peak_rss_mb
+from adapterdistill.actors import tracking
+from adapterdistill.actors.records import StageResult
+from adapterdistill.actors.stages import stage_of
+from adapterdistill.actors.tracking import Trackers
+from adapterdistill.actors.training.outcome import peak_rss_mb
 from adapterdistill.config import OnboardConfig
 from adapterdistill.files import private_folder, remove_torn, write_atomically
 from adapterdistill.manifest import canonical_json, sha256_hex
@@ -32,14 +35,17 @@ class RunState:
     folder: Path
     lock: FileLock
     """Held by whoever works on the run, in any process; it ends with the process."""
+    trackers: Trackers = ()
 
     @classmethod
-    def open(cls, config: OnboardConfig, data_sha256: str) -> "RunState":
+    def open(cls, config: OnboardConfig, data_sha256: str, trackers: Trackers = ()) -> "RunState":
+        """Open the run; `trackers` get its numbers beside those that the settings name."""
         work = canonical_json([_FORMAT, config.tenant, config.digest(), data_sha256])
         private_folder(Path(config.workspace))
         folder = _runs(config) / sha256_hex(work)[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        return cls.at(folder)
+        named = tracking.trackers_of(config.tracking, config.tenant, folder.name)
+        return replace(cls.at(folder), trackers=(*named, *trackers))
 
     @classmethod
     def at(cls, folder: Path) -> "RunState":
@@ -96,11 +102,14 @@ class RunState:
             if kept is not None and still_true(kept):
                 return kept
             started = time.perf_counter() if started is None else started
+            before = tracking.end_of(self.folder)
             result = work()
             seconds = round(time.perf_counter() - started, 3)
-            return self.keep(
-                result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
-            )
+            result = result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
+            whole = [(None, tracking.of_record(result))]
+            tracking.append(self.folder, stage_of(kind).name, whole)
+            tracking.follow(self.folder, before, self.trackers)
+            return self.keep(result)
 
     def path_of(self, kind: type[StageResult]) -> Path:
         """The file that keeps the result of a stage."""

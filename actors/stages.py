@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from actors.records import (
+from adapterdistill.actors.records import (
     Bundled,
     Decided,
     Distilled,

@@ -25,11 +25,11 @@ _PATIENCE_S = 60.0
 """Longest time for which the dashboard may not answer while a job runs."""
 _TRAVELS = {
     "adapterdistill": (".py", ".pyi", ".typed"),
-    "actors": (".py", ".html"),
-    "serve": (".py",),
+    "adapterdistill/actors": (".py", ".html"),
+    "adapterdistill/serve": (".py",),
     "cluster": (".sh", ".toml"),
 }
-"""Top folders, and the endings of their files that travel."""
+"""Folders, and the endings of their files that travel. In a checkout two of them are links."""
 _SAMPLES = (
     *("ashgrove-housing", "brookfield-library", "larkhill-vets", "pedal-and-spoke"),
     *("ridgewater-electric", "valtara-rail"),

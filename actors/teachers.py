@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from actors.publishing import UNTRAINED
+from adapterdistill.actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import load_proven
 from adapterdistill.config import OnboardConfig

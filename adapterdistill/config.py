@@ -31,6 +31,7 @@ from adapterdistill.sections import (
     ReleaseConfig,
     Section,
     TeacherConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 
@@ -62,6 +63,7 @@ class OnboardConfig(Section):
     release: ReleaseConfig = ReleaseConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     placement: PlacementConfig = PlacementConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.onboarding import OnboardReport, in_process, write_report
-from actors.onboarding import onboard as run_stages
+from adapterdistill.actors.onboarding import OnboardReport, in_process, write_report
+from adapterdistill.actors.onboarding import onboard as run_stages
+from adapterdistill.actors.tracking import Tracker
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bundle import read_bundle
@@ -27,9 +28,9 @@ from adapterdistill.config import OnboardConfig, load_toml, parse_config
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.release import locate
-from serve.engine.banks import Banks
-from serve.engine.faq_index import rank
-from serve.engine.loading import Loaded, Loader
+from adapterdistill.serve.engine.banks import Banks
+from adapterdistill.serve.engine.faq_index import rank
+from adapterdistill.serve.engine.loading import Loaded, Loader
 
 
 class Model:
@@ -126,12 +127,15 @@ def onboard(
     config: OnboardConfig | Mapping[str, Any] | str | Path,
     *,
     on_stage: Callable[[str], None] = lambda line: None,
+    callbacks: Sequence[Tracker] = (),
 ) -> OnboardReport:
     """Take a tenant from its private data to a live bundle, in this process.
 
     Args:
         config: the run's TOML file, or what it would hold. Its report is written beside the runs.
         on_stage: called with a line for people when a stage ends.
+        callbacks: each called with the numbers of every gradient step and of every stage, when
+            the stage ends (`actors.tracking.Numbers`).
 
     Raises:
         AdapterDistillError: the run stopped; run again, it goes on where it stopped.
@@ -140,7 +144,7 @@ def onboard(
         config = parse_config(dict(config), source="config")
     elif not isinstance(config, OnboardConfig):
         config = load_toml(Path(config))
-    report = run_stages(config, in_process(config), emit=on_stage)
+    report = run_stages(config, in_process(config, trackers=tuple(callbacks)), emit=on_stage)
     write_report(config, report)
     return report
 

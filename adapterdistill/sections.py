@@ -34,6 +34,9 @@ def _local_path(text: str) -> str:
 
 
 LocalPath = Annotated[str, AfterValidator(_local_path)]
+LocalPathOrUri = Annotated[
+    str, AfterValidator(lambda text: text if _SCHEME.match(text) else _local_path(text))
+]
 
 
 class Section(BaseModel):
@@ -191,6 +194,15 @@ class PrivacyConfig(Section):
     for one labelled query: a mixture of the teachers (`distill.private.mixing`)."""
     delta: float = Field(default=1e-5, gt=0, lt=0.01)
     """Delta of that guarantee; well below one over the number of queries."""
+
+
+class TrackingConfig(Section):
+    """Places that get the run's numbers beside `tracking.jsonl` in its folder. Never a text."""
+
+    tensorboard: LocalPath | None = None
+    """Folder of TensorBoard's event files."""
+    mlflow: LocalPathOrUri | None = None
+    """Folder of MLflow's database, or the URI of its tracking server."""
 
 
 class PlacementConfig(Section):

@@ -23,10 +23,10 @@ from adapterdistill import ray_private
 from adapterdistill.errors import ServingError
 from adapterdistill.open_cluster import refuse_open_cluster
 from adapterdistill.registry.server.server import is_loopback
+from adapterdistill.serve.grpc import rpc_proxy
+from adapterdistill.serve.replica import Replica, collect_garbage_seldom
+from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.grpc import rpc_proxy
-from serve.replica import Replica, collect_garbage_seldom
-from serve.settings import ServeSettings
 
 APP_NAME = "adapterdistill"
 REQUEST_TIMEOUT_S = 30.0

@@ -7,7 +7,7 @@ program to start can be chosen. So that program is a script, which replaces the 
 a private folder and then becomes HAProxy. If it does not find the ports, it starts nothing.
 
 This module needs no Ray, which reads these settings when it is imported. Scripts that start Ray's
-nodes take them from `python -m serve.haproxy`, as lines for a shell.
+nodes take them from `python -m adapterdistill.serve.haproxy`, as lines for a shell.
 """
 
 import os

@@ -21,7 +21,7 @@ import psutil
 
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.files import write_secret
-from serve.haproxy import LOOPBACK, closed_haproxy, find_haproxy
+from adapterdistill.serve.haproxy import LOOPBACK, closed_haproxy, find_haproxy
 
 _OBJECT_STORE_BYTES = 100_000_000
 """Nothing big passes through it; Ray's default is 30% of the memory."""

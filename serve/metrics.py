@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve.engine.drift import Drift, DriftOfTenants
-from serve.engine.engine import Engine, Refresh, SearchItem
-from serve.engine.load_queue import PagingCounts
-from serve.queue.request_context import RequestContext
-from serve.queue.shadow import ShadowTotals
+from adapterdistill.serve.engine.drift import Drift, DriftOfTenants
+from adapterdistill.serve.engine.engine import Engine, Refresh, SearchItem
+from adapterdistill.serve.engine.load_queue import PagingCounts
+from adapterdistill.serve.queue.request_context import RequestContext
+from adapterdistill.serve.queue.shadow import ShadowTotals
 
 Answers = TypeVar("Answers")
 

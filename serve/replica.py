@@ -20,21 +20,21 @@ from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.files import keep_private
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.client.renewal import LOOK_EVERY_S, keep_renewed
-from serve.engine.engine import Engine, Refresh
-from serve.engine.proofs import PROVE_EVERY_S
-from serve.engine.withdrawals import WithdrawalFollower
-from serve.grpc.rpc import Rpc
-from serve.http.api import build_api
-from serve.http.middleware import write_request_log
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.keeping import Keeper
-from serve.queue.searching import Searcher
-from serve.settings import ServeSettings
-from serve.tokens import Tokens
+from adapterdistill.serve.engine.engine import Engine, Refresh
+from adapterdistill.serve.engine.proofs import PROVE_EVERY_S
+from adapterdistill.serve.engine.withdrawals import WithdrawalFollower
+from adapterdistill.serve.grpc.rpc import Rpc
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.middleware import write_request_log
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.keeping import Keeper
+from adapterdistill.serve.queue.searching import Searcher
+from adapterdistill.serve.settings import ServeSettings
+from adapterdistill.serve.tokens import Tokens
 
 if TYPE_CHECKING:  # it needs an extra
-    from serve.tracing import Tracing
+    from adapterdistill.serve.tracing import Tracing
 
 _log = logging.getLogger("ray.serve")
 
@@ -74,6 +74,7 @@ class Replica:
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
         self._log_requests = settings.log_requests
         self._feedback_store = settings.store if settings.feedback else None
+        self._embeddings = settings.embeddings
         self._batcher = Batcher(
             self._metrics.timed(self._engine, self._engine.search),
             settings.queue_limits,
@@ -126,6 +127,7 @@ class Replica:
             log_requests=self._log_requests,
             tracing=self._tracing,
             feedback_store=self._feedback_store,
+            embeddings=self._embeddings,
         )
 
     def check_health(self) -> None:
@@ -235,6 +237,6 @@ def _log_refused(changed: Refresh) -> None:
 
 
 def _tracing() -> "Tracing":
-    from serve.tracing import Tracing
+    from adapterdistill.serve.tracing import Tracing
 
     return Tracing.from_environment()

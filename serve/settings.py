@@ -17,7 +17,7 @@ from pydantic import (
 
 from adapterdistill.errors import ConfigError, listed
 from adapterdistill.files import private_folder
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 
 
 class ServeSettings(BaseModel):
@@ -106,6 +106,11 @@ class ServeSettings(BaseModel):
         default=False,
         description="Keep the questions that are turned away or answered uncertainly, each beside "
         "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+    )
+    embeddings: bool = Field(
+        default=False,
+        description="Answer `POST /v1/embeddings`, in the form of OpenAI's API, with an operator's "
+        "token: vectors of texts through a tenant's adapter.",
     )
     log_requests: bool = Field(
         default=True,

@@ -22,7 +22,7 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapterdistill.extras import require
-from serve.queue.request_context import RequestContext, Stages, context_of
+from adapterdistill.serve.queue.request_context import RequestContext, Stages, context_of
 
 LOADING_S = 0.001
 """A shorter hold found its tenant in memory, which takes microseconds."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from actors.data_owner import DataOwner
-from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig, parse_config

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from serve.engine.engine import Engine
-from serve.engine.items import SearchItem
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
-from serve.queue.searching import Searcher
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchItem
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.queue.searching import Searcher
 
 
 @dataclass

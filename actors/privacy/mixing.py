@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.privacy.secret import derive_secret
-from actors.publishing import UNTRAINED, UNTRAINED_PRIVACY, describe
-from actors.records import Fetched
-from actors.training.stages import public_initialisation, untrained
+from adapterdistill.actors.privacy.secret import derive_secret
+from adapterdistill.actors.publishing import UNTRAINED, UNTRAINED_PRIVACY, describe
+from adapterdistill.actors.records import Fetched
+from adapterdistill.actors.training.stages import public_initialisation, untrained
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig

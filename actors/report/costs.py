@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from actors.report.findings import Query
+from adapterdistill.actors.report.findings import Query
 from adapterdistill.confidence import Calibration
 from adapterdistill.evaluation.calibration import upper_bound
 from adapterdistill.evaluation.threshold import error_threshold

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from actors.records import Bundled, Decided, Evaluated, Fetched, Published, Validated
-from actors.report.runs import Run
-from actors.report.words import NAMES
+from adapterdistill.actors.records import Bundled, Decided, Evaluated, Fetched, Published, Validated
+from adapterdistill.actors.report.runs import Run
+from adapterdistill.actors.report.words import NAMES
 from adapterdistill.evaluation.report import Figures
 from adapterdistill.manifest import VersionRef
 

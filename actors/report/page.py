@@ -14,13 +14,20 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from pydantic import BaseModel
 
-from actors.records import Bundled, Distilled, Evaluated, Fetched, Validated, VariantMade
-from actors.report.costs import bins, choices, curve, wilson
-from actors.report.differences import difference, short
-from actors.report.findings import Findings, Pair, Query
-from actors.report.plots import Measured, dots, reliability, thresholds
-from actors.report.runs import Run
-from actors.report.words import NAMES, QUESTIONS_ALONE, verdict
+from adapterdistill.actors.records import (
+    Bundled,
+    Distilled,
+    Evaluated,
+    Fetched,
+    Validated,
+    VariantMade,
+)
+from adapterdistill.actors.report.costs import bins, choices, curve, wilson
+from adapterdistill.actors.report.differences import difference, short
+from adapterdistill.actors.report.findings import Findings, Pair, Query
+from adapterdistill.actors.report.plots import Measured, dots, reliability, thresholds
+from adapterdistill.actors.report.runs import Run
+from adapterdistill.actors.report.words import NAMES, QUESTIONS_ALONE, verdict
 from adapterdistill.manifest import Metric
 
 MOST_SHOWN = 100

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from actors.report.costs import Bin, Cost, Interval
+from adapterdistill.actors.report.costs import Bin, Cost, Interval
 
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 14, 14, 40

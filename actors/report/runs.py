@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from actors.records import Bundled, Evaluated, StageResult
-from actors.report.findings import FINDINGS_FILE, Findings
-from actors.run_state import RunState, runs_in
-from actors.stages import ONBOARDING
+from adapterdistill.actors.records import Bundled, Evaluated, StageResult
+from adapterdistill.actors.report.findings import FINDINGS_FILE, Findings
+from adapterdistill.actors.run_state import RunState, runs_in
+from adapterdistill.actors.stages import ONBOARDING
 from adapterdistill.errors import ConfigError
 
 R = TypeVar("R", bound=StageResult)

@@ -2,9 +2,9 @@
 
 import re
 
-from actors.records import Bundled, Decided, Published, VariantMade
-from actors.report.runs import Run
-from actors.stages import ONBOARDING
+from adapterdistill.actors.records import Bundled, Decided, Published, VariantMade
+from adapterdistill.actors.report.runs import Run
+from adapterdistill.actors.stages import ONBOARDING
 from adapterdistill.evaluation.report import Choice
 
 NAMES: dict[Choice, str] = {

@@ -4,10 +4,16 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from actors.report.findings import FINDINGS_FILE, Findings
-from actors.report.page import render
-from actors.report.runs import JSON_FILE, PAGE_FILE, read_run, read_runs, version_before
-from actors.run_state import RunState
+from adapterdistill.actors.report.findings import FINDINGS_FILE, Findings
+from adapterdistill.actors.report.page import render
+from adapterdistill.actors.report.runs import (
+    JSON_FILE,
+    PAGE_FILE,
+    read_run,
+    read_runs,
+    version_before,
+)
+from adapterdistill.actors.run_state import RunState
 from adapterdistill.errors import NotServedError
 from adapterdistill.files import write_secret
 

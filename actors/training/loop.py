@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from actors.training.outcome import TrainingOutcome, write_payloads
-from actors.training.workers import TrainWorkers, train_on_workers
+from adapterdistill.actors import tracking
+from adapterdistill.actors.training.outcome import TrainingOutcome, write_payloads
+from adapterdistill.actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.objective import Progress
@@ -26,10 +27,18 @@ def train_stage(
 ) -> TrainingOutcome:
     """Train as the run's settings say, in place or on workers.
 
-    `adapter` receives the payload, and the folds' go beside it (`fold_file`).
+    `adapter` receives the payload, and the folds' go beside it (`fold_file`), as do the losses and
+    the held-out scores (`actors.tracking`).
     """
-    t = config.training
-    if t.num_workers == 0:
+    outcome = _trained(name, spec, encoder, config, adapter=adapter)
+    tracking.append(adapter.parent, name, tracking.of_training(outcome.losses, outcome.scores))
+    return outcome
+
+
+def _trained(
+    name: str, spec: StageSpec, encoder: Encoder, config: OnboardConfig, *, adapter: Path
+) -> TrainingOutcome:
+    if config.training.num_workers == 0:
         return train_in_place(spec, encoder, adapter=adapter, progress=_printer(name))
     run_folder = adapter.parent / "ray_train"
     outcome = train_on_workers(

@@ -18,6 +18,8 @@ class TrainingOutcome(Record):
     steps: int
     held_out_score: float | None
     losses: tuple[float, ...]
+    scores: tuple[tuple[int, float], ...] = ()
+    """Held-out scores, each with its step."""
     weights: tuple[float, ...]
     leave_one_out: tuple[float, ...]
     """Values of `Teaching`; empty without teachers."""
@@ -34,6 +36,7 @@ class TrainingOutcome(Record):
             steps=result.steps,
             held_out_score=result.best_score,
             losses=tuple(result.losses),
+            scores=tuple(result.scores),
             weights=() if teaching is None else teaching.weights,
             leave_one_out=() if teaching is None else teaching.leave_one_out,
             tasks={name: dict(scores) for name, scores in trained.tasks.items()},

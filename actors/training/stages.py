@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.prototypes import require_shareable
-from actors.records import Distilled, Extracted
-from actors.training.loop import train_stage
-from actors.training.outcome import TrainingOutcome
+from adapterdistill.actors.prototypes import require_shareable
+from adapterdistill.actors.records import Distilled, Extracted
+from adapterdistill.actors.training.loop import train_stage
+from adapterdistill.actors.training.outcome import TrainingOutcome
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.training.outcome import TrainingOutcome, write_payloads
-from actors.training.room import (
+from adapterdistill import ray_private
+from adapterdistill.actors.training.outcome import TrainingOutcome, write_payloads
+from adapterdistill.actors.training.room import (
     cluster_nodes,
     room,
     wait_for_room,
     what_lacks,
     worker_resources,
 )
-from adapterdistill import ray_private
 from adapterdistill.backbone import load_configured
 from adapterdistill.distill.stage import StageSpec, run_stage
 from adapterdistill.distill.training import Workers

@@ -160,7 +160,7 @@ def _listening(
     """Where to listen. Raises ConfigError: there it would not be safe, or not possible."""
     from adapterdistill.console.listening import Listening
     from adapterdistill.registry.server.server import is_loopback
-    from serve.local_ray import check_port
+    from adapterdistill.serve.local_ray import check_port
 
     listening = Listening(without_brackets(host), port, certificate, key, client_ca)
     listening.check(is_loopback=is_loopback(listening.host))

@@ -14,10 +14,10 @@ from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError, error_classes
 
 if TYPE_CHECKING:  # they import torch, which `--help` does without
-    from actors.estimate import Estimate
-    from actors.onboarding import OnboardReport
-    from actors.preflight import Preflight
-    from actors.records import Distilled
+    from adapterdistill.actors.estimate import Estimate
+    from adapterdistill.actors.onboarding import OnboardReport
+    from adapterdistill.actors.preflight import Preflight
+    from adapterdistill.actors.records import Distilled
     from adapterdistill.config import OnboardConfig
 
 
@@ -44,8 +44,8 @@ def onboard(
     `adapterdistill submit` sends it to a Ray cluster. A stage that an earlier submission finished
     is not repeated.
     """
-    from actors import onboarding
-    from actors.submission import require_outside
+    from adapterdistill.actors import onboarding
+    from adapterdistill.actors.submission import require_outside
     from adapterdistill.config import load_toml
 
     settings = load_toml(config)
@@ -84,7 +84,7 @@ def onboard(
 
 def _look_ahead(settings: "OnboardConfig", *, local: bool, insecure: bool, as_json: bool) -> None:
     """Print what a dry run found, and raise the first error in it."""
-    from actors import preflight
+    from adapterdistill.actors import preflight
 
     found = (
         preflight.preflight(settings)
@@ -161,7 +161,7 @@ def _estimate(estimate: "Estimate") -> Table:
 
 def _disclosed(found: "Preflight") -> Table:
     """Show what leaves the owner, what comes in, and who will see it."""
-    from actors.preflight_checks import mebibytes
+    from adapterdistill.actors.preflight_checks import mebibytes
 
     shown = table("what", "value", show_header=False)
     estimate = found.estimate

@@ -81,7 +81,7 @@ def query(
 def _token_in(path: Path) -> str:
     """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
-    from serve.tokens import PREFIX
+    from adapterdistill.serve.tokens import PREFIX
 
     token = read_secret(path).decode("ascii", "replace").strip()
     if not token.startswith(PREFIX) or len(token.split()) != 1:

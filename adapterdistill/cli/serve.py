@@ -112,9 +112,9 @@ def serve(
     """
     from adapterdistill.registry.server.server import is_loopback
     from adapterdistill.release import tenants_in
-    from serve import local_ray
-    from serve.settings import ServeSettings
-    from serve.tokens import read_tokens
+    from adapterdistill.serve import local_ray
+    from adapterdistill.serve.settings import ServeSettings
+    from adapterdistill.serve.tokens import read_tokens
 
     host = without_brackets(host)
     if tokens is not None:
@@ -188,7 +188,7 @@ def _encoder(name: str) -> str:
 
 
 def _deploy(settings: dict[str, Any], *, grpc_port: int | None, **listening: Any) -> None:
-    from serve.app import deploy
+    from adapterdistill.serve.app import deploy
 
     with Console(stderr=True).status("starting Ray Serve ..."):
         address = deploy(settings, grpc_port=grpc_port, **listening)

@@ -44,7 +44,7 @@ def submit(
     Prints the `ray job submit` line that does the same. A folder of the run that is below the
     code's is refused.
     """
-    from actors import submission
+    from adapterdistill.actors import submission
     from adapterdistill.config import load_toml
 
     submission.require_outside(load_toml(config))

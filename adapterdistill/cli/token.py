@@ -12,7 +12,7 @@ from adapterdistill.cli.tables import table
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_secret
 from adapterdistill.manifest import is_name
-from serve.tokens import Token, new_token, read_tokens, revoke
+from adapterdistill.serve.tokens import Token, new_token, read_tokens, revoke
 
 app = typer.Typer(
     help="Make and revoke tokens for the search endpoint. A running deployment follows each "

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from actors.report.page import render
-from actors.report.runs import find_run, read_runs, version_before
+from adapterdistill.actors.report.page import render
+from adapterdistill.actors.report.runs import find_run, read_runs, version_before
 from adapterdistill.console.pages import HTMX, Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
 from adapterdistill.console.training import plots_of

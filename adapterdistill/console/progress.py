@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from actors.records import Bundled, Evaluated, StageResult
-from actors.report.runs import Run
-from actors.report.words import NAMES, verdict
-from actors.run_state import RunState, runs_in
-from actors.stages import ONBOARDING
+from adapterdistill.actors.records import Bundled, Evaluated, StageResult
+from adapterdistill.actors.report.runs import Run
+from adapterdistill.actors.report.words import NAMES, verdict
+from adapterdistill.actors.run_state import RunState, runs_in
+from adapterdistill.actors.stages import ONBOARDING
 from adapterdistill.console.training import size_of
 from adapterdistill.manifest import is_name
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from actors.onboarding import OnboardReport
+from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.backbone import Encoder
 from adapterdistill.data.importing import import_samples
 from adapterdistill.demo.canaries import Canaries

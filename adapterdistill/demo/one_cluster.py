@@ -12,14 +12,14 @@ from typing import Any, Self
 
 import psutil
 
-from actors.cluster import (
+from adapterdistill.actors.cluster import (
     OwnCluster,
     cluster_processes,
     free_port,
     start_own_cluster,
     stop_own_cluster,
 )
-from actors.onboarding import OnboardReport
+from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.importing import import_samples
 from adapterdistill.demo.parties import HOME_VARIABLE, submit_onboarding
@@ -137,7 +137,7 @@ class Demo:
 
         import ray
 
-        from actors.teacher_registry import start_teacher_registry
+        from adapterdistill.actors.teacher_registry import start_teacher_registry
 
         assert self._cluster is not None
         ray.init(address=self._cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -163,7 +163,7 @@ class Demo:
         return OnboardReport.model_validate_json(report.read_bytes())
 
     def _serve(self) -> str:
-        from serve.app import deploy
+        from adapterdistill.serve.app import deploy
 
         settings = {"store": str(self.home / "serving"), "encoder": self._encoder, "num_cpus": 0.5}
         return deploy(settings, port=free_port())

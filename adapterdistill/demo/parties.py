@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
-from actors.onboarding import OnboardReport
+from adapterdistill.actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
+from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.errors import (
     AdapterDistillError,
     TrainingError,

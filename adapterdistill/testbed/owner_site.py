@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
-from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.actors.cluster import OwnCluster, start_own_cluster, stop_own_cluster
+from adapterdistill.actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.backbone import load_encoder
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data.importing import import_samples

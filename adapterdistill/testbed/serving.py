@@ -15,7 +15,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.cluster import OwnCluster, free_port
+from adapterdistill.actors.cluster import OwnCluster, free_port
 from adapterdistill.errors import ServingError
 
 _PROVEN_WITHIN_S = 300.0

@@ -30,7 +30,7 @@ require_private() {
 
 # Serve answers twice as many requests behind HAProxy. Ray reads this when it starts. By default, Ray
 # would show HAProxy's statistics on all interfaces: here they are on sockets in this user's folder.
-haproxy_settings="$(python -m serve.haproxy)" || fail "needs a \`python\` that has the package adapterdistill"
+haproxy_settings="$(python -m adapterdistill.serve.haproxy)" || fail "needs a \`python\` that has the package adapterdistill"
 eval "$haproxy_settings"
 
 require_token() {

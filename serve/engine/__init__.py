@@ -1,3 +1,3 @@
 """The engine: encoders, every tenant's adapter and FAQ index, mixed tenants in one batch."""
 
-from serve.engine.engine import Engine as Engine
+from adapterdistill.serve.engine.engine import Engine as Engine

@@ -18,7 +18,7 @@ from adapterdistill.errors import (
     listed,
 )
 from adapterdistill.manifest import EncoderRef
-from serve.engine.adapter_bank import MAX_MIB, AdapterBank
+from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank
 
 ENCODER_MIB = 2048.0
 """Room for four encoders of the size of multilingual-e5-small in float32, or for twenty MiniLMs."""

@@ -24,20 +24,20 @@ from torch import Tensor
 from adapterdistill.backbone import Embedder, Encoder, pack
 from adapterdistill.distill.method import Variant
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
-from serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
-from serve.engine.banks import ENCODER_MIB, Banks
-from serve.engine.faq_index import Ranking, rank
-from serve.engine.items import RankedFaq
-from serve.engine.items import SearchAnswer as SearchAnswer
-from serve.engine.items import SearchItem as SearchItem
-from serve.engine.items import SearchOutcome as SearchOutcome
-from serve.engine.live import Alias, Snapshot, key_of, tenant_of
-from serve.engine.live import LiveTenant as LiveTenant
-from serve.engine.live import NotLive as NotLive
-from serve.engine.load_queue import PagingCounts
-from serve.engine.loading import Loader
-from serve.engine.pointers import Pointers, read_wanted
-from serve.engine.residents import Residents
+from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
+from adapterdistill.serve.engine.banks import ENCODER_MIB, Banks
+from adapterdistill.serve.engine.faq_index import Ranking, rank
+from adapterdistill.serve.engine.items import RankedFaq
+from adapterdistill.serve.engine.items import SearchAnswer as SearchAnswer
+from adapterdistill.serve.engine.items import SearchItem as SearchItem
+from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
+from adapterdistill.serve.engine.live import Alias, Snapshot, key_of, tenant_of
+from adapterdistill.serve.engine.live import LiveTenant as LiveTenant
+from adapterdistill.serve.engine.live import NotLive as NotLive
+from adapterdistill.serve.engine.load_queue import PagingCounts
+from adapterdistill.serve.engine.loading import Loader
+from adapterdistill.serve.engine.pointers import Pointers, read_wanted
+from adapterdistill.serve.engine.residents import Residents
 
 WARM = 1024
 LOAD_TIMEOUT_S = 5.0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
+from adapterdistill.serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
 
 
 @dataclass(frozen=True)

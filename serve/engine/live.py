@@ -22,9 +22,9 @@ from adapterdistill.errors import (
 )
 from adapterdistill.manifest import Manifest, VariantKind
 from adapterdistill.release import Candidate
-from serve.engine.adapter_bank import AdapterBank, Slot
-from serve.engine.drift import Drift
-from serve.engine.faq_index import Index
+from adapterdistill.serve.engine.adapter_bank import AdapterBank, Slot
+from adapterdistill.serve.engine.drift import Drift
+from adapterdistill.serve.engine.faq_index import Index
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
 """Why a tenant is not answered; OverloadedError: it is live but not in memory."""

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from adapterdistill.errors import OverloadedError
-from serve.engine.live import LiveTenant
+from adapterdistill.serve.engine.live import LiveTenant
 
 MAX_WAIT_S = 3.0
 """Longest wait of a load; one that would wait longer is refused at once. It is well within a

@@ -16,12 +16,12 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import AdapterDistillError, ServingError
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
-from serve.engine.adapter_bank import AdapterBank
-from serve.engine.banks import Banks
-from serve.engine.faq_index import FaqIndex, Index
-from serve.engine.live import tenant_of
-from serve.engine.proofs import Proofs
-from serve.engine.scorer_index import ScorerIndex
+from adapterdistill.serve.engine.adapter_bank import AdapterBank
+from adapterdistill.serve.engine.banks import Banks
+from adapterdistill.serve.engine.faq_index import FaqIndex, Index
+from adapterdistill.serve.engine.live import tenant_of
+from adapterdistill.serve.engine.proofs import Proofs
+from adapterdistill.serve.engine.scorer_index import ScorerIndex
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from adapterdistill.errors import ServingError
 from adapterdistill.manifest import is_name
 from adapterdistill.release import Candidate, Release, read_release
-from serve.engine.live import Snapshot, key_of
+from adapterdistill.serve.engine.live import Snapshot, key_of
 
 _Stamp = tuple[int, int, int]
 

@@ -17,8 +17,8 @@ from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.checkpoint import prove_active, prove_briefly
 from adapterdistill.errors import EncoderMismatchError
 from adapterdistill.manifest import GoldenVectors
-from serve.engine.adapter_bank import Slot
-from serve.engine.live import Snapshot
+from adapterdistill.serve.engine.adapter_bank import Slot
+from adapterdistill.serve.engine.live import Snapshot
 
 PROVE_EVERY_S = 0.1
 """Pause between proofs. A whole proof takes 8 ms, so 1,000 tenants take two minutes, at less than a

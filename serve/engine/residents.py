@@ -29,13 +29,13 @@ from adapterdistill.errors import (
     UnknownTenantError,
 )
 from adapterdistill.release import Candidate
-from serve.engine.adapter_bank import AdapterBank
-from serve.engine.banks import Banks
-from serve.engine.drift import kept_drifts
-from serve.engine.live import LiveTenant, Snapshot, Withdrawal, tenant_of
-from serve.engine.load_queue import LoadQueue, PagingCounts
-from serve.engine.loading import Loaded, Loader
-from serve.engine.segmented_lru import SegmentedLru
+from adapterdistill.serve.engine.adapter_bank import AdapterBank
+from adapterdistill.serve.engine.banks import Banks
+from adapterdistill.serve.engine.drift import kept_drifts
+from adapterdistill.serve.engine.live import LiveTenant, Snapshot, Withdrawal, tenant_of
+from adapterdistill.serve.engine.load_queue import LoadQueue, PagingCounts
+from adapterdistill.serve.engine.loading import Loaded, Loader
+from adapterdistill.serve.engine.segmented_lru import SegmentedLru
 
 ROOM_TIMEOUT_S = 10.0
 """Longest time that a load waits for a slot while requests hold all of them."""

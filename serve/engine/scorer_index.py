@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adapterdistill.evaluation.characters import CharacterView
 from adapterdistill.evaluation.scorer import Scorer, evidence_weights, ranking_weights
-from serve.engine.faq_index import VIEWS, distinct_rows
+from adapterdistill.serve.engine.faq_index import VIEWS, distinct_rows
 
 _NO_SENTENCE = -1.0
 """Score by its answer of an FAQ that has none."""

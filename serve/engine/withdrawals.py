@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.client.watch import Event
-from serve.engine.engine import Engine
+from adapterdistill.serve.engine.engine import Engine
 
 _RETRY_S = 5.0
 _log = logging.getLogger("ray.serve")

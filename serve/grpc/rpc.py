@@ -18,21 +18,27 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapterdistill.errors import AdapterDistillError, InvalidRequestError, UnauthenticatedError
 from adapterdistill.registry.status import to_status
+from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
+from adapterdistill.serve.engine.live import Alias
+from adapterdistill.serve.http import middleware
+from adapterdistill.serve.http.fault_words import field_of, sentence
+from adapterdistill.serve.http.middleware import bearer_token
+from adapterdistill.serve.http.schema import (
+    MAX_QUERIES,
+    MAX_QUERY_CHARS,
+    SearchRequest,
+    TenantName,
+    TenantStatus,
+)
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.request_context import RequestContext, Stages
+from adapterdistill.serve.queue.searching import Searcher
+from adapterdistill.serve.tokens import Tokens
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
-from serve.engine.live import Alias
-from serve.http import middleware
-from serve.http.fault_words import field_of, sentence
-from serve.http.middleware import bearer_token
-from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, SearchRequest, TenantName, TenantStatus
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.request_context import RequestContext, Stages
-from serve.queue.searching import Searcher
-from serve.tokens import Tokens
 
 if TYPE_CHECKING:  # it needs an extra
-    from serve.tracing import Tracing
+    from adapterdistill.serve.tracing import Tracing
 
 MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
 """Limit of a request; the longest valid one has fewer bytes in UTF-8."""

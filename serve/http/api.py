@@ -20,7 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from adapterdistill.errors import (
@@ -32,18 +32,19 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from serve.engine.engine import LOAD_TIMEOUT_S, Engine
-from serve.http import docs, openapi
-from serve.http.fault_words import sentence
-from serve.http.feedback import FeedbackRequest
-from serve.http.middleware import (
+from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
+from adapterdistill.serve.http import docs, openapi
+from adapterdistill.serve.http.embeddings import EmbeddingsRequest, add_embeddings
+from adapterdistill.serve.http.fault_words import sentence
+from adapterdistill.serve.http.feedback import FeedbackRequest
+from adapterdistill.serve.http.middleware import (
     BodyLimit,
     Guard,
     HeadAsGet,
     RequestMiddleware,
     error_response,
 )
-from serve.http.schema import (
+from adapterdistill.serve.http.schema import (
     Encoders,
     Health,
     SearchRequest,
@@ -52,14 +53,14 @@ from serve.http.schema import (
     TenantStatus,
     json_of,
 )
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.request_context import context_of
-from serve.queue.searching import Searcher
-from serve.tokens import Tokens
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.request_context import context_of
+from adapterdistill.serve.queue.searching import Searcher
+from adapterdistill.serve.tokens import Tokens
 
 if TYPE_CHECKING:  # it needs an extra
-    from serve.tracing import Tracing
+    from adapterdistill.serve.tracing import Tracing
 
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
@@ -70,6 +71,11 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+_BODIES: dict[str, type[BaseModel]] = {
+    "feedback": FeedbackRequest,
+    "embeddings": EmbeddingsRequest,
+}
+"""Bodies by the last part of the path; all others are searches."""
 TenantInPath = Annotated[
     TenantName,
     Path(description="Name of the tenant.", openapi_examples={"acme": {"value": "acme"}}),
@@ -87,11 +93,13 @@ def build_api(
     log_requests: bool = False,
     tracing: "Tracing | None" = None,
     feedback_store: FilePath | None = None,
+    embeddings: bool = False,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
     Without `tokens` everyone who reaches the app may ask for every tenant. Without a
-    `feedback_store`, the folder of bundles, no feedback is taken.
+    `feedback_store`, the folder of bundles, no feedback is taken. `embeddings` adds
+    `POST /v1/embeddings`, for operators.
     """
     metrics = metrics or Metrics()
     searcher = searcher or Searcher(engine, batcher)
@@ -221,6 +229,9 @@ def build_api(
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
         )
 
+    if embeddings:
+        add_embeddings(api, engine, guarded=guarded)
+
     @api.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
@@ -253,7 +264,8 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    body = FeedbackRequest if request.url.path.endswith("/feedback") else SearchRequest
+    last = request.url.path.rpartition("/")[2]
+    body = _BODIES.get(last, SearchRequest)
     faults = sorted({sentence(fault, body.model_fields) for fault in error.errors()})
     return _error(request, _INVALID, "INVALID_REQUEST", "; ".join(faults[:8]))
 

@@ -6,7 +6,7 @@ No sentence repeats a value, a key that the caller invented, or a library's own 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
+from adapterdistill.serve.http.schema import MAX_QUERIES, MAX_QUERY_CHARS, MAX_TOP_K
 
 MUST_BE = {
     "tenant": "a name of 1 to 63 lower-case letters, digits, '.', '_' and '-', with a letter or a "
@@ -18,6 +18,9 @@ MUST_BE = {
     "explain": "true or false",
     "verdict": "right, wrong or out_of_scope",
     "faq_id": "text",
+    "model": "a tenant's name",
+    "input": f"a text of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES}",
+    "encoding_format": "float or base64",
     "the body": "a JSON object",
 }
 """What each field of a request must be."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapterdistill.feedback import opened
-from serve.http.schema import QueryText
+from adapterdistill.serve.http.schema import QueryText
 
 
 class FeedbackRequest(BaseModel):

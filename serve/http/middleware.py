@@ -19,10 +19,10 @@ from http import HTTPStatus
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.http.schema import ErrorBody
-from serve.metrics import Metrics
-from serve.queue.request_context import RequestContext, context_of
-from serve.tokens import Tokens
+from adapterdistill.serve.http.schema import ErrorBody
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.request_context import RequestContext, context_of
+from adapterdistill.serve.tokens import Tokens
 
 _REQUEST_ID = b"x-request-id"  # Serve gives an id to each request without one, and echoes it
 # Any other id is replaced and not logged: a caller's text may be private.

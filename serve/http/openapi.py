@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
-from serve.http.fault_words import MUST_BE
-from serve.http.schema import ErrorBody
+from adapterdistill.serve.http.fault_words import MUST_BE
+from adapterdistill.serve.http.schema import ErrorBody
 
 TAGS: list[dict[str, Any]] = [
     {"name": "search", "description": "Questions to a tenant's FAQs."},

@@ -18,10 +18,10 @@ from pydantic_core import PydanticCustomError, to_json
 from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
 from adapterdistill.release import Mode
-from serve.engine.engine import Engine
-from serve.engine.items import SearchAnswer
-from serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
-from serve.queue.shadow import Comparison
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchAnswer
+from adapterdistill.serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
+from adapterdistill.serve.queue.shadow import Comparison
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64
@@ -61,14 +61,14 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
+        # Not `oneOf`, of which generators of clients make two classes without the other fields.
         json_schema_extra={
-            "oneOf": [
-                {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
-                for one, kind, other in (
-                    ("query", "string", "queries"),
-                    ("queries", "array", "query"),
-                )
-            ]
+            "if": {"required": ["query"], "properties": {"query": {"type": "string"}}},
+            "then": {"properties": {"queries": {"type": "null"}}},
+            "else": {
+                "required": ["queries"],
+                "properties": {"queries": {"type": "array", "items": {"type": "string"}}},
+            },
         },
     )
 

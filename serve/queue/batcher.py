@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
-from serve.engine.items import SearchItem, SearchOutcome
-from serve.queue.fair_queue import FairQueue, QueueLimits, Request
-from serve.queue.request_context import Stages
+from adapterdistill.serve.engine.items import SearchItem, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import FairQueue, QueueLimits, Request
+from adapterdistill.serve.queue.request_context import Stages
 
 _BYTES_PER_TOKEN = 4
 _FORGOTTEN_PER_BATCH = 0.1

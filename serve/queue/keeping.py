@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.feedback import UNCERTAIN, Asked, opened
-from serve.engine.items import SearchAnswer
+from adapterdistill.serve.engine.items import SearchAnswer
 
 MAX_WAITING = 10_000
 _WRITE_EVERY_S = 0.5

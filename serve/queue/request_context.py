@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from serve.engine.live import Alias
+from adapterdistill.serve.engine.live import Alias
 
 
 @dataclass(eq=False, slots=True)

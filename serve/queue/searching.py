@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 
 from adapterdistill.errors import AdapterDistillError, WithdrawnError
-from serve.engine.engine import Engine
-from serve.engine.items import SearchAnswer, SearchItem
-from serve.engine.live import Alias, LiveTenant
-from serve.queue.batcher import Batcher
-from serve.queue.keeping import Keeper
-from serve.queue.request_context import RequestContext
-from serve.queue.shadow import Shadow
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.keeping import Keeper
+from adapterdistill.serve.queue.request_context import RequestContext
+from adapterdistill.serve.queue.shadow import Shadow
 
 
 class Searcher:

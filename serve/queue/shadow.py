@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapterdistill.errors import AdapterDistillError
-from serve.engine.engine import LOAD_TIMEOUT_S, Engine
-from serve.engine.items import SearchAnswer, SearchItem
-from serve.engine.live import LiveTenant
-from serve.queue.batcher import Batcher
+from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
+from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import LiveTenant
+from adapterdistill.serve.queue.batcher import Batcher
 
 MAX_QUEUED = 8
 """Most waiting queries, about a batch; above it a comparison is skipped."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actors import preflight
-from actors.onboarding import on_cluster, onboard
-from actors.stages import STAGES
+from adapterdistill.actors import preflight
+from adapterdistill.actors.onboarding import on_cluster, onboard
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import DataError, PlacementError
 from adapterdistill.manifest import VersionRef

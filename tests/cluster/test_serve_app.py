@@ -11,14 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.drills.catalogue import DRILLS, ON_NAMED
 from adapterdistill.drills.drill import run_drill
 from adapterdistill.drills.endpoint import named as named_drill
 from adapterdistill.drills.named import load_named, on_named
+from adapterdistill.serve.tokens import new_token
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.tokens import new_token
 from tests.serving_rpc import Client, assert_equal_answers
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
 
@@ -43,7 +43,7 @@ class Served:
 def served(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from ray import serve as ray_serve
 
-    from serve.app import APP_NAME, deploy
+    from adapterdistill.serve.app import APP_NAME, deploy
 
     folder = save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
     store = tmp_path_factory.mktemp("bundles")

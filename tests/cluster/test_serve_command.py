@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import load_encoder
 from adapterdistill.cli.query import ask
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.registry.client.client import RegistryClient
 from tests.cluster.processes import kill_one, ray_processes
 from tests.unit.registry.samples import sample
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 def actor(ray_cluster: str, tmp_path: Path) -> Iterator[Any]:
     import ray
 
-    from actors.teacher_registry import start_teacher_registry
+    from adapterdistill.actors.teacher_registry import start_teacher_registry
 
     started = start_teacher_registry(
         tmp_path / "root", port=free_port(), address_file=tmp_path / "address"
@@ -32,7 +32,7 @@ def test_a_killed_registry_comes_back_with_all_that_was_published(
 ) -> None:
     import ray
 
-    from actors.teacher_registry import start_teacher_registry
+    from adapterdistill.actors.teacher_registry import start_teacher_registry
 
     address = ray.get(actor.address.remote())
     assert (tmp_path / "address").read_text().strip() == address

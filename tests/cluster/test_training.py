@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.training.loop import train_in_place, workers_of
-from actors.training.outcome import TrainingOutcome
-from actors.training.workers import TrainWorkers, _cause, train_on_workers, trainer
+from adapterdistill.actors.training.loop import train_in_place, workers_of
+from adapterdistill.actors.training.outcome import TrainingOutcome
+from adapterdistill.actors.training.workers import TrainWorkers, _cause, train_on_workers, trainer
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.config import OnboardConfig

@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         if isinstance(result.exception, AdapterDistillError):
             raise result.exception
         assert result.exit_code == 0, result.output
-        return result.output
+        return result.stdout
 
     return one
 

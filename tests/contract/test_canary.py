@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.onboarding import OnboardReport, write_report
+from adapterdistill.actors.onboarding import OnboardReport, write_report
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.demo.canaries import Needles

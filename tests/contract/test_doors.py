@@ -18,11 +18,11 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError
 from adapterdistill.registry.status import from_call
 from adapterdistill.registry.v1 import registry_pb2 as pb
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
-from serve.settings import ServeSettings
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.settings import ServeSettings
 from tests.contract.bad_input import FAQS, QUERIES, ROWS, Row
 from tests.contract.running_registry import Running
 from tests.serving_store import make_tenant, put_live

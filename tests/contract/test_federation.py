@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.onboarding import OnboardReport, write_report
+from adapterdistill.actors.onboarding import OnboardReport, write_report
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import load_toml
 from adapterdistill.demo.federation import TENANTS, Federation
@@ -45,7 +45,7 @@ def test_owners_onboard_in_turn_strangers_are_refused_and_no_text_leaves(
     tmp_path: Path, runs: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tiny encoder has random weights: it ranks by chance, which a run refuses to serve.
-    monkeypatch.setattr("actors.judging.LEAST_ROWS", 10**6)
+    monkeypatch.setattr("adapterdistill.actors.judging.LEAST_ROWS", 10**6)
 
     @contextmanager
     def here(owner: Owner) -> Iterator[Onboard]:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from actors.teacher_registry import TeacherRegistry
+from adapterdistill.actors.teacher_registry import TeacherRegistry
 from adapterdistill.errors import (
     ConfigError,
     NotPermittedError,

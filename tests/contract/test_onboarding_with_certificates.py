@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from actors.onboarding import OnboardReport
+from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.errors import NotPermittedError, UnauthenticatedError
 from adapterdistill.evaluation.choice import Choice, choose

@@ -10,10 +10,10 @@ import schemathesis
 from fastapi import FastAPI
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
 EXAMPLES = 60

@@ -34,13 +34,13 @@ from adapterdistill import cli
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.tokens import Tokens
+from adapterdistill.serve.tracing import Tracing
 from adapterdistill.testbed.registry import registry_process
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
-from serve.tokens import Tokens
-from serve.tracing import Tracing
 from tests.serving_store import make_tenant, put_live
 from tests.unit.registry.samples import sample
 
@@ -50,6 +50,7 @@ KEYS = {
     "registry/operator/tls.key",
     "registry/operator/signing.key",
     "registry/audit.key",
+    "registry/authority/audit.key",
     "keys/tls.key",
     "keys/signing.key",
 }

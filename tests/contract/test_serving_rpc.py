@@ -13,20 +13,20 @@ from typing import Any
 import grpc
 import pytest
 
-from actors.cluster import free_port
 from adapterdistill import errors
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import AdapterDistillError
 from adapterdistill.registry.status import code_of, from_call
 from adapterdistill.registry.trust import authority, pem
+from adapterdistill.serve.engine.engine import Engine, SearchItem
+from adapterdistill.serve.grpc.rpc import Rpc
+from adapterdistill.serve.grpc.rpc_proxy import add_search_service
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.tokens import Tokens, new_token
 from adapterdistill.serving.v1 import serving_pb2 as pb
 from adapterdistill.serving.v1.serving_pb2_grpc import SearchServiceStub
-from serve.engine.engine import Engine, SearchItem
-from serve.grpc.rpc import Rpc
-from serve.grpc.rpc_proxy import add_search_service
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
-from serve.tokens import Tokens, new_token
 from tests.serving_rpc import Client
 from tests.serving_store import MadeTenant, make_tenant, put_live
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster import free_port
-from serve import haproxy
+from adapterdistill.actors.cluster import free_port
+from adapterdistill.serve import haproxy
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "cluster/tls/haproxy.cfg").read_text("utf-8")

@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 
-from actors import teachers
+from adapterdistill.actors import teachers
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Drill, run_drill
 from adapterdistill.drills.history import run as history_run

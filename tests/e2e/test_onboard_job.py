@@ -13,7 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.cluster import OwnCluster, cluster_processes, start_own_cluster, stop_own_cluster
+from adapterdistill.actors.cluster import (
+    OwnCluster,
+    cluster_processes,
+    start_own_cluster,
+    stop_own_cluster,
+)
 from adapterdistill.config import OnboardConfig
 from adapterdistill.files import read_secret
 from adapterdistill.manifest import VersionRef

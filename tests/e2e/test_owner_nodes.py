@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster import (
+from adapterdistill.actors.cluster import (
     OwnCluster,
     cluster_processes,
     join_own_cluster,

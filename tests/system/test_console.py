@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import write_bundle
 from adapterdistill.feedback import Asked, opened

@@ -26,13 +26,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from actors.cluster import free_port
 from adapterdistill import __version__
+from adapterdistill.actors.cluster import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SITE = Path(sysconfig.get_path("purelib"))
 TENANT = "larkhill-vets"
+THEIRS = "theirs"
 RUN = f"""
 tenant = "{TENANT}"
 data = "data/{TENANT}"
@@ -108,9 +109,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        file = ROOT / name
+        if file.is_file() or file.is_symlink():  # adapterdistill/actors and serve are links
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
+            shutil.copyfile(file, source / name, follow_symlinks=False)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source))
     [made] = out.iterdir()
     return made
@@ -135,22 +137,30 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Make a folder with a short path, because Ray's sockets live below it."""
+    """Make a folder with a short path, because Ray's sockets live below it.
+
+    It is a user's: there are modules and packages of theirs, which only they may import.
+    """
     folder = Path(tempfile.mkdtemp(prefix="wheel-"))
+    for name in ("actors", "serve"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('{THEIRS}')\n")
+        (folder / THEIRS / name).mkdir(parents=True)
+        (folder / THEIRS / name / "__init__.py").write_text(f"raise ImportError('{THEIRS}')\n")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return clean | {"OMP_NUM_THREADS": "1"} | more
+    path = os.pathsep.join((str(home / THEIRS), str(home)))
+    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def run(command: Path, home: Path, *arguments: str) -> str:
     done = subprocess.run(
         [command, *arguments],
         cwd=home,
-        env=environment(),
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=280,
@@ -168,7 +178,7 @@ def running(
     said = home / f"{arguments[0]}.log"
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [command, *arguments], cwd=home, env=environment(), stdout=log, stderr=log
+            [command, *arguments], cwd=home, env=environment(home), stdout=log, stderr=log
         )
     try:
         give_up = time.monotonic() + 200
@@ -205,6 +215,35 @@ def test_the_wheel_alone_onboards_and_serves_a_sample_tenant(command: Path, home
     assert found["tenant"] == TENANT and found["results"][0]["ranked"]
 
 
+@pytest.mark.parametrize("module", ["actors", "serve"])
+def test_a_module_of_the_user_s_own_is_imported_by_nobody_else(
+    command: Path, home: Path, module: str
+) -> None:
+    """The wheel brings no top-level `actors` or `serve`: these names are the user's."""
+    for python in (command.with_name("python"), Path(sys.executable)):
+        code = f"import adapterdistill.{module}, adapterdistill.cli; print('ours'); import {module}"
+        done = subprocess.run(
+            [python, "-c", code],
+            cwd=home,
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.stdout == "ours\n" and f"ImportError: {THEIRS}" in done.stderr, done.stderr
+
+
+def test_an_editable_checkout_onboards_beside_modules_of_the_user_s_own(home: Path) -> None:
+    command = Path(sys.executable).with_name("adapterdistill")
+    run(command, home, "data", "samples", "data", "--name", TENANT)
+    (home / "run.toml").write_text(RUN.replace('address_file = "registry.address"\n', ""), "utf-8")
+    told = run(command, home, "onboard", "--config", "run.toml", "--local", "--format", "json")
+    assert json.loads(told)["tenant"] == TENANT
+    code = "from adapterdistill.serve.app import build; import adapterdistill.serve.grpc.rpc_proxy"
+    run(Path(sys.executable), home, "-c", code)
+
+
 def test_the_client_alone_needs_httpx_and_nothing_of_the_system(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(ROOT / "adapterdistill" / "client", source, ignore=lambda *_: ["__pycache__"])
@@ -236,7 +275,7 @@ def test_a_command_that_needs_an_extra_names_it(command: Path, home: Path) -> No
     done = subprocess.run(
         [command.with_name("python"), "-c", code],
         cwd=home,
-        env=environment(),
+        env=environment(home),
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ import pytest
 import adapterdistill
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, EncoderMismatchError, ServingError
-from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import config_toml, run_of, write_shop
 from tests.serving_store import make_tenant, put_live

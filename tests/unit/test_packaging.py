@@ -64,7 +64,7 @@ def package_modules() -> list[str]:
     return [p for p in hand_written() if in_packages(p)]
 
 
-FRAMEWORKS = {"langchain", "llama-index", "haystack", "rasa"}
+FRAMEWORKS = {"langchain", "llama-index", "haystack", "rasa", "tensorboard", "mlflow"}
 """Extras that are the user's own choice of versions: tests give each its own environment."""
 
 
@@ -100,13 +100,23 @@ def test_package_data_patterns_cover_every_file_that_is_not_python() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     patterns = tools["setuptools"]["package-data"]
     covered = {
-        str(path.relative_to(ROOT))
+        str(path.resolve().relative_to(ROOT))
         for package, of_package in patterns.items()
         for pattern in of_package
-        for path in (ROOT / package).glob(pattern)
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
     }
     wanted = {p for p in tracked() if in_packages(p) and not p.endswith(".py")}
     assert wanted - covered == set()
+
+
+def test_no_package_but_the_system_s_own_is_installed() -> None:
+    """`actors` and `serve` are names that users give to modules of theirs."""
+    from setuptools import find_packages
+
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = find_packages(str(ROOT), include=include["packages"]["find"]["include"])
+    assert {name.split(".")[0] for name in found} == {"adapterdistill"}
+    assert {"adapterdistill.actors.training", "adapterdistill.serve.engine"} <= {*found}
 
 
 def test_no_hand_written_module_is_too_long() -> None:

@@ -13,7 +13,7 @@ from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq
 from adapterdistill.evaluation.metrics import gold_ranks
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 
 _BATCH = 64
 _KEPT = {"own": "own.safetensors", "student": "distilled.safetensors"}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.onboarding import OnboardReport, in_process, onboard
+from adapterdistill.actors.onboarding import OnboardReport, in_process, onboard
 from adapterdistill.bench.arrivals.answers import answers, kept_adapters
 from adapterdistill.bench.arrivals.baselines import baselines
 from adapterdistill.bench.cache import ResultCache, content_key

@@ -33,8 +33,8 @@ from adapterdistill.evaluation.evaluate import (
     rank_queries,
 )
 from adapterdistill.sections import TrainingConfig
+from adapterdistill.serve.engine.drift import Drift, Shift
 from adapterdistill.testbed.progress import phase
-from serve.engine.drift import Drift, Shift
 
 COSINE, CONSTANT, CALIBRATED = "cosine", "constant", "calibrated"
 _TRAINING = TrainingConfig()

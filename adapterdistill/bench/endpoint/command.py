@@ -19,13 +19,13 @@ from adapterdistill.bench.endpoint.fairness import (
 )
 from adapterdistill.bench.endpoint.report import flood_sections, speed_sections
 from adapterdistill.bench.endpoint.speed import MANY, SINGLE, measure_generator, measure_speed
+from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.endpoint import Endpoint, endpoint_in
 from adapterdistill.testbed.environment import environment
 from adapterdistill.testbed.progress import say
 from adapterdistill.testbed.reporting import Part, Report, measure_parts
 from adapterdistill.testbed.serving import empty_server, wait_until_proven
-from serve.engine.engine import Engine
 
 HAPROXY, TWO_REPLICAS, RAYS_OWN = "HAProxy", "HAProxy, two replicas", "Ray's own proxy"
 _MOST_OVER_ENGINE_MS, _LEAST_PER_S, _MOST_TIMES = 2.0, 800.0, 1.3

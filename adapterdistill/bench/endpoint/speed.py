@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from adapterdistill.serve.engine.engine import Engine, SearchItem
 from adapterdistill.testbed.answers import Answers, Question, draw_questions
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import Reply, load, milliseconds, percentiles, scrape_all
-from serve.engine.engine import Engine, SearchItem
 
 SINGLE, MANY = 1, 32
 """Queries a request."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.engine.sides import MIXES, TOLERANCE, draw_batch, embed_mixed
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.progress import phase
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
 
 
 def check_equality(

@@ -20,14 +20,14 @@ from typing import Any
 
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bench.engine.sides import query_of
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchItem, SearchOutcome
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from adapterdistill.testbed.faq_banks import Bank, fill_store
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
-from serve.engine.engine import Engine
-from serve.engine.items import SearchItem, SearchOutcome
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
 
 LEAST_SHARE = 0.95
 """Least rate in one engine, as a share of the rate in an engine of its own."""

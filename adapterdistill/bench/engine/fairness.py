@@ -15,12 +15,12 @@ from typing import Any
 
 from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.errors import OverloadedError
+from adapterdistill.serve.engine.engine import Engine, SearchItem
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.open_loop import arrivals, send_on_time
 from adapterdistill.testbed.progress import phase
-from serve.engine.engine import Engine, SearchItem
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
 
 OTHERS = 9
 OTHERS_LOAD = 0.15

@@ -23,14 +23,14 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.bench.engine.sides import queries_per_s, query_of
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.errors import AdapterDistillError
+from adapterdistill.serve.engine.engine import Engine, SearchItem
+from adapterdistill.serve.engine.proofs import PROVE_EVERY_S
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from adapterdistill.testbed.faq_banks import Bank, put_bundle
 from adapterdistill.testbed.open_loop import send_on_time
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import random_adapters
-from serve.engine.engine import Engine, SearchItem
-from serve.engine.proofs import PROVE_EVERY_S
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
 
 SHARES = (0.9, 1.1, 2.0)
 """Tenants asked for, each as often as the others, over slots."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from adapterdistill.backbone import DEFAULT_ENCODER, Encoder, pack
 from adapterdistill.backbone.packaged import PACKAGED
 from adapterdistill.bench.training.peer import Peer
+from adapterdistill.serve.engine.adapter_bank import Slot
+from adapterdistill.serve.engine.engine import Engine, SearchItem
 from adapterdistill.testbed.faq_banks import Bank
-from serve.engine.adapter_bank import Slot
-from serve.engine.engine import Engine, SearchItem
 
 BARE, MIXED, ALONE = "bare encoder", "mixed batch", "one forward a tenant"
 SEARCH = "mixed batch, ranked"

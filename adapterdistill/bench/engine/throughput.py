@@ -29,10 +29,10 @@ from adapterdistill.bench.engine.sides import (
     peer_sides,
 )
 from adapterdistill.bench.training.peer import SENTENCES, PeerUnavailableError, running, set_up
+from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.testbed.faq_banks import Bank, fill_store
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import random_adapters
-from serve.engine.engine import Engine
 
 
 @dataclass(frozen=True)

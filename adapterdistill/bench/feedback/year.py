@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actors.onboarding import in_process, onboard
+from adapterdistill.actors.onboarding import in_process, onboard
 from adapterdistill.bench.arrivals.answers import answers, ask
 from adapterdistill.bench.arrivals.arriving import VERSION, ArrivalBench, Arriving, arriving_queries
 from adapterdistill.bench.cache import ResultCache, content_key
@@ -25,9 +25,9 @@ from adapterdistill.data.dataset import write_tenant
 from adapterdistill.errors import NotServedError
 from adapterdistill.feedback import opened, take_into
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.queue.keeping import Keeper
 from adapterdistill.testbed.registry import registry_process
-from serve.engine.engine import Engine
-from serve.queue.keeping import Keeper
 
 _LOG_SEED = 5
 

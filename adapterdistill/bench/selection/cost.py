@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from actors.teachers import fetch_teachers
+from adapterdistill.actors.teachers import fetch_teachers
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import (
     golden_vectors,

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from actors.cluster import start_own_cluster, stop_own_cluster
-from actors.training.loop import train_in_place
-from actors.training.outcome import TrainingOutcome
-from actors.training.workers import TrainWorkers, train_on_workers
+from adapterdistill.actors.cluster import start_own_cluster, stop_own_cluster
+from adapterdistill.actors.training.loop import train_in_place
+from adapterdistill.actors.training.outcome import TrainingOutcome
+from adapterdistill.actors.training.workers import TrainWorkers, train_on_workers
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training.report import batch_rows, training_rows_of
 from adapterdistill.checkpoint import unpack_adapter

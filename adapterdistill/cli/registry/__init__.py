@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 from rich.text import Text
 
 from adapterdistill.cli.options import Format, Output, without_brackets
-from adapterdistill.cli.registry import authority, lifecycle, receipt, upkeep
+from adapterdistill.cli.registry import authority, lifecycle, receipt, revocation, upkeep
 from adapterdistill.cli.registry.client import (
     Address,
     AddressFile,
@@ -41,6 +41,7 @@ from adapterdistill.registry.streams import Progress
 
 app = typer.Typer(help="Run and read the adapter registry.", no_args_is_help=True)
 authority.register(app)
+revocation.register(app)
 lifecycle.register(app)
 upkeep.register(app)
 receipt.register(app)
@@ -95,6 +96,15 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Write every message here, for an inspection."),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Serve metrics for Prometheus here; 0: any."
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address of the metrics, in plain text.")
+    ] = "127.0.0.1",
 ) -> None:
     """Run a registry until SIGTERM or Ctrl-C. Prints its address; logs to stderr.
 
@@ -125,6 +135,7 @@ def serve(
         ),
         reflection=reflection,
         record=record,
+        metrics_at=None if metrics_port is None else (without_brackets(metrics_host), metrics_port),
         passphrase=passphrase_file,
     )
     asyncio.run(server.serve(registry, announce))

@@ -1,4 +1,4 @@
-"""`adapterdistill registry init|enrol|revoke|...`: commands of a registry's certificate authority.
+"""`adapterdistill registry init|enrol|...`: commands of a registry's certificate authority.
 
 They read and write the authority's folder. No registry needs to run; one that runs notices the
 changes.
@@ -19,6 +19,7 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import is_name
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.trust import authority, pem, rotation
+from adapterdistill.registry.upkeep import enrolments
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -67,7 +68,7 @@ class Step(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
-    for command in (init, renew_server, rotate_authority, enrol, revoke, certificates, keygen):
+    for command in (init, renew_server, rotate_authority, enrol, certificates, keygen):
         app.command(command.__name__.replace("_", "-"))(command)
 
 
@@ -81,6 +82,8 @@ def init(root: Root, host: Hosts = None, passphrase_file: Passphrase = None) -> 
     """
     hosts = [*dict.fromkeys([*(host or ()), *LOOPBACK])]
     authority.create(root, hosts, passphrase=passphrase_file)
+    with authority.opened(root) as opened, enrolments.opened(root) as log:
+        log.enrolled(opened.issued())
     typer.echo(
         f"the registry in {root} asks for certificates from now on;"
         f" an operator's credentials are in {root / 'operator'}"
@@ -145,37 +148,18 @@ def enrol(
 ) -> None:
     """Issue or renew certificates. Make sure first that the request is the named one's."""
     caller = caller_named(role, name)
-    with authority.opened(root, passphrase_file) as opened:
+    with authority.opened(root, passphrase_file) as opened, enrolments.opened(root) as log:
+        before = opened.issued()
         issued = opened.enrol(caller, request, new_keys=new_keys, lifetime=timedelta(days=days))
+        log.enrolled([one for one in opened.issued() if one not in before])
     pem.write(out, issued)
     typer.echo(f"{out}: certificates of {caller} for {days} days")
-
-
-def revoke(
-    root: Root,
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Revoke all of this name.")
-    ] = None,
-    role: Bearer = Role.owner,
-    serial: Annotated[
-        str | None,
-        typer.Option(metavar="DIGITS", help="Revoke the one whose serial begins so."),
-    ] = None,
-    passphrase_file: Passphrase = None,
-    output: Output = Format.table,
-) -> None:
-    """Revoke certificates for ever. Their calls are refused at once, even on open connections."""
-    if (name is None) == (serial is None):
-        raise ConfigError("which certificates? Give either a name or --serial")
-    with authority.opened(root, passphrase_file) as opened:
-        caller = None if name is None else caller_named(role, name)
-        _show(opened.revoke(caller, None if serial is None else serial.lower()), output)
 
 
 def certificates(root: Root, output: Output = Format.table) -> None:
     """List the issued certificates, oldest first."""
     with authority.opened(root) as opened:
-        _show(opened.issued(), output)
+        show_certificates(opened.issued(), output)
 
 
 def keygen(
@@ -208,7 +192,8 @@ def caller_named(role: Role, name: str) -> Caller:
     return Caller(role.value, name)
 
 
-def _show(issued: Sequence[authority.Issued], output: Format) -> None:
+def show_certificates(issued: Sequence[authority.Issued], output: Format) -> None:
+    """Print certificates as a table or as JSON."""
     rows = [
         {
             "name": one.caller.name,

@@ -21,7 +21,10 @@ from adapterdistill.registry.upkeep.audit_verify import LOG, examine, read_publi
 audit_app = typer.Typer(help="Verify and read the audit log.", no_args_is_help=True)
 LogPath = Annotated[
     Path,
-    typer.Argument(metavar="PATH", help="The log, or the folder of a registry or a backup."),
+    typer.Argument(
+        metavar="PATH",
+        help="The log, or the folder of a registry, of a backup or of an authority.",
+    ),
 ]
 PublicKeys = Annotated[
     list[Path] | None,
@@ -87,8 +90,8 @@ def audit_show(
                 f"{datetime.fromtimestamp(one['time_ns'] / 1e9, UTC):%F %T}" for one in records
             ],
             "caller": [one.get("caller", "") for one in records],
-            "event": [_lines(one, "kind", "call", "reason") for one in records],
-            "name": [_lines(one, "name", "other_name") for one in records],
+            "event": [_lines(one, "kind", "call", "use", "reason") for one in records],
+            "name": [_lines(one, "name", "other_name", "serial") for one in records],
         }
     )
 
@@ -187,19 +190,22 @@ def fsck(
 ) -> None:
     """Check index, payloads, manifests, lineage and audit log against each other.
 
-    The exit code is 10 if they do not agree.
+    The exit code is 10 if they do not agree. Notes, such as versions of an owner whose certificates
+    were revoked, are no faults.
     """
     checked = check.fsck(root)
     if output is Format.json:
         typer.echo(json.dumps(dataclasses.asdict(checked), indent=2))
-    elif checked.findings:
+    else:
         for one in checked.findings:
             typer.echo(f"{one.kind}: {one.name}: {one.detail}")
-    else:
-        typer.echo(
-            f"{checked.versions} versions, {checked.payloads} payloads of"
-            f" {checked.payload_bytes} bytes, event {checked.revision}: no faults"
-        )
+        for one in checked.notes:
+            typer.echo(f"note: {one.kind}: {one.name}: {one.detail}")
+        if not checked.findings:
+            typer.echo(
+                f"{checked.versions} versions, {checked.payloads} payloads of"
+                f" {checked.payload_bytes} bytes, event {checked.revision}: no faults"
+            )
     if checked.findings:
         raise IntegrityError(f"{root}: {len(checked.findings)} findings")
 

@@ -111,7 +111,7 @@ def up(
     Nothing leaves this machine. Run it again after the source has changed; with other settings, use
     `init` and the commands that it names.
     """
-    from serve.local_ray import check_port
+    from adapterdistill.serve.local_ray import check_port
 
     folder = local_folder(source).expanduser().absolute()
     name = _tenant(tenant, folder.stem)
@@ -127,7 +127,7 @@ def up(
 
 
 def _onboard(tenant: str, home: Path) -> None:
-    from actors.onboarding import in_process, onboard, write_report
+    from adapterdistill.actors.onboarding import in_process, onboard, write_report
     from adapterdistill.config import parse_config
 
     places = {"data": "data", "workspace": "work", "serving_store": "serving"}

@@ -39,9 +39,9 @@ def report(
 
     The page asks nobody for anything: it holds no script and no link to a file elsewhere.
     """
-    from actors.report.differences import difference
-    from actors.report.page import render
-    from actors.report.runs import (
+    from adapterdistill.actors.report.differences import difference
+    from adapterdistill.actors.report.page import render
+    from adapterdistill.actors.report.runs import (
         PAGE_FILE,
         PAGE_WITHOUT_TEXTS_FILE,
         find_run,

@@ -30,15 +30,15 @@ from adapterdistill.release import (
     roll_back,
     set_live,
 )
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
 from adapterdistill.testbed.answers import THRESHOLD, TOP_K, Alone, version_of
 from adapterdistill.testbed.endpoint import banks_folder
 from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
 from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.reporting import Part, counts, table
 from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
-from serve.engine.engine import Engine
-from serve.engine.items import SearchAnswer, SearchItem
-from serve.engine.live import Alias, LiveTenant
 
 STRENGTH = 0.5
 """Strength of the adapters: weaker ones move a tiny encoder's scores too little to tell apart."""

@@ -78,7 +78,7 @@ def _replicas() -> set[str]:
     """Names of the endpoint's replicas, as Ray's actors."""
     from ray.util import list_named_actors
 
-    from serve.app import APP_NAME
+    from adapterdistill.serve.app import APP_NAME
 
     actors = list_named_actors(all_namespaces=True)
     return {a["name"] for a in actors if is_serve_replica(a["name"], APP_NAME)}
@@ -87,7 +87,7 @@ def _replicas() -> set[str]:
 def _running() -> int:
     from ray import serve as ray_serve
 
-    from serve.app import APP_NAME
+    from adapterdistill.serve.app import APP_NAME
 
     deployments = ray_serve.status().applications[APP_NAME].deployments.values()
     states = (state for one in deployments for state in one.replica_states.items())

@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-from actors import data_owner  # noqa: F401  # loaded before anything counts
+from adapterdistill.actors import data_owner  # noqa: F401  # loaded before anything counts
 
 BEGUN = "begun"
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.cluster import OwnCluster, join_own_cluster, kill_node
+from adapterdistill.actors.cluster import OwnCluster, join_own_cluster, kill_node
 from adapterdistill.drills.drill import Outcome
 from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.errors import PlacementError, TrainingError

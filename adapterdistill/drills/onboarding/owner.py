@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.onboarding import OnboardReport, write_report
+from adapterdistill.actors.onboarding import OnboardReport, write_report
 from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.client.client import RegistryClient

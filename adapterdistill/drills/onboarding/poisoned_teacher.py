@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.teachers import Teachers, fetch_teachers
+from adapterdistill.actors.teachers import Teachers, fetch_teachers
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import (

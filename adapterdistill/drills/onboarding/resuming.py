@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.onboarding import OnboardReport
-from actors.stages import STAGES
+from adapterdistill.actors.onboarding import OnboardReport
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.drills.drill import Outcome
 from adapterdistill.drills.onboarding.doomed import BEGUN
 from adapterdistill.drills.onboarding.owner import (

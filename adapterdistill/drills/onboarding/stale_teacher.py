@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.teachers import Teachers, fetch_teachers
+from adapterdistill.actors.teachers import Teachers, fetch_teachers
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import probe_sentences
 from adapterdistill.drills.drill import Outcome, not_refused

@@ -25,8 +25,8 @@ from adapterdistill.registry.trust.credentials import read_credentials
 from adapterdistill.registry.trust.statement import WINDOW, make_statement, statement_message
 from adapterdistill.registry.v1 import registry_pb2 as pb
 from adapterdistill.registry.v1 import registry_pb2_grpc
+from adapterdistill.serve.tokens import Tokens, new_token, revoke
 from adapterdistill.testbed.registry import Federation, registry_process
-from serve.tokens import Tokens, new_token, revoke
 
 _TIMEOUT_S = 30.0
 _HOUR = timedelta(hours=1)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
-from actors.cluster import OwnCluster
+from adapterdistill.actors.cluster import OwnCluster
 from adapterdistill.ray_private import RAY_COMMAND
 
 OWN_ROLE = "soak"

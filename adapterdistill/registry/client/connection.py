@@ -46,6 +46,7 @@ _SERVER_REFUSED = (
 )
 _PROBE_TIMEOUT_S = 2.0
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_SOCKET = "unix:/"  # of a registry inside a process: `server.embedded`
 logger = logging.getLogger(__name__)
 
 
@@ -76,7 +77,8 @@ class Connection:
             ConfigError: the address is malformed, or the credentials folder is unusable.
         """
         found = _ADDRESS.fullmatch(address)
-        if found is None or not 0 < int(found[1]) < 65536:
+        known = address.startswith(_SOCKET) or (found is not None and 0 < int(found[1]) < 65536)
+        if not known:
             raise ConfigError(
                 f"not an address of a registry: expected HOST:PORT, got {address!r:.80}"
             )

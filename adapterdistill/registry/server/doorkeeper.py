@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _INTERVAL_S = 0.25
@@ -37,9 +37,13 @@ class Doors:
 class Doorkeeper:
     """Watches the connections of one listening port of this process, from `start` to `stop`."""
 
-    def __init__(self, port: int, doors: Doors) -> None:
+    def __init__(
+        self, port: int, doors: Doors, on_closed: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Prepare to watch `port`; `on_closed` is told how many connections were closed."""
         self._port = port
         self._doors = doors
+        self._on_closed = on_closed
         self._since: dict[tuple[int, str], float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-doors", daemon=True)
@@ -58,6 +62,7 @@ class Doorkeeper:
         while not self._ended.wait(_INTERVAL_S):
             closed = self.sweep()
             if closed:
+                self._on_closed(closed)
                 logger.warning("closed %d silent or superfluous connections", closed)
 
     def sweep(self) -> int:

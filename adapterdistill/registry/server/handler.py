@@ -48,6 +48,12 @@ def answered(
 
     @functools.wraps(call)
     async def answer(self: Service, request: Any, context: Any) -> T:
+        with self.metrics.call(call.__name__) as ended:
+            return await answer_counted(self, request, context, ended)
+
+    async def answer_counted(
+        self: Service, request: Any, context: Any, ended: Callable[[str], None]
+    ) -> T:
         refusal: AdapterDistillError
         caller: Caller | None = None
         writes = call.__name__ in _SUBJECTS
@@ -67,6 +73,7 @@ def answered(
                 response = await call(self, request, context, caller)
                 if isinstance(response, Message):
                     self.limited.charge_answer(caller, response.ByteSize())
+                ended("OK")
                 return response
         except AdapterDistillError as error:
             refusal = error
@@ -80,6 +87,7 @@ def answered(
                     await self.audit.refused(call.__name__, caller, refusal)
             except RegistryError as error:
                 refusal = error
+        ended(refusal.reason)
         code, message, trailer = to_status(refusal)
         logger.info(
             "%s of %s refused: %s %s",

@@ -19,6 +19,7 @@ from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.doorkeeper import Doorkeeper, Doors
 from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
+from adapterdistill.registry.server.metrics import Metrics
 from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
@@ -57,6 +58,7 @@ class RegistryServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        socket: Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
         quotas: Quotas = DEFAULT_QUOTAS,
         reflection: bool = False,
@@ -65,16 +67,20 @@ class RegistryServer:
         record: Path | None = None,
         passphrase: bytes | None = None,
         announce: bool = True,
+        metrics_at: tuple[str, int] | None = None,
     ) -> None:
         """Prepare the server: mutual TLS if `root` holds a server's credentials, else plain text.
 
         Args:
             port: 0 takes any free one.
+            socket: listen on this Unix socket instead, in plain text; whoever may enter its folder
+                may do everything.
             reflection: list the calls to every client that connects.
             record: a file to which every message is written.
             passphrase: opens the authority's key, if it is in `root` and encrypted: the registry
                 then renews certificates.
             announce: log where it listens, and to whom.
+            metrics_at: host and port at which Prometheus may scrape it, in plain text.
 
         Raises:
             ConfigError: the credentials are unusable, or there are none and `host` is not loopback.
@@ -89,12 +95,15 @@ class RegistryServer:
         self._root = root
         self._address = f"[{host}]" if ":" in host else host
         self._port = port
+        self._socket = socket
         self._limits = limits
         self._quotas = quotas
         self._reflection = reflection
         self._max_concurrent_rpcs = max_concurrent_rpcs
         self._readiness_interval_s = readiness_interval_s
         self._recorder = None if record is None else Recorder(record)
+        self._metrics = Metrics(root)
+        self._metrics_at = metrics_at
         self._passphrase = passphrase
 
     async def start(self) -> str:
@@ -110,6 +119,7 @@ class RegistryServer:
                 self._limits,
                 self._quotas,
                 self._credentials,
+                metrics=self._metrics,
                 passphrase=self._passphrase,
             )
         except (OSError, sqlite3.Error) as error:
@@ -128,26 +138,40 @@ class RegistryServer:
         if self._reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
+        asked = f"{self._address}:{self._port}" if self._socket is None else f"unix:{self._socket}"
         try:
-            port = self._listen(f"{self._address}:{self._port}")
+            port = self._listen(asked)
         except RuntimeError:
             self._service.close()
-            raise RegistryError(f"cannot listen on {self._address}:{self._port}") from None
+            raise RegistryError(f"cannot listen on {asked}") from None
+        try:
+            self._end_metrics = self._serve_metrics()
+        except RegistryError:
+            self._service.close()
+            raise
         await self._server.start()
-        address = f"{self._address}:{port}"
+        address = f"{self._address}:{port}" if self._socket is None else asked
         if self._announce:
             self._say_who_may_call(address)
         await self._set_serving(await self._is_ready())
-        self._doorkeeper = Doorkeeper(port, Doors())
-        self._doorkeeper.start()
+        self._doorkeeper = Doorkeeper(port, Doors(), self._metrics.closed_connections.inc)
+        if self._socket is None:
+            self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
         self._renewal = asyncio.create_task(self._keep_certified())
         return address
 
     def _listen(self, address: str) -> int:
-        if self._credentials is None:
+        if self._credentials is None or self._socket is not None:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, self._credentials.for_grpc()))
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        if self._metrics_at is None:
+            return lambda: None
+        port, end = self._metrics.serve(*self._metrics_at)
+        logger.info("metrics on %s:%d, in plain text", self._metrics_at[0], port)
+        return end
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Refuse new calls, give those in progress `grace_s` to end, and release the folder."""
@@ -156,6 +180,7 @@ class RegistryServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await asyncio.to_thread(self._doorkeeper.stop)
+        await asyncio.to_thread(self._end_metrics)
         await self._health.enter_graceful_shutdown()
         self._service.end_watches()
         await self._server.stop(grace_s)
@@ -169,13 +194,15 @@ class RegistryServer:
             await self._health.set(name, status)
 
     async def _is_ready(self) -> bool:
+        ready = True
         try:
             async with asyncio.timeout(10):
                 await self._service.check()
         except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
             logger.error("not ready: %s", type(error).__name__)
-            return False
-        return True
+            ready = False
+        self._metrics.checked(ready=ready, closed=bool(self._service.closed))
+        return ready
 
     def _say_who_may_call(self, address: str) -> None:
         if self._credentials is None:

@@ -18,6 +18,7 @@ from adapterdistill.registry.admission.quotas import CallLimits, Quotas, Storage
 from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.schema import snapshot
+from adapterdistill.registry.server.metrics import Metrics
 from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.server.transfers import Transfers
@@ -45,6 +46,7 @@ class OpenRegistry:
         *,
         passphrase: bytes | None = None,
         idle_timeout_s: float = 30.0,
+        metrics: Metrics | None = None,
     ) -> None:
         """Open the folder.
 
@@ -52,7 +54,9 @@ class OpenRegistry:
             credentials: identify callers by their certificates; None serves anyone.
             passphrase: opens the key of the authority, if it is in the folder and encrypted.
             idle_timeout_s: how long a transfer may wait for its client's next step.
+            metrics: count the calls; by default in metrics that nobody reads.
         """
+        self.metrics = metrics or Metrics(root)
         self._limits = limits
         self._authority = Renewing(root, passphrase)
         self.credentials = credentials

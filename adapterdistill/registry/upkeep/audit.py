@@ -42,7 +42,10 @@ from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, Record
 PRIVATE_KEY = "audit.key"
 EVENTS_AT_ONCE = 200
 EVENT_KINDS = frozenset(get_args(EventKind))
-_OTHER_KINDS = ("refused", "renewed", "key", "checkpoint", "repaired", "void")
+_OTHER_KINDS = (
+    *("refused", "renewed", "key", "checkpoint", "repaired", "void"),
+    *("enrolled", "revoked"),
+)
 _WINDOW_BYTES = 1 << 16
 # The beginning of a line, cut anywhere.
 _TEXT = rb'"(?:[^"\\\x00-\x1f]|\\[\x20-\x7e])*'

@@ -4,7 +4,8 @@ Each record holds its number, its own digest and the digest of the line before i
 kind of an event (`registry.index.events`) or one of these: `refused` (a refused write), `renewed`
 (certificates that were renewed), `key` (the public key that signs from here on), `checkpoint` (a
 signature over all lines before it), `repaired` (a line that a crash had cut short was removed),
-`void` (the event of the line before it was not made: the index could not commit it).
+`void` (the event of the line before it was not made: the index could not commit it). The
+authority's own log has `enrolled` and `revoked`.
 """
 
 import base64

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.errors import ConfigError
+from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.index.events import VOIDED, newest_revision
 from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
+from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
     Finding,
@@ -23,6 +25,7 @@ from adapterdistill.registry.upkeep.fsck_versions import (
     lineage_findings,
     manifest_findings,
     read_versions,
+    revocation_notes,
     statement_findings,
 )
 
@@ -33,7 +36,7 @@ _SETTLE_S = 1.0
 
 @dataclass(frozen=True)
 class Checked:
-    """The counts of a check, and its findings."""
+    """The counts of a check, its findings, and notes, which are no faults."""
 
     versions: int
     payloads: int
@@ -41,6 +44,7 @@ class Checked:
     revision: int
     audit_head: str
     findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...] = ()
 
 
 def open_index(root: Path) -> sqlite3.Connection:
@@ -79,6 +83,7 @@ def fsck(root: Path) -> Checked:
         blobs = blob_files(root)
         try:
             findings = [*_index_findings(db)]
+            notes: list[Finding] = []
             rows = []
             if not findings:
                 db.execute("BEGIN")  # read the tables as of one moment
@@ -88,10 +93,12 @@ def fsck(root: Path) -> Checked:
                 db.execute("COMMIT")
                 findings += manifest_findings(rows)
                 findings += statement_findings(rows, *certify_by(root))
+                notes += revocation_notes(root, rows)
                 findings += _payload_findings(root, db, blobs)
                 findings += _audit_findings(root, db)
+                findings += _enrolment_findings(root)
         except sqlite3.DatabaseError as error:
-            findings, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], []
+            findings, notes, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], [], []
         revision = 0 if not rows else newest_revision(db)
     head = examine(root / "audit" / LOG).head if (root / "audit" / LOG).exists() else ""
     return Checked(
@@ -101,7 +108,26 @@ def fsck(root: Path) -> Checked:
         revision=revision,
         audit_head=head,
         findings=tuple(findings),
+        notes=tuple(notes),
     )
+
+
+def tenant_versions(root: Path, tenant: str) -> list[str]:
+    """List the names of a tenant's versions that are not withdrawn, oldest first.
+
+    Raises:
+        ConfigError: `root` is not a registry's folder.
+    """
+    with closing(open_index(root)) as db:
+        rows = db.execute(
+            "SELECT adapter, version FROM versions WHERE tenant = ? AND state <> 'withdrawn'"
+            " ORDER BY revision",
+            (tenant,),
+        ).fetchall()
+    return [
+        VersionRef(tenant=tenant, adapter=adapter, version=version).name
+        for adapter, version in rows
+    ]
 
 
 def _index_findings(db: sqlite3.Connection) -> Iterator[Finding]:
@@ -202,6 +228,12 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
                 f"it ends with event {found.revision}, the index with {newest};"
                 " the next start adds the missing ones",
             )
+
+
+def _enrolment_findings(root: Path) -> Iterator[Finding]:
+    log = root / AUTHORITY_FOLDER / "audit" / LOG
+    if log.exists() and (fault := examine(log).fault) is not None:
+        yield Finding("audit_broken", f"{AUTHORITY_FOLDER}/audit/{LOG}", str(fault))
 
 
 def _event(db: sqlite3.Connection, revision: int) -> tuple[Any, ...] | None:

@@ -13,9 +13,15 @@ from adapterdistill.errors import InvalidManifestError, SignatureError, Unauthen
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.commitments import Opening
-from adapterdistill.registry.trust.certificates import bearer_of
-from adapterdistill.registry.trust.credentials import ServerCredentials
-from adapterdistill.registry.trust.pem import CA_PEM, SERVER_FOLDER
+from adapterdistill.registry.trust.bundle import Bundle
+from adapterdistill.registry.trust.certificates import bearer_of, is_revoked
+from adapterdistill.registry.trust.pem import (
+    CA_PEM,
+    CRL_PEM,
+    SERVER_FOLDER,
+    read_certificates,
+    read_crls,
+)
 from adapterdistill.registry.trust.statement import Certify, stored_statement, verify_statement
 
 Kind = Literal[
@@ -25,6 +31,7 @@ Kind = Literal[
     "payload_orphaned",
     "manifest_bad",
     "statement_bad",
+    "signer_revoked",
     "lineage_broken",
     "alias_dangling",
     "audit_broken",
@@ -35,11 +42,11 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that `fsck` found."""
+    """A fault or a note of `fsck`."""
 
     kind: Kind
     name: str
-    """Name of the version, alias or file at fault."""
+    """Name of the version, alias or file that it is about."""
     detail: str
 
 
@@ -96,12 +103,36 @@ def manifest_findings(versions: list[PublishedVersion]) -> Iterator[Finding]:
 def certify_by(root: Path) -> tuple[Certify, str | None]:
     """Return what verifies certificates, and the registry's name: the server's authorities.
 
-    Without any, as in backups, the certificates are believed.
+    Without any, as in backups, the certificates are believed. One that was revoked since counts:
+    `revocation_notes` tells of it.
     """
-    if (root / SERVER_FOLDER / CA_PEM).exists():
-        server = ServerCredentials(root / SERVER_FOLDER)
-        return server.certify, server.registry
+    authorities = root / SERVER_FOLDER / CA_PEM
+    if authorities.exists():
+        bundle = Bundle.of(read_certificates(authorities))
+        return bundle.verify, bundle.registry
     return lambda der, _at: bearer_of(x509.load_der_x509_certificate(der)), None
+
+
+def revocation_notes(root: Path, versions: list[PublishedVersion]) -> Iterator[Finding]:
+    """Tell of versions that stay published although their signer's certificate is revoked."""
+    revoked = root / SERVER_FOLDER / CRL_PEM
+    if not revoked.exists():
+        return
+    crls = read_crls(revoked)
+    for version in versions:
+        if version.statement is None or version.state == "withdrawn":
+            continue
+        try:
+            certificate = stored_statement(version.statement).certificate
+            signer = x509.load_der_x509_certificate(certificate)
+        except (ValueError, DecodeError):
+            continue  # `statement_findings` reports it
+        if any(is_revoked(signer, crl) for crl in crls):
+            detail = (
+                "its owner's certificate was revoked after it was published, and others may still"
+                " fetch it: `registry withdraw` ends that"
+            )
+            yield Finding("signer_revoked", version.name, detail)
 
 
 def statement_findings(

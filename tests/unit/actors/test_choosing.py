@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.data_owner import DataOwner
+from adapterdistill.actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.data import TenantDataset

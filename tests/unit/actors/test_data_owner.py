@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.publishing import UNTRAINED_PRIVACY
-from actors.records import Bundled, Published
-from actors.stages import STAGES
+from adapterdistill.actors.publishing import UNTRAINED_PRIVACY
+from adapterdistill.actors.records import Bundled, Published
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, unpack_adapter

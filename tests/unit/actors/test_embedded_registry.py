@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
-from actors.preflight import preflight
-from actors.publishing import EMBEDDED_REGISTRY, open_registry
+from adapterdistill.actors.preflight import preflight
+from adapterdistill.actors.publishing import EMBEDDED_REGISTRY, open_registry
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.embedded import embedded_registry
 from adapterdistill.sections import RegistryConfig
 from tests.contract.running_registry import Running
@@ -41,6 +43,18 @@ def test_tenants_of_one_workspace_learn_from_each_other_without_a_registry_s_add
     assert root.stat().st_mode & 0o777 == 0o700
     with open_registry(first) as registry:
         assert registry.get(VersionRef.parse(published)).tenant == "glover"
+
+
+def test_no_other_user_of_the_machine_can_reach_it(tmp_path: Path) -> None:
+    ports = {one.laddr for one in psutil.Process().net_connections() if one.status == "LISTEN"}
+    with embedded_registry(tmp_path / "registry") as address:
+        socket = Path(address.removeprefix("unix:"))
+        assert socket.is_socket() and socket.parent.stat().st_mode & 0o777 == 0o700
+        listening = [one for one in psutil.Process().net_connections() if one.status == "LISTEN"]
+        assert {one.laddr for one in listening} <= ports
+        with RegistryClient(address, timeout_s=10) as client:
+            assert client.health() and list(client.list()) == []
+    assert not socket.parent.exists()
 
 
 def test_a_folder_that_is_served_already_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.live import Live, live_version
+from adapterdistill.actors.live import Live, live_version
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
@@ -29,9 +29,9 @@ def spoilt(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[p
 
     with monkeypatch.context() as patch:
         patch.setattr("adapterdistill.distill.stage.trained_by", adapter)
-        patch.setattr("actors.data_owner.untrained", adapter)
+        patch.setattr("adapterdistill.actors.data_owner.untrained", adapter)
         patch.setattr(
-            "actors.data_owner.average",
+            "adapterdistill.actors.data_owner.average",
             lambda _, teachers, *__, **___: (adapter(), dict.fromkeys(teachers, 0.5)),
         )
         yield patch

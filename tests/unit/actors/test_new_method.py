@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.preflight import preflight
+from adapterdistill.actors.preflight import preflight
 from adapterdistill.backbone import load_encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import prove_active
@@ -21,7 +21,7 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.choice import Choice, choose
 from adapterdistill.manifest import VersionRef
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, config_toml, run_through
 from tests.toy_method import Words

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import cluster
-from actors.cluster import OwnCluster, join_own_cluster, kill_node
+from adapterdistill.actors import cluster
+from adapterdistill.actors.cluster import OwnCluster, join_own_cluster, kill_node
 from adapterdistill.errors import ServingError
 
 _READY = "Ray runtime started"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from actors.preflight import Check, Preflight, preflight
-from actors.publishing import PRIVACY, PROTOTYPES_SHARED
-from actors.stages import STAGES
+from adapterdistill.actors.preflight import Check, Preflight, preflight
+from adapterdistill.actors.publishing import PRIVACY, PROTOTYPES_SHARED
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.config import OnboardConfig

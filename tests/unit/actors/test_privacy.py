@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from actors.data_owner import DataOwner
-from actors.privacy.statement import NOT_AUDITED
-from actors.training.stages import public_initialisation
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.privacy.statement import NOT_AUDITED
+from adapterdistill.actors.training.stages import public_initialisation
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.config import OnboardConfig
@@ -105,7 +105,7 @@ def audited(monkeypatch: pytest.MonkeyPatch, auc: float | None) -> None:
     found = None
     if auc is not None:
         found = Membership(auc=auc, low=auc - 0.1, high=auc + 0.1, attack="similarity", rows=40)
-    monkeypatch.setattr("actors.judging.audit_membership", lambda *_, **__: found)
+    monkeypatch.setattr("adapterdistill.actors.judging.audit_membership", lambda *_, **__: found)
 
 
 def test_the_audit_is_in_the_report_and_in_the_manifest(
@@ -159,7 +159,7 @@ def test_what_reveals_too_much_or_cannot_be_audited_is_not_published(
     run = ALONE | {"privacy": {"max_membership_auc": 0.7}}
     config = configured(run=run, splits=HELD, address=empty_registry.address)
     monkeypatch.setattr(
-        "actors.data_owner.DataOwner._chosen_payload",
+        "adapterdistill.actors.data_owner.DataOwner._chosen_payload",
         lambda self: (folder_of(config) / "own.safetensors").read_bytes(),
     )
     with pytest.raises(RevealsRowsError, match=f"^not published: .*{said}") as raised:

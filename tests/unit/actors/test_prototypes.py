@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from actors.privacy.statement import NOT_AUDITED
-from actors.prototypes import own_prototypes
-from actors.publishing import PRIVACY
+from adapterdistill.actors.privacy.statement import NOT_AUDITED
+from adapterdistill.actors.prototypes import own_prototypes
+from adapterdistill.actors.publishing import PRIVACY
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import TenantDataset

@@ -9,10 +9,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, StringConstraints, ValidationError
 
-from actors.data_owner import DataOwner
-from actors.onboarding import OnboardReport
-from actors.records import Bundled, Distilled, Fetched, Published, Validated, VariantMade
-from actors.stages import ONBOARDING, STAGES
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.onboarding import OnboardReport
+from adapterdistill.actors.records import (
+    Bundled,
+    Distilled,
+    Fetched,
+    Published,
+    Validated,
+    VariantMade,
+)
+from adapterdistill.actors.stages import ONBOARDING, STAGES
 from adapterdistill.manifest import Manifest
 
 LEAVES_OWNER = [stage.record for stage in ONBOARDING]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from actors.report.costs import bins, choices, cost_at, curve, wilson
-from actors.report.differences import difference
-from actors.report.findings import Findings
-from actors.report.findings import Query as Ranked
-from actors.report.page import shown
-from actors.report.plots import reliability, thresholds
-from actors.report.runs import Run, read_runs
 from adapterdistill import cli
+from adapterdistill.actors.report.costs import bins, choices, cost_at, curve, wilson
+from adapterdistill.actors.report.differences import difference
+from adapterdistill.actors.report.findings import Findings
+from adapterdistill.actors.report.findings import Query as Ranked
+from adapterdistill.actors.report.page import shown
+from adapterdistill.actors.report.plots import reliability, thresholds
+from adapterdistill.actors.report.runs import Run, read_runs
 from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq, Query

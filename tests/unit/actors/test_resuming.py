@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from actors.data_owner import DataOwner
-from actors.onboarding import in_process, onboard
-from actors.stages import STAGES
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.onboarding import in_process, onboard
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.drills.onboarding.owner import without_times
@@ -48,9 +48,12 @@ def test_a_stage_that_is_done_is_answered_and_not_done_again(
     expected = getattr(DataOwner(config), stage)()
     made: list[str] = []
     monkeypatch.setattr(
-        "actors.training.stages.train_stage", lambda *_, **__: made.append("training")
+        "adapterdistill.actors.training.stages.train_stage",
+        lambda *_, **__: made.append("training"),
     )
-    monkeypatch.setattr("actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch"))
+    monkeypatch.setattr(
+        "adapterdistill.actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch")
+    )
     monkeypatch.setattr("adapterdistill.bundle.write_bundle", lambda *_: made.append("bundle"))
     owner = DataOwner(config)
     assert getattr(owner, stage)() == getattr(owner, stage)() == expected
@@ -93,14 +96,14 @@ class Killed(BaseException):
 
 INSIDE = {
     "validate": "adapterdistill.data.TenantDataset.counts",
-    "extract": "actors.training.outcome.pack_trained",
-    "fetch_teachers": "actors.teachers.load_proven",
+    "extract": "adapterdistill.actors.training.outcome.pack_trained",
+    "fetch_teachers": "adapterdistill.actors.teachers.load_proven",
     "distil": "adapterdistill.distill.averaging.MovedAverage.forward",
-    "evaluate": "actors.judging.compare",
-    "decide": "actors.records.Decided.model_copy",
-    "publish": "actors.records.Published.model_copy",
-    "variant": "actors.records.VariantMade.model_copy",
-    "bundle": "actors.bundling.set_live",
+    "evaluate": "adapterdistill.actors.judging.compare",
+    "decide": "adapterdistill.actors.records.Decided.model_copy",
+    "publish": "adapterdistill.actors.records.Published.model_copy",
+    "variant": "adapterdistill.actors.records.VariantMade.model_copy",
+    "bundle": "adapterdistill.actors.bundling.set_live",
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from actors import data_owner
-from actors.data_owner import DataOwner
-from actors.records import Decided, Extracted, Validated
-from actors.run_state import RunState
+from adapterdistill.actors import data_owner
+from adapterdistill.actors.data_owner import DataOwner
+from adapterdistill.actors.records import Decided, Extracted, Validated
+from adapterdistill.actors.run_state import RunState
 from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from tests.owner_runs import folder_of, run_of, write_shop

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from actors import submission
 from adapterdistill import cli
+from adapterdistill.actors import submission
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data.importing import sample_names
 from adapterdistill.errors import ConfigError, PlacementError
@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[3]
 SECRET = b"plover"
 CODE = {
     *("adapterdistill/__init__.py", "adapterdistill/registry/v1/registry_pb2.pyi"),
-    *("adapterdistill/py.typed", "adapterdistill/samples/probes.json", "actors/owner.py"),
-    *("serve/http/api.py", "cluster/runs/acme.toml", "cluster/single/start.sh"),
+    *("adapterdistill/py.typed", "adapterdistill/samples/probes.json"),
+    *("adapterdistill/actors/owner.py", "adapterdistill/serve/http/api.py"),
+    *("cluster/runs/acme.toml", "cluster/single/start.sh"),
 }
 PRIVATE = (
     # rows, as they are kept and as they are brought
@@ -66,10 +67,10 @@ def clone(tmp_path: Path) -> Path:
             file.write_bytes(SECRET)
     outside = tmp_path / "private.py"
     outside.write_bytes(SECRET)
-    (root / "serve" / "linked.py").symlink_to(outside)
+    (root / "adapterdistill/serve" / "linked.py").symlink_to(outside)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "rows.py").write_bytes(SECRET)
-    (root / "serve" / "rows").symlink_to(tmp_path / "rows", target_is_directory=True)
+    (root / "adapterdistill/serve" / "rows").symlink_to(tmp_path / "rows", target_is_directory=True)
     (root / "mine.py").write_bytes(SECRET)  # code, but nobody's package
     return root
 
@@ -106,12 +107,14 @@ def test_a_folder_with_every_private_kind_is_packed_without_any(
 def test_the_same_content_makes_the_same_package(clone: Path, tmp_path: Path) -> None:
     file = run_toml(tmp_path)
     before = submission.package(clone, file)
-    (clone / "actors/owner.py").touch()
+    (clone / "adapterdistill/actors/owner.py").touch()
     assert submission.package(clone, file) == before
-    (clone / "actors/owner.py").write_text("changed")
+    (clone / "adapterdistill/actors/owner.py").write_text("changed")
     assert submission.package(clone, file) != before
 
 
+TRAVELLING = {"adapterdistill": "", "actors": "adapterdistill/", "serve": "adapterdistill/"}
+"""Folders of the repository, and below what they travel."""
 PAGES = ("adapterdistill/console/static/", "adapterdistill/console/templates/")
 
 
@@ -119,7 +122,7 @@ def test_all_that_the_code_needs_travels(tmp_path: Path) -> None:
     """Whatever git has in the packages, but the sample tenants, and files for people: no run
     shows the console's pages."""
     listed = subprocess.run(
-        ["git", "ls-files", "adapterdistill", "actors", "serve", "cluster/runs"],
+        ["git", "ls-files", *TRAVELLING, "cluster/runs"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -128,7 +131,7 @@ def test_all_that_the_code_needs_travels(tmp_path: Path) -> None:
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
     needed = {
-        name
+        TRAVELLING.get(name.split("/")[0], "") + name
         for name in listed.stdout.split()
         if (ROOT / name).is_file()
         and not name.endswith((".jsonl", "pyproject.toml"))

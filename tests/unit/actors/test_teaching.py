@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.data_owner import DataOwner
+from adapterdistill.actors.data_owner import DataOwner
 from adapterdistill.backbone import Encoder, load_configured
 from adapterdistill.checkpoint import golden_vectors, load_proven, pack_adapter
 from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
@@ -66,7 +66,7 @@ def test_a_failure_of_any_kind_while_a_teacher_is_proven_refuses_that_teacher_al
             raise MemoryError
         return load_proven(encoder, manifest, payload)
 
-    monkeypatch.setattr("actors.teachers.load_proven", load)
+    monkeypatch.setattr("adapterdistill.actors.teachers.load_proven", load)
     found = DataOwner(configured("quarrier", address=empty_registry.address)).fetch_teachers()
     assert (found.teachers, found.refused) == ((good.name,), (bad.name,))
 
@@ -109,7 +109,7 @@ def test_onboarding_changes_no_teacher_and_no_encoder(
         folders = (tiny_encoder_folder, registry.root / "blobs")
         return {p: p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
 
-    monkeypatch.setattr("actors.data_owner.load_configured", keep)
+    monkeypatch.setattr("adapterdistill.actors.data_owner.load_configured", keep)
     before = files()
     listed = {m.ref.name: m for m in registry.client.list()}
     config = configured("joiner")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from actors.training.loop import train_in_place
+from adapterdistill.actors.training.loop import train_in_place
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import pack_adapter, unpack_adapter
 from adapterdistill.distill.adapter_distillation import AdapterDistillation

@@ -17,7 +17,7 @@ from adapterdistill.evaluation.evaluate import Ranking
 from adapterdistill.evaluation.report import VariantComparison, compare_variant
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import VersionRef
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, folder_of, run_through, write_task
 
@@ -114,7 +114,7 @@ def test_where_a_variant_loses_too_much_or_none_is_made_the_bundle_is_the_plain_
         found = compare_variant(adapter, variant)
         return found and found.model_copy(update={"lost": 0.2501})
 
-    monkeypatch.setattr("actors.judging.compare_variant", worse)
+    monkeypatch.setattr("adapterdistill.actors.judging.compare_variant", worse)
     report, lines = run_through(config)
     assert report.variant.trained and report.variant.served == "adapter"
     assert "adapter is served (top-1 lost 0.2501, at most 0.2500 may be" in lines[7]

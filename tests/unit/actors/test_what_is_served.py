@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from actors.judging import PERHAPS_OUT_OF_SCOPE, _held
-from actors.onboarding import OnboardReport
+from adapterdistill.actors.judging import PERHAPS_OUT_OF_SCOPE, _held
+from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.bundle import Bundle, read_bundle

@@ -4,8 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from actors.training import room as worker_room
-from actors.training.room import NodeRoom, room, wait_for_room, what_lacks, worker_resources
+from adapterdistill.actors.training import room as worker_room
+from adapterdistill.actors.training.room import (
+    NodeRoom,
+    room,
+    wait_for_room,
+    what_lacks,
+    worker_resources,
+)
 from adapterdistill.errors import PlacementError
 
 OWNED = worker_resources(use_gpu=False, owner="owner:x")

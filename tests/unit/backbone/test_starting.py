@@ -5,7 +5,7 @@ import sys
 
 _PROGRAM = """
 import sys
-import actors.onboarding, serve.app, serve.replica
+import adapterdistill.actors.onboarding, adapterdistill.serve.app, adapterdistill.serve.replica
 from adapterdistill.backbone import load_encoder
 assert load_encoder().embed_texts(["Where is my parcel?"]).shape == (1, 384)
 assert "torch" in sys.modules

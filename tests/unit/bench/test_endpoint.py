@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.endpoint.command import (
     SIZES,
@@ -24,15 +24,15 @@ from adapterdistill.bench.endpoint.fairness import measure_capacity, measure_fai
 from adapterdistill.bench.endpoint.report import flood_sections, speed_sections
 from adapterdistill.bench.endpoint.speed import measure_generator, measure_speed
 from adapterdistill.drills.endpoint.kill import kill_faults, measure_kill
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from adapterdistill.testbed.answers import THRESHOLD, Answers
 from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
 from adapterdistill.testbed.random_adapters import random_adapters
 from adapterdistill.testbed.serving import empty_server, without_a_core_s
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
 from tests.unit.bench.conftest import SAMPLES
 
 TINY = SIZES["tiny"]

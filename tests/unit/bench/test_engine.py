@@ -20,9 +20,9 @@ from adapterdistill.bench.engine.sides import (
 )
 from adapterdistill.bench.engine.throughput import measure_engine
 from adapterdistill.errors import DataError
+from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks
 from adapterdistill.testbed.random_adapters import random_adapters
-from serve.engine.engine import Engine
 from tests.unit.bench.conftest import SAMPLES
 
 TINY = throughput.SIZES["tiny"]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.training.loop import train_in_place
-from actors.training.outcome import TrainingOutcome
-from actors.training.workers import TrainWorkers
+from adapterdistill.actors.training.loop import train_in_place
+from adapterdistill.actors.training.outcome import TrainingOutcome
+from adapterdistill.actors.training.workers import TrainWorkers
 from adapterdistill.backbone import Encoder
 from adapterdistill.bench.training import scaling
 from adapterdistill.bench.training.scaling import ALONE, markdown, measure_scaling

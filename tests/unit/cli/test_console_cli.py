@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.cli.console import app
 from adapterdistill.console.listening import Listening
 from adapterdistill.errors import ConfigError

@@ -151,7 +151,7 @@ def test_a_dry_run_looks_where_the_run_would_be(
     def lost(_: object, *, insecure: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
-    monkeypatch.setattr("actors.preflight.on_cluster", lost)
+    monkeypatch.setattr("adapterdistill.actors.preflight.on_cluster", lost)
     assert run("--config", toml(), "--dry-run") == 7
 
 
@@ -241,7 +241,7 @@ def test_a_lost_cluster_exits_7(
     def lost(_: object, *, insecure: bool, promote: bool) -> None:
         raise PlacementError("no Ray cluster was found")
 
-    monkeypatch.setattr("actors.onboarding.on_cluster", lost)
+    monkeypatch.setattr("adapterdistill.actors.onboarding.on_cluster", lost)
     assert run("--config", toml()) == 7
     assert "error [NO_OWNER_NODE]" in capfd.readouterr().err
 

@@ -27,7 +27,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
 )
 from adapterdistill.files import read_secret
-from serve import local_ray
+from adapterdistill.serve import local_ray
 
 VERSION = "ab12" * 16
 TOKEN = "adt_" + "x" * 43
@@ -271,7 +271,7 @@ def test_a_store_that_others_have_closed_is_told_before_ray_starts(
     def closed(_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("serve.settings.private_folder", closed)
+    monkeypatch.setattr("adapterdistill.serve.settings.private_folder", closed)
     with pytest.raises(ConfigError, match=f"store {tmp_path} cannot be used: Permission denied"):
         run("--store", str(tmp_path), command="serve")
 

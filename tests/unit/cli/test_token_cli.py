@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from adapterdistill.cli.token import app
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import read_secret
-from serve.tokens import Tokens, read_tokens
+from adapterdistill.serve.tokens import Tokens, read_tokens
 
 
 @pytest.fixture

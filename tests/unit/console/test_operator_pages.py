@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
-from actors.publishing import EMBEDDED_REGISTRY
+from adapterdistill.actors.publishing import EMBEDDED_REGISTRY
 from adapterdistill.config import OnboardConfig
 from adapterdistill.console.app import build
 from adapterdistill.console.guard import Access

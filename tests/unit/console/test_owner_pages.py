@@ -17,7 +17,7 @@ from adapterdistill.data import TenantDataset
 from adapterdistill.feedback import opened
 from adapterdistill.library import load
 from adapterdistill.release import Candidate, bundles_of, read_release
-from serve.http.schema import TenantStatus
+from adapterdistill.serve.http.schema import TenantStatus
 from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 
 

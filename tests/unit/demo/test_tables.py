@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from actors.onboarding import STAGES
+from adapterdistill.actors.onboarding import STAGES
 from adapterdistill.cli.demo import _tables
 from adapterdistill.data import sample_names
 from adapterdistill.demo.one_cluster import Answer, DemoResult

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from actors.training.room import RESOURCE_SLIVER
 from adapterdistill import __version__, cli
+from adapterdistill.actors.training.room import RESOURCE_SLIVER
 from adapterdistill.config import load_toml
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.server import is_loopback

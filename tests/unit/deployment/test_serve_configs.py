@@ -10,9 +10,9 @@ from ray.serve.config import AutoscalingConfig, gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from adapterdistill.errors import ConfigError
-from serve.app import REQUEST_TIMEOUT_S, build, deploy
-from serve.grpc import rpc_proxy
-from serve.settings import ServeSettings
+from adapterdistill.serve.app import REQUEST_TIMEOUT_S, build, deploy
+from adapterdistill.serve.grpc import rpc_proxy
+from adapterdistill.serve.settings import ServeSettings
 from tests.unit.deployment.manifests import CLUSTER, every
 
 NODES = CLUSTER / "nodes"
@@ -30,7 +30,7 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     config = yaml.safe_load(text)
     parsed = ServeDeploySchema.model_validate(config)
     [app] = parsed.applications
-    assert app.import_path == "serve.app:build" and app.route_prefix == "/"
+    assert app.import_path == "adapterdistill.serve.app:build" and app.route_prefix == "/"
     assert parsed.http_options.request_timeout_s
     assert "grpc_options" not in config  # Serve's gRPC has no TLS and listens everywhere
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.

@@ -18,7 +18,7 @@ from grpc_tools import protoc
 from adapterdistill import errors
 from adapterdistill.errors import error_classes
 from adapterdistill.registry.status import code_of
-from serve.http.api import build_api
+from adapterdistill.serve.http.api import build_api
 from tests.unit.documents.pages import ROOT
 
 PAGE = ROOT / "docs" / "api.md"

@@ -9,8 +9,8 @@ from google.protobuf import json_format
 
 from adapterdistill import errors
 from adapterdistill.registry.v1 import registry_pb2
+from adapterdistill.serve.http.schema import ErrorBody, Health, SearchResponse, TenantStatus
 from adapterdistill.serving.v1 import serving_pb2
-from serve.http.schema import ErrorBody, Health, SearchResponse, TenantStatus
 from tests.unit.documents.api_reference import PAGE, openapi, with_parts
 from tests.unit.documents.pages import ROOT, blocks, section, table_rows
 

@@ -14,9 +14,10 @@ from adapterdistill.sections import (
     RegistryConfig,
     ReleaseConfig,
     TeacherConfig,
+    TrackingConfig,
     TrainingConfig,
 )
-from serve.settings import ServeSettings
+from adapterdistill.serve.settings import ServeSettings
 from tests.unit.documents.pages import blocks, pages, section, table_rows
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "release": ReleaseConfig,
     "privacy": PrivacyConfig,
     "placement": PlacementConfig,
+    "tracking": TrackingConfig,
 }
 
 

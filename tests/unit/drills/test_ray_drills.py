@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from actors.cluster import OwnCluster
-from actors.onboarding import write_report
+from adapterdistill.actors.cluster import OwnCluster
+from adapterdistill.actors.onboarding import write_report
 from adapterdistill.drills.catalogue import DRILLS
 from adapterdistill.drills.drill import Outcome, run_drill
 from adapterdistill.drills.endpoint import kill

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.serve import app
+from adapterdistill.serve.grpc import rpc_proxy
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve import app
-from serve.grpc import rpc_proxy
 from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.grpc.rpc_calls import Context
 

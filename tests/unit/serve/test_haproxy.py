@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serve.haproxy import closed_haproxy, find_haproxy
+from adapterdistill.serve.haproxy import closed_haproxy, find_haproxy
 
 
 def rendered(environment: dict[str, str]) -> str:
@@ -101,9 +101,8 @@ def test_the_named_haproxy_is_found_first_and_an_absent_one_is_none(tmp_path: Pa
 
 
 def test_a_shell_may_take_the_settings_twice_and_haproxy_is_still_what_starts() -> None:
-    command = 'eval "$({} -m serve.haproxy)"; eval "$({} -m serve.haproxy)"; env'.format(
-        *[shlex.quote(sys.executable)] * 2
-    )
+    setting = f'eval "$({shlex.quote(sys.executable)} -m adapterdistill.serve.haproxy)"; '
+    command = setting + setting + "env"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     [script] = re.findall("^RAY_SERVE_HAPROXY_BINARY_PATH=(.*)$", done.stdout, re.MULTILINE)
     assert len(str(Path(script).parent)) <= 20

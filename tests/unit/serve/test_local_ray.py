@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.errors import ConfigError
-from serve import local_ray
+from adapterdistill.serve import local_ray
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,7 +57,7 @@ ENDS = """
 import os, signal, subprocess, sys
 import psutil, ray
 from ray import serve as ray_serve
-from serve import local_ray
+from adapterdistill.serve import local_ray
 
 def init(**_):
     global left

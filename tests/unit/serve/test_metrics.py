@@ -12,11 +12,11 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ServingError
-from serve.engine.engine import Engine, Refresh
-from serve.http.api import build_api
-from serve.metrics import ELECT_EVERY_S, MAX_NAMED_TENANTS, BusiestTenants, Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine, Refresh
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.metrics import ELECT_EVERY_S, MAX_NAMED_TENANTS, BusiestTenants, Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 

@@ -12,17 +12,17 @@ import grpc
 import pytest
 from starlette.testclient import TestClient
 
-import serve.tracing
+import adapterdistill.serve.tracing
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create
 from adapterdistill.registry.trust.credentials import read_credentials
+from adapterdistill.serve.engine.engine import Refresh
+from adapterdistill.serve.replica import Replica, collect_garbage_seldom
+from adapterdistill.serve.settings import ServeSettings
+from adapterdistill.serve.tokens import new_token, revoke
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.engine.engine import Refresh
-from serve.replica import Replica, collect_garbage_seldom
-from serve.settings import ServeSettings
-from serve.tokens import new_token, revoke
 from tests.contract.running_registry import Running, wait_until
 from tests.enrolment import enrolled
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
@@ -231,7 +231,7 @@ def test_a_watching_replica_renews_its_certificates_and_watches_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve.replica.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("adapterdistill.serve.replica.LOOK_EVERY_S", 0.05)
     root, folder = tmp_path / "registry", tmp_path / "acme"
     create(root, ["127.0.0.1"])
     registry = Running(root)
@@ -289,7 +289,7 @@ def test_traces_are_made_and_sent_when_the_replica_ends(
 ) -> None:
     tracing = Mock()
     tracing.around = lambda app: app
-    monkeypatch.setattr(serve.tracing.Tracing, "from_environment", lambda: tracing)
+    monkeypatch.setattr(adapterdistill.serve.tracing.Tracing, "from_environment", lambda: tracing)
     replica = start(traces=True)
     with TestClient(replica.build_http_app()) as client:
         assert client.get("/healthz").status_code == 200

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from adapterdistill.errors import ConfigError
-from serve.settings import ServeSettings
+from adapterdistill.serve.settings import ServeSettings
 
 CONFIG = Path(__file__).resolve().parents[3] / "cluster" / "serve.yaml"
 
@@ -12,7 +12,7 @@ CONFIG = Path(__file__).resolve().parents[3] / "cluster" / "serve.yaml"
 def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     [app] = config["applications"]
-    assert app["import_path"] == "serve.app:build"
+    assert app["import_path"] == "adapterdistill.serve.app:build"
     assert ServeSettings.of(app["args"]).store.is_absolute()
     assert config["http_options"]["host"] == "127.0.0.1"
     assert config["http_options"]["request_timeout_s"] > 0

@@ -10,8 +10,8 @@ import pytest
 
 from adapterdistill.errors import ConfigError
 from adapterdistill.files import read_secret
-from serve import tokens as module
-from serve.tokens import MAX_PER_HOLDER, Tokens, new_token, read_tokens, revoke
+from adapterdistill.serve import tokens as module
+from adapterdistill.serve.tokens import MAX_PER_HOLDER, Tokens, new_token, read_tokens, revoke
 
 KINDS = {"tenant": "acme", "operator": None}
 

@@ -17,14 +17,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.grpc.rpc import Rpc
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.queue.request_context import RequestContext, Stages
+from adapterdistill.serve.tracing import Tracing
 from adapterdistill.serving.v1.serving_pb2 import SearchRequest
-from serve.engine.engine import Engine
-from serve.grpc.rpc import Rpc
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
-from serve.queue.request_context import RequestContext, Stages
-from serve.tracing import Tracing
 from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.grpc.test_rpc import Context
 
@@ -144,6 +144,9 @@ def test_spans_go_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_traces_opentelemetry_is_not_even_imported() -> None:
-    code = "import sys, serve.http.api, serve.grpc.rpc; print('serve.tracing' in sys.modules)"
+    code = (
+        "import sys, adapterdistill.serve.http.api, adapterdistill.serve.grpc.rpc; "
+        "print('adapterdistill.serve.tracing' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from adapterdistill.testbed.answers import Alone
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.random_scorers import random_texts
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.drills.endpoint.control import control
 from adapterdistill.drills.endpoint.hazards import STEPS, WITHIN_S, Hazards, Timeline
@@ -22,9 +22,9 @@ from adapterdistill.drills.endpoint.isolation import (
 )
 from adapterdistill.drills.endpoint.report import isolation_sections
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.serve.engine.withdrawals import WithdrawalFollower
 from adapterdistill.testbed.answers import Question
 from adapterdistill.testbed.http_load import Reply
-from serve.engine.withdrawals import WithdrawalFollower
 from tests.contract.running_registry import Running
 from tests.unit.bench.test_endpoint import Served, running, serve_samples
 

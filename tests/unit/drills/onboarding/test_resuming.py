@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.stages import STAGES
+from adapterdistill.actors.stages import STAGES
 from adapterdistill.drills.onboarding import resuming
 from adapterdistill.drills.onboarding.resuming import Moment, lose_registry
 from adapterdistill.errors import TrainingError

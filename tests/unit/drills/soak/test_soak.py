@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.cluster import free_port
+from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter

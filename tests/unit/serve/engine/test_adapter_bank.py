@@ -4,7 +4,7 @@ import torch
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
 from adapterdistill.errors import ServingError
-from serve.engine.adapter_bank import MAX_BOTTLENECK_SIZE, AdapterBank
+from adapterdistill.serve.engine.adapter_bank import MAX_BOTTLENECK_SIZE, AdapterBank
 from tests.serving_store import random_adapter
 
 TEXTS = ["where is my parcel", "hi", "opening hours on sunday"]

@@ -18,8 +18,8 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.release import Mode, drop, promote, put_up, roll_back, set_live
-from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
-from serve.engine.live import Alias
+from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.engine.test_engine import TEXTS, assert_answers_as
 

@@ -10,7 +10,14 @@ import torch
 
 from adapterdistill.confidence import Calibration
 from adapterdistill.evaluation.calibration import reference_bins
-from serve.engine.drift import RECENT, Drift, DriftOfTenants, chance, kept_drifts, stability_index
+from adapterdistill.serve.engine.drift import (
+    RECENT,
+    Drift,
+    DriftOfTenants,
+    chance,
+    kept_drifts,
+    stability_index,
+)
 
 
 def calibration(scores: list[float]) -> Calibration:

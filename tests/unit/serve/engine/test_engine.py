@@ -20,7 +20,7 @@ from adapterdistill.errors import (
 )
 from adapterdistill.evaluation.scorer import pack_scorer
 from adapterdistill.release import set_live
-from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_scorers import random_scorer
 from tests.random_variants import VARIANTS, make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder

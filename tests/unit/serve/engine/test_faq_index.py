@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from serve.engine import faq_index
-from serve.engine.faq_index import FaqIndex, Ranking
+from adapterdistill.serve.engine import faq_index
+from adapterdistill.serve.engine.faq_index import FaqIndex, Ranking
 
 
 def rank(queries: Tensor, indexes: Sequence[FaqIndex], top_k: Sequence[int]) -> list[Ranking]:

@@ -22,8 +22,8 @@ from adapterdistill.release import (
     roll_back,
     set_live,
 )
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
-from serve.engine.live import Alias, LiveTenant
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
 from tests.serving_store import MadeTenant, make_tenant
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]

@@ -4,8 +4,8 @@ from concurrent.futures import Future
 import pytest
 
 from adapterdistill.errors import OverloadedError
-from serve.engine.live import LiveTenant
-from serve.engine.load_queue import MAX_WAIT_S, LoadQueue, PagingCounts
+from adapterdistill.serve.engine.live import LiveTenant
+from adapterdistill.serve.engine.load_queue import MAX_WAIT_S, LoadQueue, PagingCounts
 
 
 def test_who_would_wait_for_too_long_is_refused_and_told_how_long() -> None:

@@ -18,7 +18,7 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_variants import make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.engine.test_engine import assert_answers_as

@@ -7,8 +7,8 @@ import pytest
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors
 from adapterdistill.errors import EncoderMismatchError
-from serve.engine import proofs
-from serve.engine.proofs import Proofs
+from adapterdistill.serve.engine import proofs
+from adapterdistill.serve.engine.proofs import Proofs
 from tests.tiny_encoders import random_adapter
 
 

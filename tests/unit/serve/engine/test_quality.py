@@ -9,11 +9,11 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.confidence import Calibration
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 # The reference's scores are all but never above 0.9: what random tenants score is all below.

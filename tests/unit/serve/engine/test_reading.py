@@ -8,7 +8,7 @@ import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.errors import EncoderMismatchError
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from tests.sentence_folders import CASES, save_case
 from tests.serving_store import MadeTenant, make_tenant, put_live
 

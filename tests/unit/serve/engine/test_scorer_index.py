@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 
 from adapterdistill.evaluation.head import Linear
 from adapterdistill.evaluation.scorer import Scorer, Texts, fit_scorer
-from serve.engine.faq_index import FaqIndex, Index, rank
-from serve.engine.scorer_index import ScorerIndex
+from adapterdistill.serve.engine.faq_index import FaqIndex, Index, rank
+from adapterdistill.serve.engine.scorer_index import ScorerIndex
 from tests.random_scorers import random_scorer, random_texts
 
 HIDDEN = 24

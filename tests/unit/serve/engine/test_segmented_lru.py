@@ -1,4 +1,4 @@
-from serve.engine.segmented_lru import WINDOW_S, SegmentedLru
+from adapterdistill.serve.engine.segmented_lru import WINDOW_S, SegmentedLru
 
 
 def full_of(names: str, lru: SegmentedLru) -> SegmentedLru:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import serve.engine.withdrawals
+import adapterdistill.serve.engine.withdrawals
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import WithdrawnError
 from adapterdistill.registry.client.client import RegistryClient
-from serve.engine.engine import Engine, SearchAnswer, SearchItem
-from serve.engine.withdrawals import WithdrawalFollower
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.withdrawals import WithdrawalFollower
 from tests.contract.running_registry import Running, wait_until
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
@@ -104,7 +104,7 @@ def test_a_replica_that_starts_later_is_told_what_it_missed(
 def test_a_registry_that_comes_back_is_no_longer_lost_though_nothing_changed(
     store: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve.engine.withdrawals, "_RETRY_S", 0.1)
+    monkeypatch.setattr(adapterdistill.serve.engine.withdrawals, "_RETRY_S", 0.1)
     registry = Running(tmp_path / "registry")
     port = int(registry.address.rsplit(":", 1)[1])
     follower = WithdrawalFollower(

@@ -13,13 +13,13 @@ from google.rpc.status_pb2 import Status
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.confidence import Calibration
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.grpc.rpc import Rpc
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.tokens import Tokens, new_token
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.engine.engine import Engine
-from serve.grpc.rpc import Rpc
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
-from serve.tokens import Tokens, new_token
 from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.engine.test_candidates import try_out
 

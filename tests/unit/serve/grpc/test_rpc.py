@@ -13,10 +13,10 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.serve.grpc.rpc import MAX_REQUEST_BYTES, Rpc
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import SearchOutcome
 from adapterdistill.serving.v1 import serving_pb2 as pb
-from serve.grpc.rpc import MAX_REQUEST_BYTES, Rpc
-from serve.http.api import build_api
-from serve.queue.batcher import SearchOutcome
 from tests.serving_rpc import assert_equal_answers, assert_equal_states
 from tests.serving_store import make_tenant, put_live
 from tests.unit.serve.grpc.rpc_calls import (

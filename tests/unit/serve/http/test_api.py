@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine, SearchItem
-from serve.http.api import build_api
-from serve.http.schema import SearchResponse
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine, SearchItem
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.schema import SearchResponse
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 SECRET = "canary-4711"

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.http.fault_words import MUST_BE, sentence
-from serve.http.feedback import FeedbackRequest
-from serve.http.schema import SearchRequest
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.embeddings import EmbeddingsRequest
+from adapterdistill.serve.http.fault_words import MUST_BE, sentence
+from adapterdistill.serve.http.feedback import FeedbackRequest
+from adapterdistill.serve.http.schema import SearchRequest
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
 SEARCH, TENANT = "/v1/tenants/acme/search", "/v1/tenants/acme"
@@ -170,7 +171,7 @@ def test_a_head_is_that_of_the_answer_to_get(client: TestClient) -> None:
 
 def test_every_field_of_a_search_has_a_sentence_with_its_bounds() -> None:
     fields = SearchRequest.model_fields | FeedbackRequest.model_fields
-    assert {*fields, "tenant", "the body"} == MUST_BE.keys()
+    assert {*fields, *EmbeddingsRequest.model_fields, "tenant", "the body"} == MUST_BE.keys()
     schema = SearchRequest.model_json_schema()["properties"]
     assert str(schema["top_k"]["maximum"]) in MUST_BE["top_k"]
     assert str(schema["query"]["anyOf"][0]["maxLength"]) in MUST_BE["query"]

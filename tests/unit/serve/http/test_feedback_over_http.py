@@ -9,12 +9,12 @@ from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.feedback import FILE, opened
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
-from serve.queue.keeping import Keeper
-from serve.queue.searching import Searcher
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.queue.keeping import Keeper
+from adapterdistill.serve.queue.searching import Searcher
 from tests.serving_store import make_tenant, put_live
 
 PATH = "/v1/tenants/acme/feedback"

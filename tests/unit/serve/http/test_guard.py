@@ -9,11 +9,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine
-from serve.http.api import build_api
-from serve.queue.batcher import Batcher
-from serve.queue.fair_queue import QueueLimits
-from serve.tokens import Tokens, new_token
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.queue.batcher import Batcher
+from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.tokens import Tokens, new_token
 from tests.serving_store import make_tenant, put_live
 
 HELD = ("acme", "other", "absent", None)  # `absent` has a token but no adapter

@@ -11,12 +11,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from serve.engine.engine import Engine, SearchItem
-from serve.http.api import build_api
-from serve.http.middleware import write_request_log
-from serve.metrics import Metrics
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import Engine, SearchItem
+from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.middleware import write_request_log
+from adapterdistill.serve.metrics import Metrics
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 from tests.serving_store import make_tenant, put_live
 
 CANARY = "canary-4711"

@@ -1,9 +1,9 @@
 """Every example of the OpenAPI description is a message that the endpoint takes or sends."""
 
 from adapterdistill.errors import error_classes
-from serve.http import openapi
-from serve.http.feedback import FeedbackRequest
-from serve.http.schema import SearchRequest, SearchResponse
+from adapterdistill.serve.http import openapi
+from adapterdistill.serve.http.feedback import FeedbackRequest
+from adapterdistill.serve.http.schema import SearchRequest, SearchResponse
 
 
 def test_every_example_of_the_description_is_sound() -> None:

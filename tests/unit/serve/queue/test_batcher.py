@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
-from serve.engine.engine import SearchAnswer, SearchItem
-from serve.queue.batcher import Batcher, SearchOutcome, estimated_tokens
-from serve.queue.fair_queue import QueueLimits
+from adapterdistill.serve.engine.engine import SearchAnswer, SearchItem
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome, estimated_tokens
+from adapterdistill.serve.queue.fair_queue import QueueLimits
 
 
 class Recorder:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterdistill.errors import OverloadedError
-from serve.queue.fair_queue import FairQueue, QueueLimits, Request
+from adapterdistill.serve.queue.fair_queue import FairQueue, QueueLimits, Request
 
 BATCH_S, TOKEN_S = 1.8e-3, 60e-6
 OTHERS = [f"other-{n}" for n in range(9)]

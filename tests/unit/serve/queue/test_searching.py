@@ -11,7 +11,6 @@ from unittest.mock import Mock
 
 import pytest
 
-import serve.queue.shadow
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import (
     DeadlineExceededError,
@@ -20,12 +19,13 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.release import Mode, promote, roll_back
-from serve.engine.engine import Engine
-from serve.engine.items import SearchAnswer, SearchItem
-from serve.engine.live import Alias, LiveTenant
-from serve.queue.batcher import Batcher, SearchOutcome
-from serve.queue.request_context import RequestContext, Stages
-from serve.queue.searching import Searcher
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
+from adapterdistill.serve.queue import shadow
+from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
+from adapterdistill.serve.queue.request_context import RequestContext, Stages
+from adapterdistill.serve.queue.searching import Searcher
 from tests.served import Served, until
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.engine.test_candidates import try_out
@@ -112,7 +112,8 @@ def test_what_a_request_has_waited_is_taken_from_its_time(
     served = serving("canary", 1.0)
     now = 100.0
     given: list[tuple[Alias, float]] = []
-    monkeypatch.setattr("serve.queue.searching.time", SimpleNamespace(monotonic=lambda: now))
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("adapterdistill.serve.queue.searching.time", clock)
     hold = served.engine.hold
 
     async def slow(tenant: str, timeout_s: float, alias: Alias = "live") -> LiveTenant:
@@ -332,8 +333,7 @@ def test_a_shadow_is_left_out_while_the_engine_has_enough_to_do(
         first = asyncio.create_task(ask(searcher, alias="live"))
         await until(lambda: len(served.batches) > begun)
         more = [
-            asyncio.create_task(ask(searcher, alias="live"))
-            for _ in range(serve.queue.shadow.MAX_QUEUED + 1)
+            asyncio.create_task(ask(searcher, alias="live")) for _ in range(shadow.MAX_QUEUED + 1)
         ]
         await until(lambda: batcher.num_queued == len(more))
         searcher.shadow.compare(held, [answer], ["hi"])
@@ -352,12 +352,12 @@ def test_only_so_many_shadows_are_asked_at_once(serving: Serving) -> None:
     async def scenario(searcher: Searcher, _: Batcher) -> None:
         answer = await ask(searcher, alias="live")
         held = await served.engine.hold("acme", 5)
-        for _ in range(serve.queue.shadow.MAX_AT_ONCE + 12):
+        for _ in range(shadow.MAX_AT_ONCE + 12):
             searcher.shadow.compare(held, [answer], ["hi"])
         assert searcher.shadow.totals.skipped == 12
         await searcher.shadow.drain()
         totals = searcher.shadow.totals
-        assert (totals.compared, totals.skipped) == (serve.queue.shadow.MAX_AT_ONCE, 12)
+        assert (totals.compared, totals.skipped) == (shadow.MAX_AT_ONCE, 12)
 
     served.run(scenario)
 
