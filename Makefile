@@ -57,8 +57,8 @@ sbom: setup  ## write the image's software bill of materials (CycloneDX) to buil
 
 .PHONY: test
 test: setup test-unit test-drills  ## every test but those of test-system (under 12 minutes on 2 cores)
-	@# Ray waits for half of its time: two files at once, each with a Ray of its own.
-	@$(PY) -m pytest -n 2 --dist loadfile tests/cluster tests/e2e
+	@# Ray waits for half of its time: three files at once, each with a Ray of its own.
+	@$(PY) -m pytest -n 3 --dist loadfile tests/cluster tests/e2e
 
 .PHONY: test-unit
 test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
