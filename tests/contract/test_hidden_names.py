@@ -100,6 +100,8 @@ def requests(call: Any, known: dict[str, list[str]]) -> Iterator[Any]:
             yield from (message(adapter_name=name) for name in known["adapters"])
         case "Withdraw":
             yield from (message(name=name, reason="x") for name in known["versions"])
+        case "RenewCertificates":
+            yield message(request_pem=b"x")
         case _:
             yield from (message(name=name) for names in known.values() for name in names)
 

@@ -116,6 +116,7 @@ def verify_certificate(
             not valid yet, expired, revoked, or names no caller.
     """
     certificate = _issued(der, ca)
+    at = at.replace(microsecond=0)  # certificates count whole seconds
     if not is_for(certificate, usage):
         raise UnauthenticatedError(
             f"certificate {serial_of(certificate)} is not for {usage.name} use"

@@ -115,11 +115,12 @@ def run_folder_of(owner: Owner, record: str) -> Path:
 def test_trainings_are_plotted_with_their_ends(browser: Browser, owner: Owner) -> None:
     folder = run_folder(owner)
     path = f"/runs/acme/{folder.name}"
+    file = folder / "tracking.jsonl"
+    file.unlink()
     assert "<svg" not in browser.get(path).text  # a run without such a file
     rows = [{"stage": "extract", "step": n, "loss": 2.5 - n / 1000} for n in range(1, 1001)]
     rows += [{"stage": "extract", "step": 0, "held_out_score": 1}, {"stage": "x", "loss": 3.0}]
     lines = [json.dumps(row) for row in rows]
-    file = folder / "tracking.jsonl"
     file.write_text("\n".join([*lines, "[]", '{"stage": "extr']))
     page = browser.get(path).text
     assert page.count("<svg") == 1  # a plot of one point would say nothing
