@@ -57,8 +57,8 @@ sbom: setup  ## write the image's software bill of materials (CycloneDX) to buil
 
 .PHONY: test
 test: setup test-unit test-drills  ## every test but those of test-system (under 12 minutes on 2 cores)
-	@# Ray waits for half of its time: three files at once, each with a Ray of its own.
-	@$(PY) -m pytest -n 3 --dist loadfile tests/cluster tests/e2e
+	@# Ray waits for half of its time: three files at once, the longest first.
+	@$(PY) -m pytest -n 3 --dist loadfile tests/e2e tests/cluster
 
 .PHONY: test-unit
 test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
@@ -67,7 +67,7 @@ test-unit: setup  ## unit and contract tests only: no Ray (under 3 minutes)
 
 .PHONY: test-drills
 test-drills: setup  ## the drills and the registry's benchmark, in a tiny size
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/drills
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 tests/drills
 
 .PHONY: test-system
 test-system: setup  ## what needs an environment of its own: the wheel with its base dependencies
