@@ -203,17 +203,18 @@ class Keyboard:
         raise AssertionError(f"{field} has no {text}")
 
 
-def watch_the_run(person: Person, begin: Path) -> None:
+def watch_the_run(person: Person, run: Path) -> None:
     """See a run begin and end without a reload."""
     person.open("/runs")
     person.sees("There is no run yet")
-    begin.touch()
+    (run / "begin").touch()
     person.sees("is running")
     person.picture("runs-in-progress")
     person.driver.find_element(By.CSS_SELECTOR, "#runs td a").click()
     person.sees("is at work")
     person.pass_axe("a run at work")
     person.picture("run-in-progress")
+    (run / "go-on").touch()
     person.sees("The run has finished", "9 of 9")
     person.check(person.driver.current_url.removeprefix(person.origin))
     person.driver.find_element(By.LINK_TEXT, "Open the report").click()
@@ -292,7 +293,7 @@ def main() -> None:
     steps = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     if "owner" in steps:
         with person_at(steps["owner"], steps) as person:
-            watch_the_run(person, Path(steps["begin"]))
+            watch_the_run(person, Path(steps["run"]))
             for hand in (Mouse(person), Keyboard(person)):
                 release_and_roll_back(person, hand)
             for path in OWNER:
