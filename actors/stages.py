@@ -63,10 +63,14 @@ def _evaluated(result: Evaluated) -> str:
     found = "nothing held out"
     if result.rows:
         folds = f", {result.folds} folds" if result.folds else ""
+        top1 = {name: one.held_out["top1"] for name, one in result.candidates.items()}
+        # A live version is judged on the rows alone that it was not trained on.
+        rows = max(one.count for one in top1.values())
         right = ", ".join(
-            f"{name} {one.held_out['top1'].value:.3f}" for name, one in result.candidates.items()
+            f"{name} {one.value:.3f}" + (f" of {one.count}" if one.count != rows else "")
+            for name, one in top1.items()
         )
-        found = f"held-out top-1 on {result.rows} rows{folds}: {right}"
+        found = f"held-out top-1 on {rows} row{'s' * (rows != 1)}{folds}: {right}"
     if result.membership is not None:
         one = result.membership
         found += f"; membership AUC {one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ UNCERTAIN = 0.7
 """A question whose best FAQ is right with a smaller probability is kept."""
 _BUSY_TIMEOUT_S = 10.0
 _OUT_OF_SCOPE = ""
+_QUERY_ID = "feedback-"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS questions (
     text TEXT PRIMARY KEY,
@@ -147,7 +148,7 @@ def opened(store: Path, tenant: str) -> Iterator[Feedback]:
         FileError: the file cannot be read or written, or is damaged.
     """
     folder = tenant_folder(store, tenant)
-    if not folder.is_dir():
+    if not (folder / "versions").is_dir():
         raise ServingError(f"tenant {tenant}: nothing is served in {store}")
     path = folder / FILE
     try:
@@ -196,7 +197,7 @@ def take_into(feedback: Feedback, data: Path) -> Taken:
     def rows() -> Iterator[Query]:
         yield from queries
         for one in new:
-            query_id = f"feedback-{hashlib.sha256(one.text.encode()).hexdigest()[:16]}"
+            query_id = f"{_QUERY_ID}{hashlib.sha256(one.text.encode()).hexdigest()[:16]}"
             split = "unlabelled" if one.label is None else "train"
             yield Query(query_id, one.text, one.label or None, split)
 
@@ -204,3 +205,30 @@ def take_into(feedback: Feedback, data: Path) -> Taken:
     feedback.forget(named)
     labelled = sum(one.label is not None for one in new)
     return Taken(labelled, len(new) - labelled)
+
+
+def exported(data: Path) -> list[Query]:
+    """Read the queries that `take_into` added to a folder of data; none if there is no folder.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    if not data.is_dir():
+        return []
+    queries = TenantDataset.open(data).queries()
+    return [query for query in queries if query.query_id.startswith(_QUERY_ID)]
+
+
+def add_queries(data: Path, more: Collection[Query]) -> None:
+    """Add queries to a folder of data: those of FAQs that it has, and with texts that it has not.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    if not more:
+        return
+    dataset = TenantDataset.open(data)
+    queries, known = list(dataset.queries()), {None, *(faq.faq_id for faq in dataset.faqs())}
+    have = {query.text for query in queries}
+    new = [query for query in more if query.text not in have and query.faq_id in known]
+    write_tenant(data, dataset.faqs(), [*queries, *new], overwrite=True)

@@ -118,7 +118,10 @@ def read_release(store: Path, tenant: str) -> Release:
     try:
         release = Release.model_validate_json((tenant_folder(store, tenant) / _FILE).read_bytes())
     except OSError as error:
-        raise ServingError(f"tenant {tenant}: no live bundle ({error.strerror})") from None
+        why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
+        raise ServingError(
+            f"tenant {tenant}: no live bundle in {store.absolute().name}{why}"
+        ) from None
     except ValidationError:
         raise ServingError(f"tenant {tenant}: {_FILE} is damaged") from None
     if release.tenant != tenant:

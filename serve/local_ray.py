@@ -5,6 +5,7 @@ Ray reads its settings when it is imported, so nothing here imports it before th
 
 import atexit
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
@@ -165,8 +166,10 @@ def _stop() -> None:
     all_processes = this.children(recursive=True)
     ended, _ = psutil.wait_procs(this.children(), timeout=_SIGNALLED_S)
     if not ended:
-        ray_serve.shutdown()
-        ray.shutdown()
+        # Ray prints there that the controller ended, which it was asked to, as if it had failed.
+        with redirect_stdout(io.StringIO()):
+            ray_serve.shutdown()
+            ray.shutdown()
     for process in all_processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -5,6 +5,7 @@ the registry's process stays free of torch and Ray.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -138,6 +139,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit; an expected error is printed on stderr and sets the exit code."""
     prepare_output()
     keep_private()
+    # gRPC would print a line of its own, in OpenSSL's words, beside each error that is told here.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         exit_code = _run(args)
         sys.stdout.flush()

@@ -77,7 +77,7 @@ def label(tenant: TenantFolder) -> None:
         number = 0
         for question in waiting:
             offered = nearest(question.text, [*faqs.values()])
-            typer.echo(f"\n{question.text}  (asked {question.times} times)")
+            typer.echo(f"\n{question.text}  ({_asked(question.times)})")
             for place, faq in enumerate(offered, start=1):
                 typer.echo(f"  {place}  {faq.question}  [{faq.faq_id}]")
             chosen = _chosen(offered, faqs)
@@ -113,6 +113,10 @@ def export(
 def _place(tenant: Path) -> tuple[Path, str]:
     path = tenant.absolute()
     return path.parent, path.name
+
+
+def _asked(times: int) -> str:
+    return "asked once" if times == 1 else f"asked {times} times"
 
 
 def _chosen(offered: list[Faq], faqs: dict[str, Faq]) -> str | None:

@@ -4,6 +4,7 @@ One table holds them for all commands, by the parameter's name: one idea has one
 that needs another word gives its own `metavar`.
 """
 
+import re
 from typing import Any
 
 _NAMES_OF = {
@@ -59,8 +60,10 @@ METAVARS = {name: metavar for metavar, names in _NAMES_OF.items() for name in na
 def name_values(command: Any) -> Any:
     """Give each parameter of a command, or of a group's commands, its metavar; return the command.
 
-    Choices keep theirs, which lists them. A flag takes no value and shows none.
+    Choices keep theirs, which lists them. A flag takes no value and shows none. The paragraphs of
+    its help become a line each: Typer would break them where the source does.
     """
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
     for nested in getattr(command, "commands", {}).values():
         name_values(nested)
     for parameter in (*command.params, command.get_help_option(command.context_class(command))):

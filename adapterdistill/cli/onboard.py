@@ -77,6 +77,7 @@ def onboard(
         typer.echo(json.dumps(report.model_dump(mode="json")))
     else:
         console = Console()
+        console.print(Text(f"{report.tenant}: {report.decide.choice} ({report.decide.reason})"))
         console.print(_stages(report))
         if report.distil.trained:
             console.print(_teachers(report.distil))
@@ -94,7 +95,7 @@ def _look_ahead(settings: "OnboardConfig", *, local: bool, insecure: bool, as_js
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json")))
     else:
-        estimate = [] if found.estimate is None else [_estimate(found.estimate)]
+        estimate = [] if found.estimate is None else _estimate(found.estimate)
         Console().print(_checks(found), *estimate, _disclosed(found), sep="\n")
     error = found.first_error
     if error is not None:
@@ -103,9 +104,8 @@ def _look_ahead(settings: "OnboardConfig", *, local: bool, insecure: bool, as_js
 
 
 def _stages(report: "OnboardReport") -> Table:
-    title = f"{report.tenant}: {report.decide.choice} ({report.decide.reason})"
     columns = ("stage", "seconds", "peak MB")
-    shown = table(*columns, right=columns[1:], title=title)
+    shown = table(*columns, right=columns[1:])
     for stage, seconds in report.stage_seconds().items():
         shown.add_row(stage, f"{seconds:.1f}", f"{report.result_of(stage).peak_rss_mb:.0f}")
     return shown
@@ -145,18 +145,19 @@ def _checks(found: "Preflight") -> Table:
     return shown
 
 
-def _estimate(estimate: "Estimate") -> Table:
+def _estimate(estimate: "Estimate") -> list[str | Table]:
+    about = (
+        f"About {estimate.seconds:.0f} s: one training step, timed here just now, times rows and "
+        "steps. Training may end earlier, and takes longer beside other work."
+    )
     shown = table(
         "stage",
         "seconds",
         right=("seconds",),
-        title=f"About {estimate.seconds:.0f} s",
-        caption="one training step, timed here just now, times rows and steps; training may end"
-        " earlier, and takes longer beside other work",
     )
     for stage, seconds in estimate.stage_seconds.items():
         shown.add_row(stage, f"{seconds:.1f}")
-    return shown
+    return [about, shown]
 
 
 def _disclosed(found: "Preflight") -> Table:

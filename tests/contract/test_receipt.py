@@ -168,3 +168,19 @@ def test_over_plain_text_nobody_signed_anything(run: Run, home: Path, registry: 
             run(f"{manifest.ref.name} --address {plain.address} --authority registry/server/ca.pem")
     finally:
         plain.close()
+
+
+def test_a_receipt_outlives_the_rotation_of_the_authority(
+    registry: Running, published: Manifest, run: Run, home: Path
+) -> None:
+    written = run(
+        f"{published.ref.name} --address {registry.address} --credentials acme --format json"
+    )
+    (home / "receipt.json").write_text(written)
+    for step in ("begin", "switch", "drop"):
+        done = CliRunner().invoke(
+            app, ["registry", "rotate-authority", step, "--root", "registry", "--force"]
+        )
+        assert done.exit_code == 0, done.output
+    offline = "--file receipt.json --authority registry/server/ca.pem"
+    assert run(f"{offline} --format json") == written

@@ -15,7 +15,7 @@ DAY = 24 * 3600.0
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme/versions").mkdir(parents=True)
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def test_only_the_owner_can_read_the_file_and_a_removed_text_is_gone_from_it(sto
     with opened(store, "acme") as kept:
         kept.keep([Asked("canary-4711", None, None), Asked("stays", None, None)])
         kept.forget(["canary-4711"])
-    [file] = (store / "acme").iterdir()
+    [file] = [one for one in (store / "acme").iterdir() if one.is_file()]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert b"canary-4711" not in file.read_bytes() and b"stays" in file.read_bytes()
     assert "canary-4711" not in repr(Asked("canary-4711", None, None))

@@ -90,8 +90,11 @@ def audit_show(
                 f"{datetime.fromtimestamp(one['time_ns'] / 1e9, UTC):%F %T}" for one in records
             ],
             "caller": [one.get("caller", "") for one in records],
-            "event": [_lines(one, "kind", "call", "use", "reason") for one in records],
-            "name": [_lines(one, "name", "other_name", "serial") for one in records],
+            "event": [_lines(one, "kind", "call", "use") for one in records],
+            # Long ones fold here, in the last column, so that the others stay whole.
+            "name, reason": [
+                _lines(one, "name", "other_name", "serial", "reason") for one in records
+            ],
         }
     )
 

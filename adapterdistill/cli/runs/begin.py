@@ -105,12 +105,17 @@ def up(
         option("Folder for all that is made. Default: ~/.adapterdistill/TENANT.", "FOLDER"),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
+    feedback: Annotated[
+        bool,
+        typer.Option("--feedback", help="Keep questions that are turned away or uncertain."),
+    ] = False,
 ) -> None:
     """Import FAQs, onboard them on defaults, and serve them until it is interrupted.
 
-    Nothing leaves this machine. Run it again after the source has changed; with other settings, use
-    `init` and the commands that it names.
+    Nothing leaves this machine. Run it again after the source has changed, or after `feedback
+    export`: what that added is kept. With other settings, use `init`.
     """
+    from adapterdistill.feedback import add_queries, exported
     from adapterdistill.serve.local_ray import check_port
 
     folder = local_folder(source).expanduser().absolute()
@@ -118,12 +123,18 @@ def up(
     made = (home or _HOME / name).expanduser().absolute()
     check_port("127.0.0.1", port)
     private_folder(made)
+    labelled = exported(made / "data")
     imported = import_tenant(folder, made / "data", overwrite=True)
+    add_queries(made / "data", labelled)
     for line in imported.report.lines():
         typer.echo(line)
     _onboard(name, made)
-    typer.echo(f'ask: adapterdistill query {name} "..." --address http://127.0.0.1:{port}')
-    _serve(made, port)
+    address = f"http://127.0.0.1:{port}"
+    typer.echo(
+        f'once it serves, ask in another terminal: adapterdistill query {name} "..." '
+        f"--address {address}"
+    )
+    _serve(made, port, feedback=feedback)
 
 
 def _onboard(tenant: str, home: Path) -> None:
@@ -137,10 +148,10 @@ def _onboard(tenant: str, home: Path) -> None:
     typer.echo(f"report: {home / 'work' / tenant / 'report.html'}")
 
 
-def _serve(home: Path, port: int) -> None:
+def _serve(home: Path, port: int, *, feedback: bool) -> None:
     from adapterdistill.cli.serve import serve
 
-    serve(home / "serving", port=port)
+    serve(home / "serving", port=port, feedback=feedback)
 
 
 def _tenant(given: str | None, place: str) -> str:

@@ -37,13 +37,15 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Calls between owners must never pass through a web proxy that the environment names.
     ("grpc.enable_http_proxy", 0),
 )
-# Parts of gRPC's message when the client itself refused the server, for good.
-_SERVER_REFUSED = (
-    "TSI_PROTOCOL_FAILURE",
-    "CERTIFICATE_VERIFY_FAILED",
-    "Hostname Verification Check failed",
-    "security handshaker",
-)
+_NOT_THE_ONE = "is not the one that these credentials are for"
+_SERVER_REFUSED = {
+    "WRONG_VERSION_NUMBER": "speaks no TLS",
+    "CERTIFICATE_VERIFY_FAILED": f"{_NOT_THE_ONE}: another authority issued its certificate",
+    "Hostname Verification Check failed": f"{_NOT_THE_ONE}: its certificate names other hosts",
+    "TSI_PROTOCOL_FAILURE": f"{_NOT_THE_ONE}, or speaks no TLS",
+    "security handshaker": f"{_NOT_THE_ONE}, or speaks no TLS",
+}
+"""Parts of gRPC's message when the client itself refused the server, for good; in plain words."""
 _PROBE_TIMEOUT_S = 2.0
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _SOCKET = "unix:/"  # of a registry inside a process: `server.embedded`
@@ -172,11 +174,9 @@ class Connection:
                 f"{self._folder}: {fault}; it cannot renew itself any more: `adapterdistill owner"
                 f" show {self._folder}` says what to do"
             )
-        if any(sign in details for sign in _SERVER_REFUSED):
-            return UnauthenticatedError(
-                f"{where} is not the one that these credentials are for, or speaks no TLS:"
-                f" {details[-200:]}"
-            )
+        refused = next((told for part, told in _SERVER_REFUSED.items() if part in details), None)
+        if refused is not None:
+            return UnauthenticatedError(f"{where} {refused}")
         if _hung_up(details) and self._probe() == b"":
             return UnauthenticatedError(
                 f"{where} refuses certificate {serial_of(credentials.certificate)} of"

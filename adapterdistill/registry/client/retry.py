@@ -1,5 +1,6 @@
 """Retries of the client's calls: until the time is over, no sooner than the registry asks."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ TRANSIENT: tuple[type[AdapterDistillError], ...] = (
 )
 """Errors that a later call may not meet again."""
 _backoff = wait_random_exponential(multiplier=0.1, max=2.0)
+_SILENT_S = 1.0
+"""How long an unreachable registry is called again before that is said."""
+logger = logging.getLogger(__name__)
 
 
 def retried(
@@ -45,10 +49,21 @@ def retried(
     `explain` makes a domain error of what gRPC raises. The last error is raised.
     """
     deadline = time.monotonic() + timeout_s
+    told = False
+
+    def tell(state: RetryCallState) -> None:
+        nonlocal told
+        error = state.outcome.exception() if state.outcome is not None else None
+        elapsed = state.seconds_since_start or 0.0
+        if isinstance(error, RegistryUnavailableError) and elapsed >= _SILENT_S and not told:
+            told = True
+            logger.warning("%s; trying for %.0f s more", error, timeout_s - elapsed)
+
     attempts = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
         stop=stop_before_delay(timeout_s),
         wait=_wait,
+        before_sleep=tell,
         reraise=True,
     )
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from adapterdistill.errors import (
     AuditBrokenError,
@@ -97,7 +96,8 @@ def make(evidence: Evidence, bundle: Bundle, audit: Record | None = None) -> Rec
             "name": str(bearer_of(certificate)),
             "certificate": serial_of(certificate),
             "certificateExpires": certificate.not_valid_after_utc.isoformat(),
-            "authority": issuer.fingerprint(hashes.SHA256()).hex(),
+            # Its key's, not its certificate's, which a rotation replaces.
+            "authority": sha256_hex(public_bytes(issuer)),
         },
         "time": statement.time,
         "registry": statement.registry,

@@ -8,7 +8,8 @@ import pytest
 
 from adapterdistill import cli
 from adapterdistill.config import load_toml, parse_config
-from adapterdistill.data import TenantDataset
+from adapterdistill.data import Faq, Query, TenantDataset
+from adapterdistill.data.dataset import write_tenant
 from adapterdistill.data.importing import import_tenant
 
 
@@ -67,14 +68,29 @@ def test_up_imports_onboards_and_serves_what_it_made(
     (tmp_path / "My FAQs.csv").write_text("question,answer\nWhere is it?,Here.\nWho?,You.\n")
     done: list[tuple[Any, ...]] = []
     monkeypatch.setattr("adapterdistill.cli.runs.begin._onboard", lambda *args: done.append(args))
-    monkeypatch.setattr("adapterdistill.cli.runs.begin._serve", lambda *args: done.append(args))
+    monkeypatch.setattr(
+        "adapterdistill.cli.runs.begin._serve",
+        lambda *args, feedback: done.append((*args, feedback)),
+    )
     home = tmp_path / "home"
     source = str(tmp_path / "My FAQs.csv")
     code, printed = ran(capsys, "up", source, "--home", str(home), "--port", "18431")
-    assert code == 0 and done == [("my-faqs", home), (home, 18431)]
+    assert code == 0 and done == [("my-faqs", home), (home, 18431, False)]
     assert "adapterdistill query my-faqs" in printed and "http://127.0.0.1:18431" in printed
     assert TenantDataset.open(home / "data").counts()["faqs"] == 2
-    assert ran(capsys, "up", source, "--home", str(home), "--port", "18431")[0] == 0  # once more
+    folder = home / "data"
+    faqs = list(TenantDataset.open(folder).faqs())
+    exported = [
+        Query("feedback-1", "in which room", faqs[0].faq_id, "train"),
+        Query("feedback-2", "nice weather", None, "train"),
+        Query("feedback-3", "of an FAQ that is gone", "gone", "train"),
+    ]
+    gone = Faq("gone", "What was it?", None)
+    write_tenant(folder, [*faqs, gone], exported, overwrite=True)
+    again = ran(capsys, "up", source, "--home", str(home), "--port", "18431", "--feedback")
+    assert again[0] == 0 and done[-1] == (home, 18431, True)
+    assert list(TenantDataset.open(folder).faqs()) == faqs
+    assert list(TenantDataset.open(folder).queries()) == exported[:2]
 
 
 def test_a_run_names_its_registry_once_or_not_at_all(tmp_path: Path) -> None:

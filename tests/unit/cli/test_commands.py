@@ -68,6 +68,12 @@ def test_help_shows_a_word_for_every_value(
     assert "TEXT" not in shown
 
 
+@every_command
+def test_a_paragraph_of_help_is_broken_by_the_terminal_alone(path: str) -> None:
+    paragraphs = (COMMANDS[path].help or "").split("\n\n")
+    assert not any("\n" in paragraph.strip() for paragraph in paragraphs)
+
+
 def test_every_command_stands_under_its_reader(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])

@@ -10,7 +10,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.cli.feedback import app
 from adapterdistill.data import Faq, Query, TenantDataset
 from adapterdistill.data.dataset import write_tenant
-from adapterdistill.errors import ConfigError
+from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.feedback import Asked, opened
 from tests.serving_store import make_tenant, put_live
 
@@ -66,7 +66,11 @@ def test_labels_given_in_the_terminal_become_queries_of_the_folder(
     # In their order: out of scope; skipped after a mistake; the first FAQ that is offered.
     done = RUNNER.invoke(app, ["label", str(tenant)], input="o\n99\n\n1\n")
     assert done.exit_code == 0, done.output
-    assert "labels given: 2." in done.output and "that is no FAQ" in done.output
+    assert (
+        "labels given: 2." in done.output
+        and "(asked once)" in done.output
+        and "that is no FAQ" in done.output
+    )
     done = RUNNER.invoke(app, ["export", str(tenant), str(data)])
     assert done.exit_code == 0, done.output
     assert "2 labelled and 1 unlabelled queries were added" in done.output
@@ -81,6 +85,12 @@ def test_labels_given_in_the_terminal_become_queries_of_the_folder(
     again = RUNNER.invoke(app, ["export", str(tenant), str(data)])
     assert "0 labelled and 0 unlabelled" in again.output
     assert len(queries_of(data)) == 4
+
+
+def test_a_store_in_the_place_of_a_tenant_is_said_and_gets_no_file(tenant: Path) -> None:
+    done = RUNNER.invoke(app, ["list", str(tenant.parent)])
+    assert isinstance(done.exception, ServingError) and "nothing is served" in str(done.exception)
+    assert not (tenant.parent / "feedback.sqlite").exists()
 
 
 def test_labelling_stops_at_q_and_takes_an_id(tenant: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_there_is_is_listed_and_shown(tmp_path: Path, bundles: list[str]) -
         (["promote", "acme"], ServingError, "there is no candidate"),
         (["drop", "acme"], ServingError, "there is no candidate"),
         (["rollback", "acme"], ServingError, "nothing to roll back to"),
-        (["show", "nobody"], ServingError, "no live bundle"),
+        (["show", "nobody"], ServingError, "no live bundle in "),
         (["canary", "nobody", "f00"], ServingError, "no bundles"),
         (["promote", "../x"], ServingError, "not a tenant name"),
     ],
