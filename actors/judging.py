@@ -59,7 +59,7 @@ from adapterdistill.manifest import VariantKind
 PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
 """File of the tenant's workspace: unlabelled queries that would be turned away."""
 LEAST_ROWS = 10
-"""Held-out rows from which a run may be refused for what they show."""
+"""Held-out rows from which a run may be refused for what they show, or what is live may stay."""
 MOST_AUDITED = 1000
 """Rows that a membership audit embeds, evenly spread over all."""
 CHANCE_TIMES = 1.5
@@ -264,10 +264,14 @@ class Judge:
         return floor_prior(len(self.rows.train.ids), self.rows.num_faqs, teachers)
 
     def _live(self, live: Live) -> Candidate | None:
-        """The live version, judged by the rows that did not train it; None if there are none."""
+        """The live version, judged by the rows that did not train it.
+
+        None if these are fewer than `LEAST_ROWS`: they would decide by chance, and the confidence
+        of its answers could not be told.
+        """
         texts, folds = self._texts
         seen = torch.tensor(live.has_seen(texts.row_ids(self.encoder)))
-        if not bool((~seen & (folds >= 0)).any()):
+        if int((~seen & (folds >= 0)).sum()) < LEAST_ROWS:
             return None
         return Candidate(unpack_adapter(live.payload), prior=LIVE_PRIOR, seen=seen)
 

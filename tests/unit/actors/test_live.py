@@ -69,6 +69,14 @@ def test_without_new_rows_the_new_version_replaces_it(arriving: Arriving) -> Non
     assert "live" not in report.evaluate.candidates
 
 
+def test_a_few_new_rows_do_not_keep_the_live_version(arriving: Arriving) -> None:
+    queries = queries_of(3, "train")
+    config = arriving("a", *queries[:-9])
+    run_through(config)
+    report, _ = run_through(in_workspace_of(config, arriving("b", *queries)))
+    assert "live" not in report.evaluate.candidates and report.evaluate.calibration is not None
+
+
 def test_a_version_that_cannot_be_compared_takes_no_part(
     arriving: Arriving, registry: Running, tiny_encoder: Encoder, tmp_path: Path
 ) -> None:
