@@ -108,20 +108,22 @@ class Feedback:
             self._trim(now)
 
     def questions(self, *, labelled: bool | None = None) -> list[Question]:
-        """The kept questions, those first whose label tells most.
+        """The kept questions, in the order in which to label them.
 
-        These are the ones that somebody called wrong, then those that were asked most often, then
-        those whose answer was least certain.
+        First those that somebody called wrong, then those that were asked most often. Equals are
+        in a random order that stays the same: the least certain first would label hardly anything
+        but what no FAQ answers (docs/measurements/feedback.md).
         """
         where = {None: "", True: "WHERE label IS NOT NULL", False: "WHERE label IS NULL"}
         rows = self._database.execute(
             "SELECT text, times, faq_id, confidence, wrong, label FROM questions "
-            f"{where[labelled]} ORDER BY wrong DESC, times DESC, coalesce(confidence, 0), text"
+            f"{where[labelled]}"
         )
-        return [
+        found = [
             Question(text, times, faq_id, confidence, bool(wrong), label)
             for text, times, faq_id, confidence, wrong, label in rows
         ]
+        return sorted(found, key=lambda one: (not one.wrong, -one.times, _digest(one.text)))
 
     def forget(self, texts: Iterable[str]) -> None:
         """Remove questions."""
@@ -137,6 +139,10 @@ class Feedback:
             "ORDER BY label IS NOT NULL DESC, last DESC LIMIT -1 OFFSET ?)",
             (MAX_QUESTIONS,),
         )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def list_(
     limit: Annotated[int, number("Most questions to show.", low=1)] = 20,
     output: Output = Format.table,
 ) -> None:
-    """Show kept questions, those first whose label tells most."""
+    """Show kept questions, in the order in which to label them."""
     from adapterdistill.feedback import opened
 
     with opened(*_place(tenant)) as feedback:

@@ -36,7 +36,7 @@ def test_questions_come_back_with_what_was_said_of_them(store: Path) -> None:
         assert [one.text for one in kept.questions()] == ["hi"]
 
 
-def test_what_was_called_wrong_comes_first_then_what_is_asked_often_then_what_is_uncertain(
+def test_what_was_called_wrong_comes_first_then_what_is_asked_often_then_chance_decides(
     store: Path,
 ) -> None:
     with opened(store, "acme") as kept:
@@ -44,7 +44,8 @@ def test_what_was_called_wrong_comes_first_then_what_is_asked_often_then_what_is
         kept.keep([Asked("often", "a", 0.6)] * 3)
         kept.tell("wrong", wrong=True)
         order = [one.text for one in kept.questions()]
-        assert order == ["wrong", "often", "away", "unsure", "sure"]
+        assert order[:2] == ["wrong", "often"] and sorted(order[2:]) == ["away", "sure", "unsure"]
+        assert order == [one.text for one in kept.questions()]
         kept.tell("wrong", right="b")  # now it is known
         assert not next(one for one in kept.questions() if one.text == "wrong").wrong
 

@@ -42,11 +42,11 @@ def queries_of(data: Path) -> dict[str, tuple[str | None, str]]:
     return {one.text: (one.faq_id, one.split) for one in TenantDataset.open(data).queries()}
 
 
-def test_questions_are_listed_with_those_first_that_tell_most(tenant: Path) -> None:
+def test_questions_are_listed_in_the_order_in_which_to_label_them(tenant: Path) -> None:
     done = RUNNER.invoke(app, ["list", str(tenant), "--format", "json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    assert [one["text"] for one in found] == ["match", "odd", "question 1, please"]
+    assert [one["text"] for one in found] == ["match", "question 1, please", "odd"]
     assert found[0] == {
         "text": "match",
         "times": 2,
@@ -63,8 +63,8 @@ def test_questions_are_listed_with_those_first_that_tell_most(tenant: Path) -> N
 def test_labels_given_in_the_terminal_become_queries_of_the_folder(
     tenant: Path, data: Path
 ) -> None:
-    # In their order: out of scope; skipped after a mistake; the first FAQ that is offered.
-    done = RUNNER.invoke(app, ["label", str(tenant)], input="o\n99\n\n1\n")
+    # In their order: out of scope; after a mistake the first FAQ that is offered; skipped.
+    done = RUNNER.invoke(app, ["label", str(tenant)], input="o\n99\n1\n\n")
     assert done.exit_code == 0, done.output
     assert (
         "labels given: 2." in done.output
