@@ -116,8 +116,7 @@ class Feedback:
         """
         where = {None: "", True: "WHERE label IS NOT NULL", False: "WHERE label IS NULL"}
         rows = self._database.execute(
-            "SELECT text, times, faq_id, confidence, wrong, label FROM questions "
-            f"{where[labelled]}"
+            f"SELECT text, times, faq_id, confidence, wrong, label FROM questions {where[labelled]}"
         )
         found = [
             Question(text, times, faq_id, confidence, bool(wrong), label)
