@@ -157,7 +157,11 @@ def operator(
 def _listening(
     host: str, port: int, certificate: Path | None, key: Path | None, client_ca: Path | None
 ) -> "Listening":
-    """Where to listen. Raises ConfigError: there it would not be safe, or not possible."""
+    """Check where to listen, and return it.
+
+    Raises:
+        ConfigError: it would not be safe to listen there, or not possible.
+    """
     from adapterdistill.console.listening import Listening
     from adapterdistill.registry.server.server import is_loopback
     from adapterdistill.serve.local_ray import check_port

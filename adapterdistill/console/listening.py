@@ -1,4 +1,4 @@
-"""Where the console listens: plain HTTP on loopback alone, TLS beyond."""
+"""Addresses that the console listens on: plain HTTP on loopback alone, TLS beyond."""
 
 import signal
 import ssl

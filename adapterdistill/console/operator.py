@@ -42,7 +42,7 @@ _DONE = {
 
 @dataclass(frozen=True)
 class Operator:
-    """Where an operator's services and files are; None: the console was not told."""
+    """Places of an operator's services and files; None: the console was not told."""
 
     registry: str | None = None
     """HOST:PORT"""

@@ -35,7 +35,7 @@ REPORT_POLICY = (
 
 @dataclass(frozen=True)
 class Owner:
-    """Where an owner's files and its endpoint are."""
+    """Places of an owner's files, and of its endpoint."""
 
     workspace: Path
     store: Path

@@ -48,7 +48,7 @@ class Progress:
     tracked: int
     """Bytes of the numbers that its trainings have left."""
     top1: str
-    """Of the chosen candidate on held-out rows; empty before they were ranked."""
+    """Top-1 of the chosen candidate on held-out rows; empty before they were ranked."""
 
     @property
     def done(self) -> int:

@@ -88,7 +88,7 @@ def test_a_watch_runs_until_it_is_cancelled(scraped: Scraped, tmp_path: Path) ->
     watch = scraped.registry.client.watch(0, [])
     next(iter(watch))
     assert scraped.value("running_calls", call="Watch") == 1
-    watch.close()  # type: ignore[attr-defined]
+    watch.close()  # type: ignore[attr-defined]  # the iterator is a generator
     wait_until(lambda: scraped.value("running_calls", call="Watch") == 0)
     assert scraped.value("calls_total", call="Watch", outcome="CANCELLED") == 1
 

@@ -318,7 +318,7 @@ def test_a_statement_for_one_registry_is_refused_by_another(tmp_path: Path) -> N
             signed_by(at_b, manifest).certificate,
         )
         with grpc.secure_channel(registries[1].address, at_b.for_grpc()) as channel:
-            stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             error = refusal(
                 lambda: stub.Publish(parts(manifest, payload, signed=replayed), timeout=10)
             )

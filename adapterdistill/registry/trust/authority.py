@@ -143,7 +143,7 @@ class Authority:
 
     def unlock(self) -> None:
         """Read the key now; ConfigError if it is not here, or cannot be read."""
-        self.issuer.key  # noqa: B018 - reads it
+        self.issuer.key  # noqa: B018  # reading it raises where it is offline
 
     def enrol(
         self,

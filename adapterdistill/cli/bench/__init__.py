@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adapterdistill.cli import bench_services
+from adapterdistill.cli.bench import services
 from adapterdistill.cli.options import (
     Cache,
     Data,
@@ -33,7 +33,7 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.testbed.encoder_options import EncoderOptions
 
 app = typer.Typer(help="Measure transfer and cost.", no_args_is_help=True)
-bench_services.register(app)
+services.register(app)
 
 _Measured = Annotated[str, option("Those measured, commas between. Default: three.", "NAMES")]
 # Where skipping tokens is measured, long texts are the point.
