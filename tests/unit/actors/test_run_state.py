@@ -1,5 +1,7 @@
 """State on the owner's disk: which runs share a folder, and what a damaged file does."""
 
+import io
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,7 +90,6 @@ def test_a_stage_whose_kept_result_is_damaged_is_run_again(
 def test_of_two_submissions_at_once_one_works_and_the_other_finds_it_done(
     config: OnboardConfig,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_shop(tmp_path / "data" / "acme")
@@ -105,13 +106,13 @@ def test_of_two_submissions_at_once_one_works_and_the_other_finds_it_done(
         return made(*args, **how)
 
     monkeypatch.setattr(data_owner, "extract", training)
+    said = io.StringIO()  # pytest's own capture can lose what is written while it is read
+    monkeypatch.setattr(sys, "stderr", said)
     first = RunState.open(config, states[0].data_sha256)
     with ThreadPoolExecutor(2) as threads:
         with first.alone():
             done = [threads.submit(owner.extract) for owner in owners]
-            said = ""
-            while said.count("waiting") < 2:
-                said += capfd.readouterr().err
+            while said.getvalue().count("waiting") < 2:
                 time.sleep(0.01)
             assert (trained, first.result(Extracted)) == ([], None)
         assert done[0].result(60) == done[1].result(60)
