@@ -261,6 +261,12 @@ class FileError(AdapterDistillError):
     exit_code = 11
 
 
+class StoreError(FileError):
+    """A folder or an object store with bundles or payloads cannot be reached or used."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
 class NotServedError(ServingError):
     """A run ends without a bundle: what it made would serve the tenant badly."""
 
