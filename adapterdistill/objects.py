@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pyarrow import fs
 
 from adapterdistill.errors import ConfigError, StoreError
-from adapterdistill.files import STAGED, private_folder, replace_file
+from adapterdistill.files import STAGED, alone_in, private_folder, replace_file
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _S3_OPTIONS = frozenset({"endpoint_override", "region", "scheme"})
@@ -76,6 +76,15 @@ class Objects(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
+
+    @contextlib.contextmanager
+    def turn(self, folder: str) -> Iterator[None]:
+        """Keep out others on this machine that take a turn with `folder`, where the place can.
+
+        It serves those who read an object and then replace it. Object stores have no locks, and a
+        lock on a shared folder may not reach other machines: there the last writer holds.
+        """
+        yield
 
 
 def open_objects(where: "str | Path | Objects") -> Objects:
@@ -157,6 +166,13 @@ class Folder(Objects):
 
     def delete(self, key: str) -> None:
         self._tried(lambda: self._file(key).unlink(missing_ok=True))
+
+    @contextlib.contextmanager
+    def turn(self, folder: str) -> Iterator[None]:
+        with contextlib.ExitStack() as alone:
+            with contextlib.suppress(OSError):  # no such folder, or no locks
+                alone.enter_context(alone_in(self._file(folder)))
+            yield
 
     def _file(self, key: str) -> Path:
         return self.path / _checked(key)

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder, pack
+from adapterdistill.bundle import Place
 from adapterdistill.distill.method import Variant
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
@@ -87,7 +87,7 @@ class Engine:
     def __init__(
         self,
         encoder: Encoder,
-        store: Path,
+        store: Place,
         *,
         retry_refused_s: float = 30.0,
         capacity: int = 8,

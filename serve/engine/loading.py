@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
@@ -45,7 +44,7 @@ class Loader:
     Digests are checked at every load; that an adapter is active is proven once for each bundle.
     """
 
-    def __init__(self, banks: Banks, store: Path, *, retry_refused_s: float) -> None:
+    def __init__(self, banks: Banks, store: bundles.Place, *, retry_refused_s: float) -> None:
         self.proofs = Proofs()
         self._banks = banks
         self._store = store

@@ -28,7 +28,7 @@ def _published(home: Path) -> str:
 def _other_bundle(home: Path) -> str:
     """The bundle of the first run, which the second one replaced."""
     live = json.loads((home / "owners/acme/report.json").read_bytes())["bundle"]["bundle"]
-    bundles = {path.name for path in (home / "serving/acme/versions").iterdir()}
+    bundles = {path.stem for path in (home / "serving/bundles/acme").iterdir()}
     (other,) = bundles - {live}
     return other
 
