@@ -35,7 +35,7 @@ from adapterdistill.serve.engine.live import Alias, Snapshot, key_of, tenant_of
 from adapterdistill.serve.engine.live import LiveTenant as LiveTenant
 from adapterdistill.serve.engine.live import NotLive as NotLive
 from adapterdistill.serve.engine.load_queue import PagingCounts
-from adapterdistill.serve.engine.loading import Loader
+from adapterdistill.serve.engine.loading import KeyFor, Loader, no_key
 from adapterdistill.serve.engine.pointers import Pointers, read_wanted
 from adapterdistill.serve.engine.residents import Residents
 
@@ -82,6 +82,7 @@ class Engine:
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
         before anyone asks for them.
+    key_for: gives the key of a tenant whose bundles are encrypted.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Engine:
         bank_mib: float = MAX_MIB,
         load_threads: int = 4,
         warm: int = WARM,
+        key_for: KeyFor = no_key,
     ) -> None:
         self.banks = Banks(
             encoder,
@@ -107,7 +109,7 @@ class Engine:
             max_slots=max_slots,
         )
         self._pointers = Pointers(store)
-        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s)
+        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s, key_for=key_for)
         self._residents = Residents(self.banks, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
         self._warm = warm

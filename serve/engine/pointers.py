@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from adapterdistill.bundle import Place
-from adapterdistill.errors import ServingError
+from adapterdistill.errors import ServingError, StoreError
 from adapterdistill.manifest import is_name
 from adapterdistill.objects import Found, open_objects
 from adapterdistill.release import CHANGED, RELEASES, Candidate, Release, read_release
@@ -51,6 +51,10 @@ class Pointers:
             StoreError: the store cannot be read.
         """
         changed = self._store.read(CHANGED)  # before the listing: what changes later is seen later
+        if changed is None and self._changed is not None:
+            raise StoreError(
+                f"store {self._store.where} cannot be used: it is empty or not mounted"
+            )
         now = time.monotonic()
         if changed != self._changed or now - self._listed_at > LIST_EVERY_S:
             self._list()

@@ -70,6 +70,7 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+_STORE_LOST = "The store is out of reach; this replica serves what it has."
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 _BODIES: dict[str, type[BaseModel]] = {
     "feedback": FeedbackRequest,
@@ -94,6 +95,7 @@ def build_api(
     tracing: "Tracing | None" = None,
     feedback_store: FilePath | None = None,
     embeddings: bool = False,
+    store_lost_at: Callable[[], float | None] = lambda: None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
@@ -227,6 +229,7 @@ def build_api(
             num_tenants=engine.snapshot.num_tenants,
             num_withdrawn=engine.snapshot.num_withdrawn,
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
+            store="ok" if store_lost_at() is None else _STORE_LOST,
         )
 
     if embeddings:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import write_bundle
 from adapterdistill.cli.release import app
-from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
 from adapterdistill.release import Candidate, Release, read_release, set_live
 from tests.serving_store import make_tenant, write_damaged_release
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be used"):
         run(tmp_path / "absent", "list")
 
 

@@ -132,7 +132,7 @@ def test_a_store_that_cannot_be_read_costs_nothing_that_is_live(
     store.rename(store.with_name("elsewhere"))
     with TestClient(replica.build_http_app()) as client:
         replica.refresh()
-        assert "bundle store cannot be read" in caplog.text
+        assert "cannot be used: it is empty or not mounted" in caplog.text
         assert client.post(SEARCH, json={"query": "hi"}).status_code == 200
 
 

@@ -16,6 +16,7 @@ from adapterdistill.errors import (
     EncoderMismatchError,
     InvalidPayloadError,
     ServingError,
+    StoreError,
     UnknownTenantError,
 )
 from adapterdistill.evaluation.scorer import pack_scorer
@@ -291,7 +292,7 @@ def test_a_damaged_pointer_leaves_the_tenant_live(store: Path, encoder: Encoder)
 def test_a_vanished_store_leaves_everything_live(store: Path, encoder: Encoder) -> None:
     engine = serve_tenants(store, encoder, [make_tenant(encoder, "acme", seed=1)])
     store.rename(store.with_name("elsewhere"))
-    with pytest.raises(ServingError):
+    with pytest.raises(StoreError):
         engine.refresh()
     assert answers(engine, [SearchItem("acme", "hi")])
 
