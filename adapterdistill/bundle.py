@@ -280,11 +280,19 @@ def read_bundle(store: Place, tenant: str, bundle_id: str, *, key: bytes | None 
             the key is missing or another one.
         StoreError: the store cannot be read.
     """
-    subject, listed = _subject(tenant, bundle_id), read_contents(store, tenant, bundle_id)
+    listed = read_contents(store, tenant, bundle_id)
+    return open_bundle(open_objects(store), tenant, bundle_id, listed, key=key)
+
+
+def open_bundle(
+    objects: Objects, tenant: str, bundle_id: str, listed: Contents, *, key: bytes | None = None
+) -> Bundle:
+    """Read a bundle's files as `listed` names them; the rest is `read_bundle`."""
+    subject = _subject(tenant, bundle_id)
     if listed.key is not None and (key is None or key_id(key) != listed.key):
         have = "none was given" if key is None else f"key {key_id(key)} was given"
         raise ServingError(f"{subject} is encrypted with key {listed.key}, and {have}")
-    contents = _read_blobs(open_objects(store), tenant, bundle_id, listed)
+    contents = _read_blobs(objects, tenant, bundle_id, listed)
     digests = {name: blob.sha256 for name, blob in listed.files.items()}
     if listed.key is not None and key is not None:
         contents = {

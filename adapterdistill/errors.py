@@ -242,6 +242,12 @@ class NoFeedbackError(ServingError):
     reason = "NO_FEEDBACK"
 
 
+class PushRefusedError(ServingError):
+    """A deployment does not take the bundles that were pushed to it; what it serves stays."""
+
+    reason = "PUSH_REFUSED"
+
+
 class OverloadedError(ServingError):
     """The server has no room for another request now."""
 

@@ -19,6 +19,7 @@ from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.files import keep_private
 from adapterdistill.mirror import Mirror
+from adapterdistill.pushing import Receiver
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.client.renewal import LOOK_EVERY_S, keep_renewed
 from adapterdistill.serve.engine.engine import Engine, Refresh
@@ -86,6 +87,15 @@ class Replica:
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )
+        self._receiver = (
+            Receiver(
+                store if self._mirror is None else self._mirror.store,
+                max_bytes=int(settings.max_push_mib * 2**20),
+                key_for=settings.key_for,
+            )
+            if settings.push
+            else None
+        )
         self._keeper = Keeper(self._feedback_store) if self._feedback_store is not None else None
         self._searcher = Searcher(self._engine, self._batcher, keeper=self._keeper)
         self._tracing = _tracing() if settings.traces else None
@@ -135,6 +145,7 @@ class Replica:
             feedback_store=self._feedback_store,
             embeddings=self._embeddings,
             store_lost_at=self._lost_at,
+            receiver=self._receiver,
         )
 
     def check_health(self) -> None:

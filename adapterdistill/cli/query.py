@@ -70,7 +70,7 @@ def query(
     output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
-    token = None if token_file is None else _token_in(token_file)
+    token = None if token_file is None else token_in(token_file)
     answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain)
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
@@ -78,7 +78,7 @@ def query(
         Console().print(_table(answer))
 
 
-def _token_in(path: Path) -> str:
+def token_in(path: Path) -> str:
     """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from adapterdistill.serve.tokens import PREFIX

@@ -29,9 +29,12 @@ from adapterdistill.errors import (
     NoCandidateError,
     NoFeedbackError,
     OverloadedError,
+    PushRefusedError,
+    StoreError,
     UnknownTenantError,
     WithdrawnError,
 )
+from adapterdistill.pushing import Receiver
 from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from adapterdistill.serve.http import docs, openapi
 from adapterdistill.serve.http.embeddings import EmbeddingsRequest, add_embeddings
@@ -44,6 +47,7 @@ from adapterdistill.serve.http.middleware import (
     RequestMiddleware,
     error_response,
 )
+from adapterdistill.serve.http.push import add_push
 from adapterdistill.serve.http.schema import (
     Encoders,
     Health,
@@ -66,6 +70,8 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
     NoCandidateError: HTTPStatus.NOT_FOUND,
     NoFeedbackError: HTTPStatus.NOT_FOUND,
+    PushRefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
@@ -96,6 +102,7 @@ def build_api(
     feedback_store: FilePath | None = None,
     embeddings: bool = False,
     store_lost_at: Callable[[], float | None] = lambda: None,
+    receiver: Receiver | None = None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
@@ -231,6 +238,9 @@ def build_api(
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
             store="ok" if store_lost_at() is None else _STORE_LOST,
         )
+
+    if receiver is not None:
+        add_push(api, receiver)
 
     if embeddings:
         add_embeddings(api, engine, guarded=guarded)
