@@ -21,6 +21,7 @@ from adapterdistill.release import (
     read_release,
     set_live,
 )
+from adapterdistill.sealing import key_id
 
 
 def put_into_service(
@@ -85,9 +86,13 @@ def is_in_service(config: OnboardConfig, kept: Bundled, *, promote: bool) -> boo
 
     Changes by hand since then hold: another share, that it is live, or that it was rolled back.
     """
+    key = bundles.key_of(config.serving_key)
     try:
         release = read_release(config.serving_store, config.tenant)
+        contents = bundles.read_contents(config.serving_store, config.tenant, kept.bundle)
     except ServingError:
+        return False
+    if contents.key != (None if key is None else key_id(key)):
         return False
     wanted, candidate = config.release, release.candidate
     if release.bundle == kept.bundle:

@@ -182,7 +182,10 @@ def write_bundle(store: Place, bundle: Bundle, *, key: bytes | None = None) -> s
         blobs[name] = Blob(sha256=sha256_hex(stored), size=len(stored))
         _put(objects, blob_key(tenant, blobs[name].sha256), stored)
     record = Contents(files=blobs, key=None if key is None else key_id(key)).canonical_json()
+    before = objects.read(contents_key(tenant, bundle_id))
     _put(objects, contents_key(tenant, bundle_id), record)
+    if before not in (None, record):  # with another key: what it replaces may be in the clear
+        _remove_unnamed(objects, tenant)
     return bundle_id
 
 
@@ -238,10 +241,15 @@ def remove_bundle(store: Place, tenant: str, bundle_id: str) -> None:
     """Remove a bundle, and the blobs that no other bundle of the tenant has."""
     objects = open_objects(store)
     objects.delete(contents_key(tenant, bundle_id))
+    _remove_unnamed(objects, tenant)
+
+
+def _remove_unnamed(objects: Objects, tenant: str) -> None:
+    """Remove the tenant's blobs that no bundle has."""
     kept = set()
     for one in objects.list(f"bundles/{tenant}"):
         other = one.key.rpartition("/")[2].removesuffix(".json")
-        kept |= {blob.sha256 for blob in read_contents(store, tenant, other).files.values()}
+        kept |= {blob.sha256 for blob in read_contents(objects, tenant, other).files.values()}
     for one in objects.list(f"blobs/{tenant}"):
         if one.key.rpartition("/")[2] not in kept:
             objects.delete(one.key)

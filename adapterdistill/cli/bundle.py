@@ -17,11 +17,13 @@ app = typer.Typer(
 @app.command()
 def push(
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
-    address: Annotated[
-        str, typer.Argument(help="The deployment: https://HOST:PORT.", metavar="URL")
-    ],
+    url: Annotated[str, typer.Argument(help="The deployment: https://HOST:PORT.")],
     store: Annotated[
-        str, typer.Option(help="The store that has the tenant's bundles: a folder, or s3://.")
+        str,
+        typer.Option(
+            metavar="FOLDER|URI",
+            help="The store that has the tenant's bundles: a folder, or s3://.",
+        ),
     ],
     token_file: Annotated[Path, typer.Option(help="File with the tenant's token.")],
     ca: Annotated[
@@ -38,19 +40,19 @@ def push(
     from adapterdistill.cli.query import token_in
     from adapterdistill.serving.pusher import push as send
 
-    done = send(store, tenant, address, token_in(token_file), ca=ca)
+    done = send(store, tenant, url, token_in(token_file), ca=ca)
     if output is Format.json:
         typer.echo(json.dumps(done.model_dump(mode="json"), indent=2))
         return
     typer.echo(
-        f"{tenant}: {address} serves bundle {done.bundle[:12]}{done.bundle[64:]}; sent "
+        f"{tenant}: {url} serves bundle {done.bundle[:12]}{done.bundle[64:]}; sent "
         f"{done.sent_bytes:,} of {done.bytes:,} bytes"
     )
 
 
 @app.command()
 def key(
-    file: Annotated[Path, typer.Argument(help="File to write, mode 0600.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="File to write, mode 0600.")],
 ) -> None:
     """Make a key that encrypts a tenant's bundles: `serving_key` of its runs.
 

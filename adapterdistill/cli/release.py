@@ -20,7 +20,10 @@ app = typer.Typer(
 )
 Store = Annotated[
     str,
-    typer.Option(help="The serving store that `serve` reads: a folder, or file:// or s3://."),
+    typer.Option(
+        metavar="FOLDER|URI",
+        help="The serving store that `serve` reads: a folder, or file:// or s3://.",
+    ),
 ]
 Tenant = Annotated[str, typer.Argument(help="The tenant.")]
 BundleArgument = Annotated[

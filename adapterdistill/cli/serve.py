@@ -21,6 +21,7 @@ def serve(
     store: Annotated[
         str,
         typer.Option(
+            metavar="FOLDER|URI",
             help="Where the serving bundles are: a folder, or file:// or s3:// where it lies on "
             "other machines.",
         ),

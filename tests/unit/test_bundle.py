@@ -243,6 +243,17 @@ def test_a_key_hides_the_faqs_and_the_same_content_stays_the_same(
         read_bundle(store, "acme", bundle_id, key=key)
 
 
+def test_a_bundle_that_gets_a_key_leaves_nothing_in_the_clear(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    key, store = new_key(tmp_path / "key"), tmp_path / "store"
+    plain = write_bundle(store, bundle)
+    assert write_bundle(store, bundle, key=key) == plain
+    blobs = [path.read_bytes() for path in (store / "blobs" / "acme").iterdir()]
+    assert len(blobs) == len(FILES) and not any(blob.startswith(b"PAR1") for blob in blobs)
+    read_bundle(store, "acme", plain, key=key)
+
+
 def test_an_encrypted_bundle_is_verified_without_its_key(tmp_path: Path, bundle: Bundle) -> None:
     bundle_id = write_bundle(tmp_path, bundle, key=new_key(tmp_path / "key"))
     set_live(tmp_path, "acme", bundle_id)
