@@ -76,7 +76,7 @@ class Replica:
         self._feedback_store = settings.store if settings.feedback else None
         self._embeddings = settings.embeddings
         self._batcher = Batcher(
-            self._metrics.timed(self._engine, self._engine.search),
+            self._metrics.timed(self._engine, self._engine.answer),
             settings.queue_limits,
             max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,

@@ -26,8 +26,9 @@ from adapterdistill.distill.method import Variant
 from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
 from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
 from adapterdistill.serve.engine.banks import ENCODER_MIB, Banks
+from adapterdistill.serve.engine.classifying import classified
 from adapterdistill.serve.engine.faq_index import Ranking, rank
-from adapterdistill.serve.engine.items import RankedFaq
+from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, RankedFaq
 from adapterdistill.serve.engine.items import SearchAnswer as SearchAnswer
 from adapterdistill.serve.engine.items import SearchItem as SearchItem
 from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
@@ -208,6 +209,22 @@ class Engine:
             _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
+
+    def answer(self, items: Sequence[SearchItem]) -> list[SearchOutcome | ClassifyOutcome]:
+        """Answer a batch of searches and classifications in the order of `items`."""
+        to_classify = [item for item in items if isinstance(item, ClassifyItem)]
+        classes = iter(self.classify(to_classify))
+        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
+        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
+
+    def classify(self, items: Sequence[ClassifyItem]) -> list[ClassifyOutcome]:
+        """Classify a batch in the order of `items`; an error stands in its item's place."""
+        snapshot = self.snapshot
+        found = [(item, _held(snapshot, item)) for item in items]
+        del snapshot  # as in `search`
+        outcomes, num_tokens = classified(found)
+        self.num_tokens += num_tokens
+        return outcomes
 
     @torch.inference_mode()
     def _rank(self, known: Sequence[tuple[SearchItem, LiveTenant]]) -> list[Ranking]:
