@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from adapterdistill.adapters import AdapterStack, BottleneckAdapter
-from adapterdistill.backbone import Embedder, Encoder, pack
+from adapterdistill.adapters import BottleneckAdapter
+from adapterdistill.backbone import Embedder, Encoder
 from adapterdistill.errors import EncoderMismatchError, InvalidPayloadError
 from adapterdistill.manifest import (
     MAX_HEADER_BYTES,
