@@ -329,15 +329,15 @@ def is_search(path: str) -> bool:
 
 async def _while_connected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
     """The answer; the request is cancelled when its client disconnects, whoever serves the app."""
-    loop, answerer = asyncio.get_running_loop(), asyncio.current_task()
+    answerer = asyncio.current_task()
     assert answerer is not None
 
-    def cancel(watching: asyncio.Task[Message]) -> None:
+    def cancel(watching: asyncio.Future[Message]) -> None:
         if not watching.cancelled():
             answerer.cancel()
 
     # The body is read: the next message is that the client has gone.
-    watching = loop.create_task(request.receive())
+    watching = asyncio.ensure_future(request.receive())
     watching.add_done_callback(cancel)
     try:
         return await answering
