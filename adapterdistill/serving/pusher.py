@@ -1,6 +1,5 @@
 """Sends a tenant's release and bundles to a deployment (`adapterdistill.pushing`)."""
 
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from adapterdistill.manifest import Record, sha256_hex
 from adapterdistill.objects import open_objects
 from adapterdistill.pushing import CHUNK_BYTES, Lacking, Offer, Taken, named_in
 from adapterdistill.release import read_release
-from adapterdistill.serving.http import is_this_machine, reason_of, url_of
+from adapterdistill.serving.http import is_this_machine, reason_of, trusting, url_of
 
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 5
@@ -62,7 +61,7 @@ def push(store: Place, tenant: str, address: str, token: str, *, ca: Path | None
         base_url=url,
         headers={"Authorization": f"Bearer {token}"},
         timeout=_TIMEOUT_S,
-        verify=_trusting(ca) if url.scheme == "https" else False,
+        verify=True if ca is None else trusting(ca),
         trust_env=not is_this_machine(url.host),
     ) as client:
 
@@ -134,12 +133,3 @@ def _answer(client: httpx.Client, address: str, path: str, body: bytes) -> Any:
     if response.status_code >= 500:
         raise _AgainError(f"{address} failed ({response.status_code} {reason}".rstrip() + ")")
     raise ServingError(f"{address} is not an AdapterDistill server ({response.status_code})")
-
-
-def _trusting(ca: Path | None) -> ssl.SSLContext:
-    if ca is None:
-        return ssl.create_default_context()
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError):
-        raise ConfigError(f"{ca}: holds no certificates in PEM") from None
