@@ -24,6 +24,7 @@ from adapterdistill.actors.publishing import (
     is_published,
     open_registry,
     publish_once,
+    require_registry,
 )
 from adapterdistill.actors.records import (
     Bundled,
@@ -95,6 +96,7 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
+            require_registry(self._config)
             found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
             found.require()
             doubts = {"unread": len(found.unread), "alike": found.num_alike}

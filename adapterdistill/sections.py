@@ -72,6 +72,8 @@ class RegistryConfig(Section):
     """The owner's folder of keys and certificates, as `adapterdistill owner keygen` makes it; none:
     plain text, to a registry on this machine."""
     timeout_s: float = Field(default=30.0, gt=0)
+    start_timeout_s: float = Field(default=1.0, ge=0)
+    """Longest wait, when a run begins, for a registry that refuses connections."""
     share_with: Literal["everyone", "nobody"] | tuple[Name, ...] = "everyone"
     """The tenants that may see the adapter and learn from it. Decides for its first version;
     `adapterdistill registry consent` changes it."""

@@ -68,12 +68,40 @@ def import_(
 
 
 @app.command()
-def card(bundle: BundleArgument) -> None:
+def card(
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="A tenant's folder in a serving store, one bundle in it, or a folder that "
+            "`adapterdistill registry fetch` wrote.",
+            metavar="FOLDER",
+        ),
+    ],
+) -> None:
     """Print a model card in Markdown: lineage, figures and privacy. It holds no text of yours."""
+    typer.echo(_card(_manifest_in(bundle)))
+
+
+def _manifest_in(folder: Path) -> "Manifest":
+    """The manifest of a bundle, or of what `adapterdistill registry fetch` wrote.
+
+    Raises:
+        ConfigError: the folder is neither.
+    """
     from adapterdistill.bundle import read_bundle
+    from adapterdistill.errors import ConfigError
+    from adapterdistill.manifest import Manifest
     from adapterdistill.release import locate
 
-    typer.echo(_card(read_bundle(*locate(bundle)).manifest))
+    if (folder / "live.json").exists() or folder.absolute().parent.name == "versions":
+        return read_bundle(*locate(folder)).manifest
+    if (folder / "manifest.json").is_file():
+        return Manifest.from_json((folder / "manifest.json").read_bytes())
+    what = "has no adapter that is described" if folder.is_dir() else "there is no such folder"
+    raise ConfigError(
+        f"{folder}: {what}: name STORE/TENANT, STORE/TENANT/versions/ID, or a folder that "
+        "`adapterdistill registry fetch` wrote"
+    )
 
 
 def _card(manifest: "Manifest") -> str:

@@ -147,6 +147,9 @@ def operator(
     address = registry and registry.removeprefix("http://").rstrip("/")
     keys = tuple(public_key or ())
     places = Operator(address, credentials, root, keys, metrics, serving, token)
+    doubt = places.doubt()
+    if doubt:
+        typer.echo(f"warning: {doubt}; the pages ask it again", err=True)
     access = listening.access()
     pages, router = Pages("Operator", LINKS, access), APIRouter()
     add_operator(router, places, pages)

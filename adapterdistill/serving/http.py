@@ -29,7 +29,8 @@ def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str])
 
     Raises:
         ConfigError: the address or a proxy's setting is malformed.
-        ServingError: no answer came, or one that is not JSON.
+        ServingError: no answer came, or one that is not JSON. While the endpoint starts,
+            `retry_after_s` says when to ask again.
     """
     response, via = _sent("POST", address, path, headers, body)
     if response.has_redirect_location:
@@ -37,6 +38,12 @@ def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str])
     try:
         return response.status_code, response.json()
     except ValueError:  # of `json`, and of bytes that are no text
+        if not via and starts(response):
+            raise ServingError(
+                f"{address} is not ready: it is starting, or none of its replicas answers; try "
+                "again in some seconds",
+                retry_after_s=1.0,
+            ) from None
         raise ServingError(
             f"{address} is not an AdapterDistill server: it answered "
             f"{response.status_code} {response.reason_phrase} without JSON{via}"
@@ -73,6 +80,12 @@ def _sent(
     except (httpx.InvalidURL, ValueError):  # of a proxy: the address was read already
         raise ConfigError(f"{proxy} does not name a proxy: expected http://HOST:PORT") from None
     return response, via
+
+
+def starts(response: httpx.Response) -> bool:
+    """Whether the proxy before the replicas answered: it listens before one of them is ready."""
+    no_route = response.status_code == 404 and "/-/routes" in response.text
+    return no_route or response.status_code == 503
 
 
 def url_of(address: str) -> httpx.URL:
