@@ -22,7 +22,6 @@ from adapterdistill.actors.prototypes import keep_prototypes, kept_prototypes, o
 from adapterdistill.actors.publishing import (
     build_manifest,
     is_published,
-    open_registry,
     publish_once,
     require_registry,
 )
@@ -41,7 +40,7 @@ from adapterdistill.actors.records import (
 from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
 from adapterdistill.actors.run_state import RunState
 from adapterdistill.actors.stages import stage_of
-from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
+from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by, teaching_registry
 from adapterdistill.actors.tracking import Trackers
 from adapterdistill.actors.training.stages import (
     average,
@@ -113,7 +112,7 @@ class DataOwner:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
         def work() -> Fetched:
-            with open_registry(self._config) as registry:
+            with teaching_registry(self._config) as registry:
                 found = fetch_teachers(
                     registry,
                     self._encoder,

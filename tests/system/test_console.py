@@ -110,7 +110,7 @@ def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
     runs = tmp_path / "files"
     runs.mkdir()
     for number, hand in enumerate(("mouse", "keyboard")):
-        long = {"extract_steps": 2000 + number, "evaluate_every": 500, "patience": 100}
+        long = {"extract_steps": 400 + number, "evaluate_every": 50, "patience": 100}
         training = config.training.model_copy(update=long)
         text = config_toml(config.model_copy(update={"training": training}))
         (runs / f"{hand}.toml").write_text(text, "utf-8")
