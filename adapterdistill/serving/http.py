@@ -5,6 +5,7 @@ import ssl
 import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ import httpx
 from adapterdistill.errors import ConfigError, ServingError
 
 _TIMEOUT_S = 30.0
+_GATEWAY = (502, 503, 504)
+"""Statuses of a proxy whose server does not answer; the endpoint's own come with JSON."""
 
 
 def get(address: str, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -19,30 +22,43 @@ def get(address: str, path: str, headers: dict[str, str]) -> httpx.Response:
     return _sent("GET", address, path, headers)[0]
 
 
-def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+def post(
+    address: str,
+    path: str,
+    body: dict[str, Any],
+    headers: dict[str, str],
+    *,
+    ca: Path | None = None,
+) -> tuple[int, Any]:
     """The status and the JSON of the answer to a POST.
 
     Proxies of the environment are used, but not for this machine itself.
 
     Args:
         address: a URL, or HOST:PORT.
+        ca: PEM of the authorities that may vouch for the server; None: those of the system.
 
     Raises:
-        ConfigError: the address or a proxy's setting is malformed.
-        ServingError: no answer came, or one that is not JSON. While the endpoint starts,
+        ConfigError: the address or a proxy's setting is malformed, or `ca` is no such file.
+        ServingError: no answer came, or one that is not JSON. Where nothing serves there yet,
             `retry_after_s` says when to ask again.
     """
-    response, via = _sent("POST", address, path, headers, body)
+    response, via = _sent("POST", address, path, headers, body, ca)
     if response.has_redirect_location:
         raise ServingError(f"{address}{via} sends to another address ({response.status_code})")
     try:
         return response.status_code, response.json()
     except ValueError:  # of `json`, and of bytes that are no text
-        if not via and starts(response):
+        if response.status_code == 404 and "/-/routes" in response.text:  # Ray Serve's own
             raise ServingError(
-                f"{address} is not ready: it is starting, or none of its replicas answers; try "
-                "again in some seconds",
+                f"{address} is not ready: it is starting; ask again in some seconds",
                 retry_after_s=1.0,
+            ) from None
+        if response.status_code in _GATEWAY:
+            raise ServingError(
+                f"a proxy in front of {address} answered {response.status_code} "
+                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later",
+                retry_after_s=None if via else 1.0,
             ) from None
         raise ServingError(
             f"{address} is not an AdapterDistill server: it answered "
@@ -56,6 +72,7 @@ def _sent(
     path: str,
     headers: dict[str, str],
     body: dict[str, Any] | None = None,
+    ca: Path | None = None,
 ) -> tuple[httpx.Response, str]:
     """The answer, and the words that name the proxy that it came through."""
     url = url_of(address)
@@ -68,6 +85,7 @@ def _sent(
             json=body,
             headers=headers,
             timeout=_TIMEOUT_S,
+            verify=True if ca is None else _trusting(ca),
             trust_env=proxy is not None or not _is_this_machine(url.host),
         )
     except httpx.HTTPError as error:
@@ -82,10 +100,13 @@ def _sent(
     return response, via
 
 
-def starts(response: httpx.Response) -> bool:
-    """Whether the proxy before the replicas answered: it listens before one of them is ready."""
-    no_route = response.status_code == 404 and "/-/routes" in response.text
-    return no_route or response.status_code == 503
+def _trusting(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except FileNotFoundError:
+        raise ConfigError(f"{ca}: No such file") from None
+    except (ssl.SSLError, OSError):
+        raise ConfigError(f"{ca}: expected certificates as PEM") from None
 
 
 def url_of(address: str) -> httpx.URL:
@@ -123,7 +144,7 @@ def _why(error: httpx.HTTPError) -> str:
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return "the connection was refused: nothing listens there"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return "its certificate is not trusted here"
+        return "its certificate is not trusted here, or is for another name"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "it does not speak TLS: is its address http://?"
     if isinstance(error, httpx.ProxyError):
