@@ -128,8 +128,9 @@ class ServeSettings(BaseModel):
     )
     feedback: bool = Field(
         default=False,
-        description="Keep the questions that are turned away or answered uncertainly, each beside "
-        "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+        description="Keep the questions that are turned away or answered uncertainly, and 2% of "
+        "the others, each beside its tenant's bundles, and take `POST "
+        "/v1/tenants/TENANT/feedback`.",
     )
     embeddings: bool = Field(
         default=False,
