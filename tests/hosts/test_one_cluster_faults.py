@@ -22,18 +22,18 @@ from tests.hosts.lan import HOME, Host, Lan, eventually
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(400)]
 CABLE_OUT_S = 20.0
-EXTRACTED = "[3/9]"
-"""What a run's log says when distilling is next."""
+EXTRACTED, DISTILLED = "[3/9]", "[4/9]"
+"""What a run's log says when distilling begins, and when it is over."""
 LIBRARY, VETS = site.OWNERS.values()
 RUNS: dict[str, Popen[bytes]] = {}
 """Runs that were started, by their logs."""
 
 
-def started(cluster: Lan, name: str, number: int, *, steps: int = 20) -> str:
+def started(cluster: Lan, name: str, number: int, **training: Any) -> str:
     """Start an onboarding; returns the name of its log on the head."""
     tenant, log = site.OWNERS[name], f"{name}-{number}.log"
     toml = site.write_run(
-        cluster.hosts["registry"], cluster.hosts[name], tenant, steps=steps, number=number
+        cluster.hosts["registry"], cluster.hosts[name], tenant, number=number, **training
     )
     RUNS[log] = site.onboard(cluster.hosts["head"], tenant, toml, log)
     return log
@@ -72,8 +72,9 @@ def nodes_back(cluster: Lan) -> bool:
 
 def test_a_run_outlives_a_cable_that_is_out_for_20_s(cluster: Lan) -> None:
     owner = cluster.hosts["owner2"]
-    log = started(cluster, "owner2", 2, steps=40)
+    log = started(cluster, "owner2", 2, method="adapter_distillation", steps=400)
     wait_for(cluster, log, EXTRACTED)
+    assert DISTILLED not in said(cluster, log)
     owner.unplug()
     time.sleep(CABLE_OUT_S)
     owner.plug()
