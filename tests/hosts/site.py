@@ -27,7 +27,7 @@ name = "/srv/encoder"
 dtype = "float32"
 [training]
 bottleneck_size = 8
-extract_steps = 20
+extract_steps = {steps}
 distil_steps = {steps}
 evaluate_every = 20
 """
@@ -86,7 +86,6 @@ def write_run(
     *,
     number: int = 1,
     steps: int = 20,
-    method: str = "averaged_teachers",
 ) -> str:
     """Write rows and the run's TOML on the owner's disk; returns the TOML's path there."""
     rows = f"/srv/{tenant}/data"
@@ -105,8 +104,7 @@ address = "{registry.address}:{REGISTRY_PORT}"
 credentials = "/srv/{tenant}/keys"
 [placement]
 resource = "owner:{tenant}"
-{TRAINING.format(steps=steps)}method = "{method}"
-seed = {number}
+{TRAINING.format(steps=steps)}seed = {number}
 """
     )
     return toml
