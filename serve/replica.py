@@ -191,7 +191,7 @@ class Replica:
             kept = (
                 "the tokens read before stay valid"
                 if self._tokens.open_to_somebody
-                else ("no token is valid until there is one again")
+                else "nobody may ask until there is one"
             )
             _log.error("token file refused; %s: %s", kept, told)
 

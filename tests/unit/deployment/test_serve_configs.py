@@ -50,11 +50,12 @@ def test_the_options_for_grpc_are_those_of_the_command_and_of_the_proxy_in_front
     assert config == rpc_proxy.options(config["port"], REQUEST_TIMEOUT_S)
     options = gRPCOptions(**config)
     assert options.grpc_servicer_func_callable == [rpc_proxy.add_search_service]
-    proxied = (CLUSTER / "tls" / "haproxy.cfg").read_text("utf-8")
+    proxied = (CLUSTER / "tls" / "grpc.cfg").read_text("utf-8")
     assert f"server serve 127.0.0.1:{options.port} proto h2" in proxied
     assert f"--grpc-port {options.port}" in proxied
+    proxied = (CLUSTER / "tls" / "haproxy.cfg").read_text("utf-8")
     served = yaml.safe_load((CLUSTER / "serve.yaml").read_text("utf-8"))["http_options"]
-    assert f"server serve {served['host']}:{served['port']}\n" in proxied
+    assert f"server serve {served['host']}:{served['port']} check" in proxied
 
 
 def test_replicas_on_several_nodes_are_pinned_to_those_that_serve() -> None:
