@@ -40,7 +40,7 @@ from adapterdistill.actors.records import (
 from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
 from adapterdistill.actors.run_state import RunState
 from adapterdistill.actors.stages import stage_of
-from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
+from adapterdistill.actors.teachers import fetch_teachers, listings_of, rows_to_choose_by
 from adapterdistill.actors.tracking import Trackers
 from adapterdistill.actors.training.stages import (
     average,
@@ -119,6 +119,7 @@ class DataOwner:
                     rows=rows_to_choose_by(self._config, self._rows),
                     max_teachers=self._config.teachers.max_teachers,
                     language=self._config.teachers.language,
+                    kept=listings_of(self._config),
                 )
             for name, payload in found.payloads.items():
                 write_atomically(self._teacher_file(name), payload)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from adapterdistill.actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
@@ -61,6 +62,13 @@ def rows_to_choose_by(config: OnboardConfig, rows: TenantRows) -> Sequence[Seque
     return spread(rows.held_index(), _PROFILE_ROWS).ids
 
 
+def listings_of(config: OnboardConfig) -> Path | None:
+    """Name the folder that keeps listings; None for the registry in the workspace itself."""
+    if config.registry.is_embedded:
+        return None
+    return Path(config.workspace) / config.tenant / "listings"
+
+
 def fetch_teachers(
     registry: RegistryClient,
     encoder: Encoder,
@@ -69,6 +77,7 @@ def fetch_teachers(
     rows: Sequence[Sequence[int]] | None,
     max_teachers: int,
     language: str | None = None,
+    kept: Path | None = None,
 ) -> Teachers:
     """The `max_teachers` adapters of other tenants on this encoder that suit `rows` best.
 
@@ -81,13 +90,15 @@ def fetch_teachers(
         rows: token ids of the tenant's own texts; None: these decide nothing, and adapters are
             taken in the registry's order.
         language: of the adapters that may teach; None: every language.
+        kept: a folder that keeps the listing of adapters, of which the next run fetches only what
+            changed.
     """
     found = Teachers()
     if not max_teachers:
         return found
     newest: dict[str, Summary] = {}
     for summary in registry.summaries(
-        encoder=encoder.ref, exclude_tenant=tenant, language=language
+        encoder=encoder.ref, exclude_tenant=tenant, language=language, kept=kept
     ):
         newest.setdefault(summary.ref.tenant, summary)
     listed = list(newest.values())

@@ -18,6 +18,7 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Evidence, Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
+from adapterdistill.registry.client.kept import kept_listing, read_summary
 from adapterdistill.registry.client.listing import (
     Chosen,
     digests,
@@ -191,22 +192,37 @@ class RegistryClient:
             yield published(read_manifest(version), version)
 
     def summaries(
-        self, *, encoder: EncoderRef, exclude_tenant: str, language: str | None = None
+        self,
+        *,
+        encoder: EncoderRef,
+        exclude_tenant: str,
+        language: str | None = None,
+        kept: Path | None = None,
     ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
 
-        `language` chooses those of one language; None, of every language.
-
         Versions in quarantine, which only operators see, are left out: they cannot be teachers.
+
+        Args:
+            language: of the adapters; None: every language.
+            kept: a folder that keeps the listing, so that the next one fetches only what changed.
+                It may then list versions that were withdrawn or hidden since (`client.kept`).
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        for version in self._listed(summary_request(encoder, exclude_tenant, language)):
+        request = summary_request(encoder, exclude_tenant, language)
+        if kept is not None:
+            yield from kept_listing(kept, self.address, request, self._page)
+            return
+        for version in self._listed(request):
             if wire.read_state(version) == "active":
-                yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
+                yield read_summary(version)
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
-        return pages(request, lambda page: self._call("list", self._stub.ListVersions, page))
+        return pages(request, self._page)
+
+    def _page(self, request: pb.ListVersionsRequest) -> Any:
+        return self._call("list", self._stub.ListVersions, request)
 
     def resolve_alias(self, tenant: str, adapter: str, alias: str) -> tuple[VersionRef, str]:
         """Return the version that the alias names, and its etag; NotFoundError if there is none."""

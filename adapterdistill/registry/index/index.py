@@ -219,9 +219,6 @@ class Index:
             if statement is not None:
                 ledger.remember(self.db, ledger.read(statement))
             adapter = (manifest.tenant, manifest.adapter)
-            if not self.has_versions(adapter):
-                known = lost.consent_of(self.db, *adapter)
-                self.write_consent(adapter, consent if known is None else known)
             named = opened(manifest, openings)
             marks = [one.withdrawn_teacher for one in self._teachers(named, caller)]
             revision = events.record(
@@ -233,11 +230,15 @@ class Index:
                 reason=quarantine,
                 public=not quarantine,
             )
+            if not self.has_versions(adapter):
+                known = lost.consent_of(self.db, *adapter)
+                self.write_consent(adapter, consent if known is None else known, revision)
             self.db.execute(
                 "INSERT INTO versions (revision, tenant, adapter, version, weights_sha256,"
                 " tokenizer_sha256, manifest_json, created_ns, state, state_reason,"
-                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes,"
+                " fingerprint_json)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     revision,
                     *adapter,
@@ -254,6 +255,7 @@ class Index:
                     manifest.task,
                     manifest.language,
                     manifest.payload_bytes,
+                    "" if manifest.fingerprint is None else manifest.fingerprint.text(),
                 ),
             )
             salts = {opening.name: opening.salt for opening in openings}
@@ -284,15 +286,16 @@ class Index:
         )
         return frozenset(allowed for (allowed,) in rows)
 
-    def write_consent(self, adapter: tuple[str, str], consent: Consent) -> None:
+    def write_consent(self, adapter: tuple[str, str], consent: Consent, revision: int) -> None:
+        """Write a consent that the change of this revision gives."""
         before = self.consent(*adapter)
         self.db.executemany(
             "DELETE FROM consents WHERE tenant = ? AND adapter = ? AND allowed = ?",
             [(*adapter, allowed) for allowed in before - consent],
         )
         self.db.executemany(
-            "INSERT INTO consents (tenant, adapter, allowed) VALUES (?, ?, ?)",
-            [(*adapter, allowed) for allowed in consent - before],
+            "INSERT INTO consents (tenant, adapter, allowed, since) VALUES (?, ?, ?, ?)",
+            [(*adapter, allowed, revision) for allowed in consent - before],
         )
 
     def has_versions(self, adapter: tuple[str, str]) -> bool:

@@ -83,8 +83,7 @@ def set_consent(
             raise NotFoundError(f"no adapter tenants/{tenant}/adapters/{adapter}")
         if index.consent(tenant, adapter) == consent:
             return
-        index.write_consent((tenant, adapter), consent)
-        events.record(
+        revision = events.record(
             index.db,
             caller,
             "consent_changed",
@@ -93,3 +92,4 @@ def set_consent(
             reason=lost.consent_text(consent),
             public=False,
         )
+        index.write_consent((tenant, adapter), consent, revision)

@@ -139,6 +139,15 @@ _MIGRATIONS = (
     -- withdrawal, the consent that was given last.
     CREATE TABLE lost (name TEXT PRIMARY KEY, told TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- Summaries are listed without their manifests, which are ten times as large.
+    ALTER TABLE versions ADD COLUMN fingerprint_json TEXT NOT NULL DEFAULT '';
+    UPDATE versions SET fingerprint_json =
+        coalesce(json_extract(CAST(manifest_json AS TEXT), '$.signature'), '');
+    -- The revision of the change that gave the consent.
+    ALTER TABLE consents ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX consents_by_since ON consents (since);
+    """,
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -175,6 +184,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class SummaryRow:
+    """The part of a row of `versions` that choosing among many needs."""
+
+    ref: VersionRef
+    revision: int
+    told: int
+    state: State
+    fingerprint_json: str
+    """The fingerprint as in the manifest; empty if it has none."""
+
+
+@dataclass(frozen=True)
 class Filter:
     """A choice of versions; None selects all."""
 
@@ -185,6 +206,8 @@ class Filter:
     task: str | None = None
     language: str | None = None
     labels: tuple[str, ...] = ()
+    changed_after: int = 0
+    """A revision as callers are told it; 0 selects all."""
 
 
 @dataclass(frozen=True)

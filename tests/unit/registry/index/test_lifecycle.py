@@ -295,8 +295,8 @@ def test_a_watch_page_by_page_sees_what_one_look_at_all_events_sees(
         name = f"tenants/{tenant}/adapters/{adapter}/aliases/x{number}"
         public = draw.random() < 0.5
         events.record(index.db, ACME, "alias_moved", (tenant, adapter), name, public=public)
-    index.write_consent(("brook", "a1"), EVERYONE)
-    index.write_consent(("corn", "a2"), frozenset({"acme"}))
+    index.write_consent(("brook", "a1"), EVERYONE, 1)
+    index.write_consent(("corn", "a2"), frozenset({"acme"}), 1)
     newest = index.newest_revision()
     for caller in (ACME, BROOK, OPERATOR):
         everything = [*after(index.db, 0, caller, max_rows=1000)]
