@@ -4,9 +4,11 @@ What this caller may no longer see stays in the file until it is a week old: fet
 says that it is gone.
 """
 
+import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,17 @@ def kept_listing(
     Raises:
         InvalidManifestError: the registry sent a malformed name or fingerprint.
     """
-    file = folder / f"{sha256_hex(address.encode() + request.SerializeToString())[:16]}.json"
+    with _uncollected():
+        return _kept_listing(folder / _name(address, request), request, call)
+
+
+def _name(address: str, request: pb.ListVersionsRequest) -> str:
+    return f"{sha256_hex(address.encode() + request.SerializeToString())[:16]}.json"
+
+
+def _kept_listing(
+    file: Path, request: pb.ListVersionsRequest, call: Callable[[pb.ListVersionsRequest], Any]
+) -> list[Summary]:
     incarnation, began, kept = _read(file)
     request.filter.changed_after = max((revision for revision, _ in kept.values()), default=0)
     page = call(request)
@@ -64,9 +76,21 @@ def kept_listing(
         request.page_token = page.next_page_token
         page = call(request)
     if changed and incarnation:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, incarnation, began, kept)
     return [one for _, one in sorted(kept.values(), key=lambda entry: -entry[0])]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from walking the new objects again and again: none is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _read(file: Path) -> tuple[str, float, Kept]:
