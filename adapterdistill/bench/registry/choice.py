@@ -20,8 +20,8 @@ from adapterdistill.manifest import (
 )
 from adapterdistill.registry.admission.weight_statistics import measure
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.index.database import connect, transaction
 from adapterdistill.registry.index.index import Index
-from adapterdistill.registry.index.schema import transaction
 from adapterdistill.selection import by_relevance, probe_sha256
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import MINILM, adapter
@@ -42,7 +42,7 @@ def add_rows(root: Path, count: int) -> list[Manifest]:
         file.flush()
         statistics = measure(Path(file.name), example).canonical_json()
     draw, added = Random(2), []
-    with closing(Index(root / "index.sqlite3")) as index, phase("adding rows", count) as done:
+    with closing(Index(connect(root))) as index, phase("adding rows", count) as done:
         for start in range(0, count, _AT_ONCE):
             with transaction(index.db):
                 for number in range(start, min(start + _AT_ONCE, count)):

@@ -4,8 +4,9 @@ from adapterdistill.errors import NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
 from adapterdistill.registry.index import events, lost
+from adapterdistill.registry.index.database import transaction
 from adapterdistill.registry.index.index import IS, Index
-from adapterdistill.registry.index.schema import Row, transaction
+from adapterdistill.registry.index.schema import Row
 
 
 def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE) -> Row:

@@ -5,7 +5,6 @@ They are served on a port of their own, because callers of the registry's port n
 
 import os
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.registry.index.database import UNREADABLE, connect_for_reading
 from adapterdistill.registry.index.schema import State
 from adapterdistill.registry.trust.pem import SERVER_FOLDER, SERVER_PEM, read_server
 from adapterdistill.registry.upkeep.audit_verify import LOG
-from adapterdistill.registry.upkeep.backup import INDEX
 
 _PREFIX = "adapterdistill_registry_"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -151,7 +150,7 @@ class _Folder(Collector):
             values["disk_free_bytes"] = disk.f_bavail * disk.f_frsize
             values["audit_log_bytes"] = (self._root / "audit" / LOG).stat().st_size
             values |= _until_expiry(self._root)
-        except (sqlite3.Error, OSError, ConfigError):
+        except (*UNREADABLE, ConfigError):
             pass
         versions = GaugeMetricFamily(_PREFIX + "versions", "Versions by state.", labels=["state"])
         for state, count in states.items():
@@ -165,15 +164,15 @@ class _Folder(Collector):
 
     def _in_index(self) -> tuple[dict[str, float], dict[str, int]]:
         """Count the rows of the index, again only after a change: it reads all of them."""
-        url = f"{(self._root / INDEX).absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(url, uri=True, timeout=5)) as db:
+        with closing(connect_for_reading(self._root)) as db:
             revision = db.execute("SELECT coalesce(max(revision), 0) FROM events").fetchone()[0]
             if revision != self._counted[0]:
                 counts = db.execute("SELECT state, count(*) FROM versions GROUP BY state")
                 states = dict.fromkeys(get_args(State), 0) | dict(counts.fetchall())
                 stored, owners, adapters = db.execute(
-                    "SELECT coalesce(sum(payload_bytes), 0), count(DISTINCT tenant),"
-                    " count(DISTINCT tenant || '/' || adapter) FROM versions"
+                    "SELECT CAST(coalesce(sum(payload_bytes), 0) AS BIGINT),"
+                    " count(DISTINCT tenant), count(DISTINCT tenant || '/' || adapter)"
+                    " FROM versions"
                 ).fetchone()
                 values = {"stored_bytes": stored, "owners": owners, "adapters": adapters}
                 self._counted = revision, values, states

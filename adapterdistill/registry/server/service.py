@@ -116,16 +116,22 @@ class RegistryService(OpenRegistry):
         self.limited.charge_admission(caller, seconds)
         peers = await self._on_index(find_peers, self._index.db, manifest)
         reasons = await self._transfers.on_disk(outlier_reasons, found, peers)
-        added = functools.partial(
-            self._index.add,
-            manifest,
-            caller,
-            consent=consent,
-            statement=statement,
-            statistics_json=found.canonical_json(),
-            quarantine="; ".join(reasons),
-            openings=openings,
-        )
+
+        def added() -> Row:
+            if self._store.shared and self._index.find(manifest.ref) is None:
+                stored = self._index.stored(manifest.tenant)
+                self._storage.check(manifest.tenant, manifest.payload_bytes, stored)
+                self.limited.check_published(caller, self._index.published_lately(caller))
+            return self._index.add(
+                manifest,
+                caller,
+                consent=consent,
+                statement=statement,
+                statistics_json=found.canonical_json(),
+                quarantine="; ".join(reasons),
+                openings=openings,
+            )
+
         size = len(manifest.canonical_json()) + len(statement or b"")
         row = await self._change(caller, size, added)
         logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
