@@ -7,8 +7,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from adapterdistill.errors import ConfigError
 
@@ -74,8 +76,14 @@ class PostgreSQLServer:
 
     def kill(self) -> None:
         """Kill it, with all its processes, as a power failure would end them."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        # Its processes are in groups of their own.
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         self._process.wait()
+        psutil.wait_procs(children)
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
