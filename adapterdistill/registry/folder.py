@@ -33,6 +33,11 @@ def locked(root: Path, *, shared: bool = False) -> IO[str]:
         return file
 
 
+def was_served(root: Path) -> bool:
+    """Return whether a registry ever used the folder: a backup, or a restored one, was not."""
+    return (root / _LOCK).exists()
+
+
 def is_served(root: Path) -> bool:
     """Return whether a registry process uses the folder."""
     if not (root / _LOCK).exists():

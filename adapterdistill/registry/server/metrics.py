@@ -26,6 +26,8 @@ from adapterdistill.registry.upkeep.audit_verify import LOG
 
 _PREFIX = "adapterdistill_registry_"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LATELY_S = 24 * 3600
+_MAX_CERTIFICATES = 4096
 _GAUGES = {
     "stored_bytes": "Payloads of all versions, withdrawn ones too.",
     "owners": "Tenants that have published.",
@@ -64,6 +66,8 @@ class Metrics:
             "Connections closed because they were silent or too many.",
             registry=registry,
         )
+        self._ends: dict[str, tuple[float, float]] = {}
+        registry.register(_Ends(self._ends))
         self._ready = Gauge(
             _PREFIX + "ready", "1: index, audit log and disk can be used.", registry=registry
         )
@@ -88,6 +92,20 @@ class Metrics:
             self._calls.labels(name, outcomes[-1]).inc()
             if outcomes[-1] == "OK" and name != "Watch":
                 self._seconds.labels(name).observe(time.perf_counter() - started_at)
+
+    def called_with(self, certificate: str | None, ends_at: Callable[[], float]) -> None:
+        """Keep until when the certificate of a valid call is valid.
+
+        Args:
+            certificate: names it; None over plain text.
+            ends_at: returns the end, in seconds since 1970; called when it is new alone.
+        """
+        if certificate is None:
+            return
+        known = self._ends.pop(certificate, None)
+        self._ends[certificate] = (ends_at() if known is None else known[0], time.time())
+        if len(self._ends) > _MAX_CERTIFICATES:
+            del self._ends[next(iter(self._ends))]
 
     def checked(self, *, ready: bool, closed: bool) -> None:
         """Keep the result of the newest check of readiness."""
@@ -129,6 +147,23 @@ class _Scrape(WSGIRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Write no line for each scrape."""
+
+
+class _Ends(Collector):
+    """The certificate that ends first, of those that callers used lately."""
+
+    def __init__(self, ends: dict[str, tuple[float, float]]) -> None:
+        self._of = ends
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            _PREFIX + "caller_certificate_seconds",
+            "Until the first certificate expires, of those that called within a day.",
+        )
+        now = time.time()
+        if ends := [end for end, seen in [*self._of.values()] if now - seen < _LATELY_S]:
+            family.add_metric([], min(ends) - now)
+        yield family
 
 
 class _Folder(Collector):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from adapterdistill.manifest import VersionRef
-from adapterdistill.registry.folder import is_served
+from adapterdistill.registry.folder import is_served, was_served
 from adapterdistill.registry.index.database import (
     INDEX,
     Database,
@@ -75,7 +75,10 @@ def fsck(root: Path) -> Checked:
                 findings += statement_findings(rows, *certify_by(root))
                 notes += revocation_notes(root, rows)
                 findings += _payload_findings(root, db, blobs)
-                findings += _audit_findings(root, db)
+                for one in _audit_findings(root, db):
+                    # A restored folder's first start adds the withdrawals that it made again.
+                    is_note = one.kind == "audit_behind" and not was_served(root)
+                    (notes if is_note else findings).append(one)
                 findings += _enrolment_findings(root)
         except sqlite3.DatabaseError as error:
             findings, notes, rows = [Finding("index_corrupt", INDEX, str(error))], [], []
