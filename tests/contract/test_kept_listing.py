@@ -50,7 +50,8 @@ def test_a_kept_listing_is_the_whole_listing_and_fetches_what_changed_alone(
 
     def listing(folder: Path | None = tmp_path) -> list[VersionRef]:
         fetched.clear()
-        chosen = newcomer.summaries(encoder=encoder, exclude_tenant="newcomer", kept=folder)
+        newcomer.kept = folder
+        chosen = newcomer.summaries(encoder=encoder, exclude_tenant="newcomer")
         return [one.ref for one in chosen]
 
     def whole() -> list[VersionRef]:
@@ -82,10 +83,11 @@ def test_a_listing_of_another_life_of_the_registry_or_a_damaged_or_old_file_is_f
     clients: dict[str, RegistryClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brook, newcomer = clients["brook"], clients["newcomer"]
+    newcomer.kept = tmp_path
     encoder = published(brook, 20, "brook", "faq").encoder
 
     def listing() -> list[Any]:
-        return [*newcomer.summaries(encoder=encoder, exclude_tenant="newcomer", kept=tmp_path)]
+        return [*newcomer.summaries(encoder=encoder, exclude_tenant="newcomer")]
 
     expected = listing()
     (file,) = tmp_path.iterdir()

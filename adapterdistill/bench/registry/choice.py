@@ -72,11 +72,11 @@ def choice(
     """
     profile = F.normalize(torch.randn(FINGERPRINT_BYTES, generator=torch.manual_seed(0)), dim=0)
 
+    client.kept = folder / "kept"
+
     def chosen() -> tuple[int, float]:
         started = time.perf_counter()
-        listed = [
-            *client.summaries(encoder=encoder, exclude_tenant="newcomer", kept=folder / "kept")
-        ]
+        listed = [*client.summaries(encoder=encoder, exclude_tenant="newcomer")]
         order = by_relevance(profile, [one.fingerprint for one in listed])
         assert len([*islice(order, _TEACHERS)]) == min(_TEACHERS, len(listed))
         return len(listed), time.perf_counter() - started
@@ -87,6 +87,7 @@ def choice(
         publish()
         listed, seconds = chosen()
         again.append(seconds)
+    client.kept = None
     return {
         "listed": listed,
         "first_s": round(first_s, 3),

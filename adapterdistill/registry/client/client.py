@@ -12,7 +12,12 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from grpc_health.v1 import health_pb2
 
-from adapterdistill.errors import DigestMismatchError, WithdrawnError
+from adapterdistill.errors import (
+    DigestMismatchError,
+    RegistryUnavailableError,
+    UnauthenticatedError,
+    WithdrawnError,
+)
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
@@ -41,6 +46,7 @@ from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
+_PAUSE_S = 0.2
 
 
 class RegistryClient:
@@ -62,10 +68,13 @@ class RegistryClient:
         timeout_s: float = 30.0,
         credentials: Path | None = None,
         server_name: str | None = None,
+        start_timeout_s: float | None = None,
     ) -> None:
         """Open the connection.
 
         Args:
+            start_timeout_s: of the first call, while the registry refuses connections; None: that
+                call, too, has `timeout_s`.
             credentials: a folder (`registry.trust.pem`); without one the client uses plain text.
             server_name: the name in the registry's certificate, if `address` is a forwarder's.
 
@@ -74,6 +83,9 @@ class RegistryClient:
         """
         self.address = address
         self.timeout_s = timeout_s
+        self.kept: Path | None = None
+        """A folder that keeps the listings of `summaries`: the next fetches only what changed."""
+        self._start_timeout_s = start_timeout_s
         self._connection = Connection(address, credentials, server_name)
 
     @property
@@ -192,27 +204,20 @@ class RegistryClient:
             yield published(read_manifest(version), version)
 
     def summaries(
-        self,
-        *,
-        encoder: EncoderRef,
-        exclude_tenant: str,
-        language: str | None = None,
-        kept: Path | None = None,
+        self, *, encoder: EncoderRef, exclude_tenant: str, language: str | None = None
     ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
 
-        Versions in quarantine, which only operators see, are left out: they cannot be teachers.
+        `language` chooses those of one language; None, of every language. With `kept` it may list
+        versions that were withdrawn or hidden since an earlier listing (`client.kept`).
 
-        Args:
-            language: of the adapters; None: every language.
-            kept: a folder that keeps the listing, so that the next one fetches only what changed.
-                It may then list versions that were withdrawn or hidden since (`client.kept`).
+        Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
         request = summary_request(encoder, exclude_tenant, language)
-        if kept is not None:
-            yield from kept_listing(kept, self.address, request, self._page)
+        if self.kept is not None:
+            yield from kept_listing(self.kept, self.address, request, self._page)
             return
         for version in self._listed(request):
             if wire.read_state(version) == "active":
@@ -327,12 +332,42 @@ class RegistryClient:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
+    def require_reachable(self, patience_s: float) -> None:
+        """Check that something answers, before work begins that ends at the registry.
+
+        A registry that answers slowly has the time of a call. One that cannot be connected to is
+        tried again for `patience_s` alone.
+
+        Raises:
+            RegistryUnavailableError: nothing listens there, or its host's name is unknown.
+            UnauthenticatedError: client and registry do not accept each other's certificates.
+        """
+        give_up = time.monotonic() + patience_s
+        while True:
+            try:
+                check = self._connection.channel().health.Check
+                check(health_pb2.HealthCheckRequest(), timeout=self.timeout_s)
+            except grpc.RpcError as error:
+                found = self._connection.explain(error, f"registry {self.address}")
+                if isinstance(found, UnauthenticatedError):
+                    raise found from None
+                if not isinstance(found, RegistryUnavailableError):
+                    return
+                if time.monotonic() + _PAUSE_S > give_up:
+                    raise found from None
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
     def _call(self, what: str, method: Any, request: Any) -> Any:
         return self._retried(what, lambda timeout_s: method(request, timeout=timeout_s))
 
     def _retried(self, what: str, call: Callable[[float], T]) -> T:
         """Run `call(seconds left)`, and repeat it while that may help."""
         subject = f"{what} at registry {self.address}"
+        if self._start_timeout_s is not None:
+            self.require_reachable(self._start_timeout_s)
+            self._start_timeout_s = None
         return retried(
             call,
             timeout_s=self.timeout_s,

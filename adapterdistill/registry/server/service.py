@@ -27,7 +27,7 @@ from adapterdistill.registry.access import (
     check_withdraws,
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
-from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
+from adapterdistill.registry.admission.outliers import outlier_reasons
 from adapterdistill.registry.commitments import Opening, check_committed
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
@@ -35,6 +35,7 @@ from adapterdistill.registry.index.events import is_future, revision_of
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lineage import relatives
 from adapterdistill.registry.index.listing import page, summary_page
+from adapterdistill.registry.index.peers import find_peers
 from adapterdistill.registry.index.schema import Row, SummaryRow
 from adapterdistill.registry.index.watching import changes
 from adapterdistill.registry.server.handler import answered

@@ -15,7 +15,6 @@ from adapterdistill.registry.admission.outliers import (
     TRAITS,
     concentration,
     constancy,
-    find_peers,
     loudness,
     outlier_reasons,
     unevenness,
@@ -25,6 +24,7 @@ from adapterdistill.registry.admission.weight_statistics import WeightStatistics
 from adapterdistill.registry.index.database import sqlite
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import withdraw
+from adapterdistill.registry.index.peers import find_peers
 from tests.unit.registry.admission.test_weight_statistics import measured
 from tests.unit.registry.samples import Arrays, encoder_fields, sample
 
