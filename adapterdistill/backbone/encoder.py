@@ -20,6 +20,7 @@ from adapterdistill.backbone.layer import (
     end_layers,
     rule_of,
 )
+from adapterdistill.backbone.linear import FrozenLinear
 from adapterdistill.backbone.packed import PackedTokens, pack
 from adapterdistill.backbone.pooling import Head
 from adapterdistill.backbone.tokens import TextKind, TextReader, Tokenizer
@@ -62,7 +63,9 @@ class Encoder:
         ref: EncoderRef,
         *,
         head: Head = _MEAN,
+        int8: bool = False,
     ) -> None:
+        """`int8`: multiply by the layers' matrices in int8, where no gradient is asked for."""
         self.ref = ref
         self.hidden_size = ref.hidden_size
         self.embedding_size = ref.embedding_size
@@ -75,11 +78,31 @@ class Encoder:
         self._probe_reader = TextReader(tokenizer, min(PROBE_TOKENS, weights.num_positions))
         self._weights = weights
         self._tokenizer = tokenizer
-        self._layers = [FrozenLayer(index, weights) for index in range(len(weights.layers))]
+        self._int8 = int8
+        self._linears: dict[int, FrozenLinear] = {}  # by matrix: layers may share their weights
+        self._layers = [
+            FrozenLayer(index, weights, self._linear) for index in range(len(weights.layers))
+        ]
+
+    def _linear(self, weight: Tensor, bias: Tensor) -> FrozenLinear:
+        made = FrozenLinear(weight, bias, int8=self._int8)
+        return self._linears.setdefault(id(weight), made)
 
     @property
     def weights(self) -> EncoderWeights:
         return self._weights
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, as `load_encoder` names it."""
+        return "int8" if self._int8 else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights, and of the copies that are prepared for products."""
+        parts = {id(part): part for part in self._weights.tensors().values()}
+        prepared = sum(linear.prepared_bytes for linear in self._linears.values())
+        return prepared + sum(part.nbytes for part in parts.values())
 
     @property
     def num_parameters(self) -> int:
@@ -96,7 +119,7 @@ class Encoder:
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.hidden_size, "num_layers": len(weights.layers)}
         ref = self.ref.model_copy(update=shape)
-        return Encoder(weights, self._tokenizer, ref, head=self.head)
+        return Encoder(weights, self._tokenizer, ref, head=self.head, int8=self._int8)
 
     def tokenize(self, texts: Sequence[str], kind: TextKind = "query") -> list[list[int]]:
         """Turn texts into token ids with special tokens and this kind's prompt, cut at the end."""
