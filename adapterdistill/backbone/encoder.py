@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from adapterdistill.backbone.layer import (
     FrozenLayer,
@@ -51,6 +52,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 PROBE_TOKENS = 64
 """Length of a probe for every tenant alike, so that its vector does not depend on settings."""
+
+MOST_KEPT = 4096 * 384
+"""Numbers of a batch's states, tokens * hidden, up to which all layers' results are kept for the
+backward pass. Beyond, each layer is computed again there: a third more time, and the memory of one
+layer instead of all."""
 
 
 class Encoder:
@@ -179,6 +185,12 @@ class Encoder:
         """Run all layers; return this batch's rule and the last hidden states."""
         h = embed_tokens(self._weights, tokens)
         rule = rule_of(delta).started(h, tokens)
+        again = torch.is_grad_enabled() and len(h) * h.shape[1] > MOST_KEPT
         for layer in self._layers:
-            h = rule.run(layer, h, tokens)
+            if again:
+                h = checkpoint(
+                    rule.run, layer, h, tokens, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                h = rule.run(layer, h, tokens)
         return rule, end_layers(self._weights, h)
