@@ -47,7 +47,7 @@ class EncoderConfig(Section):
     """The shared frozen encoder."""
 
     name: str = "minilm-l6"
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "cpu"
     max_tokens: int | None = Field(default=None, ge=8, le=8192)
     """Length at which texts are cut, in training and in service; None: the encoder's own."""

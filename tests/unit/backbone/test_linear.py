@@ -7,12 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adapterdistill.adapters import AdapterStack
-from adapterdistill.backbone import load_encoder, pack
+from adapterdistill.adapters import AdapterStack, BottleneckAdapter
+from adapterdistill.backbone import Encoder, load_encoder, pack
 from adapterdistill.backbone import linear as linear_module
 from adapterdistill.backbone.linear import FrozenLinear, multiplies_int8, packs, quantised
 from adapterdistill.backbone.resolve import _cpu_has_bf16
-from adapterdistill.errors import ConfigError
+from adapterdistill.checkpoint import golden_vectors, prove_active, prove_briefly
+from adapterdistill.errors import ConfigError, EncoderMismatchError
+from adapterdistill.testbed.random_adapters import random_adapters
 from tests.tiny_encoders import random_adapter, random_rows, save_tiny_encoder
 
 LENGTHS = [7, 1, 19, 7, 2, 33, 7]
@@ -164,6 +166,18 @@ def test_int8_is_near_float32_and_leaves_training_as_it_is(folder: str) -> None:
         gradients.append(adapter.up_weight.grad)
     assert gradients[0] is not None and bool(gradients[0].any())
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@needs_int8
+def test_in_int8_adapters_are_proven_active_and_another_is_refused(minilm: Encoder) -> None:
+    int8 = load_encoder(dtype="int8")
+    first, second = random_adapters(minilm, 2)
+    golden = [golden_vectors(minilm, adapter) for adapter in (first, second)]
+    prove_active(int8, first, golden[0])
+    assert prove_briefly(int8, [(first, golden[0]), (second, golden[1])]) == [None, None]
+    for wrong in (second, BottleneckAdapter.new(6, 384, 4, seed=0)):
+        with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.05"):
+            prove_active(int8, wrong, golden[0])
 
 
 def test_prepared_copies_are_counted_once_for_layers_that_share_weights(tmp_path: Path) -> None:
