@@ -236,6 +236,12 @@ class NoCandidateError(UnknownTenantError):
     reason = "NO_CANDIDATE"
 
 
+class UnknownTaskError(ServingError):
+    """The tenant's bundle does not answer this classification task."""
+
+    reason = "UNKNOWN_TASK"
+
+
 class NoFeedbackError(ServingError):
     """The deployment keeps no feedback."""
 

@@ -76,7 +76,7 @@ class Replica:
         self._feedback_store = settings.store if settings.feedback else None
         self._embeddings = settings.embeddings
         self._batcher = Batcher(
-            self._metrics.timed(self._engine, self._engine.search),
+            self._metrics.timed(self._engine, self._engine.answer),
             settings.queue_limits,
             max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,
@@ -191,7 +191,7 @@ class Replica:
             kept = (
                 "the tokens read before stay valid"
                 if self._tokens.open_to_somebody
-                else ("no token is valid until there is one again")
+                else "nobody may ask until there is one"
             )
             _log.error("token file refused; %s: %s", kept, told)
 

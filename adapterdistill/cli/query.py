@@ -67,11 +67,22 @@ def query(
         Path | None,
         typer.Option(help="File with the tenant's token, if the server asks for one."),
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="Certificate (PEM) of the authority that vouches for an https address. Default: "
+            "those that this machine trusts.",
+        ),
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
     token = None if token_file is None else _token_in(token_file)
-    answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain)
+    answer = ask(
+        address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain, ca=ca
+    )
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
@@ -98,11 +109,12 @@ def ask(
     alias: str | None = None,
     token: str | None = None,
     explain: bool = False,
+    ca: Path | None = None,
 ) -> dict[str, Any]:
     """The server's answer to one question.
 
     Raises:
-        ConfigError: the address, the tenant's name or the question is malformed.
+        ConfigError: the address, the tenant's name, the question or the file `ca` is malformed.
         UnauthenticatedError: the server refuses the token for this tenant.
         NoCandidateError: `alias` is "canary", and there is none.
         UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
@@ -119,7 +131,7 @@ def ask(
     asked |= {} if alias is None else {"alias": alias}
     asked |= {"explain": True} if explain else {}
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    status, body = post(address, f"/v1/tenants/{tenant}/search", asked, headers)
+    status, body = post(address, f"/v1/tenants/{tenant}/search", asked, headers, ca=ca)
     try:
         if status == 200:
             _ANSWER.validate_python(body)

@@ -32,7 +32,15 @@ def serve(
     ] = None,
     dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that answer. On a Ray of its own, one for each core that `--threads` "
+            "leaves and that the memory allows; on a running cluster, one.",
+            show_default="by the machine",
+        ),
+    ] = None,
     encoder_mib: Annotated[
         float,
         typer.Option(
@@ -129,6 +137,10 @@ def serve(
             "--grpc-port is open on every interface, whatever --host says: give --tokens FILE (see "
             "`adapterdistill token new`)"
         )
+    if replicas is None:
+        replicas = 1
+        if ray_address == LOCAL:
+            replicas = local_ray.fitting_replicas(threads=threads, bank_mib=bank_mib)
     first, *others = map(_encoder, encoder or ["minilm-l6"])
     settings = {
         "store": str(store.expanduser().resolve()),

@@ -5,6 +5,7 @@ import ssl
 import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ import httpx
 from adapterdistill.errors import ConfigError, ServingError
 
 _TIMEOUT_S = 30.0
+_GATEWAY = (502, 503, 504)
+"""Statuses of a proxy whose server does not answer; the endpoint's own come with JSON."""
 
 
 def get(address: str, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -19,24 +22,37 @@ def get(address: str, path: str, headers: dict[str, str]) -> httpx.Response:
     return _sent("GET", address, path, headers)[0]
 
 
-def post(address: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+def post(
+    address: str,
+    path: str,
+    body: dict[str, Any],
+    headers: dict[str, str],
+    *,
+    ca: Path | None = None,
+) -> tuple[int, Any]:
     """The status and the JSON of the answer to a POST.
 
     Proxies of the environment are used, but not for this machine itself.
 
     Args:
         address: a URL, or HOST:PORT.
+        ca: PEM of the authorities that may vouch for the server; None: those of the system.
 
     Raises:
-        ConfigError: the address or a proxy's setting is malformed.
+        ConfigError: the address or a proxy's setting is malformed, or `ca` is no such file.
         ServingError: no answer came, or one that is not JSON.
     """
-    response, via = _sent("POST", address, path, headers, body)
+    response, via = _sent("POST", address, path, headers, body, ca)
     if response.has_redirect_location:
         raise ServingError(f"{address}{via} sends to another address ({response.status_code})")
     try:
         return response.status_code, response.json()
     except ValueError:  # of `json`, and of bytes that are no text
+        if response.status_code in _GATEWAY:
+            raise ServingError(
+                f"a proxy in front of {address} answered {response.status_code} "
+                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later"
+            ) from None
         raise ServingError(
             f"{address} is not an AdapterDistill server: it answered "
             f"{response.status_code} {response.reason_phrase} without JSON{via}"
@@ -49,6 +65,7 @@ def _sent(
     path: str,
     headers: dict[str, str],
     body: dict[str, Any] | None = None,
+    ca: Path | None = None,
 ) -> tuple[httpx.Response, str]:
     """The answer, and the words that name the proxy that it came through."""
     url = url_of(address)
@@ -61,6 +78,7 @@ def _sent(
             json=body,
             headers=headers,
             timeout=_TIMEOUT_S,
+            verify=True if ca is None else _trusting(ca),
             trust_env=proxy is not None or not _is_this_machine(url.host),
         )
     except httpx.HTTPError as error:
@@ -73,6 +91,15 @@ def _sent(
     except (httpx.InvalidURL, ValueError):  # of a proxy: the address was read already
         raise ConfigError(f"{proxy} does not name a proxy: expected http://HOST:PORT") from None
     return response, via
+
+
+def _trusting(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except FileNotFoundError:
+        raise ConfigError(f"{ca}: No such file") from None
+    except (ssl.SSLError, OSError):
+        raise ConfigError(f"{ca}: expected certificates as PEM") from None
 
 
 def url_of(address: str) -> httpx.URL:
@@ -110,7 +137,7 @@ def _why(error: httpx.HTTPError) -> str:
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return "the connection was refused: nothing listens there"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return "its certificate is not trusted here"
+        return "its certificate is not trusted here, or is for another name"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "it does not speak TLS: is its address http://?"
     if isinstance(error, httpx.ProxyError):

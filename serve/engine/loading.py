@@ -1,4 +1,4 @@
-"""Reads a bundle from the store, verifies it and proves that its adapter is active."""
+"""Reads a bundle from the store, verifies it and, where asked, proves that it is active."""
 
 import math
 import time
@@ -61,19 +61,23 @@ class Loader:
         """Never try this bundle again."""
         self._refused[key] = (bundle_id, math.inf)
 
-    def load(self, key: str, bundle_id: str, *, briefly: bool = False) -> Loaded:
-        """The bundle to serve under a key of `serve.engine.live`, proven (`serve.engine.proofs`).
+    def load(self, key: str, bundle_id: str, *, prove: bool = True) -> Loaded:
+        """The bundle to serve under a key of `serve.engine.live`.
+
+        prove: whether its adapter is proven now, on all sentences, or with its first answer
+            (`serve.engine.proofs`). A variant is always proven now.
 
         Raises:
             ServingError, EncoderMismatchError, InvalidPayloadError: it must not be served.
         """
         try:
-            return self._load(tenant_of(key), bundle_id, briefly)
+            return self._load(tenant_of(key), bundle_id, prove)
         except AdapterDistillError:
             self._refused[key] = (bundle_id, time.monotonic())
             raise
 
-    def _load(self, tenant: str, bundle_id: str, briefly: bool) -> Loaded:
+    def _load(self, tenant: str, bundle_id: str, prove: bool) -> Loaded:
+        self.proofs.check(bundle_id)
         bundle = bundles.read_bundle(self._store, tenant, bundle_id)
         manifest = bundle.manifest
         if manifest.kind != "bottleneck":
@@ -83,8 +87,8 @@ class Loader:
         if bundle.variant is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
             bank.check(adapter)
-            prove = self.proofs.prove_briefly if briefly else self.proofs.prove
-            prove(bundle_id, bank.encoder, adapter, manifest.golden)
+            if prove:
+                self.proofs.prove(bundle_id, bank.encoder, adapter, manifest.golden)
         else:
             served = self._load_variant(bundle.variant, bundle_id, bank.encoder)
         return Loaded(

@@ -40,8 +40,8 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _whole(number: object) -> object:
-    """5.0 is the same number as 5 in JSON."""
+def whole(number: object) -> object:
+    """Read 5.0 as 5: JSON has one kind of number."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -74,7 +74,7 @@ class SearchRequest(BaseModel):
 
     query: QueryText | None = None
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
-    top_k: Annotated[int, BeforeValidator(_whole)] = Field(
+    top_k: Annotated[int, BeforeValidator(whole)] = Field(
         default=5, ge=1, le=MAX_TOP_K, strict=True, description="FAQs of each answer."
     )
     alias: Alias | None = Field(

@@ -211,17 +211,57 @@ def test_a_mistake_of_the_caller_is_told_at_once(options: dict[str, str], messag
     assert "cret" not in str(told.value)
 
 
+def classes(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    pairs = body.get("text_pairs") or [""] * len(body["texts"])
+    found = {
+        "tenant": "acme",
+        "adapter": {"name": "faq", "version": VERSION, "form": "multitask_kd", "alias": "live"},
+        "task": body["task"],
+        "results": [
+            {"ranked": [{"label": text + pair, "probability": 0.75}]}
+            for text, pair in zip(body["texts"], pairs, strict=True)
+        ],
+    }
+    return 200, {}, json.dumps(found).encode()
+
+
+def test_texts_and_pairs_are_classified_in_requests_of_at_most_64(server: Server) -> None:
+    server.scripts = [classes]
+    texts = [f"t{n}" for n in range(70)]
+    with Client(server.address, "acme", token="s3cret") as client:
+        found = client.classify("mood", texts, top_k=1)
+        [pair] = client.classify("same", ["a"], ["b"])
+        with pytest.raises(ValueError, match="1 texts but 2 text_pairs"):
+            client.classify("same", ["a"], ["b", "c"])
+    assert [one.label for one in found] == texts
+    assert (pair.ranked, pair.version, pair.alias) == ((("ab", 0.75),), VERSION, "live")
+    path, body, token = server.asked[-1]
+    assert (path, token) == ("/v1/tenants/acme/classify", "Bearer s3cret")
+    assert body == {
+        "task": "same", "texts": ["a"], "text_pairs": ["b"], "top_k": 5, "alias": "live"
+    }  # fmt: skip
+    assert [len(body["texts"]) for _, body, _ in server.asked] == [64, 6, 1]
+
+    async def again() -> str:
+        async with AsyncClient(server.address, "acme") as client:
+            [only] = await client.classify("mood", ["x"])
+            return only.label
+
+    assert asyncio.run(again()) == "x"
+
+
 def test_the_client_imports_httpx_alone() -> None:
     assert client_module.__file__
-    tree = ast.parse(Path(client_module.__file__).read_text("utf-8"))
+    files = Path(client_module.__file__).parent.glob("*.py")
     found = {
         name.partition(".")[0]
-        for node in ast.walk(tree)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
             else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
+            if isinstance(node, ast.ImportFrom) and not node.level  # of its own files
             else []
         )
     }

@@ -12,7 +12,7 @@ from adapterdistill.backbone import Encoder, load_encoder, pack
 from adapterdistill.backbone import linear as linear_module
 from adapterdistill.backbone.linear import FrozenLinear, multiplies_int8, packs, quantised
 from adapterdistill.backbone.resolve import _cpu_has_bf16
-from adapterdistill.checkpoint import golden_vectors, prove_active, prove_briefly
+from adapterdistill.checkpoint import check_probe_rows, golden_vectors, probe_rows, prove_active
 from adapterdistill.errors import ConfigError, EncoderMismatchError
 from adapterdistill.testbed.random_adapters import random_adapters
 from tests.tiny_encoders import random_adapter, random_rows, save_tiny_encoder
@@ -174,7 +174,10 @@ def test_in_int8_adapters_are_proven_active_and_another_is_refused(minilm: Encod
     first, second = random_adapters(minilm, 2)
     golden = [golden_vectors(minilm, adapter) for adapter in (first, second)]
     prove_active(int8, first, golden[0])
-    assert prove_briefly(int8, [(first, golden[0]), (second, golden[1])]) == [None, None]
+    rows = probe_rows(int8, golden[0])
+    check_probe_rows(int8, golden[0], int8.embed_ids(rows, first))
+    with pytest.raises(EncoderMismatchError):
+        check_probe_rows(int8, golden[0], int8.embed_ids(rows))
     for wrong in (second, BottleneckAdapter.new(6, 384, 4, seed=0)):
         with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.05"):
             prove_active(int8, wrong, golden[0])

@@ -198,7 +198,7 @@ def test_deleting_the_token_file_closes_http_and_grpc_until_it_is_back(
         path.rename(tmp_path / "elsewhere")
         wait_until(lambda: status() == 401)
         assert refused_over_grpc()
-        assert "no token is valid until there is one again" in caplog.text
+        assert "nobody may ask until there is one" in caplog.text
         assert client.get("/healthz").status_code == 200
         (tmp_path / "elsewhere").rename(path)
         wait_until(lambda: status() == 200)
@@ -219,9 +219,20 @@ def test_an_unforeseen_fault_of_the_token_file_is_logged_by_its_class_alone(
     assert SECRET not in caplog.text
 
 
-def test_a_replica_without_its_token_file_does_not_start(start: Start, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="absent"):
-        start(tokens=str(tmp_path / "absent"))
+def test_a_replica_without_its_token_file_admits_nobody_until_there_is_one(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "later.json"
+    replica = start(tokens=str(path), refresh_s=0.05)
+    with TestClient(replica.build_http_app()) as client:
+
+        def status(token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            return client.get("/v1/tenants/acme", headers=headers).status_code
+
+        assert status("adt_none") == 401 and client.get("/healthz").status_code == 200
+        token, _ = new_token(path, "acme", days=1)
+        wait_until(lambda: status(token) == 200)
 
 
 def test_a_watching_replica_renews_its_certificates_and_watches_on(
