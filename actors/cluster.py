@@ -216,6 +216,12 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
     node.wait()
 
 
+def kill_head_of(cluster: OwnCluster) -> None:
+    """Kill the head that this process started, at once; nodes that joined it are left."""
+    [head] = [process for process in _STARTED if process.pid == cluster.pid]
+    kill_node(head)
+
+
 def _last_words(log: Path) -> str:
     last = log.read_text("utf-8", "replace").strip().splitlines()
     return " | ".join(last[-3:]) or "it said nothing"

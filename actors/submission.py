@@ -4,14 +4,17 @@
 list says what may travel; all else stays.
 """
 
+import contextlib
 import io
 import os
+import shlex
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import adapterdistill
+from adapterdistill import ray_private
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import ConfigError, PlacementError
 from adapterdistill.files import read_file
@@ -23,6 +26,10 @@ RUN_FILE = "run.toml"
 _POLL_S = 1.0
 _PATIENCE_S = 60.0
 """Longest time for which the dashboard may not answer while a job runs."""
+_ANSWER_S = 10.0
+"""Longest time of one question: the dashboard asks the job's node for the log."""
+_DRIVER_SHARE = 0.001
+"""Share of the owner's resource that a driver takes, as a data owner does: many fit."""
 _TRAVELS = {
     "adapterdistill": (".py", ".pyi", ".typed"),
     "adapterdistill/actors": (".py", ".html"),
@@ -80,7 +87,9 @@ def require_outside(config: OnboardConfig, root: Path = ROOT) -> None:
         ConfigError: a folder is there, perhaps because its path is relative.
     """
     for key in ("data", "workspace", "serving_store"):
-        folder = Path(getattr(config, key))
+        if "://" in (value := getattr(config, key)):
+            continue
+        folder = Path(value)
         if folder.resolve().is_relative_to(root):
             raise ConfigError(
                 f"{key}: {folder} is below {root}, whose files are sent to the cluster: name an "
@@ -88,27 +97,36 @@ def require_outside(config: OnboardConfig, root: Path = ROOT) -> None:
             )
 
 
-def entrypoint(*, insecure: bool = False, promote: bool = False) -> str:
-    """The command that a job runs, in the unpacked package."""
+def entrypoint(*, config: str = RUN_FILE, insecure: bool = False, promote: bool = False) -> str:
+    """The command that a job runs, where the package was unpacked or on the owner's node."""
     flags = " --insecure-cluster" * insecure + " --promote" * promote
-    return f"python -m adapterdistill onboard --config {RUN_FILE}{flags}"
+    return f"python -m adapterdistill onboard --config {shlex.quote(config)}{flags}"
+
+
+def driver_resources(owner: str) -> dict[str, float]:
+    """What a job reserves so that its driver runs on the owner's node."""
+    return {f"owner:{owner}": _DRIVER_SHARE}
 
 
 def submit(
-    package_file: Path,
+    command: str,
     *,
     address: str,
     submission_id: str | None = None,
     insecure: bool = False,
-    promote: bool = False,
+    package_file: Path | None = None,
+    owner: str | None = None,
 ) -> str:
-    """Submit the package's run to a cluster, and return the job's id.
+    """Submit a job to a cluster, and return the job's id.
 
     Args:
+        command: one of `entrypoint`.
         address: URL of the cluster's dashboard.
         submission_id: the job's id; None: Ray draws one.
         insecure: submit also to a cluster that asks for no token.
-        promote: make the run's bundle live, also if it was rolled back.
+        package_file: a package of `package`, in which the command runs. Without it, the command
+            runs the code that is installed on the node.
+        owner: the tenant on whose node the command runs; None: on the head.
 
     Raises:
         ConfigError: the cluster asks for no token, and `insecure` is not set.
@@ -121,9 +139,10 @@ def submit(
     try:
         refuse_open_dashboard(address, insecure=insecure)
         job: str = JobSubmissionClient(address).submit_job(
-            entrypoint=entrypoint(insecure=insecure, promote=promote),
+            entrypoint=command,
             submission_id=submission_id,
-            runtime_env={"working_dir": str(package_file)},
+            runtime_env=None if package_file is None else {"working_dir": str(package_file)},
+            entrypoint_resources=None if owner is None else driver_resources(owner),
         )
     except httpx.HTTPError as error:
         raise PlacementError(f"no Ray dashboard answers at {address}: {error}") from None
@@ -143,27 +162,29 @@ def _last_words(told: str) -> str:
 def follow(job: str, *, address: str, emit: Callable[[str], None]) -> int:
     """Pass a job's log to `emit` until the job ends; return the exit code of its entrypoint.
 
-    Asks again and again: a stream of the log may end before the job does.
+    Asks again and again: a stream of the log may end before the job does. The log comes from the
+    job's node; where that does not answer, the status alone decides.
 
     Raises:
-        PlacementError: the dashboard has not answered for a minute. The job may go on.
+        PlacementError: the dashboard has said nothing of the job for a minute. The job may go on.
     """
-    from ray.job_submission import JobSubmissionClient
-
-    client = JobSubmissionClient(address)
-    shown, answered = 0, time.monotonic()
+    shown, told = 0, time.monotonic()
+    client = None
     while True:
         try:
+            client = client or ray_private.job_client(address, timeout_s=_ANSWER_S)
             job_info = client.get_job_info(job)
-            log = client.get_job_logs(job)
-        except (ConnectionError, RuntimeError):
-            if time.monotonic() - answered > _PATIENCE_S:
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() - told > _PATIENCE_S:
                 raise PlacementError(
-                    f"{address} no longer answers; job {job} may go on: see `ray job status {job}`"
+                    f"{address} no longer tells of job {job} ({_last_words(str(error))}); it may "
+                    f"go on: see `ray job status {job}`. A cluster whose head was restarted has "
+                    "forgotten it: submit the run again"
                 ) from None
         else:
-            answered = time.monotonic()
-            if len(log) > shown:
+            told = time.monotonic()
+            with contextlib.suppress(OSError, RuntimeError):
+                log = client.get_job_logs(job)
                 emit(log[shown:])
                 shown = len(log)
             if job_info.status.is_terminal():

@@ -55,6 +55,23 @@ def asks_for_token(gcs_address: str, *, timeout_s: float = 10.0) -> bool:
     return False
 
 
+def job_client(address: str, *, timeout_s: float) -> Any:
+    """A `JobSubmissionClient` whose every request has a time limit; Ray's own wait for ever.
+
+    Its requests raise OSError after that time, or where nothing answers.
+
+    Args:
+        address: URL of the cluster's dashboard.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class Limited(JobSubmissionClient):
+        def _do_request(self, *args: Any, **more: Any) -> Any:
+            return super()._do_request(*args, timeout=timeout_s, **more)
+
+    return Limited(address)
+
+
 def node_resources() -> list[tuple[dict[str, float], dict[str, float]]]:
     """All and free resources of each live node, as they were about a second ago.
 

@@ -54,6 +54,9 @@ class SearchService:
         """Serve finds the method by the call's name, and gives the context by the argument's."""
         return await self._replica.rpc.search(request, grpc_context)
 
+    async def Classify(self, request: bytes, grpc_context: Any) -> pb.ClassifyResponse:
+        return await self._replica.rpc.classify(request, grpc_context)
+
     async def GetTenant(self, request: bytes, grpc_context: Any) -> pb.GetTenantResponse:
         return await self._replica.rpc.get_tenant(request, grpc_context)
 

@@ -61,18 +61,22 @@ class Tokens:
     """The tokens of a file, for a replica. One thread reloads, any thread may ask."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises ConfigError like `read_tokens`."""
+        """Read the file. Without one, no token is valid until there is one.
+
+        Raises ConfigError like `read_tokens`, but not for a file that is missing.
+        """
         self._path = path
         self._stamp: tuple[int, ...] = ()
         self._held: dict[str | None, tuple[tuple[bytes, float], ...]] = {}
-        self.reload()
+        if _stamp(path) != _ABSENT:
+            self.reload()
 
     def reload(self) -> bool:
         """Read the file if it changed; returns whether it was read.
 
         Raises:
             ConfigError: the file is refused. The tokens that were read before stay valid until they
-                expire; but if the file is gone, no token is valid until there is one again.
+                expire; but without a file, no token is valid until there is one again.
         """
         stamp = _stamp(self._path)
         if stamp == self._stamp:

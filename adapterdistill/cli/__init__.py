@@ -4,9 +4,11 @@ Each subcommand's module is imported when it is called, not before: `--help` ans
 the registry's process stays free of torch and Ray.
 """
 
+import atexit
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +21,9 @@ from adapterdistill.cli.metavars import name_values
 from adapterdistill.errors import LISTED, AdapterDistillError, FileError, error_classes
 from adapterdistill.files import keep_private
 from adapterdistill.standard_output import NO_SPACE, drop_output, prepare_output
+
+_EXIT_S = 20.0
+"""Longest time that leaving Ray may take after all is done."""
 
 
 class Subcommand(NamedTuple):
@@ -52,6 +57,7 @@ _READERS = {
         "serve": "Deploy the search endpoint on Ray Serve.",
         "adapter": "Export, import and describe an adapter.",
         "release": "Try, promote and roll back what a tenant is served by.",
+        "bundle": "Send bundles to an endpoint, and encrypt them.",
         "token": "Make and revoke tokens for the endpoint.",
         "drill": "Break something and see that it recovers.",
     },
@@ -152,7 +158,19 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         exit_code = _refused(FileError(), f"output cannot be written: {error.strerror}")
         drop_output()
+    if "ray" in sys.modules:
+        _limit_exit(exit_code)
     sys.exit(exit_code)
+
+
+def _limit_exit(exit_code: int) -> None:
+    """End the process even if Ray does not: its disconnecting makes calls that have no deadline.
+
+    Then a run whose network failed for a while would be reported, and its job would run for ever.
+    """
+    limit = threading.Timer(_EXIT_S, os._exit, (exit_code,))
+    limit.daemon = True
+    atexit.register(limit.start)  # called before Ray's own, which was registered earlier
 
 
 def _run(args: Sequence[str] | None) -> int:

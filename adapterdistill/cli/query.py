@@ -1,7 +1,10 @@
 """`adapterdistill query` asks a deployed search endpoint."""
 
 import json
+import time
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -27,6 +30,8 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import is_name
 from adapterdistill.serving.http import post
 
+_PATIENCE_S = 20.0
+"""How long an endpoint that is starting is asked again."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -67,18 +72,43 @@ def query(
         Path | None,
         typer.Option(help="File with the tenant's token, if the server asks for one."),
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="Certificate (PEM) of the authority that vouches for an https address. Default: "
+            "those that this machine trusts.",
+        ),
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
-    token = None if token_file is None else _token_in(token_file)
-    answer = ask(address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain)
+    token = None if token_file is None else token_in(token_file)
+    asked = partial(ask, address, tenant, text, top_k=top_k, alias=alias, token=token)
+    answer = _once_ready(partial(asked, explain=explain, ca=ca))
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
         Console().print(_table(answer))
 
 
-def _token_in(path: Path) -> str:
+def _once_ready(asked: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer; an endpoint that is starting is asked again for a while."""
+    give_up, told = time.monotonic() + _PATIENCE_S, False
+    while True:
+        try:
+            return asked()
+        except ServingError as error:
+            if error.retry_after_s is None or time.monotonic() >= give_up:
+                raise
+            if not told:
+                typer.echo(f"{error}; waiting up to {_PATIENCE_S:.0f} s", err=True)
+            told = True
+            time.sleep(error.retry_after_s)
+
+
+def token_in(path: Path) -> str:
     """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from adapterdistill.serve.tokens import PREFIX
@@ -98,11 +128,12 @@ def ask(
     alias: str | None = None,
     token: str | None = None,
     explain: bool = False,
+    ca: Path | None = None,
 ) -> dict[str, Any]:
     """The server's answer to one question.
 
     Raises:
-        ConfigError: the address, the tenant's name or the question is malformed.
+        ConfigError: the address, the tenant's name, the question or the file `ca` is malformed.
         UnauthenticatedError: the server refuses the token for this tenant.
         NoCandidateError: `alias` is "canary", and there is none.
         UnknownTenantError, WithdrawnError, OverloadedError, DeadlineExceededError: the server
@@ -119,7 +150,7 @@ def ask(
     asked |= {} if alias is None else {"alias": alias}
     asked |= {"explain": True} if explain else {}
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    status, body = post(address, f"/v1/tenants/{tenant}/search", asked, headers)
+    status, body = post(address, f"/v1/tenants/{tenant}/search", asked, headers, ca=ca)
     try:
         if status == 200:
             _ANSWER.validate_python(body)

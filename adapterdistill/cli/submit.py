@@ -1,5 +1,6 @@
 """`adapterdistill submit`: sends an onboarding to a Ray cluster, with a package of code alone."""
 
+import json
 import shlex
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Annotated
 import typer
 
 from adapterdistill.cli.options import InsecureCluster, Promote
+from adapterdistill.errors import ConfigError
 from adapterdistill.files import write_file
+from adapterdistill.manifest import is_name
 
 _PACKAGE = Path("~/.adapterdistill/package.zip")
 
@@ -20,6 +23,14 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     config: Annotated[Path, typer.Option(help="The run's TOML file; it travels with the code.")],
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TENANT",
+            help="Run what is installed on this tenant's node, with the TOML of that path there: "
+            "nothing travels.",
+        ),
+    ] = None,
     address: Annotated[
         str,
         typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="Ray's dashboard."),
@@ -41,28 +52,41 @@ def submit(
 ) -> None:
     """Submit an onboarding to a Ray cluster: code and run file travel, and nothing else.
 
-    Prints the `ray job submit` line that does the same. A folder of the run that is below the
-    code's is refused.
+    Prints the `ray job submit` line that does the same, and ends with the run's own exit code. A
+    folder of the run that is below the code's is refused.
     """
     from adapterdistill.actors import submission
     from adapterdistill.config import load_toml
 
-    submission.require_outside(load_toml(config))
-    package = package.expanduser().absolute()
-    write_file(package, submission.package(submission.ROOT, config))
-    named = [] if submission_id is None else [f"--submission-id={submission_id}"]
-    line = ["ray", "job", "submit", f"--address={address}", *named]
-    line += [f"--working-dir={package}"] + ([] if wait else ["--no-wait"])
-    command = submission.entrypoint(insecure=insecure_cluster, promote=promote)
+    options = [] if submission_id is None else [f"--submission-id={submission_id}"]
+    package_file = None
+    if owner is None:
+        submission.require_outside(load_toml(config))
+        package_file = package.expanduser().absolute()
+        write_file(package_file, submission.package(submission.ROOT, config))
+        options.append(f"--working-dir={package_file}")
+        command = submission.entrypoint(insecure=insecure_cluster, promote=promote)
+    else:
+        if not is_name(owner):
+            raise ConfigError("--owner: not a tenant name: lower-case letters, digits, . _ and -")
+        if not config.is_absolute():
+            raise ConfigError(f"--config {config}: with --owner, give its absolute path there")
+        options.append(f"--entrypoint-resources={json.dumps(submission.driver_resources(owner))}")
+        command = submission.entrypoint(
+            config=str(config), insecure=insecure_cluster, promote=promote
+        )
+    options += [] if wait else ["--no-wait"]
+    line = ["ray", "job", "submit", f"--address={address}", *options]
     typer.echo(f"$ {shlex.join(line)} -- {command}")
     if dry_run:
         return
     job = submission.submit(
-        package,
+        command,
         address=address,
         submission_id=submission_id,
         insecure=insecure_cluster,
-        promote=promote,
+        package_file=package_file,
+        owner=owner,
     )
     if not wait:
         typer.echo(f"job {job} was submitted")

@@ -44,6 +44,9 @@ ON_NAMED: dict[str, OnNamed | str] = {
     ),
     "kill-onboarding": _MADE_UP,
     "lose-registry": _MADE_UP,
+    "partition": _MADE_UP,
+    "lossy-network": _MADE_UP,
+    "kill-head": _MADE_UP,
     "kill-owner": _MADE_UP,
     "kill-node": _MADE_UP,
     "kill-train-worker": _MADE_UP,
@@ -136,6 +139,21 @@ DRILLS = {
             "lose-registry",
             "Kill the registry amid an onboarding, for a while: it ends the same, published once",
             Later("onboarding.resuming", "lose_registry"),
+        ),
+        Drill(
+            "partition",
+            "Cut the network to the registry in silence, for a while: the onboarding ends the same",
+            Later("onboarding.network", "partition"),
+        ),
+        Drill(
+            "lossy-network",
+            "Lose 30% of the packets to and from the registry: the onboarding ends the same",
+            Later("onboarding.network", "lossy_network"),
+        ),
+        Drill(
+            "kill-head",
+            "Kill the cluster's head amid an onboarding: started again, it ends the same",
+            Later("onboarding.lose_head", "kill_head"),
         ),
         Drill(
             "kill-owner",

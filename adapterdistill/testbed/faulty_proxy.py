@@ -1,6 +1,7 @@
 """A TCP proxy on loopback that can lose connections, refuse them, or be slow."""
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -10,6 +11,10 @@ from typing import Self
 # Closing such a socket resets its connection, as a cable that is pulled or a crash does.
 _RESETS = struct.pack("ii", 1, 0)
 _PIECE_BYTES = 1 << 16
+_FLIGHT_BYTES = 10 * 1448
+"""What TCP sends before it waits for an answer: its first window, of ten packets (RFC 6928)."""
+_RESEND_S = 0.2
+"""The least time after which Linux sends again; it doubles with each loss (RFC 6298)."""
 
 
 class FaultyProxy:
@@ -19,6 +24,9 @@ class FaultyProxy:
         host, port = target.rsplit(":", 1)
         self._target = (host.strip("[]"), int(port))
         self._delay_s = 0.0
+        self._lost_share, self._draw = 0.0, random.Random()
+        self.num_lost = 0
+        """How often something was lost."""
         self._piece_bytes = _PIECE_BYTES
         self._hurry = threading.Event()
         self.refuses = False
@@ -52,8 +60,20 @@ class FaultyProxy:
         self._hurry.clear()
         self._delay_s, self._piece_bytes = delay_s, piece_bytes
 
+    def hold(self) -> None:
+        """Let nothing pass, and tell nobody, as a network that is cut in two."""
+        self.slow_down(threading.TIMEOUT_MAX)
+
+    def lose(self, share: float, draw: random.Random) -> None:
+        """Lose this share of what is sent: TCP sends it again after a while, and longer each time.
+
+        What comes after it on the same connection waits for it.
+        """
+        self._lost_share, self._draw = share, draw
+
     def speed_up(self) -> None:
         """Let everything pass at once, also what is held back."""
+        self._lost_share = 0.0
         self._delay_s, self._piece_bytes = 0.0, _PIECE_BYTES
         self._hurry.set()
 
@@ -95,14 +115,24 @@ class FaultyProxy:
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):  # one of the two ended
-            while data := source.recv(self._piece_bytes):
+            while data := source.recv(_FLIGHT_BYTES if self._lost_share else self._piece_bytes):
                 if self._delay_s:
                     self._hurry.wait(self._delay_s)
+                time.sleep(self._resent_after_s())
                 if self._is_due(len(data)):
                     self.cut()
                     return
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
+
+    def _resent_after_s(self) -> float:
+        """Seconds until what may be lost has come through."""
+        with self._lock:
+            waited_s, timeout_s = 0.0, _RESEND_S
+            while self._draw.random() < self._lost_share:
+                self.num_lost += 1
+                waited_s, timeout_s = waited_s + timeout_s, 2 * timeout_s
+            return waited_s
 
     def _is_due(self, passing_bytes: int) -> bool:
         with self._lock:

@@ -37,12 +37,16 @@ require_token() {
     require_private "$RAY_AUTH_TOKEN_PATH" "copy it from the head node, or make it with cluster/nodes/certificates.sh"
 }
 
-# Between nodes, every connection of Ray needs a certificate of the cluster's authority.
-use_tls() {
-    export RAY_USE_TLS=1
-    export RAY_TLS_CA_CERT="$ADAPTERDISTILL_CLUSTER/ca.crt"
-    export RAY_TLS_SERVER_CERT="$ADAPTERDISTILL_CLUSTER/node.crt"
-    export RAY_TLS_SERVER_KEY="$ADAPTERDISTILL_CLUSTER/node.key"
+# Where this machine has a node's certificate, every connection of Ray uses it: those of its nodes, and
+# those of `ray` and `serve` in a shell.
+export RAY_USE_TLS=0
+if [ -e "$ADAPTERDISTILL_CLUSTER/node.crt" ]; then export RAY_USE_TLS=1; fi
+export RAY_TLS_CA_CERT="$ADAPTERDISTILL_CLUSTER/ca.crt"
+export RAY_TLS_SERVER_CERT="$ADAPTERDISTILL_CLUSTER/node.crt"
+export RAY_TLS_SERVER_KEY="$ADAPTERDISTILL_CLUSTER/node.key"
+
+# Between machines there is nothing without TLS.
+require_tls() {
     local hint="make it with cluster/nodes/certificates.sh"
     [ -s "$RAY_TLS_CA_CERT" ] || fail "$RAY_TLS_CA_CERT is missing: $hint"
     [ -s "$RAY_TLS_SERVER_CERT" ] || fail "$RAY_TLS_SERVER_CERT is missing: $hint"

@@ -13,7 +13,7 @@ address="$1"
 shift
 require_address "$address"
 require_token
-use_tls
+require_tls
 
 # No CPUs: owners and replicas run on their own nodes, so that the head, whose loss ends the cluster,
 # does not run out of memory. The dashboard takes jobs over plain HTTP, so it is on loopback: submit

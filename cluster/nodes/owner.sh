@@ -17,7 +17,7 @@ require_tenant "$tenant"
 require_address "$head"
 require_address "$address"
 require_token
-use_tls
+require_tls
 
 exec ray start --address="$head:6379" --node-ip-address="$address" \
     --resources="{\"owner:$tenant\": 1}" "${node_options[@]}" "$@"

@@ -13,7 +13,7 @@ shift 2
 require_address "$head"
 require_address "$address"
 require_token
-use_tls
+require_tls
 
 exec ray start --address="$head:6379" --node-ip-address="$address" \
     --resources='{"serving": 1}' "${node_options[@]}" "$@"

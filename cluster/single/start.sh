@@ -21,10 +21,9 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     openssl rand -hex 32 > "$RAY_AUTH_TOKEN_PATH"
 fi
 require_token
-# Ray listens on loopback only, and the token keeps other users of the machine out. Without the first
+# Ray listens on loopback only, and the token keeps other users of the machine out. Without this
 # setting, Ray on Linux replaces 127.0.0.1 by the machine's address and listens on all interfaces.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
-export RAY_USE_TLS=0
 
 exec ray start --head --block --node-ip-address=127.0.0.1 --port=6379 \
     --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port=8265 \

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from adapterdistill.errors import UnknownTaskError
 from adapterdistill.serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
 
 
@@ -55,5 +56,35 @@ class SearchAnswer:
     alias: Alias = "live"
 
 
+@dataclass(frozen=True)
+class ClassifyItem(SearchItem):
+    """One text, or pair of texts, for one of the tenant's tasks; `top_k` classes answer it."""
+
+    task: str = ""
+    text_pair: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    label: str
+    probability: float
+    """Softmax of the model's outputs; not calibrated."""
+
+
+@dataclass(frozen=True)
+class ClassifyAnswer:
+    """Classes, most probable first."""
+
+    tenant: str
+    adapter: str
+    version: str
+    task: str
+    ranked: tuple[RankedClass, ...]
+    variant: VariantName
+    alias: Alias = "live"
+
+
+ClassifyOutcome = ClassifyAnswer | NotLive | UnknownTaskError
+"""The answer to an item, or the error in its place."""
 SearchOutcome = SearchAnswer | NotLive
 """The answer to an item, or the error in its place."""

@@ -32,7 +32,7 @@ from tests.serving_store import MadeTenant, make_tenant, put_live
 
 ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto/adapterdistill/serving/v1/serving.proto"
-HAPROXY_CFG = ROOT / "cluster/tls/haproxy.cfg"
+PROXIES = [ROOT / "cluster/tls" / name for name in ("haproxy.cfg", "grpc.cfg")]
 ASKED = pb.SearchRequest(tenant="acme", queries=["where is my parcel", "hi"], top_k=2)
 
 
@@ -130,7 +130,7 @@ def tls(
     key_and_certificate = folder / pem.SERVER_FOLDER / pem.SERVER_PEM
     key_and_certificate.rename(folder / "serving.pem")
     port = free_port()
-    text = HAPROXY_CFG.read_text("utf-8")
+    text = "".join(file.read_text("utf-8") for file in PROXIES)
     for shipped, ours in {
         "/etc/adapterdistill": str(folder),
         ":8443": f"127.0.0.1:{free_port()}",

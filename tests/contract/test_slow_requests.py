@@ -46,6 +46,11 @@ class Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def do_GET(self) -> None:  # the proxy asks whether it is well
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, *_: object) -> None: ...
 
 
@@ -74,8 +79,8 @@ def of_serve(folder: Path, port: int, backend: int, binary: str) -> list[str]:
 
 
 def shipped(folder: Path, port: int, backend: int, binary: str) -> list[str]:
-    """Start it on the file for a proxy in front, without its TLS and its part for gRPC."""
-    text = SHIPPED.split("frontend grpcs")[0]
+    """Start it on the file for a proxy in front, without its TLS."""
+    text = SHIPPED
     bind = next(line for line in text.splitlines() if line.startswith("    bind :8443"))
     for ours, theirs in {
         f"    bind 127.0.0.1:{port}": bind,

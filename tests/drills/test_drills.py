@@ -146,7 +146,7 @@ def _tiny(drill: Drill) -> Drill:
 
 
 # What it finds out is tested apart, on results that are made up.
-@pytest.mark.parametrize("name", [*SABOTAGES, "kill-onboarding"])
+@pytest.mark.parametrize("name", [*SABOTAGES, "kill-onboarding", "partition", "lossy-network"])
 def test_the_drill_passes(name: str) -> None:
     found = run_drill(_tiny(DRILLS[name]), seed=1)
     assert found.findings == ()

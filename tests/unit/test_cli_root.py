@@ -192,3 +192,20 @@ def test_every_error_class_has_its_own_reason_a_docstring_and_a_shell_exit_code(
             error_class is AdapterDistillError
         )
         assert 1 <= error_class.exit_code <= 125
+
+
+def test_a_run_ends_with_its_exit_code_even_if_ray_does_not_end() -> None:
+    """Ray disconnects by `atexit`, and its call has no deadline."""
+    program = (
+        "import atexit, sys, time, types\n"
+        "sys.modules['ray'] = types.ModuleType('ray')\n"
+        "atexit.register(time.sleep, 600)\n"
+        "from adapterdistill import cli\n"
+        "cli._EXIT_S = 0.1\n"
+        "cli.main(['query', 'Not a name', 'open?'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == ConfigError.exit_code
+    assert done.stderr.count("\n") == 1 and "error [INVALID_CONFIG]" in done.stderr

@@ -42,11 +42,11 @@ _MOMENTS = {
 is the longest wait after it in seconds, about as long as the next stage takes, and its weight."""
 _VICTIMS = (OWNER, "driver")
 _CHECKPOINTS = "ray/owners/*/runs/*/**/ray_train/*/checkpoint_*"
-_LONGEST_WAIT_S = 0.5
+LONGEST_WAIT_S = 0.5
 _TIMEOUT_S = 300.0
 _PATIENCE_S = 10.0
 _LONGEST_AWAY_S = 30.0
-_FINISHED = tuple(stage for stage in _MOMENTS if stage != _STARTED)
+FINISHED = tuple(stage for stage in _MOMENTS if stage != _STARTED)
 _ERROR, _TRACE = "error [", "Traceback"
 _HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
 """The cluster notices a dead node after about 5 s."""
@@ -85,7 +85,7 @@ def draw_moment(draw: random.Random) -> str:
 def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
     """Kill a worker of the first or second stage, before or after its first checkpoint."""
     stage, checkpointed = draw.choice(("validated", "fetched")), draw.choice((False, True))
-    wait_s = draw.uniform(0, _LONGEST_WAIT_S)
+    wait_s = draw.uniform(0, LONGEST_WAIT_S)
 
     def is_training(site: Site) -> bool:
         if checkpointed and not any(site.folder.glob(_CHECKPOINTS)):
@@ -103,12 +103,15 @@ def kill_train_worker(folder: Path, draw: random.Random) -> Outcome:
 
 
 def disturbed(
-    site: Site, strike: Callable[[Site, psutil.Popen], None], *, num_workers: int = 0
+    site: Site, strike: Callable[[Site, psutil.Popen], Site | None], *, num_workers: int = 0
 ) -> Outcome:
-    """Onboard while `strike` happens, and compare with an onboarding in this process."""
+    """Onboard while `strike` happens, and compare with an onboarding in this process.
+
+    `strike` returns the site on which the run goes on, if the fault has made another one of it.
+    """
     findings = []
     with driver_of(site, site.config("ray", num_workers)) as driver:
-        strike(site, driver)
+        site = strike(site, driver) or site
         began = time.monotonic()
         driver.wait(timeout=_TIMEOUT_S)
     while driver.returncode != 0:  # as the owner would: the same once more
@@ -175,7 +178,7 @@ def kill_owner_node(folder: Path, draw: random.Random) -> Outcome:
 
     The driver, on the head, waits for the node, or says that it is away; then it is run again.
     """
-    stage, wait_s = draw.choice(_FINISHED), draw.uniform(0, _LONGEST_WAIT_S)
+    stage, wait_s = draw.choice(FINISHED), draw.uniform(0, LONGEST_WAIT_S)
     away_s = draw.uniform(0, _LONGEST_AWAY_S)
     nodes: list[subprocess.Popen[bytes]] = []
 

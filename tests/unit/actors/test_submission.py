@@ -1,14 +1,19 @@
 """What `adapterdistill submit` sends to a cluster: code and the run's file, and nothing private."""
 
 import io
+import socket
 import subprocess
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+import requests
+from ray.job_submission import JobStatus
 
-from adapterdistill import cli
+from adapterdistill import cli, ray_private
 from adapterdistill.actors import submission
 from adapterdistill.config import OnboardConfig, parse_config
 from adapterdistill.data.importing import sample_names
@@ -196,20 +201,20 @@ def test_a_dry_run_writes_the_package_and_prints_the_plain_line(
 
 
 def test_a_dashboard_that_takes_jobs_without_a_token_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     status = 200
     monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(status))
     with pytest.raises(ConfigError, match=r"asks for no token: everybody .* --insecure-cluster"):
-        submission.submit(tmp_path, address="http://127.0.0.1:8265")
+        submission.submit("true", address="http://127.0.0.1:8265")
     refuse_open_dashboard("http://127.0.0.1:8265", insecure=True)
     status = 401
     refuse_open_dashboard("http://127.0.0.1:8265", insecure=False)
 
 
-def test_no_dashboard_is_named(tmp_path: Path) -> None:
+def test_no_dashboard_is_named() -> None:
     with pytest.raises(PlacementError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:1"):
-        submission.submit(tmp_path, address="http://127.0.0.1:1")
+        submission.submit("true", address="http://127.0.0.1:1")
 
 
 def test_the_job_accepts_an_open_cluster_only_where_its_submitter_did() -> None:
@@ -220,3 +225,88 @@ def test_the_job_accepts_an_open_cluster_only_where_its_submitter_did() -> None:
 def test_the_reason_of_a_refusal_is_found_below_a_traceback() -> None:
     told = "Request failed with status code 500: Traceback:\n  File x\nValueError: it exists.\n.\n"
     assert submission._last_words(told) == "ValueError: it exists."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--owner", "Acme", "--config", "/srv/run.toml"], "--owner: not a tenant name"),
+        (["--owner", "acme", "--config", "run.toml"], "give its absolute path there"),
+    ],
+)
+def test_a_run_that_cannot_be_on_the_owner_s_node_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["submit", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+class Dashboard:
+    """A job's answers one after the other; an error is raised in place of an answer."""
+
+    def __init__(self, *told: tuple[str, int | None] | Exception, logs: str | Exception) -> None:
+        self._told, self._logs = list(told), logs
+
+    def get_job_info(self, job: str) -> Any:
+        told = self._told.pop(0) if len(self._told) > 1 else self._told[0]
+        if isinstance(told, Exception):
+            raise told
+        return SimpleNamespace(status=JobStatus(told[0]), driver_exit_code=told[1])
+
+    def get_job_logs(self, job: str) -> str:
+        if isinstance(self._logs, Exception):
+            raise self._logs
+        return self._logs
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, dashboard: Dashboard) -> tuple[int, str]:
+    """The exit code of following a job, and its log."""
+    shown: list[str] = []
+    monkeypatch.setattr(submission, "_POLL_S", 0.0)
+    monkeypatch.setattr(submission, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(ray_private, "job_client", lambda *_, **__: dashboard)
+    return submission.follow("job", address="http://x:8265", emit=shown.append), "".join(shown)
+
+
+RUNNING = ("RUNNING", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "exit_code"),
+    [
+        ([RUNNING, ("SUCCEEDED", 0)], 0),
+        ([RUNNING, ("FAILED", 7)], 7),
+        ([RUNNING, ("FAILED", None)], 1),  # its node died
+        ([RUNNING, ("STOPPED", None)], 1),
+        ([requests.ConnectionError(), RUNNING, requests.Timeout(), ("SUCCEEDED", 0)], 0),
+        ([RuntimeError("status code 500"), ("FAILED", 3)], 3),
+    ],
+)
+def test_a_followed_job_ends_with_its_own_exit_code(
+    told: list[Any], exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert followed(monkeypatch, Dashboard(*told, logs="line\n")) == (exit_code, "line\n")
+
+
+def test_the_status_decides_where_the_job_s_node_gives_no_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dashboard = Dashboard(RUNNING, ("FAILED", 1), logs=requests.ReadTimeout())
+    assert followed(monkeypatch, dashboard) == (1, "")
+
+
+@pytest.mark.parametrize("error", [requests.ConnectionError("refused"), RuntimeError("not exist")])
+def test_a_dashboard_that_says_nothing_of_the_job_for_long_ends_the_following(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PlacementError, match=r"no longer tells of job job .* submit the run again"):
+        followed(monkeypatch, Dashboard(RUNNING, error, logs=""))
+
+
+def test_every_question_to_a_dashboard_has_a_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts and never answers
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(OSError, match="timed out"):
+            ray_private.job_client(address, timeout_s=0.2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,9 @@ ANSWER = {
     ],
 }
 OTHER_JSON = "{address} answered {status} with other JSON than an AdapterDistill server"
+GATEWAY = (
+    "a proxy in front of {address} answered {status}: nothing serves behind it now. Ask again later"
+)
 NO_JSON = "{address} is not an AdapterDistill server: it answered {status} without JSON"
 REFUSED = "the connection was refused: nothing listens there"
 
@@ -94,7 +98,9 @@ ANSWERS = [
     Answer("no JSON", 200, b"<html>", NO_JSON),
     Answer("nothing", 200, b"", NO_JSON),
     Answer("bytes that are no text", 200, b"\xff\xfe\x00", NO_JSON),
-    Answer("a gateway's page", 502, b"<html>", NO_JSON),
+    Answer("a gateway's page", 502, b"<html>", GATEWAY),
+    Answer("a proxy with nothing behind it", 503, b"<html>", GATEWAY),
+    Answer("a proxy that has waited", 504, b"<html>", GATEWAY),
     Answer("a status of its own", 599, b"", NO_JSON),
     Answer(
         "a redirect",
@@ -121,9 +127,44 @@ def test_whatever_a_server_answers_is_shown_or_named(
     address = f"http://127.0.0.1:{server.server_port}"
     said = error_of(capsys, "query", "acme", "open?", "--address", address)
     said = said.replace(f"{answer.status} ", "{status} ", 1)
-    for phrase in ("{status} OK", "{status} Bad Gateway", "{status} \x20"):
-        said = said.replace(phrase, "{status}")
+    try:
+        phrase = HTTPStatus(answer.status).phrase
+    except ValueError:
+        phrase = " "
+    said = said.replace(f"{{status}} {phrase}", "{status}")
     assert said.replace(address, "{address}") == f"error [SERVING_ERROR]: {answer.said}"
+
+
+ROUTES = b"Path '/v1' not found. Ping http://.../-/routes for available routes."
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapterdistill.cli.query._PATIENCE_S", 0.0)
+
+
+@pytest.mark.parametrize("starting", [(503, NONE, b"<html>"), (404, NONE, ROUTES)])
+def test_an_endpoint_that_is_starting_is_waited_for(
+    starting: tuple[int, Mapping[str, str], bytes],
+    server: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["query", "acme", "open?", "--address", f"127.0.0.1:{server.server_port}"]
+    server.answer = starting
+    said = error_of(capsys, *arguments)
+    assert "it is starting; ask again" in said or "nothing serves behind it now" in said
+    monkeypatch.setattr("adapterdistill.cli.query._PATIENCE_S", 20.0)
+
+    def ready(_: float) -> None:
+        server.answer = (200, NONE, changed())
+
+    monkeypatch.setattr("adapterdistill.cli.query.time.sleep", ready)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    assert not ended.value.code and "Größe?" in said.out
+    assert said.err.count("waiting up to 20 s") == 1
 
 
 class Address(NamedTuple):
@@ -157,8 +198,8 @@ ADDRESSES = [
     Address(
         "a proxy that answers in the server's stead",
         "http://elsewhere.invalid",
-        "http://elsewhere.invalid is not an AdapterDistill server: it answered 503 Service "
-        "Unavailable without JSON, asked through the proxy that ALL_PROXY names",
+        "a proxy in front of http://elsewhere.invalid answered 503 Service Unavailable, asked "
+        "through the proxy that ALL_PROXY names: nothing serves behind it now. Ask again later",
         {"ALL_PROXY": "http://127.0.0.1:{port}"},
     ),
     Address(

@@ -21,8 +21,8 @@ NODES = CLUSTER / "nodes"
 def configs() -> dict[str, str]:
     files = [CLUSTER / "serve.yaml", NODES / "serve.yaml"]
     found = {str(path.relative_to(CLUSTER)): path.read_text("utf-8") for path in files}
-    [service] = every("RayService")
-    return found | {"kuberay": service["spec"]["serveConfigV2"]}
+    [service, _] = every("RayService")
+    return found | {"chart": service["spec"]["serveConfigV2"]}
 
 
 @pytest.mark.parametrize(("name", "text"), configs().items(), ids=configs())
@@ -34,11 +34,11 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     assert parsed.http_options.request_timeout_s
     assert "grpc_options" not in config  # Serve's gRPC has no TLS and listens everywhere
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
-    assert (parsed.http_options.host == "0.0.0.0") == (name == "kuberay")
+    assert (parsed.http_options.host == "0.0.0.0") == (name == "chart")
     settings = ServeSettings.of(app.args)
     assert settings.store.is_absolute()
     # In Kubernetes the gateway knows who asks; elsewhere whoever asks has a token.
-    assert settings.open_to_all == (name == "kuberay") == (settings.tokens is None)
+    assert settings.open_to_all == (name == "chart") == (settings.tokens is None)
     deployed: Any = build(app.args)
     assert {one.name for one in app.deployments} <= {deployed._bound_deployment.name}
 
@@ -50,11 +50,12 @@ def test_the_options_for_grpc_are_those_of_the_command_and_of_the_proxy_in_front
     assert config == rpc_proxy.options(config["port"], REQUEST_TIMEOUT_S)
     options = gRPCOptions(**config)
     assert options.grpc_servicer_func_callable == [rpc_proxy.add_search_service]
-    proxied = (CLUSTER / "tls" / "haproxy.cfg").read_text("utf-8")
+    proxied = (CLUSTER / "tls" / "grpc.cfg").read_text("utf-8")
     assert f"server serve 127.0.0.1:{options.port} proto h2" in proxied
     assert f"--grpc-port {options.port}" in proxied
+    proxied = (CLUSTER / "tls" / "haproxy.cfg").read_text("utf-8")
     served = yaml.safe_load((CLUSTER / "serve.yaml").read_text("utf-8"))["http_options"]
-    assert f"server serve {served['host']}:{served['port']}\n" in proxied
+    assert f"server serve {served['host']}:{served['port']} check" in proxied
 
 
 def test_replicas_on_several_nodes_are_pinned_to_those_that_serve() -> None:

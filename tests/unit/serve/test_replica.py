@@ -18,6 +18,7 @@ from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create
 from adapterdistill.registry.trust.credentials import read_credentials
+from adapterdistill.release import take_down
 from adapterdistill.serve.engine.engine import Refresh
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
@@ -93,7 +94,7 @@ def test_a_new_bundle_goes_live_and_a_dropped_tenant_leaves(
     with TestClient(replica.build_http_app()) as client:
         put_live(store, new)
         wait_until(lambda: client.get("/v1/tenants/newcomer").status_code == 200)
-        (store / "newcomer" / "live.json").unlink()
+        take_down(store, "newcomer")
         wait_until(lambda: client.get("/v1/tenants/newcomer").status_code == 404)
     wait_until(lambda: "tenant newcomer: no longer live" in caplog.text)
     version = new.bundle.manifest.version[:12]
@@ -131,7 +132,7 @@ def test_a_store_that_cannot_be_read_costs_nothing_that_is_live(
     store.rename(store.with_name("elsewhere"))
     with TestClient(replica.build_http_app()) as client:
         replica.refresh()
-        assert "bundle store cannot be read" in caplog.text
+        assert "cannot be used: it is empty or not mounted" in caplog.text
         assert client.post(SEARCH, json={"query": "hi"}).status_code == 200
 
 
@@ -198,7 +199,7 @@ def test_deleting_the_token_file_closes_http_and_grpc_until_it_is_back(
         path.rename(tmp_path / "elsewhere")
         wait_until(lambda: status() == 401)
         assert refused_over_grpc()
-        assert "no token is valid until there is one again" in caplog.text
+        assert "nobody may ask until there is one" in caplog.text
         assert client.get("/healthz").status_code == 200
         (tmp_path / "elsewhere").rename(path)
         wait_until(lambda: status() == 200)
@@ -219,9 +220,20 @@ def test_an_unforeseen_fault_of_the_token_file_is_logged_by_its_class_alone(
     assert SECRET not in caplog.text
 
 
-def test_a_replica_without_its_token_file_does_not_start(start: Start, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="absent"):
-        start(tokens=str(tmp_path / "absent"))
+def test_a_replica_without_its_token_file_admits_nobody_until_there_is_one(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "later.json"
+    replica = start(tokens=str(path), refresh_s=0.05)
+    with TestClient(replica.build_http_app()) as client:
+
+        def status(token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            return client.get("/v1/tenants/acme", headers=headers).status_code
+
+        assert status("adt_none") == 401 and client.get("/healthz").status_code == 200
+        token, _ = new_token(path, "acme", days=1)
+        wait_until(lambda: status(token) == 200)
 
 
 def test_a_watching_replica_renews_its_certificates_and_watches_on(

@@ -65,6 +65,16 @@ def test_tokens_rotate_without_a_restart_and_without_a_gap(path: Path) -> None:
     assert not held.admit(old.encode(), "acme") and held.admit(new.encode(), "acme")
 
 
+def test_without_a_file_nobody_is_admitted_until_there_is_one(path: Path) -> None:
+    held = Tokens(path)
+    assert not held.admit(b"", None) and not held.open_to_somebody
+    with pytest.raises(ConfigError, match="No such file"):
+        held.reload()  # told once
+    assert not held.reload()
+    text = made(path, "acme")
+    assert held.reload() and held.admit(text.encode(), "acme")
+
+
 def test_revoking_all_of_a_tenant_leaves_the_others(path: Path) -> None:
     holders = ("acme", "acme", "other", None)
     texts = [made(path, holder) for holder in holders]
@@ -140,7 +150,7 @@ def test_a_file_with_too_many_tokens_of_one_holder_is_refused(path: Path) -> Non
 
 
 def test_a_missing_file_and_a_missing_folder_are_named(path: Path) -> None:
-    for use in (lambda: Tokens(path), lambda: revoke(path, "acme", None)):
+    for use in (lambda: read_tokens(path), lambda: revoke(path, "acme", None)):
         with pytest.raises(ConfigError, match=r"tokens\.json: No such file"):
             use()
     with pytest.raises(ConfigError, match="No such file"):
