@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import Place
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
@@ -41,7 +41,7 @@ from adapterdistill.serve.engine.live import Alias, Snapshot, key_of, tenant_of
 from adapterdistill.serve.engine.live import LiveTenant as LiveTenant
 from adapterdistill.serve.engine.live import NotLive as NotLive
 from adapterdistill.serve.engine.load_queue import PagingCounts
-from adapterdistill.serve.engine.loading import Loader
+from adapterdistill.serve.engine.loading import KeyFor, Loader, no_key
 from adapterdistill.serve.engine.pointers import Pointers, read_wanted
 from adapterdistill.serve.engine.residents import Residents, refused
 
@@ -89,12 +89,13 @@ class Engine:
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
         before anyone asks for them.
+    key_for: gives the key of a tenant whose bundles are encrypted.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        store: Path,
+        store: Place,
         *,
         retry_refused_s: float = 30.0,
         capacity: int = 8,
@@ -104,6 +105,7 @@ class Engine:
         bank_mib: float = MAX_MIB,
         load_threads: int = 4,
         warm: int = WARM,
+        key_for: KeyFor = no_key,
     ) -> None:
         self.banks = Banks(
             encoder,
@@ -114,7 +116,7 @@ class Engine:
             max_slots=max_slots,
         )
         self._pointers = Pointers(store)
-        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s)
+        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s, key_for=key_for)
         self._residents = Residents(self.banks, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
         self._warm = warm

@@ -27,6 +27,7 @@ def cluster(disks: Path) -> Iterator[Lan]:
     folder = disks / "one"
     folder.mkdir()
     with lan(folder, "10.77.1", site.one_cluster) as made:
+        site.put_encoder(made)
         site.start_nodes(made)  # they wait for each other while certificates are made
         registry, head = made.hosts["registry"], made.hosts["head"]
         site.start_registry(registry)
