@@ -104,6 +104,7 @@ def at_registry(config: OnboardConfig, opened: ExitStack) -> Found:
     client = opened.enter_context(
         RegistryClient(address, timeout_s=min(settings.timeout_s, _ASK_S), credentials=folder)
     )
+    client.require_reachable(settings.start_timeout_s)
     started = time.perf_counter()
     if not client.health():
         next(client.list(tenant=config.tenant), None)  # raises what is wrong

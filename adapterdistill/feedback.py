@@ -1,4 +1,4 @@
-"""Questions that a tenant's endpoint answered badly or not at all, kept for labelling.
+"""Questions that a tenant's endpoint answered badly or not at all, and a few others, to label.
 
 They are private: they stay in STORE/TENANT/feedback.sqlite (mode 0600), in the store's folder, and
 go nowhere else. The file is bounded: questions that nobody has asked for 90 days are
@@ -27,6 +27,8 @@ MAX_QUESTIONS = 5_000
 MAX_AGE_S = 90 * 24 * 3600.0
 UNCERTAIN = 0.7
 """A question whose best FAQ is right with a smaller probability is kept."""
+SAMPLED = 0.02
+"""Share of the other questions that is kept, drawn at random."""
 _BUSY_TIMEOUT_S = 10.0
 _OUT_OF_SCOPE = ""
 _QUERY_ID = "feedback-"

@@ -63,7 +63,7 @@ class ServeSettings(BaseModel):
     encoder_mib: float = Field(
         default=2048, gt=0, description="Memory for the weights of all encoders, MiB."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"
     max_tokens: int = Field(
         default=128,
@@ -128,8 +128,9 @@ class ServeSettings(BaseModel):
     )
     feedback: bool = Field(
         default=False,
-        description="Keep the questions that are turned away or answered uncertainly, each beside "
-        "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+        description="Keep the questions that are turned away or answered uncertainly, and 2% of "
+        "the others, each beside its tenant's bundles, and take `POST "
+        "/v1/tenants/TENANT/feedback`.",
     )
     embeddings: bool = Field(
         default=False,

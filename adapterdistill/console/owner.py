@@ -1,9 +1,7 @@
-"""An owner's pages: where its files are, the tenants in them, and their runs and reports."""
+"""An owner's pages: where its files are, the tenants in them, and each run with its report."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
@@ -11,7 +9,7 @@ from fastapi.responses import HTMLResponse, Response
 from adapterdistill.actors.report.page import render
 from adapterdistill.actors.report.runs import find_run, read_runs, version_before
 from adapterdistill.bundle import Place
-from adapterdistill.console.pages import HTMX, Link, Pages
+from adapterdistill.console.pages import Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
 from adapterdistill.console.training import plots_of
 from adapterdistill.errors import ConfigError, NotFoundError, ServingError
@@ -51,6 +49,18 @@ class Owner:
     encoder: str | None = None
     """Name or folder of the encoder that answers in this process; None: the bundle names it."""
     dtype: str = "auto"
+    config: Path | None = None
+    """The TOML that the console was started with, which it can run."""
+    runs: Path | None = None
+    """A folder of further TOMLs that it can run."""
+    cluster: str | None = None
+    """URL of the Ray dashboard that runs are sent to; None: they run on this machine."""
+
+    def configs(self) -> list[Path]:
+        """The TOMLs that the console was told of, sorted; their names differ."""
+        found = [] if self.runs is None else sorted(self.runs.glob("*.toml"))
+        others = [file for file in found if self.config is None or file.name != self.config.name]
+        return [*([] if self.config is None else [self.config]), *others]
 
     def tenants(self) -> list[str]:
         """The tenants that are shown, sorted."""
@@ -72,7 +82,7 @@ class Owner:
 
 
 def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
-    """Add the overview, the runs and their reports."""
+    """Add the overview, each run and its report."""
 
     @router.get("/")
     def overview(request: Request) -> Response:
@@ -80,20 +90,11 @@ def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
         shown = [_overview(owner, tenant) for tenant in owner.tenants()]
         return pages.page(request, "overview", tenants=shown, owner=owner)
 
-    @router.get("/runs")
-    def runs(request: Request, seen: str = "") -> Response:
-        found = [
-            run for tenant in owner.tenants() for run in read_progress(owner.workspace, tenant)
-        ]
-        found.sort(key=lambda run: -run.changed_at)
-        mark = hashlib.sha256("".join(run.mark for run in found).encode()).hexdigest()[:16]
-        return _followed(pages, request, "runs", mark, seen, runs=found)
-
     @router.get("/runs/{tenant}/{name}")
     def run(request: Request, tenant: str, name: str, seen: str = "") -> Response:
         one, others = _named(owner, tenant, name)
         plots = plots_of(owner.workspace / tenant / "runs" / name)
-        return _followed(pages, request, "run", one.mark, seen, run=one, others=others, plots=plots)
+        return pages.followed(request, "run", one.mark, seen, run=one, others=others, plots=plots)
 
     @router.get("/runs/{tenant}/{name}/report")
     def report(tenant: str, name: str, compare: str = "", texts: bool = True) -> Response:
@@ -104,16 +105,6 @@ def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
         before = find_run(runs, compare) if compare else version_before(run, runs)
         page = render(run, before=before, runs=runs, texts=texts)
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
-
-
-def _followed(
-    pages: Pages, request: Request, name: str, mark: str, seen: str, **values: Any
-) -> Response:
-    """A page that asks again for its changing part; no content while nothing has changed."""
-    part = HTMX in request.headers
-    if part and seen == mark:
-        return Response(status_code=204)
-    return pages.page(request, f"{name}_part" if part else name, mark=mark, **values)
 
 
 def _named(owner: Owner, tenant: str, name: str) -> tuple[Progress, list[Progress]]:

@@ -40,7 +40,8 @@ def post(
 
     Raises:
         ConfigError: the address or a proxy's setting is malformed, or `ca` is no such file.
-        ServingError: no answer came, or one that is not JSON.
+        ServingError: no answer came, or one that is not JSON. Where nothing serves there yet,
+            `retry_after_s` says when to ask again.
     """
     response, via = _sent("POST", address, path, headers, body, ca)
     if response.has_redirect_location:
@@ -48,10 +49,16 @@ def post(
     try:
         return response.status_code, response.json()
     except ValueError:  # of `json`, and of bytes that are no text
+        if response.status_code == 404 and "/-/routes" in response.text:  # Ray Serve's own
+            raise ServingError(
+                f"{address} is not ready: it is starting; ask again in some seconds",
+                retry_after_s=1.0,
+            ) from None
         if response.status_code in _GATEWAY:
             raise ServingError(
                 f"a proxy in front of {address} answered {response.status_code} "
-                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later"
+                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later",
+                retry_after_s=None if via else 1.0,
             ) from None
         raise ServingError(
             f"{address} is not an AdapterDistill server: it answered "

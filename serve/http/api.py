@@ -354,7 +354,8 @@ async def _while_connected(request: Request, answering: Coroutine[Any, Any, Resp
     assert answerer is not None
 
     def cancel(watching: asyncio.Future[Message]) -> None:
-        if not watching.cancelled():
+        gone = not watching.cancelled() and watching.result()["type"] == "http.disconnect"
+        if gone:
             answerer.cancel()
 
     # The body is read: the next message is that the client has gone.

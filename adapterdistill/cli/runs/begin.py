@@ -107,7 +107,7 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
     feedback: Annotated[
         bool,
-        typer.Option("--feedback", help="Keep questions that are turned away or uncertain."),
+        typer.Option("--feedback", help="Keep doubtful questions, and a few others."),
     ] = False,
 ) -> None:
     """Import FAQs, onboard them on defaults, and serve them until it is interrupted.

@@ -78,7 +78,7 @@ def test_a_stage_whose_kept_result_is_damaged_is_run_again(
     config: OnboardConfig, tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
     write_shop(tmp_path / "data" / "acme")
-    config = changed(config, "teachers", max_teachers=0)  # there is no registry
+    config = changed(config, "registry", address=None)
     first = DataOwner(config).extract()
     payload = (folder_of(config) / "own.safetensors").read_bytes()
     (folder_of(config) / "own.safetensors").unlink()
@@ -94,7 +94,7 @@ def test_of_two_submissions_at_once_one_works_and_the_other_finds_it_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_shop(tmp_path / "data" / "acme")
-    config = changed(config, "teachers", max_teachers=0)  # there is no registry
+    config = changed(config, "registry", address=None)
     owners = [DataOwner(config) for _ in range(2)]
     states = [owner.validate() for owner in owners]
     assert states[0] == states[1]

@@ -85,7 +85,12 @@ def test_a_run_is_at_work_as_long_as_a_process_holds_its_lock(
     with (folder / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         shown = text_of(browser.get(path))
-        assert "2 of 9 stages are done, extract is at work" in shown
+        assert "2 of 9 stages are done, extract is at work." in shown
+        row = {"stage": "extract", "step": 23, "loss": 0.4123}
+        (folder / "tracking.jsonl").write_text(json.dumps(row) + "\n")
+        os.utime(folder, (1e9, 1e9))
+        shown = text_of(browser.get(path))
+        assert "extract is at work (gradient step 23, loss 0.4123)." in shown
         listed = text_of(browser.get("/runs"))
         assert f"acme {folder.name} is running: 2 of 9 stages are done." in listed
     assert "No process works on the run" in text_of(browser.get(path))
@@ -361,7 +366,7 @@ def test_what_nobody_expected_is_told_without_its_details(
     def fail(*_: object) -> None:
         raise RuntimeError("zanzibar")
 
-    monkeypatch.setattr("adapterdistill.console.owner.read_progress", fail)
+    monkeypatch.setattr("adapterdistill.console.starting.read_progress", fail)
     browser = browser_of(owner)
     client = TestClient(
         browser.client.app, base_url=str(browser.client.base_url), raise_server_exceptions=False
