@@ -8,7 +8,7 @@ from adapterdistill.actors.publishing import open_registry
 from adapterdistill.actors.records import Decided
 from adapterdistill.actors.run_state import runs_of
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
+from adapterdistill.bundle import key_of, read_bundle
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.rows import ROWS_FILE, read_rows
 from adapterdistill.errors import NotFoundError, ServingError
@@ -36,9 +36,10 @@ def live_version(config: OnboardConfig, encoder: Encoder) -> Live | None:
     withdrawn or quarantined it, or the run that trained it is not in the workspace: then nobody
     knows which rows it was trained on.
     """
-    store = Path(config.serving_store)
+    store = config.serving_store
     try:
-        bundle = read_bundle(store, config.tenant, live_bundle(store, config.tenant))
+        bundle_id = live_bundle(store, config.tenant)
+        bundle = read_bundle(store, config.tenant, bundle_id, key=key_of(config.serving_key))
     except ServingError:
         return None
     manifest = bundle.manifest

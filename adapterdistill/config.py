@@ -25,6 +25,7 @@ from adapterdistill.manifest import (
 from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
+    LocalPathOrUri,
     PlacementConfig,
     PrivacyConfig,
     RegistryConfig,
@@ -54,8 +55,11 @@ class OnboardConfig(Section):
     """Folder with faqs.parquet and queries.parquet on the owner's node."""
     workspace: LocalPath
     """Owner-local folder for state, checkpoints and reports."""
-    serving_store: LocalPath
-    """The tenant's own serving store, read by its Serve deployment."""
+    serving_store: LocalPathOrUri
+    """The tenant's own serving store, read by its Serve deployment: a folder, or `file://` or
+    `s3://` where its nodes are others (`adapterdistill.objects`)."""
+    serving_key: LocalPath | None = None
+    """A key of `adapterdistill bundle key`, with which the bundle is encrypted; none: it is not."""
     encoder: EncoderConfig = EncoderConfig()
     registry: RegistryConfig = RegistryConfig()
     training: TrainingConfig = TrainingConfig()

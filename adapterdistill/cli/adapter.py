@@ -16,10 +16,10 @@ app = typer.Typer(
     help="Trade adapters with the `adapters` library, and describe one.", no_args_is_help=True
 )
 BundleArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
-        help="A tenant's folder in a serving store, for its live bundle, or one bundle in it: "
-        "STORE/TENANT or STORE/TENANT/versions/ID."
+        help="A tenant in a serving store, for its live bundle, or one of its bundles: "
+        "STORE/TENANT or STORE/TENANT/ID."
     ),
 ]
 

@@ -89,7 +89,7 @@ def owner(
         run = load_toml(config)
         places = Owner(
             Path(run.workspace),
-            Path(run.serving_store),
+            run.serving_store,
             tenant=run.tenant,
             data=Path(run.data),
             serving=serving,

@@ -84,7 +84,7 @@ def query(
     output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
-    token = None if token_file is None else _token_in(token_file)
+    token = None if token_file is None else token_in(token_file)
     asked = partial(ask, address, tenant, text, top_k=top_k, alias=alias, token=token)
     answer = _once_ready(partial(asked, explain=explain, ca=ca))
     if output is Format.json:
@@ -108,7 +108,7 @@ def _once_ready(asked: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             time.sleep(error.retry_after_s)
 
 
-def _token_in(path: Path) -> str:
+def token_in(path: Path) -> str:
     """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from adapterdistill.serve.tokens import PREFIX

@@ -8,13 +8,14 @@ from fastapi.responses import HTMLResponse, Response
 
 from adapterdistill.actors.report.page import render
 from adapterdistill.actors.report.runs import find_run, read_runs, version_before
+from adapterdistill.bundle import Place
 from adapterdistill.console.pages import Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
 from adapterdistill.console.training import plots_of
 from adapterdistill.errors import ConfigError, NotFoundError, ServingError
-from adapterdistill.feedback import FILE, opened
+from adapterdistill.feedback import keeps, opened
 from adapterdistill.manifest import is_name
-from adapterdistill.release import Release, read_release
+from adapterdistill.release import Release, has_release, is_there, read_release
 from adapterdistill.release import tenants_in as served_tenants_in
 
 LINKS = (
@@ -36,7 +37,7 @@ class Owner:
     """Places of an owner's files, and of its endpoint."""
 
     workspace: Path
-    store: Path
+    store: Place
     tenant: str | None = None
     """The only tenant that is shown; None: every tenant in the two folders."""
     data: Path | None = None
@@ -65,7 +66,7 @@ class Owner:
         """The tenants that are shown, sorted."""
         if self.tenant is not None:
             return [self.tenant]
-        served = served_tenants_in(self.store) if self.store.is_dir() else []
+        served = served_tenants_in(self.store) if is_there(self.store) else []
         return sorted({*tenants_in(self.workspace), *served})
 
     def require(self, tenant: str) -> None:
@@ -75,7 +76,7 @@ class Owner:
 
     def release(self, tenant: str) -> Release | None:
         """The tenant's release; None: nothing is served yet. Raises ServingError: it is damaged."""
-        if not (self.store / tenant / "live.json").exists():
+        if not has_release(self.store, tenant):
             return None
         return read_release(self.store, tenant)
 
@@ -131,7 +132,7 @@ def _overview(owner: Owner, tenant: str) -> _Overview:
     release, waiting, fault = None, 0, ""
     try:
         release = owner.release(tenant)
-        if (owner.store / tenant / FILE).exists():
+        if keeps(owner.store, tenant):
             with opened(owner.store, tenant) as feedback:
                 waiting = len(feedback.questions(labelled=False))
     except (ServingError, ConfigError) as error:

@@ -85,11 +85,11 @@ def _sent(
             json=body,
             headers=headers,
             timeout=_TIMEOUT_S,
-            verify=True if ca is None else _trusting(ca),
-            trust_env=proxy is not None or not _is_this_machine(url.host),
+            verify=True if ca is None else trusting(ca),
+            trust_env=proxy is not None or not is_this_machine(url.host),
         )
     except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address}{via}: {_why(error)}") from None
+        raise ServingError(f"no answer from {address}{via}: {reason_of(error)}") from None
     except ImportError:  # httpx names its extra for SOCKS; other proxies need none
         raise ConfigError(
             f"{proxy} names a SOCKS proxy, which needs the package socksio: install it, or name "
@@ -100,7 +100,8 @@ def _sent(
     return response, via
 
 
-def _trusting(ca: Path) -> ssl.SSLContext:
+def trusting(ca: Path) -> ssl.SSLContext:
+    """TLS that trusts the authorities of a PEM file. Raises ConfigError: it has none."""
     try:
         return ssl.create_default_context(cafile=ca)
     except FileNotFoundError:
@@ -120,7 +121,8 @@ def url_of(address: str) -> httpx.URL:
     return url
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether the host's name or address is this machine's own."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -129,13 +131,14 @@ def _is_this_machine(host: str) -> bool:
 
 def _proxy(url: httpx.URL) -> str | None:
     """The variable that names the proxy for a URL; None: there is none."""
-    if _is_this_machine(url.host) or urllib.request.proxy_bypass(url.host):
+    if is_this_machine(url.host) or urllib.request.proxy_bypass(url.host):
         return None
     named = urllib.request.getproxies()
     return next((f"{kind}_proxy".upper() for kind in (url.scheme, "all") if kind in named), None)
 
 
-def _why(error: httpx.HTTPError) -> str:
+def reason_of(error: httpx.HTTPError) -> str:
+    """Why a server did not answer, in plain words."""
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
     causes = [*_causes(error)]

@@ -151,7 +151,7 @@ def _onboard(tenant: str, home: Path) -> None:
 def _serve(home: Path, port: int, *, feedback: bool) -> None:
     from adapterdistill.cli.serve import serve
 
-    serve(home / "serving", port=port, feedback=feedback)
+    serve(str(home / "serving"), port=port, feedback=feedback)
 
 
 def _tenant(given: str | None, place: str) -> str:

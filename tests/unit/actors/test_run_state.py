@@ -36,6 +36,7 @@ def test_the_same_work_finds_its_folder_and_other_work_has_another(config: Onboa
     same = [
         config,
         config.model_copy(update={"serving_store": "/elsewhere"}),
+        config.model_copy(update={"serving_key": "/keys/acme.key"}),
         changed(config, "registry", address="127.0.0.1:2"),
         changed(config, "placement", resource="owner"),
         changed(config, "release", mode="canary", share=0.2),

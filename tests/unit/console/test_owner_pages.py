@@ -18,6 +18,7 @@ from adapterdistill.feedback import opened
 from adapterdistill.library import load
 from adapterdistill.release import Candidate, bundles_of, read_release
 from adapterdistill.serve.http.schema import TenantStatus
+from tests.serving_store import write_damaged_release
 from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 
 
@@ -215,12 +216,12 @@ def test_a_change_that_cannot_be_made_is_refused_in_a_sentence(
 
 
 def test_a_damaged_release_is_told_and_the_other_pages_stay(browser: Browser, owner: Owner) -> None:
-    (owner.store / "acme" / "live.json").write_text("{")
+    write_damaged_release(owner.store, "acme", "{")
     for path in ("/", "/releases"):
         found = browser.get(path)
-        assert found.status_code == 200 and "live.json is damaged" in text_of(found)
+        assert found.status_code == 200 and "live/acme.json is damaged" in text_of(found)
     found = browser.get("/releases/acme")
-    assert found.status_code == 409 and "live.json is damaged." in text_of(found)
+    assert found.status_code == 409 and "live/acme.json is damaged." in text_of(found)
 
 
 def test_kept_questions_are_labelled_as_the_command_does(browser: Browser, owner: Owner) -> None:

@@ -97,7 +97,7 @@ def test_an_unknown_tenant_and_a_deployment_without_feedback_are_404(
 def test_a_file_that_cannot_be_written_is_told_without_its_place(
     client: TestClient, store: Path
 ) -> None:
-    (store / "acme" / FILE).mkdir()
+    (store / "acme" / FILE).mkdir(parents=True)
     response = client.post(PATH, json={"query": "canary-4711", "verdict": "wrong"})
     assert (response.status_code, response.json()["reason"]) == (500, "FILE_ERROR")
     assert str(store) not in response.text and "canary" not in response.text
@@ -125,7 +125,7 @@ def test_questions_that_are_turned_away_are_kept_and_others_are_not(
 def test_what_the_keeper_cannot_write_is_counted_and_answers_go_on(
     client: TestClient, store: Path, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (store / "strict" / FILE).mkdir()
+    (store / "strict" / FILE).mkdir(parents=True)
     body = {"query": "canary-4711"}
     assert client.post("/v1/tenants/strict/search", json=body).status_code == 200
     keeper.close()
