@@ -73,6 +73,8 @@ def teaching_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
     if config.teachers.source == "bundled":
         _publish_samples(config)
     with open_registry(config) as registry:
+        if not config.registry.is_embedded:
+            registry.kept = Path(config.workspace) / config.tenant / "listings"
         yield registry
 
 

@@ -102,6 +102,7 @@ WRITE_NOTHING = {
 NOT_RUN = {
     "encoder fetch": "puts together a public encoder from installed packages",
     "registry serve": "runs while the others do",
+    "registry migrate": "needs a PostgreSQL server: tests/system/test_shared_registry.py looks",
     "registry alias": "changes only what the registry's process writes",
     "registry consent": "changes only what the registry's process writes",
     "registry release": "changes only what the registry's process writes",

@@ -33,5 +33,5 @@ def cluster(disks: Path) -> Iterator[Lan]:
         site.start_registry(registry)
         for name, tenant in site.OWNERS.items():
             site.enrol(registry, made.hosts[name], tenant)
-        eventually(lambda: site.num_nodes(head) == len(site.NODES), 120)
+        eventually(lambda: site.num_nodes(head) == len(site.NODES), 300)
         yield made

@@ -23,6 +23,7 @@ from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Evidence, Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
+from adapterdistill.registry.client.kept import kept_listing, read_summary
 from adapterdistill.registry.client.listing import (
     Chosen,
     digests,
@@ -82,6 +83,8 @@ class RegistryClient:
         """
         self.address = address
         self.timeout_s = timeout_s
+        self.kept: Path | None = None
+        """A folder that keeps the listings of `summaries`: the next fetches only what changed."""
         self._start_timeout_s = start_timeout_s
         self._connection = Connection(address, credentials, server_name)
 
@@ -205,18 +208,26 @@ class RegistryClient:
     ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
 
-        `language` chooses those of one language; None, of every language.
+        `language` chooses those of one language; None, of every language. With `kept` it may list
+        versions that were withdrawn or hidden since an earlier listing (`client.kept`).
 
         Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        for version in self._listed(summary_request(encoder, exclude_tenant, language)):
+        request = summary_request(encoder, exclude_tenant, language)
+        if self.kept is not None:
+            yield from kept_listing(self.kept, self.address, request, self._page)
+            return
+        for version in self._listed(request):
             if wire.read_state(version) == "active":
-                yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
+                yield read_summary(version)
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
-        return pages(request, lambda page: self._call("list", self._stub.ListVersions, page))
+        return pages(request, self._page)
+
+    def _page(self, request: pb.ListVersionsRequest) -> Any:
+        return self._call("list", self._stub.ListVersions, request)
 
     def resolve_alias(self, tenant: str, adapter: str, alias: str) -> tuple[VersionRef, str]:
         """Return the version that the alias names, and its etag; NotFoundError if there is none."""
