@@ -248,6 +248,12 @@ class NoFeedbackError(ServingError):
     reason = "NO_FEEDBACK"
 
 
+class PushRefusedError(ServingError):
+    """A deployment does not take the bundles that were pushed to it; what it serves stays."""
+
+    reason = "PUSH_REFUSED"
+
+
 class OverloadedError(ServingError):
     """The server has no room for another request now."""
 
@@ -265,6 +271,12 @@ class FileError(AdapterDistillError):
 
     reason = "FILE_ERROR"
     exit_code = 11
+
+
+class StoreError(FileError):
+    """A folder or an object store with bundles or payloads cannot be reached or used."""
+
+    reason = "STORE_UNAVAILABLE"
 
 
 class NotServedError(ServingError):

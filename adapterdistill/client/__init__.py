@@ -9,8 +9,10 @@ is a distribution of its own, too (`pyproject.toml` in this folder).
 
 import asyncio
 import re
+import socket
+import ssl
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -21,7 +23,7 @@ import httpx
 # Relative: the package has two names (`pyproject.toml` in this folder).
 from .answers import Answer, Classes, Faq, answers_of, classes_of  # noqa: TID252
 
-__all__ = ["Answer", "AsyncClient", "Classes", "Client", "Faq", "SearchError"]
+__all__ = ["Answer", "AsyncClient", "Classes", "Client", "Faq", "SearchError", "SettingError"]
 
 MAX_QUERIES = 64
 """Most questions or texts of one request; more are sent in several."""
@@ -29,11 +31,16 @@ _LONGEST_WAIT_S = 30.0
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
+class SettingError(ValueError):
+    """The address or the token that a client was made with is unusable. It quotes no token."""
+
+
 class SearchError(Exception):
     """The endpoint refused, or did not answer.
 
     reason: one word for programs, as docs/api.md lists them; "UNREACHABLE": there was no answer,
-        "NOT_A_SERVER": what answered is no AdapterDistill server.
+        "NOT_READY": the endpoint is starting, "NOT_A_SERVER": what answered is no AdapterDistill
+        server.
     status: of the HTTP answer; None: there was none.
     retry_after_s: when the endpoint asks to try again; None: never, or it does not say.
     """
@@ -78,23 +85,27 @@ class _Endpoint:
             retries: how often a request is sent again that the endpoint is too busy for.
 
         Raises:
-            ValueError: the address or the token is none, or both a token and a file are given.
-            OSError: the file cannot be read.
+            SettingError: the address, the token or its file is unusable, or both a token and a
+                file are given.
         """
         if token is not None and token_file is not None:
-            raise ValueError("give token or token_file, not both")
+            raise SettingError("give token or token_file, not both")
+        where = "token" if token_file is None else f"token_file {token_file}"
         if token_file is not None:
-            token = Path(token_file).read_text("utf-8", "replace").strip()
+            token = _token_in(Path(token_file))
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             # httpx would quote it in its error.
-            raise ValueError("not a token: expected visible ASCII characters without spaces")
+            raise SettingError(
+                f"{where}: not a token as `adapterdistill token new` prints it: expected visible "
+                "ASCII characters without spaces"
+            )
         try:
             url = httpx.URL(address if "://" in address else f"http://{address}")
         except httpx.InvalidURL:
-            raise ValueError(f"not an address: {address}") from None
+            url = httpx.URL("")
         if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"not an address: {address}")
-        self._address, self._retries = address, retries
+            raise SettingError(f"not an address: {address}: expected http://HOST:PORT")
+        self._address, self._retries, self._timeout_s = address, retries, timeout_s
         path = f"{url.path.rstrip('/')}/v1/tenants/{quote(tenant, safe='')}"
         self._search_url = url.copy_with(raw_path=f"{path}/search".encode())
         self._classify_url = url.copy_with(raw_path=f"{path}/classify".encode())
@@ -136,8 +147,8 @@ class _Endpoint:
         return answers
 
     def _unreachable(self, error: httpx.HTTPError) -> SearchError:
-        why = "it took too long" if isinstance(error, httpx.TimeoutException) else str(error)
-        return SearchError(f"no answer from {self._address}: {why}", reason="UNREACHABLE")
+        told = f"no answer from {self._address}: {_why(error, self._timeout_s)}"
+        return SearchError(told, reason="UNREACHABLE")
 
 
 class Client(_Endpoint):
@@ -293,6 +304,47 @@ class AsyncClient(_Endpoint):
         await self.close()
 
 
+def _token_in(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace").strip()
+    except OSError as error:
+        raise SettingError(
+            f"token_file {file}: {error.strerror}: name the file that holds the tenant's token"
+        ) from None
+
+
+def _why(error: BaseException, timeout_s: float) -> str:
+    """Why there was no answer, and what to do."""
+    if isinstance(error, httpx.TimeoutException):
+        return f"it took longer than {timeout_s:g} s: try again, or raise timeout_s"
+    causes = [*_causes(error)]
+    for kind, told in _CAUSES.items():
+        if any(isinstance(cause, kind) for cause in causes):
+            return told
+    return "the connection failed: try again"
+
+
+_CAUSES: Mapping[type[BaseException], str] = {
+    socket.gaierror: "its host's name is unknown: correct the address",
+    ConnectionRefusedError: "nothing listens there: start the endpoint, or correct the address",
+    ssl.SSLCertVerificationError: "its certificate is not trusted here: name the file of its "
+    "authority in the environment variable SSL_CERT_FILE",
+    ssl.SSLError: "it does not speak TLS: does its address begin with http://?",
+    httpx.ProxyError: "the proxy that the environment names refused",
+    httpx.RemoteProtocolError: "what answers there does not speak HTTP: correct the address",
+}
+"""The first that is among an error's causes tells why, and what to do."""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):  # one for each address of the host
+            for one in error.exceptions:
+                yield from _causes(one)
+        error = error.__cause__ or error.__context__
+
+
 def _asked(top_k: int, explain: bool, alias: str | None) -> dict[str, Any]:
     asked: dict[str, Any] = {"top_k": top_k}
     return asked | ({"explain": True} if explain else {}) | ({"alias": alias} if alias else {})
@@ -320,6 +372,14 @@ def _read(
             retry_after_s=float(wait) if wait else None,
         )
     except (ValueError, KeyError, TypeError):
+        if response.status_code == 503 or "/-/routes" in response.text:  # the replicas' proxy
+            return SearchError(
+                f"{address} is not ready: it is starting, or none of its replicas answers; try "
+                "again in some seconds",
+                reason="NOT_READY",
+                status=response.status_code,
+                retry_after_s=1.0,
+            )
         return SearchError(
             f"{address} is not an AdapterDistill server: it answered {response.status_code}",
             reason="NOT_A_SERVER",

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import Place
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
@@ -33,7 +33,7 @@ from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank
 from adapterdistill.serve.engine.banks import ENCODER_MIB, Banks
 from adapterdistill.serve.engine.classifying import classified
 from adapterdistill.serve.engine.faq_index import Ranking, rank
-from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, RankedFaq
+from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, search_answer
 from adapterdistill.serve.engine.items import SearchAnswer as SearchAnswer
 from adapterdistill.serve.engine.items import SearchItem as SearchItem
 from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
@@ -41,7 +41,7 @@ from adapterdistill.serve.engine.live import Alias, Snapshot, key_of, tenant_of
 from adapterdistill.serve.engine.live import LiveTenant as LiveTenant
 from adapterdistill.serve.engine.live import NotLive as NotLive
 from adapterdistill.serve.engine.load_queue import PagingCounts
-from adapterdistill.serve.engine.loading import Loader
+from adapterdistill.serve.engine.loading import KeyFor, Loader, no_key
 from adapterdistill.serve.engine.pointers import Pointers, read_wanted
 from adapterdistill.serve.engine.residents import Residents, refused
 
@@ -89,12 +89,13 @@ class Engine:
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
         before anyone asks for them.
+    key_for: gives the key of a tenant whose bundles are encrypted.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        store: Path,
+        store: Place,
         *,
         retry_refused_s: float = 30.0,
         capacity: int = 8,
@@ -104,6 +105,7 @@ class Engine:
         bank_mib: float = MAX_MIB,
         load_threads: int = 4,
         warm: int = WARM,
+        key_for: KeyFor = no_key,
     ) -> None:
         self.banks = Banks(
             encoder,
@@ -114,7 +116,7 @@ class Engine:
             max_slots=max_slots,
         )
         self._pointers = Pointers(store)
-        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s)
+        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s, key_for=key_for)
         self._residents = Residents(self.banks, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
         self._warm = warm
@@ -212,25 +214,20 @@ class Engine:
         self._residents.lru.asked({item.key for item, _ in known if item.held is None})
         rankings = iter(self._rank(known))
         return [
-            _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
+            search_answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
     def answer(self, items: Sequence[SearchItem]) -> list[SearchOutcome | ClassifyOutcome]:
         """Answer a batch of searches and classifications in the order of `items`."""
-        to_classify = [item for item in items if isinstance(item, ClassifyItem)]
-        classes = iter(self.classify(to_classify))
-        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
-        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
-
-    def classify(self, items: Sequence[ClassifyItem]) -> list[ClassifyOutcome]:
-        """Classify a batch in the order of `items`; an error stands in its item's place."""
         snapshot = self.snapshot
-        found = [(item, _held(snapshot, item)) for item in items]
+        found = [(one, _held(snapshot, one)) for one in items if isinstance(one, ClassifyItem)]
         del snapshot  # as in `search`
         outcomes, num_tokens = classified(found)
         self.num_tokens += num_tokens
-        return outcomes
+        classes = iter(outcomes)
+        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
+        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
 
     @torch.inference_mode()
     def _rank(
@@ -386,26 +383,3 @@ def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
     if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
         return held
     return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
-
-
-def _answer(
-    item: SearchItem, live: LiveTenant, ranking: Ranking | UnknownTenantError
-) -> SearchOutcome:
-    if isinstance(ranking, UnknownTenantError):
-        return ranking
-    views: Sequence[dict[str, float] | None] = ranking.views or [None] * len(ranking.faqs)
-    ranked = tuple(
-        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score, seen)
-        for n, score, seen in zip(ranking.faqs, ranking.scores, views, strict=True)
-    )
-    return SearchAnswer(
-        tenant=item.tenant,
-        adapter=live.manifest.adapter,
-        version=live.manifest.version,
-        ranked=ranked,
-        abstained=ranked[0].score < live.threshold,
-        variant=live.variant,
-        confidence=live.confidence(ranked[0].score),
-        alias=item.alias,
-        decided_by=ranking.decided_by,
-    )

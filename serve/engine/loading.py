@@ -2,8 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
@@ -22,6 +22,13 @@ from adapterdistill.serve.engine.faq_index import FaqIndex, Index
 from adapterdistill.serve.engine.live import tenant_of
 from adapterdistill.serve.engine.proofs import Proofs
 from adapterdistill.serve.engine.scorer_index import ScorerIndex
+
+KeyFor = Callable[[str], bytes | None]
+"""Gives a tenant's key, or None: it has none."""
+
+
+def no_key(tenant: str) -> bytes | None:
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +52,18 @@ class Loader:
     Digests are checked at every load; that an adapter is active is proven once for each bundle.
     """
 
-    def __init__(self, banks: Banks, store: Path, *, retry_refused_s: float) -> None:
+    def __init__(
+        self,
+        banks: Banks,
+        store: bundles.Place,
+        *,
+        retry_refused_s: float,
+        key_for: KeyFor = no_key,
+    ) -> None:
         self.proofs = Proofs()
         self._banks = banks
         self._store = store
+        self._key_for = key_for
         self._retry_refused_s = retry_refused_s
         self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, monotonic time)
 
@@ -78,7 +93,7 @@ class Loader:
 
     def _load(self, tenant: str, bundle_id: str, prove: bool) -> Loaded:
         self.proofs.check(bundle_id)
-        bundle = bundles.read_bundle(self._store, tenant, bundle_id)
+        bundle = bundles.read_bundle(self._store, tenant, bundle_id, key=self._key_for(tenant))
         manifest = bundle.manifest
         if manifest.kind != "bottleneck":
             raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")

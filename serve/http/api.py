@@ -30,10 +30,13 @@ from adapterdistill.errors import (
     NoCandidateError,
     NoFeedbackError,
     OverloadedError,
+    PushRefusedError,
+    StoreError,
     UnknownTaskError,
     UnknownTenantError,
     WithdrawnError,
 )
+from adapterdistill.pushing import Receiver
 from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from adapterdistill.serve.http import docs, openapi
 from adapterdistill.serve.http.classify import ClassifyRequest, add_classify
@@ -48,6 +51,7 @@ from adapterdistill.serve.http.middleware import (
     RequestMiddleware,
     error_response,
 )
+from adapterdistill.serve.http.push import add_push
 from adapterdistill.serve.http.schema import (
     Encoders,
     Health,
@@ -72,10 +76,13 @@ _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTaskError: HTTPStatus.NOT_FOUND,
     InvalidRequestError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoFeedbackError: HTTPStatus.NOT_FOUND,
+    PushRefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+_STORE_LOST = "The store is out of reach; this replica serves what it has."
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 _BODIES: dict[str, type[BaseModel]] = {
     "feedback": FeedbackRequest,
@@ -101,6 +108,8 @@ def build_api(
     tracing: "Tracing | None" = None,
     feedback_store: FilePath | None = None,
     embeddings: bool = False,
+    store_lost_at: Callable[[], float | None] = lambda: None,
+    receiver: Receiver | None = None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
@@ -236,7 +245,11 @@ def build_api(
             num_tenants=engine.snapshot.num_tenants,
             num_withdrawn=engine.snapshot.num_withdrawn,
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
+            store="ok" if store_lost_at() is None else _STORE_LOST,
         )
+
+    if receiver is not None:
+        add_push(api, receiver)
 
     if embeddings:
         add_embeddings(api, engine, guarded=guarded)
@@ -341,7 +354,8 @@ async def _while_connected(request: Request, answering: Coroutine[Any, Any, Resp
     assert answerer is not None
 
     def cancel(watching: asyncio.Future[Message]) -> None:
-        if not watching.cancelled():
+        gone = not watching.cancelled() and watching.result()["type"] == "http.disconnect"
+        if gone:
             answerer.cancel()
 
     # The body is read: the next message is that the client has gone.

@@ -341,6 +341,7 @@ class Health(BaseModel):
     num_withdrawn: int
     """Tenants that are not served because their adapter was withdrawn."""
     seconds_since_refresh: float
+    store: str = Field(description="`ok`; or that it is lost, and what the replica does.")
 
 
 class LoadedEncoder(BaseModel):

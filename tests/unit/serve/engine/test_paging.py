@@ -24,7 +24,7 @@ from adapterdistill.serve.engine import embedding, proofs
 from adapterdistill.serve.engine.adapter_bank import AdapterBank
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_variants import make_variant_tenant
-from tests.serving_store import MadeTenant, make_tenant, put_live
+from tests.serving_store import MadeTenant, make_tenant, put_live, stored_file
 from tests.unit.serve.engine.test_engine import assert_answers_as
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]
@@ -112,10 +112,10 @@ def test_a_failed_load_is_logged_evicts_nobody_and_is_not_tried_again_at_once(
     store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = tenants(encoder, 3)
-    folder = put_live(store, made[2])
+    damaged = put_live(store, made[2])
     engine = paged(store, encoder, made, slots=2)
     before = set(engine.snapshot.tenants)
-    (folder / "adapter.safetensors").write_bytes(b"")
+    stored_file(store, "tenant-2", damaged, "adapter.safetensors").write_bytes(b"")
     with pytest.raises(UnknownTenantError, match="refused"):
         held(engine, "tenant-2")
     for _ in range(3):
@@ -326,7 +326,7 @@ def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
     engine = paged(store, encoder, made, slots=1)
     new = make_tenant(encoder, "tenant-1", seed=77)
     damaged = put_live(store, new)
-    (damaged / "faqs.parquet").write_bytes(b"")
+    stored_file(store, "tenant-1", damaged, "faqs.parquet").write_bytes(b"")
     assert engine.refresh().refused.keys() == {"tenant-1"}
     ask(engine, made[1], encoder)
     new = make_tenant(encoder, "tenant-1", seed=78)

@@ -16,6 +16,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.engine.items import SearchItem, SearchOutcome
 from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.classify import ClassifyRequest
 from adapterdistill.serve.http.embeddings import EmbeddingsRequest
 from adapterdistill.serve.http.fault_words import MUST_BE, sentence
 from adapterdistill.serve.http.feedback import FeedbackRequest
@@ -174,8 +175,9 @@ def test_a_head_is_that_of_the_answer_to_get(client: TestClient) -> None:
 
 
 def test_every_field_of_a_search_has_a_sentence_with_its_bounds() -> None:
-    fields = SearchRequest.model_fields | FeedbackRequest.model_fields
-    assert {*fields, *EmbeddingsRequest.model_fields, "tenant", "the body"} == MUST_BE.keys()
+    bodies = (SearchRequest, ClassifyRequest, FeedbackRequest, EmbeddingsRequest)
+    fields = {name for body in bodies for name in body.model_fields}
+    assert {*fields, "tenant", "the body"} == MUST_BE.keys()
     schema = SearchRequest.model_json_schema()["properties"]
     assert str(schema["top_k"]["maximum"]) in MUST_BE["top_k"]
     assert str(schema["query"]["anyOf"][0]["maxLength"]) in MUST_BE["query"]
