@@ -35,8 +35,8 @@ GOLDEN_TOLERANCE = 0.02
 float32 changed one by at most 0.003 where adapters move the probes by 0.2 to 0.9; a test requires
 less than a quarter of this tolerance."""
 INT8_TOLERANCE = 0.05
-"""The same for an encoder that multiplies in int8, which changed a distance by up to 0.031. Without
-its adapter, a sentence of `telling_probes` is twice as far from what the manifest says."""
+"""The same for an encoder that multiplies in int8, which changed one by up to 0.031. Without its
+adapter, a sentence that `telling_probes` chooses is twice as far from what the manifest says."""
 _LEAST_WEIGHT = 1e-15
 _TELLING = 5.0
 """How many tolerances an adapter moves a probe sentence that alone proves it active."""

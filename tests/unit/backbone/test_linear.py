@@ -169,18 +169,17 @@ def test_int8_is_near_float32_and_leaves_training_as_it_is(folder: str) -> None:
 
 
 @needs_int8
-def test_in_int8_adapters_are_proven_active_and_another_is_refused(minilm: Encoder) -> None:
+def test_in_int8_an_adapter_is_proven_active_and_none_is_refused(minilm: Encoder) -> None:
     int8 = load_encoder(dtype="int8")
-    first, second = random_adapters(minilm, 2)
-    golden = [golden_vectors(minilm, adapter) for adapter in (first, second)]
-    prove_active(int8, first, golden[0])
-    rows = probe_rows(int8, golden[0])
-    check_probe_rows(int8, golden[0], int8.embed_ids(rows, first))
+    [adapter] = random_adapters(minilm, 1)
+    golden = golden_vectors(minilm, adapter)
+    prove_active(int8, adapter, golden)
+    rows = probe_rows(int8, golden)
+    check_probe_rows(int8, golden, int8.embed_ids(rows, adapter))
     with pytest.raises(EncoderMismatchError):
-        check_probe_rows(int8, golden[0], int8.embed_ids(rows))
-    for wrong in (second, BottleneckAdapter.new(6, 384, 4, seed=0)):
-        with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.05"):
-            prove_active(int8, wrong, golden[0])
+        check_probe_rows(int8, golden, int8.embed_ids(rows))
+    with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.05"):
+        prove_active(int8, BottleneckAdapter.new(6, 384, 4, seed=0), golden)
 
 
 def test_prepared_copies_are_counted_once_for_layers_that_share_weights(tmp_path: Path) -> None:
