@@ -34,7 +34,7 @@ from adapterdistill.files import STAGED, alone_in, private_folder, replace_file
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _S3_OPTIONS = frozenset({"endpoint_override", "region", "scheme"})
-_CONNECT_S, _REQUEST_S, _ATTEMPTS = 3.0, 30.0, 2
+_CONNECT_S, _SILENT_S, _ATTEMPTS = 3.0, 5.0, 2
 _T = TypeVar("_T")
 
 
@@ -283,7 +283,7 @@ def _bucket(uri: str) -> Bucket:
     system = fs.S3FileSystem(
         **options,
         connect_timeout=_CONNECT_S,
-        request_timeout=_REQUEST_S,
+        request_timeout=_SILENT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
     )
     return Bucket(system, f"{url.netloc}{url.path}", where)

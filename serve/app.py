@@ -24,7 +24,6 @@ from adapterdistill.errors import ServingError
 from adapterdistill.open_cluster import refuse_open_cluster
 from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.serve.grpc import rpc_proxy
-from adapterdistill.serve.http.api import is_search
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serving.v1 import serving_pb2 as pb
@@ -46,9 +45,7 @@ class SearchService:
         collect_garbage_seldom()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = self._replica.build_http_app()
-        ray_private.answer_directly(app, is_search)
-        return app
+        return self._replica.build_http_app()
 
     async def Search(self, request: bytes, grpc_context: Any) -> pb.SearchResponse:
         """Serve finds the method by the call's name, and gives the context by the argument's."""

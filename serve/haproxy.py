@@ -29,6 +29,7 @@ refuse() {{
     exit 1
 }}
 [ "${{2:-}}" = -f ] || refuse "starts HAProxy in another way than 2.60"
+own=$(dirname "$0")
 beside=$(dirname "$3")
 sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
     -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" \
@@ -37,8 +38,8 @@ sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
 if ! grep -q sc0_conn_cur "$3"; then
     sed -i -e '/^defaults$/a\{defaults}' \
         -e '/^frontend \(http\|grpc\)_frontend$/a\{frontend}' \
-        -e "/^frontend http_frontend\$/r $beside/{rules}" "$3"
-    cat "$beside/{table}" >> "$3"
+        -e "/^frontend http_frontend\$/r $own/{rules}" "$3"
+    cat "$own/{table}" >> "$3"
 fi
 exec {binary} "$@"
 """

@@ -112,7 +112,7 @@ class Metrics:
         self._memory = _Memory()
         self.registry.register(self._memory)
         self._unproven = self._gauge(
-            "unproven_bundles", "In memory, and proven on one probe sentence of eight so far."
+            "unproven_bundles", "In memory, and not proven on all eight probe sentences yet."
         )
         self._working_set = self._gauge(
             "working_set_tenants", "Asked for in the last 5 minutes; alarm: more than max slots."

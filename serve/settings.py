@@ -63,7 +63,7 @@ class ServeSettings(BaseModel):
     encoder_mib: float = Field(
         default=2048, gt=0, description="Memory for the weights of all encoders, MiB."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"
     max_tokens: int = Field(
         default=128,

@@ -145,19 +145,21 @@ def _manifest_in(folder: Path) -> "Manifest":
         ConfigError: the folder is neither.
     """
     from adapterdistill.bundle import read_bundle
-    from adapterdistill.errors import ConfigError
+    from adapterdistill.errors import ConfigError, ServingError
     from adapterdistill.manifest import Manifest
     from adapterdistill.release import locate
 
-    if (folder / "live.json").exists() or folder.absolute().parent.name == "versions":
-        return read_bundle(*locate(folder)).manifest
     if (folder / "manifest.json").is_file():
         return Manifest.from_json((folder / "manifest.json").read_bytes())
-    what = "has no adapter that is described" if folder.is_dir() else "there is no such folder"
-    raise ConfigError(
-        f"{folder}: {what}: name STORE/TENANT, STORE/TENANT/versions/ID, or a folder that "
-        "`adapterdistill registry fetch` wrote"
-    )
+    try:
+        place = locate(folder)
+    except ServingError:
+        what = "has no adapter that is described" if folder.is_dir() else "there is no such folder"
+        raise ConfigError(
+            f"{folder}: {what}: name STORE/TENANT, STORE/TENANT/ID, or a folder that "
+            "`adapterdistill registry fetch` wrote"
+        ) from None
+    return read_bundle(*place).manifest
 
 
 def _card(manifest: "Manifest") -> str:

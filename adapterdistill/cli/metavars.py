@@ -10,7 +10,7 @@ from typing import Any
 _NAMES_OF = {
     "ADAPTER": ("adapter",),
     "ALIAS": ("alias",),
-    "auto|float32|bfloat16": ("dtype",),
+    "auto|float32|bfloat16|int8": ("dtype",),
     "BUNDLE": ("bundle",),
     "cpu|cuda": ("device",),
     "DAYS": ("days",),

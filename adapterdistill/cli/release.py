@@ -146,9 +146,11 @@ def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> Non
 
 def _encoder(store: str, tenant: str, bundle_id: str) -> str:
     """The name of the encoder that the bundle is made for."""
-    from adapterdistill.bundle import read_bundle
+    from adapterdistill.bundle import read_bundle, read_contents
 
     try:
+        if read_contents(store, tenant, bundle_id).key is not None:
+            return "encrypted"
         return read_bundle(store, tenant, bundle_id).manifest.encoder.name
     except ServingError:
         return "damaged"

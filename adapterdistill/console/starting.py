@@ -96,8 +96,8 @@ def _offered(owner: Owner, file: Path) -> Offered:
         config = load_toml(file)
     except AdapterDistillError as error:
         return Offered(file, "", str(error))
-    places = (Path(config.workspace), Path(config.serving_store))
-    if places != (owner.workspace.absolute(), owner.store.absolute()):
+    store = str(owner.store.absolute()) if isinstance(owner.store, Path) else owner.store
+    if (Path(config.workspace), config.serving_store) != (owner.workspace.absolute(), store):
         return Offered(file, config.tenant, "it has another workspace or serving_store")
     if owner.tenant not in (None, config.tenant):
         return Offered(file, config.tenant, "it is another tenant's")

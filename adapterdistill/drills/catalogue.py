@@ -159,7 +159,7 @@ DRILLS = {
         ),
         Drill(
             "kill-head",
-            "Kill the cluster's head amid an onboarding: once all is back, it ends the same",
+            "Kill the cluster's head amid an onboarding: started again, it ends the same",
             Later("onboarding.lose_head", "kill_head"),
         ),
         Drill(

@@ -33,7 +33,7 @@ from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank
 from adapterdistill.serve.engine.banks import ENCODER_MIB, Banks
 from adapterdistill.serve.engine.classifying import classified
 from adapterdistill.serve.engine.faq_index import Ranking, rank
-from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, RankedFaq
+from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, search_answer
 from adapterdistill.serve.engine.items import SearchAnswer as SearchAnswer
 from adapterdistill.serve.engine.items import SearchItem as SearchItem
 from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
@@ -214,25 +214,20 @@ class Engine:
         self._residents.lru.asked({item.key for item, _ in known if item.held is None})
         rankings = iter(self._rank(known))
         return [
-            _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
+            search_answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
     def answer(self, items: Sequence[SearchItem]) -> list[SearchOutcome | ClassifyOutcome]:
         """Answer a batch of searches and classifications in the order of `items`."""
-        to_classify = [item for item in items if isinstance(item, ClassifyItem)]
-        classes = iter(self.classify(to_classify))
-        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
-        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
-
-    def classify(self, items: Sequence[ClassifyItem]) -> list[ClassifyOutcome]:
-        """Classify a batch in the order of `items`; an error stands in its item's place."""
         snapshot = self.snapshot
-        found = [(item, _held(snapshot, item)) for item in items]
+        found = [(one, _held(snapshot, one)) for one in items if isinstance(one, ClassifyItem)]
         del snapshot  # as in `search`
         outcomes, num_tokens = classified(found)
         self.num_tokens += num_tokens
-        return outcomes
+        classes = iter(outcomes)
+        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
+        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
 
     @torch.inference_mode()
     def _rank(
@@ -388,26 +383,3 @@ def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
     if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
         return held
     return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
-
-
-def _answer(
-    item: SearchItem, live: LiveTenant, ranking: Ranking | UnknownTenantError
-) -> SearchOutcome:
-    if isinstance(ranking, UnknownTenantError):
-        return ranking
-    views: Sequence[dict[str, float] | None] = ranking.views or [None] * len(ranking.faqs)
-    ranked = tuple(
-        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score, seen)
-        for n, score, seen in zip(ranking.faqs, ranking.scores, views, strict=True)
-    )
-    return SearchAnswer(
-        tenant=item.tenant,
-        adapter=live.manifest.adapter,
-        version=live.manifest.version,
-        ranked=ranked,
-        abstained=ranked[0].score < live.threshold,
-        variant=live.variant,
-        confidence=live.confidence(ranked[0].score),
-        alias=item.alias,
-        decided_by=ranking.decided_by,
-    )

@@ -21,7 +21,6 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Message
 
 from adapterdistill.errors import (
     AdapterDistillError,
@@ -336,32 +335,7 @@ class SearchRoute(APIRoute):
                 body = SearchRequest.model_validate_json(await request.body())
             except ValidationError:
                 return await by_fastapi(request)
-            answering = self.endpoint(tenant=tenant, body=body, request=request)
-            response: Response = await _while_connected(request, answering)
+            response: Response = await self.endpoint(tenant=tenant, body=body, request=request)
             return response
 
         return handle
-
-
-def is_search(path: str) -> bool:
-    """Whether the path is a search's: what the replica answers past Ray Serve's own layer."""
-    return path.startswith("/v1/tenants/") and path.endswith("/search")
-
-
-async def _while_connected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
-    """The answer; the request is cancelled when its client disconnects, whoever serves the app."""
-    answerer = asyncio.current_task()
-    assert answerer is not None
-
-    def cancel(watching: asyncio.Future[Message]) -> None:
-        if not watching.cancelled():
-            answerer.cancel()
-
-    # The body is read: the next message is that the client has gone.
-    watching = asyncio.ensure_future(request.receive())
-    watching.add_done_callback(cancel)
-    try:
-        return await answering
-    finally:
-        watching.remove_done_callback(cancel)
-        watching.cancel()

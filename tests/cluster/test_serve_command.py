@@ -63,7 +63,7 @@ def test_serve_answers_until_sigterm_and_leaves_no_process(tmp_path: Path) -> No
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "ADAPTERDISTILL_TEST": mark}
     command = [sys.executable, "-m", "adapterdistill", "serve", "--store", tmp_path / "bundles"]
-    command += ["--encoder", folder, "--dtype", "float32", "--port", port]
+    command += ["--encoder", folder, "--dtype", "float32", "--port", port, "--replicas", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, env=environment, text=True, cwd=tmp_path
     ) as server:

@@ -27,10 +27,11 @@ def cluster(disks: Path) -> Iterator[Lan]:
     folder = disks / "one"
     folder.mkdir()
     with lan(folder, "10.77.1", site.one_cluster) as made:
+        site.put_encoder(made)
         site.start_nodes(made)  # they wait for each other while certificates are made
         registry, head = made.hosts["registry"], made.hosts["head"]
         site.start_registry(registry)
         for name, tenant in site.OWNERS.items():
             site.enrol(registry, made.hosts[name], tenant)
-        eventually(lambda: site.num_nodes(head) == len(site.NODES), 120)
+        eventually(lambda: site.num_nodes(head) == len(site.NODES), 300)
         yield made

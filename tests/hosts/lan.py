@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # the hosts share this machine with what else runs on it
 }
 _FIRST_PROCESS = """
 set -eu

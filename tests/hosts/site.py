@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from adapterdistill.testbed.tiny_encoder import make_tiny_encoder
 from tests.hosts.lan import HOME, ROOT, Host, Lan, eventually
 
 OWNERS = {"owner1": "brookfield-library", "owner2": "larkhill-vets"}
@@ -17,12 +19,17 @@ NODES = ("head", *OWNERS, "serving1", "serving2")
 REGISTRY_PORT = 8443
 NODE, REGISTRY = "adapterdistill-node", "adapterdistill-registry"
 SMALL = "--object-store-memory=80000000"
+ENCODER = "/srv/encoder"
+"""A random encoder of two layers on each host: seconds of a run are Ray's and the network's."""
 TRAINING = """
+[encoder]
+name = "/srv/encoder"
+dtype = "float32"
 [training]
 bottleneck_size = 8
 extract_steps = {steps}
 distil_steps = {steps}
-evaluate_every = 10
+evaluate_every = 20
 """
 
 
@@ -72,7 +79,14 @@ def enrol(registry: Host, owner: Host, tenant: str) -> None:
     registry.copy_to(owner, f"/tmp/{tenant}.pem", f"{keys}/certificates.pem")
 
 
-def write_run(registry: Host, owner: Host, tenant: str, *, steps: int = 20, number: int = 1) -> str:
+def write_run(
+    registry: Host,
+    owner: Host,
+    tenant: str,
+    *,
+    number: int = 1,
+    steps: int = 20,
+) -> str:
     """Write rows and the run's TOML on the owner's disk; returns the TOML's path there."""
     rows = f"/srv/{tenant}/data"
     if not owner.path(rows).exists():
@@ -96,6 +110,14 @@ resource = "owner:{tenant}"
     return toml
 
 
+def put_encoder(lan: Lan) -> None:
+    made = lan.folder / "encoder"
+    made.mkdir()
+    make_tiny_encoder(made)
+    for host in lan.hosts.values():
+        shutil.copytree(made, host.path(ENCODER))
+
+
 def start_nodes(lan: Lan) -> None:
     """Make certificates on the head, hand them out, and start all nodes as units."""
     head = lan.hosts["head"]
@@ -114,9 +136,13 @@ def start_nodes(lan: Lan) -> None:
         host.path(f"{cluster}/role").write_text(f"{role} {SMALL}\n")
     # As in the README: no more replicas than there are CPUs on serving nodes.
     config = (ROOT / "cluster/nodes/serve.yaml").read_text("utf-8")
-    assert "max_replicas: 4" in config
-    deployed = head.path(f"{cluster}/serve.yaml")
-    deployed.write_text(config.replace("max_replicas: 4", "max_replicas: 2"))
+    for shipped, ours in {
+        "max_replicas: 4": "max_replicas: 2",
+        "encoder: minilm-l6": f"encoder: {ENCODER}\n      dtype: float32",
+    }.items():
+        assert shipped in config
+        config = config.replace(shipped, ours)
+    head.path(f"{cluster}/serve.yaml").write_text(config)
     for name in NODES:
         lan.hosts[name].units.append(NODE)
         lan.hosts[name].start_unit(NODE)

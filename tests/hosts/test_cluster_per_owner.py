@@ -24,6 +24,7 @@ def owners(disks: Path) -> Iterator[Lan]:
     folder.mkdir()
     with lan(folder, "10.77.2", apart) as made:
         registry = made.hosts["registry"]
+        site.put_encoder(made)
         for name, tenant in site.OWNERS.items():
             owner = made.hosts[name]
             made.started.append(owner.start("cluster/single/start.sh", tenant, log="single.log"))

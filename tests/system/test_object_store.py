@@ -140,14 +140,14 @@ def test_a_replica_takes_up_what_an_owner_writes_and_serves_on_while_the_store_i
             wait_until(lambda: version() == made.manifest.version)
             assert client.get("/healthz").json()["store"] == "ok"
             server.pause()
-            wait_until(lambda: client.get("/healthz").json()["store"] != "ok", 60)
+            wait_until(lambda: client.get("/healthz").json()["store"] != "ok", 120)
             assert version() == made.manifest.version
             said = client.get("/metrics").text
             assert "adapterdistill_store_lost_seconds" in said
             restarted = Replica(ServeSettings.of(args))  # without the store, from its copies
             assert restarted._engine.snapshot.num_tenants == 1
             server.go_on()
-            wait_until(lambda: client.get("/healthz").json()["store"] == "ok", 60)
+            wait_until(lambda: client.get("/healthz").json()["store"] == "ok", 120)
             new = replace(make_tenant(tiny_encoder, "acme", seed=2).bundle)
             set_live(store, "acme", write_bundle(store, new))
             wait_until(lambda: version() == new.manifest.version)

@@ -205,7 +205,7 @@ def test_the_wheel_alone_onboards_and_serves_a_sample_tenant(command: Path, home
     [published] = json.loads(listed)
     assert json.loads(told)["tenant"] == published["tenant"] == TENANT
     port = free_port()
-    serve = ("serve", "--store", "serving", "--port", str(port))
+    serve = ("serve", "--store", "serving", "--port", str(port), "--replicas", "1")
     with running(command, home, lambda said: "serving " in said, *serve):
         answer = run(
             *(command, home, "query", TENANT, "can you see my cat today", "--format", "json"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from adapterdistill.adapters.interchange import from_library
 from adapterdistill.backbone import Encoder
 from adapterdistill.cli import main
+from adapterdistill.release import live_bundle
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 
@@ -121,7 +122,9 @@ def test_a_card_tells_lineage_figures_and_privacy(
     fetched.mkdir()
     (fetched / "manifest.json").write_bytes(manifest.canonical_json())  # as `registry fetch` does
     assert run(capsys, "card", fetched) == (0, said)
-    assert run(capsys, "card", tmp_path / "store" / "acme" / "versions" / "x")[0] != 0
+    live = live_bundle(tmp_path / "store", "acme")
+    assert run(capsys, "card", tmp_path / "store" / "acme" / live) == (0, said)
+    assert run(capsys, "card", tmp_path / "store" / "acme" / "x")[0] != 0
 
 
 def test_a_folder_without_an_adapter_has_no_card(

@@ -12,6 +12,7 @@ from adapterdistill.bundle import write_bundle
 from adapterdistill.cli.release import app
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
 from adapterdistill.release import Candidate, Release, read_release, set_live
+from adapterdistill.sealing import new_key
 from tests.serving_store import make_tenant, write_damaged_release
 
 
@@ -113,3 +114,14 @@ def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_the_help_tells_it_from_the_registry_s_release() -> None:
     assert "quarantined" in CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+
+
+def test_an_encrypted_bundle_is_shown_and_released_without_its_key(
+    tmp_path: Path, bundles: list[str], tiny_encoder: Encoder
+) -> None:
+    made = make_tenant(tiny_encoder, "acme", seed=9).bundle
+    hidden = write_bundle(tmp_path, made, key=new_key(tmp_path / "acme.key"))
+    run(tmp_path, "canary", "acme", hidden)
+    run(tmp_path, "promote", "acme")
+    shown = {row["bundle"]: row["encoder"] for row in asked(tmp_path, "show", "acme")["bundles"]}
+    assert shown[hidden] == "encrypted" and shown[bundles[0]] != "encrypted"

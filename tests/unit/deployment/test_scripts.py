@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -310,3 +311,18 @@ def test_certificates_are_of_one_authority_and_for_one_address_each(
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         assert set(usage) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
         assert (of_node / "token").read_bytes() == token
+
+
+UNITS = sorted((CLUSTER / "systemd").glob("*.service"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_names_programs_that_exist_and_starts_them_again(unit: Path) -> None:
+    text = unit.read_text("utf-8")
+    assert "\nRestart=always\n" in text and "\nStartLimitIntervalSec=0\n" in text
+    programs = re.findall(
+        r"^Exec\w+=-?/home/adapterdistill/adapterdistill/(\S+)", text, re.MULTILINE
+    )
+    assert programs
+    for program in programs:
+        assert program == ".venv/bin/adapterdistill" or (ROOT / program).stat().st_mode & 0o111

@@ -50,7 +50,9 @@ def start(environment: dict[str, str], *args: str) -> subprocess.CompletedProces
 def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
     made: dict[str, str], tmp_path: Path
 ) -> None:
-    config = tmp_path / "haproxy.cfg"
+    beside = tmp_path / "node"  # Ray puts its file into a folder of the node
+    beside.mkdir()
+    config = beside / "haproxy.cfg"
     config.write_text(rendered(made))
     for _ in range(2):  # Ray starts it again with the same file
         done = start(made, "-db", "-f", str(config), "-dR", "-sf", "1")
@@ -65,7 +67,7 @@ def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
             "timeout http-request 10s",
             "timeout http-keep-alive 60s",
             "timeout tarpit 2s",
-            f"bind unix@{tmp_path}/exporter.sock",
+            f"bind unix@{beside}/exporter.sock",
             "frontend http_frontend",
             *limits,
             *(line.strip() for line in tenant_rules().splitlines()),
@@ -73,7 +75,7 @@ def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
             "frontend grpc_frontend",
             *limits,
             "bind *:9000 proto h2",
-            f"bind unix@{tmp_path}/stats.sock",
+            f"bind unix@{beside}/stats.sock",
             "",
             "backend adapterdistill_tenants",
             "stick-table type string len 64 size 100k expire 10m store conn_cur",
