@@ -47,7 +47,9 @@ def drill(
     payloads: Annotated[
         int | None, number("poisoned-teacher: mutated payloads for each loader.", low=1)
     ] = None,
-    kills: Annotated[int | None, number("kill-registry: kills on the same folder.", low=1)] = None,
+    kills: Annotated[
+        int | None, number("kill-registry, kill-shared-registry: kills.", low=1)
+    ] = None,
     requests: Annotated[int | None, number("isolation, encoders: answers to check.", low=1)] = None,
     tenants: Annotated[int | None, number("isolation, encoders: tenants to serve.", low=2)] = None,
     data: Annotated[

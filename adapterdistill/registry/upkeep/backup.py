@@ -78,7 +78,7 @@ def backup(root: Path, target: Path) -> Contents:
     with closing(connect_for_reading(root)) as index, _new_folder(target) as staged:
         now = f"{datetime.now(UTC):%FT%TZ}"
         _copy_index(index, staged / INDEX)
-        with closing(sqlite(staged / INDEX)) as copied:
+        with closing(connect_for_reading(staged)) as copied:
             versions = copied.execute("SELECT count(*) FROM versions").fetchone()[0]
             revision = newest_revision(copied)
             payloads = copied.execute("SELECT DISTINCT version FROM versions").fetchall()

@@ -134,7 +134,7 @@ def test_what_a_killed_process_left_is_gone_on_with_and_its_copies_are_not(
     assert len(staged(store)) == 4
     store.close()
     with BlobStoreAgain(tmp_path) as again:
-        assert again.sweep(set()) == 3
+        assert again.sweep(set) == 3
         assert staged(again) == {f"owner.acme/{SHA256}": 2 * MIN_KEPT_BYTES}
         assert again.staging.durable_bytes(ACME, SHA256) == 2 * MIN_KEPT_BYTES
         for upload in (first, second, small):  # only to close their files

@@ -45,7 +45,7 @@ def test_same_bytes_twice_are_one_file(store: BlobStore) -> None:
 def test_sweep_removes_staged_files_and_orphans_but_keeps_what_is_named(store: BlobStore) -> None:
     kept, orphan = put(store, b"kept"), put(store, b"orphan")
     (store.root / "staging" / "left-by-a-crash").write_bytes(b"half")
-    assert store.sweep({kept}) == 2
+    assert store.sweep(lambda: {kept}) == 2
     assert files(store) == [kept]
     assert store.size(orphan) is None
     with pytest.raises(RegistryError, match=orphan[:12]):
