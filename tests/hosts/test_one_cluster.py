@@ -135,7 +135,6 @@ def test_only_the_documented_ports_listen_and_where_it_is_documented(
     host = cluster.hosts[name]
     found: dict[int, set[str]] = {}
     for address, port, program in host.listening():
-        address = address.removeprefix("::ffff:")
         kind = LOOPBACK if address.startswith("127.") else OWN if address == host.address else ALL
         if port in DRAWN and program.startswith("ray::ServeRepli"):
             continue
