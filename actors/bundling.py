@@ -1,7 +1,5 @@
 """Writes the serving bundle, with the private FAQ index, and makes it live or a candidate."""
 
-from pathlib import Path
-
 import torch
 
 from adapterdistill import bundle as bundles
@@ -17,12 +15,13 @@ from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
 from adapterdistill.release import (
     Candidate,
+    has_release,
     live_bundle,
     put_up,
     read_release,
     set_live,
-    tenants_in,
 )
+from adapterdistill.sealing import key_id
 
 
 def put_into_service(
@@ -55,8 +54,8 @@ def put_into_service(
         proven = bundles.ProvenVariant(kind=variant.settings.kind, golden=golden)
         bundled = bundles.BundledVariant(proven, variant_payload)
     vectors = unpack_scorer(scorer).prototypes
-    store = Path(config.serving_store)
-    folder = bundles.write_bundle(
+    store = config.serving_store
+    bundle_id = bundles.write_bundle(
         store,
         bundles.Bundle(
             manifest=manifest,
@@ -69,10 +68,11 @@ def put_into_service(
             scorer=scorer,
             calibration=calibration,
         ),
+        key=bundles.key_of(config.serving_key),
     )
-    candidate = _put_up(config, folder.name, promote=promote)
+    candidate = _put_up(config, bundle_id, promote=promote)
     return Bundled(
-        bundle=folder.name,
+        bundle=bundle_id,
         threshold=threshold,
         index_vectors=len(vectors),
         calibration=calibration,
@@ -86,9 +86,13 @@ def is_in_service(config: OnboardConfig, kept: Bundled, *, promote: bool) -> boo
 
     Changes by hand since then hold: another share, that it is live, or that it was rolled back.
     """
+    key = bundles.key_of(config.serving_key)
     try:
-        release = read_release(Path(config.serving_store), config.tenant)
+        release = read_release(config.serving_store, config.tenant)
+        contents = bundles.read_contents(config.serving_store, config.tenant, kept.bundle)
     except ServingError:
+        return False
+    if contents.key != (None if key is None else key_id(key)):
         return False
     wanted, candidate = config.release, release.candidate
     if release.bundle == kept.bundle:
@@ -101,14 +105,14 @@ def is_in_service(config: OnboardConfig, kept: Bundled, *, promote: bool) -> boo
 
 def with_rollback(config: OnboardConfig, bundled: Bundled) -> Bundled:
     """The record with the time at which the bundle was rolled back, if it was."""
-    at = read_release(Path(config.serving_store), config.tenant).rolled_back_at(bundled.bundle)
+    at = read_release(config.serving_store, config.tenant).rolled_back_at(bundled.bundle)
     return bundled.model_copy(update={"rolled_back_at": at})
 
 
 def _put_up(config: OnboardConfig, bundle_id: str, *, promote: bool) -> Candidate | None:
     """Make the bundle live, or a candidate, which is returned; neither if it was rolled back."""
-    store, tenant, wanted = Path(config.serving_store), config.tenant, config.release
-    is_first = tenant not in tenants_in(store)
+    store, tenant, wanted = config.serving_store, config.tenant, config.release
+    is_first = not has_release(store, tenant)
     if not (promote or is_first) and read_release(store, tenant).rolled_back_at(bundle_id):
         return None
     is_live = not is_first and live_bundle(store, tenant) == bundle_id

@@ -22,8 +22,8 @@ from adapterdistill.actors.prototypes import keep_prototypes, kept_prototypes, o
 from adapterdistill.actors.publishing import (
     build_manifest,
     is_published,
-    open_registry,
     publish_once,
+    require_registry,
 )
 from adapterdistill.actors.records import (
     Bundled,
@@ -40,7 +40,7 @@ from adapterdistill.actors.records import (
 from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
 from adapterdistill.actors.run_state import RunState
 from adapterdistill.actors.stages import stage_of
-from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
+from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by, teaching_registry
 from adapterdistill.actors.tracking import Trackers
 from adapterdistill.actors.training.stages import (
     average,
@@ -95,6 +95,7 @@ class DataOwner:
         counts = self._dataset.counts()
 
         def work() -> Validated:
+            require_registry(self._config)
             found = check_readable(self._dataset.faqs(), self._rows.index(), self._encoder)
             found.require()
             doubts = {"unread": len(found.unread), "alike": found.num_alike}
@@ -111,7 +112,7 @@ class DataOwner:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
         def work() -> Fetched:
-            with open_registry(self._config) as registry:
+            with teaching_registry(self._config) as registry:
                 found = fetch_teachers(
                     registry,
                     self._encoder,

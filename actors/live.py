@@ -1,14 +1,14 @@
 """The live version competes with a later run's candidates, on rows that it was not trained on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from adapterdistill.actors.publishing import open_registry
-from adapterdistill.actors.records import Bundled
+from adapterdistill.actors.records import Decided
 from adapterdistill.actors.run_state import runs_of
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
+from adapterdistill.bundle import key_of, read_bundle
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.rows import ROWS_FILE, read_rows
 from adapterdistill.errors import NotFoundError, ServingError
@@ -22,7 +22,7 @@ class Live(NamedTuple):
     manifest: Manifest
     payload: bytes
     trained_on: frozenset[tuple[int, ...]]
-    """Token ids of the rows of the run that made it live."""
+    """Token ids of the rows of the runs that trained it."""
 
     def has_seen(self, rows: Iterable[list[int]]) -> list[bool]:
         """Whether each row is among those that it was trained on."""
@@ -33,29 +33,34 @@ def live_version(config: OnboardConfig, encoder: Encoder) -> Live | None:
     """The tenant's live version.
 
     None where nothing is live, it is of another encoder, the registry has not got it or has
-    withdrawn or quarantined it, or the run that made it is not in the workspace: then nobody
+    withdrawn or quarantined it, or the run that trained it is not in the workspace: then nobody
     knows which rows it was trained on.
     """
-    store = Path(config.serving_store)
+    store = config.serving_store
     try:
         bundle_id = live_bundle(store, config.tenant)
-        bundle = read_bundle(store, config.tenant, bundle_id)
+        bundle = read_bundle(store, config.tenant, bundle_id, key=key_of(config.serving_key))
     except ServingError:
         return None
-    manifest, made_by = bundle.manifest, _run_of(config, bundle_id)
-    if made_by is None or manifest.encoder != encoder.ref or not _teaches(config, manifest):
+    manifest = bundle.manifest
+    rows = [*_rows_that_trained(config, manifest.version)]
+    if not rows or manifest.encoder != encoder.ref or not _teaches(config, manifest):
         return None
-    rows = read_rows(made_by / ROWS_FILE).train.ids
-    return Live(manifest, bundle.adapter_payload, frozenset(map(tuple, rows)))
+    trained_on = frozenset(tuple(ids) for file in rows for ids in read_rows(file).train.ids)
+    return Live(manifest, bundle.adapter_payload, trained_on)
 
 
-def _run_of(config: OnboardConfig, bundle_id: str) -> Path | None:
-    """The folder of the run that wrote the bundle."""
+def _rows_that_trained(config: OnboardConfig, version: str) -> Iterator[Path]:
+    """The rows of each run whose training gave the version.
+
+    A run in which the live version stayed has rows of its own, which did not train it.
+    """
     for state in runs_of(config):
-        bundled = state.result(Bundled)
-        if bundled is not None and bundled.bundle == bundle_id:
-            return state.folder if (state.folder / ROWS_FILE).is_file() else None
-    return None
+        decided, served = state.result(Decided), state.folder / "manifest.json"
+        if decided is None or decided.choice == "live" or not served.is_file():
+            continue
+        if Manifest.from_json(served.read_bytes()).version == version:
+            yield state.folder / ROWS_FILE
 
 
 def _teaches(config: OnboardConfig, manifest: Manifest) -> bool:

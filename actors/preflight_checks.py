@@ -22,11 +22,14 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.evaluation.readability import check_readable
+from adapterdistill.objects import Folder, open_objects
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.registry.trust.certificates import left_of
 from adapterdistill.registry.trust.credentials import read_credentials
+from adapterdistill.release import CHANGED
+from adapterdistill.sealing import read_key
 
 LIVE = "live"
 """Certificates that expire sooner are worth a warning: renewing takes an operator."""
@@ -101,6 +104,7 @@ def at_registry(config: OnboardConfig, opened: ExitStack) -> Found:
     client = opened.enter_context(
         RegistryClient(address, timeout_s=min(settings.timeout_s, _ASK_S), credentials=folder)
     )
+    client.require_reachable(settings.start_timeout_s)
     started = time.perf_counter()
     if not client.health():
         next(client.list(tenant=config.tenant), None)  # raises what is wrong
@@ -167,8 +171,14 @@ def at_teachers(config: OnboardConfig, registry: RegistryClient, encoder: Encode
 def at_disk(config: OnboardConfig, taken: Estimate | None) -> Found:
     needs = {
         config.workspace: 0 if taken is None else taken.workspace_bytes,
-        config.serving_store: 0 if taken is None else taken.serving_bytes,
     }
+    store = open_objects(config.serving_store)
+    if isinstance(store, Folder):
+        needs[str(store.path)] = 0 if taken is None else taken.serving_bytes
+    else:
+        store.read(CHANGED)  # raises, if it is out of reach
+    if config.serving_key is not None:
+        read_key(Path(config.serving_key))
     of_device: dict[int, int] = {}
     said = []
     for folder, need in needs.items():

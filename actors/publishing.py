@@ -190,6 +190,17 @@ def open_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
         yield opened.enter_context(client)
 
 
+def require_registry(config: OnboardConfig) -> None:
+    """Check that the run's registry can be reached, before anything is trained.
+
+    Raises:
+        RegistryUnavailableError, UnauthenticatedError: it cannot.
+    """
+    if not config.registry.is_embedded:
+        with open_registry(config) as registry:
+            registry.require_reachable(config.registry.start_timeout_s)
+
+
 def publish_once(config: OnboardConfig, manifest: Manifest, payload: bytes) -> tuple[Manifest, str]:
     """Publish the version unless it is there; returns its manifest and its state.
 

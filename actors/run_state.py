@@ -102,13 +102,12 @@ class RunState:
             if kept is not None and still_true(kept):
                 return kept
             started = time.perf_counter() if started is None else started
-            before = tracking.end_of(self.folder)
             result = work()
             seconds = round(time.perf_counter() - started, 3)
             result = result.model_copy(update={"seconds": seconds, "peak_rss_mb": peak_rss_mb()})
             whole = [(None, tracking.of_record(result))]
             tracking.append(self.folder, stage_of(kind).name, whole)
-            tracking.follow(self.folder, before, self.trackers)
+            tracking.follow(self.folder, self.trackers)
             return self.keep(result)
 
     def path_of(self, kind: type[StageResult]) -> Path:

@@ -87,7 +87,9 @@ def require_outside(config: OnboardConfig, root: Path = ROOT) -> None:
         ConfigError: a folder is there, perhaps because its path is relative.
     """
     for key in ("data", "workspace", "serving_store"):
-        folder = Path(getattr(config, key))
+        if "://" in (value := getattr(config, key)):
+            continue
+        folder = Path(value)
         if folder.resolve().is_relative_to(root):
             raise ConfigError(
                 f"{key}: {folder} is below {root}, whose files are sent to the cluster: name an "

@@ -1,7 +1,8 @@
 """Numbers of a run as it goes: losses, held-out scores, seconds. Never a text.
 
-Each run keeps them as JSON Lines in `tracking.jsonl` of its folder. Trackers follow the file: one
-writes event files for TensorBoard, one a run for MLflow, and `adapterdistill.onboard` takes others.
+Each run keeps them as JSON Lines in `tracking.jsonl` of its folder, each gradient step as it is
+done. When a stage ends, trackers get its rows: one writes event files for TensorBoard, one a run
+for MLflow, and `adapterdistill.onboard` takes others.
 
     {"time": 1796061600.25, "stage": "distil", "step": 10, "loss": 0.41, "held_out_score": 0.87}
     {"time": 1796061601.5, "stage": "distil", "seconds": 3.2, "best_step": 10}
@@ -58,26 +59,38 @@ def append(
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         at = {} if step is None else {"step": step}
         lines.append(json.dumps({"time": round(time.time(), 3), "stage": stage, **at, **finite}))
-    with (folder / FILE).open("a", encoding="ascii") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    with (folder / FILE).open("ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        torn = file.read(1) not in (b"", b"\n")  # the process that wrote it was killed
+        file.write("".join(["\n" * torn, *(f"{line}\n" for line in lines)]).encode("ascii"))
 
 
-def read(folder: Path, offset: int = 0) -> Iterator[Numbers]:
-    """Read the whole lines after byte `offset` of the run's file; none if it is absent."""
+def read(folder: Path) -> Iterator[Numbers]:
+    """Read the whole lines of the run's file; none if it is absent."""
     file = folder / FILE
     if not file.exists():
         return
-    for line in file.read_bytes()[offset:].splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            row = json.loads(line)
+    for line in file.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # torn
+            continue
+        if row is not None:
             stage, at = row.pop("stage"), row.pop("time")
             yield Numbers(stage, row.pop("step", None), row, at)
 
 
-def end_of(folder: Path) -> int:
-    """Bytes of the run's file, after which `read` finds what is added later."""
-    file = folder / FILE
-    return file.stat().st_size if file.exists() else 0
+def steps_of(folder: Path, stage: str) -> set[int]:
+    """Steps of the stage that are in the run's file, perhaps of a process that was killed."""
+    return {one.step for one in read(folder) if one.stage == stage and one.step is not None}
+
+
+def last_of(folder: Path) -> list[Numbers]:
+    """Rows of the stage that ended last: its steps in their order, then the whole."""
+    rows = list(read(folder))
+    ends = [0, *(place for place, one in enumerate(rows, start=1) if one.step is None)]
+    last = rows[ends[-2] :] if len(ends) > 1 else []
+    return sorted(last, key=lambda one: (one.step is None, one.step or 0))
 
 
 def of_training(
@@ -119,9 +132,9 @@ def trackers_of(tracking: TrackingConfig, tenant: str, run: str) -> Trackers:
     return tuple(found)
 
 
-def follow(folder: Path, offset: int, trackers: Trackers) -> None:
-    """Hand the rows after byte `offset` to each tracker; one that fails is named and left out."""
-    rows = list(read(folder, offset))
+def follow(folder: Path, trackers: Trackers) -> None:
+    """Hand the stage that ended last to each tracker; one that fails is named and left out."""
+    rows = last_of(folder)
     for tracker in trackers:
         try:
             for row in rows:

@@ -1,24 +1,28 @@
 """The serving bundle, which a tenant's owner gives to the tenant's own serving deployment.
 
-    STORE/TENANT/live.json                                   which is live: `adapterdistill.release`
-    STORE/TENANT/versions/BUNDLE_ID/bundle.json              manifest, threshold, files' digests
-                                    adapter.safetensors      the registry's payload, byte for byte
-                                    faqs.parquet             faq_id, question, answer
-                                    index.safetensors        vectors, faq_of_vector
-                                    form.safetensors         the variant that is served instead of
-                                                             the adapter, if there is one
-                                    scorer.safetensors       what ranks the FAQs instead of the
-                                                             index, if there is one
+    STORE/live/TENANT.json              which bundle is live: `adapterdistill.release`
+    STORE/bundles/TENANT/BUNDLE_ID.json the digest and size of each of its files
+    STORE/blobs/TENANT/SHA256           a file, named by its digest:
+        bundle.json                     manifest, threshold, files' digests
+        adapter.safetensors             the registry's payload, byte for byte
+        faqs.parquet                    faq_id, question, answer
+        index.safetensors               vectors, faq_of_vector
+        form.safetensors                the variant that is served instead of the adapter, if any
+        scorer.safetensors              what ranks the FAQs instead of the index, if anything does
+    STORE/changed                       a new random text after each change of STORE/live
+
+A store is a folder or an object store (`adapterdistill.objects`). Bundles share the files that they
+have in common, so an update moves only what changed. Blobs are written first and the release last,
+so readers see the old release or the new one, whole, and no lock is needed.
 
 BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
 `bundle.json`, which holds the digests of the other files. So the id proves all of the content,
 bundles are immutable, and writing the same bundle twice is harmless. A bundle holds the tenant's
-FAQs, so it is private to the tenant and never goes to the registry.
+FAQs, so it is private to the tenant and never goes to the registry. With a key of the tenant the
+blobs are encrypted (`adapterdistill.sealing`), and their names are the digests of what is stored.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,14 +38,6 @@ from torch import Tensor
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import ServingError
-from adapterdistill.files import (
-    STAGED,
-    alone_in,
-    private_folder,
-    remove_staged,
-    sync,
-    write_synced,
-)
 from adapterdistill.manifest import (
     BUNDLE_ID_PATTERN,
     GoldenVectors,
@@ -52,7 +48,11 @@ from adapterdistill.manifest import (
     is_name,
     sha256_hex,
 )
+from adapterdistill.objects import Objects, open_objects
+from adapterdistill.sealing import key_id, open_sealed, read_key, seal
 
+Place = str | Path | Objects
+"""A store: a folder, a URI, or what `open_objects` made of it."""
 NEVER_ABSTAIN = -1.0
 _BUNDLE_ID = re.compile(BUNDLE_ID_PATTERN[1:-1])
 _FAQ_COLUMNS = pa.schema(
@@ -123,11 +123,32 @@ class _Head(Record):
     scorer: Literal[1] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
-def write_bundle(store: Path, bundle: Bundle) -> Path:
-    """Write the whole bundle or nothing; return its folder, named by the bundle id. Idempotent.
+class Blob(Record):
+    """A file of a bundle, as it is stored."""
+
+    sha256: Sha256
+    size: int = Field(ge=0)
+    """Bytes."""
+
+
+class Contents(Record):
+    """bundles/TENANT/BUNDLE_ID.json"""
+
+    schema_version: int = Field(default=1, ge=1, le=1)
+    files: dict[str, Blob]
+    key: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Id of the key that the blobs are encrypted with; None: they are not."""
+
+
+def write_bundle(store: Place, bundle: Bundle, *, key: bytes | None = None) -> str:
+    """Write the whole bundle or nothing; return its id. Idempotent.
+
+    Args:
+        key: the tenant's key; with it the files are encrypted.
 
     Raises:
         ServingError: the parts contradict each other.
+        StoreError: the store cannot be written.
     """
     _check(bundle, sha256_hex(bundle.adapter_payload))
     contents = {
@@ -153,54 +174,157 @@ def write_bundle(store: Path, bundle: Bundle) -> Path:
         scorer=None if bundle.scorer is None else 1,
     ).canonical_json()
     contents[_HEAD] = head
+    tenant, objects = bundle.manifest.tenant, open_objects(store)
     bundle_id = f"{bundle.manifest.version}-{sha256_hex(head)[:12]}"
-    folder = _bundle_folder(store, bundle.manifest.tenant, bundle_id)
-    private_folder(store)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with turn(store, bundle.manifest.tenant) as own:
-        if folder.exists():
-            if all(_has_content(folder / name, content) for name, content in contents.items()):
-                return folder
-            # Damaged on disk. Moved aside first: the name must never show a half-written bundle.
-            folder.rename(own / f"{STAGED}damaged")
-        staged = own / f"{STAGED}{bundle_id}"
-        try:
-            staged.mkdir()
-            for name, content in contents.items():
-                write_synced(staged / name, content)
-            sync(staged)
-            staged.rename(folder)
-            sync(folder.parent)
-        finally:
-            remove_staged(own)
-    return folder
+    blobs = {}
+    for name, content in contents.items():
+        stored = content if key is None else seal(key, content, about=f"{tenant}/{name}")
+        blobs[name] = Blob(sha256=sha256_hex(stored), size=len(stored))
+        _put(objects, blob_key(tenant, blobs[name].sha256), stored)
+    record = Contents(files=blobs, key=None if key is None else key_id(key)).canonical_json()
+    before = objects.read(contents_key(tenant, bundle_id))
+    _put(objects, contents_key(tenant, bundle_id), record)
+    if before not in (None, record):  # with another key: what it replaces may be in the clear
+        _remove_unnamed(objects, tenant)
+    return bundle_id
 
 
-def read_bundle(store: Path, tenant: str, bundle_id: str) -> Bundle:
-    """Read one bundle and verify every digest that its id proves.
+def key_of(file: str | None) -> bytes | None:
+    """Read the key file that a run names, if it names one. Raises ConfigError."""
+    return None if file is None else read_key(Path(file))
+
+
+def _put(objects: Objects, key: str, content: bytes) -> None:
+    if objects.read(key) != content:  # absent, or damaged
+        objects.write(key, content)
+
+
+def blob_key(tenant: str, sha256: str) -> str:
+    """The key of a tenant's blob in a store."""
+    return f"blobs/{tenant}/{sha256}"
+
+
+def contents_key(tenant: str, bundle_id: str) -> str:
+    """The key of a bundle's contents in a store. Raises ServingError: not the name of one."""
+    if not is_name(tenant):
+        raise ServingError("not a tenant name")
+    if _BUNDLE_ID.fullmatch(bundle_id) is None:
+        raise ServingError(f"tenant {tenant}: not a bundle id: expected SHA256-DIGEST12")
+    return f"bundles/{tenant}/{bundle_id}.json"
+
+
+def read_contents(store: Place, tenant: str, bundle_id: str) -> Contents:
+    """Read which blobs make up a bundle. Raises ServingError: absent or malformed."""
+    found = open_objects(store).read(contents_key(tenant, bundle_id))
+    if found is None:
+        raise ServingError(f"{_subject(tenant, bundle_id)} cannot be read: there is none")
+    try:
+        return Contents.model_validate_json(found)
+    except ValidationError:
+        raise ServingError(f"{_subject(tenant, bundle_id)} is damaged: its list of files") from None
+
+
+def verify_bundle(store: Place, tenant: str, bundle_id: str, *, key: bytes | None = None) -> None:
+    """Read a bundle and verify every digest; without its key an encrypted one is not opened.
 
     Raises:
-        ServingError: absent, damaged, of another tenant, or contradicting itself.
+        ServingError: as `read_bundle`.
     """
-    folder = _bundle_folder(store, tenant, bundle_id)
-    subject = f"bundle {bundle_id[:12]} of tenant {tenant}"
+    contents = read_contents(store, tenant, bundle_id)
+    if contents.key is None or key is not None:
+        read_bundle(store, tenant, bundle_id, key=key)
+    else:
+        _read_blobs(open_objects(store), tenant, bundle_id, contents)
+
+
+def remove_bundle(store: Place, tenant: str, bundle_id: str) -> None:
+    """Remove a bundle, and the blobs that no other bundle of the tenant has."""
+    objects = open_objects(store)
+    objects.delete(contents_key(tenant, bundle_id))
+    _remove_unnamed(objects, tenant)
+
+
+def _remove_unnamed(objects: Objects, tenant: str) -> None:
+    """Remove the tenant's blobs that no bundle has."""
+    kept = set()
+    for one in objects.list(f"bundles/{tenant}"):
+        other = one.key.rpartition("/")[2].removesuffix(".json")
+        kept |= {blob.sha256 for blob in read_contents(objects, tenant, other).files.values()}
+    for one in objects.list(f"blobs/{tenant}"):
+        if one.key.rpartition("/")[2] not in kept:
+            objects.delete(one.key)
+
+
+def _subject(tenant: str, bundle_id: str) -> str:
+    return f"bundle {bundle_id[:12]} of tenant {tenant}"
+
+
+def _read_blobs(
+    objects: Objects, tenant: str, bundle_id: str, contents: Contents
+) -> dict[str, bytes]:
+    """The files as they are stored, each with the digest that `contents` says."""
+    found = {}
+    for name, blob in contents.files.items():
+        content = objects.read(blob_key(tenant, blob.sha256))
+        if content is None:
+            raise ServingError(f"{_subject(tenant, bundle_id)} cannot be read: {name} is missing")
+        if sha256_hex(content) != blob.sha256:
+            raise ServingError(
+                f"{_subject(tenant, bundle_id)} is damaged: {name} does not have its recorded "
+                "digest"
+            )
+        found[name] = content
+    return found
+
+
+def read_bundle(store: Place, tenant: str, bundle_id: str, *, key: bytes | None = None) -> Bundle:
+    """Read one bundle and verify every digest that its id proves.
+
+    Args:
+        key: the tenant's key, for a bundle that is encrypted.
+
+    Raises:
+        ServingError: absent, damaged, of another tenant, or contradicting itself; or encrypted, and
+            the key is missing or another one.
+        StoreError: the store cannot be read.
+    """
+    listed = read_contents(store, tenant, bundle_id)
+    return open_bundle(open_objects(store), tenant, bundle_id, listed, key=key)
+
+
+def open_bundle(
+    objects: Objects, tenant: str, bundle_id: str, listed: Contents, *, key: bytes | None = None
+) -> Bundle:
+    """Read a bundle's files as `listed` names them; the rest is `read_bundle`."""
+    subject = _subject(tenant, bundle_id)
+    if listed.key is not None and (key is None or key_id(key) != listed.key):
+        have = "none was given" if key is None else f"key {key_id(key)} was given"
+        raise ServingError(f"{subject} is encrypted with key {listed.key}, and {have}")
+    contents = _read_blobs(objects, tenant, bundle_id, listed)
+    digests = {name: blob.sha256 for name, blob in listed.files.items()}
+    if listed.key is not None and key is not None:
+        contents = {
+            name: open_sealed(key, content, about=f"{tenant}/{name}")
+            for name, content in contents.items()
+        }
+        digests = {name: sha256_hex(content) for name, content in contents.items()}
     try:
-        head_bytes = (folder / _HEAD).read_bytes()
-        if sha256_hex(head_bytes)[:12] != bundle_id[65:]:
+        head_bytes = contents[_HEAD]
+        if digests[_HEAD][:12] != bundle_id[65:]:
             raise ServingError(f"{subject} is damaged: {_HEAD} does not have the digest in its id")
         head = _Head.model_validate_json(head_bytes)
         names = [_ADAPTER, _FAQS, _INDEX]
         names += [_VARIANT] if head.variant else []
         names += [_SCORER] if head.scorer else []
-        contents = {name: (folder / name).read_bytes() for name in names}
-    except OSError as error:
-        raise ServingError(f"{subject} cannot be read: {error.strerror}") from None
+        contents = {name: contents[name] for name in names}
+    except KeyError:
+        raise ServingError(f"{subject} is damaged: its list of files lacks one") from None
     except ValidationError:
         raise ServingError(f"{subject} is damaged: {_HEAD} is malformed") from None
     if head.manifest.tenant != tenant or head.manifest.version != bundle_id[:64]:
         raise ServingError(f"{subject} holds another tenant's or another version's manifest")
-    for name, content in contents.items():
-        if head.files.get(name) != sha256_hex(content):
+    for name in contents:
+        if head.files.get(name) != digests[name]:
             raise ServingError(f"{subject} is damaged: {name} does not have its recorded digest")
     try:
         index = safetensors.torch.load(contents[_INDEX])
@@ -243,36 +367,6 @@ def _check(bundle: Bundle, payload_sha256: str) -> None:
         raise ServingError(f"bundle of tenant {tenant} refused: vectors are not of unit length")
 
 
-def tenant_folder(store: Path, tenant: str) -> Path:
-    """Locate the tenant's release and bundles. Raises ServingError: not a tenant's name."""
-    if not is_name(tenant):
-        raise ServingError("not a tenant name")
-    return store / tenant
-
-
-@contextmanager
-def turn(store: Path, tenant: str) -> Iterator[Path]:
-    """Lock the tenant's folder against other writers, and remove what killed writers left in it.
-
-    Raises:
-        ServingError: there is no folder.
-    """
-    folder = tenant_folder(store, tenant)
-    with ExitStack() as alone:
-        try:
-            alone.enter_context(alone_in(folder))
-        except OSError as error:
-            raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
-        remove_staged(folder)
-        yield folder
-
-
-def _bundle_folder(store: Path, tenant: str, bundle_id: str) -> Path:
-    if _BUNDLE_ID.fullmatch(bundle_id) is None:
-        raise ServingError(f"tenant {tenant}: not a bundle id: expected SHA256-DIGEST12")
-    return tenant_folder(store, tenant) / "versions" / bundle_id
-
-
 def _faqs_to_bytes(faqs: list[Faq]) -> bytes:
     rows = [{"faq_id": f.faq_id, "question": f.question, "answer": f.answer} for f in faqs]
     sink = pa.BufferOutputStream()
@@ -286,7 +380,3 @@ def _faqs_from_bytes(content: bytes) -> list[Faq]:
     if not table.schema.equals(_FAQ_COLUMNS):
         raise pa.ArrowInvalid("other columns than an FAQ table's")
     return [Faq(row["faq_id"], row["question"], row["answer"]) for row in table.to_pylist()]
-
-
-def _has_content(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content

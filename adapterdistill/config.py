@@ -25,6 +25,7 @@ from adapterdistill.manifest import (
 from adapterdistill.sections import (
     EncoderConfig,
     LocalPath,
+    LocalPathOrUri,
     PlacementConfig,
     PrivacyConfig,
     RegistryConfig,
@@ -54,8 +55,11 @@ class OnboardConfig(Section):
     """Folder with faqs.parquet and queries.parquet on the owner's node."""
     workspace: LocalPath
     """Owner-local folder for state, checkpoints and reports."""
-    serving_store: LocalPath
-    """The tenant's own serving store, read by its Serve deployment."""
+    serving_store: LocalPathOrUri
+    """The tenant's own serving store, read by its Serve deployment: a folder, or `file://` or
+    `s3://` where its nodes are others (`adapterdistill.objects`)."""
+    serving_key: LocalPath | None = None
+    """A key of `adapterdistill bundle key`, with which the bundle is encrypted; none: it is not."""
     encoder: EncoderConfig = EncoderConfig()
     registry: RegistryConfig = RegistryConfig()
     training: TrainingConfig = TrainingConfig()
@@ -92,6 +96,22 @@ class OnboardConfig(Section):
                 )
         parsed = METHODS[name].sections.model_validate(given)
         return values | {key: getattr(parsed, key) for key in given}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teachers_by_source(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("teachers") in ("registry", "bundled"):
+            return values | {"teachers": {"source": values["teachers"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _bundled_teachers_need_no_registry(self) -> "OnboardConfig":
+        if self.teachers.source == "bundled" and not self.registry.is_embedded:
+            raise ValueError(
+                "bundled teachers are in the workspace's own registry: leave out registry.address "
+                'and registry.address_file, or set teachers.source to "registry"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _fit_the_method(self) -> "OnboardConfig":

@@ -236,10 +236,22 @@ class NoCandidateError(UnknownTenantError):
     reason = "NO_CANDIDATE"
 
 
+class UnknownTaskError(ServingError):
+    """The tenant's bundle does not answer this classification task."""
+
+    reason = "UNKNOWN_TASK"
+
+
 class NoFeedbackError(ServingError):
     """The deployment keeps no feedback."""
 
     reason = "NO_FEEDBACK"
+
+
+class PushRefusedError(ServingError):
+    """A deployment does not take the bundles that were pushed to it; what it serves stays."""
+
+    reason = "PUSH_REFUSED"
 
 
 class OverloadedError(ServingError):
@@ -259,6 +271,12 @@ class FileError(AdapterDistillError):
 
     reason = "FILE_ERROR"
     exit_code = 11
+
+
+class StoreError(FileError):
+    """A folder or an object store with bundles or payloads cannot be reached or used."""
+
+    reason = "STORE_UNAVAILABLE"
 
 
 class NotServedError(ServingError):

@@ -1,7 +1,7 @@
-"""Questions that a tenant's endpoint answered badly or not at all, kept for labelling.
+"""Questions that a tenant's endpoint answered badly or not at all, and a few others, to label.
 
-They are private: they stay in STORE/TENANT/feedback.sqlite (mode 0600), beside the tenant's
-bundles, and go nowhere else. The file is bounded: questions that nobody has asked for 90 days are
+They are private: they stay in STORE/TENANT/feedback.sqlite (mode 0600), in the store's folder, and
+go nowhere else. The file is bounded: questions that nobody has asked for 90 days are
 removed, and beyond 5,000 those that were asked longest ago. Replicas and commands share it.
 """
 
@@ -14,16 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from adapterdistill.bundle import tenant_folder
+from adapterdistill.bundle import Place
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.errors import ConfigError, FileError, ServingError
+from adapterdistill.files import private_folder
+from adapterdistill.objects import Folder, open_objects
+from adapterdistill.release import has_release
 
 FILE = "feedback.sqlite"
 MAX_QUESTIONS = 5_000
 MAX_AGE_S = 90 * 24 * 3600.0
 UNCERTAIN = 0.7
 """A question whose best FAQ is right with a smaller probability is kept."""
+SAMPLED = 0.02
+"""Share of the other questions that is kept, drawn at random."""
 _BUSY_TIMEOUT_S = 10.0
 _OUT_OF_SCOPE = ""
 _QUERY_ID = "feedback-"
@@ -144,19 +149,28 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def keeps(store: Place, tenant: str) -> bool:
+    """Whether the store has kept questions of the tenant."""
+    place = open_objects(store)
+    return isinstance(place, Folder) and (place.path / tenant / FILE).is_file()
+
+
 @contextlib.contextmanager
-def opened(store: Path, tenant: str) -> Iterator[Feedback]:
+def opened(store: Place, tenant: str) -> Iterator[Feedback]:
     """Open the kept questions of a tenant; the file is made if need be.
 
     Raises:
         ServingError: the store has no such tenant.
         FileError: the file cannot be read or written, or is damaged.
     """
-    folder = tenant_folder(store, tenant)
-    if not (folder / "versions").is_dir():
-        raise ServingError(f"tenant {tenant}: nothing is served in {store}")
-    path = folder / FILE
+    place = open_objects(store)
+    if not isinstance(place, Folder):
+        raise ServingError(f"{place.where} keeps no questions: they lie on each serving node")
+    if not has_release(place, tenant):
+        raise ServingError(f"tenant {tenant}: nothing is served in {place.where}")
+    path = place.path / tenant / FILE
     try:
+        private_folder(path.parent)
         path.touch(mode=0o600)
         database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
         with contextlib.closing(database):

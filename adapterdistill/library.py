@@ -22,7 +22,7 @@ from adapterdistill.actors.onboarding import onboard as run_stages
 from adapterdistill.actors.tracking import Tracker
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import read_bundle
+from adapterdistill.bundle import Place, read_bundle
 from adapterdistill.client import Answer, Faq
 from adapterdistill.config import OnboardConfig, load_toml, parse_config
 from adapterdistill.manifest import Manifest
@@ -108,15 +108,21 @@ def load(
     """Load a tenant's bundle.
 
     Args:
-        bundle: the tenant's folder in a serving store, whose live bundle is loaded, or one bundle
-            in it (STORE/TENANT or STORE/TENANT/versions/ID).
+        bundle: the tenant in a serving store, whose live bundle is loaded, or one bundle
+            in it (STORE/TENANT or STORE/TENANT/ID).
         encoder: name or folder of its encoder; None: the one that the bundle names.
 
     Raises:
         ServingError: there is no bundle, or it is broken.
         EncoderError, EncoderMismatchError: the encoder is not found, or is another.
     """
-    store, tenant, bundle_id = locate(Path(bundle))
+    return load_from(*locate(bundle), encoder=encoder, dtype=dtype, device=device)
+
+
+def load_from(
+    store: Place, tenant: str, bundle_id: str, *, encoder: str | None, dtype: str, device: str
+) -> Model:
+    """Load a bundle of a store; see `load`."""
     name = encoder or read_bundle(store, tenant, bundle_id).manifest.encoder.name
     loaded = load_encoder(name, dtype=dtype, device=device)
     banks = Banks(loaded, {}, encoder_mib=float("inf"))

@@ -226,6 +226,10 @@ class Fingerprint(Record):
     def to_bytes(self) -> bytes:
         return base64.b64decode(self.values)
 
+    def text(self) -> str:
+        """Write the fingerprint as the manifest has it."""
+        return self.canonical_json().decode()
+
 
 MAX_PROTOTYPE_BYTES = 24 * 1024
 

@@ -1,16 +1,18 @@
 """A tenant's release: which of its bundles is live, and which is tried as a candidate.
 
-    STORE/TENANT/live.json    {"tenant": TENANT, "bundle": LIVE, "before": BUNDLE_ID,
+    STORE/live/TENANT.json    {"tenant": TENANT, "bundle": LIVE, "before": BUNDLE_ID,
                                "candidate": {"bundle": BUNDLE_ID, "mode": ..., "share": ...},
                                "rolled_back": [{"bundle": BUNDLE_ID, "at": TIME}]}
 
 All but the first two may be absent. The file is replaced as a whole, so that readers see the old
-or the new release. Writers take turns by a lock on the tenant's folder, so that no change is lost.
+or the new release, and then STORE/changed is, so that a reader of one small file knows whether any
+release changed. Writers on one machine take turns, so that no change is lost; of writers on several
+machines that change one tenant's release at the same moment, the last one holds.
 Serving deployments follow each change within their `refresh_s`; bundles never change.
 """
 
-import os
 import re
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +20,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from adapterdistill.bundle import read_bundle, tenant_folder, turn
+from adapterdistill.bundle import Place, verify_bundle
 from adapterdistill.errors import ConfigError, ServingError
-from adapterdistill.files import replace_file
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
+from adapterdistill.objects import Objects, open_objects
 
 Mode = Literal["canary", "shadow"]
 UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
-_FILE = "live.json"
+RELEASES = "live"
+"""Folder of the releases in a store."""
+CHANGED = "changed"
+"""Key of the text that is replaced after each change of a release."""
 _REMEMBERED = 20
 """Bundles that are remembered as rolled back."""
 
@@ -50,7 +55,7 @@ class RolledBack(Record):
 
 
 class Release(Record):
-    """live.json"""
+    """live/TENANT.json"""
 
     tenant: Name
     bundle: BundleId
@@ -72,85 +77,113 @@ class Release(Record):
         return self
 
 
-def tenants_in(store: Path) -> list[str]:
-    """List the tenants that have a release, sorted. Raises ServingError if `store` is no folder."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(store) if entry.is_dir())
-    except OSError as error:
-        raise ServingError(f"bundle store cannot be read: {error.strerror}") from None
-    return [name for name in names if is_name(name) and (store / name / _FILE).is_file()]
+def release_key(tenant: str) -> str:
+    """The key of a tenant's release in a store. Raises ServingError: not a tenant's name."""
+    if not is_name(tenant):
+        raise ServingError("not a tenant name")
+    return f"{RELEASES}/{tenant}.json"
 
 
-def locate(path: Path) -> tuple[Path, str, str]:
-    """The store, tenant and bundle id that a path names.
+def tenants_in(store: Place) -> list[str]:
+    """List the tenants that have a release, sorted. Raises StoreError: it cannot be read."""
+    found = (one.key for one in open_objects(store).list(RELEASES))
+    names = (key.rpartition("/")[2].removesuffix(".json") for key in found if key.endswith(".json"))
+    return sorted(filter(is_name, names))
+
+
+def is_there(store: Place) -> bool:
+    """Whether this is a store: something was live in it once."""
+    return open_objects(store).exists(CHANGED)
+
+
+def locate(place: str | Path) -> tuple[Objects, str, str]:
+    """The store, tenant and bundle id that a path or URI names.
 
     Args:
-        path: STORE/TENANT, for the live bundle, or STORE/TENANT/versions/ID.
+        place: STORE/TENANT, for the live bundle, or STORE/TENANT/BUNDLE_ID. Options of an object
+            store stand behind it: s3://BUCKET/PREFIX/TENANT?region=REGION.
 
     Raises:
         ServingError: the tenant has no live bundle.
     """
-    path = path.absolute()
-    if path.parent.name == "versions":
-        return path.parents[2], path.parents[1].name, path.name
-    return path.parent, path.name, live_bundle(path.parent, path.name)
+    text = str(place)
+    path, mark, options = text.partition("?") if "://" in text else (text, "", "")
+    path = path.rstrip("/") if "://" in text else str(Path(path).absolute())
+    rest, _, last = path.rpartition("/")
+    bundle_id = last if re.fullmatch(BUNDLE_ID_PATTERN[1:-1], last) else None
+    if bundle_id is not None:
+        rest, _, last = rest.rpartition("/")
+    store = open_objects(f"{rest or '/'}{mark}{options}")
+    return store, last, bundle_id or live_bundle(store, last)
 
 
-def bundles_of(store: Path, tenant: str) -> list[tuple[str, datetime]]:
+def bundles_of(store: Place, tenant: str) -> list[tuple[str, datetime]]:
     """List the tenant's bundles and when they were written, newest first; they are not verified.
 
     Raises:
-        ServingError: it has none, or they cannot be read.
+        ServingError: it has none.
     """
-    try:
-        found = [
-            (entry.name, datetime.fromtimestamp(entry.stat().st_mtime, UTC))
-            for entry in os.scandir(tenant_folder(store, tenant) / "versions")
-            if re.fullmatch(BUNDLE_ID_PATTERN[1:-1], entry.name)
-        ]
-    except OSError as error:
-        raise ServingError(f"tenant {tenant}: no bundles ({error.strerror})") from None
+    release_key(tenant)  # checks the name
+    found = [
+        (name, datetime.fromtimestamp(one.modified_ns / 1e9, UTC))
+        for one in open_objects(store).list(f"bundles/{tenant}")
+        if re.fullmatch(BUNDLE_ID_PATTERN[1:-1], name := one.key[-82:].removesuffix(".json"))
+    ]
+    if not found:
+        raise ServingError(f"tenant {tenant}: no bundles")
     return sorted(found, key=lambda one: (one[1], one[0]), reverse=True)
 
 
-def read_release(store: Path, tenant: str) -> Release:
+def has_release(store: Place, tenant: str) -> bool:
+    """Whether the store has a release of the tenant, good or damaged."""
+    return open_objects(store).exists(release_key(tenant))
+
+
+def read_release(store: Place, tenant: str) -> Release:
     """Read the tenant's release. Raises ServingError: there is none, or it is damaged."""
+    objects, key = open_objects(store), release_key(tenant)
+    found = objects.read(key)
+    if found is None:
+        raise ServingError(f"tenant {tenant}: no live bundle in {objects.where.rpartition('/')[2]}")
     try:
-        release = Release.model_validate_json((tenant_folder(store, tenant) / _FILE).read_bytes())
-    except OSError as error:
-        why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
-        raise ServingError(
-            f"tenant {tenant}: no live bundle in {store.absolute().name}{why}"
-        ) from None
+        release = Release.model_validate_json(found)
     except ValidationError:
-        raise ServingError(f"tenant {tenant}: {_FILE} is damaged") from None
+        raise ServingError(f"tenant {tenant}: {key} is damaged") from None
     if release.tenant != tenant:
-        raise ServingError(f"tenant {tenant}: {_FILE} is of another tenant")
+        raise ServingError(f"tenant {tenant}: {key} is of another tenant")
     return release
 
 
-def live_bundle(store: Path, tenant: str) -> str:
+def live_bundle(store: Place, tenant: str) -> str:
     """Read the id of the tenant's live bundle. Raises ServingError like `read_release`."""
     return read_release(store, tenant).bundle
 
 
-def set_live(store: Path, tenant: str, bundle_id: str) -> Release:
+def set_live(store: Place, tenant: str, bundle_id: str) -> Release:
     """Make a bundle live and remember the previous one; begin a release if there is none.
 
     Raises:
         ServingError: the bundle is absent or damaged; the release then stays as it was. The
             functions below raise it likewise.
     """
-    read_bundle(store, tenant, bundle_id)
-    with turn(store, tenant):
+    verify_bundle(store, tenant, bundle_id)
+    objects = open_objects(store)
+    with objects.turn(f"bundles/{tenant}"):
         try:
-            now = read_release(store, tenant)
+            now = read_release(objects, tenant)
         except ServingError:  # absent, or damaged and replaced
-            return _write(store, Release(tenant=tenant, bundle=bundle_id))
-        return now if bundle_id == now.bundle else _write(store, _moved(now, bundle_id))
+            return write_release(objects, Release(tenant=tenant, bundle=bundle_id))
+        return now if bundle_id == now.bundle else write_release(objects, _moved(now, bundle_id))
 
 
-def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float) -> Release:
+def take_down(store: Place, tenant: str) -> None:
+    """Serve the tenant no more. Its bundles stay: `set_live` brings it back."""
+    objects = open_objects(store)
+    objects.delete(release_key(tenant))
+    objects.write(CHANGED, secrets.token_hex(16).encode())
+
+
+def put_up(store: Place, tenant: str, bundle_id: str, *, mode: Mode, share: float) -> Release:
     """Try a bundle beside the live one, instead of any earlier candidate.
 
     Raises:
@@ -159,7 +192,7 @@ def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float
     """
     if not 0 <= share <= 1:  # also NaN
         raise ConfigError(f"share: expected a number from 0 to 1, got {share:g}")
-    read_bundle(store, tenant, bundle_id)
+    verify_bundle(store, tenant, bundle_id)
 
     def change(now: Release) -> Release:
         if bundle_id == now.bundle:
@@ -172,18 +205,18 @@ def put_up(store: Path, tenant: str, bundle_id: str, *, mode: Mode, share: float
     return _change(store, tenant, change)
 
 
-def promote(store: Path, tenant: str) -> Release:
+def promote(store: Place, tenant: str) -> Release:
     """Make the candidate live. Raises ServingError: there is none."""
 
     def change(now: Release) -> Release:
         bundle_id = _candidate_of(now).bundle
-        read_bundle(store, tenant, bundle_id)
+        verify_bundle(store, tenant, bundle_id)
         return _moved(now, bundle_id)
 
     return _change(store, tenant, change)
 
 
-def drop(store: Path, tenant: str) -> Release:
+def drop(store: Place, tenant: str) -> Release:
     """Stop trying the candidate. Raises ServingError: there is none."""
 
     def change(now: Release) -> Release:
@@ -193,7 +226,7 @@ def drop(store: Path, tenant: str) -> Release:
     return _change(store, tenant, change)
 
 
-def roll_back(store: Path, tenant: str) -> Release:
+def roll_back(store: Place, tenant: str) -> Release:
     """Make the previous bundle live again, and remember when the live one was rolled back.
 
     A second rollback is refused; otherwise it would bring back the bundle that was rolled back.
@@ -205,7 +238,7 @@ def roll_back(store: Path, tenant: str) -> Release:
     def change(now: Release) -> Release:
         if now.before is None:
             raise ServingError(f"tenant {tenant}: nothing to roll back to")
-        read_bundle(store, tenant, now.before)
+        verify_bundle(store, tenant, now.before)
         moved, at = _moved(now, now.before), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         rolled_back = (RolledBack(bundle=now.bundle, at=at), *moved.rolled_back)
         return moved.model_copy(update={"before": None, "rolled_back": rolled_back[:_REMEMBERED]})
@@ -235,17 +268,16 @@ def _candidate_of(now: Release) -> Candidate:
     return now.candidate
 
 
-def _change(store: Path, tenant: str, change: Callable[[Release], Release]) -> Release:
-    with turn(store, tenant):
-        return _write(store, change(read_release(store, tenant)))
+def _change(store: Place, tenant: str, change: Callable[[Release], Release]) -> Release:
+    release_key(tenant)  # checks the name
+    objects = open_objects(store)
+    with objects.turn(f"bundles/{tenant}"):
+        return write_release(objects, change(read_release(objects, tenant)))
 
 
-def _write(store: Path, release: Release) -> Release:
-    """Replace the tenant's release. The caller has the tenant's turn."""
-    try:
-        replace_file(tenant_folder(store, release.tenant) / _FILE, release.canonical_json())
-    except OSError as error:
-        raise ServingError(
-            f"tenant {release.tenant}: {_FILE} cannot be written: {error.strerror}"
-        ) from None
+def write_release(store: Place, release: Release) -> Release:
+    """Replace the tenant's release by one whose bundles are in the store."""
+    objects = open_objects(store)
+    objects.write(release_key(release.tenant), release.canonical_json())
+    objects.write(CHANGED, secrets.token_hex(16).encode())
     return release

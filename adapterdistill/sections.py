@@ -72,6 +72,8 @@ class RegistryConfig(Section):
     """The owner's folder of keys and certificates, as `adapterdistill owner keygen` makes it; none:
     plain text, to a registry on this machine."""
     timeout_s: float = Field(default=30.0, gt=0)
+    start_timeout_s: float = Field(default=1.0, ge=0)
+    """Longest wait, when a run begins, for a registry that refuses connections."""
     share_with: Literal["everyone", "nobody"] | tuple[Name, ...] = "everyone"
     """The tenants that may see the adapter and learn from it. Decides for its first version;
     `adapterdistill registry consent` changes it."""
@@ -152,8 +154,13 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(Section):
-    """Choice of the teachers among other tenants' adapters."""
+    """Choice of the teachers. `teachers = "bundled"` in a TOML stands for that `source`."""
 
+    source: Literal["registry", "bundled"] = Field(
+        default="registry", exclude_if=lambda value: value == "registry"
+    )
+    """`bundled`: the run first trains adapters of the sample tenants that ship with the project,
+    once a workspace, into the workspace's own registry."""
     max_teachers: int = Field(default=16, ge=0, le=256)
     """Number of teachers: those that suit the own texts best of all that the registry lists."""
     language: LanguageTag | None = Field(default=None, exclude_if=lambda value: value is None)

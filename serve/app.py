@@ -24,6 +24,7 @@ from adapterdistill.errors import ServingError
 from adapterdistill.open_cluster import refuse_open_cluster
 from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.serve.grpc import rpc_proxy
+from adapterdistill.serve.http.api import is_search
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serving.v1 import serving_pb2 as pb
@@ -45,11 +46,16 @@ class SearchService:
         collect_garbage_seldom()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._replica.build_http_app()
+        app = self._replica.build_http_app()
+        ray_private.answer_directly(app, is_search)
+        return app
 
     async def Search(self, request: bytes, grpc_context: Any) -> pb.SearchResponse:
         """Serve finds the method by the call's name, and gives the context by the argument's."""
         return await self._replica.rpc.search(request, grpc_context)
+
+    async def Classify(self, request: bytes, grpc_context: Any) -> pb.ClassifyResponse:
+        return await self._replica.rpc.classify(request, grpc_context)
 
     async def GetTenant(self, request: bytes, grpc_context: Any) -> pb.GetTenantResponse:
         return await self._replica.rpc.get_tenant(request, grpc_context)

@@ -2,9 +2,10 @@
 
 Ray 2.60 lets HAProxy show statistics on two ports of all interfaces, and keeps its admin socket,
 which controls HAProxy, in a folder under /tmp that every user of the machine may enter. It sets no
-deadline for a request's headers and no limit on the connections of one address. Only the
-program to start can be chosen. So that program is a script, which replaces the ports by sockets in
-a private folder and then becomes HAProxy. If it does not find the ports, it starts nothing.
+deadline for a request's headers, and no limit on the connections of one address or on the requests
+of one tenant. Only the program to start can be chosen. So that program is a script, which replaces
+the ports by sockets in a private folder, adds the limits and then becomes HAProxy. If it does not
+find the ports, it starts nothing.
 
 This module needs no Ray, which reads these settings when it is imported. Scripts that start Ray's
 nodes take them from `python -m adapterdistill.serve.haproxy`, as lines for a shell.
@@ -28,29 +29,61 @@ refuse() {{
     exit 1
 }}
 [ "${{2:-}}" = -f ] || refuse "starts HAProxy in another way than 2.60"
+own=$(dirname "$0")
 beside=$(dirname "$3")
 sed -i -e "s|^ *bind :{exporter_port}\$|    bind unix@$beside/exporter.sock|" \
     -e "s|^ *bind [*]:{stats_port}\$|    bind unix@$beside/stats.sock|" \
     -e "s|^ *bind {loopback}:\([0-9]*\)\$|    bind {host}:\1|" "$3"
 [ "$(grep -c "^    bind unix@$beside/" "$3")" = 2 ] || refuse "gives HAProxy other ports than 2.60"
-grep -q sc0_conn_cur "$3" || sed -i \
-    -e '/^defaults$/a\{defaults}' \
-    -e '/^frontend \(http\|grpc\)_frontend$/a\{frontend}' "$3"
+if ! grep -q sc0_conn_cur "$3"; then
+    sed -i -e '/^defaults$/a\{defaults}' \
+        -e '/^frontend \(http\|grpc\)_frontend$/a\{frontend}' \
+        -e "/^frontend http_frontend\$/r $own/{rules}" "$3"
+    cat "$own/{table}" >> "$3"
+fi
 exec {binary} "$@"
 """
 LOOPBACK = "127.0.0.1"
 CONNECTIONS_EACH = 1024
 """Connections of one address, a quarter of what HAProxy has: a proxy in front has one address."""
+REQUESTS_EACH = 512
+"""Requests of one tenant at a time: as many as wait in a replica at most (`max_queued_of_tenant`).
+More of them are refused here, after a while, so that a flood costs the replicas no time."""
 _DEFAULTS = (
     "timeout http-request 10s",  # from the first byte of a request to the end of its headers
     "timeout http-keep-alive 60s",
+    "timeout tarpit 2s",  # for which a refused request of a flood is held
 )
 _FRONTEND = (
     "stick-table type ipv6 size 100k expire 10m store conn_cur",
     "tcp-request connection track-sc0 src",
     f"tcp-request connection reject if {{ sc0_conn_cur gt {CONNECTIONS_EACH} }}",
 )
+_RULES, _TABLE = "tenant-rules.cfg", "tenant-table.cfg"
+TENANT_TABLE = """
+backend adapterdistill_tenants
+    stick-table type string len 64 size 100k expire 10m store conn_cur
+"""
 _EXPORTER_PORT, _STATS_PORT = "9101", "8404"
+
+
+def tenant_rules(most: int = REQUESTS_EACH) -> str:
+    """Lines for an HTTP front end that admit `most` requests of each tenant at a time.
+
+    Refused ones are not counted: otherwise a tenant that keeps asking would never be served.
+    """
+    refusal = (
+        '{"reason":"OVERLOADED","message":"too many queries of this tenant are waiting: '
+        'try again later"}'
+    )
+    return f"""\
+    http-request set-var(txn.tenant) path,url_dec,field(4,/) if {{ path_beg /v1/tenants/ }}
+    http-request tarpit status 503 content-type application/json string '{refusal}' \
+hdr Retry-After 2 \
+if {{ var(txn.tenant),table_conn_cur(adapterdistill_tenants) ge {most} }}
+    http-request track-sc1 var(txn.tenant) table adapterdistill_tenants \
+if {{ var(txn.tenant) -m found }}
+"""
 
 
 def find_haproxy(environment: Mapping[str, str]) -> str | None:
@@ -84,7 +117,11 @@ def closed_haproxy(binary: str, folder: Path, host: str = LOOPBACK) -> dict[str,
         host=host,
         defaults=_inserted(_DEFAULTS),
         frontend=_inserted(_FRONTEND),
+        rules=_RULES,
+        table=_TABLE,
     )
+    replace_file(folder / _RULES, tenant_rules().encode(), mode=0o600)
+    replace_file(folder / _TABLE, TENANT_TABLE.encode(), mode=0o600)
     replace_file(script, text.encode(), mode=0o700)  # another Ray may be starting the old one
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

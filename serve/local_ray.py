@@ -26,9 +26,23 @@ from adapterdistill.serve.haproxy import LOOPBACK, closed_haproxy, find_haproxy
 
 _OBJECT_STORE_BYTES = 100_000_000
 """Nothing big passes through it; Ray's default is 30% of the memory."""
+_REPLICA_MIB = 1024.0
+"""Memory of a replica of MiniLM without adapters: Python, torch, Ray and the encoder."""
 _SIGNALLED_S = 0.5
 """Time in which Ray's processes end if they got the same signal."""
 _KILLED_S = 5.0
+
+
+def fitting_replicas(*, threads: int, bank_mib: float) -> int:
+    """Replicas that this machine has cores and memory for; 1 at least.
+
+    Replicas of one thread use cores best: two of them answer more than one of two threads. All of
+    them together may take half of the memory that is free now.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free_mib = psutil.virtual_memory().available / 2**20
+    fitting = free_mib / 2 / (_REPLICA_MIB + bank_mib)
+    return max(1, min((cores or 1) // max(1, threads), int(fitting)))
 
 
 def check_port(host: str, port: int) -> None:

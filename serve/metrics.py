@@ -112,7 +112,7 @@ class Metrics:
         self._memory = _Memory()
         self.registry.register(self._memory)
         self._unproven = self._gauge(
-            "unproven_bundles", "In memory, and proven on one probe sentence of eight so far."
+            "unproven_bundles", "In memory, and not proven on all eight probe sentences yet."
         )
         self._working_set = self._gauge(
             "working_set_tenants", "Asked for in the last 5 minutes; alarm: more than max slots."
@@ -120,6 +120,9 @@ class Metrics:
         self._store_age = self._gauge("store_age_seconds", "Since the store was read to its end.")
         self._lost = self._gauge(
             "registry_lost_seconds", "Since the registry was last within reach; 0: it is."
+        )
+        self._store_lost = self._gauge(
+            "store_lost_seconds", "Since the bundle store was last within reach; 0: it is."
         )
 
     def follow(
@@ -129,11 +132,11 @@ class Metrics:
         num_queued: Callable[[], int],
         refreshed_at: Callable[[], float],
         registry_lost_at: Callable[[], float | None] = lambda: None,
+        store_lost_at: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Read these whenever the metrics are scraped. Times are monotonic."""
 
-        def lost_s() -> float:
-            lost_at = registry_lost_at()
+        def lost_s(lost_at: float | None) -> float:
             return 0.0 if lost_at is None else time.monotonic() - lost_at
 
         def drift_of(tenant: str) -> Drift | None:
@@ -152,7 +155,8 @@ class Metrics:
         self._paging.counts = engine.paging
         self._memory.engine = engine
         self._store_age.set_function(lambda: time.monotonic() - refreshed_at())
-        self._lost.set_function(lost_s)
+        self._lost.set_function(lambda: lost_s(registry_lost_at()))
+        self._store_lost.set_function(lambda: lost_s(store_lost_at()))
 
     def timed(
         self, engine: Engine, search: Callable[[Sequence[SearchItem]], Answers]

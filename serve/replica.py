@@ -18,9 +18,12 @@ from fastapi import FastAPI
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.files import keep_private
+from adapterdistill.mirror import Mirror
+from adapterdistill.pushing import Receiver
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.client.renewal import LOOK_EVERY_S, keep_renewed
 from adapterdistill.serve.engine.engine import Engine, Refresh
+from adapterdistill.serve.engine.live import tenant_of
 from adapterdistill.serve.engine.proofs import PROVE_EVERY_S
 from adapterdistill.serve.engine.withdrawals import WithdrawalFollower
 from adapterdistill.serve.grpc.rpc import Rpc
@@ -54,7 +57,8 @@ class Replica:
         """
         keep_private()
         torch.set_num_threads(settings.threads)
-        settings.open_store()
+        store = settings.open_store()
+        self._mirror = store if isinstance(store, Mirror) else None
         load = functools.partial(
             load_encoder,
             dtype=settings.dtype,
@@ -64,7 +68,8 @@ class Replica:
         encoder = load(settings.encoder)
         self._engine = Engine(
             encoder,
-            settings.store,
+            store,
+            key_for=settings.key_for,
             others={name: functools.partial(load, name) for name in settings.other_encoders},
             encoder_mib=settings.encoder_mib,
             bank_mib=settings.bank_mib,
@@ -73,16 +78,25 @@ class Replica:
         self._metrics = Metrics(replica_id)
         self._tokens = Tokens(settings.tokens) if settings.tokens is not None else None
         self._log_requests = settings.log_requests
-        self._feedback_store = settings.store if settings.feedback else None
+        self._feedback_store = settings.feedback_store
         self._embeddings = settings.embeddings
         self._batcher = Batcher(
-            self._metrics.timed(self._engine, self._engine.search),
+            self._metrics.timed(self._engine, self._engine.answer),
             settings.queue_limits,
             max_query_tokens=encoder.weights.num_positions,
             max_wait_ms=settings.max_wait_ms,
             request_timeout_s=settings.request_timeout_s,
         )
-        self._keeper = Keeper(settings.store) if settings.feedback else None
+        self._receiver = (
+            Receiver(
+                store if self._mirror is None else self._mirror.store,
+                max_bytes=int(settings.max_push_mib * 2**20),
+                key_for=settings.key_for,
+            )
+            if settings.push
+            else None
+        )
+        self._keeper = Keeper(self._feedback_store) if self._feedback_store is not None else None
         self._searcher = Searcher(self._engine, self._batcher, keeper=self._keeper)
         self._tracing = _tracing() if settings.traces else None
         self.rpc = Rpc(
@@ -95,6 +109,7 @@ class Replica:
             tracing=self._tracing,
         )
         self._refreshed_at = time.monotonic()
+        self._said_lost = False
         self.refresh()
         self._stopping = threading.Event()
         self._withdrawals: WithdrawalFollower | None = None
@@ -113,6 +128,7 @@ class Replica:
             self._engine,
             num_queued=lambda: self._batcher.num_queued,
             refreshed_at=lambda: self._refreshed_at,
+            store_lost_at=self._lost_at,
             registry_lost_at=lambda: self._withdrawals.state.lost_at if self._withdrawals else None,
         )
         if self._log_requests:
@@ -128,6 +144,8 @@ class Replica:
             tracing=self._tracing,
             feedback_store=self._feedback_store,
             embeddings=self._embeddings,
+            store_lost_at=self._lost_at,
+            receiver=self._receiver,
         )
 
     def check_health(self) -> None:
@@ -155,8 +173,12 @@ class Replica:
         except Exception:  # the store may be back in a second
             _log.exception("refresh failed; live adapters stay as they are")
             return
-        self._refreshed_at = time.monotonic()
+        if not self._is_lost():
+            self._refreshed_at = time.monotonic()
         self._metrics.refreshed(changed)
+        if self._mirror is not None:
+            for tenant in {tenant_of(key) for key in changed.loaded}:
+                self._mirror.prune(tenant)
         for tenant in changed.loaded:
             found = self._engine.snapshot.find(tenant)
             if isinstance(found, AdapterDistillError):
@@ -169,6 +191,25 @@ class Replica:
         for tenant in changed.dropped:
             _log.info("tenant %s: no longer live", tenant)
         _log_refused(changed)
+
+    def _lost_at(self) -> float | None:
+        """Monotonic time since when the store is out of reach; None: it is within reach."""
+        return None if self._mirror is None else self._mirror.lost_at
+
+    def _is_lost(self) -> bool:
+        """Whether the store is out of reach. A change is logged once."""
+        lost = self._lost_at() is not None
+        if lost != self._said_lost and self._mirror is not None:
+            self._said_lost = lost
+            if lost:
+                _log.error(
+                    "%s is out of reach: this replica serves what it has, and takes up no change "
+                    "until the store is back",
+                    self._mirror.where,
+                )
+            else:
+                _log.info("%s is within reach again", self._mirror.where)
+        return lost
 
     def prove_next(self) -> None:
         """Prove one tenant in memory wholly. An error is logged, and the proof is tried again."""

@@ -15,8 +15,13 @@ from pydantic import (
     model_validator,
 )
 
-from adapterdistill.errors import ConfigError, listed
+from adapterdistill.errors import ConfigError, StoreError, listed
 from adapterdistill.files import private_folder
+from adapterdistill.manifest import sha256_hex
+from adapterdistill.mirror import Mirror
+from adapterdistill.objects import Folder, Objects, open_objects
+from adapterdistill.release import CHANGED
+from adapterdistill.sealing import read_key
 from adapterdistill.serve.queue.fair_queue import QueueLimits
 
 
@@ -26,7 +31,26 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(description="Folder of serving bundles.")
+    store: str = Field(
+        description="Where the serving bundles are: a folder, or `file://` or `s3://` where it "
+        "lies on other machines."
+    )
+    copies: Path | None = Field(
+        default=None,
+        description="Folder on each node for copies of a store elsewhere, which are served while "
+        "the store is out of reach; unset: below `~/.cache/adapterdistill`.",
+    )
+    keys: Path | None = Field(
+        default=None,
+        description="Folder of the tenants' keys, `TENANT.key`, for bundles that are encrypted.",
+    )
+    push: bool = Field(
+        default=False,
+        description="Take bundles over HTTP (`adapterdistill bundle push`) with a tenant's token.",
+    )
+    max_push_mib: float = Field(
+        default=256, gt=0, description="Most that one push of a tenant may hold, MiB."
+    )
     create_store: bool = Field(
         default=False,
         description="Make the store if it is absent, and serve nobody until it has a bundle.",
@@ -39,7 +63,7 @@ class ServeSettings(BaseModel):
     encoder_mib: float = Field(
         default=2048, gt=0, description="Memory for the weights of all encoders, MiB."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     device: str = "cpu"
     max_tokens: int = Field(
         default=128,
@@ -104,8 +128,9 @@ class ServeSettings(BaseModel):
     )
     feedback: bool = Field(
         default=False,
-        description="Keep the questions that are turned away or answered uncertainly, each beside "
-        "its tenant's bundles, and take `POST /v1/tenants/TENANT/feedback`.",
+        description="Keep the questions that are turned away or answered uncertainly, and 2% of "
+        "the others, each beside its tenant's bundles, and take `POST "
+        "/v1/tenants/TENANT/feedback`.",
     )
     embeddings: bool = Field(
         default=False,
@@ -126,24 +151,51 @@ class ServeSettings(BaseModel):
     )
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that a replica reserves in Ray.")
 
-    def open_store(self) -> None:
-        """Close the store to other users, and make it where `create_store` says so.
+    def open_store(self) -> Objects:
+        """Open the store, close a folder to other users, and begin it where `create_store` says so.
+
+        A store elsewhere comes with copies on this node; with them a replica starts without it.
 
         Raises:
-            ConfigError: it is absent, which a misspelt name looks like, or cannot be used.
+            ConfigError: there is no store, which a misspelt name looks like, or it cannot be used.
         """
+        place = open_objects(self.store)
+        if isinstance(place, Folder) and "://" not in self.store:
+            self._open_folder(place.path)
+            return place
+        mirror = Mirror(place, self.copies or _copies_of(place.where))
         try:
-            if not (self.create_store or self.store.exists()):
-                raise ConfigError(
-                    f"{self.store}: no such store: correct its name, or begin an empty one with "
-                    "--create (create_store: true in a file of Ray Serve)"
-                )
-            if self.store.exists() and not self.store.is_dir():
-                raise ConfigError(f"store {self.store}: expected a folder")
-            private_folder(self.store)
-            os.scandir(self.store).close()
+            if mirror.read(CHANGED) is None:
+                if not self.create_store:
+                    raise _no_store(place.where)
+                mirror.write(CHANGED, b"begun")
+        except StoreError as error:
+            raise ConfigError(
+                f"{error}, and there is no copy of it in {mirror.copies.where}"
+            ) from None
+        return mirror
+
+    def _open_folder(self, folder: Path) -> None:
+        try:
+            if not (self.create_store or folder.exists()):
+                raise _no_store(str(folder))
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"store {folder}: expected a folder")
+            private_folder(folder)
+            os.scandir(folder).close()
         except OSError as error:
-            raise ConfigError(f"store {self.store} cannot be used: {error.strerror}") from None
+            raise ConfigError(f"store {folder} cannot be used: {error.strerror}") from None
+
+    @property
+    def feedback_store(self) -> Path | None:
+        """The folder of kept questions; None: none are kept."""
+        place = open_objects(self.store)
+        return place.path if self.feedback and isinstance(place, Folder) else None
+
+    def key_for(self, tenant: str) -> bytes | None:
+        """The tenant's key; None: it has none. Raises ConfigError: it is not a key."""
+        file = None if self.keys is None else self.keys / f"{tenant}.key"
+        return None if file is None or not file.exists() else read_key(file)
 
     @property
     def queue_limits(self) -> QueueLimits:
@@ -154,17 +206,23 @@ class ServeSettings(BaseModel):
             max_queued_of_tenant=self.max_queued_of_tenant,
         )
 
-    @field_validator("store", "registry_credentials", "tokens")
+    @field_validator("store")
     @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        if path is None:
-            return None
-        path = path.expanduser()
-        if "\0" in str(path):
+    def _absolute_or_uri(cls, store: str) -> str:
+        if "\0" in store:
             raise ValueError("holds a character that no file's name can have")
-        if not path.is_absolute():
-            raise ValueError("must be an absolute path")
-        return path
+        if "://" in store:
+            try:
+                open_objects(store)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+            return store
+        return str(_absolute(Path(store)))
+
+    @field_validator("copies", "keys", "registry_credentials", "tokens")
+    @classmethod
+    def _absolute_path(cls, path: Path | None) -> Path | None:
+        return None if path is None else _absolute(path)
 
     @field_validator("other_encoders")
     @classmethod
@@ -183,6 +241,10 @@ class ServeSettings(BaseModel):
                 "give either tokens (a file of `adapterdistill token new`) or open_to_all: true, "
                 "which lets everyone who reaches the port ask for every tenant"
             )
+        if self.push and self.tokens is None:
+            raise ValueError("push needs tokens: without them everyone could replace every bundle")
+        if self.feedback and self.feedback_store is None:
+            raise ValueError("feedback needs a store in a folder: kept questions lie in it")
         return self
 
     @classmethod
@@ -201,3 +263,24 @@ class ServeSettings(BaseModel):
                 for fault in error.errors()
             ]
             raise ConfigError(listed("serving settings refused", faults)) from None
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    if "\0" in str(path):
+        raise ValueError("holds a character that no file's name can have")
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _copies_of(where: str) -> Path:
+    """The folder of this node for copies of a store."""
+    return Path("~/.cache/adapterdistill").expanduser() / sha256_hex(where.encode())[:16]
+
+
+def _no_store(where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: no such store: correct its name, or begin an empty one with --create "
+        "(create_store: true in a file of Ray Serve)"
+    )

@@ -9,7 +9,7 @@ from adapterdistill.bundle import BundledVariant, ProvenVariant
 from adapterdistill.checkpoint import golden_vectors
 from adapterdistill.distill.conditional_distillation import ConditionalSettings
 from adapterdistill.distill.method import Variant, VariantSettings
-from adapterdistill.distill.multitask_kd.method import LightSettings
+from adapterdistill.distill.multitask_kd.method import LightSettings, TaskHead
 from adapterdistill.distill.variants import pack_variant
 from tests.serving_store import MadeTenant, make_tenant
 
@@ -30,10 +30,21 @@ def random_variant(encoder: Encoder, settings: VariantSettings, *, seed: int) ->
     return Variant(settings, model.requires_grad_(False))
 
 
-def make_variant_tenant(encoder: Encoder, tenant: str, variant: str, *, seed: int) -> MadeTenant:
-    """Like `make_tenant`, served by a random variant."""
+TASKS = (
+    TaskHead(name="mood", classes=("bad", "good", "unclear"), pairs=False),
+    TaskHead(name="same", classes=("no", "yes"), pairs=True),
+)
+
+
+def make_variant_tenant(
+    encoder: Encoder, tenant: str, variant: str, *, seed: int, tasks: tuple[TaskHead, ...] = ()
+) -> MadeTenant:
+    """Like `make_tenant`, served by a random variant, which answers these tasks."""
     made = make_tenant(encoder, tenant, seed=seed)
-    served = random_variant(encoder, VARIANTS[variant], seed=seed)
+    settings = VARIANTS[variant]
+    if tasks:
+        settings = settings.model_copy(update={"tasks": tasks})
+    served = random_variant(encoder, settings, seed=seed)
     golden = golden_vectors(encoder, served.embedder)
     proven = ProvenVariant(kind=served.settings.kind, golden=golden)
     bundled = BundledVariant(proven, pack_variant(served))

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
+from adapterdistill.bundle import (
+    NEVER_ABSTAIN,
+    Bundle,
+    Place,
+    blob_key,
+    read_contents,
+    write_bundle,
+)
 from adapterdistill.checkpoint import pack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.data.schema import Faq
@@ -83,7 +90,20 @@ def make_tenant(
     return MadeTenant(tenant, adapter, bundle)
 
 
-def put_live(store: Path, made: MadeTenant) -> Path:
-    folder = write_bundle(store, made.bundle)
-    set_live(store, made.tenant, folder.name)
-    return folder
+def put_live(store: Place, made: MadeTenant) -> str:
+    """Write a tenant's bundle and make it live; return its id."""
+    bundle_id = write_bundle(store, made.bundle)
+    set_live(store, made.tenant, bundle_id)
+    return bundle_id
+
+
+def stored_file(store: Path, tenant: str, bundle_id: str, name: str) -> Path:
+    """Where a folder keeps a file of a bundle."""
+    return store / blob_key(tenant, read_contents(store, tenant, bundle_id).files[name].sha256)
+
+
+def write_damaged_release(store: Path, tenant: str, text: str) -> None:
+    """Write any text as a tenant's release, and say that something changed."""
+    store.joinpath("live").mkdir(exist_ok=True)
+    store.joinpath("live", f"{tenant}.json").write_text(text)
+    store.joinpath("changed").write_text(text + str(len(text)))

@@ -28,10 +28,12 @@ def train_stage(
     """Train as the run's settings say, in place or on workers.
 
     `adapter` receives the payload, and the folds' go beside it (`fold_file`), as do the losses and
-    the held-out scores (`actors.tracking`).
+    the held-out scores (`actors.tracking`): in place after each step, of workers at the end.
     """
     outcome = _trained(name, spec, encoder, config, adapter=adapter)
-    tracking.append(adapter.parent, name, tracking.of_training(outcome.losses, outcome.scores))
+    there = tracking.steps_of(adapter.parent, name)
+    rows = tracking.of_training(outcome.losses, outcome.scores)
+    tracking.append(adapter.parent, name, (row for row in rows if row[0] not in there))
     return outcome
 
 
@@ -39,7 +41,8 @@ def _trained(
     name: str, spec: StageSpec, encoder: Encoder, config: OnboardConfig, *, adapter: Path
 ) -> TrainingOutcome:
     if config.training.num_workers == 0:
-        return train_in_place(spec, encoder, adapter=adapter, progress=_printer(name))
+        progress = _follower(name, adapter.parent)
+        return train_in_place(spec, encoder, adapter=adapter, progress=progress)
     run_folder = adapter.parent / "ray_train"
     outcome = train_on_workers(
         spec,
@@ -65,13 +68,17 @@ def workers_of(config: OnboardConfig) -> TrainWorkers:
     )
 
 
-def _printer(stage: str) -> Progress:
-    """Progress lines at each held-out score: numbers only, they reach the job's log.
+def _follower(stage: str, folder: Path) -> Progress:
+    """Track each step, and print a line at each held-out score: numbers only.
 
-    On stderr: stdout may be the report as JSON.
+    On stderr, which reaches the job's log: stdout may be the report as JSON.
     """
+    there = tracking.steps_of(folder, stage)
 
     def line(step: int, steps: int, loss: float, score: float | None) -> None:
+        if step not in there:  # a resumed training repeats the steps since its checkpoint
+            scored_too = {} if score is None else {"held_out_score": score}
+            tracking.append(folder, stage, [(step, {"loss": loss, **scored_too})])
         if score is not None or step == steps or step == 1:
             scored = "" if score is None else f", held-out score {score:.4f}"
             print(

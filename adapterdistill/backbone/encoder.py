@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from adapterdistill.backbone.layer import (
     FrozenLayer,
@@ -20,6 +21,7 @@ from adapterdistill.backbone.layer import (
     end_layers,
     rule_of,
 )
+from adapterdistill.backbone.linear import FrozenLinear
 from adapterdistill.backbone.packed import PackedTokens, pack
 from adapterdistill.backbone.pooling import Head
 from adapterdistill.backbone.tokens import TextKind, TextReader, Tokenizer
@@ -51,6 +53,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROBE_TOKENS = 64
 """Length of a probe for every tenant alike, so that its vector does not depend on settings."""
 
+MOST_KEPT = 4096 * 384
+"""Numbers of a batch's states, tokens * hidden, up to which all layers' results are kept for the
+backward pass. Beyond, each layer is computed again there: a third more time, and the memory of one
+layer instead of all."""
+
 
 class Encoder:
     """A frozen encoder with its tokenizer, on one device, in one dtype. Thread-safe."""
@@ -62,7 +69,9 @@ class Encoder:
         ref: EncoderRef,
         *,
         head: Head = _MEAN,
+        int8: bool = False,
     ) -> None:
+        """`int8`: multiply by the layers' matrices in int8, where no gradient is asked for."""
         self.ref = ref
         self.hidden_size = ref.hidden_size
         self.embedding_size = ref.embedding_size
@@ -75,11 +84,31 @@ class Encoder:
         self._probe_reader = TextReader(tokenizer, min(PROBE_TOKENS, weights.num_positions))
         self._weights = weights
         self._tokenizer = tokenizer
-        self._layers = [FrozenLayer(index, weights) for index in range(len(weights.layers))]
+        self._int8 = int8
+        self._linears: dict[int, FrozenLinear] = {}  # by matrix: layers may share their weights
+        self._layers = [
+            FrozenLayer(index, weights, self._linear) for index in range(len(weights.layers))
+        ]
+
+    def _linear(self, weight: Tensor, bias: Tensor) -> FrozenLinear:
+        made = FrozenLinear(weight, bias, int8=self._int8)
+        return self._linears.setdefault(id(weight), made)
 
     @property
     def weights(self) -> EncoderWeights:
         return self._weights
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, as `load_encoder` names it."""
+        return "int8" if self._int8 else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights, and of the copies that are prepared for products."""
+        parts = {id(part): part for part in self._weights.tensors().values()}
+        prepared = sum(linear.prepared_bytes for linear in self._linears.values())
+        return prepared + sum(part.nbytes for part in parts.values())
 
     @property
     def num_parameters(self) -> int:
@@ -96,7 +125,7 @@ class Encoder:
         """Make an encoder with this tokenizer and other weights, which set width and depth."""
         shape = {"hidden_size": weights.hidden_size, "num_layers": len(weights.layers)}
         ref = self.ref.model_copy(update=shape)
-        return Encoder(weights, self._tokenizer, ref, head=self.head)
+        return Encoder(weights, self._tokenizer, ref, head=self.head, int8=self._int8)
 
     def tokenize(self, texts: Sequence[str], kind: TextKind = "query") -> list[list[int]]:
         """Turn texts into token ids with special tokens and this kind's prompt, cut at the end."""
@@ -156,6 +185,12 @@ class Encoder:
         """Run all layers; return this batch's rule and the last hidden states."""
         h = embed_tokens(self._weights, tokens)
         rule = rule_of(delta).started(h, tokens)
+        again = torch.is_grad_enabled() and len(h) * h.shape[1] > MOST_KEPT
         for layer in self._layers:
-            h = rule.run(layer, h, tokens)
+            if again:
+                h = checkpoint(
+                    rule.run, layer, h, tokens, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                h = rule.run(layer, h, tokens)
         return rule, end_layers(self._weights, h)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapterdistill.backbone.linear import FrozenLinear
 from adapterdistill.backbone.packed import (
     ChosenTokens,
     PackedTokens,
@@ -52,9 +53,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class FrozenLayer:
     """Layer `index` of an encoder. It keeps nothing of a call."""
 
-    def __init__(self, index: int, weights: EncoderWeights) -> None:
+    def __init__(
+        self,
+        index: int,
+        weights: EncoderWeights,
+        linear: Callable[[Tensor, Tensor], FrozenLinear] = FrozenLinear,
+    ) -> None:
+        """`linear` makes the product with a matrix [out, in] and a bias [out]."""
         self.index = index
-        self._layer = weights.layers[index]
+        self._layer = w = weights.layers[index]
+        self._qkv = linear(w.qkv_weight, w.qkv_bias)
+        self._attention = linear(w.attention_weight, w.attention_bias)
+        self._up = linear(w.up_weight, w.up_bias)
+        self._down = linear(w.down_weight, w.down_bias)
         self._weights = weights
         self._rotary = weights.rotary[index] if weights.rotary else None
         self._window = weights.windows[index] if weights.windows else None
@@ -62,10 +73,9 @@ class FrozenLayer:
 
     def residual(self, h: Tensor, tokens: PackedTokens) -> Tensor:
         """Compute f + a of every token, [tokens, hidden], before the layer's last LayerNorm."""
-        w = self._layer
-        qkv = F.linear(filled_up(self._before_attention(h)), w.qkv_weight, w.qkv_bias)[: len(h)]
+        qkv = self._qkv(self._qkv.filled_up(self._before_attention(h)))[: len(h)]
         if self._rotary:
-            queries_keys, values = qkv.tensor_split([2 * len(w.qkv_bias) // 3], dim=1)
+            queries_keys, values = qkv.tensor_split([2 * qkv.shape[1] // 3], dim=1)
             qkv = torch.cat([self._placed(queries_keys, tokens.position, tokens), values], dim=1)
         mixed = attend(qkv, tokens, self._weights.num_heads, self._bias(tokens))
         return self._after_attention(mixed, h)
@@ -128,19 +138,18 @@ class FrozenLayer:
 
     def _after_attention(self, mixed: Tensor, h: Tensor) -> Tensor:
         w = self._layer
-        projected = F.linear(filled_up(mixed), w.attention_weight, w.attention_bias)
-        a = projected[: len(h)] + h
+        a = self._attention(self._attention.filled_up(mixed))[: len(h)] + h
         if self._weights.pre_norm:
             read = self._norm(a, w.ffn_norm_weight, w.ffn_norm_bias)
         else:
             a = read = self._norm(a, w.attention_norm_weight, w.attention_norm_bias)
-        inner = F.linear(filled_up(read), w.up_weight, w.up_bias)
+        inner = self._up(self._up.filled_up(read))
         if self._weights.gated:
             values, gates = inner.chunk(2, dim=1)
             inner = self._activation(gates) * values
         else:
             inner = self._activation(inner)
-        return F.linear(inner, w.down_weight, w.down_bias)[: len(h)] + a
+        return self._down(inner)[: len(h)] + a
 
     def _placed(self, heads: Tensor, position: Tensor, tokens: PackedTokens) -> Tensor:
         """Rotate queries or keys, if this layer has rotary positions."""

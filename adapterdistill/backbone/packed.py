@@ -70,6 +70,18 @@ def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> P
     )
 
 
+def joined(tokens: PackedTokens, longest: int) -> PackedTokens:
+    """Put rows 2i and 2i + 1 into one row, cut at `longest` tokens, as BERT reads a pair.
+
+    The second row loses its first token, which opens a text; the first keeps the one that ends it.
+    """
+    order = torch.argsort(tokens.row_of_token * max(tokens.lengths) + tokens.position)
+    texts = tokens.input_ids[order].cpu().split(tokens.lengths)
+    pairs = zip(texts[0::2], texts[1::2], strict=True)
+    rows = [torch.cat([first, second[1:]])[:longest].tolist() for first, second in pairs]
+    return pack(rows, tokens.input_ids.device)
+
+
 def attend(qkv: Tensor, tokens: PackedTokens, num_heads: int, bias: Bias | None) -> Tensor:
     """Scaled dot-product attention of each token over the tokens of its own row.
 

@@ -15,6 +15,7 @@ from adapterdistill.backbone.families import (
     read_weights,
 )
 from adapterdistill.backbone.folder import EncoderFolder, file_sha256, read_folder
+from adapterdistill.backbone.linear import check_int8
 from adapterdistill.backbone.modules import read_module
 from adapterdistill.backbone.packaged import DEFAULT_ENCODER, PACKAGED
 from adapterdistill.backbone.pooling import Head, Prompt
@@ -57,26 +58,31 @@ def load_encoder(
         name: one of `PACKAGED`, such as `minilm-l6` (embedded), a local folder, or the name of a
             model in the local Hugging Face cache; it is downloaded only if none of these has it
             and `HF_HUB_OFFLINE` is not set.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in it.
+        dtype: `float32`, `bfloat16`, `int8`, or `auto`: bfloat16 where the device computes in it.
+            In int8, the layers' matrices are multiplied in int8 where no gradient is asked for, and
+            all else is as with `auto`.
         max_tokens: length at which texts are cut; None: the encoder's own.
         query_prompt: put before every query; None: the encoder's own.
         passage_prompt: put before every FAQ text; None: the encoder's own.
 
     Raises:
-        ConfigError: `dtype` or `max_tokens` is out of range, or there is no such device.
+        ConfigError: `dtype` or `max_tokens` is out of range, there is no such device, or it does
+            not compute in int8.
         EncoderError: the encoder is not found, broken, of an unsupported family, or has a setting
             that is not supported.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise ConfigError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
+    if dtype not in ("auto", "int8", *DTYPES):
+        raise ConfigError(f"dtype must be auto, float32, bfloat16 or int8, got {dtype!r}")
     if max_tokens is not None and not 8 <= max_tokens <= 8192:
         raise ConfigError(f"max_tokens must be from 8 to 8192, got {max_tokens}")
     place = _device(device)
+    if dtype == "int8":
+        check_int8(place)
     known = PACKAGED.get(name)
     path = encoder_folder(name)
     folder = read_folder(path, name)
     tokenizer, tokenizer_sha256 = read_tokenizer(folder)
-    weights = _read(folder, place, _auto_dtype(place) if dtype == "auto" else DTYPES[dtype])
+    weights = _read(folder, place, DTYPES.get(dtype) or _auto_dtype(place))
     _check_tokens(folder, tokenizer, weights, max_tokens)
     prompts = _prompts(folder, query_prompt, passage_prompt)
     head, of_head, head_files = _head(folder, weights.hidden_size, tokenizer, prompts)
@@ -95,7 +101,7 @@ def load_encoder(
         **of_head,
         **prompts,
     )
-    return Encoder(weights, tokenizer, ref, head=head.to(place))
+    return Encoder(weights, tokenizer, ref, head=head.to(place), int8=dtype == "int8")
 
 
 def _prompts(folder: EncoderFolder, query: str | None, passage: str | None) -> dict[str, str]:

@@ -57,6 +57,7 @@ _READERS = {
         "serve": "Deploy the search endpoint on Ray Serve.",
         "adapter": "Export, import and describe an adapter.",
         "release": "Try, promote and roll back what a tenant is served by.",
+        "bundle": "Send bundles to an endpoint, and encrypt them.",
         "token": "Make and revoke tokens for the endpoint.",
         "drill": "Break something and see that it recovers.",
     },

@@ -44,6 +44,13 @@ def owner(
     store: Annotated[
         Path | None, option("Folder of bundles, instead of --config.", "FOLDER", "--store")
     ] = None,
+    runs: Annotated[
+        Path | None, option("A folder of TOMLs whose runs may be started.", "FOLDER", "--runs")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        option("Ray's dashboard: runs are sent there. Default: they run here.", "URL", "--cluster"),
+    ] = None,
     serving: Serving = None,
     token_file: Annotated[
         Path | None, option("The tenant's token for the endpoint.", "FILE", "--token-file")
@@ -56,7 +63,8 @@ def owner(
 ) -> None:
     """Show a data owner its runs, reports, releases and questions, and answer questions.
 
-    The pages hold the owner's texts. They are for the owner alone.
+    It also starts the run of --config, and those of --runs. The pages hold the owner's texts:
+    they are for the owner alone.
     """
     listening = _listening(host, port, certificate, key, client_ca)
     if (config is None) != (workspace is not None and store is not None) or (
@@ -71,30 +79,36 @@ def owner(
     from adapterdistill.console.pages import Pages
     from adapterdistill.console.questions import add_questions
     from adapterdistill.console.releases import add_releases
+    from adapterdistill.console.starting import add_starting
 
+    if runs is not None and not runs.is_dir():
+        raise ConfigError(f"--runs {runs}: there is no such folder")
     if config is not None:
         from adapterdistill.config import load_toml
 
         run = load_toml(config)
         places = Owner(
             Path(run.workspace),
-            Path(run.serving_store),
+            run.serving_store,
             tenant=run.tenant,
             data=Path(run.data),
             serving=serving,
             token=token,
             encoder=run.encoder.name,
             dtype=run.encoder.dtype,
+            config=config,
+            runs=runs,
+            cluster=cluster,
         )
     else:
         assert workspace is not None and store is not None
         for name, folder in (("--workspace", workspace), ("--store", store)):
             if not folder.is_dir():
                 raise ConfigError(f"{name} {folder}: there is no such folder")
-        places = Owner(workspace, store, serving=serving, token=token)
+        places = Owner(workspace, store, serving=serving, token=token, runs=runs, cluster=cluster)
     access = listening.access()
     pages, router = Pages("Owner", LINKS, access), APIRouter()
-    for add in (add_runs, add_releases, add_questions):
+    for add in (add_runs, add_starting, add_releases, add_questions):
         add(router, places, pages)
     typer.echo(f"console: {listening.url(access)}")
     listening.run(build(pages, router, access))
@@ -147,6 +161,9 @@ def operator(
     address = registry and registry.removeprefix("http://").rstrip("/")
     keys = tuple(public_key or ())
     places = Operator(address, credentials, root, keys, metrics, serving, token)
+    doubt = places.doubt()
+    if doubt:
+        typer.echo(f"warning: {doubt}; the pages ask it again", err=True)
     access = listening.access()
     pages, router = Pages("Operator", LINKS, access), APIRouter()
     add_operator(router, places, pages)

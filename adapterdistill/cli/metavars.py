@@ -10,18 +10,29 @@ from typing import Any
 _NAMES_OF = {
     "ADAPTER": ("adapter",),
     "ALIAS": ("alias",),
-    "auto|float32|bfloat16": ("dtype",),
+    "auto|float32|bfloat16|int8": ("dtype",),
     "BUNDLE": ("bundle",),
     "cpu|cuda": ("device",),
     "DAYS": ("days",),
     "DOMAIN,...": ("leave_out",),
     "DRILL": ("names",),
     "FILE": (
-        *("address_file", "config", "on", "output", "path", "port_file", "public_key", "request"),
+        *(
+            "address_file",
+            "ca",
+            "config",
+            "file",
+            "on",
+            "output",
+            "path",
+            "port_file",
+            "public_key",
+            "request",
+        ),
         *("token_file", "tokens"),
     ),
     "FOLDER": (
-        *("cache", "credentials", "data", "folder", "out", "peer_env", "record"),
+        *("cache", "credentials", "data", "folder", "keys", "out", "peer_env", "record"),
         *("registry_credentials", "root", "source", "stop", "store", "target"),
     ),
     "FRACTION": ("share", "test_fraction", "valid_fraction"),
@@ -53,6 +64,7 @@ _NAMES_OF = {
     "TASK": ("task",),
     "TENANT": ("exclude_tenant", "tenant"),
     "TENANT,...": ("tenants",),
+    "URL": ("url",),
 }
 METAVARS = {name: metavar for metavar, names in _NAMES_OF.items() for name in names}
 

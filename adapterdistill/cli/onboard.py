@@ -81,6 +81,8 @@ def onboard(
         console.print(_stages(report))
         if report.distil.trained:
             console.print(_teachers(report.distil))
+        page = Path(settings.workspace) / settings.tenant / "report.html"
+        console.print(Text(f"report: {page}"), soft_wrap=True)
 
 
 def _look_ahead(settings: "OnboardConfig", *, local: bool, insecure: bool, as_json: bool) -> None:

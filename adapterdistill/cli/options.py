@@ -45,7 +45,7 @@ Data = Annotated[
 ]
 SizeOption = Annotated[Size, typer.Option("--size", help="How much is run.")]
 EncoderName = Annotated[str, option("Name or folder of the encoder.", "NAME", "--encoder")]
-Dtype = Annotated[str, option("auto, float32 or bfloat16.", "DTYPE", "--dtype")]
+Dtype = Annotated[str, option("auto, float32, bfloat16 or int8.", "DTYPE", "--dtype")]
 Device = Annotated[str, option("cpu or cuda.", "DEVICE", "--device")]
 Processes = Annotated[int | None, number("Default: one a core; one on a GPU.", low=1)]
 Threads = Annotated[int, number("Threads of each side.", low=1)]

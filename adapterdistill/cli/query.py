@@ -1,7 +1,10 @@
 """`adapterdistill query` asks a deployed search endpoint."""
 
 import json
+import time
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -27,6 +30,8 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import is_name
 from adapterdistill.serving.http import post
 
+_PATIENCE_S = 20.0
+"""How long an endpoint that is starting is asked again."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -79,17 +84,31 @@ def query(
     output: Output = Format.table,
 ) -> None:
     """Ask a deployed tenant a question and show its ranked FAQs."""
-    token = None if token_file is None else _token_in(token_file)
-    answer = ask(
-        address, tenant, text, top_k=top_k, alias=alias, token=token, explain=explain, ca=ca
-    )
+    token = None if token_file is None else token_in(token_file)
+    asked = partial(ask, address, tenant, text, top_k=top_k, alias=alias, token=token)
+    answer = _once_ready(partial(asked, explain=explain, ca=ca))
     if output is Format.json:
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
         Console().print(_table(answer))
 
 
-def _token_in(path: Path) -> str:
+def _once_ready(asked: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer; an endpoint that is starting is asked again for a while."""
+    give_up, told = time.monotonic() + _PATIENCE_S, False
+    while True:
+        try:
+            return asked()
+        except ServingError as error:
+            if error.retry_after_s is None or time.monotonic() >= give_up:
+                raise
+            if not told:
+                typer.echo(f"{error}; waiting up to {_PATIENCE_S:.0f} s", err=True)
+            told = True
+            time.sleep(error.retry_after_s)
+
+
+def token_in(path: Path) -> str:
     """The token in a file: an argument would be visible to everyone on the machine."""
     from adapterdistill.files import read_secret
     from adapterdistill.serve.tokens import PREFIX

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,13 @@ app = typer.Typer(
     "quarantined adapter teach, use `registry release-from-quarantine`.)",
     no_args_is_help=True,
 )
-Store = Annotated[Path, typer.Option(help="Folder of serving bundles that `serve` reads.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER|URI",
+        help="The serving store that `serve` reads: a folder, or file:// or s3://.",
+    ),
+]
 Tenant = Annotated[str, typer.Argument(help="The tenant.")]
 BundleArgument = Annotated[
     str | None,
@@ -139,7 +144,7 @@ def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> Non
     _changed(roll_back, store, tenant, output)
 
 
-def _encoder(store: Path, tenant: str, bundle_id: str) -> str:
+def _encoder(store: str, tenant: str, bundle_id: str) -> str:
     """The name of the encoder that the bundle is made for."""
     from adapterdistill.bundle import read_bundle
 
@@ -149,7 +154,7 @@ def _encoder(store: Path, tenant: str, bundle_id: str) -> str:
         return "damaged"
 
 
-def _named(store: Path, tenant: str, text: str | None) -> str:
+def _named(store: str, tenant: str, text: str | None) -> str:
     """The id of the one bundle that the text names. Raises ConfigError: none or several match."""
     from adapterdistill.release import bundles_of, read_release
 
@@ -171,7 +176,7 @@ def _named(store: Path, tenant: str, text: str | None) -> str:
 
 
 def _changed(
-    change: Callable[..., Any], store: Path, tenant: str, output: Format, *args: str, **how: Any
+    change: Callable[..., Any], store: str, tenant: str, output: Format, *args: str, **how: Any
 ) -> None:
     release = change(store, tenant, *args, **how).model_dump(mode="json")
     if output is Format.json:

@@ -18,7 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    store: Annotated[Path, typer.Option(help="Folder of serving bundles.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|URI",
+            help="Where the serving bundles are: a folder, or file:// or s3:// where it lies on "
+            "other machines.",
+        ),
+    ],
     create: Annotated[
         bool, typer.Option("--create", help="Make the store if it is absent.")
     ] = False,
@@ -32,7 +39,15 @@ def serve(
     ] = None,
     dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="torch threads of a replica.")] = 1,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that answer. On a Ray of its own, one for each core that `--threads` "
+            "leaves and that the memory allows; on a running cluster, one.",
+            show_default="by the machine",
+        ),
+    ] = None,
     encoder_mib: Annotated[
         float,
         typer.Option(
@@ -73,6 +88,17 @@ def serve(
             "the tenant. Needed to listen beyond loopback.",
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the tenants' keys (TENANT.key), for encrypted bundles."),
+    ] = None,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push",
+            help="Take bundles over HTTP with a tenant's token (`adapterdistill bundle push`).",
+        ),
+    ] = False,
     feedback: Annotated[
         bool,
         typer.Option(
@@ -129,9 +155,13 @@ def serve(
             "--grpc-port is open on every interface, whatever --host says: give --tokens FILE (see "
             "`adapterdistill token new`)"
         )
+    if replicas is None:
+        replicas = 1
+        if ray_address == LOCAL:
+            replicas = local_ray.fitting_replicas(threads=threads, bank_mib=bank_mib)
     first, *others = map(_encoder, encoder or ["minilm-l6"])
     settings = {
-        "store": str(store.expanduser().resolve()),
+        "store": store if "://" in store else str(Path(store).expanduser().resolve()),
         "create_store": create,
         "encoder": first,
         "other_encoders": others,
@@ -142,6 +172,8 @@ def serve(
         "bank_mib": bank_mib,
         "registry": registry,
         "registry_credentials": registry_credentials and str(registry_credentials.resolve()),
+        "keys": keys and str(keys.expanduser().resolve()),
+        "push": push,
         "tokens": tokens and str(tokens.expanduser().resolve()),
         "open_to_all": tokens is None,
         "feedback": feedback,
@@ -155,8 +187,7 @@ def serve(
         _connect(ray, ray_address)
         _deploy(settings, host=host, port=port, grpc_port=grpc_port)
         return
-    checked.open_store()
-    if not tenants_in(checked.store):
+    if not any(tenants_in(checked.open_store())):
         typer.echo(f"warning: {checked.store} has no tenant yet", err=True)
     local_ray.check_port(host, port)
     if grpc_port is not None:

@@ -18,7 +18,13 @@ from fastapi.responses import Response
 from adapterdistill.console.lineage import picture, read_lineage
 from adapterdistill.console.pages import Link, Pages, see
 from adapterdistill.console.watching import Figure, Health, figures_of, health_of
-from adapterdistill.errors import AdapterDistillError, ConfigError, NotFoundError
+from adapterdistill.errors import (
+    AdapterDistillError,
+    ConfigError,
+    NotFoundError,
+    RegistryUnavailableError,
+    UnauthenticatedError,
+)
 from adapterdistill.manifest import VersionRef, is_name
 from adapterdistill.registry.answers import Published
 from adapterdistill.registry.client.client import RegistryClient
@@ -34,6 +40,7 @@ LINKS = (
 MOST = 200
 """Rows of one page."""
 _TIMEOUT_S = 5.0
+_START_TIMEOUT_S = 0.5
 _DONE = {
     "withdrawn": "The version is withdrawn for ever. What learnt from it is marked.",
     "released": "The version is released from quarantine: it may teach now.",
@@ -63,9 +70,23 @@ class Operator:
         if self.registry is None:
             raise ConfigError("the console does not know the registry: start it with --registry")
         with RegistryClient(
-            self.registry, timeout_s=_TIMEOUT_S, credentials=self.credentials
+            self.registry,
+            timeout_s=_TIMEOUT_S,
+            credentials=self.credentials,
+            start_timeout_s=_START_TIMEOUT_S,
         ) as client:
             yield client
+
+    def doubt(self) -> str:
+        """Why the registry cannot be reached now; empty if it can be, or none was named."""
+        if self.registry is None:
+            return ""
+        try:
+            with self.client() as client:
+                client.require_reachable(_START_TIMEOUT_S)
+        except (RegistryUnavailableError, UnauthenticatedError) as error:
+            return str(error)
+        return ""
 
 
 class _Tenant(NamedTuple):

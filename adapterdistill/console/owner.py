@@ -1,22 +1,21 @@
-"""An owner's pages: where its files are, the tenants in them, and their runs and reports."""
+"""An owner's pages: where its files are, the tenants in them, and each run with its report."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from adapterdistill.actors.report.page import render
 from adapterdistill.actors.report.runs import find_run, read_runs, version_before
-from adapterdistill.console.pages import HTMX, Link, Pages
+from adapterdistill.bundle import Place
+from adapterdistill.console.pages import Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
 from adapterdistill.console.training import plots_of
 from adapterdistill.errors import ConfigError, NotFoundError, ServingError
-from adapterdistill.feedback import FILE, opened
+from adapterdistill.feedback import keeps, opened
 from adapterdistill.manifest import is_name
-from adapterdistill.release import Release, read_release
+from adapterdistill.release import Release, has_release, is_there, read_release
 from adapterdistill.release import tenants_in as served_tenants_in
 
 LINKS = (
@@ -38,7 +37,7 @@ class Owner:
     """Places of an owner's files, and of its endpoint."""
 
     workspace: Path
-    store: Path
+    store: Place
     tenant: str | None = None
     """The only tenant that is shown; None: every tenant in the two folders."""
     data: Path | None = None
@@ -50,12 +49,24 @@ class Owner:
     encoder: str | None = None
     """Name or folder of the encoder that answers in this process; None: the bundle names it."""
     dtype: str = "auto"
+    config: Path | None = None
+    """The TOML that the console was started with, which it can run."""
+    runs: Path | None = None
+    """A folder of further TOMLs that it can run."""
+    cluster: str | None = None
+    """URL of the Ray dashboard that runs are sent to; None: they run on this machine."""
+
+    def configs(self) -> list[Path]:
+        """The TOMLs that the console was told of, sorted; their names differ."""
+        found = [] if self.runs is None else sorted(self.runs.glob("*.toml"))
+        others = [file for file in found if self.config is None or file.name != self.config.name]
+        return [*([] if self.config is None else [self.config]), *others]
 
     def tenants(self) -> list[str]:
         """The tenants that are shown, sorted."""
         if self.tenant is not None:
             return [self.tenant]
-        served = served_tenants_in(self.store) if self.store.is_dir() else []
+        served = served_tenants_in(self.store) if is_there(self.store) else []
         return sorted({*tenants_in(self.workspace), *served})
 
     def require(self, tenant: str) -> None:
@@ -65,13 +76,13 @@ class Owner:
 
     def release(self, tenant: str) -> Release | None:
         """The tenant's release; None: nothing is served yet. Raises ServingError: it is damaged."""
-        if not (self.store / tenant / "live.json").exists():
+        if not has_release(self.store, tenant):
             return None
         return read_release(self.store, tenant)
 
 
 def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
-    """Add the overview, the runs and their reports."""
+    """Add the overview, each run and its report."""
 
     @router.get("/")
     def overview(request: Request) -> Response:
@@ -79,20 +90,11 @@ def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
         shown = [_overview(owner, tenant) for tenant in owner.tenants()]
         return pages.page(request, "overview", tenants=shown, owner=owner)
 
-    @router.get("/runs")
-    def runs(request: Request, seen: str = "") -> Response:
-        found = [
-            run for tenant in owner.tenants() for run in read_progress(owner.workspace, tenant)
-        ]
-        found.sort(key=lambda run: -run.changed_at)
-        mark = hashlib.sha256("".join(run.mark for run in found).encode()).hexdigest()[:16]
-        return _followed(pages, request, "runs", mark, seen, runs=found)
-
     @router.get("/runs/{tenant}/{name}")
     def run(request: Request, tenant: str, name: str, seen: str = "") -> Response:
         one, others = _named(owner, tenant, name)
         plots = plots_of(owner.workspace / tenant / "runs" / name)
-        return _followed(pages, request, "run", one.mark, seen, run=one, others=others, plots=plots)
+        return pages.followed(request, "run", one.mark, seen, run=one, others=others, plots=plots)
 
     @router.get("/runs/{tenant}/{name}/report")
     def report(tenant: str, name: str, compare: str = "", texts: bool = True) -> Response:
@@ -103,16 +105,6 @@ def add_runs(router: APIRouter, owner: Owner, pages: Pages) -> None:
         before = find_run(runs, compare) if compare else version_before(run, runs)
         page = render(run, before=before, runs=runs, texts=texts)
         return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
-
-
-def _followed(
-    pages: Pages, request: Request, name: str, mark: str, seen: str, **values: Any
-) -> Response:
-    """A page that asks again for its changing part; no content while nothing has changed."""
-    part = HTMX in request.headers
-    if part and seen == mark:
-        return Response(status_code=204)
-    return pages.page(request, f"{name}_part" if part else name, mark=mark, **values)
 
 
 def _named(owner: Owner, tenant: str, name: str) -> tuple[Progress, list[Progress]]:
@@ -140,7 +132,7 @@ def _overview(owner: Owner, tenant: str) -> _Overview:
     release, waiting, fault = None, 0, ""
     try:
         release = owner.release(tenant)
-        if (owner.store / tenant / FILE).exists():
+        if keeps(owner.store, tenant):
             with opened(owner.store, tenant) as feedback:
                 waiting = len(feedback.questions(labelled=False))
     except (ServingError, ConfigError) as error:

@@ -54,6 +54,20 @@ class Pages:
         )
         return HTMLResponse(shown, status)
 
+    def followed(
+        self, request: Request, name: str, mark: str, seen: str, **values: Any
+    ) -> Response:
+        """A page that asks again for its changing part; no content while nothing has changed.
+
+        Args:
+            mark: a digest of what is shown.
+            seen: the digest of what the browser has.
+        """
+        part = HTMX in request.headers
+        if part and seen == mark:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        return self.page(request, f"{name}_part" if part else name, mark=mark, **values)
+
     def fault(self, request: Request, status: HTTPStatus, said: str) -> Response:
         """The answer to a request that cannot be done: a sentence, and what to do next."""
         if status == HTTPStatus.UNAUTHORIZED:

@@ -15,7 +15,7 @@ from adapterdistill.actors.report.runs import Run
 from adapterdistill.actors.report.words import NAMES, verdict
 from adapterdistill.actors.run_state import RunState, runs_in
 from adapterdistill.actors.stages import ONBOARDING
-from adapterdistill.console.training import size_of
+from adapterdistill.console.training import at_step, size_of
 from adapterdistill.manifest import is_name
 
 _JUST_NOW_S = 3.0
@@ -31,7 +31,7 @@ class Step(NamedTuple):
     seconds: float | None
     peak_mb: float | None
     told: str
-    """What `onboard` prints of it."""
+    """What `onboard` prints of it; of a training that is at work, its gradient step."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _progress(state: RunState, tenant: str) -> Progress:
         tenant,
         run.name,
         now,
-        _steps(results, now),
+        _steps(results, now, at_step(state.folder) if now == "running" else ""),
         changed_at,
         verdict(run),
         size_of(state.folder),
@@ -100,7 +100,11 @@ def _progress(state: RunState, tenant: str) -> Progress:
     )
 
 
-def _steps(results: dict[str, StageResult], now: State) -> tuple[Step, ...]:
+def _steps(results: dict[str, StageResult], now: State, at: str) -> tuple[Step, ...]:
+    """
+    Args:
+        at: how far the training that is at work is.
+    """
     steps: list[Step] = []
     for stage in ONBOARDING:
         result = results.get(stage.name)
@@ -109,8 +113,9 @@ def _steps(results: dict[str, StageResult], now: State) -> tuple[Step, ...]:
             steps.append(Step(stage.name, "done", result.seconds, result.peak_rss_mb, told))
             continue
         first = all(step.state == "done" for step in steps)
-        waiting: Literal["at work", "waits"] = "at work" if first else "waits"
-        steps.append(Step(stage.name, waiting if now == "running" else "not done", None, None, ""))
+        waiting: Literal["at work", "waits", "not done"] = "at work" if first else "waits"
+        shown = waiting if now == "running" else "not done"
+        steps.append(Step(stage.name, shown, None, None, at if shown == "at work" else ""))
     return tuple(steps)
 
 

@@ -3,21 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from adapterdistill.bundle import read_bundle
+from adapterdistill.bundle import Place, read_bundle
 from adapterdistill.client import Answer, Client
 from adapterdistill.console.owner import Owner
 from adapterdistill.console.pages import HTMX, Pages, see
 from adapterdistill.data import Faq
 from adapterdistill.errors import ConfigError, NotFoundError
-from adapterdistill.feedback import FILE, Question, opened, take_into
+from adapterdistill.feedback import Question, keeps, opened, take_into
 from adapterdistill.labelling import nearest
+from adapterdistill.release import has_release
 
 if TYPE_CHECKING:
     from adapterdistill.library import Model
@@ -120,7 +120,7 @@ def add_questions(router: APIRouter, owner: Owner, pages: Pages) -> None:
 
 def _counts(owner: Owner, tenant: str) -> tuple[int, int]:
     """Numbers of kept questions without and with a label."""
-    if not (owner.store / tenant / FILE).exists():
+    if not keeps(owner.store, tenant):
         return 0, 0
     with opened(owner.store, tenant) as feedback:
         kept = feedback.questions()
@@ -131,7 +131,7 @@ def _counts(owner: Owner, tenant: str) -> tuple[int, int]:
 def _kept(owner: Owner, tenant: str) -> tuple[Sequence[Faq], list[Question], int]:
     """The live bundle's FAQs, the questions without a label, and the number of labelled ones."""
     release = owner.release(tenant)
-    if release is None or not (owner.store / tenant / FILE).exists():
+    if release is None or not keeps(owner.store, tenant):
         return [], [], 0
     faqs = _faqs(owner.store, tenant, release.bundle)
     with opened(owner.store, tenant) as feedback:
@@ -141,7 +141,7 @@ def _kept(owner: Owner, tenant: str) -> tuple[Sequence[Faq], list[Question], int
 
 
 @lru_cache(maxsize=4)
-def _faqs(store: Path, tenant: str, bundle_id: str) -> Sequence[Faq]:
+def _faqs(store: Place, tenant: str, bundle_id: str) -> Sequence[Faq]:
     """The FAQs of a bundle, which never changes."""
     return read_bundle(store, tenant, bundle_id).faqs
 
@@ -160,7 +160,7 @@ def _done(done: str, added: str) -> str:
 
 def _askable(owner: Owner) -> list[str]:
     """The tenants that something answers for."""
-    return [tenant for tenant in owner.tenants() if (owner.store / tenant / "live.json").exists()]
+    return [tenant for tenant in owner.tenants() if has_release(owner.store, tenant)]
 
 
 def _answer(owner: Owner, tenant: str, text: str, alias: Alias | None) -> Answer:
@@ -186,7 +186,8 @@ def _answer(owner: Owner, tenant: str, text: str, alias: Alias | None) -> Answer
 
 @lru_cache(maxsize=2)
 def _model(owner: Owner, tenant: str, bundle_id: str) -> "Model":
-    from adapterdistill.library import load
+    from adapterdistill.library import load_from
 
-    folder = owner.store / tenant / "versions" / bundle_id
-    return load(folder, encoder=owner.encoder, dtype=owner.dtype)
+    return load_from(
+        owner.store, tenant, bundle_id, encoder=owner.encoder, dtype=owner.dtype, device="cpu"
+    )

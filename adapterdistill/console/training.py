@@ -31,17 +31,27 @@ class Plot(NamedTuple):
 
 def plots_of(run: Path) -> list[Plot]:
     """Draw what the run's trainings left: one plot a stage and number, of two points or more."""
-    found: dict[tuple[str, str], list[Point]] = {}
+    found: dict[tuple[str, str], dict[int, float]] = {}
     for row in _rows(run / FILE):
         for name in NAMES:
             step, value = row.get("step"), row.get(name)
             if isinstance(step, int) and isinstance(value, int | float):
-                found.setdefault((str(row.get("stage")), name), []).append((step, value))
+                found.setdefault((str(row.get("stage")), name), {})[step] = value
     return [
-        Plot(title, _drawn(points, title))
+        Plot(title, _drawn(sorted(points.items()), title))
         for (stage, name), points in found.items()
         if (title := f"{stage}: {NAMES[name]} by gradient step") and len(points) > 1
     ]
+
+
+def at_step(run: Path) -> str:
+    """The gradient step that a training has just done; empty where none is at work."""
+    rows = _rows(run / FILE)
+    last = rows[-1] if rows else {}
+    step, loss = last.get("step"), last.get("loss")
+    if not isinstance(step, int) or not isinstance(loss, int | float):
+        return ""
+    return f"gradient step {step}, loss {loss:.4f}"
 
 
 def size_of(run: Path) -> int:

@@ -28,6 +28,7 @@ class Later:
 _MADE_UP = "it publishes a made-up tenant"
 ON_NAMED: dict[str, OnNamed | str] = {
     "kill-registry": "a registry at an address is no process that can be killed and started",
+    "kill-shared-registry": "it kills processes and the database of a registry",
     "drop-rpc": OnNamed(("registry",), Later("registry.named", "drop_rpc")),
     "slow-rpc": OnNamed(("registry",), Later("registry.named", "slow_rpc")),
     "corrupt-blob": "it damages a published adapter",
@@ -65,6 +66,12 @@ DRILLS = {
             "Kill the registry amid publishes: all that it acknowledged is there and sound",
             Later("registry.calls", "kill_registry"),
             {"kills": 1},
+        ),
+        Drill(
+            "kill-shared-registry",
+            "Kill either of two registries on one PostgreSQL, or that: the other serves on",
+            Later("registry.shared", "kill_shared_registry"),
+            {"kills": 3},
         ),
         Drill(
             "drop-rpc",

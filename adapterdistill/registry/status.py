@@ -52,6 +52,7 @@ CODES: dict[type[AdapterDistillError], grpc.StatusCode] = {
     errors.FileError: grpc.StatusCode.INTERNAL,
     errors.IntegrityError: grpc.StatusCode.DATA_LOSS,
     errors.UnknownTenantError: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownTaskError: grpc.StatusCode.NOT_FOUND,
     errors.OverloadedError: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

@@ -14,7 +14,15 @@ from adapterdistill.errors import ConfigError, InvalidManifestError
 from adapterdistill.manifest import Fingerprint, Manifest, canonical_json, is_name, sha256_hex
 from adapterdistill.registry.access import EVERYONE, Caller, Consent
 from adapterdistill.registry.commitments import Opening
-from adapterdistill.registry.index.schema import AliasRow, EventKind, EventRow, Filter, Row, State
+from adapterdistill.registry.index.schema import (
+    AliasRow,
+    EventKind,
+    EventRow,
+    Filter,
+    Row,
+    State,
+    SummaryRow,
+)
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
@@ -82,9 +90,9 @@ def read_openings(message: pb.PublishHeader | pb.Version) -> tuple[Opening, ...]
     return tuple(Opening(one.name, one.salt) for one in message.teachers)
 
 
-def summary_message(row: Row) -> pb.Version:
+def summary_message(row: SummaryRow) -> pb.Version:
     """Make the short message of a version: of its manifest, the fingerprint alone."""
-    fingerprint = json.loads(row.manifest_json).get("signature")
+    fingerprint = json.loads(row.fingerprint_json) if row.fingerprint_json else None
     return pb.Version(
         name=row.ref.name,
         revision=row.told,
@@ -158,6 +166,7 @@ def read_filter(message: pb.VersionFilter) -> Filter:
         task=message.task or None,
         language=message.language or None,
         labels=tuple(sorted(set(message.labels))),
+        changed_after=max(0, message.changed_after),
     )
 
 

@@ -40,7 +40,8 @@ def post(
 
     Raises:
         ConfigError: the address or a proxy's setting is malformed, or `ca` is no such file.
-        ServingError: no answer came, or one that is not JSON.
+        ServingError: no answer came, or one that is not JSON. Where nothing serves there yet,
+            `retry_after_s` says when to ask again.
     """
     response, via = _sent("POST", address, path, headers, body, ca)
     if response.has_redirect_location:
@@ -48,10 +49,16 @@ def post(
     try:
         return response.status_code, response.json()
     except ValueError:  # of `json`, and of bytes that are no text
+        if response.status_code == 404 and "/-/routes" in response.text:  # Ray Serve's own
+            raise ServingError(
+                f"{address} is not ready: it is starting; ask again in some seconds",
+                retry_after_s=1.0,
+            ) from None
         if response.status_code in _GATEWAY:
             raise ServingError(
                 f"a proxy in front of {address} answered {response.status_code} "
-                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later"
+                f"{response.reason_phrase}{via}: nothing serves behind it now. Ask again later",
+                retry_after_s=None if via else 1.0,
             ) from None
         raise ServingError(
             f"{address} is not an AdapterDistill server: it answered "
@@ -78,11 +85,11 @@ def _sent(
             json=body,
             headers=headers,
             timeout=_TIMEOUT_S,
-            verify=True if ca is None else _trusting(ca),
-            trust_env=proxy is not None or not _is_this_machine(url.host),
+            verify=True if ca is None else trusting(ca),
+            trust_env=proxy is not None or not is_this_machine(url.host),
         )
     except httpx.HTTPError as error:
-        raise ServingError(f"no answer from {address}{via}: {_why(error)}") from None
+        raise ServingError(f"no answer from {address}{via}: {reason_of(error)}") from None
     except ImportError:  # httpx names its extra for SOCKS; other proxies need none
         raise ConfigError(
             f"{proxy} names a SOCKS proxy, which needs the package socksio: install it, or name "
@@ -93,7 +100,8 @@ def _sent(
     return response, via
 
 
-def _trusting(ca: Path) -> ssl.SSLContext:
+def trusting(ca: Path) -> ssl.SSLContext:
+    """TLS that trusts the authorities of a PEM file. Raises ConfigError: it has none."""
     try:
         return ssl.create_default_context(cafile=ca)
     except FileNotFoundError:
@@ -113,7 +121,8 @@ def url_of(address: str) -> httpx.URL:
     return url
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether the host's name or address is this machine's own."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -122,13 +131,14 @@ def _is_this_machine(host: str) -> bool:
 
 def _proxy(url: httpx.URL) -> str | None:
     """The variable that names the proxy for a URL; None: there is none."""
-    if _is_this_machine(url.host) or urllib.request.proxy_bypass(url.host):
+    if is_this_machine(url.host) or urllib.request.proxy_bypass(url.host):
         return None
     named = urllib.request.getproxies()
     return next((f"{kind}_proxy".upper() for kind in (url.scheme, "all") if kind in named), None)
 
 
-def _why(error: httpx.HTTPError) -> str:
+def reason_of(error: httpx.HTTPError) -> str:
+    """Why a server did not answer, in plain words."""
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
     causes = [*_causes(error)]

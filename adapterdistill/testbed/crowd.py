@@ -35,14 +35,17 @@ class Crowd:
         return self._clients[number % TENANTS]
 
 
-def fill(crowd: Crowd, count: int) -> tuple[list[Manifest], dict[str, float]]:
-    """Publish `count` adapters of MiniLM size; all but the oldest learnt from eight of these."""
+def fill(crowd: Crowd, count: int, first: int = 0) -> tuple[list[Manifest], dict[str, float]]:
+    """Publish `count` adapters of MiniLM size; all but the oldest learnt from eight of these.
+
+    Their numbers begin at `first`.
+    """
     famous = min(FAMOUS, count)
     published: list[Manifest] = []
-    numbers, lock = iter(range(famous, count)), threading.Lock()
+    numbers, lock = iter(range(first + famous, first + count)), threading.Lock()
     started = time.perf_counter()
     with phase("publishing adapters", count) as done:
-        for number in range(famous):
+        for number in range(first, first + famous):
             published.append(_publish(crowd, number, ()))
             done()
         teachers = [manifest.ref.name for manifest in published]

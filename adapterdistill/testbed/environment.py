@@ -31,7 +31,7 @@ def environment(encoder: Encoder | None = None) -> dict[str, Any]:
         facts |= {
             "encoder": encoder.ref.name,
             "encoder_sha256": encoder.ref.weights_sha256[:12],
-            "dtype": str(encoder.dtype).removeprefix("torch."),
+            "dtype": encoder.precision,
             "device": _device(encoder.device),
             "max_tokens": encoder.max_tokens,
         }

@@ -110,4 +110,4 @@ def put_bundle(
         faq_of_vector=torch.arange(len(bank.faqs)),
         threshold=threshold,
     )
-    set_live(store, bank.tenant, write_bundle(store, bundle).name)
+    set_live(store, bank.tenant, write_bundle(store, bundle))

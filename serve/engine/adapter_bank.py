@@ -62,10 +62,8 @@ class AdapterBank:
 
     @property
     def encoder_bytes(self) -> int:
-        """Memory of the encoder's weights."""
-        # Layers may share their weights.
-        parts = {id(part): part for part in self.encoder.weights.tensors().values()}
-        return sum(part.nbytes for part in parts.values())
+        """Memory of the encoder's weights and of what is prepared of them."""
+        return self.encoder.num_bytes
 
     @property
     def num_slots(self) -> int:

@@ -15,19 +15,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from adapterdistill.backbone import Embedder, Encoder, pack
-from adapterdistill.distill.method import Variant
-from adapterdistill.errors import AdapterDistillError, DeadlineExceededError, WithdrawnError
-from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank, Slot
+from adapterdistill.backbone import Encoder
+from adapterdistill.bundle import Place
+from adapterdistill.errors import (
+    AdapterDistillError,
+    DeadlineExceededError,
+    EncoderMismatchError,
+    UnknownTenantError,
+    WithdrawnError,
+)
+from adapterdistill.serve.engine.adapter_bank import MAX_MIB, AdapterBank
 from adapterdistill.serve.engine.banks import ENCODER_MIB, Banks
+from adapterdistill.serve.engine.classifying import classified
 from adapterdistill.serve.engine.faq_index import Ranking, rank
-from adapterdistill.serve.engine.items import RankedFaq
+from adapterdistill.serve.engine.items import ClassifyItem, ClassifyOutcome, search_answer
 from adapterdistill.serve.engine.items import SearchAnswer as SearchAnswer
 from adapterdistill.serve.engine.items import SearchItem as SearchItem
 from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
@@ -35,12 +41,13 @@ from adapterdistill.serve.engine.live import Alias, Snapshot, key_of, tenant_of
 from adapterdistill.serve.engine.live import LiveTenant as LiveTenant
 from adapterdistill.serve.engine.live import NotLive as NotLive
 from adapterdistill.serve.engine.load_queue import PagingCounts
-from adapterdistill.serve.engine.loading import Loader
+from adapterdistill.serve.engine.loading import KeyFor, Loader, no_key
 from adapterdistill.serve.engine.pointers import Pointers, read_wanted
-from adapterdistill.serve.engine.residents import Residents
+from adapterdistill.serve.engine.residents import Residents, refused
 
 WARM = 1024
 LOAD_TIMEOUT_S = 5.0
+_PROVEN_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,13 @@ class Engine:
     load_threads: bundles that are loaded at one time.
     warm: while fewer tenants than this are in memory and there is room, `refresh` loads new tenants
         before anyone asks for them.
+    key_for: gives the key of a tenant whose bundles are encrypted.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        store: Path,
+        store: Place,
         *,
         retry_refused_s: float = 30.0,
         capacity: int = 8,
@@ -97,6 +105,7 @@ class Engine:
         bank_mib: float = MAX_MIB,
         load_threads: int = 4,
         warm: int = WARM,
+        key_for: KeyFor = no_key,
     ) -> None:
         self.banks = Banks(
             encoder,
@@ -107,7 +116,7 @@ class Engine:
             max_slots=max_slots,
         )
         self._pointers = Pointers(store)
-        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s)
+        self._loader = Loader(self.banks, store, retry_refused_s=retry_refused_s, key_for=key_for)
         self._residents = Residents(self.banks, self._loader, threads=load_threads)
         self._refreshing = threading.Lock()
         self._warm = warm
@@ -205,35 +214,63 @@ class Engine:
         self._residents.lru.asked({item.key for item, _ in known if item.held is None})
         rankings = iter(self._rank(known))
         return [
-            _answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
+            search_answer(item, live, next(rankings)) if isinstance(live, LiveTenant) else live
             for item, live in found
         ]
 
+    def answer(self, items: Sequence[SearchItem]) -> list[SearchOutcome | ClassifyOutcome]:
+        """Answer a batch of searches and classifications in the order of `items`."""
+        snapshot = self.snapshot
+        found = [(one, _held(snapshot, one)) for one in items if isinstance(one, ClassifyItem)]
+        del snapshot  # as in `search`
+        outcomes, num_tokens = classified(found)
+        self.num_tokens += num_tokens
+        classes = iter(outcomes)
+        rankings = iter(self.search([one for one in items if not isinstance(one, ClassifyItem)]))
+        return [next(classes if isinstance(item, ClassifyItem) else rankings) for item in items]
+
     @torch.inference_mode()
-    def _rank(self, known: Sequence[tuple[SearchItem, LiveTenant]]) -> list[Ranking]:
+    def _rank(
+        self, known: Sequence[tuple[SearchItem, LiveTenant]]
+    ) -> list[Ranking | UnknownTenantError]:
         rows_of: dict[AdapterBank, list[int]] = {}
         for row, (_, live) in enumerate(known):
             rows_of.setdefault(live.bank, []).append(row)
-        ranking_of: dict[int, Ranking] = {}
+        ranking_of: dict[int, Ranking | UnknownTenantError] = {}
         for bank, rows in rows_of.items():
             ranking_of |= zip(rows, self._rank_on(bank, [known[row] for row in rows]), strict=True)
         return [ranking_of[row] for row in range(len(known))]
 
     def _rank_on(
         self, bank: AdapterBank, known: Sequence[tuple[SearchItem, LiveTenant]]
-    ) -> list[Ranking]:
-        """Rankings of items whose tenants are all on this bank's encoder."""
+    ) -> list[Ranking | UnknownTenantError]:
+        """Rankings of items whose tenants are all on this bank's encoder, or errors in the places
+        of tenants that fail their proof."""
         ids = bank.encoder.tokenize_queries(
             [item.text for item, _ in known], [live.manifest.encoder for _, live in known]
         )
         self.num_tokens += sum(map(len, ids))
-        return rank(
-            _embed(bank, ids, [live.served for _, live in known]),
+        queries, failed = self._embed_proven(bank, ids, [live for _, live in known])
+        rankings = rank(
+            queries,
             [item.text for item, _ in known],
             [live.index for _, live in known],
             [item.top_k for item, _ in known],
             [item.explain for item, _ in known],
         )
+        return [
+            refused(item.key) if live in failed else ranking
+            for (item, live), ranking in zip(known, rankings, strict=True)
+        ]
+
+    def _embed_proven(
+        self, bank: AdapterBank, ids: Sequence[Sequence[int]], lives: Sequence[LiveTenant | None]
+    ) -> tuple[Tensor, Mapping[LiveTenant, EncoderMismatchError]]:
+        """The same as `Proofs.embed`; tenants that fail are no longer served."""
+        embedded, failed = self._loader.proofs.embed(bank, ids, lives)
+        for live, error in failed.items():
+            self._residents.disprove(live, error)
+        return embedded, failed
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], through: Sequence[LiveTenant | None]) -> Tensor:
@@ -245,15 +282,19 @@ class Engine:
 
         Raises:
             ValueError: the held tenants have different encoders.
+            UnknownTenantError: a tenant fails its proof.
         """
         banks = {live.bank for live in through if live is not None} or {self.banks.loaded[0]}
         if len(banks) > 1:
             raise ValueError("the tenants have different encoders: their embeddings do not compare")
         [bank] = banks
-        served = [None if live is None else live.served for live in through]
         bare = bank.encoder.ref
         refs = [bare if live is None else live.manifest.encoder for live in through]
-        return _embed(bank, bank.encoder.tokenize_queries(texts, refs), served)
+        ids = bank.encoder.tokenize_queries(texts, refs)
+        embedded, failed = self._embed_proven(bank, ids, through)
+        for live in failed:
+            raise refused(live.manifest.tenant)
+        return embedded
 
     def refresh(self) -> Refresh:
         """Follow the store's releases: a tenant moves to a new bundle when that bundle is proven.
@@ -271,6 +312,7 @@ class Engine:
             if wanted.dropped or wanted.candidates != self.snapshot.candidates:
                 self._residents.know({}, wanted.dropped, wanted.candidates)
             loaded: list[str] = []
+            fresh: list[str] = []
             refused: dict[str, AdapterDistillError] = dict(wanted.damaged)
             known: dict[str, str] = {}
             for key, bundle_id in wanted.bundles.items():
@@ -282,13 +324,34 @@ class Engine:
                     known[key] = bundle_id
                     continue
                 try:
-                    self._residents.adopt(key, self._loader.load(key, bundle_id, briefly=new))
-                    loaded.append(key)
+                    self._residents.adopt(key, self._loader.load(key, bundle_id, prove=not new))
+                    (fresh if new else loaded).append(key)
                 except AdapterDistillError as error:
                     refused[key] = error
             if known:
                 self._residents.know(known, ())
+            refused |= self._prove_together(fresh)
+            loaded += [key for key in fresh if key not in refused]
             return Refresh(tuple(loaded), wanted.dropped, refused, tuple(known))
+
+    @torch.inference_mode()
+    def _prove_together(self, tenants: Sequence[str]) -> dict[str, EncoderMismatchError]:
+        """Prove new tenants briefly, many in a forward; those that fail are no longer known."""
+        faults: dict[str, EncoderMismatchError] = {}
+        for start in range(0, len(tenants), _PROVEN_TOGETHER):
+            lives_on: dict[AdapterBank, list[LiveTenant]] = {}
+            for tenant in tenants[start : start + _PROVEN_TOGETHER]:
+                live = self.snapshot.tenants.get(tenant)
+                if live is not None:
+                    lives_on.setdefault(live.bank, []).append(live)
+            for bank, lives in lives_on.items():
+                _, failed = self._loader.proofs.embed(bank, [], lives)
+                for live, error in failed.items():
+                    self._loader.refuse(live.manifest.tenant, live.bundle_id)
+                    faults[live.manifest.tenant] = error
+        if faults:
+            self._residents.know({}, faults)
+        return faults
 
     def prove_next(self) -> Refresh:
         """Prove a tenant in memory on all probe sentences; a refused tenant is no longer served."""
@@ -320,46 +383,3 @@ def _held(snapshot: Snapshot, item: SearchItem) -> LiveTenant | NotLive:
     if snapshot.tenants.get(item.key) is held or held.manifest.ref.name not in snapshot.withdrawn:
         return held
     return WithdrawnError(f"{held.manifest.ref.name} is withdrawn")
-
-
-def _embed(
-    bank: AdapterBank, ids: Sequence[Sequence[int]], served: Sequence[Slot | Variant | None]
-) -> Tensor:
-    """Embeddings of the rows by the bank's encoder, each as its tenant is served: [rows, hidden].
-
-    All adapters share one forward; each variant has its own.
-    """
-    encoder = bank.encoder
-    rows_of: dict[Variant | None, list[int]] = {}
-    for row, one in enumerate(served):
-        rows_of.setdefault(one if isinstance(one, Variant) else None, []).append(row)
-    queries = torch.empty(len(ids), encoder.embedding_size, device=encoder.device)
-    for variant, rows in rows_of.items():
-        tokens = pack([ids[row] for row in rows], encoder.device)
-        embedder: Embedder
-        if variant is None:
-            slots = [s.number if s else -1 for s in served if not isinstance(s, Variant)]
-            embedder = bank.stack.mixed(torch.tensor(slots), tokens)
-        else:
-            embedder = variant.embedder
-        queries[rows] = encoder.embed(tokens, embedder)
-    return queries
-
-
-def _answer(item: SearchItem, live: LiveTenant, ranking: Ranking) -> SearchAnswer:
-    views: Sequence[dict[str, float] | None] = ranking.views or [None] * len(ranking.faqs)
-    ranked = tuple(
-        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score, seen)
-        for n, score, seen in zip(ranking.faqs, ranking.scores, views, strict=True)
-    )
-    return SearchAnswer(
-        tenant=item.tenant,
-        adapter=live.manifest.adapter,
-        version=live.manifest.version,
-        ranked=ranked,
-        abstained=ranked[0].score < live.threshold,
-        variant=live.variant,
-        confidence=live.confidence(ranked[0].score),
-        alias=item.alias,
-        decided_by=ranking.decided_by,
-    )

@@ -1,8 +1,10 @@
 """Questions to the engine and its answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from adapterdistill.errors import UnknownTaskError, UnknownTenantError
+from adapterdistill.serve.engine.faq_index import Ranking
 from adapterdistill.serve.engine.live import Alias, LiveTenant, NotLive, VariantName, key_of
 
 
@@ -55,5 +57,59 @@ class SearchAnswer:
     alias: Alias = "live"
 
 
+@dataclass(frozen=True)
+class ClassifyItem(SearchItem):
+    """One text, or pair of texts, for one of the tenant's tasks; `top_k` classes answer it."""
+
+    task: str = ""
+    text_pair: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    label: str
+    probability: float
+    """Softmax of the model's outputs; not calibrated."""
+
+
+@dataclass(frozen=True)
+class ClassifyAnswer:
+    """Classes, most probable first."""
+
+    tenant: str
+    adapter: str
+    version: str
+    task: str
+    ranked: tuple[RankedClass, ...]
+    variant: VariantName
+    alias: Alias = "live"
+
+
+ClassifyOutcome = ClassifyAnswer | NotLive | UnknownTaskError
+"""The answer to an item, or the error in its place."""
 SearchOutcome = SearchAnswer | NotLive
 """The answer to an item, or the error in its place."""
+
+
+def search_answer(
+    item: SearchItem, live: LiveTenant, ranking: Ranking | UnknownTenantError
+) -> SearchOutcome:
+    """The outcome of an item whose FAQs are ranked."""
+    if isinstance(ranking, UnknownTenantError):
+        return ranking
+    views: Sequence[dict[str, float] | None] = ranking.views or [None] * len(ranking.faqs)
+    ranked = tuple(
+        RankedFaq(live.faqs[n].faq_id, live.faqs[n].question, live.faqs[n].answer, score, seen)
+        for n, score, seen in zip(ranking.faqs, ranking.scores, views, strict=True)
+    )
+    return SearchAnswer(
+        tenant=item.tenant,
+        adapter=live.manifest.adapter,
+        version=live.manifest.version,
+        ranked=ranked,
+        abstained=ranked[0].score < live.threshold,
+        variant=live.variant,
+        confidence=live.confidence(ranked[0].score),
+        alias=item.alias,
+        decided_by=ranking.decided_by,
+    )

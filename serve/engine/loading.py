@@ -1,9 +1,9 @@
-"""Reads a bundle from the store, verifies it and proves that its adapter is active."""
+"""Reads a bundle from the store, verifies it and, where asked, proves that it is active."""
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
@@ -22,6 +22,13 @@ from adapterdistill.serve.engine.faq_index import FaqIndex, Index
 from adapterdistill.serve.engine.live import tenant_of
 from adapterdistill.serve.engine.proofs import Proofs
 from adapterdistill.serve.engine.scorer_index import ScorerIndex
+
+KeyFor = Callable[[str], bytes | None]
+"""Gives a tenant's key, or None: it has none."""
+
+
+def no_key(tenant: str) -> bytes | None:
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +52,18 @@ class Loader:
     Digests are checked at every load; that an adapter is active is proven once for each bundle.
     """
 
-    def __init__(self, banks: Banks, store: Path, *, retry_refused_s: float) -> None:
+    def __init__(
+        self,
+        banks: Banks,
+        store: bundles.Place,
+        *,
+        retry_refused_s: float,
+        key_for: KeyFor = no_key,
+    ) -> None:
         self.proofs = Proofs()
         self._banks = banks
         self._store = store
+        self._key_for = key_for
         self._retry_refused_s = retry_refused_s
         self._refused: dict[str, tuple[str, float]] = {}  # key -> (bundle id, monotonic time)
 
@@ -61,20 +76,24 @@ class Loader:
         """Never try this bundle again."""
         self._refused[key] = (bundle_id, math.inf)
 
-    def load(self, key: str, bundle_id: str, *, briefly: bool = False) -> Loaded:
-        """The bundle to serve under a key of `serve.engine.live`, proven (`serve.engine.proofs`).
+    def load(self, key: str, bundle_id: str, *, prove: bool = True) -> Loaded:
+        """The bundle to serve under a key of `serve.engine.live`.
+
+        prove: whether its adapter is proven now, on all sentences, or with its first answer
+            (`serve.engine.proofs`). A variant is always proven now.
 
         Raises:
             ServingError, EncoderMismatchError, InvalidPayloadError: it must not be served.
         """
         try:
-            return self._load(tenant_of(key), bundle_id, briefly)
+            return self._load(tenant_of(key), bundle_id, prove)
         except AdapterDistillError:
             self._refused[key] = (bundle_id, time.monotonic())
             raise
 
-    def _load(self, tenant: str, bundle_id: str, briefly: bool) -> Loaded:
-        bundle = bundles.read_bundle(self._store, tenant, bundle_id)
+    def _load(self, tenant: str, bundle_id: str, prove: bool) -> Loaded:
+        self.proofs.check(bundle_id)
+        bundle = bundles.read_bundle(self._store, tenant, bundle_id, key=self._key_for(tenant))
         manifest = bundle.manifest
         if manifest.kind != "bottleneck":
             raise ServingError(f"tenant {tenant}: adapters of kind {manifest.kind} are not served")
@@ -83,8 +102,8 @@ class Loader:
         if bundle.variant is None:
             served = adapter = unpack_adapter(bundle.adapter_payload)
             bank.check(adapter)
-            prove = self.proofs.prove_briefly if briefly else self.proofs.prove
-            prove(bundle_id, bank.encoder, adapter, manifest.golden)
+            if prove:
+                self.proofs.prove(bundle_id, bank.encoder, adapter, manifest.golden)
         else:
             served = self._load_variant(bundle.variant, bundle_id, bank.encoder)
         return Loaded(

@@ -1,37 +1,28 @@
-"""Proves that bundles are active: briefly before they answer, on all probe sentences later.
+"""Proves that bundles are active: briefly with their first answer, on all probe sentences later.
 
-The proof on all probe sentences takes five times as long as the rest of a load. The digests,
-checked at every load, already show that a bundle is its owner's, made for this encoder's weights;
-the proof adds that its adapter is active in this process. One sentence is enough for that: the
-adapter must move it as far as the manifest says, to within a fifth, and the bare encoder does not
-move it at all. The other sentences, of other lengths, follow in the background.
+The digests, checked at every load, show that a bundle is its owner's, made for this encoder's
+weights; the proof adds that its adapter is active in this process. One sentence is enough for that:
+the adapter must move it as far as the manifest says, to within a fifth, and the bare encoder does
+not move it at all. That sentence is one more row of the batch with the bundle's first question,
+through the same slot, so no answer leaves before it has passed. The other sentences, of other
+lengths, follow in the background.
 """
 
-import threading
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from adapterdistill.adapters import BottleneckAdapter
+from torch import Tensor
+
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.checkpoint import prove_active, prove_briefly
+from adapterdistill.checkpoint import check_probe_rows, probe_rows, prove_active
 from adapterdistill.errors import EncoderMismatchError
 from adapterdistill.manifest import GoldenVectors
-from adapterdistill.serve.engine.adapter_bank import Slot
-from adapterdistill.serve.engine.live import Snapshot
+from adapterdistill.serve.engine.adapter_bank import AdapterBank, Slot
+from adapterdistill.serve.engine.embedding import embed
+from adapterdistill.serve.engine.live import LiveTenant, Snapshot
 
 PROVE_EVERY_S = 0.1
 """Pause between proofs. A whole proof takes 8 ms, so 1,000 tenants take two minutes, at less than a
 tenth of a core."""
-
-
-@dataclass(eq=False)
-class _Pending:
-    encoder: Encoder
-    adapter: BottleneckAdapter
-    golden: GoldenVectors
-    done: bool = False
-    fault: Exception | None = None
 
 
 class Proofs:
@@ -44,14 +35,17 @@ class Proofs:
         self._briefly: set[str] = set()
         self._wholly: set[str] = set()
         self._disproven: dict[str, str] = {}  # bundle id -> why it failed
-        self._pending: deque[_Pending] = deque()
-        self._proving = threading.Lock()
+
+    def check(self, bundle_id: str) -> None:
+        """Raises EncoderMismatchError: the bundle has failed a proof."""
+        if bundle_id in self._disproven:
+            raise EncoderMismatchError(self._disproven[bundle_id])
 
     def prove(
         self, bundle_id: str, encoder: Encoder, embedder: Embedder, golden: GoldenVectors
     ) -> None:
         """Prove on all probe sentences. Raises EncoderMismatchError."""
-        self._check_disproven(bundle_id)
+        self.check(bundle_id)
         if bundle_id in self._wholly:
             return
         try:
@@ -61,45 +55,48 @@ class Proofs:
             raise
         self._wholly.add(bundle_id)
 
-    def prove_briefly(
-        self, bundle_id: str, encoder: Encoder, adapter: BottleneckAdapter, golden: GoldenVectors
-    ) -> None:
-        """Prove on one sentence, in one forward with all of this encoder that wait.
+    def embed(
+        self, bank: AdapterBank, ids: Sequence[Sequence[int]], lives: Sequence[LiveTenant | None]
+    ) -> tuple[Tensor, Mapping[LiveTenant, EncoderMismatchError]]:
+        """Embed rows, each through its tenant; tenants without a proof are proven in the forward.
 
-        Raises:
-            EncoderMismatchError: the adapter is not what its manifest says.
+        Args:
+            ids: token ids of each row.
+            lives: each row's tenant, on the bank's encoder; None: through no adapter. Tenants
+                beyond the rows are proven only.
+
+        Returns:
+            Embeddings [rows, hidden], and the tenants that failed, whose rows must not be used.
         """
-        self._check_disproven(bundle_id)
-        if bundle_id in self._briefly or bundle_id in self._wholly:
-            return
-        mine = _Pending(encoder, adapter, golden)
-        self._pending.append(mine)
-        with self._proving:
-            if not mine.done:  # otherwise the lock's last holder has proven it, too
-                self._prove_all()
-        if mine.fault is not None:
-            raise mine.fault
-        self._briefly.add(bundle_id)
-
-    def _check_disproven(self, bundle_id: str) -> None:
-        """Refuse a bundle that failed on all sentences: on one sentence alone it might pass
-        again."""
-        if bundle_id in self._disproven:
-            raise EncoderMismatchError(self._disproven[bundle_id])
-
-    def _prove_all(self) -> None:
-        waiting: dict[Encoder, list[_Pending]] = {}
-        for _ in range(len(self._pending)):
-            one = self._pending.popleft()
-            waiting.setdefault(one.encoder, []).append(one)
-        for encoder, pending in waiting.items():
-            faults: Sequence[Exception | None]
+        rows = [*ids]
+        served = [None if live is None else live.served for live in lives[: len(ids)]]
+        failed: dict[LiveTenant, EncoderMismatchError] = {}
+        probed: dict[LiveTenant, slice] = {}
+        for live in dict.fromkeys(lives):
+            if live is None or self._has_passed(live.bundle_id):
+                continue
             try:
-                faults = prove_briefly(encoder, [(one.adapter, one.golden) for one in pending])
-            except Exception as error:  # every waiting load gets the error
-                faults = [error] * len(pending)
-            for one, fault in zip(pending, faults, strict=True):
-                one.fault, one.done = fault, True
+                self.check(live.bundle_id)
+                probes = probe_rows(bank.encoder, live.manifest.golden)
+            except EncoderMismatchError as error:
+                failed[live] = error
+                continue
+            probed[live] = slice(len(rows), len(rows) + len(probes))
+            rows += probes
+            served += [live.served] * len(probes)
+        embedded = embed(bank, rows, served)
+        for live, own in probed.items():
+            try:
+                check_probe_rows(bank.encoder, live.manifest.golden, embedded[own])
+                self._briefly.add(live.bundle_id)
+            except EncoderMismatchError as error:
+                self._disproven[live.bundle_id] = str(error)
+                failed[live] = error
+        return embedded[: len(ids)], failed
+
+    def _has_passed(self, bundle_id: str) -> bool:
+        passed = bundle_id in self._briefly or bundle_id in self._wholly
+        return passed and bundle_id not in self._disproven
 
     def num_left(self, snapshot: Snapshot) -> int:
         """Number of bundles in memory that are not proven on all sentences."""

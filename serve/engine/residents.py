@@ -11,7 +11,6 @@ A tenant is a key of `serve.engine.live` here: a candidate is loaded and evicted
 its own.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -89,7 +88,7 @@ class Residents:
             self.counts.hits += 1
             return found
         if self._loader.was_refused(tenant, found):
-            raise _refused(tenant)
+            raise refused(tenant)
         return self._loads.join(tenant)
 
     def adopt(self, tenant: str, loaded: Loaded) -> None:
@@ -144,13 +143,30 @@ class Residents:
         if found is None:
             return None
         key, bundle_id, error = found
+        self._drop(key, bundle_id)
+        return key, error
+
+    def disprove(self, live: LiveTenant, error: EncoderMismatchError) -> None:
+        """Stop serving a tenant that failed the proof with its first answer; it is logged."""
+        resident = self._snapshot.tenants
+        keys = [key for key, one in resident.items() if one.bundle_id == live.bundle_id]
+        del resident
+        for key in keys:
+            self._drop(key, live.bundle_id)
+            self._count_refused(key, error)
+
+    def _drop(self, key: str, bundle_id: str) -> None:
         self._loader.refuse(key, bundle_id)
         with self._changing:
             if self._snapshot.bundles.get(key) == bundle_id:
                 tenants = {k: one for k, one in self._snapshot.tenants.items() if k != key}
                 self._swap(tenants=tenants)
                 self.lru.left(key)
-        return key, error
+
+    def _count_refused(self, key: str, error: AdapterDistillError) -> None:
+        with self._changing:
+            self.counts.failures += 1
+        _log.error("tenant %s: bundle refused [%s]: %s", key, error.reason, error)
 
     def withdraw(self, name: str) -> tuple[str, ...]:
         """Stop serving the version of this name; returns the keys under which it was served."""
@@ -191,12 +207,10 @@ class Residents:
                 finally:
                     del found  # as in `admit`
             try:
-                loaded = self._loader.load(tenant, found, briefly=True)
+                loaded = self._loader.load(tenant, found, prove=False)
             except AdapterDistillError as error:
-                with self._changing:
-                    self.counts.failures += 1
-                _log.error("tenant %s: bundle refused [%s]: %s", tenant, error.reason, error)
-                raise _refused(tenant) from error
+                self._count_refused(tenant, error)
+                raise refused(tenant) from error
             live = self._enter(tenant, loaded, give_up_at)
             if live is not None:
                 return live
@@ -240,7 +254,10 @@ class Residents:
 
     def _num_on(self, bank: AdapterBank) -> int:
         """Tenants in memory on this encoder."""
-        return [live.bank for live in self._snapshot.tenants.values()].count(bank)
+        tenants = self._snapshot.tenants
+        if self._banks.loaded == (bank,):  # counting a thousand takes as long as reading a file
+            return len(tenants)
+        return [live.bank for live in tenants.values()].count(bank)
 
     def _make_room(self, loaded: Loaded) -> bool:
         for victim in self._first_to_go(loaded.bank):
@@ -255,8 +272,11 @@ class Residents:
         A method of its own, so that nothing refers to the tenants while they are evicted.
         """
         resident = self._snapshot.tenants
-        victims = (k for k in self.lru.first_to_go() if k in resident and resident[k].bank is bank)
-        return list(itertools.islice(victims, _MOST_VICTIMS))
+
+        def may_go(key: str) -> bool:
+            return key in resident and resident[key].bank is bank
+
+        return self.lru.first_to_go(may_go, _MOST_VICTIMS)
 
     def _evict_if_idle(self, tenant: str) -> None:
         if tenant not in self._snapshot.tenants:
@@ -306,7 +326,8 @@ class Residents:
         )
 
 
-def _refused(tenant: str) -> UnknownTenantError:
+def refused(tenant: str) -> UnknownTenantError:
+    """The answer to a request for a tenant whose bundle was refused."""
     if tenant != tenant_of(tenant):
         return NoCandidateError(f"tenant {tenant_of(tenant)}'s candidate is refused")
     return UnknownTenantError(f"tenant {tenant} has no live adapter: its bundle is refused")

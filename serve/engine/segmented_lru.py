@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import chain, islice
 
 WINDOW_S = 300.0
 """Length of the working set: the tenants that were asked for within this time."""
@@ -51,9 +52,12 @@ class SegmentedLru:
             self._once.pop(tenant, None)
             self._again.pop(tenant, None)
 
-    def first_to_go(self) -> list[str]:
+    def first_to_go(
+        self, may_go: Callable[[str], bool] | None = None, most: int | None = None
+    ) -> list[str]:
+        """The first tenants to leave, of those that `may_go` names, `most` at most; None: all."""
         with self._lock:
-            return [*self._once, *self._again]
+            return list(islice(filter(may_go, chain(self._once, self._again)), most))
 
     def working_set(self) -> int:
         """Number of tenants that were asked for within the last `WINDOW_S`."""

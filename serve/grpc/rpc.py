@@ -21,6 +21,7 @@ from adapterdistill.registry.status import to_status
 from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine, SearchAnswer
 from adapterdistill.serve.engine.live import Alias
 from adapterdistill.serve.http import middleware
+from adapterdistill.serve.http.classify import ClassifyRequest, ClassifyResponse
 from adapterdistill.serve.http.fault_words import field_of, sentence
 from adapterdistill.serve.http.middleware import bearer_token
 from adapterdistill.serve.http.schema import (
@@ -40,8 +41,8 @@ from adapterdistill.serving.v1 import serving_pb2 as pb
 if TYPE_CHECKING:  # it needs an extra
     from adapterdistill.serve.tracing import Tracing
 
-MAX_REQUEST_BYTES = MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
-"""Limit of a request; the longest valid one has fewer bytes in UTF-8."""
+MAX_REQUEST_BYTES = 2 * MAX_QUERIES * (4 * MAX_QUERY_CHARS + 16) + 4096
+"""Limit of a request; the longest valid one, of pairs, has fewer bytes in UTF-8."""
 _ALIASES: dict[int, Alias] = {pb.ALIAS_LIVE: "live", pb.ALIAS_CANARY: "canary"}
 _log = logging.getLogger("ray.serve")
 Request = TypeVar("Request", bound=Message)
@@ -49,6 +50,10 @@ Response = TypeVar("Response", bound=Message)
 
 
 class _Search(SearchRequest):
+    tenant: TenantName
+
+
+class _Classify(ClassifyRequest):
     tenant: TenantName
 
 
@@ -109,6 +114,42 @@ class Rpc:
             return _response(answers)
 
         return await self._answered(answer, pb.SearchRequest, pb.SearchResponse, raw, grpc_context)
+
+    async def classify(self, raw: bytes, grpc_context: Any) -> pb.ClassifyResponse:
+        """Answer the bytes of a ClassifyRequest."""
+
+        async def answer(
+            request: pb.ClassifyRequest, context: RequestContext
+        ) -> pb.ClassifyResponse:
+            given: dict[str, Any] = {
+                "tenant": request.tenant,
+                "task": request.task,
+                "texts": list(request.texts),
+            }
+            if request.text_pairs:
+                given["text_pairs"] = list(request.text_pairs)
+            if request.HasField("top_k"):
+                given["top_k"] = request.top_k
+            if request.alias != pb.ALIAS_UNSPECIFIED:
+                given["alias"] = _ALIASES.get(request.alias, "(unknown)")
+            asked = _checked(_Classify, given)
+            answers = await self._searcher.classify(
+                context,
+                asked.tenant,
+                asked.task,
+                asked.texts,
+                asked.text_pairs,
+                asked.top_k,
+                asked.alias,
+            )
+            fields = ClassifyResponse.of(answers).model_dump(mode="json")
+            _name_as_proto(fields["adapter"], "alias", "ALIAS")
+            response: pb.ClassifyResponse = ParseDict(fields, pb.ClassifyResponse())
+            return response
+
+        return await self._answered(
+            answer, pb.ClassifyRequest, pb.ClassifyResponse, raw, grpc_context
+        )
 
     async def get_tenant(self, raw: bytes, grpc_context: Any) -> pb.GetTenantResponse:
         """Answer the bytes of a GetTenantRequest."""

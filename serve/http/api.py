@@ -6,7 +6,6 @@ the input, so it is replaced.
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -22,18 +21,26 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
+    InvalidRequestError,
     NoCandidateError,
     NoFeedbackError,
     OverloadedError,
+    PushRefusedError,
+    StoreError,
+    UnknownTaskError,
     UnknownTenantError,
     WithdrawnError,
 )
+from adapterdistill.pushing import Receiver
 from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from adapterdistill.serve.http import docs, openapi
+from adapterdistill.serve.http.classify import ClassifyRequest, add_classify
+from adapterdistill.serve.http.content_type import check_content_type
 from adapterdistill.serve.http.embeddings import EmbeddingsRequest, add_embeddings
 from adapterdistill.serve.http.fault_words import sentence
 from adapterdistill.serve.http.feedback import FeedbackRequest
@@ -44,6 +51,7 @@ from adapterdistill.serve.http.middleware import (
     RequestMiddleware,
     error_response,
 )
+from adapterdistill.serve.http.push import add_push
 from adapterdistill.serve.http.schema import (
     Encoders,
     Health,
@@ -65,15 +73,21 @@ if TYPE_CHECKING:  # it needs an extra
 _STATUS: dict[type[AdapterDistillError], HTTPStatus] = {
     UnknownTenantError: HTTPStatus.NOT_FOUND,
     NoCandidateError: HTTPStatus.NOT_FOUND,
+    UnknownTaskError: HTTPStatus.NOT_FOUND,
+    InvalidRequestError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoFeedbackError: HTTPStatus.NOT_FOUND,
+    PushRefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     WithdrawnError: HTTPStatus.GONE,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+_STORE_LOST = "The store is out of reach; this replica serves what it has."
 _INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 _BODIES: dict[str, type[BaseModel]] = {
     "feedback": FeedbackRequest,
     "embeddings": EmbeddingsRequest,
+    "classify": ClassifyRequest,
 }
 """Bodies by the last part of the path; all others are searches."""
 TenantInPath = Annotated[
@@ -94,6 +108,8 @@ def build_api(
     tracing: "Tracing | None" = None,
     feedback_store: FilePath | None = None,
     embeddings: bool = False,
+    store_lost_at: Callable[[], float | None] = lambda: None,
+    receiver: Receiver | None = None,
 ) -> FastAPI:
     """The app. `refreshed_at`: monotonic time of the last complete refresh.
 
@@ -157,19 +173,21 @@ def build_api(
         methods=["POST"],
         operation_id="search",
         tags=["search"],
-        responses=openapi.refusals(without=["NO_FEEDBACK"])
+        responses=openapi.refusals(without=["NO_FEEDBACK", "UNKNOWN_TASK"])
         | {200: {"content": {"application/json": {"example": openapi.ANSWER_EXAMPLE}}}},
         response_model=SearchResponse,
         openapi_extra=guarded,
         route_class_override=SearchRoute,
     )
 
+    add_classify(api, searcher, guarded=guarded)
+
     @api.post(
         "/v1/tenants/{tenant}/feedback",
         status_code=HTTPStatus.NO_CONTENT,
         operation_id="giveFeedback",
         tags=["search"],
-        responses=openapi.refusals(without=["NO_CANDIDATE"]),
+        responses=openapi.refusals(without=["NO_CANDIDATE", "UNKNOWN_TASK"]),
         openapi_extra=guarded,
     )
     async def give_feedback(
@@ -178,7 +196,7 @@ def build_api(
         request: Request,
     ) -> None:
         """Say whether an answer was right, or which FAQ is. The owner may train on it."""
-        _check_content_type(request)
+        check_content_type(request)
         if feedback_store is None:
             raise NoFeedbackError("this deployment keeps no feedback: see `serve --feedback`")
         live = await engine.hold(tenant, LOAD_TIMEOUT_S)
@@ -190,7 +208,7 @@ def build_api(
         "/v1/tenants/{tenant}",
         operation_id="getTenant",
         tags=["state"],
-        responses=openapi.refusals(without=["NO_CANDIDATE", "NO_FEEDBACK"]),
+        responses=openapi.refusals(without=["NO_CANDIDATE", "NO_FEEDBACK", "UNKNOWN_TASK"]),
         openapi_extra=guarded,
     )
     async def tenant_status(tenant: TenantInPath) -> TenantStatus:
@@ -227,7 +245,11 @@ def build_api(
             num_tenants=engine.snapshot.num_tenants,
             num_withdrawn=engine.snapshot.num_withdrawn,
             seconds_since_refresh=round(time.monotonic() - refreshed_at(), 3),
+            store="ok" if store_lost_at() is None else _STORE_LOST,
         )
+
+    if receiver is not None:
+        add_push(api, receiver)
 
     if embeddings:
         add_embeddings(api, engine, guarded=guarded)
@@ -308,29 +330,39 @@ class SearchRoute(APIRoute):
         by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            _check_content_type(request)
+            check_content_type(request)
             try:
                 tenant = _tenant_name.validate_python(request.path_params["tenant"])
                 body = SearchRequest.model_validate_json(await request.body())
             except ValidationError:
                 return await by_fastapi(request)
-            response: Response = await self.endpoint(tenant=tenant, body=body, request=request)
+            answering = self.endpoint(tenant=tenant, body=body, request=request)
+            response: Response = await _while_connected(request, answering)
             return response
 
         return handle
 
 
-def _check_content_type(request: Request) -> None:
-    """Refuse the types that a web page of another origin can send without being allowed to.
+def is_search(path: str) -> bool:
+    """Whether the path is a search's: what the replica answers past Ray Serve's own layer."""
+    return path.startswith("/v1/tenants/") and path.endswith("/search")
 
-    A browser names the page's origin; a request without both is a program's, and is read as JSON.
-    """
-    given = request.headers.get("content-type")
-    if given == "application/json":
-        return
-    if given is None and "origin" not in request.headers:
-        request.scope["headers"].append((b"content-type", b"application/json"))
-        return
-    media_type = (given or "").partition(";")[0].strip().lower()
-    if not re.fullmatch(r"application/(.+\+)?json", media_type):
-        raise RequestValidationError([{"type": "content_type", "loc": ("body",)}])
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """The answer; the request is cancelled when its client disconnects, whoever serves the app."""
+    answerer = asyncio.current_task()
+    assert answerer is not None
+
+    def cancel(watching: asyncio.Future[Message]) -> None:
+        gone = not watching.cancelled() and watching.result()["type"] == "http.disconnect"
+        if gone:
+            answerer.cancel()
+
+    # The body is read: the next message is that the client has gone.
+    watching = asyncio.ensure_future(request.receive())
+    watching.add_done_callback(cancel)
+    try:
+        return await answering
+    finally:
+        watching.remove_done_callback(cancel)
+        watching.cancel()

@@ -68,7 +68,7 @@ def add_embeddings(api: FastAPI, engine: Engine, *, guarded: dict[str, Any]) -> 
         "/v1/embeddings",
         operation_id="createEmbeddings",
         tags=["state"],
-        responses=openapi.refusals(without=["NO_CANDIDATE", "NO_FEEDBACK"]),
+        responses=openapi.refusals(without=["NO_CANDIDATE", "NO_FEEDBACK", "UNKNOWN_TASK"]),
         openapi_extra=guarded,
     )
     async def embeddings(

@@ -21,6 +21,9 @@ MUST_BE = {
     "model": "a tenant's name",
     "input": f"a text of 1 to {MAX_QUERY_CHARS} characters, or a list of 1 to {MAX_QUERIES}",
     "encoding_format": "float or base64",
+    "task": "the name of a task: 1 to 40 lower-case letters, digits and '_'",
+    "texts": f"a list of 1 to {MAX_QUERIES} texts",
+    "text_pairs": f"a list of 1 to {MAX_QUERIES} texts, one for each of texts",
     "the body": "a JSON object",
 }
 """What each field of a request must be."""
@@ -32,6 +35,7 @@ _OTHERWISE = {
     "json_undecodable": "cannot be decoded as JSON",
     "content_type": "must be sent with Content-Type: application/json",
     "query_or_queries": "must have either query or queries",
+    "text_pairs": "must have as many text_pairs as texts",
     "verdict": "must have a faq_id with the verdict right, and only then",
     "faq_id": "is not an FAQ of the tenant",
 }

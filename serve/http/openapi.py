@@ -39,6 +39,12 @@ REFUSALS = (
     ),
     Refusal(
         404,
+        "UNKNOWN_TASK",
+        "The tenant's bundle does not answer this task.",
+        "tenant acme is not served by a model of this task; its tasks: none",
+    ),
+    Refusal(
+        404,
         "NO_FEEDBACK",
         "The deployment keeps no feedback.",
         "this deployment keeps no feedback: see `serve --feedback`",
@@ -128,6 +134,33 @@ ANSWER_EXAMPLE: dict[str, Any] = {
             ],
             "abstained": False,
             "confidence": 0.97,
+        }
+    ],
+}
+CLASSIFY_EXAMPLES: dict[str, Any] = {
+    "texts": {
+        "summary": "Single texts",
+        "value": {"task": "sentiment", "texts": ["It works.", "It broke at once."], "top_k": 1},
+    },
+    "pairs": {
+        "summary": "A pair of texts",
+        "value": {
+            "task": "same_question",
+            "texts": ["When are you open?"],
+            "text_pairs": ["What are your opening hours?"],
+        },
+    },
+}
+CLASSES_EXAMPLE: dict[str, Any] = {
+    "tenant": "acme",
+    "adapter": {"name": "faq", "version": "ab12" * 16, "form": "multitask_kd", "alias": "live"},
+    "task": "same_question",
+    "results": [
+        {
+            "ranked": [
+                {"label": "yes", "probability": 0.91},
+                {"label": "no", "probability": 0.09},
+            ]
         }
     ],
 }

@@ -40,8 +40,8 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _whole(number: object) -> object:
-    """5.0 is the same number as 5 in JSON."""
+def whole(number: object) -> object:
+    """Read 5.0 as 5: JSON has one kind of number."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -74,7 +74,7 @@ class SearchRequest(BaseModel):
 
     query: QueryText | None = None
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
-    top_k: Annotated[int, BeforeValidator(_whole)] = Field(
+    top_k: Annotated[int, BeforeValidator(whole)] = Field(
         default=5, ge=1, le=MAX_TOP_K, strict=True, description="FAQs of each answer."
     )
     alias: Alias | None = Field(
@@ -341,6 +341,7 @@ class Health(BaseModel):
     num_withdrawn: int
     """Tenants that are not served because their adapter was withdrawn."""
     seconds_since_refresh: float
+    store: str = Field(description="`ok`; or that it is lost, and what the replica does.")
 
 
 class LoadedEncoder(BaseModel):

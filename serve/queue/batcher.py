@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from adapterdistill.errors import DeadlineExceededError, OverloadedError
-from adapterdistill.serve.engine.items import SearchItem, SearchOutcome
+from adapterdistill.serve.engine.items import ClassifyItem, SearchItem
+from adapterdistill.serve.engine.items import SearchOutcome as SearchOutcome
 from adapterdistill.serve.queue.fair_queue import FairQueue, QueueLimits, Request
 from adapterdistill.serve.queue.request_context import Stages
 
@@ -27,7 +29,7 @@ _FORGOTTEN_PER_BATCH = 0.1
 @dataclass(eq=False)
 class _Waiting(Request):
     items: Sequence[SearchItem]
-    outcomes: asyncio.Future[list[SearchOutcome]]
+    outcomes: asyncio.Future[list[Any]]
     stages: Stages | None
 
 
@@ -45,7 +47,7 @@ class Batcher:
 
     def __init__(
         self,
-        search: Callable[[Sequence[SearchItem]], list[SearchOutcome]],
+        search: Callable[[Sequence[SearchItem]], list[Any]],
         limits: QueueLimits,
         *,
         max_query_tokens: int = 128,
@@ -83,8 +85,8 @@ class Batcher:
         waited_s: float = 0,
         turn: str = "",
         stages: Stages | None = None,
-    ) -> list[SearchOutcome]:
-        """The outcomes of one request's items, in order; all items are of one tenant.
+    ) -> list[Any]:
+        """The outcomes of one request's items, as `search` gives them; all are of one tenant.
 
         waited_s: the part of `request_timeout_s` that the request has waited already.
         turn: the name under which it takes turns in the queue; "": the tenant's own.
@@ -97,7 +99,7 @@ class Batcher:
         if self._draining:
             raise OverloadedError("this replica is stopping: try again", retry_after_s=1)
         loop = asyncio.get_running_loop()
-        tokens = sum(estimated_tokens(item.text, self._max_query_tokens) for item in items)
+        tokens = sum(_estimated(item, self._max_query_tokens) for item in items)
         held = items[0].held
         waiting = _Waiting(
             turn or items[0].tenant,
@@ -204,6 +206,12 @@ class _Rate:
     def seconds_for(self, tokens: int) -> float:
         """Expected seconds for these tokens; 0 before the first batch."""
         return tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+
+def _estimated(item: SearchItem, max_tokens: int) -> int:
+    pair = item.text_pair if isinstance(item, ClassifyItem) else None
+    tokens = estimated_tokens(item.text, max_tokens)
+    return tokens if pair is None else tokens + estimated_tokens(pair, max_tokens)
 
 
 def estimated_tokens(text: str, max_tokens: int) -> int:

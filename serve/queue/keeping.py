@@ -1,4 +1,4 @@
-"""Keeps the questions that were answered badly, away from the event loop.
+"""Keeps the questions that were answered badly, and a few others, away from the event loop.
 
 A thread writes them to the tenants' files (`adapterdistill.feedback`). What it cannot keep up with
 is dropped and counted: an answer never waits for it.
@@ -6,12 +6,13 @@ is dropped and counted: an answer never waits for it.
 
 import collections
 import logging
+import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.feedback import UNCERTAIN, Asked, opened
+from adapterdistill.feedback import SAMPLED, UNCERTAIN, Asked, opened
 from adapterdistill.serve.engine.items import SearchAnswer
 
 MAX_WAITING = 10_000
@@ -22,8 +23,9 @@ _log = logging.getLogger("ray.serve")
 class Keeper:
     """Takes answers from one event loop; a thread of its own writes."""
 
-    def __init__(self, store: Path) -> None:
-        self._store = store
+    def __init__(self, store: Path, *, draw: Callable[[], float] = random.random) -> None:
+        """`draw` gives numbers from 0 to 1, which decide whether a certain answer is kept."""
+        self._store, self._draw = store, draw
         self._waiting: collections.deque[tuple[str, Asked]] = collections.deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feedback", daemon=True)
@@ -32,10 +34,13 @@ class Keeper:
         self._thread.start()
 
     def see(self, tenant: str, texts: Sequence[str], answers: Sequence[SearchAnswer]) -> None:
-        """Keep those questions whose answer was turned away or is uncertain."""
+        """Keep those questions whose answer was turned away or is uncertain, and a few others.
+
+        Without the others, labels would say nothing of what seems to be answered well.
+        """
         for text, answer in zip(texts, answers, strict=True):
             sure = answer.confidence is None or answer.confidence >= UNCERTAIN
-            if sure and not answer.abstained:
+            if sure and not answer.abstained and self._draw() >= SAMPLED:
                 continue
             if len(self._waiting) >= MAX_WAITING:
                 self.dropped += 1

@@ -5,11 +5,17 @@ Errors leave here as `AdapterDistillError`; each interface translates them.
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from adapterdistill.errors import AdapterDistillError, WithdrawnError
+from adapterdistill.errors import AdapterDistillError, InvalidRequestError, WithdrawnError
+from adapterdistill.serve.engine.classifying import head_of
 from adapterdistill.serve.engine.engine import Engine
-from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.items import (
+    ClassifyAnswer,
+    ClassifyItem,
+    SearchAnswer,
+    SearchItem,
+)
 from adapterdistill.serve.engine.live import Alias, LiveTenant
 from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.keeping import Keeper
@@ -80,6 +86,45 @@ class Searcher:
         if drawn is not None and drawn.mode == "shadow":
             self.shadow.compare(held, answers, texts)
         return answers
+
+    async def classify(
+        self,
+        context: RequestContext,
+        tenant: str,
+        task: str,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None,
+        top_k: int,
+        alias: Alias = "live",
+    ) -> list[ClassifyAnswer]:
+        """The classes of one request's texts, in order; all come from one bundle.
+
+        text_pairs: each text's second text, if the task is one of pairs.
+
+        Raises:
+            UnknownTenantError, WithdrawnError, NoCandidateError: as in `search`.
+            UnknownTaskError: the bundle does not answer the task.
+            InvalidRequestError: the task is one of pairs and there are none, or the reverse.
+            OverloadedError, DeadlineExceededError: the request is not answered now.
+        """
+        context.tenant, context.num_queries = tenant, len(texts)
+        asked_at = time.monotonic()
+        held = await self._engine.hold(tenant, self._batcher.request_timeout_s, alias)
+        pairs = head_of(held, task).task.pairs
+        if pairs != (text_pairs is not None):
+            told = "reads pairs: give text_pairs" if pairs else "reads single texts: no text_pairs"
+            raise InvalidRequestError(f"the task {told}", field="text_pairs")
+        seconds: Sequence[str | None] = text_pairs or [None] * len(texts)
+        items = [
+            ClassifyItem(tenant, text, top_k, held, alias, task=task, text_pair=second)
+            for text, second in zip(texts, seconds, strict=True)
+        ]
+        outcomes = await self._batcher.submit(items, waited_s=time.monotonic() - asked_at)
+        for outcome in outcomes:
+            if isinstance(outcome, AdapterDistillError):
+                raise outcome
+        context.version, context.alias = held.manifest.version, alias
+        return outcomes
 
     async def drain(self) -> None:
         """Refuse new requests, and return when all waiting ones are answered."""

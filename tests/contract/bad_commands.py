@@ -52,15 +52,14 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ),
     (
         "no registry there",
-        ["registry", "list", "--address", "127.0.0.1:1", "--timeout", "1"],
-        "error [REGISTRY_UNAVAILABLE]: list at registry 127.0.0.1:1: the connection was refused: "
+        ["registry", "list", "--address", "127.0.0.1:1"],
+        "error [REGISTRY_UNAVAILABLE]: registry 127.0.0.1:1: the connection was refused: "
         "nothing listens there",
     ),
     (
         "a registry at a host that is unknown",
-        ["registry", "list", "--address", "http://nowhere.invalid:1", "--timeout", "1"],
-        "error [REGISTRY_UNAVAILABLE]: list at registry nowhere.invalid:1: its host's name is "
-        "unknown",
+        ["registry", "list", "--address", "http://nowhere.invalid:1"],
+        "error [REGISTRY_UNAVAILABLE]: registry nowhere.invalid:1: its host's name is unknown",
     ),
     (
         "no such tokens",

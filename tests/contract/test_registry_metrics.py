@@ -76,6 +76,7 @@ def test_calls_are_counted_by_outcome_and_what_is_stored_is_measured(
     assert scraped.value("audit_log_bytes") > 100
     assert scraped.value("disk_free_bytes") > 0
     assert 0 < scraped.value("server_certificate_seconds") < 366 * 86400
+    assert 0 < scraped.value("caller_certificate_seconds") < 366 * 86400
     assert (scraped.value("ready"), scraped.value("open")) == (1, 1)
 
 

@@ -40,6 +40,8 @@ def test_the_audit_log_brings_back_later_withdrawals_and_consents(
 ) -> None:
     folder, published = lost
     restore(folder / "backup", folder / "new", audit=folder / "root" / "audit" / "log.jsonl")
+    before = fsck(folder / "new")
+    assert before.findings == () and [one.kind for one in before.notes] == ["audit_behind"]
     restored = Running(folder / "new")
     try:
         with pytest.raises(errors.WithdrawnError, match="wrong rows"):

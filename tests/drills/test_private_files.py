@@ -28,7 +28,7 @@ def _published(home: Path) -> str:
 def _other_bundle(home: Path) -> str:
     """The bundle of the first run, which the second one replaced."""
     live = json.loads((home / "owners/acme/report.json").read_bytes())["bundle"]["bundle"]
-    bundles = {path.name for path in (home / "serving/acme/versions").iterdir()}
+    bundles = {path.stem for path in (home / "serving/bundles/acme").iterdir()}
     (other,) = bundles - {live}
     return other
 
@@ -75,6 +75,7 @@ STEPS: list[tuple[str, Callable[[Path], list[str]]]] = [
     ("registry rotate-authority", lambda home: ["begin", "--root", "secured"]),
     ("registry revoke", lambda home: ["acme", "--root", "secured"]),
     ("token new", lambda home: ["--tokens", "hashes", "--tenant", "acme", "--out", "token"]),
+    ("bundle key", lambda home: ["acme.key"]),
     ("token revoke", lambda home: ["--tokens", "hashes", "--tenant", "acme"]),
 ]
 """Commands and their arguments, in a folder of the test's, one after another."""
@@ -101,12 +102,14 @@ WRITE_NOTHING = {
 NOT_RUN = {
     "encoder fetch": "puts together a public encoder from installed packages",
     "registry serve": "runs while the others do",
+    "registry migrate": "needs a PostgreSQL server: tests/system/test_shared_registry.py looks",
     "registry alias": "changes only what the registry's process writes",
     "registry consent": "changes only what the registry's process writes",
     "registry release": "changes only what the registry's process writes",
     "registry release-from-quarantine": "changes only what the registry's process writes",
     "registry withdraw": "changes only what the registry's process writes",
     "up": "imports, onboards and serves, as the commands that are run here",
+    "bundle push": "its deployment writes: tests/unit/serve/http/test_push.py looks",
     "serve": "starts Ray: tests/cluster/test_serve_command.py looks at what it leaves",
     "console owner": "serves until it is stopped, and writes what the commands write",
     "console operator": "serves until it is stopped, and writes nothing",

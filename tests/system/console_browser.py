@@ -223,6 +223,25 @@ def watch_the_run(person: Person, run: Path) -> None:
     person.driver.back()
 
 
+def start_a_run(person: Person, hand: Mouse | Keyboard) -> None:
+    """Start a long run and see its gradient steps, then one that has finished."""
+    person.open("/")
+    hand.press("Runs")
+    hand.choose("file", f"{type(hand).__name__.lower()}.toml")
+    hand.press("Start the run")
+    person.sees("acme: started here", "at work")
+    person.pass_axe("a run that was started")
+    person.sees("extract: step")
+    person.picture(f"started-{type(hand).__name__}")
+    wait("a run at work", lambda: person.driver.find_elements(By.CSS_SELECTOR, "#runs td .running"))
+    person.driver.find_element(By.CSS_SELECTOR, "#runs td a").click()
+    person.sees("is at work (gradient step")
+    person.picture(f"steps-{type(hand).__name__}")
+    person.sees("The run has finished")
+    person.open("/runs")
+    person.sees("ended")
+
+
 def release_and_roll_back(person: Person, hand: Mouse | Keyboard) -> None:
     """From a question to a label, a shadow, a canary, a promotion and a rollback."""
     person.open("/")
@@ -295,6 +314,7 @@ def main() -> None:
         with person_at(steps["owner"], steps) as person:
             watch_the_run(person, Path(steps["run"]))
             for hand in (Mouse(person), Keyboard(person)):
+                start_a_run(person, hand)
                 release_and_roll_back(person, hand)
             for path in OWNER:
                 person.check(path)

@@ -107,12 +107,19 @@ def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
     config = run_of(tmp_path, "acme", encoder=tiny_encoder_folder, registry="")
     config = config.model_copy(update={"registry": type(config.registry)()})
     (tmp_path / "run.toml").write_text(config_toml(config), "utf-8")
+    runs = tmp_path / "files"
+    runs.mkdir()
+    for number, hand in enumerate(("mouse", "keyboard")):
+        long = {"extract_steps": 400 + number, "evaluate_every": 50, "patience": 100}
+        training = config.training.model_copy(update=long)
+        text = config_toml(config.model_copy(update={"training": training}))
+        (runs / f"{hand}.toml").write_text(text, "utf-8")
     write_bundle(tmp_path / "serving", make_tenant(tiny_encoder, "acme", seed=1).bundle)
     with opened(tmp_path / "serving", "acme") as feedback:
         feedback.keep([Asked("do you mend a kite?", None, None), Asked("odd", "faq-1", 0.2)])
         feedback.keep([Asked("who won the match?", None, None)])
     with (
-        console(tmp_path, "owner", "--config", "run.toml") as owner,
+        console(tmp_path, "owner", "--config", "run.toml", "--runs", str(runs)) as owner,
         subprocess.Popen([sys.executable, "-c", RUN], cwd=tmp_path) as run,
     ):
         try:

@@ -12,16 +12,17 @@ from safetensors import safe_open
 from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
-from adapterdistill.backbone import Encoder, load_encoder
+from adapterdistill.backbone import Encoder, load_encoder, pack
 from adapterdistill.checkpoint import (
     GOLDEN_TOLERANCE,
     adapter_config,
+    check_probe_rows,
     golden_vectors,
     load_proven,
     pack_adapter,
+    probe_rows,
     probe_sentences,
     prove_active,
-    prove_briefly,
     state_digest,
     telling_probes,
     tensor_specs,
@@ -205,13 +206,19 @@ def test_one_probe_sentence_tells_none_and_another_encoder_from_the_adapter(
     silent.up_bias.zero_()
     other = load_encoder(str(save_tiny_encoder(tmp_path_factory.mktemp("other"), seed=7)))
     strange = golden.model_copy(update={"probe_sha256": "0" * 64})
-    together = [(adapter, golden), (silent, golden), (adapter, strange), (adapter, golden)]
-    right, none, unknown, again = prove_briefly(tiny_encoder, together)
-    assert right is None and again is None
-    assert "tolerance" in str(none) and "other probe sentences" in str(unknown)
-    [elsewhere] = prove_briefly(other, [(adapter, golden)])
-    assert isinstance(elsewhere, EncoderMismatchError)
-    assert len(prove_briefly(tiny_encoder, [(adapter, strange)])) == 1
+    prove_on_one(tiny_encoder, adapter, golden)
+    with pytest.raises(EncoderMismatchError, match="tolerance"):
+        prove_on_one(tiny_encoder, silent, golden)
+    with pytest.raises(EncoderMismatchError, match="other probe sentences"):
+        prove_on_one(tiny_encoder, adapter, strange)
+    with pytest.raises(EncoderMismatchError, match="tolerance"):
+        prove_on_one(other, adapter, golden)
+
+
+@torch.no_grad()
+def prove_on_one(encoder: Encoder, adapter: BottleneckAdapter, golden: GoldenVectors) -> None:
+    [row] = probe_rows(encoder, golden)
+    check_probe_rows(encoder, golden, encoder.embed(pack([row]), adapter))
 
 
 def test_the_shortest_probe_sentence_that_is_moved_far_tells_or_else_all(
@@ -246,8 +253,8 @@ def test_the_tolerance_of_the_proof_is_the_loaders_whatever_a_manifest_says(
     )
     with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.02"):
         prove_active(tiny_encoder, silent, claimed)
-    [fault] = prove_briefly(tiny_encoder, [(silent, claimed)])
-    assert isinstance(fault, EncoderMismatchError)
+    with pytest.raises(EncoderMismatchError, match=r"tolerance 0\.02"):
+        prove_on_one(tiny_encoder, silent, claimed)
 
 
 ENCODER_CHANGES: dict[str, object] = {

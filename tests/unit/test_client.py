@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from adapterdistill import client as client_module
-from adapterdistill.client import Answer, AsyncClient, Client, SearchError
+from adapterdistill.client import Answer, AsyncClient, Client, SearchError, SettingError
 
 VERSION = "a" * 64
 NONE: dict[str, Any] = {}
@@ -67,6 +67,8 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # A client that gave up is no fault that anybody needs to see.
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.address = f"127.0.0.1:{self.http.server_port}"
 
 
@@ -178,50 +180,132 @@ def test_a_refusal_is_an_error_with_its_reason(
     assert len(server.asked) == 1
 
 
-def test_an_endpoint_that_is_not_there_is_unreachable(
-    search_all: Callable[..., list[Answer]], server: Server
+ROUTES = b"Path '/v1' not found. Ping http://.../-/routes for available routes."
+
+
+@pytest.mark.parametrize("starting", [(503, {}, b"<html>"), (404, {}, ROUTES)])
+def test_an_endpoint_that_is_starting_is_asked_again(
+    search_all: Callable[..., list[Answer]],
+    server: Server,
+    starting: tuple[int, dict[str, str], bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(SearchError, match=r"no answer from 127\.0\.0\.1:1: ") as caught:
-        search_all(["a"], {"address": "127.0.0.1:1"})
+    monkeypatch.setattr(client_module, "_LONGEST_WAIT_S", 0.0)
+    server.scripts = [lambda _: starting, answers]
+    assert search_all(["a"])[0].best
+    server.scripts = [lambda _: starting]
+    with pytest.raises(SearchError, match="is not ready: it is starting") as caught:
+        search_all(["a"], {"retries": 1})
+    assert caught.value.reason == "NOT_READY"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "nothing listens there: start the endpoint, or correct the address"),
+        ("http://nowhere.invalid:1", "its host's name is unknown: correct the address"),
+        ("https://{here}", "it does not speak TLS: does its address begin with http://?"),
+    ],
+)
+def test_an_endpoint_that_is_not_there_is_unreachable_and_the_remedy_is_told(
+    search_all: Callable[..., list[Answer]], server: Server, address: str, said: str
+) -> None:
+    address = address.replace("{here}", server.address)
+    with pytest.raises(SearchError) as caught:
+        search_all(["a"], {"address": address})
+    assert str(caught.value) == f"no answer from {address}: {said}"
     assert (caught.value.reason, caught.value.status) == ("UNREACHABLE", None)
 
+
+def test_an_answer_that_takes_too_long_is_told(
+    search_all: Callable[..., list[Answer]], server: Server
+) -> None:
     def slow(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         time.sleep(0.3)
         return answers(body)
 
     server.scripts = [slow]
-    with pytest.raises(SearchError, match="it took too long"):
+    with pytest.raises(
+        SearchError, match=r"took longer than 0\.05 s: try again, or raise timeout_s"
+    ):
         search_all(["a"], {"timeout_s": 0.05})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"address": "ftp://host"}, "not an address"),
-        ({"address": "http://"}, "not an address"),
-        ({"token": "a", "token_file": "b"}, "not both"),
-        ({"token": "secret\n"}, "not a token"),
-        ({"token": "sécret"}, "not a token"),
-        ({"token": ""}, "not a token"),
+        ({"address": "ftp://host"}, "not an address: ftp://host: expected http://HOST:PORT"),
+        ({"address": "http://"}, "not an address: http://: expected http://HOST:PORT"),
+        ({"token": "a", "token_file": "b"}, "give token or token_file, not both"),
+        ({"token": "secret\n"}, "token: not a token as `adapterdistill token new` prints it"),
+        ({"token": "sécret"}, "token: not a token"),
+        ({"token": ""}, "token: not a token"),
+        (
+            {"token_file": "/nowhere/acme.token"},
+            "token_file /nowhere/acme.token: No such file or directory: name the file that holds "
+            "the tenant's token",
+        ),
+        ({"token_file": "/"}, "token_file /: Is a directory"),
+        ({"token_file": "/dev/null"}, "token_file /dev/null: not a token"),
     ],
 )
 def test_a_mistake_of_the_caller_is_told_at_once(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(SettingError) as told:
         Client(**{"address": "127.0.0.1:1", "tenant": "acme", **options})
-    assert "cret" not in str(told.value)
+    assert str(told.value).startswith(message) and "cret" not in str(told.value)
+
+
+def classes(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    pairs = body.get("text_pairs") or [""] * len(body["texts"])
+    found = {
+        "tenant": "acme",
+        "adapter": {"name": "faq", "version": VERSION, "form": "multitask_kd", "alias": "live"},
+        "task": body["task"],
+        "results": [
+            {"ranked": [{"label": text + pair, "probability": 0.75}]}
+            for text, pair in zip(body["texts"], pairs, strict=True)
+        ],
+    }
+    return 200, {}, json.dumps(found).encode()
+
+
+def test_texts_and_pairs_are_classified_in_requests_of_at_most_64(server: Server) -> None:
+    server.scripts = [classes]
+    texts = [f"t{n}" for n in range(70)]
+    with Client(server.address, "acme", token="s3cret") as client:
+        found = client.classify("mood", texts, top_k=1)
+        [pair] = client.classify("same", ["a"], ["b"])
+        with pytest.raises(ValueError, match="1 texts but 2 text_pairs"):
+            client.classify("same", ["a"], ["b", "c"])
+    assert [one.label for one in found] == texts
+    assert (pair.ranked, pair.version, pair.alias) == ((("ab", 0.75),), VERSION, "live")
+    path, body, token = server.asked[-1]
+    assert (path, token) == ("/v1/tenants/acme/classify", "Bearer s3cret")
+    assert body == {
+        "task": "same", "texts": ["a"], "text_pairs": ["b"], "top_k": 5, "alias": "live"
+    }  # fmt: skip
+    assert [len(body["texts"]) for _, body, _ in server.asked] == [64, 6, 1]
+
+    async def again() -> str:
+        async with AsyncClient(server.address, "acme") as client:
+            [only] = await client.classify("mood", ["x"])
+            return only.label
+
+    assert asyncio.run(again()) == "x"
 
 
 def test_the_client_imports_httpx_alone() -> None:
     assert client_module.__file__
-    tree = ast.parse(Path(client_module.__file__).read_text("utf-8"))
+    files = Path(client_module.__file__).parent.glob("*.py")
     found = {
         name.partition(".")[0]
-        for node in ast.walk(tree)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
             else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
+            if isinstance(node, ast.ImportFrom) and not node.level  # of its own files
             else []
         )
     }

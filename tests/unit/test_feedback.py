@@ -9,13 +9,14 @@ import pytest
 from adapterdistill import feedback
 from adapterdistill.errors import FileError, ServingError
 from adapterdistill.feedback import MAX_AGE_S, Asked, opened
+from tests.serving_store import write_damaged_release
 
 DAY = 24 * 3600.0
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    (tmp_path / "acme/versions").mkdir(parents=True)
+    write_damaged_release(tmp_path, "acme", "{")
     return tmp_path
 
 
@@ -93,6 +94,7 @@ def test_replicas_that_write_at_once_lose_nothing(store: Path) -> None:
 def test_a_tenant_that_is_not_there_and_a_damaged_file_are_told(store: Path) -> None:
     with pytest.raises(ServingError, match="nothing is served"), opened(store, "nobody"):
         pass
+    (store / "acme").mkdir()
     (store / "acme" / feedback.FILE).write_bytes(b"no database" * 100)
     with pytest.raises(FileError, match="cannot be used"), opened(store, "acme"):
         pass

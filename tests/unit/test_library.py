@@ -10,6 +10,7 @@ import pytest
 import adapterdistill
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, EncoderMismatchError, ServingError
+from adapterdistill.release import live_bundle
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.contract.running_registry import Running
 from tests.owner_runs import config_toml, run_of, write_shop
@@ -55,14 +56,14 @@ def test_a_loaded_bundle_answers_as_the_engine_does(
 def test_a_folder_of_a_tenant_is_its_live_bundle_and_a_version_is_itself(
     store: Path, tiny_encoder: Encoder, tiny_encoder_folder: Path
 ) -> None:
-    [first] = (store / "acme" / "versions").iterdir()
+    first = live_bundle(store, "acme")
     second = put_live(store, make_tenant(tiny_encoder, "acme", seed=9))
     options = {"encoder": str(tiny_encoder_folder), "dtype": "float32"}
     versions = [
         adapterdistill.load(path, **options).manifest.version
-        for path in (store / "acme", str(second), first)
+        for path in (store / "acme", f"file://{store}/acme/{second}", store / "acme" / first)
     ]
-    assert versions == [second.name[:64], second.name[:64], first.name[:64]]
+    assert versions == [second[:64], second[:64], first[:64]]
 
 
 def test_what_cannot_be_loaded_is_told(store: Path, tiny_encoder_folder: Path) -> None:

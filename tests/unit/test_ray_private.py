@@ -1,5 +1,6 @@
 """Names the private interface of Ray that is gone, when a Ray release moves one that is used."""
 
+import asyncio
 import importlib
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,12 @@ INTERFACES = (
     "ray.scripts.scripts:main",
     "ray.scripts.scripts:ray_constants.ENABLE_RAY_CLUSTER",
     "ray.serve.context:_get_global_client",
+    "ray._private.worker:global_worker.actors",
+    "ray.serve._private.common:RequestProtocol.HTTP",
+    "ray.serve._private.replica:Replica._direct_ingress_asgi",
+    "ray.serve._private.replica:Replica._maybe_start_direct_ingress_servers",
+    "ray.serve._private.replica:ReplicaMetricsManager.inc_num_ongoing_requests",
+    "ray.serve._private.replica:ReplicaMetricsManager.dec_num_ongoing_requests",
     "ray.serve._private.client:ServeControllerClient.get_serve_details",
     "ray.train.v2._internal.exceptions:WorkerGroupStartupTimeoutError",
 )
@@ -125,3 +132,46 @@ def test_a_cluster_is_asked_without_a_token_whether_it_wants_one(asks: bool) -> 
 
 def test_a_cluster_that_does_not_answer_is_not_taken_for_one_with_a_token() -> None:
     assert not ray_private.asks_for_token("127.0.0.1:1", timeout_s=2)
+
+
+def test_direct_paths_are_answered_by_the_app_and_counted_as_ongoing_and_others_by_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray._private.worker import global_worker
+
+    told: list[str] = []
+
+    class Counts:
+        def inc_num_ongoing_requests(self, request: Any) -> None:
+            told.append(f"+{request.protocol.value}".lower())
+
+        def dec_num_ongoing_requests(self, request: Any) -> None:
+            told.append(f"-{request.protocol.value}".lower())
+
+    class Impl:
+        _metrics_manager = Counts()
+
+        async def _direct_ingress_asgi(self, *_: Any) -> None:
+            told.append("ray")
+
+    class Actor:
+        _replica_impl = Impl()
+
+    async def app(scope: Any, *_: Any) -> None:
+        told.append("app")
+        if scope["path"] == "/mine/broken":
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(global_worker, "actors", {1: object(), 2: Actor()})
+    ray_private.answer_directly(app, lambda path: path.startswith("/mine"))
+
+    def ask(path: str, kind: str = "http") -> list[str]:
+        told.clear()
+        asyncio.run(Actor._replica_impl._direct_ingress_asgi({"type": kind, "path": path}, 0, 0))
+        return told
+
+    assert ask("/mine") == ["+http", "app", "-http"]
+    assert ask("/other") == ["ray"] and ask("/mine", "websocket") == ["ray"]
+    with pytest.raises(RuntimeError, match="broken"):
+        ask("/mine/broken")
+    assert told == ["+http", "app", "-http"]

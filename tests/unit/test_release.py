@@ -9,23 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapterdistill import objects
 from adapterdistill import release as releases
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
-from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.bundle import Place, write_bundle
+from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
 from adapterdistill.release import (
     Candidate,
     Release,
     drop,
+    is_there,
     live_bundle,
     promote,
     put_up,
     read_release,
     roll_back,
     set_live,
+    take_down,
     tenants_in,
 )
-from tests.serving_store import make_tenant
+from tests.serving_store import make_tenant, stored_file, write_damaged_release
 
 NOWHERE = "0" * 64 + "-" + "0" * 12
 
@@ -34,7 +37,7 @@ NOWHERE = "0" * 64 + "-" + "0" * 12
 def bundles(tmp_path: Path, tiny_encoder: Encoder) -> list[str]:
     """Ids of three bundles of `acme` in the store `tmp_path`; none is live."""
     made = [make_tenant(tiny_encoder, "acme", seed=seed).bundle for seed in (1, 2, 3)]
-    return [write_bundle(tmp_path, bundle).name for bundle in made]
+    return [write_bundle(tmp_path, bundle) for bundle in made]
 
 
 def test_a_candidate_goes_up_is_promoted_and_rolled_back(
@@ -56,13 +59,13 @@ def test_a_candidate_goes_up_is_promoted_and_rolled_back(
     assert back == Release(tenant="acme", bundle=first, rolled_back=(rolled_back,))
     assert (rolled_back.bundle, back.rolled_back_at(second)) == (second, rolled_back.at)
     assert read_release(tmp_path, "acme") == back and back.rolled_back_at(first) is None
-    assert sorted(p.name for p in (tmp_path / "acme").iterdir()) == ["live.json", "versions"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blobs", "bundles", "changed", "live"]
 
 
 def test_a_pointer_of_before_there_were_candidates_is_read(
     tmp_path: Path, bundles: list[str]
 ) -> None:
-    (tmp_path / "acme" / "live.json").write_text(f'{{"tenant": "acme", "bundle": "{bundles[0]}"}}')
+    write_damaged_release(tmp_path, "acme", f'{{"tenant": "acme", "bundle": "{bundles[0]}"}}')
     assert read_release(tmp_path, "acme") == Release(tenant="acme", bundle=bundles[0])
     set_live(tmp_path, "acme", bundles[1])
     assert read_release(tmp_path, "acme").before == bundles[0]
@@ -101,7 +104,7 @@ def test_what_cannot_be_is_said_and_changes_nothing(tmp_path: Path, bundles: lis
         (ServingError, "cannot be read", lambda: up(NOWHERE, 0.5)),
         (ServingError, "cannot be read", lambda: set_live(tmp_path, "acme", NOWHERE)),
         (ServingError, "not a bundle id", lambda: up("../../x", 0.5)),
-        (ServingError, "no bundles", lambda: drop(tmp_path, "nobody")),
+        (ServingError, "no live bundle", lambda: drop(tmp_path, "nobody")),
     ]
 
     def up(bundle_id: str, share: float) -> Release:
@@ -122,7 +125,7 @@ def test_a_damaged_bundle_does_not_become_live_by_any_way(
     put_up(tmp_path, "acme", third, mode="canary", share=0.1)
     before = read_release(tmp_path, "acme")
     for bundle_id in (second, third):
-        (tmp_path / "acme" / "versions" / bundle_id / "index.safetensors").write_bytes(b"")
+        stored_file(tmp_path, "acme", bundle_id, "index.safetensors").write_bytes(b"")
     for call in (
         lambda: promote(tmp_path, "acme"),
         lambda: roll_back(tmp_path, "acme"),
@@ -149,7 +152,7 @@ def test_a_damaged_bundle_does_not_become_live_by_any_way(
 def test_a_damaged_release_is_an_error_until_a_bundle_is_made_live(
     tmp_path: Path, bundles: list[str], content: str
 ) -> None:
-    (tmp_path / "acme" / "live.json").write_text(content.replace("%s", bundles[0]))
+    write_damaged_release(tmp_path, "acme", content.replace("%s", bundles[0]))
     for read in (read_release, live_bundle, promote, drop, roll_back):
         with pytest.raises(ServingError, match=r"damaged|of another tenant"):
             read(tmp_path, "acme")
@@ -169,12 +172,13 @@ def test_names_cannot_leave_the_store(tmp_path: Path, tenant: str) -> None:
 
 
 def test_only_tenants_with_a_release_are_listed(tmp_path: Path, bundles: list[str]) -> None:
-    (tmp_path / "Not-A-Name").mkdir()
-    (tmp_path / "a-file").write_text("")
-    assert tenants_in(tmp_path) == []
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "Not-A-Name.json").write_text("")
+    (tmp_path / "live" / "a-file").write_text("")
+    assert tenants_in(tmp_path) == [] and not is_there(tmp_path)
     set_live(tmp_path, "acme", bundles[0])
-    assert tenants_in(tmp_path) == ["acme"]
-    with pytest.raises(ServingError):
+    assert tenants_in(tmp_path) == ["acme"] and is_there(tmp_path)
+    with pytest.raises(StoreError):
         tenants_in(tmp_path / "absent")
 
 
@@ -186,8 +190,8 @@ def test_a_store_that_cannot_be_written_is_said(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(releases, "replace_file", full)
-    with pytest.raises(ServingError, match="No space left"):
+    monkeypatch.setattr(objects, "replace_file", full)
+    with pytest.raises(StoreError, match="No space left"):
         set_live(tmp_path, "acme", bundles[1])
     assert live_bundle(tmp_path, "acme") == bundles[0]
 
@@ -198,7 +202,7 @@ def test_of_two_changes_at_once_neither_is_lost(
     set_live(tmp_path, "acme", bundles[0])
     read = releases.read_release
 
-    def slow(store: Path, tenant: str) -> Release:
+    def slow(store: Place, tenant: str) -> Release:
         found = read(store, tenant)
         time.sleep(0.05)
         return found
@@ -236,7 +240,7 @@ def test_any_changes_in_a_row_leave_what_a_model_of_them_says(
     released: tuple[Path, list[str]], steps: list[Step]
 ) -> None:
     store, bundles = released
-    (store / "acme" / "live.json").unlink(missing_ok=True)
+    take_down(store, "acme")
     set_live(store, "acme", bundles[0])
     live, before, candidate = 0, None, None  # places in `bundles`
     for kind, place in steps:
@@ -275,4 +279,4 @@ def released(
 ) -> tuple[Path, list[str]]:
     store = tmp_path_factory.mktemp("store")
     made = [make_tenant(tiny_encoder, "acme", seed=seed).bundle for seed in (1, 2, 3)]
-    return store, [write_bundle(store, bundle).name for bundle in made]
+    return store, [write_bundle(store, bundle) for bundle in made]

@@ -1,12 +1,15 @@
 """The command `adapterdistill bench registry`: a registry under load."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adapterdistill.bench.registry.choice import add_rows, choice
 from adapterdistill.bench.registry.latency import latencies, watch_latency
 from adapterdistill.bench.registry.mixed import crowded
 from adapterdistill.bench.registry.report import load_sections
@@ -18,6 +21,7 @@ from adapterdistill.testbed.random_adapters import MINILM
 from adapterdistill.testbed.registry import Federation, registry_process
 from adapterdistill.testbed.reporting import Part, Report, measure_parts
 
+MAX_PUBLISHED = 10_000
 _TIMEOUT_S = 60.0
 
 
@@ -26,6 +30,7 @@ class Size:
     """How much is measured. 0 adapters leave the load out."""
 
     adapters: int
+    """Those beyond MAX_PUBLISHED are rows of the index, without payloads."""
     calls: int
     """Timed calls of each kind."""
     watched: int
@@ -59,6 +64,9 @@ def measure_load(size: Size) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         federation = Federation(folder)
+        rows = max(0, size.adapters - MAX_PUBLISHED)
+        if rows:
+            add_rows(federation.root, rows)
         with registry_process(federation.root) as server, ExitStack() as stack:
 
             def connect(tenant: str) -> RegistryClient:
@@ -68,13 +76,23 @@ def measure_load(size: Size) -> dict[str, Any]:
                 )
                 return stack.enter_context(client)
 
-            crowd = Crowd(connect)
+            crowd, numbers = Crowd(connect), count()
             memory = {"at_start": server.resident_bytes()}
-            published, found["fill"] = fill(crowd, size.adapters)
+            published, found["fill"] = fill(crowd, size.adapters - rows)
+            # The collector of this process would walk the manifests that it holds, for 0.3 s at
+            # 10,000 of them, within every hundredth page that it reads.
+            gc.collect()
+            gc.freeze()
             memory["filled"] = server.resident_bytes()
             found["latency"] = latencies(crowd, published, size.calls)
             memory["after_single_calls"] = server.resident_bytes()
             found["watch"] = watch_latency(crowd, connect("watcher"), size.watched, 1_000_000)
+            found["choice"] = choice(
+                crowd.of(0),
+                published[0].encoder,
+                folder,
+                lambda: fill(crowd, 1, first=5_000_000 + next(numbers)),
+            )
             found["speed"] = [
                 transfers(
                     crowd,

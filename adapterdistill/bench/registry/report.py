@@ -19,6 +19,12 @@ def load_sections(found: Mapping[str, Any]) -> Iterator[str]:
         ("call", "calls", "p50 ms", "p99 ms"),
         ((name, row["calls"], row["p50_ms"], row["p99_ms"]) for name, row in rows.items()),
     )
+    chosen = load["choice"]
+    yield (
+        f"Choosing 16 teachers among the newest adapters, {chosen['listed']:,}:"
+        f" {chosen['first_s']} s the first time; {chosen['again_s']} s (median; at most"
+        f" {chosen['again_worst_s']} s) later, with the listing kept and one more published."
+    )
     yield "## Beside copying the same files\n\nMB/s, medians of rounds; ratios within a round."
     yield table(
         ("payload", "copy", "publish", "fetch", "read", "publish/copy", "fetch/copy", "fetch/read"),

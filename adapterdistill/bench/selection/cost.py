@@ -26,6 +26,7 @@ from adapterdistill.manifest import GoldenVectors, Manifest
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.index.database import connect
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.server.store import BlobStore
 from adapterdistill.registry.v1 import registry_pb2 as pb
@@ -102,7 +103,7 @@ def _fill(
 ) -> None:
     """Add these to the registry's folder, which no process serves now."""
     store = BlobStore(root)
-    index = Index(root / "index.sqlite3")
+    index = Index(connect(root))
     with phase("filling the registry", len(places)) as done:
         for place in places:
             manifest = manifests[place]

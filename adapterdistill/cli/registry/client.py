@@ -12,6 +12,7 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.wire import parse_alias_name
 
+_START_TIMEOUT_S = 1.0
 _SHORT_NAME = re.compile(r"tenants/([^/]+)/adapters/[^/]+/versions/[0-9a-f]{8,63}")
 
 Address = Annotated[
@@ -57,7 +58,9 @@ def connect(
     if not address:
         raise ConfigError("which registry? Give --address HOST:PORT or --address-file FILE")
     address = address.removeprefix("http://").rstrip("/")
-    return RegistryClient(address, timeout_s=timeout_s, credentials=credentials)
+    return RegistryClient(
+        address, timeout_s=timeout_s, credentials=credentials, start_timeout_s=_START_TIMEOUT_S
+    )
 
 
 def resolve(client: RegistryClient, name: str) -> VersionRef:

@@ -1,4 +1,4 @@
-"""`adapterdistill registry audit|backup|restore|fsck`: work on a registry's files."""
+"""`adapterdistill registry audit|backup|restore|migrate|fsck`: work on a registry's files."""
 
 import dataclasses
 import json
@@ -213,8 +213,41 @@ def fsck(
         raise IntegrityError(f"{root}: {len(checked.findings)} findings")
 
 
+def migrate(
+    root: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of a registry that is stopped.")
+    ],
+    postgresql: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Move the index to the empty database whose connection string, postgresql://...,"
+            " the file (mode 0600) holds.",
+        ),
+    ] = None,
+    sqlite: Annotated[bool, typer.Option(help="Move the index back into the folder.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """Move a registry's index to PostgreSQL, or back; all rows are compared before it counts.
+
+    Payloads, audit log and certificates stay in the folder.
+    """
+    from adapterdistill.registry.upkeep.migrate import to_postgresql, to_sqlite
+
+    if (postgresql is None) != sqlite:
+        raise ConfigError("give either --postgresql FILE or --sqlite")
+    moved = to_sqlite(root) if postgresql is None else to_postgresql(root, postgresql)
+    if output is Format.json:
+        typer.echo(json.dumps({"rows": moved.rows}, indent=2))
+        return
+    typer.echo(
+        f"moved {moved.rows['versions']} versions and {moved.rows['events']} events to"
+        f" {'SQLite' if sqlite else 'PostgreSQL'}; all rows were compared"
+    )
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `adapterdistill registry`."""
     app.add_typer(audit_app, name="audit")
-    for command in (backup, restore, reopen, fsck):
+    for command in (backup, restore, reopen, migrate, fsck):
         app.command()(command)

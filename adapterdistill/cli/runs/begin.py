@@ -107,7 +107,7 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that HTTP listens on.")] = 8000,
     feedback: Annotated[
         bool,
-        typer.Option("--feedback", help="Keep questions that are turned away or uncertain."),
+        typer.Option("--feedback", help="Keep doubtful questions, and a few others."),
     ] = False,
 ) -> None:
     """Import FAQs, onboard them on defaults, and serve them until it is interrupted.
@@ -151,7 +151,7 @@ def _onboard(tenant: str, home: Path) -> None:
 def _serve(home: Path, port: int, *, feedback: bool) -> None:
     from adapterdistill.cli.serve import serve
 
-    serve(home / "serving", port=port, feedback=feedback)
+    serve(str(home / "serving"), port=port, feedback=feedback)
 
 
 def _tenant(given: str | None, place: str) -> str:

@@ -73,21 +73,21 @@ class MetaDistillation(ModelObjective):
         if not isinstance(body, TransformerBody):
             raise ConfigError("Meta-KD's student is a Transformer: its layers learn its teacher's")
         self._body = body
-        width = lesson.hidden[0][0].shape[1]
+        width = lesson.teacher.encoder.hidden_size
         if body.width > width:
             raise ConfigError(
                 f"a student of width {body.width}: its teacher's embeddings have {width}; take a "
                 "student as wide or narrower"
             )
-        rows = {len(lesson.hidden), len(lesson.logits), len(labels), len(weights)}
+        rows = {len(lesson.ids), len(lesson.logits), len(labels), len(weights)}
         if len(rows) > 1:
             raise ConfigError(
                 f"the teacher's lesson, labels and weights differ in rows: {sorted(rows)}"
             )
         layers = body.encoder.cast().num_layers
-        if len(lesson.scores[0]) != layers:
+        if len(lesson.layers) != layers:
             raise ConfigError(
-                f"the lesson is for {len(lesson.scores[0])} layers, the student has {layers}"
+                f"the lesson is for {len(lesson.layers)} layers, the student has {layers}"
             )
         self.model: MultitaskModel = model
         device = next(model.parameters()).device

@@ -1,7 +1,7 @@
 """Meta-KD's teacher, trained on several domains' rows, and the lessons of a frozen teacher."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,14 +153,24 @@ class Teacher:
         return torch.stack(found)
 
 
+KEPT_BYTES = 256 * 2**20
+"""Most memory of a lesson's states. Rows beyond it pass the teacher again at each step."""
+States = tuple[list[Tensor], list[Tensor]]
+"""A row's hidden states, [tokens, hidden] by mapped layer, the embeddings first, and its attention
+scores, [tokens * tokens] by mapped layer."""
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher's states and outputs for rows, computed once: nothing in them is random."""
+    """A teacher's states and outputs for rows: nothing in them is random."""
 
-    hidden: list[list[Tensor]]
-    """[tokens, hidden] by row, then by mapped layer, the embeddings first."""
-    scores: list[list[Tensor]]
-    """[tokens * tokens] by row, then by mapped layer."""
+    teacher: Teacher
+    layers: tuple[int, ...]
+    """The teacher's layer for each of the student's."""
+    ids: tuple[Sequence[int], ...]
+    """Token ids of each row."""
+    kept: Mapping[int, States]
+    """States of the rows for which there was room."""
     logits: Float[Tensor, "rows classes"]
     transferable: Float[Tensor, "rows hidden"] | None
     """None: the teacher has no domain head."""
@@ -175,47 +185,70 @@ class Lesson:
         *,
         student_layers: int,
         batch_size: int = 64,
+        kept_bytes: int = KEPT_BYTES,
     ) -> "Lesson":
-        """Run the teacher over all rows."""
+        """Run the teacher over all rows, the shortest first; keep states up to `kept_bytes`."""
         encoder = teacher.encoder
-        layers = mapped_layers(encoder.num_layers, student_layers)
-        hidden: list[list[Tensor]] = [[] for _ in ids]
-        scores: list[list[Tensor]] = [[] for _ in ids]
+        layers = tuple(mapped_layers(encoder.num_layers, student_layers))
+        kept: dict[int, States] = {}
         pooled = torch.empty(len(ids), encoder.hidden_size, device=encoder.device)
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        room = kept_bytes
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            tokens = pack([ids[row] for row in rows], encoder.device)
-            seen = Observed(teacher.delta, layers)
-            pooled[rows] = mean_pool(encoder.hidden(tokens, seen), tokens)
-            lengths = [len(ids[row]) for row in rows]  # sorted, as the layout is
-            for kept, of_row, sizes in (
-                (seen.hidden, hidden, lengths),
-                (seen.scores, scores, [n * n for n in lengths]),
-            ):
-                for state in kept:
-                    for row, part in zip(rows, state.split(sizes), strict=True):
-                        of_row[row].append(part)
+            states, pooled[rows] = _observed(teacher, [ids[row] for row in rows], layers)
+            room -= sum(part.nbytes for one in states for parts in one for part in parts)
+            if room >= 0:
+                kept |= zip(rows, states, strict=True)
         transferable = None
         if teacher.domain_head is not None:
             transferable = teacher.domain_head.transferable(pooled, domains.to(pooled.device))
-        return cls(hidden, scores, teacher.head(pooled), transferable)
+        return cls(teacher, layers, tuple(ids), kept, teacher.head(pooled), transferable)
 
     def select(self, rows: Sequence[int]) -> "Lesson":
         """The lesson of some of the rows."""
         chosen = list(rows)
         return Lesson(
-            [self.hidden[row] for row in chosen],
-            [self.scores[row] for row in chosen],
+            self.teacher,
+            self.layers,
+            tuple(self.ids[row] for row in chosen),
+            {place: self.kept[row] for place, row in enumerate(chosen) if row in self.kept},
             self.logits[chosen],
             None if self.transferable is None else self.transferable[chosen],
         )
 
     def packed(self, rows: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Hidden states and scores of a batch of `rows`, laid as `pack` lays them."""
-        order = sorted(rows, key=lambda row: len(self.hidden[row][0]))
-        laid = [
-            [torch.cat(of_layer) for of_layer in zip(*(kept[row] for row in order), strict=True)]
-            for kept in (self.hidden, self.scores)
-        ]
-        return laid[0], laid[1]
+        order = sorted(rows, key=lambda row: len(self.ids[row]))
+        others = list(dict.fromkeys(row for row in order if row not in self.kept))
+        states = {row: self.kept[row] for row in order if row in self.kept}
+        if others:
+            found, _ = _observed(self.teacher, [self.ids[row] for row in others], self.layers)
+            states |= zip(others, found, strict=True)
+        hidden, scores = (
+            [
+                torch.cat(of_layer)
+                for of_layer in zip(*(states[row][k] for row in order), strict=True)
+            ]
+            for k in (0, 1)
+        )
+        return hidden, scores
+
+
+@torch.no_grad()
+def _observed(
+    teacher: Teacher, ids: Sequence[Sequence[int]], layers: Sequence[int]
+) -> tuple[list[States], Tensor]:
+    """The states of rows that are sorted by length, and their mean last hidden states."""
+    encoder = teacher.encoder
+    tokens = pack(ids, encoder.device)
+    seen = Observed(teacher.delta, layers)
+    pooled = mean_pool(encoder.hidden(tokens, seen), tokens)
+    lengths = [len(row) for row in ids]
+    hidden = [state.split(lengths) for state in seen.hidden]
+    scores = [state.split([n * n for n in lengths]) for state in seen.scores]
+    states = [
+        ([state[row] for state in hidden], [state[row] for state in scores])
+        for row in range(len(ids))
+    ]
+    return states, pooled

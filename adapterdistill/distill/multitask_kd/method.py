@@ -91,7 +91,7 @@ class LightSettings(VariantSettings):
     heads: int = Field(ge=1)
     lstm_size: int = Field(ge=1)
     tasks: tuple[TaskHead, ...] = ()
-    """Their heads are kept with the model; retrieval alone is served."""
+    """Tasks whose heads are kept with the model; the retrieval comes before them."""
 
     def new(self, encoder: Encoder, *, seed: int) -> MultitaskModel:
         """Raises ConfigError if it would have more than its teacher, the encoder, has."""

@@ -1,8 +1,8 @@
 """Models of several tasks: one body that reads texts, one linear head a task.
 
 The body is a frozen encoder with an adapter (a teacher), a small Transformer cut out of that
-encoder, or a BiLSTM over its word embeddings (light students). A pair's texts are read apart and
-compared: the same body then also embeds single texts.
+encoder, or a BiLSTM over its word embeddings (light students). Encoder and Transformer read both
+texts of a pair in one row, as BERT does; a BiLSTM reads them apart and compares them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, PackedTokens, Replacement, pack
-from adapterdistill.backbone.packed import mean_pool
+from adapterdistill.backbone.packed import joined, mean_pool
 from adapterdistill.backbone.trainable import TrainableEncoder, thinner
 
 
@@ -56,7 +56,8 @@ class Body(nn.Module):
     """Parameters that it reads and does not train."""
 
     def size(self, pairs: bool) -> int:
-        return 4 * self.width if pairs else self.width
+        """Size of the vector of a row."""
+        return self.width
 
     def freeze(self) -> None:
         """Prepare for many forwards: the parameters change no more."""
@@ -64,7 +65,7 @@ class Body(nn.Module):
 
 
 class AdapterBody(Body):
-    """A frozen encoder with a trainable adapter: the mean of the last hidden states."""
+    """A frozen encoder with a trainable adapter: the mean of the last hidden states of a row."""
 
     def __init__(self, encoder: Encoder, adapter: BottleneckAdapter) -> None:
         super().__init__()
@@ -74,8 +75,8 @@ class AdapterBody(Body):
         self.adapter = adapter
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:
-        pooled = mean_pool(self._encoder.hidden(tokens, self.adapter), tokens)
-        return compare(pooled) if pairs else pooled
+        rows = joined(tokens, self._encoder.weights.num_positions) if pairs else tokens
+        return mean_pool(self._encoder.hidden(rows, self.adapter), rows)
 
 
 class TransformerBody(Body):
@@ -103,8 +104,9 @@ class TransformerBody(Body):
         self._cast = self.encoder.cast()
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:
-        pooled = mean_pool((self._cast or self.encoder.cast()).hidden(tokens), tokens)
-        return compare(pooled) if pairs else pooled
+        encoder = self._cast or self.encoder.cast()
+        rows = joined(tokens, encoder.weights.num_positions) if pairs else tokens
+        return mean_pool(encoder.hidden(rows), rows)
 
 
 class BiLstmBody(Body):
@@ -129,6 +131,9 @@ class BiLstmBody(Body):
             self.importance = nn.Linear(self.width, 1)
             self.combine = nn.Linear(3 * self.width, self.width) if pairs else None
         self.to(encoder.device)
+
+    def size(self, pairs: bool) -> int:
+        return 4 * self.width if pairs else self.width
 
     def forward(self, tokens: PackedTokens, *, pairs: bool) -> Tensor:
         lengths = torch.tensor(tokens.lengths)

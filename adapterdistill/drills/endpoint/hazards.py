@@ -16,7 +16,15 @@ from adapterdistill.bundle import read_bundle
 from adapterdistill.errors import ServingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import drop, promote, put_up, read_release, roll_back, set_live
+from adapterdistill.release import (
+    drop,
+    promote,
+    put_up,
+    read_release,
+    roll_back,
+    set_live,
+    take_down,
+)
 from adapterdistill.testbed.answers import version_of
 
 ROUNDS = 6
@@ -181,7 +189,7 @@ class Hazards(threading.Thread):
         """Each time it comes back as another version."""
         while True:
             for bundle_id in (second, first):
-                (self._store / tenant / "live.json").unlink()
+                take_down(self._store, tenant)
                 yield "removals"
                 set_live(self._store, tenant, bundle_id)
                 yield "returns"

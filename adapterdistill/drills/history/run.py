@@ -26,12 +26,12 @@ from adapterdistill.drills.registry.acknowledged import fsck_findings
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.registry import access
 from adapterdistill.registry.client.client import RegistryClient
+from adapterdistill.registry.index.database import connect, connect_for_reading
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.trust import pem
 from adapterdistill.registry.trust.authority import opened
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.backup import Contents, backup, restore
-from adapterdistill.registry.upkeep.fsck import open_index
 from adapterdistill.testbed.registry import Federation, RegistryProcess, registry_process
 
 THREADS_EACH = 2
@@ -137,7 +137,7 @@ class _Stage:
         return took
 
     def _name_incarnation(self) -> None:
-        with closing(Index(self.root / "index.sqlite3")) as index:
+        with closing(Index(connect(self.root))) as index:
             self.scene.incarnations.append(index.incarnation())
             self._restored_revision = index.newest_revision()
 
@@ -215,7 +215,7 @@ class _Stage:
 
     def wait_for_watches(self) -> None:
         """Wait until the operator's watch told of the last change, or for long enough."""
-        with closing(open_index(self.root)) as index:
+        with closing(connect_for_reading(self.root)) as index:
             (newest,) = index.execute(
                 "SELECT max(told) FROM events WHERE kind <> 'voided'"
             ).fetchone()

@@ -76,7 +76,7 @@ def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillR
     """
     report, draw = KillReport(), random.Random(seed)
     acknowledged: dict[VersionRef, Manifest] = {}
-    crowd = _Publishers(publishers, seed, acknowledged)
+    crowd = Publishers(publishers, seed, acknowledged)
     with phase("registry killed", kills if kills > 1 else 0) as advance:
         for _ in range(kills):
             with _started(root, report) as server, crowd.publishing(server.address):
@@ -88,10 +88,10 @@ def kill_repeatedly(root: Path, kills: int, publishers: int, seed: int) -> KillR
     report.faults += crowd.faults
     report.acknowledged = len(acknowledged)
     with _started(root, report) as server:
-        report.faults += _missing(server, acknowledged, report)
+        report.faults += missing(server, acknowledged, report)
         report.faults += (f"fsck: {one.kind} {one.name}" for one in fsck(root).findings)
     report.recovery_s.pop(0)  # the first start followed no kill
-    report.faults += _audit_faults(root, report)
+    report.faults += audit_faults(root, report)
     return report
 
 
@@ -105,14 +105,14 @@ def _started(root: Path, report: KillReport) -> Iterator[RegistryProcess]:
         yield server
 
 
-class _Publishers:
+class Publishers:
     """Threads that publish, one version after another, while there is a registry to publish to."""
 
     def __init__(self, number: int, seed: int, acknowledged: dict[VersionRef, Manifest]) -> None:
         self.faults: list[str] = []
         self.killed = threading.Event()
         """Set it when the registry is killed; until then the threads go on trying to reach it."""
-        self._answered = threading.Event()
+        self._answered, self._ended = threading.Event(), threading.Event()
         self._acknowledged = acknowledged
         self._numbers = [seed * 1_000_000 + writer * 100_000_000 for writer in range(number)]
 
@@ -120,6 +120,7 @@ class _Publishers:
     def publishing(self, address: str) -> Iterator[None]:
         """The block is entered when a publish was answered, and left when `killed` ended all."""
         self.killed.clear()
+        self._ended.clear()
         self._answered.clear()
         threads = [
             threading.Thread(target=self._publish, args=(writer, address))
@@ -133,12 +134,13 @@ class _Publishers:
             yield
         finally:
             self.killed.set()
+            self._ended.set()
             for thread in threads:
                 thread.join()
 
     def _publish(self, writer: int, address: str) -> None:
         with RegistryClient(address, timeout_s=_CALL_TIMEOUT_S) as client:
-            while True:
+            while not self._ended.is_set():
                 seed = self._numbers[writer]
                 manifest, payload = adapter(SMALL, seed, tenant=f"publisher-{writer}", name="faq")
                 try:
@@ -155,7 +157,7 @@ class _Publishers:
                 self._numbers[writer] += 1
 
 
-def _missing(
+def missing(
     server: RegistryProcess, acknowledged: dict[VersionRef, Manifest], report: KillReport
 ) -> Iterator[str]:
     with RegistryClient(server.address, timeout_s=30) as client:
@@ -174,7 +176,7 @@ def _missing(
                     yield f"half there: {manifest.ref.name}: {error.reason}"
 
 
-def _audit_faults(root: Path, report: KillReport) -> Iterator[str]:
+def audit_faults(root: Path, report: KillReport) -> Iterator[str]:
     """Faults of the log of the registry, which was stopped."""
     published: set[str] = set()
     before: str | None = None

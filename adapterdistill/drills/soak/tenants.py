@@ -10,14 +10,20 @@ from pathlib import Path
 import psutil
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
+from adapterdistill.bundle import read_bundle, remove_bundle
 from adapterdistill.data import TenantDataset, sample_names
 from adapterdistill.data.importing import import_samples
 from adapterdistill.drills.endpoint.hazards import WITHIN_S, Timeline
 from adapterdistill.errors import TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import bundles_of, live_bundle, read_release
+from adapterdistill.release import (
+    bundles_of,
+    live_bundle,
+    read_release,
+    release_key,
+    take_down,
+)
 from adapterdistill.testbed.answers import Answers, Question, draw_questions, version_of
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import Reply
@@ -102,7 +108,7 @@ class Tenants:
         if before is not None:
             answers.add(bank.tenant, before)
             timeline.begin(bank.tenant, frozenset([version_of(before)]), float("-inf"))
-        written = (self.store / bank.tenant / "live.json").stat().st_mtime
+        written = (self.store / release_key(bank.tenant)).stat().st_mtime
         at = time.perf_counter() - (time.time() - written)
         timeline.begin(bank.tenant, frozenset([version_of(live)]), at)
         return _Known(bank, live, answers, timeline)
@@ -198,7 +204,7 @@ class Onboardings(threading.Thread):
         release = read_release(self._tenants.store, tenant)
         for bundle_id, _ in bundles_of(self._tenants.store, tenant):
             if bundle_id not in (release.bundle, release.before):
-                shutil.rmtree(self._tenants.store / tenant / "versions" / bundle_id)
+                remove_bundle(self._tenants.store, tenant, bundle_id)
 
     def _part_with(self, tenant: str) -> None:
         """Withdraw the tenant and remove its files."""
@@ -206,8 +212,9 @@ class Onboardings(threading.Thread):
         self._tenants.leave(tenant)
         time.sleep(WITHIN_S)  # until all requests are answered
         manifest = read_bundle(store, tenant, live_bundle(store, tenant)).manifest
-        (store / tenant / "live.json").unlink()
+        take_down(store, tenant)
         with RegistryClient(self._site.registry) as registry:
             registry.withdraw(VersionRef.parse(manifest.ref.name), "the guest has left")
-        shutil.rmtree(store / tenant)
+        for bundle_id, _ in bundles_of(store, tenant):
+            remove_bundle(store, tenant, bundle_id)
         shutil.rmtree(self.workspace / tenant)

@@ -20,18 +20,14 @@ adapters of the other five tenants, either all of them or those with default set
 """
 
 import math
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adapterdistill.manifest import Manifest
 from adapterdistill.registry.admission.weight_statistics import WeightStatistics
 
 MIN_ADAPTERS, MIN_TENANTS = 8, 3
 """Least number of peers for a comparison; with fewer, only each trait's `limit` counts."""
-_ADAPTERS_A_TENANT = 4
-_MAX_TENANTS = 250
 DEVIATIONS = 3.5
 """Distance from the median, in standard deviations, that is usual. One standard deviation is taken
 as 1.4826 median absolute deviations, as for normally distributed values."""
@@ -118,24 +114,3 @@ def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
         if reached >= half - 1e-9:
             return value
     raise ValueError("no median of an empty sequence")
-
-
-def find_peers(db: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, WeightStatistics]]:
-    """Find the adapters that a version of this manifest is compared with."""
-    encoder = (manifest.encoder.weights_sha256, manifest.encoder.tokenizer_sha256)
-    # The query steps from one tenant to the next by an index, so it does not read every version.
-    rows = db.execute(
-        "WITH RECURSIVE tenants (tenant) AS ("
-        " SELECT min(tenant) FROM versions WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2"
-        " UNION ALL SELECT (SELECT min(tenant) FROM versions"
-        " WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2 AND tenant > tenants.tenant)"
-        " FROM tenants WHERE tenant IS NOT NULL)"
-        " SELECT tenant, statistics_json FROM versions WHERE revision IN ("
-        " SELECT n.revision FROM tenants t JOIN versions n ON n.revision IN ("
-        " SELECT revision FROM versions WHERE weights_sha256 = ?1 AND tokenizer_sha256 = ?2"
-        " AND tenant = t.tenant AND state = 'active' AND statistics_json IS NOT NULL"
-        " ORDER BY revision DESC LIMIT ?4)"
-        " WHERE t.tenant <> ?3 LIMIT ?5)",
-        (*encoder, manifest.tenant, _ADAPTERS_A_TENANT, _ADAPTERS_A_TENANT * _MAX_TENANTS),
-    )
-    return [(tenant, WeightStatistics.model_validate_json(text)) for tenant, text in rows]

@@ -162,6 +162,7 @@ class CallLimits:
     """The limits that every call must meet before it begins."""
 
     def __init__(self, quotas: Quotas) -> None:
+        self._publishes_per_hour = quotas.publishes_per_hour
         self._rate = RateLimit(
             f"{quotas.calls_per_s:g} calls a second", quotas.calls_per_s, quotas.burst_calls
         )
@@ -250,6 +251,18 @@ class CallLimits:
         if name is not None:
             self._refusals.take(name)
 
+    def check_published(self, caller: Caller, versions: int) -> None:
+        """Raise RateLimitedError if the caller published as many versions within the hour.
+
+        Args:
+            versions: published in the last hour, by any process of a shared index.
+        """
+        if limited_name(caller) is not None and versions >= self._publishes_per_hour:
+            raise RateLimitedError(
+                f"{caller} made more than {self._publishes_per_hour} publishes an hour",
+                retry_after_s=60.0,
+            )
+
     def take_publish(self, caller: Caller) -> None:
         """Count a publish; RateLimitedError if the caller made too many within the hour."""
         name = limited_name(caller)
@@ -287,6 +300,15 @@ class StorageQuota:
             self._uploads[tenant] -= 1
             if not self._uploads[tenant]:
                 del self._uploads[tenant], self._reserved[tenant]
+
+    def check(self, tenant: str, payload_bytes: int, found: Stored) -> None:
+        """Check one version beside the stored ones alone, as the change that adds it does.
+
+        Raises:
+            QuotaExceededError: another process of a shared index took the room meanwhile.
+        """
+        self._check(tenant, "versions", found.versions + 1)
+        self._check(tenant, "stored_bytes", found.payload_bytes + payload_bytes)
 
     def _check(self, tenant: str, quota: str, wanted: int) -> None:
         allowed: int = getattr(self._quotas, quota)

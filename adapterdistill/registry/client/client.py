@@ -12,12 +12,18 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from grpc_health.v1 import health_pb2
 
-from adapterdistill.errors import DigestMismatchError, WithdrawnError
+from adapterdistill.errors import (
+    DigestMismatchError,
+    RegistryUnavailableError,
+    UnauthenticatedError,
+    WithdrawnError,
+)
 from adapterdistill.manifest import EncoderRef, Manifest, VersionRef, sha256_hex
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.answers import Evidence, Lineage, Published, Relative, Summary
 from adapterdistill.registry.client.connection import Connection
+from adapterdistill.registry.client.kept import kept_listing, read_summary
 from adapterdistill.registry.client.listing import (
     Chosen,
     digests,
@@ -40,6 +46,7 @@ from adapterdistill.registry.trust.statement import read_statement
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 T = TypeVar("T")
+_PAUSE_S = 0.2
 
 
 class RegistryClient:
@@ -61,10 +68,13 @@ class RegistryClient:
         timeout_s: float = 30.0,
         credentials: Path | None = None,
         server_name: str | None = None,
+        start_timeout_s: float | None = None,
     ) -> None:
         """Open the connection.
 
         Args:
+            start_timeout_s: of the first call, while the registry refuses connections; None: that
+                call, too, has `timeout_s`.
             credentials: a folder (`registry.trust.pem`); without one the client uses plain text.
             server_name: the name in the registry's certificate, if `address` is a forwarder's.
 
@@ -73,6 +83,9 @@ class RegistryClient:
         """
         self.address = address
         self.timeout_s = timeout_s
+        self.kept: Path | None = None
+        """A folder that keeps the listings of `summaries`: the next fetches only what changed."""
+        self._start_timeout_s = start_timeout_s
         self._connection = Connection(address, credentials, server_name)
 
     @property
@@ -195,18 +208,26 @@ class RegistryClient:
     ) -> Iterator[Summary]:
         """List the newest version of each adapter of others, without manifests, newest first.
 
-        `language` chooses those of one language; None, of every language.
+        `language` chooses those of one language; None, of every language. With `kept` it may list
+        versions that were withdrawn or hidden since an earlier listing (`client.kept`).
 
         Versions in quarantine, which only operators see, are left out: they cannot be teachers.
 
         Raises InvalidManifestError if the registry sends a malformed name or fingerprint.
         """
-        for version in self._listed(summary_request(encoder, exclude_tenant, language)):
+        request = summary_request(encoder, exclude_tenant, language)
+        if self.kept is not None:
+            yield from kept_listing(self.kept, self.address, request, self._page)
+            return
+        for version in self._listed(request):
             if wire.read_state(version) == "active":
-                yield Summary(VersionRef.parse(version.name), wire.read_fingerprint(version))
+                yield read_summary(version)
 
     def _listed(self, request: pb.ListVersionsRequest) -> Iterator[pb.Version]:
-        return pages(request, lambda page: self._call("list", self._stub.ListVersions, page))
+        return pages(request, self._page)
+
+    def _page(self, request: pb.ListVersionsRequest) -> Any:
+        return self._call("list", self._stub.ListVersions, request)
 
     def resolve_alias(self, tenant: str, adapter: str, alias: str) -> tuple[VersionRef, str]:
         """Return the version that the alias names, and its etag; NotFoundError if there is none."""
@@ -311,12 +332,42 @@ class RegistryClient:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
+    def require_reachable(self, patience_s: float) -> None:
+        """Check that something answers, before work begins that ends at the registry.
+
+        A registry that answers slowly has the time of a call. One that cannot be connected to is
+        tried again for `patience_s` alone.
+
+        Raises:
+            RegistryUnavailableError: nothing listens there, or its host's name is unknown.
+            UnauthenticatedError: client and registry do not accept each other's certificates.
+        """
+        give_up = time.monotonic() + patience_s
+        while True:
+            try:
+                check = self._connection.channel().health.Check
+                check(health_pb2.HealthCheckRequest(), timeout=self.timeout_s)
+            except grpc.RpcError as error:
+                found = self._connection.explain(error, f"registry {self.address}")
+                if isinstance(found, UnauthenticatedError):
+                    raise found from None
+                if not isinstance(found, RegistryUnavailableError):
+                    return
+                if time.monotonic() + _PAUSE_S > give_up:
+                    raise found from None
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
     def _call(self, what: str, method: Any, request: Any) -> Any:
         return self._retried(what, lambda timeout_s: method(request, timeout=timeout_s))
 
     def _retried(self, what: str, call: Callable[[float], T]) -> T:
         """Run `call(seconds left)`, and repeat it while that may help."""
         subject = f"{what} at registry {self.address}"
+        if self._start_timeout_s is not None:
+            self.require_reachable(self._start_timeout_s)
+            self._start_timeout_s = None
         return retried(
             call,
             timeout_s=self.timeout_s,

@@ -4,8 +4,9 @@ from adapterdistill.errors import AliasConflictError, NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index import events
+from adapterdistill.registry.index.database import transaction
 from adapterdistill.registry.index.index import Index
-from adapterdistill.registry.index.schema import AliasRow, transaction
+from adapterdistill.registry.index.schema import AliasRow
 
 
 def alias_of(
@@ -48,7 +49,8 @@ def set_alias(
         index.db.execute(
             "INSERT INTO aliases (tenant, adapter, alias, version, moves)"
             " VALUES (?, ?, ?, ?, 1)"
-            " ON CONFLICT DO UPDATE SET version = excluded.version, moves = moves + 1",
+            " ON CONFLICT (tenant, adapter, alias)"
+            " DO UPDATE SET version = excluded.version, moves = aliases.moves + 1",
             (ref.tenant, ref.adapter, alias, ref.version),
         )
         events.record(

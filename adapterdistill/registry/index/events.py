@@ -5,13 +5,13 @@ count every change of the registry. Callers are told the time instead, in the sa
 would tell each of them how much happens that it may not see.
 """
 
-import sqlite3
 import time
 from collections.abc import Collection, Iterator
 from heapq import merge
 from itertools import islice
 
 from adapterdistill.registry.access import Caller
+from adapterdistill.registry.index.database import Database
 from adapterdistill.registry.index.schema import EventKind, EventRow
 
 WINDOW = 500
@@ -19,11 +19,11 @@ WINDOW = 500
 VOIDED = "voided"
 """Kind of a revision that no change has: its change could not be committed."""
 _COLUMNS = "e.revision, e.time_ns, e.caller, e.kind, e.name, e.other_name, e.reason, e.told"
-_TOLD = "max(? / 1000, (SELECT coalesce(max(told), 0) FROM events) + 1)"
+_NEWEST = "SELECT (SELECT max(revision) FROM events), (SELECT max(told) FROM events)"
 
 
 def record(
-    db: sqlite3.Connection,
+    db: Database,
     caller: Caller,
     kind: EventKind,
     adapter: tuple[str, str],
@@ -39,38 +39,45 @@ def record(
         adapter: tenant and adapter that it belongs to.
         public: false hides it from other owners, even those that the adapter's consent names.
     """
-    now = time.time_ns()
-    cursor = db.execute(
-        "INSERT INTO events (time_ns, caller, kind, tenant, adapter, name, other_name, reason,"
-        f" public, told) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {_TOLD})",
-        (now, str(caller), kind, *adapter, name, other_name, reason, int(public), now),
+    newest = db.execute(_NEWEST).fetchone()
+    return _add(
+        db,
+        ((newest[0] or 0) + 1, newest[1] or 0),
+        (str(caller), kind, *adapter, name, other_name, reason, int(public)),
     )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
 
 
-def void_unmade(db: sqlite3.Connection, revision: int) -> bool:
+def _add(db: Database, after: tuple[int, int], values: tuple[object, ...]) -> int:
+    """Add an event with a revision, told later than the newest one; return the revision."""
+    (revision, newest_told), now = after, time.time_ns()
+    db.execute(
+        "INSERT INTO events (revision, time_ns, caller, kind, tenant, adapter, name, other_name,"
+        " reason, public, told) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (revision, now, *values, max(now // 1000, newest_told + 1)),
+    )
+    return revision
+
+
+def void_unmade(db: Database, revision: int) -> bool:
     """Say whether the event of this revision, which the audit log has, was never committed.
 
     If it is the one after the newest, its revision is marked here and never used again. What an
     index of an earlier time lacks is more than that, and is not marked.
     """
-    if newest_revision(db) == revision - 1:
-        db.execute(
-            f"INSERT INTO events VALUES (?, ?, '', ?, '', '', '', '', '', 0, {_TOLD})",
-            (revision, now := time.time_ns(), VOIDED, now),
-        )
+    newest, told = db.execute(_NEWEST).fetchone()
+    if (newest or 0) == revision - 1:
+        _add(db, (revision, told or 0), ("", VOIDED, "", "", "", "", "", 0))
     kind = db.execute("SELECT kind FROM events WHERE revision = ?", (revision,)).fetchone()
     return kind is not None and kind[0] == VOIDED
 
 
-def revision_of(db: sqlite3.Connection, told: int) -> int:
+def revision_of(db: Database, told: int) -> int:
     """Return the newest revision that is told as this one or an earlier one."""
     found = db.execute("SELECT max(revision) FROM events WHERE told <= ?", (told,)).fetchone()[0]
     return int(found or 0)
 
 
-def is_future(db: sqlite3.Connection, told: int) -> bool:
+def is_future(db: Database, told: int) -> bool:
     """Say whether a told revision is one that no event can have yet.
 
     An earlier one is no fault, whether there was an event or not: that would tell of hidden ones.
@@ -79,13 +86,13 @@ def is_future(db: sqlite3.Connection, told: int) -> bool:
     return told > max(newest or 0, time.time_ns() // 1000)
 
 
-def newest_revision(db: sqlite3.Connection) -> int:
+def newest_revision(db: Database) -> int:
     newest = db.execute("SELECT max(revision) FROM events").fetchone()[0]
     return int(newest or 0)
 
 
 def following(
-    db: sqlite3.Connection,
+    db: Database,
     revision: int,
     newest: int,
     caller: Caller,
@@ -121,7 +128,7 @@ def _adapter_of(row: EventRow) -> tuple[str, str]:
 
 
 def after(
-    db: sqlite3.Connection,
+    db: Database,
     revision: int,
     caller: Caller,
     *,
@@ -134,7 +141,7 @@ def after(
     values: list[object] = [revision, VOIDED]
     if not caller.sees_all:
         where.append(
-            "(e.tenant = ? OR (e.public AND EXISTS (SELECT 1 FROM consents c WHERE"
+            "(e.tenant = ? OR (e.public = 1 AND EXISTS (SELECT 1 FROM consents c WHERE"
             " c.tenant = e.tenant AND c.adapter = e.adapter AND c.allowed IN ('*', ?))))"
         )
         values += [caller.name, caller.name]

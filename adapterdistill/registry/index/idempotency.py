@@ -4,7 +4,6 @@ The change is not made twice. Its answer is stored in the transaction that makes
 neither exists without the other. The protocol calls the key `request_id`.
 """
 
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from google.protobuf.message import Message
 from adapterdistill.errors import ConfigError, RequestIdReusedError
 from adapterdistill.manifest import sha256_hex
 from adapterdistill.registry.access import Caller
-from adapterdistill.registry.index.schema import transaction
+from adapterdistill.registry.index.database import Database, transaction
 
 KEPT_S = 24 * 3600
 MAX_KEPT = 1000
@@ -24,7 +23,7 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 def once(
-    db: sqlite3.Connection,
+    db: Database,
     caller: Caller,
     request: Message,
     answer: type[Answer],
@@ -77,15 +76,16 @@ def _oldest_ns() -> int:
     return time.time_ns() - KEPT_S * 10**9
 
 
-def _keep(db: sqlite3.Connection, caller: str, key: str, digest: str, response: bytes) -> None:
+def _keep(db: Database, caller: str, key: str, digest: str, response: bytes) -> None:
     """Store an answer; delete those that are too old and those over the caller's limit."""
     db.execute("DELETE FROM requests WHERE time_ns <= ?", (_oldest_ns(),))
     db.execute(
-        "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO requests (caller, request_id, request_sha256, response, time_ns)"
+        " VALUES (?, ?, ?, ?, ?)",
         (caller, key, digest, response, time.time_ns()),
     )
     db.execute(
-        "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE caller = ?"
-        " ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
-        (caller, MAX_KEPT),
+        "DELETE FROM requests WHERE caller = ? AND time_ns < (SELECT min(time_ns) FROM"
+        " (SELECT time_ns FROM requests WHERE caller = ? ORDER BY time_ns DESC LIMIT ?) AS kept)",
+        (caller, caller, MAX_KEPT),
     )

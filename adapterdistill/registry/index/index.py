@@ -1,4 +1,4 @@
-"""The registry's SQLite index: versions, who may see them, and their lineage.
+"""The registry's index: versions, who may see them, and their lineage.
 
 Rows of `versions` are never deleted, so no name is reused; a row is added after its payload is on
 disk. A version that a caller may not see looks as if it did not exist. All methods block: the
@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from adapterdistill.errors import (
@@ -24,7 +23,8 @@ from adapterdistill.registry.access import ANYONE, EVERYONE, Caller, Consent
 from adapterdistill.registry.admission.quotas import Stored
 from adapterdistill.registry.commitments import Opening, opened
 from adapterdistill.registry.index import events, ledger, lost
-from adapterdistill.registry.index.schema import Row, connect, transaction
+from adapterdistill.registry.index.database import Database, transaction
+from adapterdistill.registry.index.schema import Row
 
 COLUMNS = (
     "v.tenant, v.adapter, v.version, v.weights_sha256, v.tokenizer_sha256, v.manifest_json,"
@@ -35,21 +35,21 @@ IS = "v.tenant = ? AND v.adapter = ? AND v.version = ?"
 
 
 class Index:
-    """The index in one file. Not thread-safe: one thread at a time."""
+    """The index on one connection. Not thread-safe: one thread at a time."""
 
-    def __init__(self, path: Path, *, refuse_descendants: bool = False) -> None:
-        """Open the index; the other modules of this package use its `db`.
+    def __init__(self, db: Database, *, refuse_descendants: bool = False) -> None:
+        """Take over the connection, which the other modules of this package use, too.
 
         `refuse_descendants` hides the descendants of withdrawn versions from other owners.
         """
         self.hides_descendants = refuse_descendants
-        self.db = connect(path)
+        self.db = db
 
     def close(self) -> None:
         self.db.close()
 
     def check(self) -> None:
-        """Raise sqlite3.Error if the index cannot be read."""
+        """Raise one of `database.UNREADABLE` if the index cannot be read."""
         self.db.execute("SELECT revision FROM versions LIMIT 1").fetchone()
 
     def secret(self, name: str) -> bytes:
@@ -69,7 +69,7 @@ class Index:
     def seen_by(self, caller: Caller, version: str = "v") -> tuple[str, list[object]]:
         """Return the SQL condition, and its values, for rows that the caller may see."""
         if caller.sees_all:
-            return "1", []
+            return "TRUE", []
         v = version
         allowed = (
             f"{v}.state <> 'quarantined' AND EXISTS (SELECT 1 FROM consents c WHERE"
@@ -161,15 +161,17 @@ class Index:
         A manifest's word alone would let one owner declare a shape that no loader can use. If the
         oldest itself is wrong, an operator withdraws it.
         """
-        shapes = self.db.execute(
-            "SELECT json_extract(CAST(manifest_json AS TEXT), '$.encoder.num_layers',"
-            " '$.encoder.hidden_size') FROM versions WHERE weights_sha256 = ?"
+        oldest = self.db.execute(
+            "SELECT manifest_json FROM versions WHERE weights_sha256 = ?"
             " AND tokenizer_sha256 = ? AND state = 'active' ORDER BY revision LIMIT 1",
             (encoder.weights_sha256, encoder.tokenizer_sha256),
         ).fetchone()
+        if oldest is None:
+            return
+        shapes = json.loads(oldest[0])["encoder"]
+        layers, hidden = shapes["num_layers"], shapes["hidden_size"]
         found = [encoder.num_layers, encoder.hidden_size]
-        if shapes is not None and json.loads(shapes[0]) != found:
-            layers, hidden = json.loads(shapes[0])
+        if [layers, hidden] != found:
             raise EncoderMismatchError(
                 f"encoder {encoder.weights_sha256[:12]} has {layers} layers of hidden size {hidden}"
                 f" here, the manifest says {found[0]} of {found[1]}"
@@ -219,9 +221,6 @@ class Index:
             if statement is not None:
                 ledger.remember(self.db, ledger.read(statement))
             adapter = (manifest.tenant, manifest.adapter)
-            if not self.has_versions(adapter):
-                known = lost.consent_of(self.db, *adapter)
-                self.write_consent(adapter, consent if known is None else known)
             named = opened(manifest, openings)
             marks = [one.withdrawn_teacher for one in self._teachers(named, caller)]
             revision = events.record(
@@ -233,11 +232,15 @@ class Index:
                 reason=quarantine,
                 public=not quarantine,
             )
+            if not self.has_versions(adapter):
+                known = lost.consent_of(self.db, *adapter)
+                self.write_consent(adapter, consent if known is None else known, revision)
             self.db.execute(
                 "INSERT INTO versions (revision, tenant, adapter, version, weights_sha256,"
                 " tokenizer_sha256, manifest_json, created_ns, state, state_reason,"
-                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " withdrawn_teacher, statement, statistics_json, task, language, payload_bytes,"
+                " fingerprint_json)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     revision,
                     *adapter,
@@ -254,18 +257,20 @@ class Index:
                     manifest.task,
                     manifest.language,
                     manifest.payload_bytes,
+                    "" if manifest.fingerprint is None else manifest.fingerprint.text(),
                 ),
             )
             salts = {opening.name: opening.salt for opening in openings}
             self.db.executemany(
-                "INSERT OR IGNORE INTO lineage (student, teacher, salt) VALUES (?, ?, ?)",
+                "INSERT INTO lineage (student, teacher, salt) VALUES (?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
                 [
                     (manifest.ref.name, teacher, salts.get(teacher, b""))
                     for teacher in named.teachers
                 ],
             )
             self.db.executemany(
-                "INSERT OR IGNORE INTO labels (label, revision) VALUES (?, ?)",
+                "INSERT INTO labels (label, revision) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 [(label, revision) for label in manifest.labels],
             )
         return self.get(manifest.ref)
@@ -273,10 +278,20 @@ class Index:
     def stored(self, tenant: str) -> Stored:
         """Count the tenant's payloads and versions, in any state."""
         found = self.db.execute(
-            "SELECT coalesce(sum(payload_bytes), 0), count(*) FROM versions WHERE tenant = ?",
+            "SELECT CAST(coalesce(sum(payload_bytes), 0) AS BIGINT), count(*) FROM versions"
+            " WHERE tenant = ?",
             (tenant,),
         ).fetchone()
         return Stored(*found)
+
+    def published_lately(self, caller: Caller) -> int:
+        """Count the versions that the caller published in the last hour."""
+        found = self.db.execute(
+            "SELECT count(*) FROM events WHERE caller = ? AND kind IN ('published', 'quarantined')"
+            " AND tenant = ? AND time_ns > ?",
+            (str(caller), caller.name, time.time_ns() - 3600 * 10**9),
+        ).fetchone()
+        return int(found[0])
 
     def consent(self, tenant: str, adapter: str) -> Consent:
         rows = self.db.execute(
@@ -284,15 +299,16 @@ class Index:
         )
         return frozenset(allowed for (allowed,) in rows)
 
-    def write_consent(self, adapter: tuple[str, str], consent: Consent) -> None:
+    def write_consent(self, adapter: tuple[str, str], consent: Consent, revision: int) -> None:
+        """Write a consent that the change of this revision gives."""
         before = self.consent(*adapter)
         self.db.executemany(
             "DELETE FROM consents WHERE tenant = ? AND adapter = ? AND allowed = ?",
             [(*adapter, allowed) for allowed in before - consent],
         )
         self.db.executemany(
-            "INSERT INTO consents (tenant, adapter, allowed) VALUES (?, ?, ?)",
-            [(*adapter, allowed) for allowed in consent - before],
+            "INSERT INTO consents (tenant, adapter, allowed, since) VALUES (?, ?, ?, ?)",
+            [(*adapter, allowed, revision) for allowed in consent - before],
         )
 
     def has_versions(self, adapter: tuple[str, str]) -> bool:
@@ -315,8 +331,8 @@ class Index:
     def openings(self, ref: VersionRef, caller: Caller = ANYONE) -> tuple[Opening, ...]:
         """List the openings of the version's teachers, as far as the caller may see these."""
         rows = self.db.execute(
-            "SELECT teacher, salt FROM lineage WHERE student = ? AND salt <> x''", (ref.name,)
-        )
+            "SELECT teacher, salt FROM lineage WHERE student = ? AND length(salt) > 0", (ref.name,)
+        ).fetchall()
         return tuple(Opening(*row) for row in rows if self.sees(row[0], caller))
 
     def sees(self, name: str, caller: Caller) -> bool:

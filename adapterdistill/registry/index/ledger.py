@@ -5,12 +5,12 @@ by digest and must not be older than that version's statement. So the versions o
 chain that only its owner can extend, and replaying an old statement cannot roll it back.
 """
 
-import sqlite3
 from datetime import UTC, datetime
 
 from adapterdistill.errors import SignatureError, StaleStatementError
 from adapterdistill.manifest import Manifest, VersionRef, sha256_hex
 from adapterdistill.registry.access import Consent
+from adapterdistill.registry.index.database import Database
 from adapterdistill.registry.trust.statement import (
     Certify,
     Signed,
@@ -58,7 +58,7 @@ def read(statement: bytes) -> Statement:
     return Statement.model_validate_json(stored_statement(statement).statement_json)
 
 
-def newest_version(db: sqlite3.Connection, tenant: str, adapter: str) -> VersionRef | None:
+def newest_version(db: Database, tenant: str, adapter: str) -> VersionRef | None:
     """Return the adapter's newest version, in any state; None if it has none."""
     row = db.execute(
         "SELECT version FROM versions WHERE tenant = ? AND adapter = ?"
@@ -68,7 +68,7 @@ def newest_version(db: sqlite3.Connection, tenant: str, adapter: str) -> Version
     return None if row is None else VersionRef(tenant=tenant, adapter=adapter, version=row[0])
 
 
-def check_next(db: sqlite3.Connection, statement: Statement) -> None:
+def check_next(db: Database, statement: Statement) -> None:
     """Raise StaleStatementError if the statement was used, or does not follow the newest one."""
     used = db.execute(
         "SELECT 1 FROM nonces WHERE tenant = ? AND nonce = ?", (statement.tenant, statement.nonce)
@@ -96,7 +96,7 @@ def check_next(db: sqlite3.Connection, statement: Statement) -> None:
             )
 
 
-def remember(db: sqlite3.Connection, statement: Statement) -> None:
+def remember(db: Database, statement: Statement) -> None:
     """Store the statement's nonce, within the transaction that adds the version."""
     db.execute(
         "INSERT INTO nonces (tenant, nonce) VALUES (?, ?)", (statement.tenant, statement.nonce)

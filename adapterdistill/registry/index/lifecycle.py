@@ -4,8 +4,9 @@ from adapterdistill.errors import NotFoundError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import ANYONE, Caller, Consent
 from adapterdistill.registry.index import events, lost
+from adapterdistill.registry.index.database import transaction
 from adapterdistill.registry.index.index import IS, Index
-from adapterdistill.registry.index.schema import Row, transaction
+from adapterdistill.registry.index.schema import Row
 
 
 def withdraw(index: Index, ref: VersionRef, reason: str, caller: Caller = ANYONE) -> Row:
@@ -83,8 +84,7 @@ def set_consent(
             raise NotFoundError(f"no adapter tenants/{tenant}/adapters/{adapter}")
         if index.consent(tenant, adapter) == consent:
             return
-        index.write_consent((tenant, adapter), consent)
-        events.record(
+        revision = events.record(
             index.db,
             caller,
             "consent_changed",
@@ -93,3 +93,4 @@ def set_consent(
             reason=lost.consent_text(consent),
             public=False,
         )
+        index.write_consent((tenant, adapter), consent, revision)

@@ -4,10 +4,9 @@ A version that was withdrawn stays withdrawn if its owner publishes it again, an
 consent that was given last.
 """
 
-import sqlite3
-
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.access import NOBODY, Consent
+from adapterdistill.registry.index.database import Database
 
 _NOBODY = "nobody"
 
@@ -22,22 +21,26 @@ def read_consent_text(text: str) -> Consent:
     return NOBODY if text == _NOBODY else frozenset(text.split(","))
 
 
-def keep(db: sqlite3.Connection, name: str, told: str) -> None:
+def keep(db: Database, name: str, told: str) -> None:
     """Keep the reason of a version's withdrawal, or an adapter's consent, by its name."""
-    db.execute("INSERT OR REPLACE INTO lost VALUES (?, ?)", (name, told))
+    db.execute(
+        "INSERT INTO lost (name, told) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET told = excluded.told",
+        (name, told),
+    )
 
 
-def withdrawal_of(db: sqlite3.Connection, ref: VersionRef) -> str | None:
+def withdrawal_of(db: Database, ref: VersionRef) -> str | None:
     """Return why a version that is not here was withdrawn; None if it was not."""
     return _told(db, ref.name)
 
 
-def consent_of(db: sqlite3.Connection, tenant: str, adapter: str) -> Consent | None:
+def consent_of(db: Database, tenant: str, adapter: str) -> Consent | None:
     """Return the consent of an adapter that has no version here; None if none was given."""
     told = _told(db, f"tenants/{tenant}/adapters/{adapter}")
     return None if told is None else read_consent_text(told)
 
 
-def _told(db: sqlite3.Connection, name: str) -> str | None:
+def _told(db: Database, name: str) -> str | None:
     row = db.execute("SELECT told FROM lost WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])

@@ -1,19 +1,15 @@
-"""The tables of the registry's index, and how a connection to them is opened."""
+"""The tables of the registry's index, in SQLite and in PostgreSQL, and their rows."""
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.commitments import Opening
 
 # One script for each schema version, never edited once released. `PRAGMA user_version` counts the
 # scripts that were run.
-_MIGRATIONS = (
+MIGRATIONS = (
     """
     CREATE TABLE versions (
         revision INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -139,8 +135,117 @@ _MIGRATIONS = (
     -- withdrawal, the consent that was given last.
     CREATE TABLE lost (name TEXT PRIMARY KEY, told TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- Summaries are listed without their manifests, which are ten times as large.
+    ALTER TABLE versions ADD COLUMN fingerprint_json TEXT NOT NULL DEFAULT '';
+    UPDATE versions SET fingerprint_json =
+        coalesce(json_extract(CAST(manifest_json AS TEXT), '$.signature'), '');
+    -- The revision of the change that gave the consent.
+    ALTER TABLE consents ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX consents_by_since ON consents (since);
+    CREATE INDEX versions_by_payload ON versions (version);
+    """,
 )
-SCHEMA = len(_MIGRATIONS)
+SCHEMA = len(MIGRATIONS)
+
+# The same tables in PostgreSQL, whose first release has all of them. Texts sort by their bytes, as
+# in SQLite.
+POSTGRESQL_TABLES = """
+CREATE TABLE schema_version (version BIGINT NOT NULL);
+CREATE TABLE versions (
+    revision BIGINT PRIMARY KEY,
+    tenant TEXT COLLATE "C" NOT NULL,
+    adapter TEXT COLLATE "C" NOT NULL,
+    version TEXT COLLATE "C" NOT NULL,
+    weights_sha256 TEXT COLLATE "C" NOT NULL,
+    tokenizer_sha256 TEXT COLLATE "C" NOT NULL,
+    manifest_json BYTEA NOT NULL,
+    created_ns BIGINT NOT NULL,
+    state TEXT COLLATE "C" NOT NULL,
+    state_reason TEXT NOT NULL,
+    withdrawn_teacher TEXT COLLATE "C" NOT NULL,
+    statement BYTEA,
+    statistics_json BYTEA,
+    task TEXT COLLATE "C" NOT NULL,
+    language TEXT COLLATE "C" NOT NULL,
+    payload_bytes BIGINT NOT NULL,
+    marked_revision BIGINT NOT NULL DEFAULT 0,
+    fingerprint_json TEXT NOT NULL,
+    UNIQUE (tenant, adapter, version)
+);
+CREATE INDEX versions_by_adapter ON versions (tenant, adapter, revision);
+CREATE INDEX versions_by_encoder ON versions (weights_sha256, tokenizer_sha256, revision);
+CREATE INDEX versions_by_tenant ON versions (tenant, payload_bytes);
+CREATE INDEX versions_by_population ON versions (
+    weights_sha256, tokenizer_sha256, tenant, revision
+);
+CREATE INDEX versions_by_payload ON versions (version);
+CREATE INDEX versions_by_mark ON versions (marked_revision) WHERE marked_revision > 0;
+CREATE TABLE events (
+    revision BIGINT PRIMARY KEY,
+    time_ns BIGINT NOT NULL,
+    caller TEXT COLLATE "C" NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    tenant TEXT COLLATE "C" NOT NULL,
+    adapter TEXT COLLATE "C" NOT NULL,
+    name TEXT NOT NULL,
+    other_name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    public BIGINT NOT NULL,
+    told BIGINT NOT NULL UNIQUE
+);
+CREATE INDEX events_by_adapter ON events (tenant, adapter, revision);
+CREATE TABLE lineage (
+    student TEXT COLLATE "C" NOT NULL,
+    teacher TEXT COLLATE "C" NOT NULL,
+    salt BYTEA NOT NULL,
+    PRIMARY KEY (student, teacher)
+);
+CREATE INDEX lineage_by_teacher ON lineage (teacher);
+CREATE TABLE aliases (
+    tenant TEXT COLLATE "C" NOT NULL,
+    adapter TEXT COLLATE "C" NOT NULL,
+    alias TEXT COLLATE "C" NOT NULL,
+    version TEXT NOT NULL,
+    moves BIGINT NOT NULL,
+    PRIMARY KEY (tenant, adapter, alias)
+);
+CREATE TABLE labels (
+    label TEXT COLLATE "C" NOT NULL,
+    revision BIGINT NOT NULL,
+    PRIMARY KEY (label, revision)
+);
+CREATE TABLE consents (
+    tenant TEXT COLLATE "C" NOT NULL,
+    adapter TEXT COLLATE "C" NOT NULL,
+    allowed TEXT COLLATE "C" NOT NULL,
+    since BIGINT NOT NULL,
+    PRIMARY KEY (tenant, adapter, allowed)
+);
+CREATE INDEX consents_by_since ON consents (since);
+CREATE TABLE nonces (
+    tenant TEXT COLLATE "C" NOT NULL,
+    nonce TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant, nonce)
+);
+CREATE TABLE requests (
+    caller TEXT COLLATE "C" NOT NULL,
+    request_id TEXT COLLATE "C" NOT NULL,
+    request_sha256 TEXT NOT NULL,
+    response BYTEA NOT NULL,
+    time_ns BIGINT NOT NULL,
+    PRIMARY KEY (caller, request_id)
+);
+CREATE INDEX requests_by_time ON requests (time_ns);
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value BYTEA NOT NULL);
+CREATE TABLE closed (why TEXT NOT NULL);
+CREATE TABLE lost (name TEXT PRIMARY KEY, told TEXT NOT NULL)
+"""
+TABLES = (
+    "versions", "events", "lineage", "aliases", "labels", "consents", "nonces", "requests",
+    "secrets", "closed", "lost",
+)  # fmt: skip
+"""All tables of the index, which a move copies."""
 
 State = Literal["active", "quarantined", "withdrawn"]
 EventKind = Literal[
@@ -175,6 +280,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class SummaryRow:
+    """The part of a row of `versions` that choosing among many needs."""
+
+    ref: VersionRef
+    revision: int
+    told: int
+    state: State
+    fingerprint_json: str
+    """The fingerprint as in the manifest; empty if it has none."""
+
+
+@dataclass(frozen=True)
 class Filter:
     """A choice of versions; None selects all."""
 
@@ -185,6 +302,8 @@ class Filter:
     task: str | None = None
     language: str | None = None
     labels: tuple[str, ...] = ()
+    changed_after: int = 0
+    """A revision as callers are told it; 0 selects all."""
 
 
 @dataclass(frozen=True)
@@ -209,52 +328,8 @@ class AliasRow:
     etag: str
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open or create the database, and bring its tables up to date.
-
-    Raises:
-        RegistryError: a newer release wrote it.
-    """
-    path.touch(mode=0o600)  # it holds consents and the key of page tokens
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    # NORMAL could lose acknowledged rows in a power failure.
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA busy_timeout = 5000")
-    done = db.execute("PRAGMA user_version").fetchone()[0]
-    if done > SCHEMA:
-        db.close()
-        raise RegistryError(f"the index has schema {done}, newer than {SCHEMA}")
-    for number, script in enumerate(_MIGRATIONS[done:], start=done + 1):
-        db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
-    return db
-
-
-@contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commit on leaving, roll back on an error. An inner transaction is part of the outer one.
-
-    Other writers wait.
-    """
-    within = db.in_transaction
-    if within:
-        yield
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """Read the state of one moment in the block, whatever is committed meanwhile."""
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        db.execute("COMMIT")
+def new_secrets() -> list[tuple[str, bytes]]:
+    """Make the random bytes of a new index, by name."""
+    return [
+        (name, secrets.token_bytes(32)) for name in ("page_token", "incarnation", "hidden_names")
+    ]

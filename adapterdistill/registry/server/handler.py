@@ -19,7 +19,7 @@ from adapterdistill.registry.server.interceptors import checked
 from adapterdistill.registry.server.state import OpenRegistry
 from adapterdistill.registry.server.turns import caller_name
 from adapterdistill.registry.status import to_status
-from adapterdistill.registry.trust.identity import caller_of, certificate_name
+from adapterdistill.registry.trust.identity import caller_of, certificate_end, certificate_name
 from adapterdistill.registry.upkeep.audit_trail import records, subject
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def answered(
             self.limited.take_certificate(certificate)
             caller = caller_of(context, self.credentials)
             caller_name.set(str(caller))
+            self.metrics.called_with(certificate, functools.partial(certificate_end, context))
             with self.limited.hold(caller, call.__name__):
                 _check_deadline(call.__name__, context)
                 checked(request)

@@ -5,7 +5,6 @@ They are served on a port of their own, because callers of the registry's port n
 
 import os
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +19,15 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.registry.index.database import UNREADABLE, connect_for_reading
 from adapterdistill.registry.index.schema import State
 from adapterdistill.registry.trust.pem import SERVER_FOLDER, SERVER_PEM, read_server
 from adapterdistill.registry.upkeep.audit_verify import LOG
-from adapterdistill.registry.upkeep.backup import INDEX
 
 _PREFIX = "adapterdistill_registry_"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LATELY_S = 24 * 3600
+_MAX_CERTIFICATES = 4096
 _GAUGES = {
     "stored_bytes": "Payloads of all versions, withdrawn ones too.",
     "owners": "Tenants that have published.",
@@ -65,6 +66,8 @@ class Metrics:
             "Connections closed because they were silent or too many.",
             registry=registry,
         )
+        self._ends: dict[str, tuple[float, float]] = {}
+        registry.register(_Ends(self._ends))
         self._ready = Gauge(
             _PREFIX + "ready", "1: index, audit log and disk can be used.", registry=registry
         )
@@ -89,6 +92,20 @@ class Metrics:
             self._calls.labels(name, outcomes[-1]).inc()
             if outcomes[-1] == "OK" and name != "Watch":
                 self._seconds.labels(name).observe(time.perf_counter() - started_at)
+
+    def called_with(self, certificate: str | None, ends_at: Callable[[], float]) -> None:
+        """Keep until when the certificate of a valid call is valid.
+
+        Args:
+            certificate: names it; None over plain text.
+            ends_at: returns the end, in seconds since 1970; called when it is new alone.
+        """
+        if certificate is None:
+            return
+        known = self._ends.pop(certificate, None)
+        self._ends[certificate] = (ends_at() if known is None else known[0], time.time())
+        if len(self._ends) > _MAX_CERTIFICATES:
+            del self._ends[next(iter(self._ends))]
 
     def checked(self, *, ready: bool, closed: bool) -> None:
         """Keep the result of the newest check of readiness."""
@@ -132,6 +149,23 @@ class _Scrape(WSGIRequestHandler):
         """Write no line for each scrape."""
 
 
+class _Ends(Collector):
+    """The certificate that ends first, of those that callers used lately."""
+
+    def __init__(self, ends: dict[str, tuple[float, float]]) -> None:
+        self._of = ends
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            _PREFIX + "caller_certificate_seconds",
+            "Until the first certificate expires, of those that called within a day.",
+        )
+        now = time.time()
+        if ends := [end for end, seen in [*self._of.values()] if now - seen < _LATELY_S]:
+            family.add_metric([], min(ends) - now)
+        yield family
+
+
 class _Folder(Collector):
     """What the folder holds, read at each scrape on a connection of its own.
 
@@ -151,7 +185,7 @@ class _Folder(Collector):
             values["disk_free_bytes"] = disk.f_bavail * disk.f_frsize
             values["audit_log_bytes"] = (self._root / "audit" / LOG).stat().st_size
             values |= _until_expiry(self._root)
-        except (sqlite3.Error, OSError, ConfigError):
+        except (*UNREADABLE, ConfigError):
             pass
         versions = GaugeMetricFamily(_PREFIX + "versions", "Versions by state.", labels=["state"])
         for state, count in states.items():
@@ -165,15 +199,15 @@ class _Folder(Collector):
 
     def _in_index(self) -> tuple[dict[str, float], dict[str, int]]:
         """Count the rows of the index, again only after a change: it reads all of them."""
-        url = f"{(self._root / INDEX).absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(url, uri=True, timeout=5)) as db:
+        with closing(connect_for_reading(self._root)) as db:
             revision = db.execute("SELECT coalesce(max(revision), 0) FROM events").fetchone()[0]
             if revision != self._counted[0]:
                 counts = db.execute("SELECT state, count(*) FROM versions GROUP BY state")
                 states = dict.fromkeys(get_args(State), 0) | dict(counts.fetchall())
                 stored, owners, adapters = db.execute(
-                    "SELECT coalesce(sum(payload_bytes), 0), count(DISTINCT tenant),"
-                    " count(DISTINCT tenant || '/' || adapter) FROM versions"
+                    "SELECT CAST(coalesce(sum(payload_bytes), 0) AS BIGINT),"
+                    " count(DISTINCT tenant), count(DISTINCT tenant || '/' || adapter)"
+                    " FROM versions"
                 ).fetchone()
                 values = {"stored_bytes": stored, "owners": owners, "adapters": adapters}
                 self._counted = revision, values, states

@@ -5,7 +5,6 @@ import contextlib
 import ipaddress
 import logging
 import signal
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from adapterdistill.errors import ConfigError, RegistryError
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.index.database import INDEX, UNREADABLE, URL
 from adapterdistill.registry.server.doorkeeper import Doorkeeper, Doors
 from adapterdistill.registry.server.interceptors import ParsesOrMarks, Recorder
 from adapterdistill.registry.server.metrics import Metrics
@@ -24,7 +24,6 @@ from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.service import RegistryService
 from adapterdistill.registry.trust.credentials import ServerCredentials
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
-from adapterdistill.registry.upkeep.backup import INDEX
 from adapterdistill.registry.v1 import registry_pb2, registry_pb2_grpc
 from adapterdistill.registry.wire import MAX_MESSAGE_BYTES
 
@@ -122,8 +121,8 @@ class RegistryServer:
                 metrics=self._metrics,
                 passphrase=self._passphrase,
             )
-        except (OSError, sqlite3.Error) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+        except UNREADABLE as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
             raise RegistryError(f"cannot open the registry folder {self._root}: {why}") from None
         self._health = health.aio.HealthServicer()
         await self._set_serving(False)
@@ -159,6 +158,7 @@ class RegistryServer:
             self._doorkeeper.start()
         self._watch = asyncio.create_task(self._watch_readiness())
         self._renewal = asyncio.create_task(self._keep_certified())
+        self._following = asyncio.create_task(self._service.follow_others())
         return address
 
     def _listen(self, address: str) -> int:
@@ -175,7 +175,7 @@ class RegistryServer:
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Refuse new calls, give those in progress `grace_s` to end, and release the folder."""
-        for task in (self._watch, self._renewal):
+        for task in (self._watch, self._renewal, self._following):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -198,7 +198,7 @@ class RegistryServer:
         try:
             async with asyncio.timeout(10):
                 await self._service.check()
-        except (OSError, sqlite3.Error) as error:  # TimeoutError is an OSError
+        except UNREADABLE as error:  # TimeoutError is an OSError
             logger.error("not ready: %s", type(error).__name__)
             ready = False
         self._metrics.checked(ready=ready, closed=bool(self._service.closed))
@@ -238,7 +238,7 @@ def _credentials_in(root: Path) -> ServerCredentials | None:
 
 def is_registry(root: Path) -> bool:
     """Say whether a registry was begun in the folder, by certificates or by serving it."""
-    return any((root / name).exists() for name in (SERVER_FOLDER, AUTHORITY_FOLDER, INDEX))
+    return any((root / name).exists() for name in (SERVER_FOLDER, AUTHORITY_FOLDER, INDEX, URL))
 
 
 def is_loopback(host: str) -> bool:

@@ -27,15 +27,16 @@ from adapterdistill.registry.access import (
     check_withdraws,
 )
 from adapterdistill.registry.admission.admission import check_manifest, parse_manifest
-from adapterdistill.registry.admission.outliers import find_peers, outlier_reasons
+from adapterdistill.registry.admission.outliers import outlier_reasons
 from adapterdistill.registry.commitments import Opening, check_committed
 from adapterdistill.registry.index import ledger, lifecycle
 from adapterdistill.registry.index.aliases import alias_of, set_alias
 from adapterdistill.registry.index.events import is_future, revision_of
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lineage import relatives
-from adapterdistill.registry.index.listing import page
-from adapterdistill.registry.index.schema import Row
+from adapterdistill.registry.index.listing import page, summary_page
+from adapterdistill.registry.index.peers import find_peers
+from adapterdistill.registry.index.schema import Row, SummaryRow
 from adapterdistill.registry.index.watching import changes
 from adapterdistill.registry.server.handler import answered
 from adapterdistill.registry.server.state import OpenRegistry
@@ -116,16 +117,22 @@ class RegistryService(OpenRegistry):
         self.limited.charge_admission(caller, seconds)
         peers = await self._on_index(find_peers, self._index.db, manifest)
         reasons = await self._transfers.on_disk(outlier_reasons, found, peers)
-        added = functools.partial(
-            self._index.add,
-            manifest,
-            caller,
-            consent=consent,
-            statement=statement,
-            statistics_json=found.canonical_json(),
-            quarantine="; ".join(reasons),
-            openings=openings,
-        )
+
+        def added() -> Row:
+            if self._store.shared and self._index.find(manifest.ref) is None:
+                stored = self._index.stored(manifest.tenant)
+                self._storage.check(manifest.tenant, manifest.payload_bytes, stored)
+                self.limited.check_published(caller, self._index.published_lately(caller))
+            return self._index.add(
+                manifest,
+                caller,
+                consent=consent,
+                statement=statement,
+                statistics_json=found.canonical_json(),
+                quarantine="; ".join(reasons),
+                openings=openings,
+            )
+
         size = len(manifest.canonical_json()) + len(statement or b"")
         row = await self._change(caller, size, added)
         logger.info("published %s, %d bytes", manifest.ref.name, manifest.payload_bytes)
@@ -190,30 +197,31 @@ class RegistryService(OpenRegistry):
         token = request.page_token
         begun = self._pages.read(token, chosen, caller) if token else None
 
-        def one_page() -> tuple[list[Row], bool, int]:
+        summary = request.view == pb.VERSION_VIEW_SUMMARY
+
+        def one_page() -> tuple[list[Row] | list[SummaryRow], bool, int]:
             newest = self._reading.newest_revision()
             before, newest = begun or (newest + 1, newest)
-            found = page(
+            listed = functools.partial(
+                summary_page if summary else functools.partial(page, max_bytes=wire.MAX_PAGE_BYTES),
                 self._reading,
                 chosen,
                 caller,
-                before=before,
-                newest=newest,
-                max_rows=max_rows,
-                max_bytes=wire.MAX_PAGE_BYTES,
             )
-            return *found, newest
+            return *listed(before=before, newest=newest, max_rows=max_rows), newest
 
         rows, more, newest = await self._on_reading(one_page)
-        summary = request.view == pb.VERSION_VIEW_SUMMARY
-        message = wire.summary_message if summary else wire.version_message
         next_token = self._pages.token(rows[-1].revision, newest, chosen, caller) if more else ""
-        if not summary:
-            rows = await self._on_reading(
-                lambda: [self._reading.shown(row, caller) for row in rows]
-            )
+        versions = await self._on_reading(
+            lambda: [
+                wire.summary_message(row)
+                if isinstance(row, SummaryRow)
+                else wire.version_message(self._reading.shown(row, caller))
+                for row in rows
+            ]
+        )
         return pb.ListVersionsResponse(
-            versions=[message(row) for row in rows], next_page_token=next_token
+            versions=versions, next_page_token=next_token, incarnation=self._incarnation
         )
 
     @answered

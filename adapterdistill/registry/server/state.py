@@ -8,16 +8,18 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.admission.admission import Limits
 from adapterdistill.registry.admission.quotas import CallLimits, Quotas, StorageQuota
+from adapterdistill.registry.index.database import connect, is_shared, snapshot
 from adapterdistill.registry.index.idempotency import Answer, once
 from adapterdistill.registry.index.index import Index
-from adapterdistill.registry.index.schema import snapshot
 from adapterdistill.registry.server.metrics import Metrics
 from adapterdistill.registry.server.renewing import Renewing
 from adapterdistill.registry.server.store import BlobStore
@@ -29,6 +31,8 @@ from adapterdistill.registry.upkeep.audit_trail import AuditTrail
 DEFAULT_QUOTAS = Quotas()
 _ROW_BYTES = 256
 """What a changed row counts for, with its part of the indexes."""
+_FOLLOW_S = 0.1
+"""Seconds between two looks for the changes of other processes."""
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,30 +66,23 @@ class OpenRegistry:
         self.credentials = credentials
         self.limited = CallLimits(quotas)
         self._storage = StorageQuota(quotas)
-        self._store = BlobStore(root, quotas)
-        try:
-            self._index = Index(
-                root / "index.sqlite3", refuse_descendants=limits.refuse_descendants
+        with ExitStack() as opened:
+            self._store = BlobStore(root, quotas, shared=is_shared(root))
+            opened.callback(self._store.close)
+            # Reads do not wait for the disk that changes wait for, nor for the reads of watches.
+            self._index, self._reading, self._watched = (
+                Index(
+                    opened.enter_context(closing(connect(root))),
+                    refuse_descendants=limits.refuse_descendants,
+                )
+                for _ in range(3)
             )
-        except BaseException:
-            self._store.close()
-            raise
-        # Reads do not wait for the disk that changes wait for, nor for the reads of watches.
-        self._reading, self._watched = (
-            Index(root / "index.sqlite3", refuse_descendants=limits.refuse_descendants)
-            for _ in range(2)
-        )
-        try:
             self.audit = AuditTrail(root)
-        except BaseException:
-            self._watched.close()
-            self._reading.close()
-            self._index.close()
-            self._store.close()
-            raise
-        swept = self._store.sweep(self._index.payloads())
-        if swept:
-            logger.info("removed %d files of abandoned uploads", swept)
+            opened.callback(self.audit.close)
+            swept = self._store.sweep(self._index.payloads)
+            if swept:
+                logger.info("removed %d files of abandoned uploads", swept)
+            self._opened = opened.pop_all()
         self._pages = wire.PageTokens(self._index.secret("page_token"))
         self._index_thread = Turns(1, "registry-index")
         self._reading_thread = Turns(1, "registry-reading")
@@ -105,11 +102,7 @@ class OpenRegistry:
         self._watch_thread.shutdown()
         self._reading_thread.shutdown()
         self._index_thread.shutdown()
-        self.audit.close()
-        self._watched.close()
-        self._reading.close()
-        self._index.close()
-        self._store.close()
+        self._opened.close()
 
     def end_watches(self) -> None:
         """End the watches, which would never end by themselves."""
@@ -168,6 +161,17 @@ class OpenRegistry:
         """Run a change once; a repeated request gets the first answer (`idempotency`)."""
         made = functools.partial(once, self._index.db, caller, request, answer, change)
         return await self._change(caller, request.ByteSize(), made)
+
+    async def follow_others(self) -> None:
+        """Notify the watchers of changes that other processes make, if the index is shared."""
+        seen = 0
+        while self._store.shared:
+            with suppress(RegistryUnavailableError):
+                newest = await self._on_watched(self._watched.newest_revision)
+                if newest != seen:
+                    seen = newest
+                    self._notify_watchers()
+            await asyncio.sleep(_FOLLOW_S)
 
     def _notify_watchers(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

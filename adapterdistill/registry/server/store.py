@@ -4,9 +4,11 @@ A payload is staged, flushed to disk, and renamed into place, so a file under `b
 whole. Files that no index row names are harmless; the next start removes them.
 """
 
-import fcntl
 import hashlib
-from collections.abc import Collection
+import os
+import shutil
+import socket
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -14,30 +16,35 @@ from uuid import uuid4
 from adapterdistill.errors import RegistryError
 from adapterdistill.files import private_folder, sync
 from adapterdistill.registry.admission.quotas import Quotas
+from adapterdistill.registry.folder import locked
 from adapterdistill.registry.server.staging import Staging, Upload
 
 DEFAULT_QUOTAS = Quotas()
 
 
 class BlobStore:
-    """The payloads under one folder, which only one process at a time may use.
+    """The payloads under one folder, which one process uses, or those that share an index.
 
     Raises:
         RegistryError: another process uses the folder.
     """
 
-    def __init__(self, root: Path, quotas: Quotas = DEFAULT_QUOTAS) -> None:
+    def __init__(
+        self, root: Path, quotas: Quotas = DEFAULT_QUOTAS, *, shared: bool = False
+    ) -> None:
+        """Open the folder; `shared` lets other processes that do so use it, too."""
         self.root = root
-        self._staging = root / "staging"
+        self.shared = shared
         self._blobs = root / "blobs"
-        for folder in (root, self._staging, self._blobs):
+        # Uploads in progress are of one process: it alone may continue or remove them.
+        self._staging = (
+            root / "staging" / f"{socket.gethostname()}-{os.getpid()}"
+            if shared
+            else (root / "staging")
+        )
+        for folder in (root, root / "staging", self._staging, self._blobs):
             private_folder(folder)
-        self._lock = (root / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise RegistryError(f"another registry process uses the folder {root.name}") from None
+        self._lock = locked(root, shared=shared)
         self.staging = Staging(self._staging, quotas)
 
     def commit(self, upload: Upload) -> str:
@@ -78,8 +85,30 @@ class BlobStore:
     def remove(self, sha256: str) -> None:
         _blob_path(self._blobs, sha256).unlink(missing_ok=True)
 
-    def sweep(self, keep: Collection[str]) -> int:
-        """Remove and count payloads not in `keep` and abandoned uploads. No upload may run."""
+    def sweep(self, named: Callable[[], Collection[str]]) -> int:
+        """Remove and count payloads that are not `named`, and abandoned uploads. None may run.
+
+        Nothing is removed while other processes share the folder: they may be about to name it.
+        """
+        if self.shared:
+            self._lock.close()
+            try:
+                self._lock = locked(self.root)
+            except RegistryError:
+                self._lock = locked(self.root, shared=True)
+                return 0
+        try:
+            return self._sweep(named())
+        finally:
+            if self.shared:
+                self._lock.close()
+                self._lock = locked(self.root, shared=True)
+
+    def _sweep(self, keep: Collection[str]) -> int:
+        if self.shared:
+            for other in self._staging.parent.iterdir():
+                if other != self._staging:
+                    shutil.rmtree(other, ignore_errors=True)
         orphans = [blob for blob in self._blobs.glob("*/*") if blob.name not in keep]
         for path in orphans:
             path.unlink()
@@ -93,6 +122,8 @@ class BlobStore:
 
     def close(self) -> None:
         self._lock.close()
+        if self.shared:
+            shutil.rmtree(self._staging, ignore_errors=True)
 
 
 def _blob_path(blobs: Path, sha256: str) -> Path:

@@ -126,7 +126,8 @@ class Transfers:
         except BaseException:
             here = self._store.size(sha256) is not None
             # Check the count last: nothing is awaited after it, so no other upload can begin.
-            if here and not await is_named() and self._coming[sha256] == 1:
+            alone = not self._store.shared  # another process may be about to name it
+            if here and alone and not await is_named() and self._coming[sha256] == 1:
                 self._store.remove(sha256)
             raise
         finally:

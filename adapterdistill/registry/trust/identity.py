@@ -24,6 +24,12 @@ def certificate_name(context: Any, credentials: ServerCredentials | None) -> str
     return f"certificate {sha256_hex(b''.join(shown))[:16]}"
 
 
+def certificate_end(context: Any) -> float:
+    """Return when the certificate of a valid call ends, in seconds since 1970."""
+    (shown,) = context.auth_context()["x509_pem_cert"]
+    return x509.load_pem_x509_certificate(shown).not_valid_after_utc.timestamp()
+
+
 def caller_of(context: Any, credentials: ServerCredentials | None) -> Caller:
     """Return the caller of a gRPC call.
 

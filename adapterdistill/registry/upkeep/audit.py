@@ -96,15 +96,7 @@ class AuditLog:
         sync(folder)
 
     def _open(self) -> None:
-        records, fragment = _end_of(self._file)
-        last: Record = records[-1] if records else {"revision": 0}
-        self.end = Position(last["number"], last["sha256"]) if records else Position()
-        self.revision: int = last["revision"]
-        self.size = os.fstat(self._file).st_size - len(fragment)
-        self._unsigned = sum(record["kind"] != "checkpoint" for record in records)
-        self._ends_with_event = bool(records) and records[-1]["kind"] in EVENT_KINDS
-        if fragment:
-            self._cut(fragment)
+        records = self._read_end()
         self.void(self._unmade)
         key = public_text(self._key.public_key())
         if not records or key not in (one.get("key") for one in records):
@@ -113,6 +105,24 @@ class AuditLog:
             self.write()
         if self._unsigned:
             self.append([])
+
+    def catch_up(self) -> None:
+        """Read the lines that another process added since, which must not add any meanwhile."""
+        if os.fstat(self._file).st_size != self.size:
+            self._read_end()
+
+    def _read_end(self) -> list[Record]:
+        """Find the end of the log, and remove the fragment of a line there; return its records."""
+        records, fragment = _end_of(self._file)
+        last: Record = records[-1] if records else {"revision": 0}
+        self.end = Position(last["number"], last["sha256"]) if records else Position()
+        self.revision: int = last["revision"]
+        self.size = os.fstat(self._file).st_size - len(fragment)
+        self._unsigned = sum(record["kind"] != "checkpoint" for record in records)
+        self.ends_with_event = bool(records) and records[-1]["kind"] in EVENT_KINDS
+        if fragment:
+            self._cut(fragment)
+        return records
 
     def _cut(self, fragment: bytes) -> None:
         """Remove the fragment of a line that a crash left, and record the repair."""
@@ -126,7 +136,7 @@ class AuditLog:
 
     def void(self, unmade: Callable[[int], bool]) -> None:
         """Add a line `void` if the last line is of an event that was not made."""
-        if self._ends_with_event and unmade(self.revision):
+        if self.ends_with_event and unmade(self.revision):
             self.append([{"kind": "void"}])
 
     def write(self, bodies: Sequence[Body] = ()) -> None:
@@ -175,7 +185,7 @@ class AuditLog:
             unsigned = 0
         self._write_bytes(b"".join(lines))
         self.end, self.revision, self._unsigned = end, revision, unsigned
-        self._ends_with_event = ends_with_event
+        self.ends_with_event = ends_with_event
 
     def _write_bytes(self, data: bytes) -> None:
         try:
@@ -194,7 +204,13 @@ class AuditLog:
             if self._unsigned:
                 self.append([])
         finally:
+            self.release()
+
+    def release(self) -> None:
+        """Close the file, signed or not."""
+        if self._file >= 0:
             os.close(self._file)
+        self._file = -1
 
 
 def _stamped(body: Body) -> Body:

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,13 @@ from adapterdistill.manifest import VersionRef
 from adapterdistill.registry import wire
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index import events
-from adapterdistill.registry.index.schema import connect, transaction
+from adapterdistill.registry.index.database import (
+    UNREADABLE,
+    Database,
+    connect,
+    is_shared,
+    transaction,
+)
 from adapterdistill.registry.upkeep.audit import EVENTS_AT_ONCE, AuditLog
 from adapterdistill.registry.upkeep.audit_line import Body
 
@@ -50,11 +55,22 @@ class AuditTrail:
     """
 
     def __init__(self, root: Path) -> None:
-        with closing(connect(root / "index.sqlite3")) as db:
-            self._log = AuditLog(root, partial(_events_after, db), partial(events.void_unmade, db))
-            newest = events.newest_revision(db)
+        self._db = connect(root)
+        self._shared = is_shared(root)
+        try:
+            with transaction(self._db) if self._shared else nullcontext():
+                self._log = AuditLog(
+                    root,
+                    partial(_events_after, self._db),
+                    partial(events.void_unmade, self._db),
+                )
+                newest = events.newest_revision(self._db)
+        except BaseException:
+            self._db.close()
+            raise
         if newest < self._log.revision:
             self._log.close()
+            self._db.close()
             raise IntegrityError(
                 f"the audit log ends with change {self._log.revision}, the index with {newest}:"
                 " restore the index that belongs to the log"
@@ -67,7 +83,7 @@ class AuditTrail:
         self._uncommitted = False
 
     @contextmanager
-    def ahead(self, db: sqlite3.Connection) -> Iterator[None]:
+    def ahead(self, db: Database) -> Iterator[None]:
         """Commit the changes made in the block once their lines are in the log on disk.
 
         Raises:
@@ -77,13 +93,14 @@ class AuditTrail:
             try:
                 self._void(db)
                 with transaction(db):
+                    self._settle(db)
                     yield
                     if lines := _events_after(db, self._log.revision):
                         self._uncommitted = True
                         self._log.append(lines)
                 self._failed = self._uncommitted = False
             except BaseException as error:
-                with suppress(OSError, sqlite3.Error):  # otherwise the next change tries again
+                with suppress(*UNREADABLE):  # otherwise the next change tries again
                     self._void(db)
                 if not isinstance(error, OSError):
                     raise
@@ -96,11 +113,26 @@ class AuditTrail:
         """Bytes of the log."""
         return self._log.size
 
-    def _void(self, db: sqlite3.Connection) -> None:
+    def _void(self, db: Database) -> None:
         """Take back the line of a change that was not committed after all."""
-        if self._uncommitted:
+        if self._uncommitted and not self._shared:  # `_settle` does it for every process
             self._log.void(partial(events.void_unmade, db))
-            self._uncommitted = False
+        self._uncommitted = False
+
+    def _settle(self, db: Database) -> None:
+        """Read what other processes of a shared index added to the log, within their lock.
+
+        If the last line is of a change that one of them never committed, it becomes void.
+        """
+        if not self._shared:
+            return
+        self._log.catch_up()
+        if self._log.ends_with_event and events.void_unmade(db, self._log.revision):
+            # This stays, whatever becomes of the change that follows.
+            db.execute("COMMIT")
+            db.begin_change()
+            self._log.catch_up()
+            self._log.void(partial(events.void_unmade, db))
 
     async def refused(self, call: str, caller: Caller | None, error: AdapterDistillError) -> None:
         """Record a refused write of `subject`; `caller` is None if it is unknown.
@@ -148,11 +180,22 @@ class AuditTrail:
             try:
                 if self._uncommitted:
                     raise OSError("the line of a change that was not committed is not void yet")
-                self._log.append(bodies)
+                with self._turn():
+                    self._log.append(bodies)
             except BaseException:
                 self._failed = True
                 raise
             self._failed = False
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Keep other processes of a shared index from writing to the log."""
+        if not self._shared:
+            yield
+            return
+        with transaction(self._db):
+            self._settle(self._db)
+            yield
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -174,10 +217,14 @@ class AuditTrail:
     def close(self) -> None:
         """Wait for lines in progress, and sign the end of the log."""
         self._thread.shutdown()
-        self._log.close()
+        with ExitStack() as stack, suppress(RegistryUnavailableError):
+            stack.callback(self._db.close)
+            stack.callback(self._log.release)
+            with self._turn():
+                self._log.close()
 
 
-def _events_after(db: sqlite3.Connection, revision: int) -> list[Body]:
+def _events_after(db: Database, revision: int) -> list[Body]:
     rows = events.after(db, revision, ANYONE, max_rows=EVENTS_AT_ONCE)
     # The log has revisions; what callers are told instead is theirs alone.
     return [{k: value for k, value in vars(row).items() if k != "told"} for row in rows]

@@ -23,16 +23,23 @@ from pydantic import Field, ValidationError
 from adapterdistill import __version__
 from adapterdistill.errors import ConfigError, IntegrityError
 from adapterdistill.manifest import Record, Sha256
+from adapterdistill.registry.index.copying import copy_tables
+from adapterdistill.registry.index.database import (
+    INDEX,
+    Database,
+    connect,
+    connect_for_reading,
+    sqlite,
+)
 from adapterdistill.registry.index.events import newest_revision
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER, SERVER_FOLDER
 from adapterdistill.registry.upkeep.audit_line import unseal
 from adapterdistill.registry.upkeep.audit_verify import LOG, PUBLIC_KEY, verify
-from adapterdistill.registry.upkeep.fsck import Checked, fsck, open_index
+from adapterdistill.registry.upkeep.fsck import Checked, fsck
 from adapterdistill.registry.upkeep.replay import check_continues, replay
 
 CONTENTS = "backup.json"
-INDEX = "index.sqlite3"
 _BLOBS = "blobs/"
 
 
@@ -68,10 +75,10 @@ def backup(root: Path, target: Path) -> Contents:
         ConfigError: `root` is not a registry's folder, or `target` is in use or cannot be written.
         IntegrityError: the files in `root` are not what was published; no backup was made.
     """
-    with closing(open_index(root)) as index, _new_folder(target) as staged:
+    with closing(connect_for_reading(root)) as index, _new_folder(target) as staged:
         now = f"{datetime.now(UTC):%FT%TZ}"
         _copy_index(index, staged / INDEX)
-        with closing(sqlite3.connect(staged / INDEX)) as copied:
+        with closing(sqlite(staged / INDEX)) as copied:
             versions = copied.execute("SELECT count(*) FROM versions").fetchone()[0]
             revision = newest_revision(copied)
             payloads = copied.execute("SELECT DISTINCT version FROM versions").fetchall()
@@ -129,7 +136,7 @@ def restore(source: Path, root: Path, *, audit: Path | None = None) -> Contents:
 
 def _begin_anew(staged: Path, contents: Contents, audit: Path | None) -> None:
     """Give the restored index a new incarnation, and replay `audit` or close it."""
-    index = Index(staged / INDEX)
+    index = Index(sqlite(staged / INDEX))
     try:
         # As at the backup: what was made with these is of the registry that is gone.
         index.db.execute("UPDATE secrets SET value = randomblob(32)")
@@ -149,8 +156,8 @@ def _begin_anew(staged: Path, contents: Contents, audit: Path | None) -> None:
 
 def reopen(root: Path) -> None:
     """Open a restored registry to all callers; ConfigError if `root` is not a registry's folder."""
-    open_index(root).close()
-    with closing(sqlite3.connect(root / INDEX)) as db, db:
+    connect_for_reading(root).close()
+    with closing(connect(root)) as db:
         db.execute("DELETE FROM closed")
 
 
@@ -183,13 +190,15 @@ def _new_folder(target: Path) -> Iterator[Path]:
         raise ConfigError(f"cannot write {target}: {error.strerror}") from None
 
 
-def _copy_index(index: sqlite3.Connection, target: Path) -> None:
-    with closing(sqlite3.connect(target)) as copy:
-        # One step copies the state of one moment, while the registry continues to write.
-        index.backup(copy)
+def _copy_index(index: Database, target: Path) -> None:
+    """Copy the state of one moment to an SQLite file, while the registry continues to write."""
+    with closing(sqlite(target)) as copy:
+        if isinstance(index, sqlite3.Connection):
+            index.backup(copy)
+        else:
+            copy_tables(index, copy)
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("UPDATE secrets SET value = randomblob(32)")
-        copy.commit()
 
 
 def _copy_log(source: Path, target: Path, revision: int) -> None:
@@ -216,12 +225,10 @@ def _copy_payload(root: Path, staged: Path, sha256: str) -> None:
 
 def _sound(staged: Path) -> Checked:
     checked = fsck(staged)
-    # The registry adds missing lines to its log when it starts.
-    faults = [one for one in checked.findings if one.kind != "audit_behind"]
-    if faults:
-        first = faults[0]
+    if checked.findings:
+        first = checked.findings[0]
         raise IntegrityError(
-            f"{len(faults)} faults, the first {first.kind}: {first.name}: {first.detail}"
+            f"{len(checked.findings)} faults, the first {first.kind}: {first.name}: {first.detail}"
         )
     return checked
 

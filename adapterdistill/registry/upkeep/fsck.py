@@ -3,7 +3,6 @@
 A server may be running: its changes meanwhile are not reported as faults.
 """
 
-import fcntl
 import hashlib
 import sqlite3
 import time
@@ -13,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from adapterdistill.errors import ConfigError
 from adapterdistill.manifest import VersionRef
+from adapterdistill.registry.folder import is_served, was_served
+from adapterdistill.registry.index.database import (
+    INDEX,
+    Database,
+    connect_for_reading,
+    snapshot,
+)
 from adapterdistill.registry.index.events import VOIDED, newest_revision
-from adapterdistill.registry.index.schema import SCHEMA, EventKind, EventRow
+from adapterdistill.registry.index.schema import EventKind, EventRow
 from adapterdistill.registry.trust.pem import AUTHORITY_FOLDER
 from adapterdistill.registry.upkeep.audit_verify import LOG, examine
 from adapterdistill.registry.upkeep.fsck_versions import (
@@ -47,30 +52,6 @@ class Checked:
     notes: tuple[Finding, ...] = ()
 
 
-def open_index(root: Path) -> sqlite3.Connection:
-    """Open the index of a folder for reading.
-
-    Raises:
-        ConfigError: there is none, or another release wrote it.
-    """
-    path = root / "index.sqlite3"
-    if not path.is_file():
-        raise ConfigError(f"{root}: expected a registry's folder, found no index.sqlite3")
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    db.execute("PRAGMA busy_timeout = 5000")
-    try:
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError:
-        db.close()
-        raise ConfigError(f"{path}: expected an SQLite database") from None
-    if found != SCHEMA:
-        db.close()
-        raise ConfigError(
-            f"the index has schema {found}, expected {SCHEMA}: serve it once with this release"
-        )
-    return db
-
-
 def blob_files(root: Path) -> dict[str, Path]:
     """Map the sha256 of payloads to their files."""
     return {path.name: path for path in sorted((root / "blobs").glob("*/*"))}
@@ -78,7 +59,7 @@ def blob_files(root: Path) -> dict[str, Path]:
 
 def fsck(root: Path) -> Checked:
     """Check a folder; raises ConfigError if `root` is not a registry's folder."""
-    with closing(open_index(root)) as db:
+    with closing(connect_for_reading(root)) as db:
         # Before reading the index, because a payload is on disk before the index names it.
         blobs = blob_files(root)
         try:
@@ -86,19 +67,21 @@ def fsck(root: Path) -> Checked:
             notes: list[Finding] = []
             rows = []
             if not findings:
-                db.execute("BEGIN")  # read the tables as of one moment
-                rows = read_versions(db)
-                findings += lineage_findings(db, rows)
-                findings += _alias_findings(db)
-                db.execute("COMMIT")
+                with snapshot(db):
+                    rows = read_versions(db)
+                    findings += lineage_findings(db, rows)
+                    findings += _alias_findings(db)
                 findings += manifest_findings(rows)
                 findings += statement_findings(rows, *certify_by(root))
                 notes += revocation_notes(root, rows)
                 findings += _payload_findings(root, db, blobs)
-                findings += _audit_findings(root, db)
+                for one in _audit_findings(root, db):
+                    # A restored folder's first start adds the withdrawals that it made again.
+                    is_note = one.kind == "audit_behind" and not was_served(root)
+                    (notes if is_note else findings).append(one)
                 findings += _enrolment_findings(root)
         except sqlite3.DatabaseError as error:
-            findings, notes, rows = [Finding("index_corrupt", "index.sqlite3", str(error))], [], []
+            findings, notes, rows = [Finding("index_corrupt", INDEX, str(error))], [], []
         revision = 0 if not rows else newest_revision(db)
     head = examine(root / "audit" / LOG).head if (root / "audit" / LOG).exists() else ""
     return Checked(
@@ -118,7 +101,7 @@ def tenant_versions(root: Path, tenant: str) -> list[str]:
     Raises:
         ConfigError: `root` is not a registry's folder.
     """
-    with closing(open_index(root)) as db:
+    with closing(connect_for_reading(root)) as db:
         rows = db.execute(
             "SELECT adapter, version FROM versions WHERE tenant = ? AND state <> 'withdrawn'"
             " ORDER BY revision",
@@ -130,13 +113,12 @@ def tenant_versions(root: Path, tenant: str) -> list[str]:
     ]
 
 
-def _index_findings(db: sqlite3.Connection) -> Iterator[Finding]:
-    for (answer,) in db.execute("PRAGMA integrity_check"):
-        if answer != "ok":
-            yield Finding("index_corrupt", "index.sqlite3", answer)
+def _index_findings(db: Database) -> Iterator[Finding]:
+    for fault in db.faults():
+        yield Finding("index_corrupt", INDEX, fault)
 
 
-def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:
+def _alias_findings(db: Database) -> Iterator[Finding]:
     rows = db.execute(
         "SELECT a.tenant, a.adapter, a.alias FROM aliases a LEFT JOIN versions v"
         " ON v.tenant = a.tenant AND v.adapter = a.adapter AND v.version = a.version"
@@ -147,12 +129,10 @@ def _alias_findings(db: sqlite3.Connection) -> Iterator[Finding]:
         yield Finding("alias_dangling", name, "its version does not exist")
 
 
-def _payload_findings(
-    root: Path, db: sqlite3.Connection, blobs: dict[str, Path]
-) -> Iterator[Finding]:
+def _payload_findings(root: Path, db: Database, blobs: dict[str, Path]) -> Iterator[Finding]:
     named = _payloads(db)
     orphans = blobs.keys() - named
-    if orphans and _is_served(root):
+    if orphans and is_served(root):
         time.sleep(_SETTLE_S)
         orphans -= _payloads(db)
     for sha256 in sorted(orphans):
@@ -179,11 +159,11 @@ def _payload_findings(
                 yield Finding("payload_corrupt", sha256, detail)
 
 
-def _payloads(db: sqlite3.Connection) -> set[str]:
+def _payloads(db: Database) -> set[str]:
     return {row[0] for row in db.execute("SELECT DISTINCT version FROM versions")}
 
 
-def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
+def _audit_findings(root: Path, db: Database) -> Iterator[Finding]:
     log = root / "audit" / LOG
     differing: list[int] = []
 
@@ -208,7 +188,7 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
             yield Finding("audit_behind", LOG, f"there is no log; the index has {newest} events")
         return
     found = examine(log, visit=compare)
-    if found.fault is not None and found.fault.why == "torn" and _is_served(root):
+    if found.fault is not None and found.fault.why == "torn" and is_served(root):
         time.sleep(_SETTLE_S)  # a line was being written
         differing.clear()
         found = examine(log, visit=compare)
@@ -218,7 +198,7 @@ def _audit_findings(root: Path, db: sqlite3.Connection) -> Iterator[Finding]:
         yield Finding("audit_differs", LOG, f"line {number}: the index has another event")
     # Events reach the index before the log, so the log may have passed `newest` meanwhile.
     if found.fault is None and found.revision < newest:
-        if _is_served(root):
+        if is_served(root):
             time.sleep(_SETTLE_S)
             found = examine(log)
         if found.revision < newest:
@@ -236,20 +216,8 @@ def _enrolment_findings(root: Path) -> Iterator[Finding]:
         yield Finding("audit_broken", f"{AUTHORITY_FOLDER}/audit/{LOG}", str(fault))
 
 
-def _event(db: sqlite3.Connection, revision: int) -> tuple[Any, ...] | None:
+def _event(db: Database, revision: int) -> tuple[Any, ...] | None:
     found: tuple[Any, ...] | None = db.execute(
         f"SELECT {', '.join(_EVENT_FIELDS)} FROM events WHERE revision = ?", (revision,)
     ).fetchone()
     return found
-
-
-def _is_served(root: Path) -> bool:
-    """Return whether a registry process uses the folder."""
-    try:
-        with (root / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

@@ -1,6 +1,5 @@
 """The part of `fsck` that checks versions: manifests, statements and lineage."""
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from adapterdistill.errors import InvalidManifestError, SignatureError, Unauthen
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.admission.admission import parse_manifest
 from adapterdistill.registry.commitments import Opening
+from adapterdistill.registry.index.database import Database
 from adapterdistill.registry.trust.bundle import Bundle
 from adapterdistill.registry.trust.certificates import bearer_of, is_revoked
 from adapterdistill.registry.trust.pem import (
@@ -64,7 +64,7 @@ class PublishedVersion:
     statement: bytes | None
 
 
-def read_versions(db: sqlite3.Connection) -> list[PublishedVersion]:
+def read_versions(db: Database) -> list[PublishedVersion]:
     rows = db.execute(
         "SELECT tenant, adapter, version, revision, state, withdrawn_teacher, weights_sha256,"
         " tokenizer_sha256, payload_bytes, manifest_json, statement FROM versions ORDER BY revision"
@@ -153,7 +153,7 @@ def statement_findings(
             yield Finding("statement_bad", version.name, "it or its certificate is malformed")
 
 
-def lineage_findings(db: sqlite3.Connection, versions: list[PublishedVersion]) -> Iterator[Finding]:
+def lineage_findings(db: Database, versions: list[PublishedVersion]) -> Iterator[Finding]:
     """Compare lineage, its order and the marks of withdrawn teachers with the manifests."""
     by_name = {version.name: version for version in versions}
     taught: dict[str, dict[str, str]] = {}  # names of teachers, by what the manifest says

@@ -203,7 +203,7 @@ class GetVersionResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...
 
 class VersionFilter(_message.Message):
-    __slots__ = ("tenant", "exclude_tenant", "encoder", "latest_only", "task", "language", "labels")
+    __slots__ = ("tenant", "exclude_tenant", "encoder", "latest_only", "task", "language", "labels", "changed_after")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_TENANT_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class VersionFilter(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AFTER_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     exclude_tenant: str
     encoder: EncoderDigests
@@ -218,7 +219,8 @@ class VersionFilter(_message.Message):
     task: str
     language: str
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tenant: _Optional[str] = ..., exclude_tenant: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., latest_only: _Optional[bool] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    changed_after: int
+    def __init__(self, tenant: _Optional[str] = ..., exclude_tenant: _Optional[str] = ..., encoder: _Optional[_Union[EncoderDigests, _Mapping]] = ..., latest_only: _Optional[bool] = ..., task: _Optional[str] = ..., language: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., changed_after: _Optional[int] = ...) -> None: ...
 
 class ListVersionsRequest(_message.Message):
     __slots__ = ("filter", "page_size", "page_token", "view")
@@ -233,12 +235,14 @@ class ListVersionsRequest(_message.Message):
     def __init__(self, filter: _Optional[_Union[VersionFilter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., view: _Optional[_Union[VersionView, str]] = ...) -> None: ...
 
 class ListVersionsResponse(_message.Message):
-    __slots__ = ("versions", "next_page_token")
+    __slots__ = ("versions", "next_page_token", "incarnation")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     next_page_token: str
-    def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class Alias(_message.Message):
     __slots__ = ("name", "version_name", "etag")

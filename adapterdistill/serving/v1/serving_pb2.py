@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'adapterdistill/serving/v1/serving.proto\x12\x19\x61\x64\x61pterdistill.serving.v1\"\x90\x01\n\rSearchRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12/\n\x05\x61lias\x18\x04 \x01(\x0e\x32 .adapterdistill.serving.v1.Alias\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x42\x08\n\x06_top_k\"\x96\x01\n\x0eSearchResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32).adapterdistill.serving.v1.AdapterVersion\x12\x38\n\x07results\x18\x03 \x03(\x0b\x32\'.adapterdistill.serving.v1.SearchResult\"n\n\x0e\x41\x64\x61pterVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x66orm\x18\x03 \x01(\t\x12/\n\x05\x61lias\x18\x04 \x01(\x0e\x32 .adapterdistill.serving.v1.Alias\"\xa7\x01\n\x0cSearchResult\x12\x34\n\x06ranked\x18\x01 \x03(\x0b\x32$.adapterdistill.serving.v1.RankedFaq\x12\x11\n\tabstained\x18\x02 \x01(\x08\x12\x17\n\nconfidence\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ndecided_by\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_confidenceB\r\n\x0b_decided_by\"\x92\x01\n\tRankedFaq\x12\x0e\n\x06\x66\x61q_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x13\n\x06\x61nswer\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x34\n\x05views\x18\x05 \x01(\x0b\x32%.adapterdistill.serving.v1.ViewScoresB\t\n\x07_answer\"\x82\x01\n\nViewScores\x12\x0e\n\x06\x63osine\x18\x01 \x01(\x02\x12\x11\n\x04head\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ncharacters\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07\x61nswers\x18\x04 \x01(\x02H\x02\x88\x01\x01\x42\x07\n\x05_headB\r\n\x0b_charactersB\n\n\x08_answers\"\"\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"\xb6\x02\n\x11GetTenantResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32).adapterdistill.serving.v1.AdapterVersion\x12\x10\n\x08num_faqs\x18\x03 \x01(\x05\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x33\n\x07quality\x18\x05 \x01(\x0b\x32\".adapterdistill.serving.v1.Quality\x12/\n\x05\x64rift\x18\x06 \x01(\x0b\x32 .adapterdistill.serving.v1.Drift\x12\x37\n\tcandidate\x18\x07 \x01(\x0b\x32$.adapterdistill.serving.v1.CandidateB\x0c\n\n_threshold\"h\n\x07Quality\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x16\n\x0eshare_answered\x18\x02 \x01(\x01\x12\x16\n\x0e\x65xpected_error\x18\x03 \x01(\x01\x12\x1c\n\x14\x65xpected_error_bound\x18\x04 \x01(\x01\"\xa1\x01\n\x05\x44rift\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x1c\n\x0fshare_abstained\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03psi\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x65xpected_psi\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x64rifted\x18\x05 \x01(\x08\x42\x12\n\x10_share_abstainedB\x06\n\x04_psiB\x0f\n\r_expected_psi\"\xd8\x01\n\tCandidate\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x36\n\x04mode\x18\x02 \x01(\x0e\x32(.adapterdistill.serving.v1.CandidateMode\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).adapterdistill.serving.v1.CandidateState\x12\x39\n\ncomparison\x18\x05 \x01(\x0b\x32%.adapterdistill.serving.v1.Comparison\"h\n\nComparison\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x11\n\tsame_best\x18\x02 \x01(\x01\x12\x17\n\x0fsame_abstention\x18\x03 \x01(\x01\x12\x1d\n\x15mean_score_difference\x18\x04 \x01(\x01*@\n\x05\x41lias\x12\x15\n\x11\x41LIAS_UNSPECIFIED\x10\x00\x12\x0e\n\nALIAS_LIVE\x10\x01\x12\x10\n\x0c\x41LIAS_CANARY\x10\x02*e\n\rCandidateMode\x12\x1e\n\x1a\x43\x41NDIDATE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41NDIDATE_MODE_CANARY\x10\x01\x12\x19\n\x15\x43\x41NDIDATE_MODE_SHADOW\x10\x02*\x89\x01\n\x0e\x43\x61ndidateState\x12\x1f\n\x1b\x43\x41NDIDATE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41NDIDATE_STATE_SERVED\x10\x01\x12\x1b\n\x17\x43\x41NDIDATE_STATE_REFUSED\x10\x02\x12\x1d\n\x19\x43\x41NDIDATE_STATE_WITHDRAWN\x10\x03\x32\xd6\x01\n\rSearchService\x12]\n\x06Search\x12(.adapterdistill.serving.v1.SearchRequest\x1a).adapterdistill.serving.v1.SearchResponse\x12\x66\n\tGetTenant\x12+.adapterdistill.serving.v1.GetTenantRequest\x1a,.adapterdistill.serving.v1.GetTenantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'adapterdistill/serving/v1/serving.proto\x12\x19\x61\x64\x61pterdistill.serving.v1\"\x90\x01\n\rSearchRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12/\n\x05\x61lias\x18\x04 \x01(\x0e\x32 .adapterdistill.serving.v1.Alias\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x42\x08\n\x06_top_k\"\x96\x01\n\x0eSearchResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32).adapterdistill.serving.v1.AdapterVersion\x12\x38\n\x07results\x18\x03 \x03(\x0b\x32\'.adapterdistill.serving.v1.SearchResult\"n\n\x0e\x41\x64\x61pterVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x66orm\x18\x03 \x01(\t\x12/\n\x05\x61lias\x18\x04 \x01(\x0e\x32 .adapterdistill.serving.v1.Alias\"\xa7\x01\n\x0cSearchResult\x12\x34\n\x06ranked\x18\x01 \x03(\x0b\x32$.adapterdistill.serving.v1.RankedFaq\x12\x11\n\tabstained\x18\x02 \x01(\x08\x12\x17\n\nconfidence\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ndecided_by\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_confidenceB\r\n\x0b_decided_by\"\x92\x01\n\tRankedFaq\x12\x0e\n\x06\x66\x61q_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x13\n\x06\x61nswer\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x34\n\x05views\x18\x05 \x01(\x0b\x32%.adapterdistill.serving.v1.ViewScoresB\t\n\x07_answer\"\x82\x01\n\nViewScores\x12\x0e\n\x06\x63osine\x18\x01 \x01(\x02\x12\x11\n\x04head\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ncharacters\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07\x61nswers\x18\x04 \x01(\x02H\x02\x88\x01\x01\x42\x07\n\x05_headB\r\n\x0b_charactersB\n\n\x08_answers\"\xa1\x01\n\x0f\x43lassifyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x12\n\ntext_pairs\x18\x04 \x03(\t\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12/\n\x05\x61lias\x18\x06 \x01(\x0e\x32 .adapterdistill.serving.v1.AliasB\x08\n\x06_top_k\"\xa8\x01\n\x10\x43lassifyResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32).adapterdistill.serving.v1.AdapterVersion\x12\x0c\n\x04task\x18\x03 \x01(\t\x12:\n\x07results\x18\x04 \x03(\x0b\x32).adapterdistill.serving.v1.ClassifyResult\"H\n\x0e\x43lassifyResult\x12\x36\n\x06ranked\x18\x01 \x03(\x0b\x32&.adapterdistill.serving.v1.RankedClass\"1\n\x0bRankedClass\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\"\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"\xb6\x02\n\x11GetTenantResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32).adapterdistill.serving.v1.AdapterVersion\x12\x10\n\x08num_faqs\x18\x03 \x01(\x05\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x33\n\x07quality\x18\x05 \x01(\x0b\x32\".adapterdistill.serving.v1.Quality\x12/\n\x05\x64rift\x18\x06 \x01(\x0b\x32 .adapterdistill.serving.v1.Drift\x12\x37\n\tcandidate\x18\x07 \x01(\x0b\x32$.adapterdistill.serving.v1.CandidateB\x0c\n\n_threshold\"h\n\x07Quality\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x16\n\x0eshare_answered\x18\x02 \x01(\x01\x12\x16\n\x0e\x65xpected_error\x18\x03 \x01(\x01\x12\x1c\n\x14\x65xpected_error_bound\x18\x04 \x01(\x01\"\xa1\x01\n\x05\x44rift\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x1c\n\x0fshare_abstained\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03psi\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x65xpected_psi\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x64rifted\x18\x05 \x01(\x08\x42\x12\n\x10_share_abstainedB\x06\n\x04_psiB\x0f\n\r_expected_psi\"\xd8\x01\n\tCandidate\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x36\n\x04mode\x18\x02 \x01(\x0e\x32(.adapterdistill.serving.v1.CandidateMode\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).adapterdistill.serving.v1.CandidateState\x12\x39\n\ncomparison\x18\x05 \x01(\x0b\x32%.adapterdistill.serving.v1.Comparison\"h\n\nComparison\x12\x0f\n\x07queries\x18\x01 \x01(\x05\x12\x11\n\tsame_best\x18\x02 \x01(\x01\x12\x17\n\x0fsame_abstention\x18\x03 \x01(\x01\x12\x1d\n\x15mean_score_difference\x18\x04 \x01(\x01*@\n\x05\x41lias\x12\x15\n\x11\x41LIAS_UNSPECIFIED\x10\x00\x12\x0e\n\nALIAS_LIVE\x10\x01\x12\x10\n\x0c\x41LIAS_CANARY\x10\x02*e\n\rCandidateMode\x12\x1e\n\x1a\x43\x41NDIDATE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41NDIDATE_MODE_CANARY\x10\x01\x12\x19\n\x15\x43\x41NDIDATE_MODE_SHADOW\x10\x02*\x89\x01\n\x0e\x43\x61ndidateState\x12\x1f\n\x1b\x43\x41NDIDATE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41NDIDATE_STATE_SERVED\x10\x01\x12\x1b\n\x17\x43\x41NDIDATE_STATE_REFUSED\x10\x02\x12\x1d\n\x19\x43\x41NDIDATE_STATE_WITHDRAWN\x10\x03\x32\xbb\x02\n\rSearchService\x12]\n\x06Search\x12(.adapterdistill.serving.v1.SearchRequest\x1a).adapterdistill.serving.v1.SearchResponse\x12\x63\n\x08\x43lassify\x12*.adapterdistill.serving.v1.ClassifyRequest\x1a+.adapterdistill.serving.v1.ClassifyResponse\x12\x66\n\tGetTenant\x12+.adapterdistill.serving.v1.GetTenantRequest\x1a,.adapterdistill.serving.v1.GetTenantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'adapterdistill.serving.v1.serving_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALIAS']._serialized_start=1878
-  _globals['_ALIAS']._serialized_end=1942
-  _globals['_CANDIDATEMODE']._serialized_start=1944
-  _globals['_CANDIDATEMODE']._serialized_end=2045
-  _globals['_CANDIDATESTATE']._serialized_start=2048
-  _globals['_CANDIDATESTATE']._serialized_end=2185
+  _globals['_ALIAS']._serialized_start=2338
+  _globals['_ALIAS']._serialized_end=2402
+  _globals['_CANDIDATEMODE']._serialized_start=2404
+  _globals['_CANDIDATEMODE']._serialized_end=2505
+  _globals['_CANDIDATESTATE']._serialized_start=2508
+  _globals['_CANDIDATESTATE']._serialized_end=2645
   _globals['_SEARCHREQUEST']._serialized_start=71
   _globals['_SEARCHREQUEST']._serialized_end=215
   _globals['_SEARCHRESPONSE']._serialized_start=218
@@ -49,18 +49,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKEDFAQ']._serialized_end=799
   _globals['_VIEWSCORES']._serialized_start=802
   _globals['_VIEWSCORES']._serialized_end=932
-  _globals['_GETTENANTREQUEST']._serialized_start=934
-  _globals['_GETTENANTREQUEST']._serialized_end=968
-  _globals['_GETTENANTRESPONSE']._serialized_start=971
-  _globals['_GETTENANTRESPONSE']._serialized_end=1281
-  _globals['_QUALITY']._serialized_start=1283
-  _globals['_QUALITY']._serialized_end=1387
-  _globals['_DRIFT']._serialized_start=1390
-  _globals['_DRIFT']._serialized_end=1551
-  _globals['_CANDIDATE']._serialized_start=1554
-  _globals['_CANDIDATE']._serialized_end=1770
-  _globals['_COMPARISON']._serialized_start=1772
-  _globals['_COMPARISON']._serialized_end=1876
-  _globals['_SEARCHSERVICE']._serialized_start=2188
-  _globals['_SEARCHSERVICE']._serialized_end=2402
+  _globals['_CLASSIFYREQUEST']._serialized_start=935
+  _globals['_CLASSIFYREQUEST']._serialized_end=1096
+  _globals['_CLASSIFYRESPONSE']._serialized_start=1099
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1267
+  _globals['_CLASSIFYRESULT']._serialized_start=1269
+  _globals['_CLASSIFYRESULT']._serialized_end=1341
+  _globals['_RANKEDCLASS']._serialized_start=1343
+  _globals['_RANKEDCLASS']._serialized_end=1392
+  _globals['_GETTENANTREQUEST']._serialized_start=1394
+  _globals['_GETTENANTREQUEST']._serialized_end=1428
+  _globals['_GETTENANTRESPONSE']._serialized_start=1431
+  _globals['_GETTENANTRESPONSE']._serialized_end=1741
+  _globals['_QUALITY']._serialized_start=1743
+  _globals['_QUALITY']._serialized_end=1847
+  _globals['_DRIFT']._serialized_start=1850
+  _globals['_DRIFT']._serialized_end=2011
+  _globals['_CANDIDATE']._serialized_start=2014
+  _globals['_CANDIDATE']._serialized_end=2230
+  _globals['_COMPARISON']._serialized_start=2232
+  _globals['_COMPARISON']._serialized_end=2336
+  _globals['_SEARCHSERVICE']._serialized_start=2648
+  _globals['_SEARCHSERVICE']._serialized_end=2963
 # @@protoc_insertion_point(module_scope)

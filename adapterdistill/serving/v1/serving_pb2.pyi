@@ -110,6 +110,48 @@ class ViewScores(_message.Message):
     answers: float
     def __init__(self, cosine: _Optional[float] = ..., head: _Optional[float] = ..., characters: _Optional[float] = ..., answers: _Optional[float] = ...) -> None: ...
 
+class ClassifyRequest(_message.Message):
+    __slots__ = ("tenant", "task", "texts", "text_pairs", "top_k", "alias")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    text_pairs: _containers.RepeatedScalarFieldContainer[str]
+    top_k: int
+    alias: Alias
+    def __init__(self, tenant: _Optional[str] = ..., task: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., text_pairs: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., alias: _Optional[_Union[Alias, str]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("tenant", "adapter", "task", "results")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    adapter: AdapterVersion
+    task: str
+    results: _containers.RepeatedCompositeFieldContainer[ClassifyResult]
+    def __init__(self, tenant: _Optional[str] = ..., adapter: _Optional[_Union[AdapterVersion, _Mapping]] = ..., task: _Optional[str] = ..., results: _Optional[_Iterable[_Union[ClassifyResult, _Mapping]]] = ...) -> None: ...
+
+class ClassifyResult(_message.Message):
+    __slots__ = ("ranked",)
+    RANKED_FIELD_NUMBER: _ClassVar[int]
+    ranked: _containers.RepeatedCompositeFieldContainer[RankedClass]
+    def __init__(self, ranked: _Optional[_Iterable[_Union[RankedClass, _Mapping]]] = ...) -> None: ...
+
+class RankedClass(_message.Message):
+    __slots__ = ("label", "probability")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    probability: float
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
 class GetTenantRequest(_message.Message):
     __slots__ = ("tenant",)
     TENANT_FIELD_NUMBER: _ClassVar[int]

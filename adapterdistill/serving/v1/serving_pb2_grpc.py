@@ -38,6 +38,7 @@ class SearchServiceStub:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            UNKNOWN_TASK         the tenant's bundle does not answer the task
     NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
@@ -59,6 +60,11 @@ class SearchServiceStub:
                 request_serializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchRequest.SerializeToString,
                 response_deserializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/adapterdistill.serving.v1.SearchService/Classify',
+                request_serializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.GetTenant = channel.unary_unary(
                 '/adapterdistill.serving.v1.SearchService/GetTenant',
                 request_serializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.GetTenantRequest.SerializeToString,
@@ -79,6 +85,7 @@ class SearchServiceServicer:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            UNKNOWN_TASK         the tenant's bundle does not answer the task
     NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
@@ -91,6 +98,13 @@ class SearchServiceServicer:
 
     def Search(self, request, context):
         """Ranks the tenant's FAQs for each query. All answers come from one version of its adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Classifies texts, or pairs of texts, by a task that the tenant's bundle learnt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +124,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchRequest.FromString,
                     response_serializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyRequest.FromString,
+                    response_serializer=adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyResponse.SerializeToString,
             ),
             'GetTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTenant,
@@ -137,6 +156,7 @@ class SearchService:
     UNAUTHENTICATED      UNAUTHENTICATED      no valid token for this tenant
     INVALID_ARGUMENT     INVALID_REQUEST      a field is missing, malformed or too long
     NOT_FOUND            UNKNOWN_TENANT       no adapter is live for the tenant
+    NOT_FOUND            UNKNOWN_TASK         the tenant's bundle does not answer the task
     NOT_FOUND            NO_CANDIDATE         ALIAS_CANARY, and no candidate is served
     FAILED_PRECONDITION  WITHDRAWN            the tenant's adapter was withdrawn
     UNAVAILABLE          OVERLOADED           no room for another request now
@@ -164,6 +184,33 @@ class SearchService:
             '/adapterdistill.serving.v1.SearchService/Search',
             adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchRequest.SerializeToString,
             adapterdistill_dot_serving_dot_v1_dot_serving__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/adapterdistill.serving.v1.SearchService/Classify',
+            adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyRequest.SerializeToString,
+            adapterdistill_dot_serving_dot_v1_dot_serving__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,26 @@ def test_the_live_version_stays_where_new_rows_show_that_it_is_better(
     assert any("live" in line for line in lines)
 
 
+def test_rows_of_a_run_in_which_it_stayed_did_not_train_it(
+    arriving: Arriving, tiny_encoder: Encoder, request: pytest.FixtureRequest
+) -> None:
+    first = arriving("a", *queries_of(2, "train"))
+    run_through(first)
+    request.getfixturevalue("spoilt")
+    config = in_workspace_of(first, arriving("b", *queries_of(6, "train")))
+    stayed, _ = run_through(config)
+    again = config.training.model_copy(update={"extract_steps": 7})
+    report, _ = run_through(config.model_copy(update={"training": again}))
+    for one in (stayed, report):
+        assert one.decide.choice == "live" and one.evaluate.rows == 24
+        # Rows that trained it say nothing of how often its answers are right.
+        assert one.evaluate.calibration is not None and one.evaluate.calibration.rows == 24
+    live = live_version(config, tiny_encoder)
+    assert live is not None
+    texts = [query.text for query in queries_of(6, "train")]
+    assert live.has_seen(tiny_encoder.tokenize(texts)).count(True) == 12
+
+
 def test_without_new_rows_the_new_version_replaces_it(arriving: Arriving) -> None:
     config = arriving("a", *queries_of(3, "train"))
     run_through(config)

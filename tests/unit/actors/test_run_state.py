@@ -36,6 +36,7 @@ def test_the_same_work_finds_its_folder_and_other_work_has_another(config: Onboa
     same = [
         config,
         config.model_copy(update={"serving_store": "/elsewhere"}),
+        config.model_copy(update={"serving_key": "/keys/acme.key"}),
         changed(config, "registry", address="127.0.0.1:2"),
         changed(config, "placement", resource="owner"),
         changed(config, "release", mode="canary", share=0.2),
@@ -77,7 +78,7 @@ def test_a_stage_whose_kept_result_is_damaged_is_run_again(
     config: OnboardConfig, tmp_path: Path, tiny_encoder: Encoder
 ) -> None:
     write_shop(tmp_path / "data" / "acme")
-    config = changed(config, "teachers", max_teachers=0)  # there is no registry
+    config = changed(config, "registry", address=None)
     first = DataOwner(config).extract()
     payload = (folder_of(config) / "own.safetensors").read_bytes()
     (folder_of(config) / "own.safetensors").unlink()
@@ -93,7 +94,7 @@ def test_of_two_submissions_at_once_one_works_and_the_other_finds_it_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_shop(tmp_path / "data" / "acme")
-    config = changed(config, "teachers", max_teachers=0)  # there is no registry
+    config = changed(config, "registry", address=None)
     owners = [DataOwner(config) for _ in range(2)]
     states = [owner.validate() for owner in owners]
     assert states[0] == states[1]

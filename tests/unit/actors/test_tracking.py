@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,9 @@ def test_callbacks_get_every_number_once_and_a_finished_run_tells_nothing_more(
     config = configured()
     told: list[Numbers] = []
     adapterdistill.onboard(config, callbacks=[told.append])
-    assert told == list(tracking.read(folder_of(config)))
+    assert sorted(map(repr, told)) == sorted(map(repr, tracking.read(folder_of(config))))
+    steps = [one.step for one in told if one.stage == "extract"]
+    assert steps == [*range(len(steps) - 1), None]
     before = len(told)
     adapterdistill.onboard(config, callbacks=[told.append])
     assert len(told) == before
@@ -72,8 +75,8 @@ def test_a_tracker_that_fails_is_told_without_its_message_and_the_run_goes_on(
         raise OSError(PLANTED)
 
     told: list[Numbers] = []
-    tracking.append(tmp_path, "extract", [(1, {"loss": 0.5})])
-    tracking.follow(tmp_path, 0, (broken, told.append))
+    tracking.append(tmp_path, "extract", [(None, {"loss": 0.5})])
+    tracking.follow(tmp_path, (broken, told.append))
     assert [one.values for one in told] == [{"loss": 0.5}]
     assert capsys.readouterr().err == "tracking failed: OSError\n"
 
@@ -107,7 +110,40 @@ def test_numbers_that_are_not_finite_are_left_out_and_a_torn_line_is_not_read(
         (1, {}),
         (2, {"loss": 0.5}),
     ]
+    tracking.append(tmp_path, "distil", [(3, {"loss": 0.25})])
+    assert [one.step for one in tracking.read(tmp_path)] == [0, 1, 2, 3]
     assert list(tracking.read(tmp_path / "absent")) == []
+
+
+def test_a_step_is_tracked_as_it_is_done_and_once_where_a_training_is_resumed(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured()
+    seen: list[set[int]] = []
+
+    class Killed(BaseException):
+        pass
+
+    def killed(tracked: Any, *arguments: Any) -> None:
+        append(tracked, *arguments)
+        seen.append(tracking.steps_of(tracked, "extract"))
+        if len(seen) == 3:
+            raise Killed
+
+    append = tracking.append
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "adapterdistill.actors.tracking.append",
+            lambda folder, stage, rows: (killed if stage == "extract" else append)(
+                folder, stage, rows
+            ),
+        )
+        with pytest.raises(Killed):
+            run_through(config)
+    assert seen == [{1}, {1, 2}, {1, 2, 3}]
+    told: list[Numbers] = []
+    adapterdistill.onboard(config, callbacks=[told.append])
+    assert [one.step for one in told if one.stage == "extract"] == [*range(7), None]
 
 
 def test_names_of_other_tenants_are_no_numbers() -> None:

@@ -123,3 +123,20 @@ def test_threads_share_an_encoder_without_meeting(tiny_encoder: Encoder) -> None
         found = list(pool.map(lambda job: tiny_encoder.embed_texts([job[0]], job[1]), jobs * 3))
     for n, vector in enumerate(found):
         torch.testing.assert_close(vector, expected[n % 40], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_that_are_computed_again_give_the_same_gradients(
+    dtype: str, tiny_encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder(str(tiny_encoder_folder), dtype=dtype)
+    tokens = pack(random_rows(LENGTHS))
+    found = []
+    for most in (len(tokens.position) * encoder.hidden_size, 0):
+        monkeypatch.setattr("adapterdistill.backbone.encoder.MOST_KEPT", most)
+        adapter = random_adapter(encoder, seed=4).requires_grad_()
+        encoder.embed(tokens, adapter)[:, :3].sum().backward()
+        found.append([p.grad for p in adapter.parameters()])
+    assert all(grad is not None and bool(grad.any()) for grad in found[0])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept, rtol=0, atol=0)

@@ -117,4 +117,21 @@ def test_a_card_tells_lineage_figures_and_privacy(
         assert f"| {name} | {metric.value:.4f} | {metric.count} |" in said
     assert ("\n".join(f"- `{one}`" for one in manifest.teachers) or "no other adapter") in said
     assert all(faq.question not in said for faq in acme.bundle.faqs)
-    assert run(capsys, "card", tmp_path / "store" / "nobody")[0] != 0
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    (fetched / "manifest.json").write_bytes(manifest.canonical_json())  # as `registry fetch` does
+    assert run(capsys, "card", fetched) == (0, said)
+    assert run(capsys, "card", tmp_path / "store" / "acme" / "versions" / "x")[0] != 0
+
+
+def test_a_folder_without_an_adapter_has_no_card(
+    tmp_path: Path, acme: MadeTenant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "export", tmp_path / "store" / "acme", tmp_path / "exported")
+    for folder, what in (
+        (tmp_path / "store" / "nobody", "there is no such folder"),
+        (tmp_path / "exported", "has no adapter that is described"),
+    ):
+        code, said = run(capsys, "card", folder)
+        assert code == 2 and f"{folder}: {what}: name STORE/TENANT" in "".join(said.split("\n"))
+        assert "`adapterdistill registry fetch` wrote" in said

@@ -19,7 +19,7 @@ NO_TABLE = {
     *("owner keygen", "registry init", "registry renew-server", "registry enrol"),
     *("registry keygen", "registry consent", "registry release", "registry serve", "serve"),
     *("registry release-from-quarantine", "registry alias", "registry reopen", "submit"),
-    *("encoder fetch", "init", "up", "report", "console owner", "console operator"),
+    *("bundle key", "encoder fetch", "init", "up", "report", "console owner", "console operator"),
 }
 
 

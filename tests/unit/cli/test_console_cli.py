@@ -108,6 +108,22 @@ def test_an_operator_names_a_registry_or_an_endpoint(tmp_path: Path) -> None:
     assert "no such folder" in refused("operator", "--root", str(tmp_path / "x"))
 
 
+def test_a_registry_that_cannot_be_reached_is_told_when_the_console_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Listening, "run", lambda listening, app: None)
+    began = time.monotonic()
+    arguments = ["operator", "--registry", "127.0.0.1:1", "--port", str(free_port())]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and time.monotonic() - began < 2
+    said, address = done.output.splitlines()
+    assert said == (
+        "warning: registry 127.0.0.1:1: the connection was refused: nothing listens there; the "
+        "pages ask it again"
+    )
+    assert address.startswith("console: http://127.0.0.1:")
+
+
 def test_a_port_in_use_and_an_open_token_file_are_refused_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

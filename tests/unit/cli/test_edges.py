@@ -135,6 +135,38 @@ def test_whatever_a_server_answers_is_shown_or_named(
     assert said.replace(address, "{address}") == f"error [SERVING_ERROR]: {answer.said}"
 
 
+ROUTES = b"Path '/v1' not found. Ping http://.../-/routes for available routes."
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapterdistill.cli.query._PATIENCE_S", 0.0)
+
+
+@pytest.mark.parametrize("starting", [(503, NONE, b"<html>"), (404, NONE, ROUTES)])
+def test_an_endpoint_that_is_starting_is_waited_for(
+    starting: tuple[int, Mapping[str, str], bytes],
+    server: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["query", "acme", "open?", "--address", f"127.0.0.1:{server.server_port}"]
+    server.answer = starting
+    said = error_of(capsys, *arguments)
+    assert "it is starting; ask again" in said or "nothing serves behind it now" in said
+    monkeypatch.setattr("adapterdistill.cli.query._PATIENCE_S", 20.0)
+
+    def ready(_: float) -> None:
+        server.answer = (200, NONE, changed())
+
+    monkeypatch.setattr("adapterdistill.cli.query.time.sleep", ready)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    assert not ended.value.code and "Größe?" in said.out
+    assert said.err.count("waiting up to 20 s") == 1
+
+
 class Address(NamedTuple):
     what: str
     address: str

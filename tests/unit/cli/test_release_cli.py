@@ -10,16 +10,16 @@ from typer.testing import CliRunner
 from adapterdistill.backbone import Encoder
 from adapterdistill.bundle import write_bundle
 from adapterdistill.cli.release import app
-from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
+from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
 from adapterdistill.release import Candidate, Release, read_release, set_live
-from tests.serving_store import make_tenant
+from tests.serving_store import make_tenant, write_damaged_release
 
 
 @pytest.fixture
 def bundles(tmp_path: Path, tiny_encoder: Encoder) -> list[str]:
     """Three bundles of `acme`, the first of them live."""
     made = [make_tenant(tiny_encoder, "acme", seed=seed).bundle for seed in (1, 2, 3)]
-    ids = [write_bundle(tmp_path, bundle).name for bundle in made]
+    ids = [write_bundle(tmp_path, bundle) for bundle in made]
     set_live(tmp_path, "acme", ids[0])
     return ids
 
@@ -63,8 +63,7 @@ def test_what_there_is_is_listed_and_shown(tmp_path: Path, bundles: list[str]) -
     run(tmp_path, "canary", "acme", second)
     run(tmp_path, "promote", "acme")
     run(tmp_path, "shadow", "acme", third, "--share", "0.5")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "live.json").write_text("{")
+    write_damaged_release(tmp_path, "broken", "{")
     listed = asked(tmp_path, "list")
     assert [row["tenant"] for row in listed] == ["acme", "broken"]
     assert listed[0] == read_release(tmp_path, "acme").model_dump(mode="json")
@@ -108,7 +107,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be used"):
         run(tmp_path / "absent", "list")
 
 

@@ -23,6 +23,7 @@ from adapterdistill.console.owner import LINKS, Owner, add_runs
 from adapterdistill.console.pages import Pages
 from adapterdistill.console.questions import add_questions
 from adapterdistill.console.releases import add_releases
+from adapterdistill.console.starting import add_starting
 from adapterdistill.feedback import Asked, opened
 from tests.owner_runs import HELD, run_of, run_through, write_shop
 from tests.serving_store import make_tenant
@@ -50,7 +51,7 @@ class Browser:
 def browser_of(owner: Owner) -> Browser:
     access = Access(frozenset({HOST}))
     pages, router = Pages("Owner", LINKS, access), APIRouter()
-    for add in (add_runs, add_releases, add_questions):
+    for add in (add_runs, add_starting, add_releases, add_questions):
         add(router, owner, pages)
     client = TestClient(build(pages, router, access), base_url=ORIGIN)
     client.cookies.set(access.cookie, access.session)

@@ -18,6 +18,7 @@ from adapterdistill.feedback import opened
 from adapterdistill.library import load
 from adapterdistill.release import Candidate, bundles_of, read_release
 from adapterdistill.serve.http.schema import TenantStatus
+from tests.serving_store import write_damaged_release
 from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 
 
@@ -84,7 +85,12 @@ def test_a_run_is_at_work_as_long_as_a_process_holds_its_lock(
     with (folder / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         shown = text_of(browser.get(path))
-        assert "2 of 9 stages are done, extract is at work" in shown
+        assert "2 of 9 stages are done, extract is at work." in shown
+        row = {"stage": "extract", "step": 23, "loss": 0.4123}
+        (folder / "tracking.jsonl").write_text(json.dumps(row) + "\n")
+        os.utime(folder, (1e9, 1e9))
+        shown = text_of(browser.get(path))
+        assert "extract is at work (gradient step 23, loss 0.4123)." in shown
         listed = text_of(browser.get("/runs"))
         assert f"acme {folder.name} is running: 2 of 9 stages are done." in listed
     assert "No process works on the run" in text_of(browser.get(path))
@@ -210,12 +216,12 @@ def test_a_change_that_cannot_be_made_is_refused_in_a_sentence(
 
 
 def test_a_damaged_release_is_told_and_the_other_pages_stay(browser: Browser, owner: Owner) -> None:
-    (owner.store / "acme" / "live.json").write_text("{")
+    write_damaged_release(owner.store, "acme", "{")
     for path in ("/", "/releases"):
         found = browser.get(path)
-        assert found.status_code == 200 and "live.json is damaged" in text_of(found)
+        assert found.status_code == 200 and "live/acme.json is damaged" in text_of(found)
     found = browser.get("/releases/acme")
-    assert found.status_code == 409 and "live.json is damaged." in text_of(found)
+    assert found.status_code == 409 and "live/acme.json is damaged." in text_of(found)
 
 
 def test_kept_questions_are_labelled_as_the_command_does(browser: Browser, owner: Owner) -> None:
@@ -360,7 +366,7 @@ def test_what_nobody_expected_is_told_without_its_details(
     def fail(*_: object) -> None:
         raise RuntimeError("zanzibar")
 
-    monkeypatch.setattr("adapterdistill.console.owner.read_progress", fail)
+    monkeypatch.setattr("adapterdistill.console.starting.read_progress", fail)
     browser = browser_of(owner)
     client = TestClient(
         browser.client.app, base_url=str(browser.client.base_url), raise_server_exceptions=False

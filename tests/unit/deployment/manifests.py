@@ -1,4 +1,4 @@
-"""The shipped cluster files, read as the programs that they are for read them."""
+"""What the chart and the other cluster files say, as the programs that they are for read them."""
 
 import json
 import shlex
@@ -7,48 +7,89 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import helm_python
+import kubernetes_validate
 import yaml
 from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "cluster"
-MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
-SCHEMAS = Path(__file__).with_name("kubernetes.schema.yaml")
+CHART = CLUSTER / "chart"
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+KUBERAY = Path(__file__).with_name("kuberay.schema.yaml")
+KUBERNETES = "1.29"
+"""The oldest that the chart is for; its schemas ship in the package kubernetes-validate."""
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 
 
-def documents(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text("utf-8")))
+def values_of(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return loaded
+
+
+def rendered(values: dict[str, Any]) -> dict[str, str]:
+    """Each template's text by its file's name, as Helm's own engine renders it.
+
+    Raises:
+        helm_python.HelmError: the values do not suit the chart's schema.
+    """
+    with helm_python.Chart.load(CHART) as chart:
+        texts = chart.render(values, name="release", namespace="default")
+    return {name.rpartition("/")[2]: text for name, text in texts.items()}
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects that the chart makes of these values."""
+    texts = [text for name, text in rendered(values).items() if name.endswith(".yaml")]
+    return [one for text in texts for one in yaml.safe_load_all(text) if one]
+
+
+@cache
+def example(name: str) -> tuple[dict[str, Any], ...]:
+    return tuple(render(values_of(CHART / "examples" / f"{name}.yaml")))
 
 
 def every(*kinds: str) -> Iterator[dict[str, Any]]:
-    """Documents of these kinds in all manifests."""
-    for path in MANIFESTS:
-        yield from (one for one in documents(path) if one["kind"] in kinds)
+    """Objects of these kinds in all examples."""
+    for path in EXAMPLES:
+        yield from (one for one in example(path.stem) if one["kind"] in kinds)
 
 
-def named(kind: str, namespace: str, name: str) -> dict[str, Any]:
+def named(of: str, kind: str, namespace: str, name: str) -> dict[str, Any]:
+    """The one object of an example with this name."""
     [found] = [
         one
-        for one in every(kind)
-        if (one["metadata"]["namespace"], one["metadata"]["name"]) == (namespace, name)
+        for one in example(of)
+        if one["kind"] == kind
+        and (one["metadata"]["namespace"], one["metadata"]["name"]) == (namespace, name)
     ]
     return found
 
 
 @cache
-def schemas() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(SCHEMAS.read_text("utf-8"))
+def kuberay() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(KUBERAY.read_text("utf-8"))
     Draft202012Validator.check_schema(loaded)
     return loaded
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What a manifest has against the schema of its kind, by path."""
-    kind = document.get("kind")
-    if kind not in schemas()["$defs"]:
-        return [f"kind: {kind} is unknown"]
-    validator = Draft202012Validator({**schemas(), "$ref": f"#/$defs/{kind}"})
-    return [f"{one.json_path}: {one.message}" for one in validator.iter_errors(document)]
+    """What an object has against the schema of its kind, and its pods against that of a pod."""
+    kind = document["kind"]
+    if kind in RAY_KINDS:
+        validator = Draft202012Validator({**kuberay(), "$ref": f"#/$defs/{kind}"})
+        found = [f"{one.json_path}: {one.message}" for one in validator.iter_errors(document)]
+        if not found:
+            for pod in pods(document):
+                found += faults({"apiVersion": "v1", "kind": "Pod", **pod})
+        return found
+    try:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except kubernetes_validate.SchemaNotFoundError as error:
+        return [error.message]
+    except kubernetes_validate.ValidationError as error:
+        return [f"{error.json_path}: {error.message}"]
+    return []
 
 
 def ray_cluster_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -60,10 +101,12 @@ def ray_cluster_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def pods(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Pod templates of a manifest."""
+    """Pod templates of an object."""
+    if document["kind"] == "Pod":
+        yield document
     if document["kind"] == "StatefulSet":
         yield document["spec"]["template"]
-    if document["kind"].startswith("Ray"):
+    if document["kind"] in RAY_KINDS:
         cluster = ray_cluster_of(document)
         yield cluster["headGroupSpec"]["template"]
         yield from (group["template"] for group in cluster.get("workerGroupSpecs", []))

@@ -1,6 +1,5 @@
-"""The Kubernetes manifests: against schemas of their kinds, with each other, and with the code."""
+"""What the chart makes: with each other, and with the code."""
 
-import copy
 import json
 import re
 import shlex
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from adapterdistill import __version__, cli
@@ -17,128 +15,81 @@ from adapterdistill.config import load_toml
 from adapterdistill.registry.admission.quotas import Quotas
 from adapterdistill.registry.server.server import is_loopback
 from tests.unit.deployment.manifests import (
+    CHART,
     CLUSTER,
-    MANIFESTS,
+    EXAMPLES,
+    RAY_KINDS,
     ROOT,
     containers,
-    documents,
     every,
-    faults,
+    example,
     named,
     offered,
     pods,
     ray_cluster_of,
+    rendered,
+    values_of,
 )
 
 OWNER, REGISTRY = "larkhill-vets", "adapterdistill-registry"
 PORT = 7433
-RAY_KINDS = ("RayCluster", "RayJob", "RayService")
+FEDERATION, COMPANY = "federation", "company"
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_document_is_what_its_kind_may_be(path: Path) -> None:
-    found = documents(path)
-    assert found and {one["kind"]: faults(one) for one in found if faults(one)} == {}
+POD_KINDS = ("Pod", "StatefulSet")
 
 
-def test_all_kinds_that_a_deployment_needs_are_there() -> None:
-    kinds = {one["kind"] for path in MANIFESTS for one in documents(path)}
-    assert kinds >= {*RAY_KINDS, "StatefulSet", "Service", "NetworkPolicy"}
+def of_federation(*kinds: str) -> list[dict[str, Any]]:
+    return [one for one in example(FEDERATION) if one["kind"] in kinds]
 
 
-def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with `value` at the dotted path; None removes what is there."""
-    result = copy.deepcopy(document)
-    *way, last = path.split(".")
-    at: Any = result
-    for step in way:
-        at = at[int(step)] if step.isdigit() else at[step]
-    if value is None:
-        del at[last]
-    else:
-        at[last] = value
-    return result
-
-
-HEAD = "spec.rayClusterSpec.headGroupSpec"
-
-
-@pytest.mark.parametrize(
-    ("kind", "path", "value"),
-    [
-        ("RayJob", "spec.entryPoint", "python"),
-        ("RayJob", "spec.entrypoint", None),
-        ("RayJob", "spec.submissionMode", "Http"),
-        ("RayJob", "spec.backoffLimit", -1),
-        ("RayJob", "spec.rayClusterSpec.authOptions", None),
-        ("RayJob", "spec.rayClusterSpec.authOptions.mode", "disabled"),
-        ("RayJob", "spec.rayClusterSpec.tlsOptions", None),
-        ("RayJob", "spec.rayClusterSpec.tlsOptions", {}),
-        ("RayJob", f"{HEAD}.rayStartParams.num-cpus", 0),
-        ("RayJob", f"{HEAD}.rayStartParams.num-cpu", "0"),
-        ("RayJob", f"{HEAD}.template.spec.containers.0.image", "adapterdistill:latest"),
-        ("RayJob", f"{HEAD}.template.spec.securityContext.runAsNonRoot", False),
-        ("RayJob", f"{HEAD}.template.spec.hostNetwork", True),
-        ("RayCluster", "spec.workerGroupSpecs.0.groupName", None),
-        ("RayCluster", "spec.workerGroupSpecs.0.maxReplicas", "1"),
-        ("RayService", "spec.rayClusterSpec", {}),
-        ("StatefulSet", "apiVersion", "v1"),
-        ("StatefulSet", "spec.serviceName", None),
-        ("StatefulSet", "spec.template.spec.containers.0.livenessProbe.httpGet", {"port": 1}),
-        ("StatefulSet", "spec.template.spec.containers.0.ports.0.containerPort", 70000),
-        ("NetworkPolicy", "spec.policyTypes", ["Outgress"]),
-        ("NetworkPolicy", "spec.ingress", [{}]),
-        ("Service", "metadata.name", "Registry"),
-    ],
-)
-def test_the_schemas_notice(kind: str, path: str, value: Any) -> None:
-    document = next(every(kind))
-    assert not faults(document) and faults(changed(document, path, value))
-
-
-def test_volumes_claims_and_config_maps_are_there_that_pods_mount() -> None:
-    for one in every("StatefulSet", *RAY_KINDS):
+@pytest.mark.parametrize("of", [FEDERATION, COMPANY])
+def test_volumes_claims_and_config_maps_are_there_that_pods_mount(of: str) -> None:
+    for one in (each for each in example(of) if each["kind"] in (*POD_KINDS, *RAY_KINDS)):
         namespace = one["metadata"]["namespace"]
         claimed = {each["metadata"]["name"] for each in one["spec"].get("volumeClaimTemplates", [])}
         for pod in pods(one):
             volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
             mounted = {m["name"] for c in containers(pod) for m in c.get("volumeMounts", [])}
             assert mounted == volumes.keys() | claimed
-            if namespace == "adapterdistill":
-                continue  # its owners make their own claims
             for volume in volumes.values():
                 if "configMap" in volume:
-                    assert named("ConfigMap", namespace, volume["configMap"]["name"])
+                    assert named(of, "ConfigMap", namespace, volume["configMap"]["name"])
                 if "persistentVolumeClaim" in volume:
                     claim = volume["persistentVolumeClaim"]["claimName"]
-                    assert named("PersistentVolumeClaim", namespace, claim)
+                    assert named(of, "PersistentVolumeClaim", namespace, claim)
 
 
-def test_every_object_is_in_a_namespace_that_the_manifests_make() -> None:
-    namespaces = {one["metadata"]["name"] for one in every("Namespace")}
-    seen = []
-    for path in MANIFESTS:
-        for one in documents(path):
-            if one["kind"] != "Namespace":
-                metadata = one["metadata"]
-                assert metadata["namespace"] in namespaces
-                seen.append((one["kind"], metadata["namespace"], metadata["name"]))
+@pytest.mark.parametrize("of", [FEDERATION, COMPANY])
+def test_every_object_is_in_a_namespace_that_the_chart_makes(of: str) -> None:
+    namespaces = {one["metadata"]["name"] for one in example(of) if one["kind"] == "Namespace"}
+    rest = [one for one in example(of) if one["kind"] != "Namespace"]
+    assert {one["metadata"]["namespace"] for one in rest} == namespaces
+    seen = [(o["kind"], o["metadata"]["namespace"], o["metadata"]["name"]) for o in rest]
     assert len(seen) == len(set(seen))
 
 
+def options_of(container: dict[str, Any]) -> dict[str, str]:
+    """Options of a container's command, each written as one word."""
+    return dict(word.split("=", 1) for word in container["command"] if word.startswith("--"))
+
+
 def test_the_registry_listens_where_its_service_and_its_clients_look_for_it() -> None:
-    [service], [stateful] = every("Service"), every("StatefulSet")
+    [service], [stateful] = of_federation("Service"), of_federation("StatefulSet")
     template = stateful["spec"]["template"]
     assert stateful["spec"]["serviceName"] == service["metadata"]["name"] == "registry"
     labels = template["metadata"]["labels"].items()
     assert labels >= service["spec"]["selector"].items()
     assert labels >= stateful["spec"]["selector"]["matchLabels"].items()
     [container] = template["spec"]["containers"]
-    [port], [exposed] = container["ports"], service["spec"]["ports"]
-    assert (exposed["port"], exposed["targetPort"]) == (PORT, port["name"])
-    options = dict(zip(container["command"][3::2], container["command"][4::2], strict=True))
+    (port, metrics), exposed = container["ports"], service["spec"]["ports"]
+    assert [(each["port"], each["targetPort"]) for each in exposed] == [
+        (each["containerPort"], each["name"]) for each in (port, metrics)
+    ]
+    options = options_of(container)
     assert int(options["--port"]) == port["containerPort"] == PORT
-    assert not is_loopback(options["--host"])
+    assert int(options["--metrics-port"]) == metrics["containerPort"]
+    assert not is_loopback(options["--host"]) and not is_loopback(options["--metrics-host"])
     server = {m["mountPath"] for m in container["volumeMounts"]}
     assert {options["--root"], f"{options['--root']}/server"} <= server
     probes = [container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
@@ -146,7 +97,9 @@ def test_the_registry_listens_where_its_service_and_its_clients_look_for_it() ->
 
 
 def test_the_only_ways_out_of_an_owner_s_namespace_are_names_and_the_registry_s_port() -> None:
-    policies = [p for p in every("NetworkPolicy") if p["metadata"]["namespace"] == OWNER]
+    policies = [
+        one for one in of_federation("NetworkPolicy") if one["metadata"]["namespace"] == OWNER
+    ]
     everything = [p for p in policies if p["spec"]["podSelector"] == {}]
     assert {"Ingress", "Egress"} in [
         set(p["spec"]["policyTypes"]) for p in everything if not p["spec"].keys() & {"egress"}
@@ -163,7 +116,7 @@ def test_the_only_ways_out_of_an_owner_s_namespace_are_names_and_the_registry_s_
     peer, ports = ways["registry"]
     assert ports == {(PORT, "TCP")}
     assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == REGISTRY
-    [stateful] = every("StatefulSet")
+    [stateful] = of_federation("StatefulSet")
     assert peer["podSelector"]["matchLabels"] == stateful["spec"]["template"]["metadata"]["labels"]
 
 
@@ -184,22 +137,25 @@ def test_nobody_but_its_own_pods_and_the_operator_reaches_a_head() -> None:
 
 
 def test_only_pods_that_onboard_may_call_the_registry() -> None:
-    selector = named("NetworkPolicy", OWNER, "registry")["spec"]["podSelector"]["matchLabels"]
-    search = named("NetworkPolicy", OWNER, "search")["spec"]["podSelector"]["matchLabels"]
+    selector, search = (
+        named(FEDERATION, "NetworkPolicy", OWNER, name)["spec"]["podSelector"]["matchLabels"]
+        for name in ("registry", "search")
+    )
 
     def chosen(one: dict[str, Any], by: dict[str, str]) -> list[bool]:
         labels = [pod.get("metadata", {}).get("labels", {}) for pod in pods(one)]
         return [by.items() <= each.items() for each in labels]
 
-    job, service = named("RayJob", OWNER, "onboarding"), named("RayService", OWNER, "search")
+    job = named(FEDERATION, "RayJob", OWNER, "onboarding-0")
+    service = named(FEDERATION, "RayService", OWNER, "search")
     assert (chosen(job, selector), chosen(job, search)) == ([False, True], [False, False])
     assert (chosen(service, selector), chosen(service, search)) == ([False, False], [True, True])
 
 
 def test_the_registry_lets_owners_namespaces_in_and_calls_nobody() -> None:
-    policy = named("NetworkPolicy", REGISTRY, "registry")["spec"]
+    policy = named(FEDERATION, "NetworkPolicy", REGISTRY, "registry")["spec"]
     assert policy["podSelector"] == {} and policy["egress"] == []
-    [rule] = policy["ingress"]
+    rule, _ = policy["ingress"]
     [peer] = rule["from"]
     assert rule["ports"] == [{"port": PORT, "protocol": "TCP"}]
     wanted = peer["namespaceSelector"]["matchLabels"].items()
@@ -208,11 +164,11 @@ def test_the_registry_lets_owners_namespaces_in_and_calls_nobody() -> None:
         for n in every("Namespace")
         if wanted <= n["metadata"]["labels"].items()
     }
-    assert let_in == {OWNER, "adapterdistill"}
+    assert let_in == {OWNER, "valtara-rail", "adapterdistill"}
 
 
 def test_keys_are_read_by_nobody_but_the_processes_they_are_for() -> None:
-    for one in every("StatefulSet", "RayJob"):
+    for one in every("StatefulSet", "RayCluster", "RayJob"):
         for pod in pods(one):
             secrets = {v["name"]: v for v in pod["spec"].get("volumes", []) if "secret" in v}
             for volume in secrets.values():
@@ -224,9 +180,9 @@ def test_keys_are_read_by_nobody_but_the_processes_they_are_for() -> None:
 def test_the_shipped_run_of_the_job_is_valid_and_pinned_to_the_node_that_offers_its_resource(
     tmp_path: Path,
 ) -> None:
-    job = named("RayJob", OWNER, "onboarding")["spec"]
+    job = named(FEDERATION, "RayJob", OWNER, "onboarding-0")["spec"]
     path = tmp_path / "run.toml"
-    path.write_text(named("ConfigMap", OWNER, "onboarding")["data"]["run.toml"])
+    path.write_text(named(FEDERATION, "ConfigMap", OWNER, "onboarding")["data"]["run.toml"])
     config = load_toml(path)
     assert config.registry.address == f"registry.{REGISTRY}.svc:{PORT}"
     [group] = job["rayClusterSpec"]["workerGroupSpecs"]
@@ -254,7 +210,9 @@ def test_owners_of_one_cluster_are_each_on_a_node_of_their_own() -> None:
         for volume in group["template"]["spec"]["volumes"]
         if "persistentVolumeClaim" in volume
     ]
-    assert len(claims) == len(set(claims)) == 2 * len(groups)
+    # The store of bundles is the search endpoint's, which serves all of them.
+    assert len(set(claims) - {"serving-store"}) == 2 * len(groups)
+    assert claims.count("serving-store") == len(groups)
 
 
 def test_no_head_runs_work_and_all_run_the_pinned_ray() -> None:
@@ -269,7 +227,7 @@ def test_the_image_is_this_version_s_and_runs_as_the_user_that_the_pods_name() -
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     instructions = [line.split() for line in lines if line and line[0] not in "# "]
     [(_, user)] = [each for each in instructions if each[0] == "USER"]
-    for one in every("StatefulSet", *RAY_KINDS):
+    for one in every(*POD_KINDS, *RAY_KINDS):
         for pod in pods(one):
             assert pod["spec"]["securityContext"]["runAsUser"] == int(user)
             assert {c["image"] for c in containers(pod)} == {f"adapterdistill:{__version__}"}
@@ -286,6 +244,9 @@ def commands() -> list[str]:
             found += re.findall(
                 r"(?:^[# ]*|`|-m )adapterdistill ([a-z]+ [^`#;\n]*)", text, re.MULTILINE
             )
+    for path in EXAMPLES:
+        notes = rendered(values_of(path))["NOTES.txt"]
+        found += re.findall(r"^ +adapterdistill (.+)$", notes, re.MULTILINE)
     for one in every("StatefulSet"):
         for pod in pods(one):
             found += [
@@ -302,32 +263,51 @@ def test_a_command_in_the_cluster_files_exists_with_its_options(line: str) -> No
     assert done.exit_code == 0, done.output
 
 
-def test_the_manifests_hold_no_secret() -> None:
+def test_the_chart_holds_no_secret() -> None:
     assert not [*every("Secret")]
-    for path in MANIFESTS:
+    for path in (each for each in CHART.rglob("*") if each.is_file()):
         assert "PRIVATE KEY" not in path.read_text() and "auth_token" not in path.read_text()
-        assert yaml.safe_load_all(path.read_text())
 
 
 def test_no_container_has_rights_or_writes_but_to_its_volumes() -> None:
-    for one in every("StatefulSet", *RAY_KINDS):
+    for one in every(*POD_KINDS, *RAY_KINDS):
         for pod in pods(one):
-            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
-            assert pod["spec"]["automountServiceAccountToken"] is False
+            spec = pod["spec"]
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert spec["automountServiceAccountToken"] is False
+            assert not [key for key in spec if key.startswith("host")]
             for container in containers(pod):
                 rights = container["securityContext"]
                 assert rights["allowPrivilegeEscalation"] is False
                 assert rights["readOnlyRootFilesystem"] is True
                 assert rights["capabilities"] == {"drop": ["ALL"]}
                 assert "memory" in container["resources"]["limits"]
+
+
+def test_what_ray_writes_is_in_a_folder_that_only_its_own_pod_has() -> None:
+    for one in every("StatefulSet", *RAY_KINDS):
+        for pod in pods(one):
             [main] = pod["spec"]["containers"]
-            assert "/tmp" in {mount["mountPath"] for mount in main["volumeMounts"]}
+            [name] = [m["name"] for m in main["volumeMounts"] if m["mountPath"] == "/tmp"]
+            [volume] = [each for each in pod["spec"]["volumes"] if each["name"] == name]
+            assert volume.keys() == {"name", "emptyDir"}
+
+
+def test_every_rule_of_a_network_policy_says_who_and_through_which_ports() -> None:
+    for policy in every("NetworkPolicy"):
+        spec = policy["spec"]
+        for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+            peers = rule.get("from", []) + rule.get("to", [])
+            assert peers and all(peers)
+            assert all(peer.get("namespaceSelector") != {} for peer in peers)
+            assert rule.get("ports") or peers == [{"podSelector": {}}]
 
 
 def test_the_registry_s_volume_has_room_for_what_tenants_may_store() -> None:
-    [stateful] = every("StatefulSet")
+    [stateful] = of_federation("StatefulSet")
     [container] = stateful["spec"]["template"]["spec"]["containers"]
-    options = dict(zip(container["command"][3::2], container["command"][4::2], strict=True))
+    options = options_of(container)
     [claim] = stateful["spec"]["volumeClaimTemplates"]
     quotas = Quotas(stored_bytes=int(float(options["--max-tenant-gib"]) * 2**30))
     volume = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30

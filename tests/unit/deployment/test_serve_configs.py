@@ -21,8 +21,8 @@ NODES = CLUSTER / "nodes"
 def configs() -> dict[str, str]:
     files = [CLUSTER / "serve.yaml", NODES / "serve.yaml"]
     found = {str(path.relative_to(CLUSTER)): path.read_text("utf-8") for path in files}
-    [service] = every("RayService")
-    return found | {"kuberay": service["spec"]["serveConfigV2"]}
+    [service, _] = every("RayService")
+    return found | {"chart": service["spec"]["serveConfigV2"]}
 
 
 @pytest.mark.parametrize(("name", "text"), configs().items(), ids=configs())
@@ -34,11 +34,11 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     assert parsed.http_options.request_timeout_s
     assert "grpc_options" not in config  # Serve's gRPC has no TLS and listens everywhere
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
-    assert (parsed.http_options.host == "0.0.0.0") == (name == "kuberay")
+    assert (parsed.http_options.host == "0.0.0.0") == (name == "chart")
     settings = ServeSettings.of(app.args)
     assert settings.store.is_absolute()
     # In Kubernetes the gateway knows who asks; elsewhere whoever asks has a token.
-    assert settings.open_to_all == (name == "kuberay") == (settings.tokens is None)
+    assert settings.open_to_all == (name == "chart") == (settings.tokens is None)
     deployed: Any = build(app.args)
     assert {one.name for one in app.deployments} <= {deployed._bound_deployment.name}
 

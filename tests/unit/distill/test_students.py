@@ -5,6 +5,7 @@ import torch
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, pack
+from adapterdistill.backbone.packed import joined
 from adapterdistill.distill.multitask_kd.students import (
     AdapterBody,
     BiLstmBody,
@@ -84,6 +85,22 @@ def test_attention_to_the_other_text_equals_a_loop_and_leaves_padding_out() -> N
         for t in range(3):
             weights = (real @ states[n, t] / 2).softmax(0)
             torch.testing.assert_close(found[n, t], weights @ real)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "transformer"])
+def test_both_texts_of_a_pair_are_read_in_one_row(tiny_encoder: Encoder, kind: str) -> None:
+    body = body_of(kind, tiny_encoder)
+    texts = [(2, 9, 8, 3), (2, 7, 3), (2, 5, 3), (2, 4, 6, 7, 3)]
+    rows = [(2, 9, 8, 3, 7, 3), (2, 5, 3, 4, 6, 7, 3)]
+    found = body(pack(texts), pairs=True)
+    torch.testing.assert_close(found, body(pack(rows), pairs=False))
+    swapped = body(pack([texts[n] for n in (1, 0, 3, 2)]), pairs=True)
+    assert not torch.allclose(found, swapped)
+
+
+def test_a_long_pair_is_cut_where_the_encoder_ends() -> None:
+    [row] = joined(pack([(2, 9, 8, 3), (2, 7, 6, 3)]), longest=6).input_ids.view(1, -1).tolist()
+    assert row == [2, 9, 8, 3, 7, 6]
 
 
 def test_a_pair_is_compared_as_written() -> None:

@@ -25,10 +25,3 @@ def test_only_the_scripts_that_are_held_to_a_token_start_ray() -> None:
     }
     starts = re.compile(r"^[^#\n]*\bray start ", re.MULTILINE)
     assert {name for name, text in scripts.items() if starts.search(text)} == STARTERS
-
-
-def test_every_cluster_of_kubernetes_asks_for_a_token() -> None:
-    manifests = [path.read_text() for path in (ROOT / "cluster/kuberay").glob("*.yaml")]
-    clusters = [text for text in manifests if re.search(r"headGroupSpec:", text)]
-    assert len(clusters) == 3
-    assert [text for text in clusters if "authOptions: {mode: token}" not in text] == []

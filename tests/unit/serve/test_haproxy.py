@@ -2,14 +2,21 @@
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from adapterdistill.serve.haproxy import closed_haproxy, find_haproxy
+from adapterdistill.actors.cluster import free_port
+from adapterdistill.serve.haproxy import TENANT_TABLE, closed_haproxy, find_haproxy, tenant_rules
 
 
 def rendered(environment: dict[str, str]) -> str:
@@ -43,7 +50,9 @@ def start(environment: dict[str, str], *args: str) -> subprocess.CompletedProces
 def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
     made: dict[str, str], tmp_path: Path
 ) -> None:
-    config = tmp_path / "haproxy.cfg"
+    beside = tmp_path / "node"  # Ray puts its file into a folder of the node
+    beside.mkdir()
+    config = beside / "haproxy.cfg"
     config.write_text(rendered(made))
     for _ in range(2):  # Ray starts it again with the same file
         done = start(made, "-db", "-f", str(config), "-dR", "-sf", "1")
@@ -57,14 +66,19 @@ def test_statistics_are_on_sockets_and_the_service_s_ports_stay(
             "defaults",
             "timeout http-request 10s",
             "timeout http-keep-alive 60s",
-            f"bind unix@{tmp_path}/exporter.sock",
+            "timeout tarpit 2s",
+            f"bind unix@{beside}/exporter.sock",
             "frontend http_frontend",
             *limits,
+            *(line.strip() for line in tenant_rules().splitlines()),
             "bind *:8000",
             "frontend grpc_frontend",
             *limits,
             "bind *:9000 proto h2",
-            f"bind unix@{tmp_path}/stats.sock",
+            f"bind unix@{beside}/stats.sock",
+            "",
+            "backend adapterdistill_tenants",
+            "stick-table type string len 64 size 100k expire 10m store conn_cur",
         ]
 
 
@@ -118,3 +132,64 @@ def test_haproxy_listens_on_an_address_of_ipv6_in_front_of_replicas_on_loopback(
     config.write_text(rendered(made).replace("*:8000", "127.0.0.1:8000"))
     assert start(made, "-db", "-f", str(config)).returncode == 0
     assert "bind [::1]:8000\n" in config.read_text() and "127.0.0.1" not in config.read_text()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_haproxy_refuses_a_tenant_s_requests_above_the_limit_and_no_other_tenant_s(
+    tmp_path: Path,
+) -> None:
+    """The binary that Ray brings, in front of a server that answers when it is told to."""
+    gate, asked = threading.Event(), []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            assert "other" in self.path or gate.wait(30)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    binary = find_haproxy({})
+    assert binary is not None
+    server, port = ThreadingHTTPServer(("127.0.0.1", 0), Slow), free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        "defaults\n mode http\n timeout client 30s\n timeout server 30s\n timeout connect 5s\n"
+        " timeout tarpit 100ms\n"
+        f"frontend http_frontend\n{tenant_rules(2)} bind 127.0.0.1:{port}\n"
+        f" default_backend replicas\nbackend replicas\n server one 127.0.0.1:"
+        f"{server.server_port}\n{TENANT_TABLE}"
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{port}/v1/tenants"
+    with (
+        subprocess.Popen([binary, "-db", "-f", config]) as process,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        try:
+            while not answers(port):
+                time.sleep(0.01)
+            held = [threads.submit(httpx.get, f"{address}/acme/search") for _ in range(2)]
+            while len(asked) < 2:
+                time.sleep(0.01)
+            for path in ("acme/search", "%61cme"):  # a name is the same in other letters
+                refused = httpx.get(f"{address}/{path}")
+                assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+                assert refused.json()["reason"] == "OVERLOADED"
+            assert httpx.get(f"{address}/other/search").status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}/other").status_code == 200
+            gate.set()
+            assert [one.result().status_code for one in held] == [200, 200]
+            assert httpx.get(f"{address}/acme/search").status_code == 200  # refusals do not count
+        finally:
+            gate.set()
+            process.terminate()
+    server.shutdown()
+    server.server_close()

@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from adapterdistill.errors import ConfigError
@@ -109,3 +111,30 @@ def test_a_signal_at_any_time_ends_serve_then_ray_then_what_they_left() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [line for when in ends for line in (when, *ends[when])]
+
+
+@pytest.mark.parametrize(
+    ("cores", "free_gib", "threads", "bank_mib", "replicas"),
+    [
+        (2, 16, 1, 1024, 2),
+        (8, 64, 1, 1024, 8),
+        (8, 64, 3, 1024, 2),
+        (1, 64, 4, 1024, 1),
+        (64, 64, 1, 1024, 16),  # as many as half of the memory holds
+        (64, 64, 1, 3072, 8),
+        (4, 1, 1, 1024, 1),
+    ],
+)
+def test_there_are_as_many_replicas_as_cores_and_memory_allow(
+    cores: int,
+    free_gib: int,
+    threads: int,
+    bank_mib: float,
+    replicas: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(available=free_gib * 2**30)
+    )
+    assert local_ray.fitting_replicas(threads=threads, bank_mib=bank_mib) == replicas

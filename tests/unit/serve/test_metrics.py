@@ -101,6 +101,7 @@ def test_the_bank_the_store_and_the_registry_are_read_when_asked(
     assert measured.value("bundles_loaded_total") == 2
     assert measured.value("queued_queries") == 0
     assert measured.value("registry_lost_seconds") == 0
+    assert measured.value("store_lost_seconds") == 0
     measured.engine.withdraw(acme.bundle.manifest.ref.name)
     measured.refreshed_at -= 60
     measured.lost_at = time.monotonic() - 30

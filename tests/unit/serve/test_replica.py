@@ -18,6 +18,7 @@ from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create
 from adapterdistill.registry.trust.credentials import read_credentials
+from adapterdistill.release import take_down
 from adapterdistill.serve.engine.engine import Refresh
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
@@ -93,7 +94,7 @@ def test_a_new_bundle_goes_live_and_a_dropped_tenant_leaves(
     with TestClient(replica.build_http_app()) as client:
         put_live(store, new)
         wait_until(lambda: client.get("/v1/tenants/newcomer").status_code == 200)
-        (store / "newcomer" / "live.json").unlink()
+        take_down(store, "newcomer")
         wait_until(lambda: client.get("/v1/tenants/newcomer").status_code == 404)
     wait_until(lambda: "tenant newcomer: no longer live" in caplog.text)
     version = new.bundle.manifest.version[:12]
@@ -131,7 +132,7 @@ def test_a_store_that_cannot_be_read_costs_nothing_that_is_live(
     store.rename(store.with_name("elsewhere"))
     with TestClient(replica.build_http_app()) as client:
         replica.refresh()
-        assert "bundle store cannot be read" in caplog.text
+        assert "cannot be used: it is empty or not mounted" in caplog.text
         assert client.post(SEARCH, json={"query": "hi"}).status_code == 200
 
 

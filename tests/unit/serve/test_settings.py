@@ -13,7 +13,7 @@ def test_the_shipped_config_file_is_sound_and_listens_on_loopback_only() -> None
     config = yaml.safe_load(CONFIG.read_text())
     [app] = config["applications"]
     assert app["import_path"] == "adapterdistill.serve.app:build"
-    assert ServeSettings.of(app["args"]).store.is_absolute()
+    assert Path(ServeSettings.of(app["args"]).store).is_absolute()
     assert config["http_options"]["host"] == "127.0.0.1"
     assert config["http_options"]["request_timeout_s"] > 0
     assert "grpc_options" not in config

@@ -1,6 +1,7 @@
 """The student's objective: weights by row, no distance where there is none, what it refuses."""
 
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -89,13 +90,12 @@ def test_terms_are_added_as_the_formula_says(tiny_encoder: Encoder) -> None:
     objective = MetaDistillation(model, lesson, TEXTS.labels, WEIGHTS, seed=0)
     body, teacher = model.body.encoder.cast(), lesson
     h0, h1 = embed_tokens(body.weights, tokens).double(), body.hidden(tokens).double()
-    hidden = (h0 - teacher.hidden[7][0]).square().mean() + (
-        h1 - teacher.hidden[7][1]
-    ).square().mean()
+    [(wanted0, wanted1), [wanted_scores]] = teacher.kept[7]
+    hidden = (h0 - wanted0).square().mean() + (h1 - wanted1).square().mean()
     w = body.weights.layers[0]
     q, k = (h0.float() @ w.qkv_weight[:32].T + w.qkv_bias[:32]).double().chunk(2, -1)
     scores = q @ k.T / (2 * 8**0.5)  # two heads of 8
-    attention = (scores.flatten() - teacher.scores[7][0]).square().mean()
+    attention = (scores.flatten() - wanted_scores).square().mean()
     assert objective.feature is not None and teacher.transferable is not None
     pooled = h1.float().mean(0, keepdim=True)
     own = objective.feature.transferable(pooled, torch.tensor([0]))
@@ -137,10 +137,11 @@ def test_the_student_learns_its_teacher_without_labels(tiny_encoder: Encoder) ->
 
 def test_what_does_not_fit_is_refused_with_what_to_change(tiny_encoder: Encoder) -> None:
     lesson, model = lesson_of(tiny_encoder), student_of(tiny_encoder)
-    narrow = replace(lesson, hidden=[[h[:, :16] for h in row] for row in lesson.hidden])
+    other = MagicMock(spec=Encoder, hidden_size=16)
+    narrow = replace(lesson, teacher=replace(lesson.teacher, encoder=other))
     with pytest.raises(ConfigError, match=r"width 32: its teacher's embeddings have 16; take"):
         MetaDistillation(model, narrow, TEXTS.labels, ONES, seed=0)
-    short = replace(lesson, hidden=lesson.hidden[:23])
+    short = replace(lesson, ids=lesson.ids[:23])
     with pytest.raises(ConfigError, match=r"lesson is for 1 layers, the student has 2"):
         MetaDistillation(student_of(tiny_encoder, layers=2), lesson, TEXTS.labels, ONES, seed=0)
     with pytest.raises(ConfigError, match=r"differ in rows: \[23, 24\]"):

@@ -111,8 +111,8 @@ def test_a_lesson_is_the_teacher_s_forward_of_each_row_alone(tiny_encoder: Encod
     for row in (0, 7, 23):
         tokens = pack([TEXTS.ids[row]])
         h = tiny_encoder.hidden(tokens, model.body.adapter)
-        assert torch.allclose(lesson.hidden[row][1], h, atol=1e-5)
-        assert lesson.scores[row][0].shape == (len(TEXTS.ids[row]) ** 2,)
+        assert torch.allclose(lesson.kept[row][0][1], h, atol=1e-5)
+        assert lesson.kept[row][1][0].shape == (len(TEXTS.ids[row]) ** 2,)
         pooled = h.mean(0, keepdim=True)
         assert torch.allclose(lesson.logits[row], model.heads[0](pooled)[0], atol=1e-5)
         assert lesson.transferable is not None
@@ -125,6 +125,28 @@ def test_a_lesson_is_the_teacher_s_forward_of_each_row_alone(tiny_encoder: Encod
     chosen = lesson.select([4, 1, 2])
     assert torch.equal(chosen.packed([0, 1, 2])[0][1], hidden[1])
     assert torch.equal(chosen.logits, lesson.logits[[4, 1, 2]])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 30_000])
+def test_rows_without_room_pass_the_teacher_again_and_the_lesson_stays_the_same(
+    tiny_encoder: Encoder, kept_bytes: int
+) -> None:
+    model = model_on(tiny_encoder)
+    assert isinstance(model.body, AdapterBody)
+    teacher = Teacher(tiny_encoder, model.body.adapter, model.heads[0])
+    whole, bounded = (
+        Lesson.of(teacher, TEXTS.ids, DOMAINS, student_layers=2, batch_size=4, kept_bytes=most)
+        for most in (2**20, kept_bytes)
+    )
+    assert len(whole.kept) == 24 and (len(bounded.kept) > 0) == (kept_bytes > 0)
+    held = sum(p.nbytes for one in bounded.kept.values() for part in one for p in part)
+    assert held <= kept_bytes and len(bounded.kept) < 24
+    rows = [*range(0, 24, 2), 1]
+    for lesson in (bounded, bounded.select(range(24))):
+        for found, wanted in zip(lesson.packed(rows), whole.packed(rows), strict=True):
+            for one, other in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert torch.equal(whole.logits, bounded.logits)
 
 
 def test_a_domain_that_was_not_there_stands_for_the_mean_of_those_that_were() -> None:

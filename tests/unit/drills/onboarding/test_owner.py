@@ -24,7 +24,7 @@ def report(name: str = "v1", **more: Any) -> Any:
 
 
 def made(**other: Any) -> Made:
-    files = {"owners/acme/report.json", "serving/acme/live.json"}
+    files = {"owners/acme/report.json", "serving/live/acme.json"}
     # The manifest is only compared: None stands for one.
     return replace(Made(report(), (None, b"payload"), 1, files), **other)  # type: ignore[arg-type]
 
@@ -45,8 +45,8 @@ def test_only_times_may_differ(tmp_path: Path) -> None:
         ({"published": (None, b"other")}, [f"the adapter's manifest {ANOTHER}"]),
         ({"versions": 2}, ["2 versions were published, expected one"]),
         (
-            {"left": {"owners/acme/report.json", "serving/acme/.staged-live.json"}},
-            ["left behind: serving/acme/.staged-live.json", "not there: serving/acme/live.json"],
+            {"left": {"owners/acme/report.json", "serving/live/.staged-acme.json"}},
+            ["left behind: serving/live/.staged-acme.json", "not there: serving/live/acme.json"],
         ),
     ],
 )

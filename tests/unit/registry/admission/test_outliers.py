@@ -15,15 +15,16 @@ from adapterdistill.registry.admission.outliers import (
     TRAITS,
     concentration,
     constancy,
-    find_peers,
     loudness,
     outlier_reasons,
     unevenness,
     weighted_median,
 )
 from adapterdistill.registry.admission.weight_statistics import WeightStatistics
+from adapterdistill.registry.index.database import sqlite
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import withdraw
+from adapterdistill.registry.index.peers import find_peers
 from tests.unit.registry.admission.test_weight_statistics import measured
 from tests.unit.registry.samples import Arrays, encoder_fields, sample
 
@@ -239,7 +240,7 @@ def test_traits_have_names_of_their_own() -> None:
 def test_the_population_is_the_newest_active_of_each_other_tenant(tmp_path: Path) -> None:
     """Compare with a rule in plain Python, on versions of every state, encoder and tenant."""
     random = np.random.default_rng(0)
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     rows: list[tuple[str, str, str, int]] = []
     for number in range(80):
         tenant, digit = f"t{random.integers(5)}", "ab"[random.integers(2)]

@@ -11,8 +11,8 @@ import pytest
 from adapterdistill.errors import AliasConflictError, ConfigError, RequestIdReusedError
 from adapterdistill.registry.access import Caller
 from adapterdistill.registry.index import idempotency
+from adapterdistill.registry.index.database import sqlite
 from adapterdistill.registry.index.idempotency import once
-from adapterdistill.registry.index.schema import connect
 from adapterdistill.registry.v1 import registry_pb2 as pb
 
 ACME, BROOK = Caller("owner", "acme"), Caller("owner", "brook")
@@ -28,7 +28,7 @@ class Changes:
     def make(self) -> pb.SetAliasResponse:
         self.made += 1
         self.db.execute(
-            "INSERT INTO lineage VALUES (?, ?, x'')", (f"student {self.made}", "teacher")
+            "INSERT INTO lineage VALUES (?, ?, ?)", (f"student {self.made}", "teacher", b"")
         )
         return pb.SetAliasResponse(alias=pb.Alias(etag=f"etag {self.made}"))
 
@@ -38,7 +38,7 @@ class Changes:
 
 @pytest.fixture
 def changes(tmp_path: Path) -> Iterator[Changes]:
-    db = connect(tmp_path / "index.sqlite3")
+    db = sqlite(tmp_path / "index.sqlite3")
     yield Changes(db)
     db.close()
 

@@ -18,6 +18,7 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.access import ANYONE, Caller
 from adapterdistill.registry.index.aliases import alias_of, set_alias
+from adapterdistill.registry.index.database import sqlite
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import withdraw
 from adapterdistill.registry.index.lineage import relatives
@@ -29,7 +30,7 @@ from tests.unit.registry.samples import encoder_fields, manifest_of
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     yield index
     index.close()
 
@@ -55,10 +56,10 @@ def listed(
 
 
 def test_added_version_is_found_after_reopening(tmp_path: Path) -> None:
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     row = index.add(version(1))
     index.close()
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     assert index.get(version(1).ref) == row
     assert row.manifest_json == version(1).canonical_json()
     index.close()
@@ -265,12 +266,12 @@ def test_lineage_stops_at_its_limit_and_says_so(index: Index) -> None:
 
 
 def test_index_of_a_newer_release_is_refused(tmp_path: Path) -> None:
-    Index(tmp_path / "index.sqlite3").close()
+    Index(sqlite(tmp_path / "index.sqlite3")).close()
     db = sqlite3.connect(tmp_path / "index.sqlite3")
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(RegistryError, match="newer"):
-        Index(tmp_path / "index.sqlite3")
+        Index(sqlite(tmp_path / "index.sqlite3"))
 
 
 def test_an_encoder_has_the_shapes_of_its_oldest_active_version(index: Index) -> None:

@@ -12,6 +12,7 @@ from adapterdistill.manifest import Manifest, VersionRef
 from adapterdistill.registry.access import ANYONE, EVERYONE, NOBODY, Caller
 from adapterdistill.registry.index import events, watching
 from adapterdistill.registry.index.aliases import alias_of, set_alias
+from adapterdistill.registry.index.database import sqlite
 from adapterdistill.registry.index.events import after, following
 from adapterdistill.registry.index.index import Index
 from adapterdistill.registry.index.lifecycle import release_from_quarantine, set_consent, withdraw
@@ -26,14 +27,14 @@ OPERATOR, AUDITOR = Caller("operator", "olga"), Caller("auditor", "ada")
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     yield index
     index.close()
 
 
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path / "strict.sqlite3", refuse_descendants=True)
+    index = Index(sqlite(tmp_path / "strict.sqlite3"), refuse_descendants=True)
     yield index
     index.close()
 
@@ -247,7 +248,7 @@ def test_an_index_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> N
     from adapterdistill.registry.index import schema
 
     db = sqlite3.connect(tmp_path / "index.sqlite3")
-    db.executescript(f"BEGIN; {schema._MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+    db.executescript(f"BEGIN; {schema.MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
     manifest = version(1, language="de")
     db.execute(
         "INSERT INTO versions (tenant, adapter, version, weights_sha256, tokenizer_sha256,"
@@ -263,7 +264,7 @@ def test_an_index_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> N
     )
     db.commit()
     db.close()
-    index = Index(tmp_path / "index.sqlite3")
+    index = Index(sqlite(tmp_path / "index.sqlite3"))
     row = index.get(manifest.ref, BROOK)
     assert (row.state, row.created_ns, row.revision) == ("active", 7, 1)
     assert listed(index, BROOK, language="de") == [manifest.ref]
@@ -295,8 +296,8 @@ def test_a_watch_page_by_page_sees_what_one_look_at_all_events_sees(
         name = f"tenants/{tenant}/adapters/{adapter}/aliases/x{number}"
         public = draw.random() < 0.5
         events.record(index.db, ACME, "alias_moved", (tenant, adapter), name, public=public)
-    index.write_consent(("brook", "a1"), EVERYONE)
-    index.write_consent(("corn", "a2"), frozenset({"acme"}))
+    index.write_consent(("brook", "a1"), EVERYONE, 1)
+    index.write_consent(("corn", "a2"), frozenset({"acme"}), 1)
     newest = index.newest_revision()
     for caller in (ACME, BROOK, OPERATOR):
         everything = [*after(index.db, 0, caller, max_rows=1000)]

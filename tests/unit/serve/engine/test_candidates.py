@@ -17,10 +17,16 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.release import Mode, drop, promote, put_up, roll_back, set_live
+from adapterdistill.release import Mode, drop, promote, put_up, roll_back, set_live, take_down
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from adapterdistill.serve.engine.live import Alias
-from tests.serving_store import MadeTenant, make_tenant, put_live
+from tests.serving_store import (
+    MadeTenant,
+    make_tenant,
+    put_live,
+    stored_file,
+    write_damaged_release,
+)
 from tests.unit.serve.engine.test_engine import TEXTS, assert_answers_as
 
 
@@ -34,10 +40,10 @@ def new(encoder: Encoder) -> MadeTenant:
     return make_tenant(encoder, "acme", seed=2)
 
 
-def try_out(store: Path, made: MadeTenant, *, mode: Mode = "canary", share: float = 0.5) -> Path:
-    folder = write_bundle(store, made.bundle)
-    put_up(store, made.tenant, folder.name, mode=mode, share=share)
-    return folder
+def try_out(store: Path, made: MadeTenant, *, mode: Mode = "canary", share: float = 0.5) -> str:
+    bundle_id = write_bundle(store, made.bundle)
+    put_up(store, made.tenant, bundle_id, mode=mode, share=share)
+    return bundle_id
 
 
 def serving(store: Path, encoder: Encoder, live: MadeTenant, candidate: MadeTenant) -> Engine:
@@ -127,7 +133,7 @@ def test_a_refused_candidate_is_said_and_leaves_live_as_it_is(
 ) -> None:
     engine = serving(store, encoder, old, new)
     damaged = try_out(store, make_tenant(encoder, "acme", seed=3))
-    (damaged / "faqs.parquet").write_bytes(b"")
+    stored_file(store, "acme", damaged, "faqs.parquet").write_bytes(b"")
     changed = engine.refresh()
     assert isinstance(changed.refused["acme@canary"], ServingError)
     # Not even the candidate before it answers: it is not wanted any more.
@@ -166,7 +172,7 @@ def test_a_damaged_release_leaves_live_and_candidate_as_they_are(
     store: Path, encoder: Encoder, old: MadeTenant, new: MadeTenant
 ) -> None:
     engine = serving(store, encoder, old, new)
-    (store / "acme" / "live.json").write_text("{")
+    write_damaged_release(store, "acme", "{")
     changed = engine.refresh()
     assert changed.refused.keys() == {"acme"} and changed.dropped == ()
     assert_answers_as(ask(engine, "live"), old, encoder, "hi")
@@ -177,7 +183,7 @@ def test_a_tenant_that_goes_takes_its_candidate_along(
     store: Path, encoder: Encoder, old: MadeTenant, new: MadeTenant
 ) -> None:
     engine = serving(store, encoder, old, new)
-    (store / "acme" / "live.json").unlink()
+    take_down(store, "acme")
     assert engine.refresh().dropped == ("acme", "acme@canary")
     for alias in ("live", "canary"):
         with pytest.raises(UnknownTenantError, match="no live adapter"):
@@ -254,7 +260,7 @@ def test_threads_promotions_and_rollbacks_never_mix_versions_or_fail_a_request(
         for one in both
         for text in TEXTS
     }
-    ids = {t: [write_bundle(store, one.bundle).name for one in both] for t, both in made.items()}
+    ids = {t: [write_bundle(store, one.bundle) for one in both] for t, both in made.items()}
     for tenant, (first, second) in ids.items():
         set_live(store, tenant, first)
         put_up(store, tenant, second, mode="canary", share=0.5)

@@ -16,14 +16,22 @@ from adapterdistill.errors import (
     EncoderMismatchError,
     InvalidPayloadError,
     ServingError,
+    StoreError,
     UnknownTenantError,
 )
 from adapterdistill.evaluation.scorer import pack_scorer
-from adapterdistill.release import set_live
+from adapterdistill.release import set_live, take_down
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_scorers import random_scorer
 from tests.random_variants import VARIANTS, make_variant_tenant
-from tests.serving_store import MadeTenant, make_tenant, put_live, save_tiny_encoder
+from tests.serving_store import (
+    MadeTenant,
+    make_tenant,
+    put_live,
+    save_tiny_encoder,
+    stored_file,
+    write_damaged_release,
+)
 
 TEXTS = [
     "where is my parcel",
@@ -232,7 +240,7 @@ def test_a_new_version_and_a_withdrawn_tenant_need_no_restart(
     other = make_tenant(encoder, "other", seed=3)
     engine = serve_tenants(store, encoder, [old, other])
     put_live(store, new)
-    (store / "other" / "live.json").unlink()
+    take_down(store, "other")
     changed = engine.refresh()
     assert (changed.loaded, changed.dropped, changed.refused) == (("acme",), ("other",), {})
     outcomes = engine.search([SearchItem("acme", "hi"), SearchItem("other", "hi")])
@@ -245,7 +253,7 @@ def test_a_new_version_and_a_withdrawn_tenant_need_no_restart(
 def test_rolling_back_is_pointing_at_the_old_bundle(store: Path, encoder: Encoder) -> None:
     old, new = make_tenant(encoder, "acme", seed=1), make_tenant(encoder, "acme", seed=2)
     engine = serve_tenants(store, encoder, [old, new])
-    set_live(store, "acme", write_bundle(store, old.bundle).name)
+    set_live(store, "acme", write_bundle(store, old.bundle))
     engine.refresh()
     [answer] = answers(engine, [SearchItem("acme", "hi")])
     assert_answers_as(answer, old, encoder, "hi")
@@ -260,7 +268,7 @@ def test_a_corrupted_bundle_is_refused_and_the_old_version_stays(
     old, new = make_tenant(encoder, "acme", seed=1), make_tenant(encoder, "acme", seed=2)
     fresh = make_tenant(encoder, "fresh", seed=3)
     engine = serve_tenants(store, encoder, [old])
-    damaged = put_live(store, new) / file
+    damaged = stored_file(store, "acme", put_live(store, new), file)
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(bytes(content))
@@ -275,7 +283,7 @@ def test_a_corrupted_bundle_is_refused_and_the_old_version_stays(
 def test_a_damaged_pointer_leaves_the_tenant_live(store: Path, encoder: Encoder) -> None:
     made = make_tenant(encoder, "acme", seed=1)
     engine = serve_tenants(store, encoder, [made])
-    (store / "acme" / "live.json").write_text("{")
+    write_damaged_release(store, "acme", "{")
     assert isinstance(engine.refresh().refused["acme"], ServingError)
     [answer] = answers(engine, [SearchItem("acme", "hi")])
     assert_answers_as(answer, made, encoder, "hi")
@@ -284,7 +292,7 @@ def test_a_damaged_pointer_leaves_the_tenant_live(store: Path, encoder: Encoder)
 def test_a_vanished_store_leaves_everything_live(store: Path, encoder: Encoder) -> None:
     engine = serve_tenants(store, encoder, [make_tenant(encoder, "acme", seed=1)])
     store.rename(store.with_name("elsewhere"))
-    with pytest.raises(ServingError):
+    with pytest.raises(StoreError):
         engine.refresh()
     assert answers(engine, [SearchItem("acme", "hi")])
 
@@ -311,8 +319,8 @@ def test_an_adapter_that_is_not_what_its_manifest_measured_is_refused(
 
 
 def test_a_refused_bundle_is_not_tried_again_at_once(store: Path, encoder: Encoder) -> None:
-    folder = put_live(store, make_tenant(encoder, "acme", seed=1))
-    (folder / "faqs.parquet").write_bytes(b"")
+    damaged = put_live(store, make_tenant(encoder, "acme", seed=1))
+    stored_file(store, "acme", damaged, "faqs.parquet").write_bytes(b"")
     engine = Engine(encoder, store, retry_refused_s=3600)
     assert engine.refresh().refused.keys() == {"acme"}
     assert engine.refresh().refused == {}
@@ -345,7 +353,7 @@ def test_threads_and_reloads_never_mix_tenants_or_versions(store: Path, encoder:
         for made in both
         for text in TEXTS
     }
-    folders = {t: [put_live(store, made) for made in both] for t, both in versions.items()}
+    ids = {t: [put_live(store, made) for made in both] for t, both in versions.items()}
     engine = Engine(encoder, store, capacity=4)
     engine.refresh()
     wrong: list[str] = []
@@ -377,7 +385,7 @@ def test_threads_and_reloads_never_mix_tenants_or_versions(store: Path, encoder:
     while any(thread.is_alive() for thread in threads):
         turn += 1
         for tenant in versions:
-            set_live(store, tenant, folders[tenant][turn % 2].name)
+            set_live(store, tenant, ids[tenant][turn % 2])
         engine.refresh()
         time.sleep(0.001)
     assert wrong == [] and turn > 3 and len(seen) == 8, "too few reloads"

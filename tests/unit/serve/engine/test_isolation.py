@@ -21,6 +21,7 @@ from adapterdistill.release import (
     read_release,
     roll_back,
     set_live,
+    take_down,
 )
 from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from adapterdistill.serve.engine.live import Alias, LiveTenant
@@ -55,7 +56,7 @@ class Operator:
                 self.encoder_of[made.bundle.manifest.version] = encoder
         self._bundles: dict[str, list[str]] = {}
         for tenant, both in self.versions.items():
-            self._bundles[tenant] = [write_bundle(store, made.bundle).name for made in both]
+            self._bundles[tenant] = [write_bundle(store, made.bundle) for made in both]
             set_live(store, tenant, self._bundles[tenant][0])
         engine.refresh()
         for tenant in self.versions:
@@ -92,7 +93,7 @@ class Operator:
         [other] = set(self._bundles[tenant]) - {release.bundle}
         possible: list[tuple[str, Callable[[], object]]] = [
             ("swap", lambda: set_live(store, tenant, other)),
-            ("remove", (store / tenant / "live.json").unlink),
+            ("remove", lambda: take_down(store, tenant)),
         ]
         if release.candidate is None:
             for mode in ("canary", "shadow"):

@@ -3,11 +3,13 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import telling_probes
@@ -18,9 +20,11 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
+from adapterdistill.serve.engine import embedding, proofs
+from adapterdistill.serve.engine.adapter_bank import AdapterBank
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_variants import make_variant_tenant
-from tests.serving_store import MadeTenant, make_tenant, put_live
+from tests.serving_store import MadeTenant, make_tenant, put_live, stored_file
 from tests.unit.serve.engine.test_engine import assert_answers_as
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]
@@ -88,9 +92,9 @@ def test_requests_for_one_tenant_share_its_load(store: Path, encoder: Encoder) -
     engine = paged(store, encoder, made, slots=2)
     gate, load = threading.Event(), engine._loader.load
 
-    def slow(tenant: str, bundle_id: str, *, briefly: bool) -> object:
+    def slow(tenant: str, bundle_id: str, *, prove: bool) -> object:
         assert gate.wait(10)
-        return load(tenant, bundle_id, briefly=briefly)
+        return load(tenant, bundle_id, prove=prove)
 
     engine._loader.load = slow  # type: ignore[method-assign, assignment]
     waiting = [engine.admit("tenant-2") for _ in range(5)]
@@ -108,10 +112,10 @@ def test_a_failed_load_is_logged_evicts_nobody_and_is_not_tried_again_at_once(
     store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = tenants(encoder, 3)
-    folder = put_live(store, made[2])
+    damaged = put_live(store, made[2])
     engine = paged(store, encoder, made, slots=2)
     before = set(engine.snapshot.tenants)
-    (folder / "adapter.safetensors").write_bytes(b"")
+    stored_file(store, "tenant-2", damaged, "adapter.safetensors").write_bytes(b"")
     with pytest.raises(UnknownTenantError, match="refused"):
         held(engine, "tenant-2")
     for _ in range(3):
@@ -216,13 +220,77 @@ def test_a_tenant_is_proven_briefly_when_asked_for_and_wholly_afterwards(
     ask(engine, made[0], encoder)
 
 
-def test_a_bundle_that_fails_the_brief_proof_answers_nothing(store: Path, encoder: Encoder) -> None:
-    made = tenants(encoder, 2)
-    golden = made[1].bundle.manifest.golden
-    made[1] = with_golden(made[1], tuple(d + 0.05 for d in golden.distances))
-    engine = paged(store, encoder, made, slots=1)
+def with_wrong_golden(made: MadeTenant) -> MadeTenant:
+    distances = made.bundle.manifest.golden.distances
+    return with_golden(made, tuple(d + 0.05 for d in distances))
+
+
+def test_a_bundle_that_fails_the_proof_with_its_first_answer_answers_nothing(
+    store: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tenants(encoder, 3)
+    made[2] = with_wrong_golden(made[2])
+    engine = paged(store, encoder, made, slots=2)
+    lying = held(engine, "tenant-2")
+    other = held(engine, "tenant-0")
+    for _ in range(2):  # the second time to a request that has held it since
+        items = [SearchItem("tenant-2", "hi", 50, lying), SearchItem("tenant-0", "hi", 50, other)]
+        refused, answered, again = engine.search([*items, items[0]])
+        for found in (refused, again):
+            assert isinstance(found, UnknownTenantError) and "refused" in str(found)
+        assert isinstance(answered, SearchAnswer)
+        assert_answers_as(answered, made[0], encoder, "hi")
     with pytest.raises(UnknownTenantError, match="refused"):
-        held(engine, "tenant-1")
+        engine.admit("tenant-2")
+    assert engine.paging.failures == 1 and "tenant-2" not in engine.snapshot.tenants
+    [line] = [r.message for r in caplog.records if "tenant-2: bundle refused" in r.message]
+    assert "tolerance" in line
+
+
+def test_embeddings_of_a_bundle_that_fails_its_proof_are_refused(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 2)
+    made[1] = with_wrong_golden(made[1])
+    engine = paged(store, encoder, made, slots=1)
+    lying = held(engine, "tenant-1")
+    with pytest.raises(UnknownTenantError, match="refused"):
+        engine.embed(["hi"], [lying])
+
+
+def test_the_store_s_first_tenants_are_proven_when_it_is_read(
+    store: Path, encoder: Encoder
+) -> None:
+    made = tenants(encoder, 4)
+    made[1] = with_wrong_golden(made[1])
+    for tenant in made:
+        put_live(store, tenant)
+    engine = Engine(encoder, store, retry_refused_s=3600)
+    changed = engine.refresh()
+    assert changed.loaded == ("tenant-0", "tenant-2", "tenant-3")
+    assert changed.refused.keys() == {"tenant-1"}
+    assert engine.snapshot.num_tenants == 3
+    with pytest.raises(UnknownTenantError, match="no live adapter"):
+        engine.admit("tenant-1")
+    for place in (0, 2, 3):
+        ask(engine, made[place], encoder)
+
+
+def test_a_proof_costs_rows_of_the_first_batch_and_none_of_the_next(
+    store: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tenants(encoder, 3)
+    engine = paged(store, encoder, made, slots=2)
+    rows: list[int] = []
+
+    def counted(bank: AdapterBank, ids: Sequence[Sequence[int]], served: object) -> Tensor:
+        rows.append(len(ids))
+        return embedding.embed(bank, ids, served)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proofs, "embed", counted)
+    for _ in range(2):
+        ask(engine, made[2], encoder)
+    assert rows == [2, 1]
 
 
 def test_reading_the_store_keeps_nobody_in_memory(
@@ -258,7 +326,7 @@ def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
     engine = paged(store, encoder, made, slots=1)
     new = make_tenant(encoder, "tenant-1", seed=77)
     damaged = put_live(store, new)
-    (damaged / "faqs.parquet").write_bytes(b"")
+    stored_file(store, "tenant-1", damaged, "faqs.parquet").write_bytes(b"")
     assert engine.refresh().refused.keys() == {"tenant-1"}
     ask(engine, made[1], encoder)
     new = make_tenant(encoder, "tenant-1", seed=78)

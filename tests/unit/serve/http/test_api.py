@@ -276,12 +276,14 @@ def test_openapi_names_tags_and_exemplifies_every_operation(client: TestClient) 
                 content = answer["content"]["application/json"]
                 if content["schema"].get("$ref", "").endswith("/ErrorBody"):
                     assert f"`{next(iter(content['examples']))}`" in answer["description"], status
-    assert names == ["search", "giveFeedback", "getTenant", "getEncoders", "getHealth"]
+    assert names == [
+        *("search", "classify", "giveFeedback", "getTenant", "getEncoders", "getHealth"),
+    ]
 
 
 def test_the_documentation_has_each_call_in_three_languages(client: TestClient) -> None:
     page = unescape(client.get("/docs").text)
-    assert [page.count(f"<h4>{one}</h4>") for one in ("curl", "Python", "JavaScript")] == [5, 5, 5]
+    assert [page.count(f"<h4>{one}</h4>") for one in ("curl", "Python", "JavaScript")] == [6, 6, 6]
     for shown in (
         "<code>top_k</code>: integer from 1 to 50, by default 5",
         "<code>query</code>: string of 1 to 2000 characters or null",

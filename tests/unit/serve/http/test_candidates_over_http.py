@@ -29,7 +29,7 @@ def test_a_request_may_name_the_bundle_that_answers(
 ) -> None:
     put_live(store, acme)
     candidate = make_tenant(encoder, "acme", seed=9)
-    put_up(store, "acme", write_bundle(store, candidate.bundle).name, mode="shadow", share=1)
+    put_up(store, "acme", write_bundle(store, candidate.bundle), mode="shadow", share=1)
     put_live(store, make_tenant(encoder, "strict", seed=2, threshold=1.0))
     engine = Engine(encoder, store)
     engine.refresh()
@@ -55,8 +55,8 @@ def test_a_tenant_s_state_tells_of_its_candidate_and_how_it_compares(
 ) -> None:
     put_live(store, acme)
     candidate = replace(acme.bundle, threshold=1.0)  # the same answers, and abstains from all
-    folder = write_bundle(store, candidate)
-    put_up(store, "acme", folder.name, mode="shadow", share=1)
+    tried = write_bundle(store, candidate)
+    put_up(store, "acme", tried, mode="shadow", share=1)
     engine = Engine(encoder, store)
     engine.refresh()
     metrics, batcher = Metrics(), Batcher(engine.search, QueueLimits())
@@ -79,7 +79,7 @@ def test_a_tenant_s_state_tells_of_its_candidate_and_how_it_compares(
         shown = client.get("/metrics").text
         assert 'candidate_queries_total{event="compared",replica=""} 2.0' in shown
         assert 'candidate_score_difference_total{replica=""} 0.0' in shown
-        put_up(store, "acme", folder.name, mode="canary", share=1)
+        put_up(store, "acme", tried, mode="canary", share=1)
         engine.refresh()
         client.post("/v1/tenants/acme/search", json={"query": "hi"})
         shown = client.get("/metrics").text

@@ -1,17 +1,22 @@
 """What an HTTP client may send that is unusual but fair, and what it is told."""
 
+import asyncio
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from adapterdistill.backbone import Encoder
 from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchItem, SearchOutcome
 from adapterdistill.serve.http.api import build_api
+from adapterdistill.serve.http.classify import ClassifyRequest
 from adapterdistill.serve.http.embeddings import EmbeddingsRequest
 from adapterdistill.serve.http.fault_words import MUST_BE, sentence
 from adapterdistill.serve.http.feedback import FeedbackRequest
@@ -170,8 +175,9 @@ def test_a_head_is_that_of_the_answer_to_get(client: TestClient) -> None:
 
 
 def test_every_field_of_a_search_has_a_sentence_with_its_bounds() -> None:
-    fields = SearchRequest.model_fields | FeedbackRequest.model_fields
-    assert {*fields, *EmbeddingsRequest.model_fields, "tenant", "the body"} == MUST_BE.keys()
+    bodies = (SearchRequest, ClassifyRequest, FeedbackRequest, EmbeddingsRequest)
+    fields = {name for body in bodies for name in body.model_fields}
+    assert {*fields, "tenant", "the body"} == MUST_BE.keys()
     schema = SearchRequest.model_json_schema()["properties"]
     assert str(schema["top_k"]["maximum"]) in MUST_BE["top_k"]
     assert str(schema["query"]["anyOf"][0]["maxLength"]) in MUST_BE["query"]
@@ -190,3 +196,51 @@ def test_a_sentence_repeats_neither_values_nor_invented_keys() -> None:
         with pytest.raises(ValidationError) as refused:
             SearchRequest.model_validate(given)
         assert not any(secret in sentence(fault, MUST_BE) for fault in refused.value.errors())
+
+
+def test_a_search_whose_client_has_gone_is_cancelled_and_leaves_the_queue(
+    store: Path, encoder: Encoder
+) -> None:
+    put_live(store, make_tenant(encoder, "acme", seed=1))
+    engine = Engine(encoder, store)
+    engine.refresh()
+    gate = threading.Event()
+
+    def slow(items: Sequence[SearchItem]) -> list[SearchOutcome]:
+        assert gate.wait(30)
+        return engine.search(items)
+
+    async def scenario() -> None:
+        batcher, sent = Batcher(slow, QueueLimits()), []
+        api = build_api(engine, batcher, lambda: 0.0)
+        gone = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def ask() -> None:
+            body = iter([{"type": "http.request", "body": HI, "more_body": False}])
+
+            async def receive() -> Message:
+                for message in body:
+                    return message
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": SEARCH, "headers": headers}
+            await api({**scope, "query_string": b""}, receive, send)
+
+        waiting = [asyncio.create_task(ask()) for _ in range(2)]
+        while batcher.num_queued != 1:  # the first is with the engine, the second waits
+            await asyncio.sleep(0.001)
+        gone.set()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in ended] == [asyncio.CancelledError] * 2
+        assert (batcher.num_queued, sent) == (0, [])
+        gate.set()
+        await batcher.drain()
+        batcher.close()
+
+    asyncio.run(scenario())
+    engine.close()

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.feedback import FILE, opened
+from adapterdistill.feedback import FILE, SAMPLED, opened
 from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import RankedFaq, SearchAnswer
 from adapterdistill.serve.http.api import build_api
 from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.fair_queue import QueueLimits
@@ -22,7 +24,7 @@ PATH = "/v1/tenants/acme/feedback"
 
 @pytest.fixture
 def keeper(store: Path) -> Iterator[Keeper]:
-    keeper = Keeper(store)
+    keeper = Keeper(store, draw=lambda: 1.0)
     yield keeper
     keeper.close()
 
@@ -95,7 +97,7 @@ def test_an_unknown_tenant_and_a_deployment_without_feedback_are_404(
 def test_a_file_that_cannot_be_written_is_told_without_its_place(
     client: TestClient, store: Path
 ) -> None:
-    (store / "acme" / FILE).mkdir()
+    (store / "acme" / FILE).mkdir(parents=True)
     response = client.post(PATH, json={"query": "canary-4711", "verdict": "wrong"})
     assert (response.status_code, response.json()["reason"]) == (500, "FILE_ERROR")
     assert str(store) not in response.text and "canary" not in response.text
@@ -123,9 +125,22 @@ def test_questions_that_are_turned_away_are_kept_and_others_are_not(
 def test_what_the_keeper_cannot_write_is_counted_and_answers_go_on(
     client: TestClient, store: Path, keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (store / "strict" / FILE).mkdir()
+    (store / "strict" / FILE).mkdir(parents=True)
     body = {"query": "canary-4711"}
     assert client.post("/v1/tenants/strict/search", json=body).status_code == 200
     keeper.close()
     assert keeper.dropped == 1
     assert "questions that were not kept: 1" in caplog.text and "canary-4711" not in caplog.text
+
+
+def test_a_few_questions_that_are_answered_well_are_kept_too(store: Path, encoder: Encoder) -> None:
+    put_live(store, make_tenant(encoder, "acme", seed=1))
+    ranked = (RankedFaq("acme-1", "pay", None, 0.9),)
+    answer = SearchAnswer("acme", "faq", "a" * 64, ranked, abstained=False)
+    certain = replace(answer, confidence=0.99)
+    keeper = Keeper(store, draw=iter([SAMPLED, SAMPLED / 2]).__next__)
+    keeper.see("acme", ["left out", "drawn"], [certain, certain])
+    keeper.close()
+    with opened(store, "acme") as kept:
+        [found] = kept.questions()
+    assert (found.text, found.faq_id, found.confidence) == ("drawn", "acme-1", 0.99)

@@ -27,7 +27,7 @@ from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
 from adapterdistill.serve.queue.request_context import RequestContext, Stages
 from adapterdistill.serve.queue.searching import Searcher
 from tests.served import Served, until
-from tests.serving_store import MadeTenant, make_tenant, put_live
+from tests.serving_store import MadeTenant, make_tenant, put_live, stored_file
 from tests.unit.serve.engine.test_candidates import try_out
 from tests.unit.serve.engine.test_engine import TEXTS, assert_answers_as
 
@@ -176,10 +176,10 @@ def test_a_canary_that_cannot_be_loaded_any_more_costs_nobody_an_answer(
     store: Path, encoder: Encoder, old: MadeTenant, new: MadeTenant
 ) -> None:
     put_live(store, old)
-    folder = try_out(store, new, share=1)
+    damaged = try_out(store, new, share=1)
     engine = Engine(encoder, store, capacity=1, max_slots=1)  # it is proven, and out of memory
     engine.refresh()
-    (folder / "faqs.parquet").write_bytes(b"")
+    stored_file(store, "acme", damaged, "faqs.parquet").write_bytes(b"")
 
     async def scenario(searcher: Searcher, _: Batcher) -> None:
         for _ in range(3):
