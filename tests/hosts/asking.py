@@ -1,11 +1,13 @@
 """Asks one question again and again with the project's client, and prints each outcome as JSON.
 
-Runs on a host until it is killed. Arguments: address, tenant, file of the token, question.
+Runs on a host until a file is there. Arguments: address, tenant, file of the token, question, and
+the file that ends it.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import httpx
 
@@ -14,9 +16,9 @@ from adapterdistill.client import Client, SearchError
 PAUSE_S = 0.05
 
 
-def main(address: str, tenant: str, token_file: str, question: str) -> None:
+def main(address: str, tenant: str, token_file: str, question: str, ends: str) -> None:
     with Client(address, tenant, token_file=token_file, timeout_s=5.0, retries=0) as client:
-        while True:
+        while not Path(ends).exists():
             began, faq_id, reason = time.time(), None, None
             try:
                 faq_id = client.search(question).ranked[0].faq_id

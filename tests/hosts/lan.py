@@ -195,7 +195,7 @@ class Host:
             columns = line.split()
             address, _, port = columns[3].rpartition(":")
             program = line.partition('(("')[2].partition('"')[0]
-            found.append((address.strip("[]"), int(port), program))
+            found.append((address.strip("[]").removeprefix("::ffff:"), int(port), program))
         return sorted(found)
 
     def raise_wall(self) -> None:

@@ -29,7 +29,7 @@ dtype = "float32"
 bottleneck_size = 8
 extract_steps = {steps}
 distil_steps = {steps}
-evaluate_every = 20
+evaluate_every = 5
 """
 
 
@@ -148,9 +148,12 @@ def start_nodes(lan: Lan) -> None:
         lan.hosts[name].start_unit(NODE)
 
 
-def shell(host: Host, line: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A line in a shell that sourced environment.sh."""
-    return host.run("bash", "-c", f"source cluster/nodes/environment.sh && {line}", check=check)
+def shell(
+    host: Host, line: str, *, check: bool = True, timeout_s: float = 120.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a line in a shell that sourced environment.sh."""
+    sourced = f"source cluster/nodes/environment.sh && {line}"
+    return host.run("bash", "-c", sourced, check=check, timeout_s=timeout_s)
 
 
 def num_nodes(head: Host) -> int:
