@@ -1,4 +1,3 @@
-import gc
 import random
 import threading
 import time
@@ -389,20 +388,3 @@ def test_threads_and_reloads_never_mix_tenants_or_versions(store: Path, encoder:
         engine.refresh()
         time.sleep(0.001)
     assert wrong == [] and turn > 3 and len(seen) == 8, "too few reloads"
-
-
-def test_a_slot_in_use_by_a_batch_is_not_reused(store: Path, encoder: Encoder) -> None:
-    old, new = make_tenant(encoder, "acme", seed=1), make_tenant(encoder, "acme", seed=2)
-    engine = serve_tenants(store, encoder, [old])
-    live = (in_flight := engine.snapshot).tenants["acme"]
-    number, stack = live.served.number, live.bank.stack
-    weights = stack.down[:, number].clone()
-    for made in (new, make_tenant(encoder, "other", seed=3), make_tenant(encoder, "third", seed=4)):
-        put_live(store, made)
-        engine.refresh()
-    assert torch.equal(stack.down[:, number], weights)
-    del in_flight, live
-    gc.collect()
-    put_live(store, make_tenant(encoder, "fourth", seed=5))
-    engine.refresh()
-    assert engine.snapshot.tenants["fourth"].served.number == number

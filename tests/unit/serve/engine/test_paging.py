@@ -1,6 +1,7 @@
 """More live tenants than slots: loads, waits and evictions, without a wrong answer."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder
@@ -25,7 +27,7 @@ from adapterdistill.serve.engine.adapter_bank import AdapterBank
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from tests.random_variants import make_variant_tenant
 from tests.serving_store import MadeTenant, make_tenant, put_live, stored_file
-from tests.unit.serve.engine.test_engine import assert_answers_as
+from tests.unit.serve.engine.test_engine import assert_answers_as, serve_tenants
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]
 
@@ -333,3 +335,20 @@ def test_a_new_version_out_of_memory_is_proven_before_it_is_live(
     put_live(store, new)
     assert engine.refresh().loaded == ("tenant-1",)
     ask(engine, new, encoder)
+
+
+def test_a_slot_in_use_by_a_batch_is_not_reused(store: Path, encoder: Encoder) -> None:
+    old, new = make_tenant(encoder, "acme", seed=1), make_tenant(encoder, "acme", seed=2)
+    engine = serve_tenants(store, encoder, [old])
+    live = (in_flight := engine.snapshot).tenants["acme"]
+    number, stack = live.served.number, live.bank.stack
+    weights = stack.down[:, number].clone()
+    for made in (new, make_tenant(encoder, "other", seed=3), make_tenant(encoder, "third", seed=4)):
+        put_live(store, made)
+        engine.refresh()
+    assert torch.equal(stack.down[:, number], weights)
+    del in_flight, live
+    gc.collect()
+    put_live(store, make_tenant(encoder, "fourth", seed=5))
+    engine.refresh()
+    assert engine.snapshot.tenants["fourth"].served.number == number
