@@ -36,7 +36,7 @@ def test_a_shipped_config_is_serve_s_and_builds_the_app(name: str, text: str) ->
     # Within Kubernetes NetworkPolicies keep others out; elsewhere loopback does.
     assert (parsed.http_options.host == "0.0.0.0") == (name == "chart")
     settings = ServeSettings.of(app.args)
-    assert settings.store.is_absolute()
+    assert Path(settings.store).is_absolute()
     # In Kubernetes the gateway knows who asks; elsewhere whoever asks has a token.
     assert settings.open_to_all == (name == "chart") == (settings.tokens is None)
     deployed: Any = build(app.args)
