@@ -22,6 +22,7 @@ from adapterdistill.actors.prototypes import keep_prototypes, kept_prototypes, o
 from adapterdistill.actors.publishing import (
     build_manifest,
     is_published,
+    open_registry,
     publish_once,
     require_registry,
 )
@@ -40,7 +41,7 @@ from adapterdistill.actors.records import (
 from adapterdistill.actors.report.writing import keep_findings, reported_if_refused, write_report
 from adapterdistill.actors.run_state import RunState
 from adapterdistill.actors.stages import stage_of
-from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by, teaching_registry
+from adapterdistill.actors.teachers import fetch_teachers, rows_to_choose_by
 from adapterdistill.actors.tracking import Trackers
 from adapterdistill.actors.training.stages import (
     average,
@@ -112,7 +113,9 @@ class DataOwner:
         """Fetch the frozen adapters of other tenants that suit the own texts best."""
 
         def work() -> Fetched:
-            with teaching_registry(self._config) as registry:
+            with open_registry(self._config) as registry:
+                if not self._config.registry.is_embedded:
+                    registry.kept = Path(self._config.workspace) / self._config.tenant / "listings"
                 found = fetch_teachers(
                     registry,
                     self._encoder,

@@ -1,16 +1,13 @@
 """Chooses and fetches teachers, and proves that they are what their manifests say."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from adapterdistill.actors.publishing import EMBEDDED_REGISTRY, UNTRAINED, open_registry
+from adapterdistill.actors.publishing import UNTRAINED
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import load_proven
-from adapterdistill.config import OnboardConfig, parse_config
-from adapterdistill.data import import_samples, sample_names
+from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.rows import TenantRows, spread
 from adapterdistill.errors import (
     EncoderMismatchError,
@@ -22,11 +19,8 @@ from adapterdistill.errors import (
 from adapterdistill.manifest import Initialisation, SharedPrototypes
 from adapterdistill.registry.answers import Summary
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.registry.server.embedded import embedded_registry
 from adapterdistill.selection import Probes, by_relevance
 
-_BUNDLED = ".bundled"
-"""Folder of the workspace with the sample tenants' rows and runs; no tenant's name begins so."""
 _PROFILE_ROWS = 300
 """Number of the own texts that teachers are chosen for."""
 logger = logging.getLogger(__name__)
@@ -65,43 +59,6 @@ def rows_to_choose_by(config: OnboardConfig, rows: TenantRows) -> Sequence[Seque
     if config.privacy.epsilon is not None:
         return None
     return spread(rows.held_index(), _PROFILE_ROWS).ids
-
-
-@contextmanager
-def teaching_registry(config: OnboardConfig) -> Iterator[RegistryClient]:
-    """A client of the run's registry, with the bundled teachers in it if the run asks for them."""
-    if config.teachers.source == "bundled":
-        _publish_samples(config)
-    with open_registry(config) as registry:
-        if not config.registry.is_embedded:
-            registry.kept = Path(config.workspace) / config.tenant / "listings"
-        yield registry
-
-
-def _publish_samples(config: OnboardConfig) -> None:
-    """Onboard the sample tenants into the workspace's registry. What is there is not repeated."""
-    from adapterdistill.actors.data_owner import DataOwner
-
-    workspace = Path(config.workspace)
-    with embedded_registry(workspace / EMBEDDED_REGISTRY) as address:
-        for name in sample_names():
-            if name == config.tenant:
-                continue
-            home = workspace / _BUNDLED
-            if not (home / "data" / name).is_dir():
-                import_samples(name, home / "data" / name)
-            values = {
-                "tenant": name,
-                "language": "en",
-                "data": str(home / "data" / name),
-                "workspace": str(home / "work"),
-                "serving_store": str(home / "serving"),
-                "encoder": config.encoder,
-                "registry": {"address": address},
-                "training": {"bottleneck_size": config.training.bottleneck_size},
-                "teachers": {"max_teachers": 0},
-            }
-            DataOwner(parse_config(values, source="bundled teachers")).publish()
 
 
 def fetch_teachers(

@@ -97,22 +97,6 @@ class OnboardConfig(Section):
         parsed = METHODS[name].sections.model_validate(given)
         return values | {key: getattr(parsed, key) for key in given}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _teachers_by_source(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("teachers") in ("registry", "bundled"):
-            return values | {"teachers": {"source": values["teachers"]}}
-        return values
-
-    @model_validator(mode="after")
-    def _bundled_teachers_need_no_registry(self) -> "OnboardConfig":
-        if self.teachers.source == "bundled" and not self.registry.is_embedded:
-            raise ValueError(
-                "bundled teachers are in the workspace's own registry: leave out registry.address "
-                'and registry.address_file, or set teachers.source to "registry"'
-            )
-        return self
-
     @model_validator(mode="after")
     def _fit_the_method(self) -> "OnboardConfig":
         self.method.check_config(self.sections, self.encoder)

@@ -154,13 +154,8 @@ class TrainingConfig(Section):
 
 
 class TeacherConfig(Section):
-    """Choice of the teachers. `teachers = "bundled"` in a TOML stands for that `source`."""
+    """Choice of the teachers among other tenants' adapters."""
 
-    source: Literal["registry", "bundled"] = Field(
-        default="registry", exclude_if=lambda value: value == "registry"
-    )
-    """`bundled`: the run first trains adapters of the sample tenants that ship with the project,
-    once a workspace, into the workspace's own registry."""
     max_teachers: int = Field(default=16, ge=0, le=256)
     """Number of teachers: those that suit the own texts best of all that the registry lists."""
     language: LanguageTag | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -7,9 +7,8 @@ import pytest
 
 from adapterdistill.actors.preflight import preflight
 from adapterdistill.actors.publishing import EMBEDDED_REGISTRY, open_registry
-from adapterdistill.config import OnboardConfig, parse_config
-from adapterdistill.console.progress import tenants_in
-from adapterdistill.errors import ConfigError, RegistryError
+from adapterdistill.config import OnboardConfig
+from adapterdistill.errors import RegistryError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.embedded import embedded_registry
@@ -63,37 +62,3 @@ def test_a_folder_that_is_served_already_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RegistryError), embedded_registry(tmp_path / "registry"):
         pass
     running.close()
-
-
-def test_bundled_teachers_are_the_sample_tenants_and_are_trained_once(
-    tenants: list[OnboardConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples = ["larkhill-vets"]
-    monkeypatch.setattr("adapterdistill.actors.teachers.sample_names", lambda: samples)
-    monkeypatch.setattr(  # the shipped rows would train for a minute
-        "adapterdistill.actors.teachers.import_samples",
-        lambda name, folder: write_shop(folder, word=name[:4]),
-    )
-    values = [one.model_dump(mode="json") | {"teachers": "bundled"} for one in tenants]
-    first, second = (parse_config(one, source="test") for one in values)
-    report, _ = run_through(first)
-    assert report.fetch_teachers.listed == 1
-    runs = [*Path(first.workspace).glob(".bundled/work/*/runs/*/stages/published.json")]
-    assert len(runs) == 1
-    before = [file.stat().st_mtime_ns for file in runs]
-    run_through(second)
-    assert [file.stat().st_mtime_ns for file in runs] == before
-    # They are no tenants of the workspace, and nothing of them is served.
-    assert tenants_in(Path(first.workspace)) == ["glover", "hatter"]
-    assert first.digest() != tenants[0].digest()
-
-
-def test_bundled_teachers_and_a_registry_s_address_are_refused_together(
-    tenants: list[OnboardConfig],
-) -> None:
-    values = tenants[0].model_dump(mode="json") | {
-        "teachers": {"source": "bundled"},
-        "registry": {"address": "registry.example.org:8443"},
-    }
-    with pytest.raises(ConfigError, match=r"leave out registry\.address"):
-        parse_config(values, source="test")
