@@ -2,7 +2,6 @@
 
 import torch
 
-from adapterdistill import bundle as bundles
 from adapterdistill.actors.records import Bundled
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import golden_vectors
@@ -13,7 +12,8 @@ from adapterdistill.distill.variants import unpack_variant
 from adapterdistill.errors import ServingError
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import Manifest
-from adapterdistill.release import (
+from adapterdistill.store import bundle as bundles
+from adapterdistill.store.release import (
     Candidate,
     has_release,
     live_bundle,
@@ -21,7 +21,7 @@ from adapterdistill.release import (
     read_release,
     set_live,
 )
-from adapterdistill.sealing import key_id
+from adapterdistill.store.sealing import key_id
 
 
 def put_into_service(

@@ -115,7 +115,7 @@ class DataOwner:
         def work() -> Fetched:
             with open_registry(self._config) as registry:
                 if not self._config.registry.is_embedded:
-                    registry.kept = Path(self._config.workspace) / self._config.tenant / "listings"
+                    registry.kept = self._folder.parents[1] / "listings"
                 found = fetch_teachers(
                     registry,
                     self._encoder,
@@ -268,7 +268,7 @@ class DataOwner:
             if config is None or not self._done(Evaluated).rows:
                 verdict = decide_variant(None, None if config is None else kind)
                 return VariantMade(trained=False, **verdict.model_dump())
-            adapter, variant = self._folder / self._chosen, self._folder / _VARIANT
+            files = adapter, variant = self._folder / self._chosen, self._folder / _VARIANT
             trained = make_variant(
                 self._config,
                 self._encoder,
@@ -278,9 +278,7 @@ class DataOwner:
                 tasks=self._dataset.tasks(),
                 prototypes=() if self._config.noise is None else kept_prototypes(self._folder),
             )
-            made, scorer = self._judge.decide_on_variant(
-                trained, adapter, variant, kind, config.most_lost
-            )
+            made, scorer = self._judge.decide_on_variant(trained, *files, kind, config.most_lost)
             write_secret(self._folder / _VARIANT_SCORER, pack_scorer(scorer))
             return made
 

@@ -17,7 +17,6 @@ from adapterdistill.actors.live import Live
 from adapterdistill.actors.records import Evaluated, Published, VariantMade
 from adapterdistill.actors.report.findings import Findings, find
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.confidence import Calibration
 from adapterdistill.config import OnboardConfig
@@ -55,6 +54,7 @@ from adapterdistill.evaluation.scorer import Scorer
 from adapterdistill.evaluation.tenant_texts import TenantTexts, read_texts
 from adapterdistill.files import write_secret
 from adapterdistill.manifest import VariantKind
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 
 PERHAPS_OUT_OF_SCOPE = "perhaps_out_of_scope.jsonl"
 """File of the tenant's workspace: unlabelled queries that would be turned away."""

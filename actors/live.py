@@ -8,12 +8,12 @@ from adapterdistill.actors.publishing import open_registry
 from adapterdistill.actors.records import Decided
 from adapterdistill.actors.run_state import runs_of
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import key_of, read_bundle
 from adapterdistill.config import OnboardConfig
 from adapterdistill.distill.rows import ROWS_FILE, read_rows
 from adapterdistill.errors import NotFoundError, ServingError
 from adapterdistill.manifest import Manifest
-from adapterdistill.release import live_bundle
+from adapterdistill.store.bundle import key_of, read_bundle
+from adapterdistill.store.release import live_bundle
 
 
 class Live(NamedTuple):

@@ -22,14 +22,14 @@ from adapterdistill.errors import (
     RegistryUnavailableError,
 )
 from adapterdistill.evaluation.readability import check_readable
-from adapterdistill.objects import Folder, open_objects
 from adapterdistill.registry.access import EVERYONE, Consent
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.server.server import is_loopback
 from adapterdistill.registry.trust.certificates import left_of
 from adapterdistill.registry.trust.credentials import read_credentials
-from adapterdistill.release import CHANGED
-from adapterdistill.sealing import read_key
+from adapterdistill.store.objects import Folder, open_objects
+from adapterdistill.store.release import CHANGED
+from adapterdistill.store.sealing import read_key
 
 LIVE = "live"
 """Certificates that expire sooner are worth a warning: renewing takes an operator."""

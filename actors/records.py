@@ -19,7 +19,7 @@ from adapterdistill.evaluation.report import (
     VariantReason,
 )
 from adapterdistill.manifest import BundleId, Initialisation, Metric, Record, Sha256, VariantKind
-from adapterdistill.release import UtcTime
+from adapterdistill.store.release import UtcTime
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?"
 VersionName = Annotated[

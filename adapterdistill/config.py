@@ -57,7 +57,7 @@ class OnboardConfig(Section):
     """Owner-local folder for state, checkpoints and reports."""
     serving_store: LocalPathOrUri
     """The tenant's own serving store, read by its Serve deployment: a folder, or `file://` or
-    `s3://` where its nodes are others (`adapterdistill.objects`)."""
+    `s3://` where its nodes are others (`adapterdistill.store.objects`)."""
     serving_key: LocalPath | None = None
     """A key of `adapterdistill bundle key`, with which the bundle is encrypted; none: it is not."""
     encoder: EncoderConfig = EncoderConfig()

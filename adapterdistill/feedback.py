@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from adapterdistill.bundle import Place
 from adapterdistill.data import Query, TenantDataset
 from adapterdistill.data.dataset import write_tenant
 from adapterdistill.errors import ConfigError, FileError, ServingError
 from adapterdistill.files import private_folder
-from adapterdistill.objects import Folder, open_objects
-from adapterdistill.release import has_release
+from adapterdistill.store.bundle import Place
+from adapterdistill.store.objects import Folder, open_objects
+from adapterdistill.store.release import has_release
 
 FILE = "feedback.sqlite"
 MAX_QUESTIONS = 5_000

@@ -22,15 +22,15 @@ from adapterdistill.actors.onboarding import onboard as run_stages
 from adapterdistill.actors.tracking import Tracker
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import Place, read_bundle
 from adapterdistill.client import Answer, Faq
 from adapterdistill.config import OnboardConfig, load_toml, parse_config
 from adapterdistill.manifest import Manifest
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import locate
 from adapterdistill.serve.engine.banks import Banks
 from adapterdistill.serve.engine.faq_index import rank
 from adapterdistill.serve.engine.loading import Loaded, Loader
+from adapterdistill.store.bundle import Place, read_bundle
+from adapterdistill.store.release import locate
 
 
 class Model:

@@ -18,8 +18,6 @@ from fastapi import FastAPI
 from adapterdistill.backbone import load_encoder
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError
 from adapterdistill.files import keep_private
-from adapterdistill.mirror import Mirror
-from adapterdistill.pushing import Receiver
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.client.renewal import LOOK_EVERY_S, keep_renewed
 from adapterdistill.serve.engine.engine import Engine, Refresh
@@ -35,6 +33,8 @@ from adapterdistill.serve.queue.keeping import Keeper
 from adapterdistill.serve.queue.searching import Searcher
 from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serve.tokens import Tokens
+from adapterdistill.store.mirror import Mirror
+from adapterdistill.store.pushing import Receiver
 
 if TYPE_CHECKING:  # it needs an extra
     from adapterdistill.serve.tracing import Tracing

@@ -18,11 +18,11 @@ from pydantic import (
 from adapterdistill.errors import ConfigError, StoreError, listed
 from adapterdistill.files import private_folder
 from adapterdistill.manifest import sha256_hex
-from adapterdistill.mirror import Mirror
-from adapterdistill.objects import Folder, Objects, open_objects
-from adapterdistill.release import CHANGED
-from adapterdistill.sealing import read_key
 from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.store.mirror import Mirror
+from adapterdistill.store.objects import Folder, Objects, open_objects
+from adapterdistill.store.release import CHANGED
+from adapterdistill.store.sealing import read_key
 
 
 class ServeSettings(BaseModel):

@@ -1,6 +1,6 @@
 """What every place for objects must do, whatever it is made of."""
 
-from adapterdistill.objects import Objects
+from adapterdistill.store.objects import Objects
 
 
 def hold_to_the_contract(objects: Objects) -> None:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import BundledVariant, ProvenVariant
 from adapterdistill.checkpoint import golden_vectors
 from adapterdistill.distill.conditional_distillation import ConditionalSettings
 from adapterdistill.distill.method import Variant, VariantSettings
 from adapterdistill.distill.multitask_kd.method import LightSettings, TaskHead
 from adapterdistill.distill.variants import pack_variant
+from adapterdistill.store.bundle import BundledVariant, ProvenVariant
 from tests.serving_store import MadeTenant, make_tenant
 
 LIGHT = LightSettings(body="transformer", layers=1, heads=2, lstm_size=1)

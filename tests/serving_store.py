@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bundle import (
+from adapterdistill.checkpoint import pack_adapter
+from adapterdistill.confidence import Calibration
+from adapterdistill.data.schema import Faq
+from adapterdistill.evaluation.scorer import pack_scorer, unpack_scorer
+from adapterdistill.store.bundle import (
     NEVER_ABSTAIN,
     Bundle,
     Place,
@@ -16,11 +20,7 @@ from adapterdistill.bundle import (
     read_contents,
     write_bundle,
 )
-from adapterdistill.checkpoint import pack_adapter
-from adapterdistill.confidence import Calibration
-from adapterdistill.data.schema import Faq
-from adapterdistill.evaluation.scorer import pack_scorer, unpack_scorer
-from adapterdistill.release import set_live
+from adapterdistill.store.release import set_live
 from adapterdistill.testbed.random_adapters import random_manifest
 from tests.random_scorers import random_scorer
 from tests.tiny_encoders import random_adapter

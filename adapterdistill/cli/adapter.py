@@ -46,9 +46,9 @@ def export(
     With --to-hub the adapter and its model card leave this machine.
     """
     from adapterdistill.adapters.interchange import write_folder
-    from adapterdistill.bundle import read_bundle
     from adapterdistill.checkpoint import adapter_config, unpack_adapter
-    from adapterdistill.release import locate
+    from adapterdistill.store.bundle import read_bundle
+    from adapterdistill.store.release import locate
 
     found = read_bundle(*locate(bundle))
     manifest, adapter = found.manifest, unpack_adapter(found.adapter_payload)
@@ -144,10 +144,10 @@ def _manifest_in(folder: Path) -> "Manifest":
     Raises:
         ConfigError: the folder is neither.
     """
-    from adapterdistill.bundle import read_bundle
     from adapterdistill.errors import ConfigError, ServingError
     from adapterdistill.manifest import Manifest
-    from adapterdistill.release import locate
+    from adapterdistill.store.bundle import read_bundle
+    from adapterdistill.store.release import locate
 
     if (folder / "manifest.json").is_file():
         return Manifest.from_json((folder / "manifest.json").read_bytes())

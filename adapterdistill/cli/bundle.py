@@ -59,6 +59,6 @@ def key(
     Give the deployment a copy as TENANT.key in the folder of `serve --keys`, by a safe way. Whoever
     loses the key makes a new one and onboards again.
     """
-    from adapterdistill.sealing import key_id, new_key
+    from adapterdistill.store.sealing import key_id, new_key
 
     typer.echo(f"{file}: key {key_id(new_key(file))}; keep a copy, and give one to the deployment")

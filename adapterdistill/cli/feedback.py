@@ -64,10 +64,10 @@ def label(tenant: TenantFolder) -> None:
     Answer with a number, with the id of another FAQ, with `o` for out of scope, Enter to skip, or
     `q` to stop. Each label is kept at once.
     """
-    from adapterdistill.bundle import read_bundle
     from adapterdistill.feedback import opened
     from adapterdistill.labelling import nearest
-    from adapterdistill.release import live_bundle
+    from adapterdistill.store.bundle import read_bundle
+    from adapterdistill.store.release import live_bundle
 
     store, name = _place(tenant)
     faqs = {faq.faq_id: faq for faq in read_bundle(store, name, live_bundle(store, name)).faqs}

@@ -39,7 +39,7 @@ _SHORT = 12
 @app.command("list")
 def list_(store: Store, output: Output = Format.table) -> None:
     """Show every tenant's live bundle and candidate."""
-    from adapterdistill.release import read_release, tenants_in
+    from adapterdistill.store.release import read_release, tenants_in
 
     rows = []
     for tenant in tenants_in(store):
@@ -62,7 +62,7 @@ def list_(store: Store, output: Output = Format.table) -> None:
 @app.command()
 def show(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     """Show a tenant's bundles, newest first, with the role of each."""
-    from adapterdistill.release import bundles_of, read_release
+    from adapterdistill.store.release import bundles_of, read_release
 
     release = read_release(store, tenant).model_dump(mode="json")
     candidate = release.get("candidate") or {}
@@ -96,7 +96,7 @@ def canary(
     output: Output = Format.table,
 ) -> None:
     """Let a bundle answer a share of the tenant's requests, beside the live one."""
-    from adapterdistill.release import put_up
+    from adapterdistill.store.release import put_up
 
     bundle_id = _named(store, tenant, bundle)
     _changed(put_up, store, tenant, output, bundle_id, mode="canary", share=share)
@@ -114,7 +114,7 @@ def shadow(
 
     `GET /v1/tenants/TENANT` of the endpoint reports the comparison.
     """
-    from adapterdistill.release import put_up
+    from adapterdistill.store.release import put_up
 
     bundle_id = _named(store, tenant, bundle)
     _changed(put_up, store, tenant, output, bundle_id, mode="shadow", share=share)
@@ -123,7 +123,7 @@ def shadow(
 @app.command()
 def promote(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     """Make the candidate live."""
-    from adapterdistill.release import promote as change
+    from adapterdistill.store.release import promote as change
 
     _changed(change, store, tenant, output)
 
@@ -131,7 +131,7 @@ def promote(tenant: Tenant, store: Store, output: Output = Format.table) -> None
 @app.command()
 def drop(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     """Stop trying the candidate."""
-    from adapterdistill.release import drop as change
+    from adapterdistill.store.release import drop as change
 
     _changed(change, store, tenant, output)
 
@@ -139,14 +139,14 @@ def drop(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
 @app.command()
 def rollback(tenant: Tenant, store: Store, output: Output = Format.table) -> None:
     """Make the previous live bundle live again."""
-    from adapterdistill.release import roll_back
+    from adapterdistill.store.release import roll_back
 
     _changed(roll_back, store, tenant, output)
 
 
 def _encoder(store: str, tenant: str, bundle_id: str) -> str:
     """The name of the encoder that the bundle is made for."""
-    from adapterdistill.bundle import read_bundle, read_contents
+    from adapterdistill.store.bundle import read_bundle, read_contents
 
     try:
         if read_contents(store, tenant, bundle_id).key is not None:
@@ -158,7 +158,7 @@ def _encoder(store: str, tenant: str, bundle_id: str) -> str:
 
 def _named(store: str, tenant: str, text: str | None) -> str:
     """The id of the one bundle that the text names. Raises ConfigError: none or several match."""
-    from adapterdistill.release import bundles_of, read_release
+    from adapterdistill.store.release import bundles_of, read_release
 
     if text is None:
         candidate = read_release(store, tenant).candidate

@@ -137,10 +137,10 @@ def serve(
     deploys and returns.
     """
     from adapterdistill.registry.server.server import is_loopback
-    from adapterdistill.release import tenants_in
     from adapterdistill.serve import local_ray
     from adapterdistill.serve.settings import ServeSettings
     from adapterdistill.serve.tokens import read_tokens
+    from adapterdistill.store.release import tenants_in
 
     host = without_brackets(host)
     if tokens is not None:

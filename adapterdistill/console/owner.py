@@ -8,15 +8,15 @@ from fastapi.responses import HTMLResponse, Response
 
 from adapterdistill.actors.report.page import render
 from adapterdistill.actors.report.runs import find_run, read_runs, version_before
-from adapterdistill.bundle import Place
 from adapterdistill.console.pages import Link, Pages
 from adapterdistill.console.progress import Progress, read_progress, tenants_in
 from adapterdistill.console.training import plots_of
 from adapterdistill.errors import ConfigError, NotFoundError, ServingError
 from adapterdistill.feedback import keeps, opened
 from adapterdistill.manifest import is_name
-from adapterdistill.release import Release, has_release, is_there, read_release
-from adapterdistill.release import tenants_in as served_tenants_in
+from adapterdistill.store.bundle import Place
+from adapterdistill.store.release import Release, has_release, is_there, read_release
+from adapterdistill.store.release import tenants_in as served_tenants_in
 
 LINKS = (
     Link("/", "Overview"),

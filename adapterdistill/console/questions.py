@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from adapterdistill.bundle import Place, read_bundle
 from adapterdistill.client import Answer, Client
 from adapterdistill.console.owner import Owner
 from adapterdistill.console.pages import HTMX, Pages, see
@@ -17,7 +16,8 @@ from adapterdistill.data import Faq
 from adapterdistill.errors import ConfigError, NotFoundError
 from adapterdistill.feedback import Question, keeps, opened, take_into
 from adapterdistill.labelling import nearest
-from adapterdistill.release import has_release
+from adapterdistill.store.bundle import Place, read_bundle
+from adapterdistill.store.release import has_release
 
 if TYPE_CHECKING:
     from adapterdistill.library import Model

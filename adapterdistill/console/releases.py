@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from adapterdistill import release as releases
 from adapterdistill.console.owner import Owner
 from adapterdistill.console.pages import Pages, see
 from adapterdistill.console.watching import bearer
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.manifest import BUNDLE_ID_PATTERN
 from adapterdistill.serving.http import get
+from adapterdistill.store import release as releases
 
 _DONE = {
     "tried": "The bundle is tried now. Running endpoints follow within about a second.",

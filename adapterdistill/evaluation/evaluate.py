@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Embedder, Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.held_out import centroids, cross_entropy
 from adapterdistill.distill.rows import TenantRows, in_scope, join, out_of_scope
@@ -20,6 +19,7 @@ from adapterdistill.evaluation.metrics import (
     top1,
 )
 from adapterdistill.manifest import Metric
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 
 FALSE_REJECTION = 0.05
 """Share of answerable held-out queries that abstention may turn away."""

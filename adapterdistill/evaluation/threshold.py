@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.evaluation.calibration import fit_logistic
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 
 FALSE_REJECTION = 0.05
 """Share of answerable queries that may be turned away."""

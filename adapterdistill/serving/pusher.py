@@ -1,4 +1,4 @@
-"""Sends a tenant's release and bundles to a deployment (`adapterdistill.pushing`)."""
+"""Sends a tenant's release and bundles to a deployment (`adapterdistill.store.pushing`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from adapterdistill.bundle import Place, blob_key, read_contents
 from adapterdistill.errors import ConfigError, PushRefusedError, ServingError, UnauthenticatedError
 from adapterdistill.manifest import Record, sha256_hex
-from adapterdistill.objects import open_objects
-from adapterdistill.pushing import CHUNK_BYTES, Lacking, Offer, Taken, named_in
-from adapterdistill.release import read_release
 from adapterdistill.serving.http import is_this_machine, reason_of, trusting, url_of
+from adapterdistill.store.bundle import Place, blob_key, read_contents
+from adapterdistill.store.objects import open_objects
+from adapterdistill.store.pushing import CHUNK_BYTES, Lacking, Offer, Taken, named_in
+from adapterdistill.store.release import read_release
 
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 5

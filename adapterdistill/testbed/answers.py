@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import Bundle, read_bundle
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.evaluation.scorer import unpack_scorer
-from adapterdistill.release import live_bundle
+from adapterdistill.store.bundle import Bundle, read_bundle
+from adapterdistill.store.release import live_bundle
 from adapterdistill.testbed.faq_banks import Bank
 from adapterdistill.testbed.http_load import post
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN, Bundle, write_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import DataError
 from adapterdistill.manifest import GoldenVectors
-from adapterdistill.release import set_live
+from adapterdistill.store.bundle import NEVER_ABSTAIN, Bundle, write_bundle
+from adapterdistill.store.release import set_live
 from adapterdistill.testbed.progress import phase
 from adapterdistill.testbed.random_adapters import random_manifest
 

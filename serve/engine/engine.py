@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import Place
 from adapterdistill.errors import (
     AdapterDistillError,
     DeadlineExceededError,
@@ -44,6 +43,7 @@ from adapterdistill.serve.engine.load_queue import PagingCounts
 from adapterdistill.serve.engine.loading import KeyFor, Loader, no_key
 from adapterdistill.serve.engine.pointers import Pointers, read_wanted
 from adapterdistill.serve.engine.residents import Residents, refused
+from adapterdistill.store.bundle import Place
 
 WARM = 1024
 LOAD_TIMEOUT_S = 5.0

@@ -21,10 +21,10 @@ from adapterdistill.errors import (
     WithdrawnError,
 )
 from adapterdistill.manifest import Manifest, VariantKind
-from adapterdistill.release import Candidate
 from adapterdistill.serve.engine.adapter_bank import AdapterBank, Slot
 from adapterdistill.serve.engine.drift import Drift
 from adapterdistill.serve.engine.faq_index import Index
+from adapterdistill.store.release import Candidate
 
 NotLive = UnknownTenantError | WithdrawnError | OverloadedError
 """Why a tenant is not answered; OverloadedError: it is live but not in memory."""

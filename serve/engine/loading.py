@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapterdistill import bundle as bundles
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
 from adapterdistill.checkpoint import unpack_adapter
@@ -22,6 +21,7 @@ from adapterdistill.serve.engine.faq_index import FaqIndex, Index
 from adapterdistill.serve.engine.live import tenant_of
 from adapterdistill.serve.engine.proofs import Proofs
 from adapterdistill.serve.engine.scorer_index import ScorerIndex
+from adapterdistill.store import bundle as bundles
 
 KeyFor = Callable[[str], bytes | None]
 """Gives a tenant's key, or None: it has none."""

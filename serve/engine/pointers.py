@@ -1,8 +1,8 @@
 """The release of each tenant of a store; a release is read again only when it changed.
 
-A store says with one small object whether any release changed (`adapterdistill.release.CHANGED`):
-a refresh reads 32 bytes, whether the store has one tenant or 10,000. After a change the releases
-are listed, a thousand a request in an object store, and the new ones are read.
+A store says with one small object (`release.CHANGED`) whether any release changed: a refresh reads
+32 bytes, whether the store has one tenant or 10,000. After a change the releases are listed, a
+thousand a request in an object store, and the new ones are read.
 """
 
 import time
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from adapterdistill.bundle import Place
 from adapterdistill.errors import ServingError, StoreError
 from adapterdistill.manifest import is_name
-from adapterdistill.objects import Found, open_objects
-from adapterdistill.release import CHANGED, RELEASES, Candidate, Release, read_release
 from adapterdistill.serve.engine.live import Snapshot, key_of
+from adapterdistill.store.bundle import Place
+from adapterdistill.store.objects import Found, open_objects
+from adapterdistill.store.release import CHANGED, RELEASES, Candidate, Release, read_release
 
 LIST_EVERY_S = 60.0
 """Longest time between listings: a writer may die after its change, and before it says so."""

@@ -27,7 +27,6 @@ from adapterdistill.errors import (
     OverloadedError,
     UnknownTenantError,
 )
-from adapterdistill.release import Candidate
 from adapterdistill.serve.engine.adapter_bank import AdapterBank
 from adapterdistill.serve.engine.banks import Banks
 from adapterdistill.serve.engine.drift import kept_drifts
@@ -35,6 +34,7 @@ from adapterdistill.serve.engine.live import LiveTenant, Snapshot, Withdrawal, t
 from adapterdistill.serve.engine.load_queue import LoadQueue, PagingCounts
 from adapterdistill.serve.engine.loading import Loaded, Loader
 from adapterdistill.serve.engine.segmented_lru import SegmentedLru
+from adapterdistill.store.release import Candidate
 
 ROOM_TIMEOUT_S = 10.0
 """Longest time that a load waits for a slot while requests hold all of them."""

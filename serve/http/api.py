@@ -35,7 +35,6 @@ from adapterdistill.errors import (
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.pushing import Receiver
 from adapterdistill.serve.engine.engine import LOAD_TIMEOUT_S, Engine
 from adapterdistill.serve.http import docs, openapi
 from adapterdistill.serve.http.classify import ClassifyRequest, add_classify
@@ -65,6 +64,7 @@ from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.request_context import context_of
 from adapterdistill.serve.queue.searching import Searcher
 from adapterdistill.serve.tokens import Tokens
+from adapterdistill.store.pushing import Receiver
 
 if TYPE_CHECKING:  # it needs an extra
     from adapterdistill.serve.tracing import Tracing

@@ -1,4 +1,4 @@
-"""Takes a tenant's bundles over HTTP, with the tenant's token (`adapterdistill.pushing`).
+"""Takes a tenant's bundles over HTTP, with the tenant's token (`adapterdistill.store.pushing`).
 
 The paths are for `adapterdistill bundle push`, and are not part of the described interface.
 """
@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import Response
 
-from adapterdistill.pushing import Receiver
 from adapterdistill.serve.http.schema import TenantName
 from adapterdistill.serve.queue.request_context import context_of
+from adapterdistill.store.pushing import Receiver
 
 
 def add_push(api: FastAPI, receiver: Receiver) -> None:

@@ -15,13 +15,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, to_json
 
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.manifest import NAME_PATTERN
-from adapterdistill.release import Mode
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.engine.items import SearchAnswer
 from adapterdistill.serve.engine.live import Alias, LiveTenant, Snapshot, VariantName, key_of
 from adapterdistill.serve.queue.shadow import Comparison
+from adapterdistill.store.bundle import NEVER_ABSTAIN
+from adapterdistill.store.release import Mode
 
 MAX_QUERY_CHARS = 2000
 MAX_QUERIES = 64

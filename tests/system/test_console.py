@@ -18,8 +18,8 @@ import pytest
 
 from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.feedback import Asked, opened
+from adapterdistill.store.bundle import write_bundle
 from tests.contract.running_registry import Running
 from tests.contract.test_quarantine import adapter, publish_crowd, too_strong
 from tests.owner_runs import HELD, config_toml, run_of, write_shop

@@ -18,12 +18,12 @@ from fastapi.testclient import TestClient
 from pyarrow import fs
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.errors import ConfigError, StoreError
-from adapterdistill.objects import open_objects
-from adapterdistill.release import set_live
 from adapterdistill.serve.replica import Replica
 from adapterdistill.serve.settings import ServeSettings
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.objects import open_objects
+from adapterdistill.store.release import set_live
 from tests.contract.running_registry import wait_until
 from tests.object_contract import hold_to_the_contract
 from tests.serving_store import make_tenant

@@ -10,8 +10,8 @@ import pytest
 import adapterdistill
 from adapterdistill.backbone import Encoder
 from adapterdistill.errors import ConfigError, EncoderMismatchError, ServingError
-from adapterdistill.release import live_bundle
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.store.release import live_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import config_toml, run_of, write_shop
 from tests.serving_store import make_tenant, put_live

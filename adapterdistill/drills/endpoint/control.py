@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
-from adapterdistill.release import live_bundle
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import live_bundle
 from adapterdistill.testbed.answers import Alone, Answers, Question, version_of
 from adapterdistill.testbed.faq_banks import Bank
 

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.endpoint.hazards import Timeline
 from adapterdistill.errors import AdapterDistillError
-from adapterdistill.release import (
+from adapterdistill.serve.engine.engine import Engine
+from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import (
     drop,
     live_bundle,
     promote,
@@ -30,9 +33,6 @@ from adapterdistill.release import (
     roll_back,
     set_live,
 )
-from adapterdistill.serve.engine.engine import Engine
-from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
-from adapterdistill.serve.engine.live import Alias, LiveTenant
 from adapterdistill.testbed.answers import THRESHOLD, TOP_K, Alone, version_of
 from adapterdistill.testbed.endpoint import banks_folder
 from adapterdistill.testbed.faq_banks import Bank, fill_store, read_banks

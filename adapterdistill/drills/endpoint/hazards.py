@@ -12,11 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from adapterdistill.bundle import read_bundle
 from adapterdistill.errors import ServingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import (
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import (
     drop,
     promote,
     put_up,

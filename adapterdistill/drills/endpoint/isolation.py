@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.drills.drill import Outcome, reported
 from adapterdistill.drills.endpoint.control import control
 from adapterdistill.drills.endpoint.hazards import CANARY, ROUNDS, STEPS, WITHIN_S, Hazards
 from adapterdistill.drills.endpoint.report import isolation_sections
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import live_bundle, set_live
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import live_bundle, set_live
 from adapterdistill.testbed.answers import THRESHOLD, Answers, Question
 from adapterdistill.testbed.encoder_options import EncoderOptions
 from adapterdistill.testbed.endpoint import MAX_TOKENS, Endpoint, endpoint_in

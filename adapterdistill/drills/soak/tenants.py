@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle, remove_bundle
 from adapterdistill.data import TenantDataset, sample_names
 from adapterdistill.data.importing import import_samples
 from adapterdistill.drills.endpoint.hazards import WITHIN_S, Timeline
 from adapterdistill.errors import TrainingError
 from adapterdistill.manifest import VersionRef
 from adapterdistill.registry.client.client import RegistryClient
-from adapterdistill.release import (
+from adapterdistill.store.bundle import read_bundle, remove_bundle
+from adapterdistill.store.release import (
     bundles_of,
     live_bundle,
     read_release,

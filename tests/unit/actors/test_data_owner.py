@@ -9,11 +9,11 @@ from adapterdistill.actors.publishing import UNTRAINED_PRIVACY
 from adapterdistill.actors.records import Bundled, Published
 from adapterdistill.actors.stages import STAGES
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, unpack_adapter
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import VersionRef, sha256_hex
-from adapterdistill.release import live_bundle
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import live_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, folder_of, payload_of, run_through
 

@@ -12,7 +12,7 @@ from adapterdistill.backbone import Encoder
 from adapterdistill.config import OnboardConfig
 from adapterdistill.evaluation.choice import Prior, choose, judge, posterior_mean
 from adapterdistill.manifest import VersionRef
-from adapterdistill.release import live_bundle
+from adapterdistill.store.release import live_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import run_through
 from tests.unit.actors.test_what_is_served import Arriving, arriving, queries_of, ruinous

@@ -9,7 +9,6 @@ import pytest
 
 from adapterdistill.actors.preflight import preflight
 from adapterdistill.backbone import load_encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import prove_active
 from adapterdistill.config import load_toml
 from adapterdistill.distill.adapter_distillation import DistilTeachers
@@ -22,6 +21,7 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.evaluation.choice import Choice, choose
 from adapterdistill.manifest import VersionRef
 from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.store.bundle import read_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, config_toml, run_through
 from tests.toy_method import Words

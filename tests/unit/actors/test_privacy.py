@@ -9,11 +9,11 @@ from adapterdistill.actors.data_owner import DataOwner
 from adapterdistill.actors.privacy.statement import NOT_AUDITED
 from adapterdistill.actors.training.stages import public_initialisation
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.config import OnboardConfig
 from adapterdistill.errors import ConfigError, RevealsRowsError
 from adapterdistill.evaluation.membership import Membership
 from adapterdistill.manifest import Manifest, VersionRef
+from adapterdistill.store.bundle import read_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, folder_of, owner_after, run_through
 

@@ -10,11 +10,12 @@ from adapterdistill.actors.data_owner import DataOwner
 from adapterdistill.actors.onboarding import in_process, onboard
 from adapterdistill.actors.stages import STAGES
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.drills.onboarding.owner import without_times
 from adapterdistill.errors import RegistryUnavailableError
 from adapterdistill.manifest import VersionRef
-from adapterdistill.release import (
+from adapterdistill.sections import ReleaseConfig
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import (
     Candidate,
     Release,
     drop,
@@ -25,7 +26,6 @@ from adapterdistill.release import (
     roll_back,
     set_live,
 )
-from adapterdistill.sections import ReleaseConfig
 from tests.contract.running_registry import Running
 from tests.owner_runs import (
     HELD,
@@ -55,7 +55,9 @@ def test_a_stage_that_is_done_is_answered_and_not_done_again(
     monkeypatch.setattr(
         "adapterdistill.actors.data_owner.fetch_teachers", lambda *_, **__: made.append("fetch")
     )
-    monkeypatch.setattr("adapterdistill.bundle.write_bundle", lambda *_: made.append("bundle"))
+    monkeypatch.setattr(
+        "adapterdistill.store.bundle.write_bundle", lambda *_: made.append("bundle")
+    )
     owner = DataOwner(config)
     assert getattr(owner, stage)() == getattr(owner, stage)() == expected
     assert not made

@@ -7,7 +7,6 @@ import pytest
 from torch import Tensor
 
 from adapterdistill.backbone import load_encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import prove_active
 from adapterdistill.distill.batches import Batch
 from adapterdistill.distill.conditional_distillation import ConditionalDistillation
@@ -18,6 +17,7 @@ from adapterdistill.evaluation.report import VariantComparison, compare_variant
 from adapterdistill.evaluation.scorer import unpack_scorer
 from adapterdistill.manifest import VersionRef
 from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.store.bundle import read_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import Configured, folder_of, run_through, write_task
 

@@ -15,7 +15,6 @@ from adapterdistill.actors.judging import PERHAPS_OUT_OF_SCOPE, _held
 from adapterdistill.actors.onboarding import OnboardReport
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import Bundle, read_bundle
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.config import OnboardConfig
 from adapterdistill.data import Faq, Query
@@ -27,7 +26,8 @@ from adapterdistill.evaluation.arrival import Judged
 from adapterdistill.evaluation.scorer import HeldOutScores, Scores, unpack_scorer
 from adapterdistill.evaluation.tenant_texts import TenantTexts
 from adapterdistill.manifest import VersionRef
-from adapterdistill.release import live_bundle
+from adapterdistill.store.bundle import Bundle, read_bundle
+from adapterdistill.store.release import live_bundle
 from tests.contract.running_registry import Running
 from tests.owner_runs import run_of, run_through
 from tests.random_scorers import random_scorer

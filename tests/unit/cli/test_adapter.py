@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from adapterdistill.adapters.interchange import from_library
 from adapterdistill.backbone import Encoder
 from adapterdistill.cli import main
-from adapterdistill.release import live_bundle
+from adapterdistill.store.release import live_bundle
 from tests.serving_store import MadeTenant, make_tenant, put_live
 
 

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.cli.release import app
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
-from adapterdistill.release import Candidate, Release, read_release, set_live
-from adapterdistill.sealing import new_key
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.release import Candidate, Release, read_release, set_live
+from adapterdistill.store.sealing import new_key
 from tests.serving_store import make_tenant, write_damaged_release
 
 

@@ -15,7 +15,6 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.config import OnboardConfig
 from adapterdistill.console.app import build
 from adapterdistill.console.guard import Access
@@ -25,6 +24,7 @@ from adapterdistill.console.questions import add_questions
 from adapterdistill.console.releases import add_releases
 from adapterdistill.console.starting import add_starting
 from adapterdistill.feedback import Asked, opened
+from adapterdistill.store.bundle import write_bundle
 from tests.owner_runs import HELD, run_of, run_through, write_shop
 from tests.serving_store import make_tenant
 

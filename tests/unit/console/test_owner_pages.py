@@ -16,8 +16,8 @@ from adapterdistill.console.progress import read_progress
 from adapterdistill.data import TenantDataset
 from adapterdistill.feedback import opened
 from adapterdistill.library import load
-from adapterdistill.release import Candidate, bundles_of, read_release
 from adapterdistill.serve.http.schema import TenantStatus
+from adapterdistill.store.release import Candidate, bundles_of, read_release
 from tests.serving_store import write_damaged_release
 from tests.unit.console.conftest import KEPT, Browser, answering, browser_of, text_of
 

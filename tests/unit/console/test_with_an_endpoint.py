@@ -13,11 +13,11 @@ from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.console.operator import Operator
 from adapterdistill.console.owner import Owner
-from adapterdistill.release import bundles_of, read_release
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.http.api import build_api
 from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.store.release import bundles_of, read_release
 from tests.contract.running_registry import Running
 from tests.unit.console import test_operator_pages as of_operator
 from tests.unit.console.conftest import browser_of, text_of

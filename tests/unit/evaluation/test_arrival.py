@@ -8,7 +8,6 @@ import torch
 
 from adapterdistill.adapters import BottleneckAdapter
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.checkpoint import state_digest
 from adapterdistill.evaluation.arrival import (
     AVERAGED_PRIOR,
@@ -21,6 +20,7 @@ from adapterdistill.evaluation.arrival import (
 from adapterdistill.evaluation.choice import Prior
 from adapterdistill.evaluation.tenant_texts import TenantTexts, deal_folds, says_something
 from adapterdistill.evaluation.threshold import scope_losses
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 from tests.tiny_encoders import random_adapter
 
 WORDS = ("refund", "parking", "password", "opening", "voucher", "invoice")

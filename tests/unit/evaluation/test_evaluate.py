@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.data import TenantDataset
 from adapterdistill.distill.batches import TrainingRows
 from adapterdistill.distill.folds import NUM_FOLDS
@@ -23,6 +22,7 @@ from adapterdistill.evaluation.evaluate import (
     pool,
     rank_queries,
 )
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 from tests.owner_runs import write_shop
 from tests.tiny_encoders import random_adapter, random_rows
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapterdistill.bundle import NEVER_ABSTAIN
 from adapterdistill.evaluation.calibration import fit_logistic
 from adapterdistill.evaluation.threshold import (
     carried_over,
@@ -14,6 +13,7 @@ from adapterdistill.evaluation.threshold import (
     threshold_of_examples,
     wrong_answers,
 )
+from adapterdistill.store.bundle import NEVER_ABSTAIN
 
 NONE = torch.zeros(0)
 

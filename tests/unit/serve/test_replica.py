@@ -18,12 +18,12 @@ from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.registry.client.client import RegistryClient
 from adapterdistill.registry.trust.authority import create
 from adapterdistill.registry.trust.credentials import read_credentials
-from adapterdistill.release import take_down
 from adapterdistill.serve.engine.engine import Refresh
 from adapterdistill.serve.replica import Replica, collect_garbage_seldom
 from adapterdistill.serve.settings import ServeSettings
 from adapterdistill.serve.tokens import new_token, revoke
 from adapterdistill.serving.v1 import serving_pb2 as pb
+from adapterdistill.store.release import take_down
 from tests.contract.running_registry import Running, wait_until
 from tests.enrolment import enrolled
 from tests.serving_store import make_tenant, put_live, save_tiny_encoder

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle
 from adapterdistill.checkpoint import golden_vectors, pack_adapter
 from adapterdistill.drills.endpoint.hazards import WITHIN_S
 from adapterdistill.drills.soak.command import Asked, soak
@@ -41,7 +40,8 @@ from adapterdistill.drills.soak.samples import (
     take_sample,
 )
 from adapterdistill.drills.soak.tenants import Tenants
-from adapterdistill.release import live_bundle, set_live
+from adapterdistill.store.bundle import read_bundle
+from adapterdistill.store.release import live_bundle, set_live
 from adapterdistill.testbed.answers import Alone, Question
 from adapterdistill.testbed.faq_banks import put_bundle
 from adapterdistill.testbed.http_load import Reply

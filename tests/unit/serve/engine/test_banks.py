@@ -9,10 +9,10 @@ import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
 from adapterdistill.errors import EncoderError, EncoderMismatchError, ServingError
-from adapterdistill.release import promote, put_up, roll_back, set_live
 from adapterdistill.serve.engine.adapter_bank import AdapterBank
 from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
 from adapterdistill.serve.engine.live import Alias, LiveTenant
+from adapterdistill.store.release import promote, put_up, roll_back, set_live
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.tiny_encoders import save_tiny_encoder
 from tests.unit.serve.engine.test_candidates import try_out

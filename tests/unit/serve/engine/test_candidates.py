@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.errors import (
     NoCandidateError,
     ServingError,
     UnknownTenantError,
     WithdrawnError,
 )
-from adapterdistill.release import Mode, drop, promote, put_up, roll_back, set_live, take_down
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
 from adapterdistill.serve.engine.live import Alias
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.release import Mode, drop, promote, put_up, roll_back, set_live, take_down
 from tests.serving_store import (
     MadeTenant,
     make_tenant,

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.checkpoint import unpack_adapter
 from adapterdistill.errors import (
     EncoderMismatchError,
@@ -19,8 +18,9 @@ from adapterdistill.errors import (
     UnknownTenantError,
 )
 from adapterdistill.evaluation.scorer import pack_scorer
-from adapterdistill.release import set_live, take_down
 from adapterdistill.serve.engine.engine import Engine, LiveTenant, SearchAnswer, SearchItem
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.release import set_live, take_down
 from tests.random_scorers import random_scorer
 from tests.random_variants import VARIANTS, make_variant_tenant
 from tests.serving_store import (

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
 from adapterdistill.drills.endpoint.hazards import Timeline
 from adapterdistill.errors import AdapterDistillError, OverloadedError, ServingError
-from adapterdistill.release import (
+from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
+from adapterdistill.serve.engine.live import Alias, LiveTenant
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.release import (
     drop,
     promote,
     put_up,
@@ -23,8 +25,6 @@ from adapterdistill.release import (
     set_live,
     take_down,
 )
-from adapterdistill.serve.engine.engine import Engine, SearchAnswer, SearchItem
-from adapterdistill.serve.engine.live import Alias, LiveTenant
 from tests.serving_store import MadeTenant, make_tenant
 
 TEXTS = ["where is my parcel", "hi", "opening hours"]

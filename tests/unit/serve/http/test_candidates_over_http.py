@@ -8,13 +8,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import write_bundle
-from adapterdistill.release import put_up
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.http.api import build_api
 from adapterdistill.serve.metrics import Metrics
 from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.fair_queue import QueueLimits
+from adapterdistill.store.bundle import write_bundle
+from adapterdistill.store.release import put_up
 from tests.serving_store import MadeTenant, make_tenant, put_live
 from tests.unit.serve.http.test_api import SECRET, assert_error
 

@@ -11,9 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from adapterdistill import pushing
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import Bundle, read_bundle, read_contents, write_bundle
 from adapterdistill.data.schema import Faq
 from adapterdistill.errors import (
     ConfigError,
@@ -21,16 +19,18 @@ from adapterdistill.errors import (
     ServingError,
     UnauthenticatedError,
 )
-from adapterdistill.objects import Folder
-from adapterdistill.pushing import Receiver
-from adapterdistill.release import has_release, put_up, read_release, set_live
-from adapterdistill.sealing import new_key
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.http.api import build_api
 from adapterdistill.serve.queue.batcher import Batcher
 from adapterdistill.serve.queue.fair_queue import QueueLimits
 from adapterdistill.serve.tokens import Tokens, new_token
 from adapterdistill.serving import pusher
+from adapterdistill.store import pushing
+from adapterdistill.store.bundle import Bundle, read_bundle, read_contents, write_bundle
+from adapterdistill.store.objects import Folder
+from adapterdistill.store.pushing import Receiver
+from adapterdistill.store.release import has_release, put_up, read_release, set_live
+from adapterdistill.store.sealing import new_key
 from tests.serving_store import make_tenant, stored_file
 
 URL = "http://127.0.0.1:8000"

@@ -18,7 +18,6 @@ from adapterdistill.errors import (
     OverloadedError,
     WithdrawnError,
 )
-from adapterdistill.release import Mode, promote, roll_back
 from adapterdistill.serve.engine.engine import Engine
 from adapterdistill.serve.engine.items import SearchAnswer, SearchItem
 from adapterdistill.serve.engine.live import Alias, LiveTenant
@@ -26,6 +25,7 @@ from adapterdistill.serve.queue import shadow
 from adapterdistill.serve.queue.batcher import Batcher, SearchOutcome
 from adapterdistill.serve.queue.request_context import RequestContext, Stages
 from adapterdistill.serve.queue.searching import Searcher
+from adapterdistill.store.release import Mode, promote, roll_back
 from tests.served import Served, until
 from tests.serving_store import MadeTenant, make_tenant, put_live, stored_file
 from tests.unit.serve.engine.test_candidates import try_out

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import read_bundle, write_bundle
 from adapterdistill.errors import StoreError
-from adapterdistill.mirror import Mirror
-from adapterdistill.objects import Folder, Found, Objects
-from adapterdistill.release import read_release, set_live, take_down
 from adapterdistill.serve.engine.pointers import Pointers
+from adapterdistill.store.bundle import read_bundle, write_bundle
+from adapterdistill.store.mirror import Mirror
+from adapterdistill.store.objects import Folder, Found, Objects
+from adapterdistill.store.release import read_release, set_live, take_down
 from tests.serving_store import make_tenant, put_live, stored_file
 
 

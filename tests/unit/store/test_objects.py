@@ -9,7 +9,7 @@ import pytest
 from pyarrow import fs
 
 from adapterdistill.errors import ConfigError, StoreError
-from adapterdistill.objects import Bucket, Objects, open_objects
+from adapterdistill.store.objects import Bucket, Objects, open_objects
 from tests.object_contract import hold_to_the_contract
 
 

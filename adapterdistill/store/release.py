@@ -20,10 +20,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from adapterdistill.bundle import Place, verify_bundle
 from adapterdistill.errors import ConfigError, ServingError
 from adapterdistill.manifest import BUNDLE_ID_PATTERN, BundleId, Name, Record, is_name
-from adapterdistill.objects import Objects, open_objects
+from adapterdistill.store.bundle import Place, verify_bundle
+from adapterdistill.store.objects import Objects, open_objects
 
 Mode = Literal["canary", "shadow"]
 UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]

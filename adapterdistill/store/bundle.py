@@ -1,6 +1,6 @@
 """The serving bundle, which a tenant's owner gives to the tenant's own serving deployment.
 
-    STORE/live/TENANT.json              which bundle is live: `adapterdistill.release`
+    STORE/live/TENANT.json              which bundle is live: `adapterdistill.store.release`
     STORE/bundles/TENANT/BUNDLE_ID.json the digest and size of each of its files
     STORE/blobs/TENANT/SHA256           a file, named by its digest:
         bundle.json                     manifest, threshold, files' digests
@@ -11,15 +11,16 @@
         scorer.safetensors              what ranks the FAQs instead of the index, if anything does
     STORE/changed                       a new random text after each change of STORE/live
 
-A store is a folder or an object store (`adapterdistill.objects`). Bundles share the files that they
-have in common, so an update moves only what changed. Blobs are written first and the release last,
-so readers see the old release or the new one, whole, and no lock is needed.
+A store is a folder or an object store (`objects`). Bundles share the files that they have in
+common, so an update moves only what changed. Blobs are written first and the release last, so
+readers see the old release or the new one, whole, and no lock is needed.
 
 BUNDLE_ID is VERSION-DIGEST12: the adapter's version, then the first 12 hex digits of the sha256 of
 `bundle.json`, which holds the digests of the other files. So the id proves all of the content,
 bundles are immutable, and writing the same bundle twice is harmless. A bundle holds the tenant's
 FAQs, so it is private to the tenant and never goes to the registry. With a key of the tenant the
-blobs are encrypted (`adapterdistill.sealing`), and their names are the digests of what is stored.
+blobs are encrypted (`adapterdistill.store.sealing`), and their names are the digests of what is
+stored.
 """
 
 import re
@@ -48,8 +49,8 @@ from adapterdistill.manifest import (
     is_name,
     sha256_hex,
 )
-from adapterdistill.objects import Objects, open_objects
-from adapterdistill.sealing import key_id, open_sealed, read_key, seal
+from adapterdistill.store.objects import Objects, open_objects
+from adapterdistill.store.sealing import key_id, open_sealed, read_key, seal
 
 Place = str | Path | Objects
 """A store: a folder, a URI, or what `open_objects` made of it."""

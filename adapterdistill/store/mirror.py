@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from adapterdistill.bundle import Contents, contents_key
 from adapterdistill.errors import ServingError, StoreError
 from adapterdistill.manifest import sha256_hex
-from adapterdistill.objects import Folder, Found, Objects
-from adapterdistill.release import CHANGED, RELEASES, read_release
+from adapterdistill.store.bundle import Contents, contents_key
+from adapterdistill.store.objects import Folder, Found, Objects
+from adapterdistill.store.release import CHANGED, RELEASES, read_release
 
 
 class Mirror(Objects):

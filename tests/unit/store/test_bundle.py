@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from adapterdistill.backbone import Encoder, load_encoder
-from adapterdistill.bundle import (
+from adapterdistill.confidence import Calibration
+from adapterdistill.data.schema import Faq
+from adapterdistill.errors import ConfigError, ServingError
+from adapterdistill.store.bundle import (
     Bundle,
     read_bundle,
     read_contents,
@@ -14,12 +17,9 @@ from adapterdistill.bundle import (
     verify_bundle,
     write_bundle,
 )
-from adapterdistill.confidence import Calibration
-from adapterdistill.data.schema import Faq
-from adapterdistill.errors import ConfigError, ServingError
-from adapterdistill.objects import Folder
-from adapterdistill.release import live_bundle, set_live
-from adapterdistill.sealing import key_id, new_key, read_key
+from adapterdistill.store.objects import Folder
+from adapterdistill.store.release import live_bundle, set_live
+from adapterdistill.store.sealing import key_id, new_key, read_key
 from tests.random_variants import make_variant_tenant
 from tests.serving_store import make_tenant, save_tiny_encoder, stored_file
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterdistill import objects
-from adapterdistill import release as releases
 from adapterdistill.backbone import Encoder
-from adapterdistill.bundle import Place, write_bundle
 from adapterdistill.errors import AdapterDistillError, ConfigError, ServingError, StoreError
-from adapterdistill.release import (
+from adapterdistill.store import objects
+from adapterdistill.store import release as releases
+from adapterdistill.store.bundle import Place, write_bundle
+from adapterdistill.store.release import (
     Candidate,
     Release,
     drop,

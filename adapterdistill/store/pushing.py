@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 from pydantic import Field, ValidationError
 
-from adapterdistill.bundle import Contents, blob_key, contents_key, open_bundle, remove_bundle
 from adapterdistill.errors import PushRefusedError, ServingError
 from adapterdistill.manifest import BundleId, Record, Sha256, sha256_hex
-from adapterdistill.objects import Objects
-from adapterdistill.release import Release, bundles_of, write_release
-from adapterdistill.sealing import key_id
+from adapterdistill.store.bundle import Contents, blob_key, contents_key, open_bundle, remove_bundle
+from adapterdistill.store.objects import Objects
+from adapterdistill.store.release import Release, bundles_of, write_release
+from adapterdistill.store.sealing import key_id
 
 CHUNK_BYTES = 1 << 20
 
