@@ -45,6 +45,9 @@ class Servicer:
     async def Search(self, raw: bytes, context: Any) -> bytes:  # noqa: N802  # the call's name
         return (await self._rpc.search(raw, Context(context))).SerializeToString()
 
+    async def Classify(self, raw: bytes, context: Any) -> bytes:  # noqa: N802  # the call's name
+        return (await self._rpc.classify(raw, Context(context))).SerializeToString()
+
     async def GetTenant(self, raw: bytes, context: Any) -> bytes:  # noqa: N802  # the call's name
         return (await self._rpc.get_tenant(raw, Context(context))).SerializeToString()
 
