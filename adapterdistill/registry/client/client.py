@@ -217,7 +217,7 @@ class RegistryClient:
         """
         request = summary_request(encoder, exclude_tenant, language)
         if self.kept is not None:
-            yield from kept_listing(self.kept, self.address, request, self._page)
+            yield from kept_listing(self.kept, request, self._page)
             return
         for version in self._listed(request):
             if wire.read_state(version) == "active":

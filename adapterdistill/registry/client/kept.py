@@ -30,25 +30,24 @@ def read_summary(version: pb.Version) -> Summary:
 
 def kept_listing(
     folder: Path,
-    address: str,
     request: pb.ListVersionsRequest,
     call: Callable[[pb.ListVersionsRequest], Any],
 ) -> list[Summary]:
     """List what `request` asks for, newest first; `call` fetches one page.
 
     Args:
-        folder: holds a file for each request to each registry; it is made if it is absent.
-        address: of the registry.
+        folder: holds a file for each request, of the registry that was asked last; it is made if it
+            is absent.
 
     Raises:
         InvalidManifestError: the registry sent a malformed name or fingerprint.
     """
     with _uncollected():
-        return _kept_listing(folder / _name(address, request), request, call)
+        return _kept_listing(folder / _name(request), request, call)
 
 
-def _name(address: str, request: pb.ListVersionsRequest) -> str:
-    return f"{sha256_hex(address.encode() + request.SerializeToString())[:16]}.json"
+def _name(request: pb.ListVersionsRequest) -> str:
+    return f"{sha256_hex(request.SerializeToString())[:16]}.json"
 
 
 def _kept_listing(
