@@ -79,7 +79,8 @@ test-hosts: setup  ## clusters on several hosts, made of namespaces, and their f
 	@if ! { command -v nft && command -v ip; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get install -y -qq iproute2 nftables >/dev/null || true; \
 	fi
-	@$(PY) -m pytest -rs tests/hosts
+	@# A process for each layout: hosts wait for most of the time.
+	@$(PY) -m pytest -n 2 --dist loadgroup -rs tests/hosts
 
 .PHONY: coverage
 coverage: setup  ## lines and branches that the unit and contract tests run (minutes)

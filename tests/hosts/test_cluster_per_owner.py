@@ -9,7 +9,11 @@ import pytest
 from tests.hosts import site
 from tests.hosts.lan import Host, Lan, eventually, lan
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(700)]
+pytestmark = [
+    pytest.mark.hosts,
+    pytest.mark.timeout(700),
+    pytest.mark.xdist_group("cluster per owner"),
+]
 
 
 def apart(made: Lan) -> None:
