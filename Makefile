@@ -70,17 +70,16 @@ test-drills: setup  ## the drills and the registry's benchmark, in a tiny size
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 tests/drills
 
 .PHONY: test-system
-test-system: setup test-hosts  ## what needs an environment of its own: the wheel with its base dependencies
+test-system: setup  ## what needs an environment of its own: the wheel with its base dependencies
 	@$(PY) -m pytest tests/system
 
 .PHONY: test-hosts
-test-hosts: setup  ## clusters on several hosts, made of namespaces, and their faults (under 8 minutes; root)
+test-hosts: setup  ## clusters on several hosts, made of namespaces, and their faults (10 minutes; root)
 	@# Where they cannot be installed, the tests are skipped and say what is missing.
 	@if ! { command -v nft && command -v ip; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get install -y -qq iproute2 nftables >/dev/null || true; \
 	fi
-	@# A process for each layout: hosts wait for most of the time.
-	@$(PY) -m pytest -n 2 --dist loadgroup -rs tests/hosts
+	@$(PY) -m pytest -rs tests/hosts
 
 .PHONY: coverage
 coverage: setup  ## lines and branches that the unit and contract tests run (minutes)

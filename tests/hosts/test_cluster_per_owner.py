@@ -9,11 +9,7 @@ import pytest
 from tests.hosts import site
 from tests.hosts.lan import Host, Lan, eventually, lan
 
-pytestmark = [
-    pytest.mark.hosts,
-    pytest.mark.timeout(700),
-    pytest.mark.xdist_group("cluster per owner"),
-]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(700)]
 
 
 def apart(made: Lan) -> None:

@@ -10,11 +10,7 @@ from adapterdistill.errors import DataError, UnauthenticatedError
 from tests.hosts import site
 from tests.hosts.lan import HOME, Lan, eventually
 
-pytestmark = [
-    pytest.mark.hosts,
-    pytest.mark.timeout(700),
-    pytest.mark.xdist_group("one cluster"),
-]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(700)]
 ALL, OWN, LOOPBACK = "all interfaces", "its address", "loopback"
 NODE_PORTS = {
     **{port: {ALL} for port in (6380, 6381, 6383, 6384)},

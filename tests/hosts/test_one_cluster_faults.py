@@ -20,11 +20,7 @@ import pytest
 from tests.hosts import site
 from tests.hosts.lan import HOME, Host, Lan, eventually
 
-pytestmark = [
-    pytest.mark.hosts,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("one cluster"),
-]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 CABLE_OUT_S = 20.0
 FETCHED, TRAINED = "[2/9]", "[3/9]"
 """What a run's log says when training begins, and when it is over."""
