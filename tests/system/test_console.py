@@ -19,11 +19,10 @@ import pytest
 from adapterdistill.actors.cluster import free_port
 from adapterdistill.backbone import Encoder
 from adapterdistill.feedback import Asked, opened
-from adapterdistill.store.bundle import write_bundle
 from tests.contract.running_registry import Running
 from tests.contract.test_quarantine import adapter, publish_crowd, too_strong
 from tests.owner_runs import HELD, config_toml, run_of, write_shop
-from tests.serving_store import make_tenant
+from tests.serving_store import make_tenant, put_live
 
 STEPS = Path(__file__).with_name("console_browser.py")
 NEEDED = ("selenium>=4.20", "axe-playwright-python>=0.1.8")
@@ -114,7 +113,7 @@ def test_an_owner_goes_from_a_run_to_a_rollback_by_mouse_and_by_keyboard(
         training = config.training.model_copy(update=long)
         text = config_toml(config.model_copy(update={"training": training}))
         (runs / f"{hand}.toml").write_text(text, "utf-8")
-    write_bundle(tmp_path / "serving", make_tenant(tiny_encoder, "acme", seed=1).bundle)
+    put_live(tmp_path / "serving", make_tenant(tiny_encoder, "acme", seed=1))
     with opened(tmp_path / "serving", "acme") as feedback:
         feedback.keep([Asked("do you mend a kite?", None, None), Asked("odd", "faq-1", 0.2)])
         feedback.keep([Asked("who won the match?", None, None)])
