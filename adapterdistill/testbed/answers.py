@@ -116,10 +116,15 @@ class Alone:
             return "ranks an FAQ twice"
         if self.distance(text, result) > TOLERANCE:
             return "is not what its adapter answers alone"
-        margin = ranked[0]["score"] - self._threshold
-        if abs(margin) > TOLERANCE and result["abstained"] != (margin < 0):
+        abstains = self.abstains(ranked)
+        if abstains is not None and result["abstained"] != abstains:
             return "abstains where its adapter alone does not, or the reverse"
         return None
+
+    def abstains(self, ranked: Sequence[Mapping[str, Any]]) -> bool | None:
+        """Whether such a ranking is too poor to answer; None if rounding decides that."""
+        margin = ranked[0]["score"] - self._threshold
+        return None if abs(margin) <= TOLERANCE else bool(margin < 0)
 
     def distance(self, text: str, result: Mapping[str, Any]) -> float:
         """The largest difference of a score from that of the same FAQ, and from that of the same

@@ -57,10 +57,11 @@ def _forged(
                 ("under another tenant's version", version_of(strange_id), right),
                 ("another tenant's FAQs", version, stranger.result(text)),
                 ("another FAQ's answer", version, right | {"ranked": [retold, *rest]}),
-                ("abstention turned", version, right | {"abstained": not right["abstained"]}),
                 ("through another tenant's adapter", version, alone.result(text, stranger)),
             ):
                 yield kind, question, named, result
+            if (abstains := alone.abstains(right["ranked"])) is not None:
+                yield "abstention turned", question, version, right | {"abstained": not abstains}
             for second in versions.values():
                 if second is not alone:
                     yield "through the other version", question, version, second.result(text)
