@@ -98,7 +98,7 @@ def put_live(store: Place, made: MadeTenant) -> str:
 
 
 def stored_file(store: Path, tenant: str, bundle_id: str, name: str) -> Path:
-    """Where a folder keeps a file of a bundle."""
+    """The path of a bundle's file in a folder."""
     return store / blob_key(tenant, read_contents(store, tenant, bundle_id).files[name].sha256)
 
 

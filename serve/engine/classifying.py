@@ -24,7 +24,7 @@ class Head(NamedTuple):
 
     model: MultitaskModel
     place: int
-    """Of the task among the model's tasks, whose first is the retrieval."""
+    """The task's place among the model's tasks, whose first is the retrieval."""
     task: TaskHead
 
 

@@ -104,7 +104,7 @@ class Host:
         return f"{self.lan.tag}-{self.name}"
 
     def path(self, inside: str) -> Path:
-        """Where a path of this host is on the machine below it."""
+        """The path, on the machine below, of a path of this host."""
         return self.disk / inside.lstrip("/")
 
     def boot(self) -> None:

@@ -26,14 +26,14 @@ def main(unit: Path) -> None:
     text = text.replace("/home/adapterdistill/adapterdistill", str(ROOT))
     text = text.replace(":VENV:", str(Path(sys.executable).parent))
     read = configparser.ConfigParser(interpolation=None, comment_prefixes="#")
-    read.optionxform = str  # type: ignore[assignment,method-assign]
+    read.optionxform = str  # type: ignore[assignment,method-assign]  # typed as a method
     read.read_string(text)
     service = read["Service"]
     assert service["Restart"] == "always"
     assert service.get("KillMode", "control-group") == "control-group"
     environment = dict(os.environ)
     if "Environment" in service:
-        environment |= [service["Environment"].split("=", 1)]  # type: ignore[arg-type]
+        environment |= [service["Environment"].split("=", 1)]  # type: ignore[arg-type]  # a pair
     ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
     while True:
         print(f"{time.time():.1f} start", flush=True)

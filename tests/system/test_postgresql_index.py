@@ -11,9 +11,9 @@ from adapterdistill.errors import ConfigError
 from adapterdistill.registry.index.database import Database, postgresql
 from adapterdistill.registry.index.index import Index
 from adapterdistill.testbed.postgresql import PostgreSQLServer, postgresql_server
-from tests.unit.registry.index.test_idempotency import *  # noqa: F403
-from tests.unit.registry.index.test_index import *  # noqa: F403
-from tests.unit.registry.index.test_lifecycle import *  # noqa: F403
+from tests.unit.registry.index.test_idempotency import *  # noqa: F403  # the same tests, on PostgreSQL
+from tests.unit.registry.index.test_index import *  # noqa: F403  # the same tests, on PostgreSQL
+from tests.unit.registry.index.test_lifecycle import *  # noqa: F403  # the same tests, on PostgreSQL
 
 _numbers = count()
 
