@@ -75,7 +75,7 @@ def _consent(
     """The hub's token, once the owner has agreed.
 
     Raises:
-        ConfigError: there is no token, or nobody agreed.
+        ConfigError: there is no token file, or the user did not consent.
     """
     from adapterdistill.errors import ConfigError
     from adapterdistill.files import read_secret

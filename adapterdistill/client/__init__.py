@@ -21,7 +21,7 @@ from urllib.parse import quote
 import httpx
 
 # Relative: the package has two names (`pyproject.toml` in this folder).
-from .answers import Answer, Classes, Faq, answers_of, classes_of  # noqa: TID252
+from .answers import Answer, Classes, Faq, answers_of, classes_of  # noqa: TID252  # two names
 
 __all__ = ["Answer", "AsyncClient", "Classes", "Client", "Faq", "SearchError", "SettingError"]
 

@@ -55,7 +55,7 @@ class PostgreSQL:
                 self._url,
                 autocommit=True,
                 cursor_factory=psycopg.RawCursor,
-                **_SETTINGS,  # type: ignore[arg-type]
+                **_SETTINGS,  # type: ignore[arg-type]  # of several types
             )
         except psycopg.ProgrammingError:
             raise ConfigError("expected a connection string like postgresql://HOST/NAME") from None
